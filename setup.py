@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Builds the compiled core from src/. What the package is called and needs stands in pyproject.toml.
+
+Environment variables, read at build time only:
+
+SVDFAST_OPENMP=0    build without OpenMP, single-threaded, even where the compiler has it.
+SVDFAST_DEBUG=1     bounds checks in Cython code, assertions in C, no optimisation.
+SVDFAST_COVERAGE=1  line tracing for coverage of .pyx files (slow; Python 3.11 only).
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("SVDFAST_DEBUG") == "1"
+COVERAGE = os.environ.get("SVDFAST_COVERAGE") == "1"
+OPENMP = os.environ.get("SVDFAST_OPENMP") != "0"
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "cdivision": True,
+    "embedsignature": False,
+    "linetrace": COVERAGE,
+}
+
+# GCC 12 turns loops into vector instructions only from -O3 on. errno and trapping would keep sqrt and ?: from it;
+# -ffast-math would change results, and linking with it the user's whole process.
+C_FLAGS_UNIX = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+C_FLAGS_MSVC = ["/Od", "/Zi"] if DEBUG else ["/O2"]
+
+MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+if COVERAGE:
+    MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+
+
+class BuildExt(build_ext):
+    """Adds the flags of the compiler that was found, and OpenMP where a program with it builds and runs."""
+
+    def build_extensions(self):
+        msvc = self.compiler.compiler_type == "msvc"
+        flags = list(C_FLAGS_MSVC if msvc else C_FLAGS_UNIX)
+        openmp = "/openmp" if msvc else "-fopenmp"
+        link = []
+        if OPENMP and self._runs_with(openmp):
+            flags.append(openmp)
+            link = [] if msvc else [openmp]
+        for extension in self.extensions:
+            extension.extra_compile_args = flags
+            extension.extra_link_args = link
+        super().build_extensions()
+
+    def _runs_with(self, flag):
+        program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() > 0 ? 0 : 1; }\n"
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "openmp.c"
+            source.write_text(program)
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=[flag])
+                self.compiler.link_executable(
+                    objects, "openmp", output_dir=folder,
+                    extra_postargs=[] if self.compiler.compiler_type == "msvc" else [flag],
+                )
+                found = subprocess.run([str(Path(folder) / "openmp")], timeout=60).returncode == 0
+            except Exception as error:  # whatever a compiler raises: then there is no OpenMP
+                print(f"OpenMP was not found ({error}): building single-threaded.", file=sys.stderr)
+                return False
+        return found
+
+
+def extension(name, *sources, depends=()):
+    return Extension(
+        f"svdfast.{name}",
+        [f"src/{name}.pyx", *sources],
+        include_dirs=["src"],
+        define_macros=MACROS,
+        depends=list(depends),
+    )
+
+
+LOOPS = ["src/elementwise.h", "src/elementwise_types.h", "src/elementwise_loops.h"]
+
+setup(
+    ext_modules=cythonize(
+        [
+            extension("_elementwise", "src/elementwise.c", depends=LOOPS),
+            extension("_blas"),
+            extension("cython_kernels", depends=LOOPS[:1]),
+            extension("_engine", depends=LOOPS[:1]),
+        ],
+        include_path=["."],
+        compiler_directives=DIRECTIVES,
+    ),
+    cmdclass={"build_ext": BuildExt},
+)

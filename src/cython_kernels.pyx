@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One layer over p rows of samples: dense and factored, forward and backward, on plain pointers.
+
+Symbols and shapes stand in cython_kernels.pxd. Not here: networks, threads, losses and updates (_engine.pyx), and checks of
+arguments (svdfast/kernels.py).
+
+Design
+- Samples lie in rows, so a layer Z = W·X + b of column samples reads Z = X·Wᵀ + b here: the same memory.
+- Each kernel is products and one pass over their result. Bias and activation share the pass of the forward product; the
+  activation's derivative and the bias's gradient share the pass before the backward products.
+- The factored backward forms D = ∂Z·W1 once, for ∂W2 and ∂X, and takes H = X·W2ᵀ from the forward kernel.
+"""
+
+from cython cimport floating
+
+from svdfast._blas cimport gemm
+from svdfast._elementwise cimport elementwise
+
+
+cdef void dense_forward(
+        const floating* X, const floating* W, const floating* b, floating* Z, floating* A,
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter) noexcept nogil:
+    # Z (p×n) = X (p×m) · W (n×m)ᵀ
+    gemm[floating](False, True, p, n, m, 1, X, m, W, m, 0, Z, n)
+    # A = f(Z + b)
+    elementwise(sizeof(floating)).bias_activation(activation, parameter, p, n, b, Z, A)
+
+
+cdef void dense_backward(
+        const floating* X, const floating* W, const floating* Z, const floating* A, floating* dZ,
+        floating* dW, floating* db, floating* dX,
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
+        bint accumulate) noexcept nogil:
+    cdef floating beta = 1 if accumulate else 0
+    # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
+    elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
+    # dW (n×m) = dZ (p×n)ᵀ · X (p×m)
+    gemm[floating](True, False, n, m, p, 1, dZ, n, X, m, beta, dW, m)
+    if dX != NULL:
+        # dX (p×m) = dZ (p×n) · W (n×m)
+        gemm[floating](False, False, p, m, n, 1, dZ, n, W, m, 0, dX, m)
+
+
+cdef void factored_forward(
+        const floating* X, const floating* W1, const floating* W2, const floating* b,
+        floating* H, floating* Z, floating* A,
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter) noexcept nogil:
+    # H (p×l) = X (p×m) · W2 (l×m)ᵀ
+    gemm[floating](False, True, p, l, m, 1, X, m, W2, m, 0, H, l)
+    # Z (p×n) = H (p×l) · W1 (n×l)ᵀ
+    gemm[floating](False, True, p, n, l, 1, H, l, W1, l, 0, Z, n)
+    # A = f(Z + b)
+    elementwise(sizeof(floating)).bias_activation(activation, parameter, p, n, b, Z, A)
+
+
+cdef void factored_backward(
+        const floating* X, const floating* H, const floating* W1, const floating* W2,
+        const floating* Z, const floating* A, floating* dZ, floating* D,
+        floating* dW1, floating* dW2, floating* db, floating* dX,
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
+        bint accumulate) noexcept nogil:
+    cdef floating beta = 1 if accumulate else 0
+    # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
+    elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
+    # D (p×l) = dZ (p×n) · W1 (n×l)
+    gemm[floating](False, False, p, l, n, 1, dZ, n, W1, l, 0, D, l)
+    # dW1 (n×l) = dZ (p×n)ᵀ · H (p×l)
+    gemm[floating](True, False, n, l, p, 1, dZ, n, H, l, beta, dW1, l)
+    # dW2 (l×m) = D (p×l)ᵀ · X (p×m)
+    gemm[floating](True, False, l, m, p, 1, D, l, X, m, beta, dW2, m)
+    if dX != NULL:
+        # dX (p×m) = D (p×l) · W2 (l×m)
+        gemm[floating](False, False, p, m, l, 1, D, l, W2, m, 0, dX, m)
+
+
+# The same for arrays, called by kernels.py, which has checked types and shapes. A pointer to the first element of an empty array
+# is never read.
+
+cdef const floating* first_of(const floating[:, ::1] a) noexcept:
+    return &a[0, 0] if a.shape[0] > 0 and a.shape[1] > 0 else NULL
+
+
+cdef floating* first_to_write(floating[:, ::1] a) noexcept:
+    return &a[0, 0] if a.shape[0] > 0 and a.shape[1] > 0 else NULL
+
+
+def run_dense_forward(const floating[:, ::1] X, const floating[:, ::1] W, const floating[:, ::1] b,
+                      floating[:, ::1] Z, floating[:, ::1] A, int activation, double parameter):
+    cdef:
+        const floating* X_ = first_of[floating](X)
+        const floating* W_ = first_of[floating](W)
+        const floating* b_ = first_of[floating](b)
+        floating* Z_ = first_to_write[floating](Z)
+        floating* A_ = first_to_write[floating](A)
+        Py_ssize_t p = X.shape[0], m = X.shape[1], n = W.shape[0]
+    with nogil:
+        dense_forward[floating](X_, W_, b_, Z_, A_, p, m, n, activation, parameter)
+
+
+def run_dense_backward(const floating[:, ::1] X, const floating[:, ::1] W, const floating[:, ::1] Z,
+                       const floating[:, ::1] A, floating[:, ::1] dZ, floating[:, ::1] dW, floating[:, ::1] db,
+                       floating[:, ::1] dX, int activation, double parameter):
+    cdef:
+        const floating* X_ = first_of[floating](X)
+        const floating* W_ = first_of[floating](W)
+        const floating* Z_ = first_of[floating](Z)
+        const floating* A_ = first_of[floating](A)
+        floating* dZ_ = first_to_write[floating](dZ)
+        floating* dW_ = first_to_write[floating](dW)
+        floating* db_ = first_to_write[floating](db)
+        floating* dX_ = NULL if dX is None else first_to_write[floating](dX)
+        Py_ssize_t p = X.shape[0], m = X.shape[1], n = W.shape[0]
+    with nogil:
+        dense_backward[floating](X_, W_, Z_, A_, dZ_, dW_, db_, dX_, p, m, n, activation, parameter, False)
+
+
+def run_factored_forward(const floating[:, ::1] X, const floating[:, ::1] W1, const floating[:, ::1] W2,
+                         const floating[:, ::1] b, floating[:, ::1] H, floating[:, ::1] Z, floating[:, ::1] A,
+                         int activation, double parameter):
+    cdef:
+        const floating* X_ = first_of[floating](X)
+        const floating* W1_ = first_of[floating](W1)
+        const floating* W2_ = first_of[floating](W2)
+        const floating* b_ = first_of[floating](b)
+        floating* H_ = first_to_write[floating](H)
+        floating* Z_ = first_to_write[floating](Z)
+        floating* A_ = first_to_write[floating](A)
+        Py_ssize_t p = X.shape[0], m = X.shape[1], n = W1.shape[0], l = W2.shape[0]
+    with nogil:
+        factored_forward[floating](X_, W1_, W2_, b_, H_, Z_, A_, p, m, n, l, activation, parameter)
+
+
+def run_factored_backward(const floating[:, ::1] X, const floating[:, ::1] H, const floating[:, ::1] W1,
+                          const floating[:, ::1] W2, const floating[:, ::1] Z, const floating[:, ::1] A,
+                          floating[:, ::1] dZ, floating[:, ::1] D, floating[:, ::1] dW1, floating[:, ::1] dW2,
+                          floating[:, ::1] db, floating[:, ::1] dX, int activation, double parameter):
+    cdef:
+        const floating* X_ = first_of[floating](X)
+        const floating* H_ = first_of[floating](H)
+        const floating* W1_ = first_of[floating](W1)
+        const floating* W2_ = first_of[floating](W2)
+        const floating* Z_ = first_of[floating](Z)
+        const floating* A_ = first_of[floating](A)
+        floating* dZ_ = first_to_write[floating](dZ)
+        floating* D_ = first_to_write[floating](D)
+        floating* dW1_ = first_to_write[floating](dW1)
+        floating* dW2_ = first_to_write[floating](dW2)
+        floating* db_ = first_to_write[floating](db)
+        floating* dX_ = NULL if dX is None else first_to_write[floating](dX)
+        Py_ssize_t p = X.shape[0], m = X.shape[1], n = W1.shape[0], l = W2.shape[0]
+    with nogil:
+        factored_backward[floating](X_, H_, W1_, W2_, Z_, A_, dZ_, D_, dW1_, dW2_, db_, dX_, p, m, n, l, activation,
+                                    parameter, False)

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Compiles elementwise_loops.h once per type and instruction set, and chooses among them. No loop is written here.
+ *
+ * Why not -march=native or target_clones: a wheel must run on any CPU of its kind, and target_clones needs
+ * ifunc, which musl and some clangs lack. Where neither GCC's nor clang's target pragma exists, only the baseline is built.
+ */
+#include "elementwise.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#define JOIN_(a, b, c) a##_##b##_##c
+#define JOIN(a, b, c) JOIN_(a, b, c)
+#define NAME(function) JOIN(function, TYPE, SET)
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define HAVE_X86_SETS 1
+#else
+#define HAVE_X86_SETS 0
+#endif
+
+#define SET baseline
+#include "elementwise_types.h"
+#undef SET
+
+#if HAVE_X86_SETS
+
+#define SET avx2
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include "elementwise_types.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef SET
+
+#define SET avx512
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"), min_vector_width(512))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
+#endif
+#include "elementwise_types.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef SET
+
+#endif /* HAVE_X86_SETS */
+
+typedef struct {
+    const char *name;
+    const svdfast_elementwise *f32, *f64;
+} instruction_set;
+
+/* Best last. */
+static const instruction_set SETS[] = {
+    {"baseline", &table_f32_baseline, &table_f64_baseline},
+#if HAVE_X86_SETS
+    {"avx2", &table_f32_avx2, &table_f64_avx2},
+    {"avx512", &table_f32_avx512, &table_f64_avx512},
+#endif
+};
+enum { N_SETS = sizeof(SETS) / sizeof(SETS[0]) };
+
+static const instruction_set *selected = &SETS[0];
+
+int svdfast_elementwise_available(const char *name)
+{
+    if (strcmp(name, "baseline") == 0)
+        return 1;
+#if HAVE_X86_SETS
+    __builtin_cpu_init();
+    if (strcmp(name, "avx2") == 0)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (strcmp(name, "avx512") == 0)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
+            && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#endif
+    return 0;
+}
+
+int svdfast_elementwise_select(const char *name)
+{
+    for (int i = N_SETS - 1; i >= 0; i--) {
+        if ((name == NULL || strcmp(name, SETS[i].name) == 0) && svdfast_elementwise_available(SETS[i].name)) {
+            selected = &SETS[i];
+            return 0;
+        }
+    }
+    return -1;
+}
+
+const char *svdfast_elementwise_selected(void)
+{
+    return selected->name;
+}
+
+const svdfast_elementwise *svdfast_elementwise_for(int itemsize)
+{
+    return itemsize == 4 ? selected->f32 : selected->f64;
+}

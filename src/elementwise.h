@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The loops over array elements that BLAS has no word for: bias and activation, its derivative, losses,
+ * the sum of gradients with penalties and the optimizers' update, and the gathering of rows.
+ * Not here: products of matrices (_blas.pyx) and the order in which loops run (cython_kernels.pyx, _engine.pyx).
+ *
+ * Design
+ * - Every loop is written once, in elementwise_loops.h, for a type REAL. elementwise.c includes that file once for
+ *   each type and instruction set; the best set that the CPU has is chosen when the module is imported.
+ * - A caller asks once for the table of its element size and passes plain pointers; so no caller branches on
+ *   the type, nor on the CPU.
+ * - Matrices are C-contiguous, (p, n): p samples in rows. No loop allocates or fails.
+ */
+#ifndef SVDFAST_ELEMENTWISE_H
+#define SVDFAST_ELEMENTWISE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Activations: the codes that activations.py gives to names. */
+enum {
+    SVDFAST_IDENTITY, SVDFAST_RELU, SVDFAST_LEAKY_RELU, SVDFAST_ELU, SVDFAST_CELU, SVDFAST_GELU,
+    SVDFAST_TANH, SVDFAST_SIGMOID, SVDFAST_SOFTMAX
+};
+
+/* Losses, as in losses.py. */
+enum { SVDFAST_BINARY_CROSS_ENTROPY, SVDFAST_CROSS_ENTROPY, SVDFAST_MEAN_SQUARED_ERROR };
+
+/* Update rules, as in optimizers.py. */
+enum { SVDFAST_GRADIENT_DESCENT, SVDFAST_ADAM };
+
+/* Element types of the rows that `gather` reads. */
+enum { SVDFAST_UINT8, SVDFAST_FLOAT32, SVDFAST_FLOAT64 };
+
+typedef struct {
+    int rule;
+    int nesterov;
+    double learning_rate;
+    double beta1;           /* gradient descent: the momentum */
+    double beta2;
+    double epsilon;
+    double correction1;     /* 1 - beta1^t */
+    double correction2;     /* 1 - beta2^t */
+    double weight_decay;    /* decoupled (AdamW): w -= learning_rate * weight_decay * w */
+    double l1;              /* gradient += l1 * sign(w) */
+    double l2;              /* gradient += l2 * w */
+} svdfast_update_rule;
+
+typedef struct {
+    /* Z (p, n) += b (n); A (p, n) = f(Z). A == Z overwrites Z. */
+    void (*bias_activation)(int activation, double parameter, ptrdiff_t p, ptrdiff_t n,
+                            const void *b, void *Z, void *A);
+
+    /* dZ (p, n): dA on entry, dA * f'(Z) on return; db (n) = or += its column sums.
+     * Reads A, and Z only for GELU. */
+    void (*activation_backward)(int activation, double parameter, ptrdiff_t p, ptrdiff_t n,
+                                const void *Z, const void *A, void *dZ, void *db, int accumulate);
+
+    /* Returns sum_i w_i loss_i over a tile of p samples. delta (p, n) = scale * w_i * d loss_i / dZ for the cross-entropies,
+     * which are computed from Z; scale * w_i * d loss_i / dA for the mean squared error, which is computed from A.
+     * Sample i is row rows[i] (rows NULL: row i) of labels (integer classes), of targets (., n) and of weights (NULL: 1). */
+    double (*loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A, const int32_t *labels,
+                   const void *targets, const void *weights, const int64_t *rows, double scale, void *delta);
+
+    /* g = sum of n_gradients vectors + l1 sign(w) + l2 w, then w is updated by the rule: one pass.
+     * m, v: the moments, NULL where the rule has none. Returns l1 sum|w| + l2/2 sum w^2 of w before the update. */
+    double (*update)(const svdfast_update_rule *rule, ptrdiff_t n, int n_gradients, void *const *gradients,
+                     ptrdiff_t offset, void *w, void *m, void *v);
+
+    /* The same sum without an update: out = g. */
+    double (*sum_gradients)(const svdfast_update_rule *rule, ptrdiff_t n, int n_gradients, void *const *gradients,
+                            ptrdiff_t offset, const void *w, void *out);
+
+    /* out (p, m) = scale * X[rows[i]]; X: rows of `type`, `stride` elements apart; rows NULL: row i. */
+    void (*gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrdiff_t stride, const int64_t *rows,
+                   double scale, void *out);
+} svdfast_elementwise;
+
+/* The table for elements of 4 (float) or 8 (double) bytes, from the chosen instruction set. */
+const svdfast_elementwise *svdfast_elementwise_for(int itemsize);
+
+/* Choose "baseline", "avx2", "avx512", or NULL for the best that the CPU has. 0: done; -1: not known or not to be had. */
+int svdfast_elementwise_select(const char *name);
+
+/* The name of the set in use; whether the CPU (and this build) has the named set. */
+const char *svdfast_elementwise_selected(void);
+int svdfast_elementwise_available(const char *name);
+
+#endif

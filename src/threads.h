@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * What the engine asks of OpenMP beside its loops, so that a build without OpenMP compiles too.
+ */
+#ifndef SVDFAST_THREADS_H
+#define SVDFAST_THREADS_H
+
+#ifdef _OPENMP
+#include <omp.h>
+#define SVDFAST_HAS_OPENMP 1
+static inline int svdfast_max_threads(void) { return omp_get_max_threads(); }
+#else
+#define SVDFAST_HAS_OPENMP 0
+static inline int svdfast_max_threads(void) { return 1; }
+#endif
+
+#endif

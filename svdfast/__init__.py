@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""svdfast: train fully connected networks faster by factoring their weights with truncated SVD.
+
+Only names are gathered here. `_runtime` comes first: it has SciPy's BLAS loaded before anything else does.
+"""
+
+from svdfast import _runtime  # isort: skip  # noqa: F401
+from svdfast import activations, datasets, kernels, schedules
+from svdfast.config import show_config
+from svdfast.counting import break_even_rank, count_multiplications
+from svdfast.io import load
+from svdfast.network import Network
+from svdfast.optimizers import Adam, AdamW, GradientDescent
+from svdfast.svd import factorize, truncated_svd
+from svdfast.training import Event, StopTraining, TrainingResult, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "Event",
+    "GradientDescent",
+    "Network",
+    "StopTraining",
+    "TrainingResult",
+    "activations",
+    "break_even_rank",
+    "count_multiplications",
+    "datasets",
+    "factorize",
+    "kernels",
+    "load",
+    "schedules",
+    "show_config",
+    "train",
+    "truncated_svd",
+]

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The C loops' table, for the other compiled modules. What each entry does is said in src/elementwise.h."""
+
+from libc.stdint cimport int32_t, int64_t
+
+
+cdef extern from "elementwise.h" nogil:
+    enum:
+        SVDFAST_IDENTITY
+        SVDFAST_RELU
+        SVDFAST_LEAKY_RELU
+        SVDFAST_ELU
+        SVDFAST_CELU
+        SVDFAST_GELU
+        SVDFAST_TANH
+        SVDFAST_SIGMOID
+        SVDFAST_SOFTMAX
+
+    enum:
+        SVDFAST_BINARY_CROSS_ENTROPY
+        SVDFAST_CROSS_ENTROPY
+        SVDFAST_MEAN_SQUARED_ERROR
+
+    enum:
+        SVDFAST_GRADIENT_DESCENT
+        SVDFAST_ADAM
+
+    enum:
+        SVDFAST_UINT8
+        SVDFAST_FLOAT32
+        SVDFAST_FLOAT64
+
+    ctypedef struct svdfast_update_rule:
+        int rule
+        int nesterov
+        double learning_rate
+        double beta1
+        double beta2
+        double epsilon
+        double correction1
+        double correction2
+        double weight_decay
+        double l1
+        double l2
+
+    ctypedef struct svdfast_elementwise:
+        void (*bias_activation)(int, double, Py_ssize_t, Py_ssize_t, const void*, void*, void*) noexcept nogil
+        void (*activation_backward)(int, double, Py_ssize_t, Py_ssize_t, const void*, const void*, void*, void*,
+                                    int) noexcept nogil
+        double (*loss)(int, Py_ssize_t, Py_ssize_t, const void*, const void*, const int32_t*, const void*,
+                       const void*, const int64_t*, double, void*) noexcept nogil
+        double (*update)(const svdfast_update_rule*, Py_ssize_t, int, void* const*, Py_ssize_t, void*, void*,
+                         void*) noexcept nogil
+        double (*sum_gradients)(const svdfast_update_rule*, Py_ssize_t, int, void* const*, Py_ssize_t,
+                                const void*, void*) noexcept nogil
+        void (*gather)(int, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, const int64_t*, double, void*) noexcept nogil
+
+
+cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil

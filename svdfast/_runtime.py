@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The process around the core: which kernels SciPy's BLAS runs, how many threads it and we take.
+
+Nothing that is changed here stays changed: an environment variable is set only while a library loads, BLAS's number of
+threads only while a training runs. What was found is shown by config.py.
+
+Why: OpenBLAS chooses its kernels once, when it is loaded, and on some CPUs that have AVX-512 (AMD's Zen 5) chooses its AVX2 ones, at half
+the speed (OpenMathLib/OpenBLAS#6029). NumPy's copy, loaded before, shows what SciPy's would choose.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy  # noqa: F401  (its BLAS is looked at)
+from threadpoolctl import ThreadpoolController
+
+from svdfast import _elementwise
+
+logger = logging.getLogger("svdfast")
+
+# OpenBLAS's names for its kernels that use AVX-512.
+WIDE_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
+ADVICE = (
+    "SciPy's OpenBLAS runs its {architecture} kernels although this CPU has AVX-512, at about half the speed. "
+    "Import svdfast before scipy, or set OPENBLAS_CORETYPE=SkylakeX before Python starts."
+)
+
+
+def loaded_blas() -> list[dict[str, Any]]:
+    """What threadpoolctl says of each BLAS in the process."""
+    return list(ThreadpoolController().select(user_api="blas").info())
+
+
+def is_scipys(library: Mapping[str, Any]) -> bool:
+    """Whether a library of `loaded_blas` lies with SciPy rather than NumPy."""
+    path = str(library.get("filepath", "")).replace("\\", "/")
+    return "/scipy.libs/" in path or "/scipy/" in path
+
+
+def is_narrow(library: Mapping[str, Any]) -> bool:
+    """Whether a library is an OpenBLAS without AVX-512 kernels, on a CPU that has AVX-512."""
+    return (
+        library.get("internal_api") == "openblas"
+        and "avx512" in _elementwise.available_instruction_sets()
+        and library.get("architecture") not in WIDE_KERNELS
+    )
+
+
+def _load_scipys_blas() -> None:
+    before = loaded_blas()
+    already = any(is_scipys(library) for library in before)
+    ask = (
+        not already
+        and os.environ.get("SVDFAST_KEEP_BLAS", "") in ("", "0")
+        and "OPENBLAS_CORETYPE" not in os.environ
+        and any(is_narrow(library) for library in before)
+    )
+    if ask:
+        os.environ["OPENBLAS_CORETYPE"] = "SkylakeX"
+    try:
+        importlib.import_module("scipy.linalg.cython_blas")
+    finally:
+        if ask:
+            del os.environ["OPENBLAS_CORETYPE"]
+    if already and os.environ.get("SVDFAST_KEEP_BLAS", "") in ("", "0"):
+        for library in before:
+            if is_scipys(library) and is_narrow(library):
+                logger.warning(ADVICE.format(architecture=library.get("architecture")))
+
+
+_load_scipys_blas()
+
+
+class _SingleThreadedBlas:
+    """Holds BLAS at one thread while any training or prediction runs, and gives back what was there after the last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._controller: ThreadpoolController | None = None
+        self._limit: Any = None
+
+    def _enter(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                if self._controller is None:
+                    # Made once (1 ms); a limit of it then takes 10 µs.
+                    self._controller = ThreadpoolController().select(user_api="blas")
+                self._limit = self._controller.limit(limits=1)
+
+    def _exit(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._limit.restore_original_limits()
+                self._limit = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """BLAS at one thread inside."""
+        self._enter()
+        try:
+            yield
+        finally:
+            self._exit()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Within `held`: the user's threads back, for work that BLAS or LAPACK does by itself."""
+        self._exit()
+        try:
+            yield
+        finally:
+            self._enter()
+
+
+single_threaded_blas = _SingleThreadedBlas()
+
+
+def resolve_threads(n_threads: int | None) -> int:
+    """The number of threads: as asked for, or as many as OpenMP would use and this process may run on."""
+    from svdfast import _engine
+    from svdfast._checks import count
+
+    if not _engine.HAS_OPENMP:
+        if n_threads is not None:
+            count("n_threads", n_threads)
+        return 1
+    if n_threads is not None:
+        return count("n_threads", n_threads, maximum=1024)
+    try:
+        available = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS, nor Windows
+        available = os.cpu_count() or 1
+    return max(1, min(int(_engine.max_threads()), available))

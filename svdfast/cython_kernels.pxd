@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The kernels of one layer for other Cython code: `from svdfast.cython_kernels cimport factored_forward`.
+
+    p   samples            X  (p, m)   inputs               dX (p, m)   ∂ loss / ∂X
+    m   inputs             W  (n, m)   dense weight         dW (n, m)
+    n   outputs            W1 (n, l), W2 (l, m)  factors    dW1, dW2
+    l   rank               b  (n)      bias                 db (n)
+                           H  (p, l)   X·W2ᵀ                D  (p, l)   dZ·W1, scratch
+                           Z  (p, n)   pre-activation       dZ (p, n)   dA on entry, ∂ loss / ∂Z on return
+                           A  (p, n)   f(Z)
+
+All arrays are C-contiguous float or double; no argument is checked; sizes fit a C int. `activation` is one of the codes below,
+`parameter` its slope or scale. No function needs the GIL, allocates or keeps anything, so any number of threads may call.
+
+Where BLAS runs several threads of its own, so do these; keep it at one when you call from threads of yours.
+"""
+
+from cython cimport floating
+
+ctypedef enum Activation:
+    IDENTITY
+    RELU
+    LEAKY_RELU
+    ELU
+    CELU
+    GELU
+    TANH
+    SIGMOID
+    SOFTMAX
+
+cdef void dense_forward(
+    const floating* X, const floating* W, const floating* b,                # IN
+    floating* Z, floating* A,                                               # OUT; A may be Z, but for GELU
+    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter) noexcept nogil
+
+cdef void dense_backward(
+    const floating* X, const floating* W, const floating* Z, const floating* A,     # IN; Z is read for GELU only
+    floating* dZ,                                                           # IN dA, OUT dZ
+    floating* dW, floating* db, floating* dX,                               # OUT; dX NULL: not formed
+    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
+    bint accumulate) noexcept nogil                                         # add to dW and db
+
+cdef void factored_forward(
+    const floating* X, const floating* W1, const floating* W2, const floating* b,   # IN
+    floating* H, floating* Z, floating* A,                                  # OUT; A may be Z, but for GELU
+    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter) noexcept nogil
+
+cdef void factored_backward(
+    const floating* X, const floating* H, const floating* W1, const floating* W2,   # IN
+    const floating* Z, const floating* A,                                   # IN; Z is read for GELU only
+    floating* dZ, floating* D,                                              # IN dA, OUT dZ; scratch
+    floating* dW1, floating* dW2, floating* db, floating* dX,               # OUT; dX NULL: not formed
+    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
+    bint accumulate) noexcept nogil                                         # add to dW1, dW2 and db

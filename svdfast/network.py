@@ -1,0 +1,702 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Network: layers over one flat vector of parameters; prediction, truncation, recomposition.
+
+Not here: training (training.py) and the arithmetic (the compiled engine).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from svdfast import activations, losses
+from svdfast._checks import count, positive_number
+from svdfast._engine import Engine, aligned_zeros
+from svdfast._runtime import resolve_threads, single_threaded_blas
+from svdfast.activations import Activation
+from svdfast.counting import break_even_rank
+from svdfast.data import check_inputs, check_sample_weight, check_targets
+from svdfast.initializers import INITIALIZERS, initial_weight
+from svdfast.layout import LayerSpec, Layout
+from svdfast.svd import resolve_rank, truncated_svd
+
+__all__ = ["Evaluation", "Layer", "Network", "Truncation"]
+
+logger = logging.getLogger("svdfast")
+
+_INT_MAX = 2**31 - 1
+
+
+class Layer:
+    """A layer of a network, as views into its parameters: writing to them changes the network.
+
+    A dense layer has `W` and `b`, a factored one `W1`, `W2` and `b`, with W ≈ W1·W2. A view taken before `truncate` or
+    `recompose` shows the former parameters; take it anew from the layer.
+
+    Attributes
+    ----------
+    n_in, n_out : int
+    rank : int or None
+        l, or None where the layer is dense.
+    activation : Activation
+    W : ndarray (n_out, n_in)
+    W1 : ndarray (n_out, rank)
+    W2 : ndarray (rank, n_in)
+    b : ndarray (n_out,)
+    """
+
+    def __init__(self, network: Network, index: int):
+        self._network = network
+        self._index = index
+
+    @property
+    def _spec(self) -> LayerSpec:
+        return self._network.layout.layers[self._index]
+
+    @property
+    def n_in(self) -> int:
+        return self._spec.n_in
+
+    @property
+    def n_out(self) -> int:
+        return self._spec.n_out
+
+    @property
+    def rank(self) -> int | None:
+        return self._spec.rank
+
+    @property
+    def activation(self) -> Activation:
+        return self._spec.activation
+
+    def _view(self, start: int, *shape: int) -> NDArray[Any]:
+        stop = start + int(np.prod(shape))
+        return self._network.parameters[start:stop].reshape(shape)
+
+    @property
+    def W(self) -> NDArray[Any]:
+        if self.rank is not None:
+            raise AttributeError(
+                f"layer {self._index} is factored: it has W1 and W2; weight() is their product"
+            )
+        return self._view(self._spec.W1, self.n_out, self.n_in)
+
+    @property
+    def W1(self) -> NDArray[Any]:
+        if self.rank is None:
+            raise AttributeError(f"layer {self._index} is dense: it has W, not W1")
+        return self._view(self._spec.W1, self.n_out, self.rank)
+
+    @property
+    def W2(self) -> NDArray[Any]:
+        if self.rank is None:
+            raise AttributeError(f"layer {self._index} is dense: it has W, not W2")
+        return self._view(self._spec.W2, self.rank, self.n_in)
+
+    @property
+    def b(self) -> NDArray[Any]:
+        return self._view(self._spec.b, self.n_out)
+
+    def weight(self) -> NDArray[Any]:
+        """A copy of W (n_out, n_in); for a factored layer the product W1·W2."""
+        return self.W.copy() if self.rank is None else self.W1 @ self.W2
+
+    def __repr__(self) -> str:
+        form = "dense" if self.rank is None else f"rank {self.rank}"
+        return f"<Layer {self.n_in} -> {self.n_out}, {self.activation.name}, {form}>"
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What `Network.truncate` did with a hidden layer.
+
+    Attributes
+    ----------
+    layer : int
+    rank : int or None
+        l as it is now; None where the layer is dense.
+    requested_rank : int
+    break_even_rank : int
+        The largest rank at which a training step of the factored layer needs fewer multiplications than a dense one.
+    singular_values : ndarray
+        Those kept; empty where the layer was left as it was.
+    dropped_norm : float
+        ‖W − W1·W2‖_F: the root of the sum of squares of the singular values that were dropped.
+    """
+
+    layer: int
+    rank: int | None
+    requested_rank: int
+    break_even_rank: int
+    singular_values: NDArray[Any]
+    dropped_norm: float
+
+    @property
+    def skipped(self) -> bool:
+        """Whether factoring was asked for and not done, as it would not save multiplications."""
+        return self.rank is None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and accuracy of a network on data; accuracy is None where the loss is not one of classes."""
+
+    loss: float
+    accuracy: float | None
+
+
+class Network:
+    """A fully connected network, dense or with factored hidden weights.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Inputs, then outputs of each layer; at least two, each ≥ 1.
+    hidden : str or Activation or sequence of them
+        Activation of the hidden layers, or of each: one of identity, relu, leaky_relu, elu, celu, gelu, tanh, sigmoid, softmax,
+        or what a function of `svdfast.activations` returns.
+    output : str or Activation
+        Activation of the last layer.
+    init : {"glorot", "glorot_uniform", "he"}
+        See `svdfast.initializers`; "glorot" is the report's. Biases are zero.
+    dtype : {"float32", "float64"}
+        Of the parameters and of all arithmetic.
+    seed : int, numpy.random.Generator or None
+        For the first weights.
+    uint8_scale : float
+        Samples of dtype uint8 are taken for pixels and multiplied with this, 1/255 by default, as they are read. Other
+        types are taken as they are.
+
+    Attributes
+    ----------
+    parameters : ndarray (n_parameters,)
+        All weights, layer by layer, then all biases. Writing to it changes the network.
+    layers : tuple of Layer
+        Views into `parameters`.
+    layout : Layout
+        Where each layer lies in `parameters`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of its range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import svdfast as sf
+    >>> net = sf.Network([784, 512, 256, 10], seed=0)
+    >>> net.layers[0]
+    <Layer 784 -> 512, relu, dense>
+    >>> net.predict(np.zeros((3, 784))).shape
+    (3, 10)
+    >>> [t.rank for t in net.truncate(rank_fraction=0.25)]
+    [128, 64]
+    >>> net.layers[0].W1.shape, net.layers[0].W2.shape
+    ((512, 128), (128, 784))
+    >>> net.recompose()
+    >>> net.layers[0].W.shape
+    (512, 784)
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        hidden: str | Activation | Sequence[str | Activation] = "relu",
+        output: str | Activation = "softmax",
+        init: str = "glorot",
+        dtype: DTypeLike = "float32",
+        seed: int | np.random.Generator | None = None,
+        *,
+        uint8_scale: float = 1 / 255,
+    ):
+        try:
+            given = list(sizes)
+        except TypeError:
+            raise TypeError(
+                f"sizes: expected a sequence of integers, got {type(sizes).__name__}"
+            ) from None
+        if len(given) < 2:
+            raise ValueError(f"sizes: expected inputs and at least one layer, got {given}")
+        widths = [count(f"sizes[{i}]", n, maximum=_INT_MAX) for i, n in enumerate(given)]
+        n_hidden = len(widths) - 2
+        if isinstance(hidden, str | Activation):
+            chosen = [activations.resolve(hidden, "hidden")] * n_hidden
+        else:
+            chosen = [activations.resolve(h, "hidden") for h in hidden]
+            if len(chosen) != n_hidden:
+                raise ValueError(
+                    f"hidden: expected {n_hidden} activations, one for each hidden layer, "
+                    f"got {len(chosen)}"
+                )
+        chosen.append(activations.resolve(output, "output"))
+        if init not in INITIALIZERS:
+            raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
+        try:
+            kind = np.dtype(dtype)
+        except TypeError:
+            raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
+        if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise ValueError(f"dtype: expected float32 or float64, got {kind}")
+        self.uint8_scale = positive_number("uint8_scale", uint8_scale)
+        layout = Layout.build(widths, [None] * len(chosen), chosen)
+        if layout.size > _INT_MAX:
+            raise ValueError(f"sizes: expected at most {_INT_MAX} parameters, got {layout.size}")
+        # Layout and vector belong together, so they change together, in one assignment.
+        self._state = layout, aligned_zeros(layout.size, kind)
+        rng = np.random.default_rng(seed)
+        for layer in self.layers:
+            layer.W[...] = initial_weight(init, layer.n_out, layer.n_in, rng)
+
+    @property
+    def layout(self) -> Layout:
+        return self._state[0]
+
+    @property
+    def parameters(self) -> NDArray[Any]:
+        return self._state[1]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(Layer(self, i) for i in range(len(self.layout.layers)))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.parameters.dtype
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Inputs, then outputs of each layer."""
+        return self.layout.sizes
+
+    @property
+    def is_factored(self) -> bool:
+        """Whether any layer is factored."""
+        return any(rank is not None for rank in self.layout.ranks)
+
+    def __repr__(self) -> str:
+        forms = [
+            str(layer.n_out) if layer.rank is None else f"{layer.n_out} (rank {layer.rank})"
+            for layer in self.layers
+        ]
+        return f"<Network {self.sizes[0]} -> {' -> '.join(forms)}, {self.dtype}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"state": (self.layout, self.parameters.copy()), "uint8_scale": self.uint8_scale}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        layout, parameters = state["state"]
+        vector = aligned_zeros(layout.size, parameters.dtype)
+        vector[:] = parameters
+        self._state = layout, vector
+        self.uint8_scale = state["uint8_scale"]
+
+    def copy(self) -> Network:
+        """An independent network with the same parameters."""
+        other = Network.__new__(Network)
+        other.__setstate__(self.__getstate__())
+        return other
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the network to an .npz file, which `svdfast.load` reads; factored layers stay factored.
+
+        Parameters
+        ----------
+        path : path that ends in .npz
+            A file of that name is replaced, but only once the new one is whole.
+
+        Raises
+        ------
+        ValueError
+            The name does not end in .npz.
+        OSError
+            The file can't be written; nothing is left behind.
+        """
+        from svdfast import io
+
+        io.save(self, path)
+
+    def predict(self, X: ArrayLike, *, n_threads: int | None = None) -> NDArray[Any]:
+        """The network's outputs.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_inputs)
+            Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN.
+        n_threads : int, optional
+
+        Returns
+        -------
+        ndarray (n_samples, n_outputs)
+            Of the network's dtype; probabilities where the output is softmax or sigmoid.
+
+        Raises
+        ------
+        TypeError, ValueError
+            X is not 2-D, real and of the network's width.
+        """
+        layout, parameters = self._state
+        inputs = check_inputs(
+            X, layout.sizes[0], parameters.dtype, self.uint8_scale, finite=False
+        )
+        n_samples = len(inputs.array)
+        out = np.empty((n_samples, layout.sizes[-1]), dtype=parameters.dtype)
+        engine = Engine(
+            layout,
+            parameters,
+            batch_size=max(n_samples, 1),
+            n_threads=resolve_threads(n_threads),
+            gradients=False,
+        )
+        engine.bind(inputs)
+        with single_threaded_blas.held():
+            engine.predict(out)
+        return out
+
+    def evaluate(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str | None = None,
+        *,
+        sample_weight: ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> Evaluation:
+        """Mean loss, without penalties, and accuracy.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_inputs)
+        y : array_like (n_samples,) or (n_samples, n_outputs)
+        loss : str, optional
+            By default the one that goes with the output's activation.
+        sample_weight : array_like (n_samples,), optional
+        n_threads : int, optional
+
+        Returns
+        -------
+        Evaluation
+            Accuracy: the share (by weight) of samples whose largest output is the class, or whose outputs all lie on
+            their target's side of 1/2; None for other outputs than softmax and sigmoid.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument does not fit the network, or there is no sample.
+        """
+        evaluator = Evaluator(self, X, y, loss, sample_weight, resolve_threads(n_threads))
+        with single_threaded_blas.held():
+            return evaluator(self)
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Accuracy of a classifier (softmax or sigmoid output), else R², the share of variance explained.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_inputs)
+        y : array_like (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array_like (n_samples,), optional
+
+        Returns
+        -------
+        float
+            R² is the mean over outputs of 1 − Σ(y − ŷ)²/Σ(y − ȳ)², as in scikit-learn; an output whose targets are
+            all equal counts 1 where it is met exactly and 0 otherwise.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument does not fit the network, or there is no sample.
+        """
+        output = self.layout.layers[-1].activation
+        if output.name in ("softmax", "sigmoid"):
+            accuracy = self.evaluate(X, y, sample_weight=sample_weight).accuracy
+            assert accuracy is not None
+            return accuracy
+        predicted = self.predict(X).astype(np.float64)
+        loss = losses.resolve("mean_squared_error", output)
+        n_samples, n_out = predicted.shape
+        _at_least_one(n_samples)
+        target = check_targets(y, loss, n_samples, n_out, np.dtype(np.float64))
+        weight = check_sample_weight(sample_weight, n_samples, np.dtype(np.float64))
+        w = np.ones(n_samples) if weight is None else weight
+        residual = w @ (target - predicted) ** 2
+        spread = w @ (target - np.average(target, axis=0, weights=w)) ** 2
+        constant = spread == 0
+        r2 = 1 - residual / np.where(constant, 1, spread)
+        r2[constant] = (residual[constant] == 0).astype(np.float64)
+        return float(r2.mean())
+
+    def loss_and_gradient(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str | None = None,
+        *,
+        sample_weight: ArrayLike | None = None,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        n_threads: int | None = None,
+    ) -> tuple[float, NDArray[Any]]:
+        """The loss over all samples, taken as one batch, and its gradient; nothing is updated.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_inputs)
+        y : array_like (n_samples,) or (n_samples, n_outputs)
+        loss : str, optional
+            By default the one that goes with the output's activation.
+        sample_weight : array_like (n_samples,), optional
+        l1, l2 : float
+            Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights, p the number of samples. In a factored layer the weights are
+            the factors' elements.
+        n_threads : int, optional
+
+        Returns
+        -------
+        value : float
+        gradient : ndarray (n_parameters,)
+            Laid out as `parameters` is.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument does not fit the network, or there is no sample.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import svdfast as sf
+        >>> net = sf.Network([2, 1], output="identity", dtype="float64", seed=0)
+        >>> net.parameters[:] = [1, 2, 0.5]
+        >>> net.loss_and_gradient([[1.0, 1.0]], [2.5])
+        (1.0, array([2., 2., 2.]))
+        """
+        l1 = positive_number("l1", l1, or_zero=True)
+        l2 = positive_number("l2", l2, or_zero=True)
+        layout, parameters = self._state
+        data = TrainingData(self, X, y, loss, sample_weight)
+        engine = Engine(
+            layout,
+            parameters,
+            batch_size=data.n_samples,
+            n_threads=resolve_threads(n_threads),
+        )
+        data.bind(engine)
+        gradient = np.empty(layout.size, dtype=parameters.dtype)
+        with single_threaded_blas.held():
+            value = engine.gradient(0, data.n_samples, gradient, l1, l2)
+        return value, gradient
+
+    def truncate(
+        self,
+        rank_fraction: float | None = None,
+        *,
+        ranks: Sequence[int | None] | None = None,
+        method: str = "exact",
+        split: str = "balanced",
+        force: bool = False,
+    ) -> tuple[Truncation, ...]:
+        """Cuts each hidden weight by truncated SVD into two factors: W ≈ W1·W2.
+
+        The output layer stays dense. A layer in which factoring would not save multiplications in training stays as it is,
+        unless `force`. A layer that is factored already is cut anew from its product W1·W2.
+
+        Parameters
+        ----------
+        rank_fraction : float
+            α: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋).
+        ranks : sequence of int or None
+            Instead: the rank of each hidden layer; None leaves the layer as it is.
+        method : {"exact", "randomized"}
+            See `truncated_svd`.
+        split : {"balanced", "left", "right"}
+            See `factorize`.
+        force : bool
+            Factor even where it saves nothing.
+
+        Returns
+        -------
+        tuple of Truncation
+            One for each hidden layer whose rank was asked for.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A rank is out of range, both or neither of `rank_fraction` and `ranks` are given, or a weight is not
+            finite. The network is then unchanged.
+
+        References
+        ----------
+        The report, section 3.3.2.
+        """
+        wanted = requested_ranks(self.layout, rank_fraction, ranks)
+        if split not in ("balanced", "left", "right"):
+            raise ValueError(f"split: expected balanced, left or right, got {split!r}")
+        new_ranks = list(self.layout.ranks)
+        factors: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+        done = []
+        for index, rank in enumerate(wanted):
+            if rank is None:
+                continue
+            layer = self.layers[index]
+            limit = break_even_rank(layer.n_in, layer.n_out, first_layer=index == 0)
+            if rank > limit and not force:
+                logger.info(
+                    "layer %d stays as it is: rank %d is above its break-even rank %d",
+                    index, rank, limit,
+                )  # fmt: skip
+                done.append(
+                    Truncation(index, layer.rank, rank, limit, np.empty(0, self.dtype), 0.0)
+                )
+                continue
+            W = layer.weight()
+            U, s, Vt = truncated_svd(W, rank, method=method)
+            left, right = {
+                "balanced": (np.sqrt(s), np.sqrt(s)),
+                "left": (s, np.ones_like(s)),
+                "right": (np.ones_like(s), s),
+            }[split]
+            # ‖W‖² = Σ σ² over all of them, so what was dropped is what is missing. In float64, for it is a difference.
+            total = float(np.sum(np.square(W, dtype=np.float64)))
+            kept = float(np.sum(np.square(s, dtype=np.float64)))
+            factors[index] = U * left, right[:, np.newaxis] * Vt
+            new_ranks[index] = rank
+            done.append(Truncation(index, rank, rank, limit, s, max(total - kept, 0.0) ** 0.5))
+        self._rebuild(new_ranks, factors)
+        return tuple(done)
+
+    def recompose(self) -> None:
+        """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""
+        self._rebuild([None] * len(self.layout.layers), {})
+
+    def _rebuild(
+        self,
+        ranks: Sequence[int | None],
+        factors: dict[int, tuple[NDArray[Any], NDArray[Any]]],
+    ) -> None:
+        """Moves to the layout of `ranks`: given factors, kept layers, and products where a layer becomes dense."""
+        if tuple(ranks) == self.layout.ranks and not factors:
+            return
+        new = Network.__new__(Network)
+        layout = self.layout.with_ranks(ranks)
+        new._state = layout, aligned_zeros(layout.size, self.dtype)
+        for index, (old, layer) in enumerate(zip(self.layers, new.layers, strict=True)):
+            if index in factors:
+                layer.W1[...], layer.W2[...] = factors[index]
+            elif layer.rank is None:
+                layer.W[...] = old.weight()
+            else:
+                layer.W1[...], layer.W2[...] = old.W1, old.W2
+            layer.b[...] = old.b
+        self._state = new._state
+
+
+def requested_ranks(
+    layout: Layout, rank_fraction: float | None, ranks: Sequence[int | None] | None
+) -> list[int | None]:
+    """The rank asked for of each hidden layer, checked; None where nothing is asked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `Network.truncate`.
+    """
+    hidden = layout.layers[:-1]
+    if (rank_fraction is None) == (ranks is None):
+        raise ValueError("rank_fraction, ranks: expected one of the two")
+    if ranks is None:
+        assert rank_fraction is not None
+        return [resolve_rank(rank_fraction, layer.n_in, layer.n_out) for layer in hidden]
+    given = list(ranks)
+    if len(given) != len(hidden):
+        raise ValueError(
+            f"ranks: expected {len(hidden)} ranks, one for each hidden layer, got {len(given)}"
+        )
+    return [
+        None if rank is None
+        else count(f"ranks[{i}]", rank, maximum=min(layer.n_in, layer.n_out))
+        for i, (rank, layer) in enumerate(zip(given, hidden, strict=True))
+    ]  # fmt: skip
+
+
+def _at_least_one(n_samples: int) -> None:
+    if n_samples == 0:
+        raise ValueError("X: expected at least one sample, got none")
+
+
+class TrainingData:
+    """Checked samples, targets and weights, ready for an engine of any layout of the network."""
+
+    def __init__(
+        self,
+        net: Network,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str | None,
+        sample_weight: ArrayLike | None,
+        *,
+        names: tuple[str, str] = ("X", "y"),
+    ):
+        layout, dtype = net.layout, net.dtype
+        output = layout.layers[-1].activation
+        self.loss = losses.resolve(losses.default_for(output) if loss is None else loss, output)
+        self.inputs = check_inputs(
+            X, layout.sizes[0], dtype, net.uint8_scale, name=names[0]
+        )
+        self.n_samples = len(self.inputs.array)
+        _at_least_one(self.n_samples)
+        self.targets = check_targets(
+            y, self.loss, self.n_samples, layout.sizes[-1], dtype, name=names[1]
+        )
+        self.weights = check_sample_weight(sample_weight, self.n_samples, dtype)
+
+    def bind(self, engine: Engine) -> None:
+        """Gives an engine the data to take batches from."""
+        engine.bind(self.inputs, self.loss, self.targets, self.weights)
+
+
+class Evaluator:
+    """Loss and accuracy on the same data again and again, whatever the network's layout by then."""
+
+    def __init__(
+        self,
+        net: Network,
+        X: ArrayLike,
+        y: ArrayLike,
+        loss: str | None,
+        sample_weight: ArrayLike | None,
+        n_threads: int,
+        *,
+        names: tuple[str, str] = ("X", "y"),
+    ):
+        self.data = TrainingData(net, X, y, loss, sample_weight, names=names)
+        self.n_threads = n_threads
+
+    def __call__(self, net: Network) -> Evaluation:
+        data = self.data
+        out = np.empty((data.n_samples, net.sizes[-1]), dtype=net.dtype)
+        engine = Engine(
+            net.layout,
+            net.parameters,
+            batch_size=data.n_samples,
+            n_threads=self.n_threads,
+            gradients=False,
+        )
+        data.bind(engine)
+        loss = engine.evaluate(data.n_samples, out)
+        output = net.layout.layers[-1].activation.name
+        if output == "softmax":
+            y = data.targets if data.targets.ndim == 1 else data.targets.argmax(axis=1)
+            correct = out.argmax(axis=1) == y
+        elif output == "sigmoid":
+            correct = ((out > 0.5) == (data.targets > 0.5)).all(axis=1)
+        else:
+            return Evaluation(loss, None)
+        return Evaluation(loss, float(np.average(correct, weights=data.weights)))

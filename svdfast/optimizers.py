@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Optimizers: how a gradient g becomes an update of the parameters w. Their objects hold the settings and the moments.
+
+The update itself is one compiled loop over the flat vectors (src/elementwise_loops.h: update); the rate η at each step comes from
+schedules.py; L1 and L2 penalties are arguments of `train`, added to g in the same loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from svdfast import schedules
+from svdfast._checks import fraction, positive_number
+from svdfast._engine import aligned_zeros
+
+__all__ = ["Adam", "AdamW", "GradientDescent", "Optimizer"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the compiled update is told: its code and constants."""
+
+    code: int
+    beta1: float = 0.0
+    beta2: float = 0.0
+    epsilon: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+
+class Optimizer:
+    """Base of the optimizers: a rate, a rule, and the state that goes from one training to the next.
+
+    Attributes
+    ----------
+    learning_rate : float or Schedule
+    n_updates : int
+        Updates since the moments were zero (t in Adam's correction).
+    moments : tuple of ndarray
+        Vectors laid out as the network's parameters are; none before the first training.
+    """
+
+    def __init__(self, learning_rate: float | schedules.Schedule, rule: Rule, n_moments: int):
+        self.learning_rate = learning_rate
+        self.schedule = schedules.resolve(learning_rate)
+        self.rule = rule
+        self.n_updates = 0
+        self.moments: tuple[NDArray[Any], ...] = ()
+        self._n_moments = n_moments
+        self._key: Hashable = None
+
+    def begin(self, key: Hashable, size: int, dtype: DTypeLike) -> None:
+        """Keeps the moments if they belong to parameters laid out as `key` says, else starts them at zero."""
+        if self._key != key:
+            self.moments = tuple(aligned_zeros(size, dtype) for _ in range(self._n_moments))
+            self.n_updates = 0
+            self._key = key
+
+    def reset(self) -> None:
+        """Forgets the moments."""
+        self.moments = ()
+        self.n_updates = 0
+        self._key = None
+
+
+class GradientDescent(Optimizer):
+    """Gradient descent: w ← w − η·g, optionally with momentum μ.
+
+    With momentum v ← μ·v + g and w ← w − η·v; with Nesterov's w ← w − η·(g + μ·v).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η ≥ 0.
+    momentum : float
+        μ, from 0 to below 1.
+    nesterov : bool
+        Needs momentum > 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A setting is of the wrong kind or out of its range.
+
+    References
+    ----------
+    The report, section 3.1.5.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> sf.GradientDescent(0.1, momentum=0.9)
+    GradientDescent(learning_rate=0.1, momentum=0.9, nesterov=False)
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | schedules.Schedule = 0.01,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+    ):
+        momentum = fraction("momentum", momentum, below_one=True)
+        if nesterov and momentum == 0:
+            raise ValueError("nesterov: expected momentum > 0 with it, got momentum = 0")
+        super().__init__(
+            learning_rate, Rule(0, beta1=momentum, nesterov=bool(nesterov)), int(momentum > 0)
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"GradientDescent(learning_rate={self.learning_rate}, momentum={self.rule.beta1}, "
+            f"nesterov={self.rule.nesterov})"
+        )
+
+
+class Adam(Optimizer):
+    """Adam: steps scaled by running means m of the gradient and v of its square.
+
+    m ← β₁·m + (1 − β₁)·g, v ← β₂·v + (1 − β₂)·g², w ← w − η·m̂/(√v̂ + ε) with m̂ = m/(1 − β₁ᵗ) and v̂ = v/(1 − β₂ᵗ).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η ≥ 0.
+    beta1, beta2 : float
+        From 0 to below 1.
+    epsilon : float
+        ε > 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A setting is of the wrong kind or out of its range.
+
+    References
+    ----------
+    D. P. Kingma and J. Ba, Adam: a method for stochastic optimization, 2015. (The report, section 3.1.5, divides the stored
+    moments by 1 − βᵗ; here, as there, they are kept as they are.)
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> sf.Adam(3e-4)
+    Adam(learning_rate=0.0003, beta1=0.9, beta2=0.999, epsilon=1e-08)
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | schedules.Schedule = 1e-3,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        _weight_decay: float = 0.0,
+    ):
+        rule = Rule(
+            1,
+            beta1=fraction("beta1", beta1, below_one=True),
+            beta2=fraction("beta2", beta2, below_one=True),
+            epsilon=positive_number("epsilon", epsilon),
+            weight_decay=_weight_decay,
+        )
+        super().__init__(learning_rate, rule, 2)
+
+    def __repr__(self) -> str:
+        r = self.rule
+        return (
+            f"Adam(learning_rate={self.learning_rate}, beta1={r.beta1}, beta2={r.beta2}, "
+            f"epsilon={r.epsilon})"
+        )
+
+
+class AdamW(Adam):
+    """Adam with weight decay apart from the gradient: w ← (1 − η·λ)·w − η·m̂/(√v̂ + ε). Biases do not decay.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon
+        As in `Adam`.
+    weight_decay : float
+        λ ≥ 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A setting is of the wrong kind or out of its range.
+
+    References
+    ----------
+    I. Loshchilov and F. Hutter, Decoupled weight decay regularization, 2019.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> sf.AdamW(3e-4, weight_decay=0.1).rule.weight_decay
+    0.1
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | schedules.Schedule = 1e-3,
+        *,
+        weight_decay: float = 0.01,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+    ):
+        decay = positive_number("weight_decay", weight_decay, or_zero=True)
+        super().__init__(
+            learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, _weight_decay=decay
+        )
+
+    def __repr__(self) -> str:
+        r = self.rule
+        return (
+            f"AdamW(learning_rate={self.learning_rate}, weight_decay={r.weight_decay}, "
+            f"beta1={r.beta1}, beta2={r.beta2}, epsilon={r.epsilon})"
+        )

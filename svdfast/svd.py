@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Truncated singular value decomposition, and the two factors it gives a weight.
+
+This file is linear algebra on one matrix. It knows nothing of layers, networks or training:
+`svdfast.network` decides which weights are factored and when.
+"""
+
+import math
+import numbers
+import operator
+from typing import Any, Literal, SupportsIndex, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+__all__ = ["factorize", "resolve_rank", "truncated_svd"]
+
+FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
+Method: TypeAlias = Literal["exact", "randomized"]
+Split: TypeAlias = Literal["balanced", "left", "right"]
+
+
+def truncated_svd(
+    W: npt.ArrayLike,
+    rank: SupportsIndex,
+    method: Method = "exact",
+    *,
+    n_oversamples: SupportsIndex = 10,
+    n_iterations: SupportsIndex = 4,
+    seed: int | np.random.Generator = 0,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Keep the ``rank`` largest singular values of a matrix: W ≈ U·diag(s)·Vt.
+
+    No matrix of rank l is nearer to W in the Frobenius or the spectral norm than the exact one
+    (Eckart and Young, 1936). The report, section 3.3.1, uses it to factor a weight; its step 2
+    in section 3.3.2.
+
+    Parameters
+    ----------
+    W : array_like of shape (n, m)
+        Real matrix in any memory layout; it is not modified. ``float32`` and ``float64`` are
+        computed as such, integers and booleans as ``float64``.
+    rank : int
+        Singular values to keep, l, from 1 to min(n, m).
+    method : {"exact", "randomized"}, default "exact"
+        "exact" decomposes W whole by LAPACK. "randomized" looks for the range of W with
+        ``rank + n_oversamples`` random vectors: faster for a rank far below min(n, m), and
+        close to the exact one where the singular values fall off.
+    n_oversamples : int, default 10
+        Random vectors beyond ``rank``; "randomized" only.
+    n_iterations : int, default 4
+        Power iterations, which make the leading directions stand out; "randomized" only.
+    seed : int or numpy.random.Generator, default 0
+        What the random vectors are drawn from; "randomized" only.
+
+    Returns
+    -------
+    U : ndarray of shape (n, rank)
+        Left singular vectors, orthonormal columns.
+    s : ndarray of shape (rank,)
+        Singular values, largest first, never negative.
+    Vt : ndarray of shape (rank, m)
+        Right singular vectors, orthonormal rows.
+        All three have the dtype computed in, are C-contiguous and own their memory.
+
+    Raises
+    ------
+    TypeError
+        `W` is not real ``float32``, ``float64``, integer or boolean; or `rank`,
+        `n_oversamples` or `n_iterations` is not an integer.
+    ValueError
+        `W` is not two-dimensional, is empty or holds NaN or infinity; `rank` is out of range;
+        `n_oversamples` or `n_iterations` is negative; `method` is unknown.
+
+    Notes
+    -----
+    "randomized" is algorithm 4.4 with 5.1 of N. Halko, P. G. Martinsson, J. A. Tropp, "Finding
+    structure with randomness", SIAM Review 53, 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.svd import truncated_svd
+    >>> W = np.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> U, s, Vt = truncated_svd(W, 2)
+    >>> s
+    array([3., 2.])
+    >>> np.abs(U * s @ Vt)
+    array([[3., 0., 0.],
+           [0., 2., 0.],
+           [0., 0., 0.]])
+    """
+    matrix = _as_matrix(W)
+    rank = _as_integer("rank", rank)
+    oversamples = _as_integer("n_oversamples", n_oversamples)
+    iterations = _as_integer("n_iterations", n_iterations)
+    if not 1 <= rank <= min(matrix.shape):
+        raise ValueError(
+            f"rank must be from 1 to {min(matrix.shape)} for W of shape {matrix.shape}, got {rank}"
+        )
+    if oversamples < 0:
+        raise ValueError(f"n_oversamples must not be negative, got {oversamples}")
+    if iterations < 0:
+        raise ValueError(f"n_iterations must not be negative, got {iterations}")
+    _check_choice("method", method, get_args(Method))
+
+    if method == "exact":
+        U, s, Vt = _full_svd(matrix)
+    else:
+        rng = np.random.default_rng(seed)
+        U, s, Vt = _randomized_svd(matrix, rank + oversamples, iterations, rng)
+    # LAPACK hands back Fortran order, and a slice would keep the whole decomposition alive.
+    return (
+        np.array(U[:, :rank], order="C"),
+        np.array(s[:rank]),
+        np.array(Vt[:rank], order="C"),
+    )
+
+
+def factorize(
+    W: npt.ArrayLike,
+    rank: SupportsIndex,
+    split: Split = "balanced",
+    method: Method = "exact",
+    seed: int | np.random.Generator = 0,
+) -> tuple[FloatArray, FloatArray]:
+    """Factor a weight into two thin ones by truncated SVD: W ≈ W1·W2.
+
+    W1·W2 = U_l·Σ_l·V_lᵀ, the report, section 3.3.1. The report does not say which factor takes
+    Σ_l; `split` does. The product is the same, the training that follows is not: "balanced"
+    starts both factors at the same norm, so that neither learns much faster than the other.
+
+    Parameters
+    ----------
+    W : array_like of shape (n, m)
+        Weight, (outputs, inputs). See `truncated_svd` for the dtypes.
+    rank : int
+        The l-value, from 1 to min(n, m).
+    split : {"balanced", "left", "right"}, default "balanced"
+        Where the singular values go: their square roots into each factor, all into W1, or all
+        into W2.
+    method : {"exact", "randomized"}, default "exact"
+        As in `truncated_svd`.
+    seed : int or numpy.random.Generator, default 0
+        As in `truncated_svd`.
+
+    Returns
+    -------
+    W1 : ndarray of shape (n, rank)
+    W2 : ndarray of shape (rank, m)
+        Both C-contiguous, ``float32`` for a ``float32`` W, else ``float64``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `truncated_svd`; ValueError also for an unknown `split`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.svd import factorize
+    >>> W = np.outer([1.0, 2.0, 2.0], [3.0, 4.0])
+    >>> W1, W2 = factorize(W, 1)
+    >>> W1.shape, W2.shape
+    ((3, 1), (1, 2))
+    >>> bool(np.allclose(W1 @ W2, W))
+    True
+    """
+    _check_choice("split", split, get_args(Split))
+    U, s, Vt = truncated_svd(W, rank, method, seed=seed)
+    if split == "left":
+        return U * s, Vt
+    if split == "right":
+        return U, s[:, None] * Vt
+    root = np.sqrt(s)
+    return U * root, root[:, None] * Vt
+
+
+def resolve_rank(rank_fraction: float, n_in: SupportsIndex, n_out: SupportsIndex) -> int:
+    """Give the rank that a scale α keeps of one layer: l = ⌊α·min(m, n)⌋, at least 1.
+
+    The report, section 3.3.5, which takes α = 1/2, 1/4, 1/8.
+
+    Parameters
+    ----------
+    rank_fraction : float
+        α, above 0 and at most 1.
+    n_in, n_out : int
+        Inputs m and outputs n of the layer, each at least 1.
+
+    Returns
+    -------
+    int
+        The rank, from 1 to min(n_in, n_out).
+
+    Raises
+    ------
+    TypeError
+        `rank_fraction` is not a number, or `n_in` or `n_out` is not an integer.
+    ValueError
+        `rank_fraction` is outside (0, 1], or `n_in` or `n_out` is below 1.
+
+    Examples
+    --------
+    >>> from svdfast.svd import resolve_rank
+    >>> resolve_rank(0.25, 784, 512)
+    128
+    >>> resolve_rank(0.25, 2, 20)
+    1
+    """
+    if not isinstance(rank_fraction, numbers.Real):
+        raise TypeError(f"rank_fraction must be a number, got {rank_fraction!r}")
+    if not 0.0 < rank_fraction <= 1.0:
+        raise ValueError(f"rank_fraction must be above 0 and at most 1, got {rank_fraction!r}")
+    sizes = {"n_in": _as_integer("n_in", n_in), "n_out": _as_integer("n_out", n_out)}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    # 0.29 · 100 is 28.999999999999996 in floating point, and means 29.
+    return max(1, math.floor(rank_fraction * min(sizes.values()) + 1e-9))
+
+
+def _as_integer(name: str, value: SupportsIndex) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _as_matrix(W: npt.ArrayLike) -> FloatArray:
+    """Check W and give it in the native dtype to compute in, without a copy where it can."""
+    array = np.asarray(W)
+    if array.dtype.kind in "iub":
+        dtype: np.dtype[Any] = np.dtype(np.float64)
+    elif array.dtype.newbyteorder("=") in (np.float32, np.float64):
+        dtype = array.dtype.newbyteorder("=")
+    else:
+        raise TypeError(f"W must be float32, float64, integer or boolean, got {array.dtype}")
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"W must be a matrix with at least one entry, got shape {array.shape}")
+    matrix: FloatArray = array.astype(dtype, copy=False)
+    if not np.isfinite(matrix).all():
+        raise ValueError("W must be finite, got NaN or infinity in it")
+    return matrix
+
+
+def _full_svd(W: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    # gesdd, divide and conquer, is several times faster and now and then fails to converge on a
+    # matrix that gesvd, the plain QR iteration, still decomposes.
+    try:
+        U, s, Vt = scipy.linalg.svd(W, full_matrices=False, check_finite=False)
+    except scipy.linalg.LinAlgError:
+        U, s, Vt = scipy.linalg.svd(
+            W, full_matrices=False, check_finite=False, lapack_driver="gesvd"
+        )
+    return U, s, Vt
+
+
+def _randomized_svd(
+    W: FloatArray, n_vectors: int, n_iterations: int, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    n, m = W.shape
+    k = min(n_vectors, n, m)
+    # LAPACK guards itself against overflow; the plain products here would not.
+    scale = max(W.max(), -W.min())
+    if scale > 0:
+        W = W / scale
+    sketch = rng.standard_normal((m, k), dtype=np.float64).astype(W.dtype)  # the same for both
+    Q = _orthonormal(W @ sketch)  # (n×k) = (n×m)(m×k)
+    for _ in range(n_iterations):
+        # Without the QR in between, every column would turn to the first singular vector.
+        Q = _orthonormal(W.T @ Q)  # (m×k) = (n×m)ᵀ(n×k)
+        Q = _orthonormal(W @ Q)  # (n×k) = (n×m)(m×k)
+    U, s, Vt = _full_svd(Q.T @ W)  # (k×m) = (n×k)ᵀ(n×m)
+    return Q @ U, s * scale, Vt  # (n×k) = (n×k)(k×k)
+
+
+def _orthonormal(A: FloatArray) -> FloatArray:
+    Q: FloatArray
+    Q, _ = scipy.linalg.qr(A, mode="economic", overwrite_a=True, check_finite=False)
+    return Q

@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The four steps of the method: dense pre-training, truncation, training of the factors, recomposition.
+
+Here is the schedule (φ, α), the loop over epochs and mini-batches, and the history. Not here: what a step computes (the compiled
+engine) and what truncation is (network.py, svd.py).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from svdfast._checks import count, fraction, positive_number
+from svdfast._engine import Engine
+from svdfast._runtime import resolve_threads, single_threaded_blas
+from svdfast.network import Evaluator, Network, TrainingData, requested_ranks
+from svdfast.optimizers import Adam, Optimizer
+
+__all__ = ["Event", "StopTraining", "TrainingResult", "train"]
+
+
+class StopTraining(Exception):
+    """Raised by a callback to end a training early; the result is returned as far as it got."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What callbacks are told.
+
+    Attributes
+    ----------
+    kind : {"switch", "epoch", "recompose"}
+    epoch : int
+        From 1.
+    step : int
+        Mini-batches done.
+    network : Network
+    info : dict
+        "epoch": the new row of the history. "switch": `truncations`, a tuple of Truncation, and `seconds`.
+        "recompose": `seconds`.
+    """
+
+    kind: str
+    epoch: int
+    step: int
+    network: Network
+    info: dict[str, Any]
+
+
+@dataclass
+class TrainingResult:
+    """What `train` returns.
+
+    Attributes
+    ----------
+    network : Network
+        The network that was trained: the same object that was given.
+    history : list of dict
+        A row for each epoch: `epoch` (from 1), `phase` at its end ("dense" or "factored"), `loss` (mean over the epoch's samples,
+        penalties included), `learning_rate` (of its last step), `seconds` (its steps; not the switch, nor
+        validation), and with validation data `val_loss` and `val_accuracy`. Recomposition adds a row of phase
+        "recomposed" with the validation of the recomposed network, no steps and a loss of NaN.
+    events : list of Event
+        The switch and the recomposition.
+    seconds : float
+        Training time: steps, switch and recomposition; not validation, nor callbacks.
+    n_steps : int
+        Mini-batches done.
+    """
+
+    network: Network
+    history: list[dict[str, Any]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    seconds: float = 0.0
+    n_steps: int = 0
+
+
+def train(
+    net: Network,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    epochs: int = 20,
+    batch_size: int = 256,
+    optimizer: Optimizer | None = None,
+    loss: str | None = None,
+    rank_fraction: float | None = 0.25,
+    ranks: Sequence[int | None] | None = None,
+    pretrain_fraction: float = 0.1,
+    recompose: bool = True,
+    force: bool = False,
+    svd_method: str = "exact",
+    split: str = "balanced",
+    l1: float = 0.0,
+    l2: float = 0.0,
+    sample_weight: ArrayLike | None = None,
+    validation: tuple[ArrayLike, ArrayLike] | None = None,
+    n_threads: int | None = None,
+    seed: int | np.random.Generator | None = 0,
+    shuffle: bool = True,
+    callbacks: Sequence[Callable[[Event], None]] = (),
+    progress: bool = False,
+) -> TrainingResult:
+    """Trains a network in place by the four steps.
+
+    1. A share φ of all steps with dense weights; 2. truncated SVD of each hidden weight, W ≈ W1·W2; 3. the other steps on the
+    factors; 4. recomposition, W = W1·W2.
+
+    A network that is factored already goes on training its factors, without steps 1 and 2. With `rank_fraction=None` (and no
+    `ranks`) or `pretrain_fraction=1` the training is dense throughout, by the same engine.
+
+    Parameters
+    ----------
+    net : Network
+        Changed in place.
+    X : array_like (n_samples, n_inputs)
+        Real numbers, finite. uint8, float32 and float64 arrays with contiguous rows are read as they lie, never copied
+        as a whole.
+    y : array_like (n_samples,) or (n_samples, n_outputs)
+        Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; any for
+        mean_squared_error.
+    epochs : int
+        Passes over the data, ≥ 1.
+    batch_size : int
+        Samples in a mini-batch; the last of an epoch may be smaller.
+    optimizer : Optimizer, optional
+        Default Adam(1e-3). Its state goes on where the network's layout is the one that it was used with last, else it
+        starts anew; so it does at the switch.
+    loss : str, optional
+        By default the one that goes with the output's activation.
+    rank_fraction : float or None
+        α: the rank of a layer is l = max(1, ⌊α·min(n_in, n_out)⌋).
+    ranks : sequence of int or None, optional
+        Instead of α: the rank of each hidden layer; None keeps it dense.
+    pretrain_fraction : float
+        φ: the switch comes after round(φ·steps) steps, also within an epoch.
+    recompose : bool
+        Multiply the factors together at the end.
+    force : bool
+        Factor also layers where that saves no multiplications.
+    svd_method : {"exact", "randomized"}
+    split : {"balanced", "left", "right"}
+        How the singular values are shared between the factors, see `factorize`.
+    l1, l2 : float
+        Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights (of the factors, where a layer is factored), p the number of
+        samples in a mini-batch.
+    sample_weight : array_like (n_samples,), optional
+    validation : (X, y), optional
+        Looked at after each epoch.
+    n_threads : int, optional
+        By default as many as OpenMP would use and the process may run on.
+    seed : int, numpy.random.Generator or None
+        For the order of the samples.
+    shuffle : bool
+        Whether samples are taken in a new order each epoch. Where one mini-batch holds them all, they are taken as they lie.
+    callbacks : sequence of callable
+        Called with an `Event` after each epoch, at the switch and after the recomposition. One that raises `StopTraining`
+        ends the training (the network is then recomposed if it would have been).
+    progress : bool
+        Show a bar on stderr (needs tqdm: the extra `progress`).
+
+    Returns
+    -------
+    TrainingResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or does not fit; nothing was changed then.
+    FloatingPointError
+        The loss is no longer finite; the network is as the last step left it.
+
+    Notes
+    -----
+    The same seed and number of threads give bit-identical results. Ctrl-C ends the training between two steps; the network
+    stays usable, in whatever phase it was.
+
+    References
+    ----------
+    The report, sections 3.3.2 and 3.3.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import svdfast as sf
+    >>> X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype="float32")
+    >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
+    >>> result = sf.train(net, X, [0, 1, 1, 0], epochs=800, optimizer=sf.Adam(0.01))
+    >>> result.history[-2]["phase"], result.history[-2]["loss"] < 0.05
+    ('factored', True)
+    >>> [round(float(p)) for p in net.predict(X)[:, 0]]
+    [0, 1, 1, 0]
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+    if optimizer is None:
+        optimizer = Adam()
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+    epochs = count("epochs", epochs)
+    batch_size = count("batch_size", batch_size)
+    pretrain_fraction = fraction("pretrain_fraction", pretrain_fraction)
+    l1 = positive_number("l1", l1, or_zero=True)
+    l2 = positive_number("l2", l2, or_zero=True)
+    if svd_method not in ("exact", "randomized"):
+        raise ValueError(f"svd_method: expected exact or randomized, got {svd_method!r}")
+    if split not in ("balanced", "left", "right"):
+        raise ValueError(f"split: expected balanced, left or right, got {split!r}")
+    wanted = None
+    if ranks is not None:
+        wanted = requested_ranks(net.layout, None, ranks)
+    elif rank_fraction is not None:
+        wanted = requested_ranks(net.layout, rank_fraction, None)
+    threads = resolve_threads(n_threads)
+    rng = np.random.default_rng(seed)
+    data = TrainingData(net, X, y, loss, sample_weight)
+    evaluator = None
+    if validation is not None:
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise TypeError("validation: expected a pair (X, y)")
+        evaluator = Evaluator(
+            net, *validation, data.loss.name, None, threads, names=("validation X", "validation y")
+        )
+
+    batch_size = min(batch_size, data.n_samples)
+    steps_per_epoch = -(-data.n_samples // batch_size)
+    n_steps = epochs * steps_per_epoch
+    switch_step = n_steps
+    if wanted is not None and not net.is_factored:
+        switch_step = round(pretrain_fraction * n_steps)
+    bar = _progress_bar(n_steps) if progress else None
+
+    result = TrainingResult(net)
+    run = _Run(net, data, optimizer, threads, batch_size, l1, l2)
+
+    def tell(event: Event) -> None:
+        for callback in callbacks:
+            callback(event)
+
+    def switch(epoch: int) -> None:
+        start = time.perf_counter()
+        with single_threaded_blas.released():
+            truncations = net.truncate(ranks=wanted, method=svd_method, split=split, force=force)
+        run.rebuild()
+        seconds = time.perf_counter() - start
+        result.seconds += seconds
+        info = {"truncations": truncations, "seconds": seconds}
+        result.events.append(Event("switch", epoch, result.n_steps, net, info))
+        tell(result.events[-1])
+
+    epoch = 1
+    try:
+        with single_threaded_blas.held():
+            run.rebuild()
+            for epoch in range(1, epochs + 1):
+                total, seconds, rate = 0.0, 0.0, math.nan
+                if shuffle and steps_per_epoch > 1:
+                    run.engine.set_order(rng.permutation(data.n_samples))
+                for start in range(0, data.n_samples, batch_size):
+                    if result.n_steps == switch_step:
+                        switch(epoch)
+                    began = time.perf_counter()
+                    stop = min(start + batch_size, data.n_samples)
+                    rate = optimizer.schedule(result.n_steps, n_steps)
+                    value = run.step(start, stop, rate)
+                    seconds += time.perf_counter() - began
+                    result.n_steps += 1
+                    total += value * (stop - start)
+                    if not math.isfinite(value):
+                        raise FloatingPointError(
+                            f"the loss became {value} at step {result.n_steps} (epoch {epoch}): "
+                            "a smaller learning rate may help"
+                        )
+                    if bar is not None:
+                        bar.update()
+                result.seconds += seconds
+                row: dict[str, Any] = {
+                    "epoch": epoch,
+                    "phase": "factored" if net.is_factored else "dense",
+                    "loss": total / data.n_samples,
+                    "learning_rate": rate,
+                    "seconds": seconds,
+                }
+                if evaluator is not None:
+                    _add_validation(row, evaluator, net)
+                result.history.append(row)
+                if bar is not None:
+                    bar.set_postfix_str(f"{row['phase']}, loss {row['loss']:.4f}")
+                tell(Event("epoch", epoch, result.n_steps, net, row))
+    except StopTraining:
+        pass
+    finally:
+        if bar is not None:
+            bar.close()
+
+    if recompose and net.is_factored:
+        began = time.perf_counter()
+        net.recompose()
+        seconds = time.perf_counter() - began
+        result.seconds += seconds
+        row = {"epoch": epoch, "phase": "recomposed", "loss": math.nan, "learning_rate": math.nan}
+        row["seconds"] = seconds
+        if evaluator is not None:
+            with single_threaded_blas.held():
+                _add_validation(row, evaluator, net)
+        result.history.append(row)
+        result.events.append(Event("recompose", epoch, result.n_steps, net, {"seconds": seconds}))
+        try:
+            tell(result.events[-1])
+        except StopTraining:
+            pass
+    return result
+
+
+class _Run:
+    """The engine of a training and what it is rebuilt from when the network's layout changes."""
+
+    def __init__(
+        self,
+        net: Network,
+        data: TrainingData,
+        optimizer: Optimizer,
+        n_threads: int,
+        batch_size: int,
+        l1: float,
+        l2: float,
+    ):
+        self.net, self.data, self.optimizer = net, data, optimizer
+        self.n_threads, self.batch_size = n_threads, batch_size
+        self.l1, self.l2 = l1, l2
+        self.engine: Engine
+
+    def rebuild(self) -> None:
+        layout, parameters = self.net.layout, self.net.parameters
+        self.optimizer.begin((layout, parameters.dtype), layout.size, parameters.dtype)
+        order = self.engine.order if hasattr(self, "engine") else None
+        self.engine = Engine(
+            layout, parameters, batch_size=self.batch_size, n_threads=self.n_threads
+        )
+        self.data.bind(self.engine)
+        self.engine.set_order(order)
+        self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
+
+    def step(self, start: int, stop: int, learning_rate: float) -> float:
+        optimizer = self.optimizer
+        optimizer.n_updates += 1
+        return float(
+            self.engine.step(start, stop, learning_rate, optimizer.n_updates, self.l1, self.l2)
+        )
+
+
+def _add_validation(row: dict[str, Any], evaluator: Evaluator, net: Network) -> None:
+    evaluation = evaluator(net)
+    row["val_loss"] = evaluation.loss
+    row["val_accuracy"] = evaluation.accuracy
+
+
+def _progress_bar(n_steps: int) -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError(
+            'progress=True needs tqdm: pip install "svdfast[progress]"'
+        ) from None
+    return tqdm(total=n_steps, unit="step", leave=False)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tests of the truncated SVD by its laws: orthonormal, ordered, and nearest of its rank.
+
+NumPy's full decomposition in float64 is the reference.
+"""
+
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import svdfast as sf
+from svdfast.svd import resolve_rank
+
+METHODS = ["exact", "randomized"]
+DTYPES = [np.float32, np.float64]
+
+
+def decaying(n, m, dtype, power=1.0, seed=0):
+    """A matrix whose singular values are 1, 1/2**power, 1/3**power, ..."""
+    rng = np.random.default_rng(seed)
+    k = min(n, m)
+    U = np.linalg.qr(rng.standard_normal((n, k)))[0]
+    V = np.linalg.qr(rng.standard_normal((m, k)))[0]
+    return ((U * np.arange(1, k + 1) ** -power) @ V.T).astype(dtype)
+
+
+def tolerance(W):
+    return 20 * max(W.shape) * np.finfo(W.dtype).eps
+
+
+@st.composite
+def matrix_and_rank(draw):
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
+    width = np.finfo(dtype).bits
+    entries = st.floats(-1000, 1000, width=width, allow_subnormal=False)
+    W = draw(hnp.arrays(dtype, shape, elements=entries))
+    return W, draw(st.integers(1, min(shape)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(deadline=None)  # the first call loads and warms LAPACK
+@given(case=matrix_and_rank())
+@example(case=(np.zeros((3, 5), np.float32), 2))
+@example(case=(np.ones((1, 1)), 1))
+def test_best_approximation_of_its_rank(method, case):
+    W, rank = case
+    U, s, Vt = sf.truncated_svd(W, rank, method)
+    n, m = W.shape
+    assert (U.shape, s.shape, Vt.shape) == ((n, rank), (rank,), (rank, m))
+    for out in (U, s, Vt):
+        assert out.dtype == W.dtype
+        assert out.flags.c_contiguous and out.flags.owndata and out.flags.writeable
+    tol = tolerance(W)
+    np.testing.assert_allclose(U.T @ U, np.eye(rank), atol=tol)
+    np.testing.assert_allclose(Vt @ Vt.T, np.eye(rank), atol=tol)
+    assert (s >= 0).all() and (np.diff(s) <= 0).all()
+
+    # At most ten vectors are missed by twelve columns, so the sketch spans the whole range here
+    # and the randomized method owes what the exact one does.
+    full = np.linalg.svd(W.astype(np.float64), compute_uv=False)
+    largest = full[0] if full[0] > 0 else 1.0
+    np.testing.assert_allclose(s, full[:rank], atol=tol * largest)
+    error = np.linalg.norm(W.astype(np.float64) - (U * s).astype(np.float64) @ Vt)
+    assert error <= np.linalg.norm(full[rank:]) + tol * largest * np.sqrt(rank)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(120, 80), (80, 120)])
+def test_randomized_is_close_to_exact(shape, dtype):
+    W = decaying(*shape, dtype)
+    tail = np.linalg.norm(np.arange(9, 81) ** -1.0)
+    U, s, Vt = sf.truncated_svd(W, 8, "randomized")
+    assert np.linalg.norm(W - U * s @ Vt) <= 1.001 * tail
+    np.testing.assert_allclose(s, np.arange(1, 9) ** -1.0, rtol=1e-3)
+
+
+def test_randomized_recovers_low_rank():
+    rng = np.random.default_rng(1)
+    W = rng.standard_normal((60, 5)) @ rng.standard_normal((5, 90))
+    W1, W2 = sf.factorize(W, 5, method="randomized")
+    np.testing.assert_allclose(W1 @ W2, W, atol=1e-12)
+
+
+def test_power_iterations_and_oversampling_help():
+    W = decaying(100, 100, np.float64, power=0.5)
+    errors = []
+    for options in ({"n_oversamples": 0, "n_iterations": 0}, {"n_iterations": 0}, {}):
+        U, s, Vt = sf.truncated_svd(W, 10, "randomized", **options)
+        errors.append(np.linalg.norm(W - U * s @ Vt))
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_randomized_is_repeatable():
+    W = decaying(50, 40, np.float64)
+    first = sf.truncated_svd(W, 5, "randomized", n_iterations=0)
+    again = sf.truncated_svd(W, 5, "randomized", n_iterations=0)
+    other = sf.truncated_svd(W, 5, "randomized", n_iterations=0, seed=1)
+    generator = sf.truncated_svd(W, 5, "randomized", n_iterations=0, seed=np.random.default_rng(0))
+    for a, b, c in zip(first, again, generator, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+    assert not np.array_equal(first[1], other[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_memory_layouts(dtype, method):
+    W = decaying(30, 20, dtype, power=2.0)
+    padded = np.zeros((60, 40), dtype)
+    padded[::2, ::2] = W
+    read_only = W.copy()
+    read_only.flags.writeable = False
+    layouts = {
+        "C": W.copy(),
+        "Fortran": np.asfortranarray(W),
+        "strided": padded[::2, ::2],
+        "reversed": np.ascontiguousarray(W[::-1, ::-1])[::-1, ::-1],
+        "read-only": read_only,
+        "other byte order": W.astype(W.dtype.newbyteorder()),
+    }
+    for name, layout in layouts.items():
+        W1, W2 = sf.factorize(layout, 20, method=method)
+        assert (W1.dtype, W2.dtype) == (dtype, dtype), name
+        assert W1.dtype.isnative and W2.dtype.isnative, name
+        np.testing.assert_allclose(W1 @ W2, W, atol=tolerance(W), err_msg=name)
+        np.testing.assert_array_equal(layout, W, err_msg=f"{name} was modified")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int64, np.bool_])
+def test_integers_become_float64(dtype, method):
+    W = np.array([[1, 0, 1], [0, 1, 1]], dtype=dtype)
+    W1, W2 = sf.factorize(W, 2, method=method)
+    assert W1.dtype == W2.dtype == np.float64
+    np.testing.assert_allclose(W1 @ W2, W, atol=1e-14)
+
+
+def test_nested_lists_are_taken():
+    W1, W2 = sf.factorize([[1, 2], [2, 4]], np.int64(1))
+    np.testing.assert_allclose(W1 @ W2, [[1, 2], [2, 4]], atol=1e-14)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extreme_sizes_of_entries(dtype, method):
+    for scale in (np.finfo(dtype).max / 1e3, np.finfo(dtype).tiny * 1e3):
+        W = np.outer(np.ones(20), np.linspace(0.1, 1, 30)).astype(dtype) * dtype(scale)
+        W1, W2 = sf.factorize(W, 1, method=method)
+        np.testing.assert_allclose(W1 @ W2, W, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_zero_matrix(method):
+    W1, W2 = sf.factorize(np.zeros((4, 3)), 2, method=method)
+    np.testing.assert_array_equal(W1 @ W2, np.zeros((4, 3)))
+
+
+def test_factors_own_their_memory():
+    for split in ("balanced", "left", "right"):
+        for factor in sf.factorize(decaying(6, 5, np.float32), 3, split):
+            assert factor.flags.c_contiguous and factor.flags.owndata
+            assert factor.dtype == np.float32
+
+
+def test_splits():
+    W = decaying(6, 9, np.float64)
+    _, s, _ = sf.truncated_svd(W, 4)
+    grams = {}
+    for split in ("balanced", "left", "right"):
+        W1, W2 = sf.factorize(W, 4, split)
+        grams[split] = (W1.T @ W1, W2 @ W2.T)
+    one = np.ones(4)
+    for split, (left, right) in {
+        "balanced": (s, s),
+        "left": (s**2, one),
+        "right": (one, s**2),
+    }.items():
+        np.testing.assert_allclose(grams[split][0], np.diag(left), atol=1e-13)
+        np.testing.assert_allclose(grams[split][1], np.diag(right), atol=1e-13)
+
+
+def test_falls_back_when_divide_and_conquer_fails(monkeypatch):
+    real = scipy.linalg.svd
+    drivers = []
+
+    def fails_on_gesdd(*args, lapack_driver="gesdd", **kwargs):
+        drivers.append(lapack_driver)
+        if lapack_driver == "gesdd":
+            raise scipy.linalg.LinAlgError("SVD did not converge")
+        return real(*args, lapack_driver=lapack_driver, **kwargs)
+
+    monkeypatch.setattr(scipy.linalg, "svd", fails_on_gesdd)
+    W = decaying(5, 4, np.float32)
+    W1, W2 = sf.factorize(W, 4)
+    np.testing.assert_allclose(W1 @ W2, W, atol=1e-5)
+    assert drivers == ["gesdd", "gesvd"]
+
+
+@pytest.mark.parametrize(
+    "W",
+    [
+        np.ones((2, 2), complex),
+        np.ones((2, 2), object),
+        np.array([["a", "b"]]),
+        np.ones((2, 2), np.float16),
+        None,
+    ],
+)
+def test_other_dtypes_are_refused(W):
+    with pytest.raises(TypeError, match="W must be float32, float64, integer or boolean, got"):
+        sf.truncated_svd(W, 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_finite_is_refused(bad, method):
+    W = np.ones((3, 3), np.float32)
+    W[1, 2] = bad
+    with pytest.raises(ValueError, match="W must be finite"):
+        sf.truncated_svd(W, 1, method)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2, 2), (0, 3), (3, 0)])
+def test_not_a_matrix_is_refused(shape):
+    with pytest.raises(ValueError, match="W must be a matrix with at least one entry, got shape"):
+        sf.truncated_svd(np.ones(shape), 1)
+
+
+@pytest.mark.parametrize("rank", [0, -1, 3])
+def test_rank_out_of_range(rank):
+    with pytest.raises(ValueError, match=rf"rank must be from 1 to 2 .* got {rank}"):
+        sf.truncated_svd(np.ones((2, 3)), rank)
+
+
+@pytest.mark.parametrize("rank", [1.0, "1", None, True, np.True_, np.float64(1)])
+def test_rank_not_an_integer(rank):
+    with pytest.raises(TypeError, match="rank must be an integer, got"):
+        sf.factorize(np.ones((2, 3)), rank)
+
+
+def test_bad_options():
+    W = np.ones((2, 3))
+    with pytest.raises(ValueError, match="method must be one of 'exact', 'randomized', got 'fast'"):
+        sf.truncated_svd(W, 1, "fast")
+    with pytest.raises(ValueError, match="split must be one of 'balanced', 'left', 'right'"):
+        sf.factorize(W, 1, "both")
+    with pytest.raises(ValueError, match="n_oversamples must not be negative, got -1"):
+        sf.truncated_svd(W, 1, "randomized", n_oversamples=-1)
+    with pytest.raises(ValueError, match="n_iterations must not be negative, got -2"):
+        sf.truncated_svd(W, 1, "randomized", n_iterations=-2)
+    with pytest.raises(TypeError, match=r"n_iterations must be an integer, got 1\.5"):
+        sf.truncated_svd(W, 1, "randomized", n_iterations=1.5)
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000), st.integers(1, 1000))
+def test_resolve_rank_on_whole_shares(percent_of, n_in, n_out):
+    # A share k/size means k, whatever the division rounds to.
+    size = min(n_in, n_out)
+    rank = 1 + percent_of % size
+    assert resolve_rank(rank / size, n_in, n_out) == rank
+
+
+@given(st.floats(0, 1, exclude_min=True), st.integers(1, 5000), st.integers(1, 5000))
+def test_resolve_rank_is_a_rank(rank_fraction, n_in, n_out):
+    rank = resolve_rank(rank_fraction, n_in, n_out)
+    assert isinstance(rank, int)
+    assert 1 <= rank <= min(n_in, n_out)
+    assert rank == 1 or abs(rank_fraction * min(n_in, n_out) - rank) < 1
+
+
+def test_resolve_rank_examples():
+    assert resolve_rank(0.5, 784, 512) == 256
+    assert resolve_rank(0.5, 2, 20) == 1
+    assert resolve_rank(0.29, 100, 300) == 29
+    assert resolve_rank(1, 7, 3) == 3
+    assert resolve_rank(1e-300, 7, 3) == 1
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.0000001, float("nan"), float("inf")])
+def test_resolve_rank_out_of_range(fraction):
+    with pytest.raises(ValueError, match="rank_fraction must be above 0 and at most 1, got"):
+        resolve_rank(fraction, 10, 10)
+
+
+def test_resolve_rank_bad_arguments():
+    with pytest.raises(TypeError, match="rank_fraction must be a number, got None"):
+        resolve_rank(None, 10, 10)
+    with pytest.raises(TypeError, match="rank_fraction must be a number, got 'half'"):
+        resolve_rank("half", 10, 10)
+    with pytest.raises(ValueError, match="n_out must be at least 1, got 0"):
+        resolve_rank(0.5, 10, 0)
+    with pytest.raises(TypeError, match=r"n_in must be an integer, got 2\.5"):
+        resolve_rank(0.5, 2.5, 10)
