@@ -40,7 +40,7 @@ static inline REAL NAME(expm1)(REAL x)
     return NAME(expm1_)(x, &power, &q);
 }
 
-/* e^x; 0 below EXP_MIN, e^EXP_MAX above EXP_MAX. */
+/* e^x; 0 below EXP_MIN, infinity above EXP_MAX. */
 static inline REAL NAME(exponential)(REAL x)
 {
     REAL power, q;
@@ -48,7 +48,8 @@ static inline REAL NAME(exponential)(REAL x)
     y = y > (REAL)EXP_MAX ? (REAL)EXP_MAX : y;
     NAME(expm1_)(y, &power, &q);
     y = power * q + power;
-    return x < (REAL)EXP_MIN ? (REAL)0 : y;
+    y = x < (REAL)EXP_MIN ? (REAL)0 : y;
+    return x > (REAL)EXP_MAX ? (REAL)INFINITY : y;
 }
 
 static inline REAL NAME(sigmoid)(REAL x)
@@ -74,6 +75,8 @@ static inline REAL NAME(normal_cdf)(REAL x)
 
 static void NAME(softmax_rows)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, REAL *A)
 {
+    if (n == 0)
+        return;
     for (ptrdiff_t i = 0; i < p; i++) {
         const REAL *z = Z + i * n;
         REAL *a = A + i * n;
@@ -208,6 +211,8 @@ static double NAME(cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const
     enum { BLOCK = 64 };
     REAL largest[BLOCK];
     double total = 0;
+    if (n == 0)
+        return 0;
     for (ptrdiff_t first = 0; first < p; first += BLOCK) {
         const ptrdiff_t count = p - first < BLOCK ? p - first : BLOCK;
         const REAL *z = Z + first * n;

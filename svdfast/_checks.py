@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Checks of plain arguments: numbers and counts. Each names the argument, what was expected and what came.
+"""Checks of plain arguments: numbers, counts, and that an array is one of numbers. Each names the argument, what was expected
+and what came.
 
-Arrays are checked where they are used: data.py (samples and targets), kernels.py, svd.py.
+What an array must be beyond that is checked where it is used: data.py (samples and targets), kernels.py, svd.py.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import math
 import numbers
 import operator
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
@@ -26,10 +30,11 @@ def fraction(name: str, value: Any, *, below_one: bool = False) -> float:
     """A number from 0 to 1 (or below 1) as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number from 0 to 1, got {type(value).__name__}")
-    if not 0 <= value <= 1 or (below_one and value == 1):
+    number = float(value)
+    if not 0 <= number <= 1 or (below_one and number == 1):
         bound = "from 0 to below 1" if below_one else "from 0 to 1"
         raise ValueError(f"{name}: expected a number {bound}, got {value!r}")
-    return float(value)
+    return number
 
 
 def count(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None) -> int:
@@ -44,3 +49,22 @@ def count(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None
         bound = f"≥ {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ValueError(f"{name}: expected an integer {bound}, got {number}")
     return number
+
+
+def real_array(name: str, value: Any) -> NDArray[Any]:
+    """Real numbers of at most 64 bits as an array; nothing sparse or masked, whose numbers an array would not show."""
+    if value is None:
+        raise TypeError(f"{name}: expected an array of numbers, got None")
+    if hasattr(value, "toarray"):
+        raise TypeError(f"{name}: expected a dense array, got a sparse {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask, got a masked array")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array of numbers: {error}") from None
+    if array.dtype.kind not in "biuf" or array.itemsize > 8:
+        raise TypeError(
+            f"{name}: expected real numbers of at most 64 bits, got dtype {array.dtype}"
+        )
+    return array

@@ -135,4 +135,4 @@ def resolve(activation: str | Activation, argument: str = "activation") -> Activ
         )
     if activation not in _BY_NAME:
         raise ValueError(f"{argument}: expected one of {', '.join(_BY_NAME)}, got {activation!r}")
-    return _BY_NAME[activation]()  # type: ignore[operator]
+    return _BY_NAME[activation]()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from svdfast._checks import real_array
 from svdfast.losses import Loss
 
 __all__ = ["Inputs", "check_inputs", "check_sample_weight", "check_targets"]
@@ -28,22 +29,6 @@ class Inputs:
     array: NDArray[Any]
     code: int
     scale: float
-
-
-def _as_array(name: str, value: ArrayLike) -> NDArray[Any]:
-    if value is None:
-        raise TypeError(f"{name}: expected an array of numbers, got None")
-    if hasattr(value, "toarray"):
-        raise TypeError(f"{name}: expected a dense array, got a sparse {type(value).__name__}")
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected an array without a mask, got a masked array")
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected an array of numbers: {error}") from None
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    return array
 
 
 def _check_finite(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
@@ -83,7 +68,7 @@ def check_inputs(
     ValueError
         Not 2-D, not `n_in` columns, or (if `finite`) not finite.
     """
-    array = _as_array(name, X)
+    array = real_array(name, X)
     if array.ndim != 2:
         hint = "; use X.reshape(len(X), -1)" if array.ndim > 2 else "; use X.reshape(1, -1) for one"
         raise ValueError(
@@ -122,7 +107,7 @@ def check_targets(
     ValueError
         A shape, length or value that does not fit the loss.
     """
-    array = _as_array(name, y)
+    array = real_array(name, y)
     if array.ndim == 0 or len(array) != n_samples:
         got = "a single number" if array.ndim == 0 else f"shape {array.shape}"
         raise ValueError(f"{name}: expected {n_samples} targets, one for each sample, got {got}")
@@ -168,7 +153,7 @@ def check_sample_weight(
     """
     if sample_weight is None:
         return None
-    array = _as_array("sample_weight", sample_weight)
+    array = real_array("sample_weight", sample_weight)
     if array.shape != (n_samples,):
         raise ValueError(f"sample_weight: expected shape {(n_samples,)}, got {array.shape}")
     _check_finite("sample_weight", array, dtype)

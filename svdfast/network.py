@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -499,7 +499,7 @@ class Network:
         rank_fraction: float | None = None,
         *,
         ranks: Sequence[int | None] | None = None,
-        method: str = "exact",
+        method: Literal["exact", "randomized"] = "exact",
         split: str = "balanced",
         force: bool = False,
     ) -> tuple[Truncation, ...]:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -95,7 +95,7 @@ def train(
     pretrain_fraction: float = 0.1,
     recompose: bool = True,
     force: bool = False,
-    svd_method: str = "exact",
+    svd_method: Literal["exact", "randomized"] = "exact",
     split: str = "balanced",
     l1: float = 0.0,
     l2: float = 0.0,

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Types of what Python sees of src/_blas.pyx."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+def multiply(
+    A: NDArray[Any],
+    B: NDArray[Any],
+    C: NDArray[Any],
+    transpose_A: bool = False,
+    transpose_B: bool = False,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+) -> None: ...

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Types of what Python sees of src/_engine.pyx."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import DTypeLike, NDArray
+from typing_extensions import disjoint_base
+
+from svdfast.data import Inputs
+from svdfast.layout import Layout
+from svdfast.losses import Loss
+from svdfast.optimizers import Rule
+
+HAS_OPENMP: bool
+TILE_ROWS: int
+
+def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]: ...
+def max_threads() -> int: ...
+
+@disjoint_base
+class Engine:
+    @property
+    def order(self) -> NDArray[Any] | None: ...
+    def __init__(
+        self,
+        layout: Layout,
+        parameters: NDArray[Any],
+        *,
+        batch_size: int,
+        n_threads: int,
+        gradients: bool = True,
+        tile_rows: int | None = None,
+    ) -> None: ...
+    def bind(
+        self,
+        inputs: Inputs,
+        loss: Loss | None = None,
+        targets: NDArray[Any] | None = None,
+        weights: NDArray[Any] | None = None,
+    ) -> None: ...
+    def set_order(self, rows: NDArray[Any] | None) -> None: ...
+    def set_update(self, rule: Rule, moments: Sequence[NDArray[Any]]) -> None: ...
+    def predict(self, out: NDArray[Any]) -> None: ...
+    def evaluate(self, n: int, out: NDArray[Any] | None = None) -> float: ...
+    def gradient(
+        self, start: int, stop: int, out: NDArray[Any], l1: float = 0.0, l2: float = 0.0
+    ) -> float: ...
+    def step(
+        self,
+        start: int,
+        stop: int,
+        learning_rate: float,
+        t: int,
+        l1: float = 0.0,
+        l2: float = 0.0,
+    ) -> float: ...

@@ -1,0 +1,481 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One layer, dense or factored, forward and backward, for any NumPy code: checked, with `out=`.
+
+The kernels that a `Network` trains with, over all rows at once. Not here: the products themselves
+(src/cython_kernels.pyx), networks and training, and the way in for Cython code, which checks
+nothing (svdfast/cython_kernels.pxd).
+
+    p   samples            X  (p, m)   inputs               dX (p, m)   ∂ loss / ∂X
+    m   inputs             W  (n, m)   dense weight         dW (n, m)   ∂ loss / ∂W
+    n   outputs            W1 (n, l), W2 (l, m)  factors    dW1, dW2
+    l   rank               b  (n,)     bias                 db (n,)
+                           H  (p, l)   X·W2ᵀ
+                           Z  (p, n)   pre-activation
+                           A  (p, n)   f(Z)                 dA (p, n)
+
+What holds for all four functions:
+
+- Operands may lie in memory in any way; what is not aligned, in C order and of the result's type is
+  copied. None is modified.
+- Results have NumPy's common type of all operands given: float32 or float64; float32 with float64
+  makes float64. Where NumPy would say an integer or bool it is float64; where float16, float32.
+- Any size may be 0. NaN and infinity are computed with, as NumPy does, but without warnings.
+- An `out` array must have the result's shape and type. It may lie in memory in any way and overlap
+  an operand; only one that is aligned, in C order and clear of operands is computed into directly.
+- All that can be refused is refused before anything is written.
+
+TypeError is raised for an operand that is not an array of real numbers of at most 64 bits (complex,
+object, text, sparse, masked, None), and for an `out` that is not an ndarray or not of the result's
+type. ValueError is raised for a shape that does not fit, for an `out` that is read-only or overlaps
+another `out`, and for an operand or result with more than 2**31 - 1 elements, or as many along one
+dimension (BLAS counts in 32 bits).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svdfast import cython_kernels
+from svdfast._checks import real_array
+from svdfast.activations import Activation, resolve
+
+__all__ = ["dense_backward", "dense_forward", "factored_backward", "factored_forward"]
+
+Array: TypeAlias = NDArray[Any]
+
+_SHAPES = {
+    **{"X": "pm", "W": "nm", "W1": "nl", "W2": "lm", "b": "n"},
+    **{"H": "pl", "Z": "pn", "A": "pn"},
+    **{"dX": "pm", "dW": "nm", "dW1": "nl", "dW2": "lm", "db": "n", "dA": "pn", "D": "pl"},
+}
+_LARGEST = 2**31 - 1
+
+
+def _check_size(name: str, shape: tuple[int, ...]) -> None:
+    if max(*shape, math.prod(shape)) > _LARGEST:
+        raise ValueError(f"{name}: expected at most {_LARGEST} elements, got shape {shape}")
+
+
+def _check_operand(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    """Compares a shape with the sizes known so far, and adds the sizes that it tells."""
+    symbols = _SHAPES[name]
+    expected = [sizes.get(symbol, symbol) for symbol in symbols]
+    if len(shape) != len(symbols) or any(
+        size not in (symbol, got)
+        for symbol, size, got in zip(symbols, expected, shape, strict=True)
+    ):
+        text = ", ".join(map(str, expected)) + ("," if len(symbols) == 1 else "")
+        raise ValueError(f"{name}: expected shape ({text}), got {shape}")
+    _check_size(name, shape)
+    sizes.update(zip(symbols, shape, strict=True))
+
+
+def _common_type(arrays: list[Array]) -> np.dtype[Any]:
+    dtype = np.result_type(*(array.dtype for array in arrays))
+    if dtype.kind != "f":
+        return np.dtype(np.float64)
+    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
+def _check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an ndarray, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name}: expected an array to write to, got a read-only one")
+
+
+class _Call:
+    """The arrays of one call, by their symbols, checked and in the form that the kernels take.
+
+    Parameters
+    ----------
+    operands : dict
+        Checked in this order.
+    results : dict
+        The `out` array of each result, None to make one.
+    """
+
+    def __init__(self, operands: dict[str, Any], results: dict[str, Any]) -> None:
+        given = {name: real_array(name, value) for name, value in operands.items()}
+        sizes: dict[str, int] = {}
+        for name, array in given.items():
+            _check_operand(name, array.shape, sizes)
+        dtype = _common_type(list(given.values()))
+        shapes = {name: tuple(sizes[symbol] for symbol in _SHAPES[name]) for name in results}
+        for name, shape in shapes.items():
+            _check_size(name, shape)
+        outs = {name: out for name, out in results.items() if out is not None}
+        labels = {name: "out" if name == "A" else f"out_{name}" for name in outs}
+        for name, out in outs.items():
+            _check_out(labels[name], out, shapes[name], dtype)
+        for one, other in itertools.combinations(outs, 2):
+            if np.shares_memory(outs[one], outs[other]):
+                raise ValueError(
+                    f"{labels[other]}: expected memory of its own, got some of {labels[one]}"
+                )
+
+        # From here on nothing is refused.
+        arrays = {name: np.require(array, dtype, ["C", "A"]) for name, array in given.items()}
+        work = {}
+        for name, shape in shapes.items():
+            out = outs.get(name)
+            direct = (
+                out is not None
+                and out.flags.c_contiguous
+                and out.flags.aligned
+                and not any(np.may_share_memory(out, array) for array in arrays.values())
+            )
+            work[name] = out if direct else np.empty(shape, dtype)
+        self.sizes = sizes
+        self.dtype = dtype
+        self.arrays: dict[str, Any] = {**arrays, **work}
+        self.outs = outs
+
+    def run(self, kernel: Any, symbols: str, activation: Activation) -> None:
+        """Calls a compiled kernel with these symbols' arrays, vectors as matrices of one row."""
+        arrays = (self.arrays[symbol] for symbol in symbols.split())
+        matrices = (None if array is None else np.atleast_2d(array) for array in arrays)
+        kernel(*matrices, activation.code, activation.parameter)
+        for name, out in self.outs.items():
+            if out is not self.arrays[name]:
+                out[...] = self.arrays[name]
+            self.arrays[name] = out
+
+
+def _forward(
+    kernel: Any,
+    symbols: str,
+    operands: dict[str, Any],
+    results: dict[str, Any],
+    activation: str | Activation,
+) -> _Call:
+    f = resolve(activation)
+    if operands["b"] is None:
+        del operands["b"]
+    if results["Z"] is None and f.name != "gelu":
+        del results["Z"]
+    call = _Call(operands, results)
+    call.arrays.setdefault("b", np.zeros(call.sizes["n"], call.dtype))
+    call.arrays.setdefault("Z", call.arrays["A"])
+    call.run(kernel, symbols, f)
+    return call
+
+
+def _backward(
+    kernel: Any,
+    symbols: str,
+    operands: dict[str, Any],
+    results: dict[str, Any],
+    activation: str | Activation,
+    input_gradient: bool,
+) -> _Call:
+    f = resolve(activation)
+    needed = {"identity": None, "gelu": "Z"}.get(f.name, "A")
+    for name in ("Z", "A"):
+        if operands[name] is None and name != needed:
+            del operands[name]
+    if not input_gradient and results.pop("dX") is not None:
+        raise ValueError("out_dX: expected None without input_gradient, got an array")
+    call = _Call(operands, results)
+    # The kernels turn dA into dZ where it lies. A and Z are not read where they are not needed.
+    dZ = np.array(call.arrays["dA"])
+    call.arrays = {"dX": None, "Z": dZ, "A": dZ, "dZ": dZ, **call.arrays}
+    call.run(kernel, symbols, f)
+    return call
+
+
+def dense_forward(
+    X: ArrayLike,
+    W: ArrayLike,
+    b: ArrayLike | None = None,
+    *,
+    activation: str | Activation = "identity",
+    out: Array | None = None,
+    out_Z: Array | None = None,
+) -> Array:
+    """A = f(Z) with Z = X·Wᵀ + b: the outputs of a dense layer.
+
+    Parameters
+    ----------
+    X : array_like (p, m)
+        Samples in rows.
+    W : array_like (n, m)
+    b : array_like (n,), optional
+        Zeros if not given.
+    activation : str or Activation
+        f.
+    out : ndarray (p, n), optional
+        Where to put A.
+    out_Z : ndarray (p, n), optional
+        Where to put Z, which `dense_backward` needs for GELU. Not kept if not given.
+
+    Returns
+    -------
+    A : ndarray (p, n), float32 or float64
+        `out` if given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As said at the top of this module.
+
+    Notes
+    -----
+    S. S. Sarnayak, A. Mohanty, S. Temkar, *Deep Neural Networks and Accelerating them using
+    Singular Value Decomposition*, 2020 ("the report"), sections 3.1 and 3.3.3, with samples in
+    rows where the report has them in columns.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> W, b = [[1.0, -1.0], [2.0, 0.5]], [0.0, -3.0]
+    >>> sf.kernels.dense_forward([[3.0, 1.0]], W, b, activation="relu")
+    array([[2. , 3.5]])
+    """
+    call = _forward(
+        cython_kernels.run_dense_forward,
+        "X W b Z A",
+        {"X": X, "W": W, "b": b},
+        {"A": out, "Z": out_Z},
+        activation,
+    )
+    A: Array = call.arrays["A"]
+    return A
+
+
+def factored_forward(
+    X: ArrayLike,
+    W1: ArrayLike,
+    W2: ArrayLike,
+    b: ArrayLike | None = None,
+    *,
+    activation: str | Activation = "identity",
+    out: Array | None = None,
+    out_H: Array | None = None,
+    out_Z: Array | None = None,
+) -> tuple[Array, Array]:
+    """A = f(Z) with H = X·W2ᵀ and Z = H·W1ᵀ + b: the outputs of a factored layer.
+
+    Parameters
+    ----------
+    X : array_like (p, m)
+        Samples in rows.
+    W1 : array_like (n, l)
+    W2 : array_like (l, m)
+    b : array_like (n,), optional
+        Zeros if not given.
+    activation : str or Activation
+        f.
+    out : ndarray (p, n), optional
+        Where to put A.
+    out_H : ndarray (p, l), optional
+        Where to put H.
+    out_Z : ndarray (p, n), optional
+        Where to put Z, which `factored_backward` needs for GELU. Not kept if not given.
+
+    Returns
+    -------
+    A : ndarray (p, n), float32 or float64
+        `out` if given.
+    H : ndarray (p, l)
+        For `factored_backward`; `out_H` if given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As said at the top of this module.
+
+    Notes
+    -----
+    The report (see `dense_forward`), section 3.3.3. It has Z = W1·(W2·X + b), which adds b, of n
+    entries, to a vector of l; right is Z = W1·(W2·X) + b.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> X, W1, W2, b = [[3.0, 1.0]], [[1.0], [2.0]], [[1.0, -1.0]], [0.0, -3.0]
+    >>> A, H = sf.kernels.factored_forward(X, W1, W2, b)
+    >>> A
+    array([[2., 1.]])
+    >>> H
+    array([[2.]])
+    """
+    call = _forward(
+        cython_kernels.run_factored_forward,
+        "X W1 W2 b H Z A",
+        {"X": X, "W1": W1, "W2": W2, "b": b},
+        {"A": out, "H": out_H, "Z": out_Z},
+        activation,
+    )
+    return call.arrays["A"], call.arrays["H"]
+
+
+def dense_backward(
+    dA: ArrayLike,
+    X: ArrayLike,
+    W: ArrayLike,
+    A: ArrayLike | None = None,
+    *,
+    Z: ArrayLike | None = None,
+    activation: str | Activation = "identity",
+    input_gradient: bool = True,
+    out_dX: Array | None = None,
+    out_dW: Array | None = None,
+    out_db: Array | None = None,
+) -> tuple[Array | None, Array, Array]:
+    """The gradients of a dense layer.
+
+    With ∂Z = ∂A∘f'(Z): ∂X = ∂Z·W, ∂W = ∂Zᵀ·X, ∂b = Σ ∂Z over samples.
+
+    Parameters
+    ----------
+    dA : array_like (p, n)
+        ∂ loss / ∂A. Not modified.
+    X : array_like (p, m)
+        What `dense_forward` was given.
+    W : array_like (n, m)
+    A : array_like (p, n)
+        What `dense_forward` returned. Needed but for the identity and GELU.
+    Z : array_like (p, n), optional
+        What `dense_forward` put into `out_Z`. Needed for GELU only.
+    activation : str or Activation
+        f. Where it has a kink, at 0, its derivative is that from the left.
+    input_gradient : bool
+        Whether ∂X is formed; a network's first layer has no use for it.
+    out_dX, out_dW, out_db : ndarray (p, m), (n, m), (n,), optional
+        Where to put the results.
+
+    Returns
+    -------
+    dX : ndarray (p, m), float32 or float64, or None
+        None without `input_gradient`.
+    dW : ndarray (n, m)
+    db : ndarray (n,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As said at the top of this module; TypeError also where A or Z is needed and not given,
+        ValueError for `out_dX` without `input_gradient`.
+
+    Notes
+    -----
+    The report (see `dense_forward`), sections 3.1.4 and 3.3.3. ∂W and ∂b are sums over samples; the
+    report has means: divide dA by p for those.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> X, W = [[3.0, 1.0]], [[1.0, -1.0], [2.0, 0.5]]
+    >>> A = sf.kernels.dense_forward(X, W, [0.0, -9.0], activation="relu")
+    >>> dX, dW, db = sf.kernels.dense_backward([[1.0, 1.0]], X, W, A, activation="relu")
+    >>> dX
+    array([[ 1., -1.]])
+    >>> dW
+    array([[3., 1.],
+           [0., 0.]])
+    >>> db
+    array([1., 0.])
+    """
+    call = _backward(
+        cython_kernels.run_dense_backward,
+        "X W Z A dZ dW db dX",
+        {"dA": dA, "X": X, "W": W, "A": A, "Z": Z},
+        {"dX": out_dX, "dW": out_dW, "db": out_db},
+        activation,
+        input_gradient,
+    )
+    return call.arrays["dX"], call.arrays["dW"], call.arrays["db"]
+
+
+def factored_backward(
+    dA: ArrayLike,
+    X: ArrayLike,
+    H: ArrayLike,
+    W1: ArrayLike,
+    W2: ArrayLike,
+    A: ArrayLike | None = None,
+    *,
+    Z: ArrayLike | None = None,
+    activation: str | Activation = "identity",
+    input_gradient: bool = True,
+    out_dX: Array | None = None,
+    out_dW1: Array | None = None,
+    out_dW2: Array | None = None,
+    out_db: Array | None = None,
+) -> tuple[Array | None, Array, Array, Array]:
+    """The gradients of a factored layer, whose weight is W1·W2.
+
+    With ∂Z = ∂A∘f'(Z) and D = ∂Z·W1, formed once: ∂X = D·W2, ∂W1 = ∂Zᵀ·H, ∂W2 = Dᵀ·X,
+    ∂b = Σ ∂Z over samples.
+
+    Parameters
+    ----------
+    dA : array_like (p, n)
+        ∂ loss / ∂A. Not modified.
+    X : array_like (p, m)
+        What `factored_forward` was given.
+    H : array_like (p, l)
+        What `factored_forward` returned.
+    W1 : array_like (n, l)
+    W2 : array_like (l, m)
+    A : array_like (p, n)
+        What `factored_forward` returned. Needed but for the identity and GELU.
+    Z : array_like (p, n), optional
+        What `factored_forward` put into `out_Z`. Needed for GELU only.
+    activation : str or Activation
+        f. Where it has a kink, at 0, its derivative is that from the left.
+    input_gradient : bool
+        Whether ∂X is formed; a network's first layer has no use for it.
+    out_dX, out_dW1, out_dW2, out_db : ndarray (p, m), (n, l), (l, m), (n,), optional
+        Where to put the results.
+
+    Returns
+    -------
+    dX : ndarray (p, m), float32 or float64, or None
+        None without `input_gradient`.
+    dW1 : ndarray (n, l)
+    dW2 : ndarray (l, m)
+    db : ndarray (n,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `dense_backward`.
+
+    Notes
+    -----
+    The report (see `dense_forward`), section 3.3.3. It has W1·∂Z in ∂X; right is W1ᵀ·∂Z: D above.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> X, W1, W2 = [[3.0, 1.0]], [[1.0], [2.0]], [[1.0, -1.0]]
+    >>> A, H = sf.kernels.factored_forward(X, W1, W2)
+    >>> dX, dW1, dW2, db = sf.kernels.factored_backward([[1.0, 1.0]], X, H, W1, W2)
+    >>> dX
+    array([[ 3., -3.]])
+    >>> dW1
+    array([[2.],
+           [2.]])
+    >>> dW2
+    array([[9., 3.]])
+    """
+    call = _backward(
+        cython_kernels.run_factored_backward,
+        "X H W1 W2 Z A dZ D dW1 dW2 db dX",
+        {"dA": dA, "X": X, "H": H, "W1": W1, "W2": W2, "A": A, "Z": Z},
+        {"dX": out_dX, "dW1": out_dW1, "dW2": out_dW2, "db": out_db, "D": None},
+        activation,
+        input_gradient,
+    )
+    return call.arrays["dX"], call.arrays["dW1"], call.arrays["dW2"], call.arrays["db"]

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Fixtures for several test modules."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def _load(name):
+    # The tests are no package, and their folder is not on the path: a module beside them is loaded by its place.
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """tests/reference.py: a network in plain NumPy."""
+    return _load("reference")
+
+
+@pytest.fixture
+def make_data():
+    """Samples and targets for a network and a loss, reproducible."""
+
+    def make(net, loss, n_samples, seed=0, dtype=None):
+        rng = np.random.default_rng(seed)
+        n_in, n_out = net.sizes[0], net.sizes[-1]
+        X = rng.standard_normal((n_samples, n_in)).astype(dtype or net.dtype)
+        if loss == "cross_entropy":
+            return X, rng.integers(0, n_out, n_samples)
+        if loss == "binary_cross_entropy":
+            return X, rng.random((n_samples, n_out)).astype(net.dtype)
+        return X, rng.standard_normal((n_samples, n_out)).astype(net.dtype)
+
+    return make
