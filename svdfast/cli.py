@@ -920,10 +920,10 @@ class _Comparison:
             share = 1.0 if switch is None else switch.step / result.n_steps
             overall = 1 / (share + (1 - share) / step.ratio)
             _say(
-                f"Counted: a dense step takes {step.ratio:.2f} times the multiplications of a factored "
-                f"one, dense training {overall:.2f}\ntimes those of all {result.n_steps:,} steps. "
-                f"Measured: {measured:.2f} times the time, SVD and recomposition included,\n"
-                "validation not."
+                f"Counted: a dense step takes {step.ratio:.2f} times the multiplications of a "
+                f"factored one, dense training {overall:.2f}\n"
+                f"times those of all {result.n_steps:,} steps. Measured: {measured:.2f} times the "
+                "time, SVD and recomposition included,\nvalidation not."
             )
         else:
             _say("No layer was factored, so both trainings did the same.")

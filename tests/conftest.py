@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 
 def _load(name):
@@ -20,6 +21,13 @@ def _load(name):
 def reference():
     """tests/reference.py: a network in plain NumPy."""
     return _load("reference")
+
+
+@pytest.fixture
+def one_blas_thread():
+    """For tests full of small products in NumPy: BLAS's waiting threads would take the cores from the test."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture

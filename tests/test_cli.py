@@ -90,7 +90,8 @@ def write_csv(path, X, y, header=""):
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["info", "--help"]])
-def test_help(argv, capsys):
+def test_help(argv, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     status, out, err = run(argv, capsys)
     assert (status, err) == (0, "")
     assert out.startswith("usage: svdfast")

@@ -44,6 +44,7 @@ SMALL = (3, 5, 4, 3), (2, 3)
 # Large enough that 255 rows are work for two threads, dense and factored.
 LARGE = (24, 64, 48, 10), (16, 24)
 
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
 needs_two_threads = pytest.mark.skipif(
     not _engine.HAS_OPENMP, reason="built without OpenMP: one thread"
 )
@@ -110,8 +111,9 @@ def difference(a, b):
 def test_finite_differences(case, reference, make_data, monkeypatch):
     # Tiles of 8 rows, so that a few rows are less than, about and more than a tile.
     monkeypatch.setattr(_engine, "TILE_ROWS", 8)
+    net, all_X, all_y = away_from_kinks(reference, make_data, case, SMALL, 30, 1e-3)
     for n_samples in (1, 3, 7, 9, 30):
-        net, X, y = away_from_kinks(reference, make_data, case, SMALL, n_samples, 1e-3)
+        X, y = all_X[:n_samples], all_y[:n_samples]
         value, gradient = net.loss_and_gradient(X, y, case[2], n_threads=1)
         expected = central_differences(
             net, lambda: net.loss_and_gradient(X, y, case[2], n_threads=1)[0]  # noqa: B023
@@ -125,17 +127,18 @@ def test_finite_differences(case, reference, make_data, monkeypatch):
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_against_plain_numpy(case, n_threads, reference, make_data):
     tile = _engine.TILE_ROWS
-    for n_samples in (1, 3, tile - 1, tile + 1, 2 * tile + 88):
-        for dtype, bound in (("float64", 1e-12), ("float32", 1e-5)):
-            margin = 1e-6 if dtype == "float32" else 0
-            net, X, y = away_from_kinks(
-                reference, make_data, case, LARGE, n_samples, margin, dtype
-            )
+    n_samples = 2 * tile + 88
+    for dtype, bound, margin in (("float64", 1e-12, 0), ("float32", 1e-5, 1e-6)):
+        net, all_X, all_y = away_from_kinks(
+            reference, make_data, case, LARGE, n_samples, margin, dtype
+        )
+        for n in (1, 3, tile - 1, tile + 1, n_samples):
+            X, y = all_X[:n], all_y[:n]
             value, gradient = net.loss_and_gradient(X, y, case[2], n_threads=n_threads)
             expected_value, expected = reference.loss_and_gradient(net, X, y, case[2])
             assert gradient.dtype == net.dtype and gradient.shape == net.parameters.shape
             assert value == pytest.approx(expected_value, rel=bound)
-            assert difference(gradient, expected) < bound, (n_samples, dtype)
+            assert difference(gradient, expected) < bound, (n, dtype)
 
 
 @needs_two_threads
@@ -222,12 +225,13 @@ def torch():
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_against_pytorch(case, torch, reference, make_data):
     tile = _engine.TILE_ROWS
-    for n_samples in (1, 3, tile - 1, tile + 1, 2 * tile + 88):
-        for dtype, bound in (("float64", 1e-10), ("float32", 1e-4)):
-            margin = 1e-6 if dtype == "float32" else 0
-            net, X, y = away_from_kinks(
-                reference, make_data, case, LARGE, n_samples, margin, dtype
-            )
+    n_samples = 2 * tile + 88
+    for dtype, bound, margin in (("float64", 1e-10, 0), ("float32", 1e-4, 1e-6)):
+        net, all_X, all_y = away_from_kinks(
+            reference, make_data, case, LARGE, n_samples, margin, dtype
+        )
+        for n in (1, 3, tile - 1, tile + 1, n_samples):
+            X, y = all_X[:n], all_y[:n]
             value, gradient = net.loss_and_gradient(X, y, case[2], n_threads=2)
             expected_value, expected = torch_loss_and_gradient(
                 torch, net, X, y, case[2], dtype=getattr(torch, dtype)

@@ -1,0 +1,580 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The network: construction, views, prediction, evaluation, truncation, recomposition, copies."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import svdfast as sf
+from svdfast import activations
+
+pytestmark = pytest.mark.usefixtures("one_blas_thread")
+
+SIZES = [30, 24, 18, 5]
+
+
+def network(dtype="float64", seed=0, **settings):
+    net = sf.Network(SIZES, dtype=dtype, seed=seed, **settings)
+    rng = np.random.default_rng([seed, 1])
+    for layer in net.layers:
+        layer.b[...] = 0.3 * rng.standard_normal(layer.n_out)
+    return net
+
+
+def samples(n=50, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, SIZES[0]))
+
+
+# ---- construction
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(sizes=3), TypeError, "sizes"),
+        (dict(sizes=None), TypeError, "sizes"),
+        (dict(sizes="123"), TypeError, r"sizes\[0\]"),
+        (dict(sizes=[]), ValueError, "sizes"),
+        (dict(sizes=[3]), ValueError, "sizes"),
+        (dict(sizes=[3, 0]), ValueError, r"sizes\[1\]"),
+        (dict(sizes=[-3, 2]), ValueError, r"sizes\[0\]"),
+        (dict(sizes=[3, 2.0]), TypeError, r"sizes\[1\]"),
+        (dict(sizes=[3, True]), TypeError, r"sizes\[1\]"),
+        (dict(sizes=[2**31, 2]), ValueError, r"sizes\[0\]"),
+        (dict(sizes=[2**31 - 1, 2**31 - 1]), ValueError, "parameters"),
+        (dict(hidden="swish"), ValueError, "hidden"),
+        (dict(hidden=["relu"]), ValueError, "hidden"),
+        (dict(hidden=["relu"] * 3), ValueError, "hidden"),
+        (dict(hidden=["relu", 3]), TypeError, "hidden"),
+        (dict(hidden=activations.Activation("swish")), ValueError, "hidden"),
+        (dict(output="swish"), ValueError, "output"),
+        (dict(output=None), TypeError, "output"),
+        (dict(init="xavier"), ValueError, "init"),
+        (dict(init=None), ValueError, "init"),
+        (dict(dtype="float16"), ValueError, "dtype"),
+        (dict(dtype="int32"), ValueError, "dtype"),
+        (dict(dtype=">f4"), ValueError, "dtype"),
+        (dict(dtype="nonsense"), TypeError, "dtype"),
+        (dict(seed=-1), ValueError, "integer"),
+        (dict(seed="a"), TypeError, "int"),
+        (dict(uint8_scale=0), ValueError, "uint8_scale"),
+        (dict(uint8_scale=np.nan), ValueError, "uint8_scale"),
+        (dict(uint8_scale="1"), TypeError, "uint8_scale"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        sf.Network(**{"sizes": [4, 3, 3, 2], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        (activations.leaky_relu, -0.1),
+        (activations.leaky_relu, np.inf),
+        (activations.elu, 0),
+        (activations.elu, -1),
+        (activations.celu, np.nan),
+    ],
+)
+def test_bad_activation_parameters_are_refused(make, value):
+    with pytest.raises(ValueError, match=r"slope|alpha"):
+        make(value)
+    with pytest.raises(TypeError, match=r"slope|alpha"):
+        make("1")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_construction(dtype):
+    net = sf.Network([4, 3, 2], hidden="tanh", output="sigmoid", dtype=dtype, seed=0)
+    assert net.sizes == (4, 3, 2)
+    assert net.dtype == dtype and net.parameters.dtype == dtype
+    assert net.parameters.shape == (4 * 3 + 3 * 2 + 3 + 2,)
+    assert net.parameters.ctypes.data % 64 == 0
+    assert [layer.activation.name for layer in net.layers] == ["tanh", "sigmoid"]
+    assert [(layer.n_in, layer.n_out, layer.rank) for layer in net.layers] == [
+        (4, 3, None),
+        (3, 2, None),
+    ]
+    assert not net.is_factored
+    assert all((layer.b == 0).all() for layer in net.layers)
+
+
+def test_layout_is_all_weights_then_all_biases(reference):
+    net = network()
+    net.truncate(ranks=[4, None], force=True)
+    weights, biases, n_weights = reference.unpack(net.parameters, net.sizes, net.layout.ranks)
+    np.testing.assert_array_equal(weights[0][0], net.layers[0].W1)
+    np.testing.assert_array_equal(weights[0][1], net.layers[0].W2)
+    np.testing.assert_array_equal(weights[1][0], net.layers[1].W)
+    np.testing.assert_array_equal(weights[2][0], net.layers[2].W)
+    for b, layer in zip(biases, net.layers, strict=True):
+        np.testing.assert_array_equal(b, layer.b)
+    assert net.layout.n_weights == n_weights
+    assert net.layout.size == len(net.parameters)
+
+
+@pytest.mark.parametrize(
+    ("init", "variance"),
+    [("glorot", 1 / 300), ("glorot_uniform", 2 / 500), ("he", 2 / 300)],
+)
+def test_initializers(init, variance):
+    W = sf.Network([300, 200], init=init, dtype="float64", seed=0).layers[0].W
+    # The sample variance of 60,000 numbers is within 2 % of theirs (three and a half times its own deviation).
+    assert W.var() == pytest.approx(variance, rel=0.02)
+    assert abs(W.mean()) < 4 * np.sqrt(variance / W.size)
+    bound = np.sqrt(6 / 500)
+    assert (np.abs(W).max() <= bound) == (init == "glorot_uniform")
+
+
+def test_seed_decides_the_weights_in_both_dtypes():
+    a, b = network(seed=3), network(seed=3)
+    np.testing.assert_array_equal(a.parameters, b.parameters)
+    assert not np.array_equal(a.parameters, network(seed=4).parameters)
+    single = network("float32", seed=3)
+    np.testing.assert_array_equal(single.parameters, a.parameters.astype("float32"))
+    drawn = sf.Network(SIZES, seed=np.random.default_rng(3), dtype="float64")
+    np.testing.assert_array_equal(drawn.layers[1].W, a.layers[1].W)
+    fresh = [sf.Network([50, 50], seed=None).parameters for _ in range(2)]
+    assert not np.array_equal(*fresh)
+
+
+def test_views_write_through():
+    net = network()
+    X = samples()
+    before = net.predict(X)
+    net.layers[0].W[3, 5] += 1
+    net.layers[2].b[1] = 9
+    assert not np.array_equal(net.predict(X), before)
+    assert net.parameters[3 * SIZES[0] + 5] == net.layers[0].W[3, 5]
+    assert 9 in net.parameters
+    net.truncate(ranks=[4, 3], force=True)
+    for name in ("W1", "W2", "b"):
+        view = getattr(net.layers[1], name)
+        view[...] = 0.125
+        assert np.shares_memory(view, net.parameters)
+        np.testing.assert_array_equal(getattr(net.layers[1], name), np.full_like(view, 0.125))
+    weight = net.layers[1].weight()
+    np.testing.assert_allclose(weight, np.full((18, 24), 3 * 0.125**2))
+    weight[...] = 7  # a copy
+    assert not np.shares_memory(weight, net.parameters)
+    dense = net.layers[2].weight()
+    assert not np.shares_memory(dense, net.parameters)
+
+
+def test_views_of_another_form_are_refused():
+    net = network()
+    for name in ("W1", "W2"):
+        with pytest.raises(AttributeError, match="dense"):
+            getattr(net.layers[0], name)
+    net.truncate(ranks=[4, 3], force=True)
+    with pytest.raises(AttributeError, match="factored"):
+        _ = net.layers[0].W
+    assert net.layers[2].W.shape == (5, 18)
+
+
+def test_views_from_before_a_truncation_show_the_former_parameters():
+    net = network()
+    old = net.layers[2].b
+    net.truncate(ranks=[4, 3], force=True)
+    old[...] = 99
+    assert 99 not in net.parameters
+
+
+def test_repr_says_the_form():
+    net = network("float32")
+    assert repr(net) == "<Network 30 -> 24 -> 18 -> 5, float32>"
+    net.truncate(ranks=[4, None], force=True)
+    assert repr(net) == "<Network 30 -> 24 (rank 4) -> 18 -> 5, float32>"
+    assert repr(net.layers[0]) == "<Layer 30 -> 24, relu, rank 4>"
+    assert repr(net.layers[2]) == "<Layer 18 -> 5, softmax, dense>"
+
+
+# ---- prediction and evaluation
+
+
+@pytest.mark.parametrize("form", ["dense", "factored"])
+@pytest.mark.parametrize("output", ["softmax", "sigmoid", "identity", "gelu"])
+@pytest.mark.parametrize("n", [1, 3, 255, 256, 257, 700])
+def test_predict_against_plain_numpy(n, output, form, reference):
+    net = network(output=output, hidden=["celu", "leaky_relu"])
+    if form == "factored":
+        net.truncate(ranks=[6, 5], force=True)
+    X = samples(n)
+    expected = reference.predict(net, X)
+    for n_threads in (None, 1, 2, 5):
+        out = net.predict(X, n_threads=n_threads)
+        assert out.shape == (n, 5) and out.dtype == np.float64 and out.flags.c_contiguous
+        np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-14)
+    single = sf.Network(SIZES, output=output, hidden=["celu", "leaky_relu"], dtype="float32")
+    if form == "factored":
+        single.truncate(ranks=[6, 5], force=True)
+    single.parameters[:] = net.parameters
+    assert single.predict(X).dtype == np.float32
+    np.testing.assert_allclose(single.predict(X), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_predict_nothing():
+    assert network().predict(np.empty((0, 30))).shape == (0, 5)
+
+
+def test_predict_lets_nan_through():
+    """Each row by itself, and never hidden by an activation's comparison or a softmax's largest value."""
+    X = samples(6)
+    X[2, 3] = np.nan
+    for hidden in activations.__all__:
+        if hidden in ("Activation",):
+            continue
+        for output in ("softmax", "sigmoid", "identity", "relu", "elu", "tanh"):
+            for dtype in ("float32", "float64"):
+                out = network(dtype, hidden=hidden, output=output).predict(X)
+                assert np.isnan(out[2]).all(), (hidden, output, dtype)
+                assert np.isfinite(np.delete(out, 2, axis=0)).all()
+
+
+def test_predict_of_rows_does_not_depend_on_the_other_rows(reference):
+    net = network()
+    X = samples(300)
+    whole = net.predict(X)
+    apart = np.concatenate([net.predict(X[i : i + 1]) for i in range(300)])
+    np.testing.assert_allclose(apart, whole, rtol=1e-12)
+
+
+def test_evaluate_and_score_of_classes(reference):
+    net = network()
+    X = samples(60)
+    y = np.random.default_rng(1).integers(0, 5, 60)
+    w = np.random.default_rng(2).random(60)
+    evaluation = net.evaluate(X, y, sample_weight=w)
+    expected, _ = reference.loss_and_gradient(net, X, y, "cross_entropy", sample_weight=w)
+    assert evaluation.loss == pytest.approx(expected, rel=1e-13)
+    right = reference.predict(net, X).argmax(1) == y
+    assert 0 < right.sum() < 60
+    assert evaluation.accuracy == pytest.approx((w @ right) / w.sum(), rel=1e-13)
+    assert net.score(X, y, w) == evaluation.accuracy
+    assert net.score(X, y) == pytest.approx(right.mean())
+    assert net.score(X, np.eye(5)[y]) == net.score(X, y)
+    squared = net.evaluate(X, np.eye(5)[y], "mean_squared_error")
+    assert squared.loss == pytest.approx(
+        ((reference.predict(net, X) - np.eye(5)[y]) ** 2).mean(), rel=1e-13
+    )
+    assert squared.accuracy == pytest.approx(right.mean())
+
+
+def test_evaluate_of_a_sigmoid_output(reference):
+    net = network(output="sigmoid")
+    X = samples(60)
+    predicted = reference.predict(net, X)
+    y = (predicted > 0.5).astype(float)
+    y[:20, 3] = 1 - y[:20, 3]  # one output wrong: the sample is wrong
+    evaluation = net.evaluate(X, y)
+    assert evaluation.accuracy == pytest.approx(40 / 60)
+    assert evaluation.loss == pytest.approx(
+        -(y * np.log(predicted) + (1 - y) * np.log(1 - predicted)).mean(), rel=1e-12
+    )
+
+
+def test_score_of_values_is_r2(reference):
+    net = network(output="identity")
+    X = samples(60)
+    y = reference.predict(net, X) + np.random.default_rng(1).standard_normal((60, 5))
+    w = np.random.default_rng(2).random(60)
+    assert net.evaluate(X, y).accuracy is None
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    for weight in (None, w):
+        expected = metrics.r2_score(y, net.predict(X), sample_weight=weight)
+        assert net.score(X, y, weight) == pytest.approx(expected, rel=1e-12)
+    y[:, 2] = 4.0  # constant, not met: 0 for that output
+    assert net.score(X, y) == pytest.approx(metrics.r2_score(y, net.predict(X)), rel=1e-12)
+    net.layers[2].W[2] = 0
+    net.layers[2].b[2] = 4.0  # constant and met: 1
+    assert net.score(X, y) == pytest.approx(metrics.r2_score(y, net.predict(X)), rel=1e-12)
+
+
+def test_evaluation_of_nothing_is_refused():
+    net = network()
+    for call in (net.evaluate, net.score, net.loss_and_gradient):
+        with pytest.raises(ValueError, match="sample"):
+            call(np.empty((0, 30)), np.empty(0, int))
+    with pytest.raises(ValueError, match="sample"):
+        network(output="identity").score(np.empty((0, 30)), np.empty((0, 5)))
+
+
+@pytest.mark.parametrize("n_threads", [0, -1, 1.5, "2", True, 10**6])
+def test_bad_thread_numbers_are_refused(n_threads):
+    net = network()
+    with pytest.raises((TypeError, ValueError), match="n_threads"):
+        net.predict(samples(), n_threads=n_threads)
+
+
+# ---- truncation
+
+
+@pytest.mark.parametrize("split", ["balanced", "left", "right"])
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_full_rank_leaves_predictions_unchanged(dtype, bound, split):
+    net = network(dtype)
+    X = samples()
+    before = net.predict(X)
+    assert before.std() > 0.05  # not all alike
+    done = net.truncate(rank_fraction=1.0, force=True, split=split)
+    assert [t.rank for t in done] == [24, 18]
+    assert net.layout.ranks == (24, 18, None)
+    assert np.abs(net.predict(X) - before).max() < bound
+    net.recompose()
+    assert np.abs(net.predict(X) - before).max() < bound
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_recomposition_leaves_predictions_unchanged(dtype, bound):
+    net = network(dtype)
+    X = samples()
+    net.truncate(ranks=[5, 4], force=True)
+    assert net.is_factored
+    before = net.predict(X)
+    products = [layer.weight() for layer in net.layers]
+    biases = [layer.b.copy() for layer in net.layers]
+    net.recompose()
+    assert not net.is_factored and net.layout.ranks == (None, None, None)
+    assert np.abs(net.predict(X) - before).max() < bound
+    for layer, W, b in zip(net.layers, products, biases, strict=True):
+        np.testing.assert_array_equal(layer.W, W)
+        np.testing.assert_array_equal(layer.b, b)
+    # A dense network is left as it is.
+    parameters = net.parameters
+    net.recompose()
+    assert net.parameters is parameters
+
+
+@pytest.mark.parametrize("split", ["balanced", "left", "right"])
+@pytest.mark.parametrize("method", ["exact", "randomized"])
+def test_truncation_keeps_the_largest_singular_values(method, split):
+    net = network()
+    W = [layer.W.copy() for layer in net.layers]
+    rest = [layer.b.copy() for layer in net.layers]
+    done = net.truncate(ranks=[7, 3], method=method, split=split, force=True)
+    assert [(t.layer, t.rank, t.requested_rank, t.skipped) for t in done] == [
+        (0, 7, 7, False),
+        (1, 3, 3, False),
+    ]
+    for t in done:
+        layer = net.layers[t.layer]
+        assert (layer.W1.shape, layer.W2.shape) == (
+            (layer.n_out, t.rank),
+            (t.rank, layer.n_in),
+        )
+        sigma = np.linalg.svd(W[t.layer], compute_uv=False)
+        dropped = np.linalg.norm(sigma[t.rank :])
+        distance = np.linalg.norm(W[t.layer] - layer.W1 @ layer.W2)
+        assert t.dropped_norm == pytest.approx(distance, rel=1e-10)
+        if method == "exact":
+            np.testing.assert_allclose(t.singular_values, sigma[: t.rank], rtol=1e-12)
+            assert t.dropped_norm == pytest.approx(dropped, rel=1e-10)
+        else:
+            # Never better than the best; four power iterations bring these flat spectra within 1 %.
+            assert dropped * (1 - 1e-10) <= t.dropped_norm <= 1.01 * dropped
+        # How the singular values are shared: columns of W1 and rows of W2 are orthogonal with these norms.
+        power = {"balanced": 0.5, "left": 1, "right": 0}[split]
+        np.testing.assert_allclose(
+            np.linalg.norm(layer.W1, axis=0), t.singular_values**power, rtol=1e-10
+        )
+        np.testing.assert_allclose(
+            np.linalg.norm(layer.W2, axis=1), t.singular_values ** (1 - power), rtol=1e-10
+        )
+    np.testing.assert_array_equal(net.layers[2].W, W[2])
+    for layer, b in zip(net.layers, rest, strict=True):
+        np.testing.assert_array_equal(layer.b, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dropped_norm_where_little_is_dropped(dtype):
+    """Full rank, or a weight of exactly the rank kept: what is dropped is rounding, and is said to be."""
+    net = sf.Network([300, 200, 100, 10], dtype=dtype, seed=0)
+    rng = np.random.default_rng(0)
+    net.layers[1].W[...] = rng.standard_normal((100, 8)) @ rng.standard_normal((8, 200))
+    W = [layer.W.astype(float) for layer in net.layers]
+    for t in net.truncate(ranks=[200, 8], force=True):
+        layer = net.layers[t.layer]
+        distance = np.linalg.norm(W[t.layer] - layer.W1.astype(float) @ layer.W2.astype(float))
+        rounding = 10 * np.finfo(dtype).eps * np.linalg.norm(W[t.layer])
+        assert distance < rounding
+        assert t.dropped_norm < rounding
+
+
+def test_dropped_norm_in_float32():
+    net = sf.Network([300, 200, 10], seed=0)
+    W = net.layers[0].W.astype(float)
+    (t,) = net.truncate(ranks=[190], force=True)
+    layer = net.layers[0]
+    distance = np.linalg.norm(W - layer.W1.astype(float) @ layer.W2.astype(float))
+    assert t.dropped_norm == pytest.approx(distance, rel=1e-4)
+
+
+def test_break_even_decides_unless_forced():
+    net = sf.Network([784, 512, 256, 10], seed=0)
+    limits = [
+        sf.break_even_rank(784, 512, first_layer=True),
+        sf.break_even_rank(512, 256, first_layer=False),
+    ]
+    before = net.parameters.copy()
+    done = net.truncate(ranks=[limits[0] + 1, limits[1] + 1])
+    assert [t.rank for t in done] == [None, None]
+    assert all(t.skipped and t.dropped_norm == 0 and t.singular_values.size == 0 for t in done)
+    assert [t.requested_rank for t in done] == [limits[0] + 1, limits[1] + 1]
+    assert [t.break_even_rank for t in done] == limits
+    assert not net.is_factored
+    np.testing.assert_array_equal(net.parameters, before)
+    done = net.truncate(ranks=[limits[0] + 1, limits[1]])
+    assert [t.rank for t in done] == [None, limits[1]]
+    assert [t.skipped for t in done] == [True, False]
+    assert net.layout.ranks == (None, limits[1], None)
+    done = net.truncate(ranks=[limits[0] + 1, None], force=True)
+    assert [(t.layer, t.rank, t.skipped) for t in done] == [(0, limits[0] + 1, False)]
+    assert net.layout.ranks == (limits[0] + 1, limits[1], None)
+
+
+def test_a_factored_layer_that_is_skipped_keeps_its_factors():
+    net = network()
+    net.truncate(ranks=[4, 3], force=True)
+    before = net.parameters.copy()
+    (t,) = net.truncate(ranks=[24, None])
+    assert net.layout.ranks == (4, 3, None)
+    np.testing.assert_array_equal(net.parameters, before)
+    assert t.requested_rank == 24 and t.singular_values.size == 0
+    assert t.skipped, "`skipped`: whether factoring was asked for and not done"
+
+
+def test_rank_fraction():
+    net = network()
+    done = net.truncate(rank_fraction=0.25, force=True)
+    assert [t.rank for t in done] == [6, 4]  # floor(24/4), floor(18/4)
+    net = network()
+    assert [t.rank for t in net.truncate(rank_fraction=1e-9, force=True)] == [1, 1]
+
+
+def test_none_in_ranks_leaves_the_layer():
+    net = network()
+    before = net.layers[1].W.copy()
+    done = net.truncate(ranks=[4, None], force=True)
+    assert [t.layer for t in done] == [0]
+    np.testing.assert_array_equal(net.layers[1].W, before)
+    assert net.layout.ranks == (4, None, None)
+    assert net.truncate(ranks=[None, None]) == ()
+    assert net.layout.ranks == (4, None, None)
+
+
+def test_truncating_again_cuts_the_product():
+    net = network()
+    net.truncate(ranks=[10, 9], force=True)
+    product = net.layers[0].weight()
+    sigma = np.linalg.svd(product, compute_uv=False)
+    W1, W2 = net.layers[1].W1.copy(), net.layers[1].W2.copy()
+    (t,) = net.truncate(ranks=[4, None], force=True)
+    assert net.layout.ranks == (4, 9, None)
+    np.testing.assert_allclose(t.singular_values, sigma[:4], rtol=1e-12)
+    assert t.dropped_norm == pytest.approx(np.linalg.norm(sigma[4:]), rel=1e-10)
+    np.testing.assert_array_equal(net.layers[1].W1, W1)
+    np.testing.assert_array_equal(net.layers[1].W2, W2)
+    # The same rank again changes nothing but rounding.
+    product = net.layers[0].weight()
+    net.truncate(ranks=[4, None], force=True)
+    np.testing.assert_allclose(net.layers[0].weight(), product, atol=1e-14)
+
+
+def test_a_network_without_hidden_layers_stays_dense():
+    net = sf.Network([4, 3], seed=0)
+    assert net.truncate(rank_fraction=0.5, force=True) == ()
+    assert not net.is_factored
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (dict(), ValueError),
+        (dict(rank_fraction=0.5, ranks=[4, 4]), ValueError),
+        (dict(rank_fraction=0), ValueError),
+        (dict(rank_fraction=-0.5), ValueError),
+        (dict(rank_fraction=1.5), ValueError),
+        (dict(rank_fraction=np.nan), ValueError),
+        (dict(rank_fraction="0.5"), TypeError),
+        (dict(ranks=4), TypeError),
+        (dict(ranks=[4]), ValueError),
+        (dict(ranks=[4, 4, 4]), ValueError),
+        (dict(ranks=[0, 4]), ValueError),
+        (dict(ranks=[4, 19]), ValueError),
+        (dict(ranks=[25, 4]), ValueError),
+        (dict(ranks=[4, 2.0]), TypeError),
+        (dict(ranks=[4, True]), TypeError),
+        (dict(ranks=[4, 3], split="even"), ValueError),
+        (dict(ranks=[4, 3], split=None), ValueError),
+        (dict(ranks=[4, 3], method="fast"), ValueError),
+        (dict(ranks=[4, 3], method="fast", force=False), ValueError),
+        (dict(ranks=[24, 18], method="fast", force=False), ValueError),
+    ],
+    ids=str,
+)
+def test_bad_truncations_are_refused(arguments, error):
+    net = network()
+    parameters, before = net.parameters, net.parameters.copy()
+    with pytest.raises(error):
+        net.truncate(**{"force": True, **arguments})
+    assert net.parameters is parameters and not net.is_factored
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_refused(bad):
+    net = network()
+    net.layers[1].W[2, 2] = bad
+    before = net.parameters.copy()
+    with pytest.raises(ValueError, match="finite"):
+        net.truncate(ranks=[4, 3], force=True)
+    assert not net.is_factored
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_extreme_weights_factor():
+    for scale in (0.0, 1e-30, 1e30):
+        net = sf.Network([20, 16, 4], dtype="float32", seed=0)
+        net.layers[0].W[...] *= np.float32(scale)
+        (t,) = net.truncate(ranks=[16], force=True)
+        assert np.isfinite(net.parameters).all() and np.isfinite(t.dropped_norm)
+        W = sf.Network([20, 16, 4], dtype="float32", seed=0).layers[0].W * np.float32(scale)
+        np.testing.assert_allclose(net.layers[0].weight(), W, atol=1e-5 * scale)
+
+
+# ---- copies
+
+
+@pytest.mark.parametrize("form", ["dense", "factored"])
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.copy,
+        copy.deepcopy,
+        sf.Network.copy,
+        lambda net: pickle.loads(pickle.dumps(net)),
+        lambda net: pickle.loads(pickle.dumps(net, protocol=2)),
+    ],
+    ids=["copy", "deepcopy", "method", "pickle", "pickle2"],
+)
+def test_copies_are_equal_and_independent(copied, form):
+    net = network(hidden=[activations.elu(0.5), activations.leaky_relu(0.2)], uint8_scale=0.5)
+    if form == "factored":
+        net.truncate(ranks=[4, 3], force=True)
+    other = copied(net)
+    assert type(other) is sf.Network
+    assert other.layout == net.layout and other.uint8_scale == 0.5 and other.dtype == net.dtype
+    np.testing.assert_array_equal(other.parameters, net.parameters)
+    assert other.parameters.ctypes.data % 64 == 0
+    assert not np.shares_memory(other.parameters, net.parameters)
+    X = np.random.default_rng(0).integers(0, 9, (7, 30), dtype=np.uint8)
+    np.testing.assert_array_equal(other.predict(X), net.predict(X))
+    before = net.predict(X)
+    sf.train(other, X, np.zeros(7, int), epochs=2, recompose=False)
+    other.recompose()
+    np.testing.assert_array_equal(net.predict(X), before)
+    assert net.is_factored == (form == "factored")
