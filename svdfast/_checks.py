@@ -37,6 +37,12 @@ def fraction(name: str, value: Any, *, below_one: bool = False) -> float:
     return number
 
 
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuses what is not one of some words."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected {' or '.join(choices)}, got {value!r}")
+
+
 def count(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None) -> int:
     """An integer within bounds, of any integer type, as an int."""
     if isinstance(value, bool):

@@ -79,47 +79,41 @@ _load_scipys_blas()
 
 
 class _SingleThreadedBlas:
-    """Holds BLAS at one thread while any training or prediction runs, and gives back what was there after the last."""
+    """Holds BLAS at one thread while any training or prediction runs, and gives back what was there after the last.
+
+    threadpoolctl lets only one Python thread at a time set OpenBLAS's threads, which is right for a limit that a `with` block
+    ends, and wrong here, where the last to leave may be another than the first to come: so OpenBLAS is set past that.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._controller: ThreadpoolController | None = None
-        self._limit: Any = None
+        self._libraries: list[Any] | None = None
+        self._before: list[int] = []
 
-    def _enter(self) -> None:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                if self._controller is None:
-                    # Made once (1 ms); a limit of it then takes 10 µs.
-                    self._controller = ThreadpoolController().select(user_api="blas")
-                self._limit = self._controller.limit(limits=1)
-
-    def _exit(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._limit.restore_original_limits()
-                self._limit = None
+    def _set(self, numbers: list[int]) -> None:
+        assert self._libraries is not None
+        for library, number in zip(self._libraries, numbers, strict=True):
+            getattr(library, "_real_set_num_threads", library.set_num_threads)(number)
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """BLAS at one thread inside."""
-        self._enter()
+        with self._lock:
+            if self._libraries is None:
+                # Looked for once, which takes 1 ms; to set them then takes 10 µs.
+                self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+            if self._users == 0:
+                self._before = [library.get_num_threads() for library in self._libraries]
+                self._set([1] * len(self._libraries))
+            self._users += 1
         try:
             yield
         finally:
-            self._exit()
-
-    @contextmanager
-    def released(self) -> Iterator[None]:
-        """Within `held`: the user's threads back, for work that BLAS or LAPACK does by itself."""
-        self._exit()
-        try:
-            yield
-        finally:
-            self._enter()
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._set(self._before)
 
 
 single_threaded_blas = _SingleThreadedBlas()

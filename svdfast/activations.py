@@ -56,6 +56,11 @@ class Activation:
     name: str
     parameter: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.name not in _CODES:
+            raise ValueError(f"name: expected one of {', '.join(_CODES)}, got {self.name!r}")
+        positive_number("parameter", self.parameter, or_zero=self.name == "leaky_relu")
+
     @property
     def code(self) -> int:
         """The number that the compiled loops know it by."""
@@ -124,10 +129,6 @@ def resolve(activation: str | Activation, argument: str = "activation") -> Activ
         Neither a name nor an `Activation`.
     """
     if isinstance(activation, Activation):
-        if activation.name not in _BY_NAME:
-            raise ValueError(
-                f"{argument}: expected one of {', '.join(_BY_NAME)}, got {activation.name!r}"
-            )
         return activation
     if not isinstance(activation, str):
         raise TypeError(

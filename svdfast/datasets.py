@@ -17,7 +17,6 @@ import logging
 import math
 import os
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 import zlib
@@ -27,6 +26,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from svdfast._files import written_whole
 
 __all__ = ["NAMES", "Dataset", "load"]
 
@@ -340,7 +341,9 @@ def _download(folder: str, file: str) -> bytes:
         if len(content) < files[file].size:
             raise ConnectionError(f"it broke off after {len(content)} of {files[file].size} bytes")
         _check(content, files[file], url + file)
-        _write_whole(cache / file, content)
+        cache.mkdir(parents=True, exist_ok=True)
+        with written_whole(cache / file) as target:
+            target.write(content)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it is the server's answer as well, and holds the connection
@@ -358,16 +361,3 @@ def _read_at_most(response: Any, limit: int) -> bytes:
         chunks.append(chunk)
         limit -= len(chunk)
     return b"".join(chunks)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that nobody, at any moment, sees a part of it under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(prefix=path.name + ".", suffix=".part", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from svdfast._checks import count, positive_number
+from svdfast._files import written_whole
 from svdfast.activations import Activation
 from svdfast.layout import Layout
 from svdfast.network import Network
@@ -37,17 +40,8 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
         "activations": [[s.activation.name, s.activation.parameter] for s in layout.layers],
         "uint8_scale": net.uint8_scale,
     }
-    # Written aside in the same folder and renamed, so that no half a file ever has the name.
-    handle, aside = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, header=np.array(json.dumps(header)), parameters=net.parameters)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    except BaseException:
-        os.unlink(aside)
-        raise
+    with written_whole(target) as file:
+        np.savez(file, header=np.array(json.dumps(header)), parameters=net.parameters)
 
 
 def load(path: str | os.PathLike[str]) -> Network:
@@ -79,33 +73,49 @@ def load(path: str | os.PathLike[str]) -> Network:
     True
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            header: dict[str, Any] = json.loads(str(archive["header"]))
-            if header["format"] != _FORMAT:
-                raise ValueError(f"format {header['format']!r}")
-            sizes = [int(n) for n in header["sizes"]]
-            functions = [
-                Activation(str(name), float(parameter)) for name, parameter in header["activations"]
-            ]
-            ranks = [None if rank is None else int(rank) for rank in header["ranks"]]
-            parameters = archive["parameters"]
-            # The constructor checks what it is given; a layer's rank is checked here.
-            net = Network(
-                sizes,
-                hidden=functions[:-1],
-                output=functions[-1],
-                dtype=parameters.dtype,
-                uint8_scale=header["uint8_scale"],
-            )
-            layout = Layout.build(sizes, ranks, functions)
-            for layer in layout.layers:
-                if layer.rank is not None and not 1 <= layer.rank <= min(layer.n_in, layer.n_out):
-                    raise ValueError(f"rank {layer.rank} of a {layer.n_in} -> {layer.n_out} layer")
-            if parameters.shape != (layout.size,):
-                raise ValueError(f"{parameters.shape} parameters, not ({layout.size},)")
+        with open(path, "rb") as file:
+            # Arrays that are not compressed are no larger than the file: no small file can ask for much memory.
+            with zipfile.ZipFile(file) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("its arrays are compressed")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return _network(json.loads(str(arrays["header"])), arrays["parameters"])
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        ArithmeticError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        struct.error,
+        zipfile.BadZipFile,
+    ) as error:
         raise ValueError(f"path: {os.fspath(path)!r} is not a network file: {error}") from None
-    net.__setstate__({"state": (layout, parameters), "uint8_scale": net.uint8_scale})
+
+
+def _network(header: Any, parameters: NDArray[Any]) -> Network:
+    """The network of a header and its parameters; nothing in either is trusted."""
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise ValueError("its header is of another format")
+    sizes = [count("sizes", n) for n in header["sizes"]]
+    ranks = [None if rank is None else count("ranks", rank) for rank in header["ranks"]]
+    functions = [Activation(name, parameter) for name, parameter in header["activations"]]
+    uint8_scale = positive_number("uint8_scale", header["uint8_scale"])
+    layout = Layout.build(sizes, ranks, functions)
+    if not layout.layers or ranks[-1] is not None:
+        raise ValueError("it has no dense output layer")
+    for layer in layout.layers:
+        if layer.rank is not None and layer.rank > min(layer.n_in, layer.n_out):
+            raise ValueError(f"rank {layer.rank} of a {layer.n_in} -> {layer.n_out} layer")
+    if parameters.shape != (layout.size,):
+        raise ValueError(f"it has parameters of shape {parameters.shape}, not ({layout.size},)")
+    if parameters.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"its parameters are {parameters.dtype}, not float32 or float64")
+    net = Network.__new__(Network)
+    net.__setstate__({"state": (layout, parameters), "uint8_scale": uint8_scale})
     return net

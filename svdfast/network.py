@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from svdfast import activations, losses
-from svdfast._checks import count, positive_number
+from svdfast._checks import count, one_of, positive_number
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._runtime import resolve_threads, single_threaded_blas
 from svdfast.activations import Activation
@@ -140,7 +140,7 @@ class Truncation:
     @property
     def skipped(self) -> bool:
         """Whether factoring was asked for and not done, as it would not save multiplications."""
-        return self.rank is None
+        return len(self.singular_values) == 0
 
 
 @dataclass(frozen=True)
@@ -537,8 +537,8 @@ class Network:
         The report, section 3.3.2.
         """
         wanted = requested_ranks(self.layout, rank_fraction, ranks)
-        if split not in ("balanced", "left", "right"):
-            raise ValueError(f"split: expected balanced, left or right, got {split!r}")
+        one_of("method", method, ("exact", "randomized"))
+        one_of("split", split, ("balanced", "left", "right"))
         new_ranks = list(self.layout.ranks)
         factors: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
         done = []
@@ -563,12 +563,12 @@ class Network:
                 "left": (s, np.ones_like(s)),
                 "right": (np.ones_like(s), s),
             }[split]
-            # ‖W‖² = Σ σ² over all of them, so what was dropped is what is missing. In float64, for it is a difference.
-            total = float(np.sum(np.square(W, dtype=np.float64)))
-            kept = float(np.sum(np.square(s, dtype=np.float64)))
+            # Scaled, so that no square overflows.
+            scale = s[0] if s[0] > 0 else s.dtype.type(1)
+            dropped = float(scale) * float(np.linalg.norm(W / scale - (U * (s / scale)) @ Vt))
             factors[index] = U * left, right[:, np.newaxis] * Vt
             new_ranks[index] = rank
-            done.append(Truncation(index, rank, rank, limit, s, max(total - kept, 0.0) ** 0.5))
+            done.append(Truncation(index, rank, rank, limit, s, dropped))
         self._rebuild(new_ranks, factors)
         return tuple(done)
 

@@ -7,16 +7,17 @@ engine) and what truncation is (network.py, svd.py).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from svdfast._checks import count, fraction, positive_number
+from svdfast._checks import count, fraction, one_of, positive_number
 from svdfast._engine import Engine
 from svdfast._runtime import resolve_threads, single_threaded_blas
 from svdfast.network import Evaluator, Network, TrainingData, requested_ranks
@@ -104,7 +105,7 @@ def train(
     n_threads: int | None = None,
     seed: int | np.random.Generator | None = 0,
     shuffle: bool = True,
-    callbacks: Sequence[Callable[[Event], None]] = (),
+    callbacks: Iterable[Callable[[Event], None]] = (),
     progress: bool = False,
 ) -> TrainingResult:
     """Trains a network in place by the four steps.
@@ -159,7 +160,7 @@ def train(
         For the order of the samples.
     shuffle : bool
         Whether samples are taken in a new order each epoch. Where one mini-batch holds them all, they are taken as they lie.
-    callbacks : sequence of callable
+    callbacks : iterable of callable
         Called with an `Event` after each epoch, at the switch and after the recomposition. One that raises `StopTraining`
         ends the training (the network is then recomposed if it would have been).
     progress : bool
@@ -208,10 +209,13 @@ def train(
     pretrain_fraction = fraction("pretrain_fraction", pretrain_fraction)
     l1 = positive_number("l1", l1, or_zero=True)
     l2 = positive_number("l2", l2, or_zero=True)
-    if svd_method not in ("exact", "randomized"):
-        raise ValueError(f"svd_method: expected exact or randomized, got {svd_method!r}")
-    if split not in ("balanced", "left", "right"):
-        raise ValueError(f"split: expected balanced, left or right, got {split!r}")
+    one_of("svd_method", svd_method, ("exact", "randomized"))
+    one_of("split", split, ("balanced", "left", "right"))
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
+    callbacks = tuple(callbacks)
+    if not all(callable(callback) for callback in callbacks):
+        raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
     wanted = None
     if ranks is not None:
         wanted = requested_ranks(net.layout, None, ranks)
@@ -245,8 +249,9 @@ def train(
 
     def switch(epoch: int) -> None:
         start = time.perf_counter()
-        with single_threaded_blas.released():
-            truncations = net.truncate(ranks=wanted, method=svd_method, split=split, force=force)
+        if not np.isfinite(net.parameters).all():
+            raise _diverged("parameters are no longer finite", result.n_steps, epoch)
+        truncations = net.truncate(ranks=wanted, method=svd_method, split=split, force=force)
         run.rebuild()
         seconds = time.perf_counter() - start
         result.seconds += seconds
@@ -260,6 +265,8 @@ def train(
             run.rebuild()
             for epoch in range(1, epochs + 1):
                 total, seconds, rate = 0.0, 0.0, math.nan
+                if net.parameters is not run.parameters:  # a callback has truncated or recomposed
+                    run.rebuild()
                 if shuffle and steps_per_epoch > 1:
                     run.engine.set_order(rng.permutation(data.n_samples))
                 for start in range(0, data.n_samples, batch_size):
@@ -269,17 +276,15 @@ def train(
                     stop = min(start + batch_size, data.n_samples)
                     rate = optimizer.schedule(result.n_steps, n_steps)
                     value = run.step(start, stop, rate)
-                    seconds += time.perf_counter() - began
+                    elapsed = time.perf_counter() - began
+                    seconds += elapsed
+                    result.seconds += elapsed
                     result.n_steps += 1
                     total += value * (stop - start)
                     if not math.isfinite(value):
-                        raise FloatingPointError(
-                            f"the loss became {value} at step {result.n_steps} (epoch {epoch}): "
-                            "a smaller learning rate may help"
-                        )
+                        raise _diverged(f"loss became {value}", result.n_steps, epoch)
                     if bar is not None:
                         bar.update()
-                result.seconds += seconds
                 row: dict[str, Any] = {
                     "epoch": epoch,
                     "phase": "factored" if net.is_factored else "dense",
@@ -300,21 +305,19 @@ def train(
             bar.close()
 
     if recompose and net.is_factored:
-        began = time.perf_counter()
-        net.recompose()
-        seconds = time.perf_counter() - began
-        result.seconds += seconds
-        row = {"epoch": epoch, "phase": "recomposed", "loss": math.nan, "learning_rate": math.nan}
-        row["seconds"] = seconds
-        if evaluator is not None:
-            with single_threaded_blas.held():
+        with single_threaded_blas.held():
+            began = time.perf_counter()
+            net.recompose()
+            seconds = time.perf_counter() - began
+            result.seconds += seconds
+            row = {"epoch": epoch, "phase": "recomposed", "loss": math.nan}
+            row |= {"learning_rate": math.nan, "seconds": seconds}
+            if evaluator is not None:
                 _add_validation(row, evaluator, net)
         result.history.append(row)
         result.events.append(Event("recompose", epoch, result.n_steps, net, {"seconds": seconds}))
-        try:
+        with contextlib.suppress(StopTraining):
             tell(result.events[-1])
-        except StopTraining:
-            pass
     return result
 
 
@@ -338,6 +341,7 @@ class _Run:
 
     def rebuild(self) -> None:
         layout, parameters = self.net.layout, self.net.parameters
+        self.parameters = parameters
         self.optimizer.begin((layout, parameters.dtype), layout.size, parameters.dtype)
         order = self.engine.order if hasattr(self, "engine") else None
         self.engine = Engine(
@@ -353,6 +357,12 @@ class _Run:
         return float(
             self.engine.step(start, stop, learning_rate, optimizer.n_updates, self.l1, self.l2)
         )
+
+
+def _diverged(what: str, step: int, epoch: int) -> FloatingPointError:
+    return FloatingPointError(
+        f"the {what} at step {step} (epoch {epoch}): a smaller learning rate may help"
+    )
 
 
 def _add_validation(row: dict[str, Any], evaluator: Evaluator, net: Network) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A fully connected network in plain float64 NumPy: what the compiled core is compared with.
 
-Written from the equations (docs of svdfast.losses, svdfast.optimizers; the report, chapter 3), one array operation for each,
-whole batches at a time. It shares no code with svdfast; it reads only a network's sizes, ranks and activations. Tests get
-this module by the fixture `reference` (conftest.py).
+Written from the equations (docs of svdfast.losses, svdfast.optimizers; the report, chapter 3), one array operation for
+each, whole batches at a time. It shares no code with svdfast; it reads only a network's sizes, ranks and activations.
+Tests get this module by the fixture `reference` (conftest.py).
 """
 
 import numpy as np

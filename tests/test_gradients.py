@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Gradients of whole networks: against central finite differences, plain NumPy, and PyTorch's autograd.
 
-Every activation in the first, a middle and the last layer, with every loss that it goes with, dense and factored, for batches of
-one row up to several tiles, on one thread and on two.
+Every activation in the first, a middle and the last layer, with every loss that it goes with, dense and factored, for
+batches of one row up to several tiles, on one thread and on two.
 """
 
 import subprocess
@@ -116,7 +116,8 @@ def test_finite_differences(case, reference, make_data, monkeypatch):
         X, y = all_X[:n_samples], all_y[:n_samples]
         value, gradient = net.loss_and_gradient(X, y, case[2], n_threads=1)
         expected = central_differences(
-            net, lambda: net.loss_and_gradient(X, y, case[2], n_threads=1)[0]  # noqa: B023
+            net,
+            lambda: net.loss_and_gradient(X, y, case[2], n_threads=1)[0],  # noqa: B023
         )
         assert difference(gradient, expected) < 1e-6
         expected_value, _ = reference.loss_and_gradient(net, X, y, case[2])
@@ -300,9 +301,7 @@ def test_sample_weights(loss, reference, make_data):
     X, y = make_data(net, loss, 12)
     weight = np.random.default_rng(2).random(12) * 5
     value, gradient = net.loss_and_gradient(X, y, loss, sample_weight=weight)
-    expected_value, expected = reference.loss_and_gradient(
-        net, X, y, loss, sample_weight=weight
-    )
+    expected_value, expected = reference.loss_and_gradient(net, X, y, loss, sample_weight=weight)
     assert value == pytest.approx(expected_value, rel=1e-13)
     assert difference(gradient, expected) < 1e-12
     differences = central_differences(
@@ -433,7 +432,5 @@ def test_gradient_is_zero_where_all_weights_of_a_batch_are_zero():
     )  # fmt: skip
     other = sf.Network([3, 4, 2], dtype="float64", seed=0)
     np.testing.assert_array_equal(other.parameters, before)
-    sf.train(
-        other, X[2:3], [0], epochs=1, rank_fraction=None, optimizer=sf.GradientDescent(0.1)
-    )
+    sf.train(other, X[2:3], [0], epochs=1, rank_fraction=None, optimizer=sf.GradientDescent(0.1))
     np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-15)

@@ -48,7 +48,6 @@ def samples(n=50, seed=0):
         (dict(hidden=["relu"]), ValueError, "hidden"),
         (dict(hidden=["relu"] * 3), ValueError, "hidden"),
         (dict(hidden=["relu", 3]), TypeError, "hidden"),
-        (dict(hidden=activations.Activation("swish")), ValueError, "hidden"),
         (dict(output="swish"), ValueError, "output"),
         (dict(output=None), TypeError, "output"),
         (dict(init="xavier"), ValueError, "init"),
@@ -399,7 +398,7 @@ def test_dropped_norm_where_little_is_dropped(dtype):
     for t in net.truncate(ranks=[200, 8], force=True):
         layer = net.layers[t.layer]
         distance = np.linalg.norm(W[t.layer] - layer.W1.astype(float) @ layer.W2.astype(float))
-        rounding = 10 * np.finfo(dtype).eps * np.linalg.norm(W[t.layer])
+        rounding = 300 * np.finfo(dtype).eps * np.linalg.norm(W[t.layer])  # LAPACK: max(n, m) eps
         assert distance < rounding
         assert t.dropped_norm < rounding
 

@@ -319,17 +319,21 @@ def test_blas_has_one_thread_within_a_training(three_threads):
     assert blas_threads() == three_threads
 
 
-def test_blas_has_the_users_threads_while_weights_are_decomposed(three_threads, monkeypatch):
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_blas_has_one_thread_while_weights_are_decomposed(
+    three_threads, monkeypatch, n_threads
+):
     seen = []
     truncate = sf.Network.truncate
 
     def spy(self, *args, **kwargs):
-        seen.append(blas_threads())
+        seen.append(set(blas_threads().values()))
         return truncate(self, *args, **kwargs)
 
     monkeypatch.setattr(sf.Network, "truncate", spy)
-    sf.train(network(), X, Y, epochs=2)
-    assert seen == [three_threads]
+    sf.train(network(), X, Y, epochs=2, n_threads=n_threads)
+    assert seen == [{1}]
+    assert blas_threads() == three_threads
 
 
 class Broken(Exception):

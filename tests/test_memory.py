@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A training step allocates nothing: memory is flat over 10,000 steps.
+
+Measured between steps, from within the learning-rate schedule, which is asked before each. Three measures:
+what Python's allocators hold (tracemalloc, which NumPy reports to as well), what malloc has handed out (glibc's
+mallinfo2), and the resident set. Each is shown to see a leak of 100 bytes a step, made by the test itself.
+"""
+
+import ctypes
+import gc
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import svdfast as sf
+
+resource = pytest.importorskip("resource", reason="the resident set is measured on POSIX only")
+
+STEPS = {1: 10_000, 2: 2_000}  # by threads: two that wait for each other are slow on a busy machine
+LEAK = 100  # bytes a step
+
+
+class Mallinfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd",
+            "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def glibc():
+    library = ctypes.CDLL(None)
+    if sys.platform != "linux" or not hasattr(library, "mallinfo2"):
+        pytest.skip("glibc's mallinfo2 is not here")
+    library.mallinfo2.restype = Mallinfo2
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    return library
+
+
+class Growth:
+    """A schedule that measures after a tenth of the steps and at the last, and leaks at each step if it is told to.
+
+    By a tenth of the steps, every buffer that is made once has been made.
+    """
+
+    def __init__(self, measure, leak=None):
+        self.measure, self.leak = measure, leak
+        self.at = []
+
+    def __call__(self, step, n_steps):
+        if self.leak is not None:
+            self.leak(step)
+        if step in (n_steps // 10, n_steps - 1):
+            self.at.append(self.measure())
+            self.n_steps = n_steps
+        return 1e-4
+
+    @property
+    def bytes(self):
+        first, last = self.at
+        return last - first
+
+    @property
+    def limit(self):
+        """A tenth of what the leak makes."""
+        return self.n_steps * 9 // 10 * LEAK // 10
+
+
+def train(growth, form, n_threads, optimizer=sf.Adam, **settings):
+    """One epoch of all STEPS: between its first and last step nothing but steps."""
+    if n_threads == 1:
+        sizes, batch_size, distinct = [5, 8, 6, 3], 2, None
+    else:
+        sizes, batch_size, distinct = [16, 128, 128, 3], 48, 4_800  # work for two threads
+    net = sf.Network(sizes, seed=0)
+    if form == "factored":
+        net.truncate(rank_fraction=0.4, force=True)
+    rng = np.random.default_rng(0)
+    n = STEPS[n_threads] * batch_size
+    if distinct is None:
+        X = rng.standard_normal((n, sizes[0]))
+    else:  # rows on top of each other: as many samples without as much memory
+        X = np.lib.stride_tricks.as_strided(
+            rng.standard_normal(distinct + n).astype("float32"), (n, sizes[0]), (4, 4)
+        )
+        X = X[:, :16]
+    y = rng.integers(0, 3, n)
+    gc.collect()
+    sf.train(
+        net, X, y, epochs=1, batch_size=batch_size, optimizer=optimizer(growth),
+        rank_fraction=None, n_threads=n_threads, recompose=False, **settings,
+    )  # fmt: skip
+
+
+CASES = [(form, n_threads) for form in ("dense", "factored") for n_threads in (1, 2)]
+
+
+@pytest.mark.parametrize("form", ["dense", "factored"])
+def test_python_memory_is_flat(form):
+    growth = Growth(lambda: tracemalloc.get_traced_memory()[0])
+    tracemalloc.start()
+    try:
+        train(growth, form, 1, l1=1e-5, l2=1e-5)
+    finally:
+        tracemalloc.stop()
+    assert abs(growth.bytes) < growth.limit
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize(("form", "n_threads"), CASES)
+def test_c_memory_is_flat(form, n_threads):
+    library = glibc()
+
+    def handed_out():
+        info = library.mallinfo2()
+        return np.array([info.uordblks + info.hblkhd, resident()], dtype=np.int64)
+
+    growth = Growth(handed_out)
+    train(growth, form, n_threads, l1=1e-5, l2=1e-5)
+    handed, in_memory = growth.bytes
+    assert abs(handed) < growth.limit
+    # Whole pages, of which the interpreter takes one now and then: coarser, and still below that leak.
+    assert in_memory < 5 * growth.limit
+
+
+def test_a_leak_of_python_memory_is_seen():
+    kept = []
+    growth = Growth(
+        lambda: tracemalloc.get_traced_memory()[0],
+        lambda step: kept.append(bytes(LEAK - sys.getsizeof(b""))),
+    )
+    tracemalloc.start()
+    try:
+        train(growth, "dense", 1)
+    finally:
+        tracemalloc.stop()
+    assert growth.bytes > 9 * growth.limit
+
+
+def test_a_leak_of_c_memory_is_seen():
+    library = glibc()
+    kept = np.zeros(STEPS[1], dtype=np.uintp)
+
+    def handed_out():
+        info = library.mallinfo2()
+        return info.uordblks + info.hblkhd
+
+    def leak(step):
+        kept[step] = library.malloc(LEAK)
+
+    growth = Growth(handed_out, leak)
+    try:
+        train(growth, "dense", 1)
+        assert growth.bytes > 9 * growth.limit
+    finally:
+        for place in kept:
+            library.free(int(place))
+
+
+def test_a_leak_is_seen_in_the_resident_set():
+    library = glibc()
+    kept = np.zeros(STEPS[1], dtype=np.uintp)
+
+    def leak(step):
+        kept[step] = library.malloc(LEAK)
+        ctypes.memset(int(kept[step]), 1, LEAK)
+
+    library.malloc_trim(0)  # so that it cannot be satisfied from pages that others gave back
+    growth = Growth(resident, leak)
+    try:
+        train(growth, "dense", 1)
+        assert growth.bytes > 5 * growth.limit
+    finally:
+        for place in kept:
+            library.free(int(place))
+
+
+def test_engines_give_their_memory_back():
+    """Each prediction and each training makes an engine: over many, memory is flat as well."""
+    library = glibc()
+    net = sf.Network([5, 8, 6, 3], seed=0)
+    X, y = np.zeros((4, 5)), np.zeros(4, int)
+
+    def use(times):
+        for _ in range(times):
+            net.predict(X)
+            net.loss_and_gradient(X, y)
+            sf.train(net, X, y, epochs=2, force=True)
+        gc.collect()
+        return library.mallinfo2().uordblks
+
+    before = use(50)
+    assert use(1000) - before < 1000 * 64  # the plan of an engine's layers alone is larger
