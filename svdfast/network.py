@@ -530,7 +530,7 @@ class Network:
         ------
         TypeError, ValueError
             A rank is out of range, both or neither of `rank_fraction` and `ranks` are given, or a weight is not
-            finite. The network is then unchanged.
+            finite, or its norm is not. The network is then unchanged.
 
         References
         ----------
@@ -558,6 +558,8 @@ class Network:
                 continue
             W = layer.weight()
             U, s, Vt = truncated_svd(W, rank, method=method)
+            if not np.isfinite(s[0]):
+                raise ValueError(f"layer {index}: the weight's norm is too large for {self.dtype}")
             left, right = {
                 "balanced": (np.sqrt(s), np.sqrt(s)),
                 "left": (s, np.ones_like(s)),

@@ -249,8 +249,10 @@ def train(
 
     def switch(epoch: int) -> None:
         start = time.perf_counter()
-        if not np.isfinite(net.parameters).all():
-            raise _diverged("parameters are no longer finite", result.n_steps, epoch)
+        with np.errstate(over="ignore", invalid="ignore"):
+            norm = np.linalg.norm(net.parameters.astype(np.float64))
+        if not norm < np.finfo(net.dtype).max:
+            raise _diverged(f"norm of the parameters became {norm}", result.n_steps, epoch)
         truncations = net.truncate(ranks=wanted, method=svd_method, split=split, force=force)
         run.rebuild()
         seconds = time.perf_counter() - start
