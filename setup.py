@@ -92,7 +92,7 @@ setup(
     ext_modules=cythonize(
         [
             extension("_elementwise", "src/elementwise.c", depends=LOOPS),
-            extension("_blas"),
+            extension("_blas", "src/product.c", depends=["src/product.h"]),
             extension("cython_kernels", depends=LOOPS[:1]),
             extension("_engine", depends=LOOPS[:1]),
         ],

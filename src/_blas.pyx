@@ -1,12 +1,26 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Row-major products over SciPy's BLAS.
+"""Row-major products over SciPy's BLAS, and over our own for float where the CPU has AVX-512.
 
 The only file that cimports SciPy, and the only one that branches on float and double. Not here: checks of arguments, which
 are the callers' work, and anything elementwise.
+
+Our own products (product.c) are faster than OpenBLAS at the shapes of tiles, more so on CPUs for which OpenBLAS picks narrower
+kernels; bench/test_bench_kernels.py has both. SVDFAST_PRODUCTS=blas gives all products to BLAS.
 """
+
+import os
 
 from cython cimport floating
 from scipy.linalg.cython_blas cimport dgemm, sgemm
+
+
+cdef extern from "product.h" nogil:
+    int svdfast_product_available()
+    void svdfast_product(int transpose_A, int transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+                         const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
+                         int accumulate, float* C, Py_ssize_t ldc)
+
+cdef bint own_products = False
 
 
 cdef void gemm(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
@@ -29,6 +43,9 @@ cdef void gemm(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, P
     if m == 0 or n == 0:
         return
     if floating is float:
+        if own_products and alpha == 1 and (beta == 0 or beta == 1):
+            svdfast_product(transpose_A, transpose_B, m, n, k, A, lda, B, ldb, beta == 1, C, ldc)
+            return
         sgemm(tb, ta, &n_, &m_, &k_, &alpha, <float*> B, &ldb_, <float*> A, &lda_, &beta, C, &ldc_)
     else:
         dgemm(tb, ta, &n_, &m_, &k_, &alpha, <double*> B, &ldb_, <double*> A, &lda_, &beta, C, &ldc_)
@@ -52,3 +69,26 @@ def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1
     with nogil:
         gemm[floating](transpose_A, transpose_B, m, n, k, <floating> alpha, a, A.shape[1], b, B.shape[1],
                        <floating> beta, &C[0, 0], n)
+
+
+def float32_products():
+    """Whose products of float32 matrices are used: "svdfast" or "BLAS"."""
+    return "svdfast" if own_products else "BLAS"
+
+
+def use_own_products(bint wanted):
+    """Chooses between our own products of float matrices and BLAS's, for all threads. Returns whether ours are used now."""
+    global own_products
+    own_products = wanted and svdfast_product_available()
+    return own_products
+
+
+def _choose():
+    wanted = os.environ.get("SVDFAST_PRODUCTS", "")
+    if wanted not in ("", "blas", "svdfast"):
+        raise ImportError(f"SVDFAST_PRODUCTS={wanted!r}: expected blas or svdfast")
+    if not use_own_products(wanted != "blas") and wanted == "svdfast":
+        raise ImportError("SVDFAST_PRODUCTS='svdfast': this CPU or this build has no AVX-512")
+
+
+_choose()

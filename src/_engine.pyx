@@ -5,11 +5,15 @@ Not here: the products of a layer (cython_kernels.pyx), the loops (elementwise.h
 training (svdfast/training.py).
 
 Design
-- A batch is split evenly over threads, a thread's share evenly into tiles of rows. A thread takes a tile through every layer, through
-  the loss and back while its activations are in cache, and adds into a gradient vector of its own.
-- Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. Gradients and moments have the same
-  layout, so the sum over threads, the penalties and the update are one pass (elementwise.h: update), each thread over its part.
-- That makes two barriers a step and one Python call. Scratch memory is taken when an Engine is made; a step takes none.
+- Two halves a step, a barrier after each. In the first, threads share the batch's rows: tiles of rows go forward through every layer,
+  through the loss, and back as deltas (∂Z, D) while they are in cache. In the second, threads share the weights' rows: a block of
+  rows of ∂W = ∂Zᵀ·X is formed over the whole batch and its weights are updated at once, while the block is in cache.
+- So no gradient is summed over threads, none is stored (unless it is asked for), and more threads need no more memory for it.
+- Deltas and activations are kept for a whole batch between the halves, or for CHUNK_ROWS of it where it is larger; then the second half
+  adds chunk to chunk, and updates after the last.
+- Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. A block of rows is one stretch of it, and
+  moments have the same layout.
+- One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
 - The split depends on the batch, the network and the number of threads, on nothing that varies from run to run, so the same
   numbers are added in the same order and results repeat bit for bit.
 - Pointers in Plan are void*; `floating` functions cast them. One method, `_run`, looks at the type.
@@ -22,7 +26,7 @@ from cython cimport floating
 from libc.math cimport pow
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from svdfast cimport cython_kernels as kernels
 from svdfast cimport _elementwise
@@ -37,6 +41,12 @@ HAS_OPENMP = bool(SVDFAST_HAS_OPENMP)
 
 # Rows of a tile: enough for a product to run at speed, few enough for its activations to stay in cache.
 TILE_ROWS = 256
+
+# Rows between the halves of a step; more samples than this are taken chunk by chunk.
+CHUNK_ROWS = 4096
+
+# Elements of a block of a weight's gradient: what stays in the second-level cache between product and update.
+cdef Py_ssize_t BLOCK_SIZE = 262144
 
 # Multiplications that must be there for each thread before a batch is split; below, waking a thread costs more.
 cdef double WORK_PER_THREAD = 1e6
@@ -53,7 +63,8 @@ cdef enum Mode:
 cdef struct LayerPlan:
     Py_ssize_t m, n, l          # inputs, outputs, rank (0: dense)
     Py_ssize_t W1, W2, b        # places in the flat vector; a dense weight is at W1
-    Py_ssize_t H, Z, A          # places in a thread's scratch; Z == A: the activation overwrites
+    Py_ssize_t H, Z, A          # places in the scratch, rows of the chunk; Z == A: the activation overwrites
+    Py_ssize_t dZ, D
     int activation
     double parameter
 
@@ -63,14 +74,15 @@ cdef struct Plan:
     Py_ssize_t size             # of the flat vector
     Py_ssize_t n_weights        # of them, before the biases
     Py_ssize_t tile_rows
+    Py_ssize_t chunk_rows
     int n_threads
     double work                 # multiplications for one sample
-    Py_ssize_t X_tile, delta, next_delta, D     # places in a thread's scratch
+    Py_ssize_t X                # place in the scratch
     # the network and what it is trained on
     void* parameters
     int loss
     int X_type
-    const char* X
+    const char* source
     Py_ssize_t X_itemsize
     Py_ssize_t X_stride         # elements from row to row
     double X_scale
@@ -78,10 +90,11 @@ cdef struct Plan:
     const void* targets
     const void* weights
     const int64_t* rows         # NULL: in order
-    # one for each thread
-    void** scratch
-    void** gradients
-    double* sums                # GRAIN apart
+    # scratch: of all threads, and one for each
+    void* scratch               # activations and deltas, see LayerPlan
+    void** bias_sums            # a thread's ∂b of all layers, laid out as the biases are
+    void** blocks               # of BLOCK_SIZE, or one row
+    double* sums                # of a thread's losses, and of its penalties, GRAIN apart
     # the update
     svdfast_update_rule rule
     svdfast_update_rule bias_rule
@@ -89,8 +102,9 @@ cdef struct Plan:
     void* moment2
     # one run
     Mode mode
+    bint in_place               # X is used as it lies, not gathered
     void* outputs               # where they are wanted (PREDICT, EVALUATE), else NULL
-    void* gradient              # their sum (GRADIENT)
+    void* gradient              # where it is asked for (GRADIENT), or summed over chunks (UPDATE), else NULL
 
 
 cdef bint from_pre_activation(const Plan* plan) noexcept nogil:
@@ -98,26 +112,25 @@ cdef bint from_pre_activation(const Plan* plan) noexcept nogil:
     return plan.loss in (_elementwise.SVDFAST_CROSS_ENTROPY, _elementwise.SVDFAST_BINARY_CROSS_ENTROPY)
 
 
-cdef double run_tile(const Plan* plan, floating* scratch, floating* gradient, Py_ssize_t first, Py_ssize_t p,
-                     double scale, bint accumulate) noexcept nogil:
-    """Takes rows first .. first+p of the batch through the network. Returns the sum of their weighted losses."""
+cdef double run_tile(const Plan* plan, const floating* w, floating* bias_sums, Py_ssize_t first, Py_ssize_t p,
+                     Py_ssize_t slot, double scale, bint accumulate) noexcept nogil:
+    """Takes rows first .. first+p of the batch forward and, as deltas, back. Their place in the scratch begins at row `slot`.
+
+    Returns the sum of their weighted losses.
+    """
     cdef:
         const svdfast_elementwise* loops = elementwise(sizeof(floating))
-        const floating* w = <const floating*> plan.parameters
+        floating* scratch = <floating*> plan.scratch
         const LayerPlan* last = &plan.layers[plan.n_layers - 1]
         const LayerPlan* layer
         const int64_t* rows = plan.rows
         const int32_t* labels = plan.labels
         const floating* targets = <const floating*> plan.targets
         const floating* weights = <const floating*> plan.weights
-        const char* source = plan.X
+        const char* source = plan.source
         const floating* X
-        floating* X_tile
-        floating* A
-        floating* delta = scratch + plan.delta
-        floating* next_delta = scratch + plan.next_delta
+        floating* A = NULL
         floating* dX
-        bint gather
         int i, activation
         double total
         # Both cross-entropies start from Z: the output's activation is computed only where outputs are wanted.
@@ -135,27 +148,25 @@ cdef double run_tile(const Plan* plan, floating* scratch, floating* gradient, Py
         if weights != NULL:
             weights += first
 
-    # X (p×m): the batch's own rows where they can be used as they lie, else gathered and scaled
-    gather = (rows != NULL or plan.X_scale != 1 or plan.X_stride != plan.layers[0].m
-              or plan.X_itemsize != <Py_ssize_t> sizeof(floating))
-    if gather:
-        X_tile = scratch + plan.X_tile
-        loops.gather(plan.X_type, p, plan.layers[0].m, source, plan.X_stride, rows, plan.X_scale, X_tile)
+    # X (p×m)
+    if plan.in_place:
+        X = <const floating*> source
     else:
-        X_tile = <floating*> source
-    X = X_tile
+        A = scratch + plan.X + slot * plan.layers[0].m
+        loops.gather(plan.X_type, p, plan.layers[0].m, source, plan.X_stride, rows, plan.X_scale, A)
+        X = A
 
     for i in range(plan.n_layers):
         layer = &plan.layers[i]
         activation = last_activation if i == plan.n_layers - 1 else layer.activation
-        A = scratch + layer.A
+        A = scratch + layer.A + slot * layer.n
         if layer.l == 0:
-            kernels.dense_forward[floating](X, w + layer.W1, w + layer.b, scratch + layer.Z, A,
+            kernels.dense_forward[floating](X, w + layer.W1, w + layer.b, scratch + layer.Z + slot * layer.n, A,
                                             p, layer.m, layer.n, activation, layer.parameter)
         else:
-            kernels.factored_forward[floating](X, w + layer.W1, w + layer.W2, w + layer.b, scratch + layer.H,
-                                               scratch + layer.Z, A, p, layer.m, layer.n, layer.l,
-                                               activation, layer.parameter)
+            kernels.factored_forward[floating](X, w + layer.W1, w + layer.W2, w + layer.b,
+                                               scratch + layer.H + slot * layer.l, scratch + layer.Z + slot * layer.n, A,
+                                               p, layer.m, layer.n, layer.l, activation, layer.parameter)
         X = A
 
     if plan.outputs != NULL:
@@ -163,111 +174,184 @@ cdef double run_tile(const Plan* plan, floating* scratch, floating* gradient, Py
     if plan.mode == PREDICT:
         return 0
 
-    # delta (p×n): dZ of the last layer, or its dA where the loss starts from A
-    total = loops.loss(plan.loss, p, last.n, scratch + last.Z, X, labels, targets, weights, rows, scale, delta)
+    # dZ (p×n) of the last layer, or its dA where the loss starts from A
+    total = loops.loss(plan.loss, p, last.n, scratch + last.Z + slot * last.n, X, labels, targets, weights, rows, scale,
+                       scratch + last.dZ + slot * last.n)
     if plan.mode == EVALUATE:
         return total
 
     for i in range(plan.n_layers - 1, -1, -1):
         layer = &plan.layers[i]
         activation = last_activation if i == plan.n_layers - 1 else layer.activation
-        if i > 0:
-            X = scratch + plan.layers[i - 1].A
-            dX = next_delta
-        else:
-            X = X_tile
-            dX = NULL
-        A = scratch + layer.A
+        dX = scratch + plan.layers[i - 1].dZ + slot * layer.m if i > 0 else NULL
         if layer.l == 0:
-            kernels.dense_backward[floating](
-                X, w + layer.W1, scratch + layer.Z, A, delta, gradient + layer.W1, gradient + layer.b, dX,
+            kernels.dense_backward_deltas[floating](
+                w + layer.W1, scratch + layer.Z + slot * layer.n, scratch + layer.A + slot * layer.n,
+                scratch + layer.dZ + slot * layer.n, bias_sums + layer.b - plan.n_weights, dX,
                 p, layer.m, layer.n, activation, layer.parameter, accumulate)
         else:
-            kernels.factored_backward[floating](
-                X, scratch + layer.H, w + layer.W1, w + layer.W2, scratch + layer.Z, A, delta, scratch + plan.D,
-                gradient + layer.W1, gradient + layer.W2, gradient + layer.b, dX,
+            kernels.factored_backward_deltas[floating](
+                w + layer.W1, w + layer.W2, scratch + layer.Z + slot * layer.n, scratch + layer.A + slot * layer.n,
+                scratch + layer.dZ + slot * layer.n, scratch + layer.D + slot * layer.l,
+                bias_sums + layer.b - plan.n_weights, dX,
                 p, layer.m, layer.n, layer.l, activation, layer.parameter, accumulate)
-        next_delta, delta = delta, next_delta
     return total
 
 
-cdef double run_share(const Plan* plan, floating* scratch, floating* gradient, Py_ssize_t first, Py_ssize_t stop,
-                      double scale) noexcept nogil:
-    """A thread's rows, in tiles of nearly equal height. The first tile overwrites the gradient, the others add."""
+cdef double run_rows(const Plan* plan, const floating* w, int t, int n_threads, Py_ssize_t first, Py_ssize_t count,
+                     double scale, bint accumulate) noexcept nogil:
+    """First half: thread t's rows of a chunk, in tiles of nearly equal height. Without deltas all tiles use one slot."""
     cdef:
-        Py_ssize_t count = stop - first
-        Py_ssize_t n_tiles = (count + plan.tile_rows - 1) // plan.tile_rows
-        Py_ssize_t j, begin, end
+        Py_ssize_t begin = t * count // n_threads
+        Py_ssize_t rows = (t + 1) * count // n_threads - begin
+        Py_ssize_t n_tiles = (rows + plan.tile_rows - 1) // plan.tile_rows
+        Py_ssize_t j, start, stop
         double total = 0
+    if n_tiles == 0 and not accumulate and plan.mode >= GRADIENT:
+        memset(plan.bias_sums[t], 0, (plan.size - plan.n_weights) * sizeof(floating))
     for j in range(n_tiles):
-        begin = first + j * count // n_tiles
-        end = first + (j + 1) * count // n_tiles
-        total += run_tile[floating](plan, scratch, gradient, begin, end - begin, scale, j > 0)
+        start = begin + j * rows // n_tiles
+        stop = begin + (j + 1) * rows // n_tiles
+        total += run_tile[floating](plan, w, <floating*> plan.bias_sums[t], first + start, stop - start,
+                                    start if plan.mode >= GRADIENT else t * plan.tile_rows,
+                                    scale, accumulate or j > 0)
     return total
 
 
-cdef double reduce_part(const Plan* plan, const floating* w, int n_gradients, Py_ssize_t first, Py_ssize_t stop,
-                        const svdfast_update_rule* rule) noexcept nogil:
-    """Sums the threads' gradients over first .. stop and updates there, or writes the sum out."""
+cdef double finish(const Plan* plan, const floating* w, floating* g, Py_ssize_t place, Py_ssize_t n,
+                   const svdfast_update_rule* rule) noexcept nogil:
+    """Updates n parameters from `place` on by their gradient g, or adds the penalties to it. Returns the penalties."""
     cdef:
         const svdfast_elementwise* loops = elementwise(sizeof(floating))
         floating* m = <floating*> plan.moment1
         floating* v = <floating*> plan.moment2
-    if stop <= first:
-        return 0
+    if plan.mode == GRADIENT:
+        return loops.add_penalty(rule, n, w + place, g)
     if m != NULL:
-        m += first
+        m += place
     if v != NULL:
-        v += first
-    if plan.mode == UPDATE:
-        return loops.update(rule, stop - first, n_gradients, plan.gradients, first, <void*> (w + first), m, v)
-    return loops.sum_gradients(rule, stop - first, n_gradients, plan.gradients, first, w + first,
-                               <floating*> plan.gradient + first)
+        v += place
+    return loops.update(rule, n, g, <void*> (w + place), m, v)
 
 
-cdef double reduce_share(const Plan* plan, const floating* w, int t, int n_parts, int n_gradients) noexcept nogil:
-    """Thread t's part of the flat vector. Penalties and decay are for weights only."""
+cdef double run_weight(const Plan* plan, const floating* w, int t, int n_threads, const floating* X, const floating* dZ,
+                       Py_ssize_t place, Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, bint accumulate,
+                       bint is_last) noexcept nogil:
+    """Thread t's rows of dW (n×m) = dZᵀ·X over a chunk, block by block; the update of each block if the chunk is the last."""
     cdef:
-        Py_ssize_t first = plan.size * t // n_parts // GRAIN * GRAIN
-        Py_ssize_t stop = plan.size if t == n_parts - 1 else plan.size * (t + 1) // n_parts // GRAIN * GRAIN
-        double penalty
-    penalty = reduce_part[floating](plan, w, n_gradients, first, min(stop, plan.n_weights), &plan.rule)
-    penalty += reduce_part[floating](plan, w, n_gradients, max(first, plan.n_weights), stop, &plan.bias_rule)
+        Py_ssize_t height = max(1, BLOCK_SIZE // m)
+        Py_ssize_t begin = t * n // n_threads
+        Py_ssize_t rows = (t + 1) * n // n_threads - begin
+        Py_ssize_t n_blocks = (rows + height - 1) // height
+        Py_ssize_t j, first, stop
+        floating* g
+        double penalty = 0
+    for j in range(n_blocks):
+        first = begin + j * rows // n_blocks
+        stop = begin + (j + 1) * rows // n_blocks
+        if plan.gradient != NULL:
+            g = <floating*> plan.gradient + place + first * m
+        else:
+            g = <floating*> plan.blocks[t]
+        kernels.weight_gradient[floating](X, dZ, g, p, m, n, first, stop, accumulate)
+        if is_last:
+            penalty += finish[floating](plan, w, g, place + first * m, (stop - first) * m, &plan.rule)
     return penalty
+
+
+cdef double run_biases(const Plan* plan, const floating* w, int n_threads) noexcept nogil:
+    """Sums the threads' gradients of the biases and updates them. Penalties and decay are for weights only."""
+    cdef:
+        Py_ssize_t n = plan.size - plan.n_weights
+        floating* sums = <floating*> plan.bias_sums[0]
+        const floating* other
+        Py_ssize_t i
+        int t
+    for t in range(1, n_threads):
+        other = <const floating*> plan.bias_sums[t]
+        for i in range(n):
+            sums[i] += other[i]
+    if plan.mode == GRADIENT:
+        memcpy(<floating*> plan.gradient + plan.n_weights, sums, n * sizeof(floating))
+        return 0
+    return finish[floating](plan, w, sums, plan.n_weights, n, &plan.bias_rule)
+
+
+cdef double run_weights(const Plan* plan, const floating* w, int t, int n_threads, Py_ssize_t chunk, Py_ssize_t p,
+                        bint accumulate, bint is_last) noexcept nogil:
+    """Second half: thread t's rows of every weight, over the p rows of the chunk that begins at row `chunk`."""
+    cdef:
+        const floating* scratch = <const floating*> plan.scratch
+        const LayerPlan* layer
+        const floating* X
+        int i
+        double penalty = 0
+    for i in range(plan.n_layers):
+        layer = &plan.layers[i]
+        if i > 0:
+            X = scratch + plan.layers[i - 1].A
+        elif plan.in_place:
+            X = <const floating*> (plan.source + chunk * plan.X_stride * plan.X_itemsize)
+        else:
+            X = scratch + plan.X
+        if layer.l == 0:
+            penalty += run_weight[floating](plan, w, t, n_threads, X, scratch + layer.dZ, layer.W1,
+                                            p, layer.m, layer.n, accumulate, is_last)
+        else:
+            # dW1 (n×l) = dZᵀ·H;  dW2 (l×m) = Dᵀ·X
+            penalty += run_weight[floating](plan, w, t, n_threads, scratch + layer.H, scratch + layer.dZ, layer.W1,
+                                            p, layer.l, layer.n, accumulate, is_last)
+            penalty += run_weight[floating](plan, w, t, n_threads, X, scratch + layer.D, layer.W2,
+                                            p, layer.m, layer.l, accumulate, is_last)
+    if is_last and t == 0:
+        penalty += run_biases[floating](plan, w, n_threads)
+    return penalty
+
+
+cdef double run_chunk(const Plan* plan, const floating* w, int n, Py_ssize_t chunk, Py_ssize_t count,
+                      double scale, bint is_first, bint is_last) noexcept nogil:
+    """Both halves for rows chunk .. chunk+count, by n threads. Returns scale * (sum of weighted losses) + penalties."""
+    cdef:
+        int t
+        double loss = 0, penalty = 0
+    if n == 1:
+        loss = run_rows[floating](plan, w, 0, 1, chunk, count, scale, not is_first)
+        if plan.mode >= GRADIENT:
+            penalty = run_weights[floating](plan, w, 0, 1, chunk, count, not is_first, is_last)
+        return scale * loss + penalty
+    with parallel(num_threads=n):
+        for t in prange(n, schedule="static"):
+            plan.sums[t * GRAIN] = run_rows[floating](plan, w, t, n, chunk, count, scale, not is_first)
+        # Each loop over threads ends in a barrier.
+        if plan.mode >= GRADIENT:
+            for t in prange(n, schedule="static"):
+                plan.sums[t * GRAIN + 1] = run_weights[floating](plan, w, t, n, chunk, count, not is_first, is_last)
+    for t in range(n):
+        loss += plan.sums[t * GRAIN]
+        if plan.mode >= GRADIENT:
+            penalty += plan.sums[t * GRAIN + 1]
+    return scale * loss + penalty
 
 
 cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_ssize_t count,
                       double scale) noexcept nogil:
-    """Rows first .. first+count. Returns scale * (sum of weighted losses) + penalties."""
+    """Rows first .. first+count, chunk by chunk. Returns scale * (sum of weighted losses) + penalties."""
     cdef:
         int n = plan.n_threads
-        int t
-        double total = 0, penalty = 0
+        Py_ssize_t chunk_rows = plan.chunk_rows if plan.mode >= GRADIENT else count
+        Py_ssize_t n_chunks = (count + chunk_rows - 1) // chunk_rows
+        Py_ssize_t j, start, stop
+        double total = 0
     # As many threads as there is work for; always the same number for the same batch.
     if count * plan.work < n * WORK_PER_THREAD:
         n = max(1, <int> (count * plan.work / WORK_PER_THREAD))
     if n > count:
         n = <int> count
-    if n == 1:
-        total = run_share[floating](plan, <floating*> plan.scratch[0], <floating*> plan.gradients[0],
-                                    first, first + count, scale)
-        if plan.mode >= GRADIENT:
-            penalty = reduce_share[floating](plan, w, 0, 1, 1)
-        return scale * total + penalty
-    with parallel(num_threads=n):
-        for t in prange(n, schedule="static"):
-            plan.sums[t * GRAIN] = run_share[floating](
-                plan, <floating*> plan.scratch[t], <floating*> plan.gradients[t],
-                first + t * count // n, first + (t + 1) * count // n, scale)
-        # Each loop over threads ends in a barrier.
-        for t in prange(n, schedule="static"):
-            if plan.mode >= GRADIENT:
-                plan.sums[t * GRAIN + 1] = reduce_share[floating](plan, w, t, n, n)
-    for t in range(n):
-        total += plan.sums[t * GRAIN]
-        if plan.mode >= GRADIENT:
-            penalty += plan.sums[t * GRAIN + 1]
-    return scale * total + penalty
+    for j in range(n_chunks):
+        start = j * count // n_chunks
+        stop = (j + 1) * count // n_chunks
+        total += run_chunk[floating](plan, w, n, first + start, stop - start, scale, j == 0, j == n_chunks - 1)
+    return total
 
 
 cdef double sum_weights(const Plan* plan, const floating* weights, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
@@ -313,12 +397,13 @@ cdef class Engine:
     batch_size : int
     n_threads : int
     gradients : bool
-        Whether memory for gradients is needed.
-    tile_rows : int, optional
+        Whether `gradient` or `step` will be called.
+    tile_rows, chunk_rows : int, optional
     """
 
     cdef Plan plan
     cdef bint is_double
+    cdef size_t sum             # where the gradient is summed over chunks, 0 if there is one chunk
     cdef dict keep              # the arrays that Plan points into
     cdef readonly object order  # rows in the order in which batches take them, or None
 
@@ -331,8 +416,9 @@ cdef class Engine:
     def __dealloc__(self):
         free(self.plan.layers)
 
-    def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, tile_rows=None):
-        cdef Py_ssize_t place = 0, rows, i, widest = 1, widest_rank = 0
+    def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, tile_rows=None,
+                 chunk_rows=None):
+        cdef Py_ssize_t place = 0, rows, i, widest = 0
         cdef LayerPlan* layer
         dtype = parameters.dtype
         self.is_double = dtype.itemsize == 8
@@ -341,10 +427,11 @@ cdef class Engine:
         self.plan.n_layers = len(layout.layers)
         self.plan.size = layout.size
         self.plan.n_weights = layout.n_weights
-        self.plan.n_threads = max(1, min(n_threads, batch_size))
-        rows = max(1, min(tile_rows or TILE_ROWS, (batch_size + self.plan.n_threads - 1) // self.plan.n_threads))
-        self.plan.tile_rows = rows
-        self.plan.X_tile = place
+        n = self.plan.n_threads = max(1, min(n_threads, batch_size))
+        self.plan.tile_rows = max(1, min(tile_rows or TILE_ROWS, (batch_size + n - 1) // n))
+        self.plan.chunk_rows = max(1, min(chunk_rows or CHUNK_ROWS, batch_size))
+        rows = self.plan.chunk_rows if gradients else n * self.plan.tile_rows
+        self.plan.X = place
         place += whole_lines(rows * layout.layers[0].n_in)
         for i in range(self.plan.n_layers):
             layer = &self.plan.layers[i]
@@ -362,24 +449,32 @@ cdef class Engine:
                 place += whole_lines(rows * layer.n)
             else:
                 layer.Z = layer.A
-            widest = max(widest, layer.n)
-            widest_rank = max(widest_rank, layer.l)
+            # The loss writes its delta also where there is no gradient.
+            layer.dZ = place
+            if gradients or i == self.plan.n_layers - 1:
+                place += whole_lines(rows * layer.n)
+            layer.D = place
+            if gradients:
+                place += whole_lines(rows * layer.l)
+            widest = max(widest, layer.m, layer.l)
             self.plan.work += 3 * (layer.m * layer.n if layer.l == 0 else layer.l * (layer.m + layer.n))
-        self.plan.delta = place
-        place += whole_lines(rows * widest)
-        self.plan.next_delta = place
-        place += whole_lines(rows * widest)
-        self.plan.D = place
-        place += whole_lines(rows * widest_rank)
 
-        n = self.plan.n_threads
-        scratch = [aligned_zeros(place, dtype) for _ in range(n)]
-        gradients = [aligned_zeros(layout.size if gradients else 0, dtype) for _ in range(n)]
-        self.keep["scratch"] = scratch, gradients
-        self.plan.scratch = <void**> self._pointers("scratch pointers", scratch)
-        self.plan.gradients = <void**> self._pointers("gradient pointers", gradients)
+        scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
+        self.plan.scratch = <void*> address(scratch)
+        n_biases = layout.size - layout.n_weights
+        bias_sums = [aligned_zeros(n_biases if gradients else 0, dtype) for _ in range(n)]
+        block = max(widest, min(BLOCK_SIZE, layout.n_weights)) if gradients else 0
+        blocks = [aligned_zeros(block, dtype) for _ in range(n)]
+        self.keep["of threads"] = bias_sums, blocks
+        self.plan.bias_sums = <void**> self._pointers("bias_sums", bias_sums)
+        self.plan.blocks = <void**> self._pointers("blocks", blocks)
         sums = self.keep["sums"] = aligned_zeros(n * GRAIN, np.float64)
         self.plan.sums = <double*> address(sums)
+        # Only a batch of several chunks needs the whole gradient.
+        self.sum = 0
+        if gradients and self.plan.chunk_rows < batch_size:
+            whole = self.keep["sum"] = aligned_zeros(layout.size, dtype)
+            self.sum = address(whole)
 
     cdef size_t _pointers(self, name, arrays) except? 0:
         table = self.keep[name] = np.array([address(a) for a in arrays], dtype=np.uintp)
@@ -389,7 +484,7 @@ cdef class Engine:
         """The data that batches are taken from: svdfast.data.Inputs and Targets; weights (n,) of the network's dtype."""
         X = inputs.array
         self.keep["data"] = X, targets, weights
-        self.plan.X = <const char*> address(X)
+        self.plan.source = <const char*> address(X)
         self.plan.X_type = inputs.code
         self.plan.X_itemsize = X.itemsize
         self.plan.X_stride = X.strides[0] // X.itemsize
@@ -433,6 +528,8 @@ cdef class Engine:
         cdef double scale = 1, value
         plan.mode = mode
         plan.outputs = NULL if out is None else <void*> address(out)
+        plan.in_place = (plan.rows == NULL and plan.X_scale == 1 and plan.X_stride == plan.layers[0].m
+                         and plan.X_itemsize == (8 if self.is_double else 4))
         if count == 0:
             return 0
         with nogil:
@@ -476,4 +573,5 @@ cdef class Engine:
         rule.learning_rate = learning_rate
         rule.correction1 = 1 - pow(rule.beta1, t)
         rule.correction2 = 1 - pow(rule.beta2, t)
+        self.plan.gradient = <void*> self.sum
         return self._run(UPDATE, start, stop - start, l1, l2)

@@ -9,6 +9,8 @@ Design
 - Each kernel is products and one pass over their result. Bias and activation share the pass of the forward product; the
   activation's derivative and the bias's gradient share the pass before the backward products.
 - The factored backward forms D = ∂Z·W1 once, for ∂W2 and ∂X, and takes H = X·W2ᵀ from the forward kernel.
+- Backward has two halves. The deltas (∂Z, D, ∂X) are of rows of samples, the weights' gradients of rows of weights; the engine splits
+  each over threads by its own rows.
 """
 
 from cython cimport floating
@@ -26,19 +28,32 @@ cdef void dense_forward(
     elementwise(sizeof(floating)).bias_activation(activation, parameter, p, n, b, Z, A)
 
 
+cdef void dense_backward_deltas(
+        const floating* W, const floating* Z, const floating* A, floating* dZ, floating* db, floating* dX,
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
+        bint accumulate) noexcept nogil:
+    # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
+    elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
+    if dX != NULL:
+        # dX (p×m) = dZ (p×n) · W (n×m)
+        gemm[floating](False, False, p, m, n, 1, dZ, n, W, m, 0, dX, m)
+
+
+cdef void weight_gradient(
+        const floating* X, const floating* dZ, floating* dW,
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t first, Py_ssize_t stop,
+        bint accumulate) noexcept nogil:
+    # dW (n×m) = dZ (p×n)ᵀ · X (p×m)
+    gemm[floating](True, False, stop - first, m, p, 1, dZ + first, n, X, m, 1 if accumulate else 0, dW, m)
+
+
 cdef void dense_backward(
         const floating* X, const floating* W, const floating* Z, const floating* A, floating* dZ,
         floating* dW, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
         bint accumulate) noexcept nogil:
-    cdef floating beta = 1 if accumulate else 0
-    # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
-    elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
-    # dW (n×m) = dZ (p×n)ᵀ · X (p×m)
-    gemm[floating](True, False, n, m, p, 1, dZ, n, X, m, beta, dW, m)
-    if dX != NULL:
-        # dX (p×m) = dZ (p×n) · W (n×m)
-        gemm[floating](False, False, p, m, n, 1, dZ, n, W, m, 0, dX, m)
+    dense_backward_deltas[floating](W, Z, A, dZ, db, dX, p, m, n, activation, parameter, accumulate)
+    weight_gradient[floating](X, dZ, dW, p, m, n, 0, n, accumulate)
 
 
 cdef void factored_forward(
@@ -53,24 +68,29 @@ cdef void factored_forward(
     elementwise(sizeof(floating)).bias_activation(activation, parameter, p, n, b, Z, A)
 
 
+cdef void factored_backward_deltas(
+        const floating* W1, const floating* W2, const floating* Z, const floating* A,
+        floating* dZ, floating* D, floating* db, floating* dX,
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
+        bint accumulate) noexcept nogil:
+    # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
+    elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
+    # D (p×l) = dZ (p×n) · W1 (n×l)
+    gemm[floating](False, False, p, l, n, 1, dZ, n, W1, l, 0, D, l)
+    if dX != NULL:
+        # dX (p×m) = D (p×l) · W2 (l×m)
+        gemm[floating](False, False, p, m, l, 1, D, l, W2, m, 0, dX, m)
+
+
 cdef void factored_backward(
         const floating* X, const floating* H, const floating* W1, const floating* W2,
         const floating* Z, const floating* A, floating* dZ, floating* D,
         floating* dW1, floating* dW2, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
         bint accumulate) noexcept nogil:
-    cdef floating beta = 1 if accumulate else 0
-    # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
-    elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
-    # D (p×l) = dZ (p×n) · W1 (n×l)
-    gemm[floating](False, False, p, l, n, 1, dZ, n, W1, l, 0, D, l)
-    # dW1 (n×l) = dZ (p×n)ᵀ · H (p×l)
-    gemm[floating](True, False, n, l, p, 1, dZ, n, H, l, beta, dW1, l)
-    # dW2 (l×m) = D (p×l)ᵀ · X (p×m)
-    gemm[floating](True, False, l, m, p, 1, D, l, X, m, beta, dW2, m)
-    if dX != NULL:
-        # dX (p×m) = D (p×l) · W2 (l×m)
-        gemm[floating](False, False, p, m, l, 1, D, l, W2, m, 0, dX, m)
+    factored_backward_deltas[floating](W1, W2, Z, A, dZ, D, db, dX, p, m, n, l, activation, parameter, accumulate)
+    weight_gradient[floating](H, dZ, dW1, p, l, n, 0, n, accumulate)
+    weight_gradient[floating](X, D, dW2, p, m, l, 0, l, accumulate)
 
 
 # The same for arrays, called by kernels.py, which has checked types and shapes. A pointer to the first element of an empty array

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The loops over array elements that BLAS has no word for: bias and activation, its derivative, losses,
- * the sum of gradients with penalties and the optimizers' update, and the gathering of rows.
+ * penalties and the optimizers' update, and the gathering of rows.
  * Not here: products of matrices (_blas.pyx) and the order in which loops run (cython_kernels.pyx, _engine.pyx).
  *
  * Design
@@ -62,14 +62,12 @@ typedef struct {
     double (*loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A, const int32_t *labels,
                    const void *targets, const void *weights, const int64_t *rows, double scale, void *delta);
 
-    /* g = sum of n_gradients vectors + l1 sign(w) + l2 w, then w is updated by the rule: one pass.
-     * m, v: the moments, NULL where the rule has none. Returns l1 sum|w| + l2/2 sum w^2 of w before the update. */
-    double (*update)(const svdfast_update_rule *rule, ptrdiff_t n, int n_gradients, void *const *gradients,
-                     ptrdiff_t offset, void *w, void *m, void *v);
+    /* w is updated by the rule, with g + l1 sign(w) + l2 w for its gradient: one pass. m, v: the moments, NULL where the rule
+     * has none. Returns l1 sum|w| + l2/2 sum w^2 of w before the update. */
+    double (*update)(const svdfast_update_rule *rule, ptrdiff_t n, const void *g, void *w, void *m, void *v);
 
-    /* The same sum without an update: out = g. */
-    double (*sum_gradients)(const svdfast_update_rule *rule, ptrdiff_t n, int n_gradients, void *const *gradients,
-                            ptrdiff_t offset, const void *w, void *out);
+    /* The same gradient without an update: g += l1 sign(w) + l2 w. */
+    double (*add_penalty)(const svdfast_update_rule *rule, ptrdiff_t n, const void *w, void *g);
 
     /* out (p, m) = scale * X[rows[i]]; X: rows of `type`, `stride` elements apart; rows NULL: row i. */
     void (*gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrdiff_t stride, const int64_t *rows,

@@ -320,25 +320,9 @@ static double NAME(loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, cons
     }
 }
 
-/* g[0:count] = sum of the gradients' elements from `start` on + l1 sign(w) + l2 w; returns l1 sum|w| + l2/2 sum w^2. */
-static double NAME(sum_block)(const svdfast_update_rule *rule, ptrdiff_t count, int n_gradients,
-                              void *const *gradients, ptrdiff_t start, const REAL *restrict w, REAL *restrict g)
+/* g += l1 sign(w) + l2 w; returns l1 sum|w| + l2/2 sum w^2. For blocks: the sums are of type REAL. */
+static double NAME(penalize)(const svdfast_update_rule *rule, ptrdiff_t count, const REAL *restrict w, REAL *restrict g)
 {
-    const REAL *first = (const REAL *)gradients[0] + start;
-    if (n_gradients == 1) {
-        memcpy(g, first, (size_t)count * sizeof(REAL));
-    } else {
-        const REAL *second = (const REAL *)gradients[1] + start;
-        for (ptrdiff_t i = 0; i < count; i++)
-            g[i] = first[i] + second[i];
-        for (int k = 2; k < n_gradients; k++) {
-            const REAL *next = (const REAL *)gradients[k] + start;
-            for (ptrdiff_t i = 0; i < count; i++)
-                g[i] += next[i];
-        }
-    }
-    if (rule->l1 == 0 && rule->l2 == 0)
-        return 0;
     /* Sixteen partial sums, so that the loop is vector instructions without reordering a sum. */
     enum { LANES = 16 };
     const REAL l1 = (REAL)rule->l1, l2 = (REAL)rule->l2;
@@ -367,7 +351,7 @@ static double NAME(sum_block)(const svdfast_update_rule *rule, ptrdiff_t count, 
     return rule->l1 * sum_absolute + 0.5 * rule->l2 * sum_square;
 }
 
-/* w -= learning_rate * step, in a block that stays in the nearest cache:
+/* w -= learning_rate * step:
  *
  *     gradient descent   v = momentum v + g;  step = v, or g + momentum v (Nesterov)
  *     Adam               m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2;
@@ -411,28 +395,35 @@ static void NAME(update_block)(const svdfast_update_rule *rule, ptrdiff_t count,
 
 enum { NAME(BLOCK) = 1024 };
 
-static double NAME(update)(const svdfast_update_rule *rule, ptrdiff_t n, int n_gradients, void *const *gradients,
-                           ptrdiff_t offset, void *w, void *m, void *v)
+static double NAME(update)(const svdfast_update_rule *rule, ptrdiff_t n, const void *g_, void *w_, void *m_, void *v_)
 {
-    REAL g[NAME(BLOCK)];
+    const REAL *g = g_;
+    REAL *w = w_, *m = m_, *v = v_;
+    if (rule->l1 == 0 && rule->l2 == 0) {
+        NAME(update_block)(rule, n, g, w, m, v);
+        return 0;
+    }
+    REAL sum[NAME(BLOCK)];
     double penalty = 0;
     for (ptrdiff_t first = 0; first < n; first += NAME(BLOCK)) {
         const ptrdiff_t count = n - first < NAME(BLOCK) ? n - first : NAME(BLOCK);
-        penalty += NAME(sum_block)(rule, count, n_gradients, gradients, offset + first, (REAL *)w + first, g);
-        NAME(update_block)(rule, count, g, (REAL *)w + first, m == NULL ? NULL : (REAL *)m + first,
-                           v == NULL ? NULL : (REAL *)v + first);
+        memcpy(sum, g + first, (size_t)count * sizeof(REAL));
+        penalty += NAME(penalize)(rule, count, w + first, sum);
+        NAME(update_block)(rule, count, sum, w + first, m == NULL ? NULL : m + first, v == NULL ? NULL : v + first);
     }
     return penalty;
 }
 
-static double NAME(sum_gradients)(const svdfast_update_rule *rule, ptrdiff_t n, int n_gradients,
-                                  void *const *gradients, ptrdiff_t offset, const void *w, void *out)
+static double NAME(add_penalty)(const svdfast_update_rule *rule, ptrdiff_t n, const void *w_, void *g_)
 {
+    const REAL *w = w_;
+    REAL *g = g_;
     double penalty = 0;
+    if (rule->l1 == 0 && rule->l2 == 0)
+        return 0;
     for (ptrdiff_t first = 0; first < n; first += NAME(BLOCK)) {
         const ptrdiff_t count = n - first < NAME(BLOCK) ? n - first : NAME(BLOCK);
-        penalty += NAME(sum_block)(rule, count, n_gradients, gradients, offset + first, (const REAL *)w + first,
-                                   (REAL *)out + first);
+        penalty += NAME(penalize)(rule, count, w + first, g + first);
     }
     return penalty;
 }
@@ -454,5 +445,5 @@ static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrd
 #undef GATHER
 
 static const svdfast_elementwise NAME(table) = {
-    NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(sum_gradients), NAME(gather),
+    NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(gather),
 };

@@ -49,10 +49,8 @@ cdef extern from "elementwise.h" nogil:
                                     int) noexcept nogil
         double (*loss)(int, Py_ssize_t, Py_ssize_t, const void*, const void*, const int32_t*, const void*,
                        const void*, const int64_t*, double, void*) noexcept nogil
-        double (*update)(const svdfast_update_rule*, Py_ssize_t, int, void* const*, Py_ssize_t, void*, void*,
-                         void*) noexcept nogil
-        double (*sum_gradients)(const svdfast_update_rule*, Py_ssize_t, int, void* const*, Py_ssize_t,
-                                const void*, void*) noexcept nogil
+        double (*update)(const svdfast_update_rule*, Py_ssize_t, const void*, void*, void*, void*) noexcept nogil
+        double (*add_penalty)(const svdfast_update_rule*, Py_ssize_t, const void*, void*) noexcept nogil
         void (*gather)(int, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, const int64_t*, double, void*) noexcept nogil
 
 

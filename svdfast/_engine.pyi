@@ -14,6 +14,7 @@ from svdfast.optimizers import Rule
 
 HAS_OPENMP: bool
 TILE_ROWS: int
+CHUNK_ROWS: int
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]: ...
 def max_threads() -> int: ...
@@ -31,6 +32,7 @@ class Engine:
         n_threads: int,
         gradients: bool = True,
         tile_rows: int | None = None,
+        chunk_rows: int | None = None,
     ) -> None: ...
     def bind(
         self,

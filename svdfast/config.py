@@ -10,7 +10,7 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from svdfast import _elementwise, _engine, _runtime
+from svdfast import _blas, _elementwise, _engine, _runtime
 
 __all__ = ["Config", "show_config"]
 
@@ -47,8 +47,8 @@ def show_config() -> Config:
     Returns
     -------
     Config
-        A dict with the keys processor, instruction_set, instruction_sets, threads, openmp, blas (a line for each
-        library loaded), warnings (what makes this process slow, and what to do), versions.
+        A dict with the keys processor, instruction_set, instruction_sets, float32_products ("svdfast" or "BLAS"), threads,
+        openmp, blas (a line for each library loaded), warnings (what makes this process slow, and what to do), versions.
 
     Examples
     --------
@@ -79,6 +79,7 @@ def show_config() -> Config:
         processor=_processor(),
         instruction_set=_elementwise.selected_instruction_set(),
         instruction_sets=list(_elementwise.available_instruction_sets()),
+        float32_products=_blas.float32_products(),
         threads=_runtime.resolve_threads(None),
         openmp=_engine.HAS_OPENMP,
         blas=blas,

@@ -5,7 +5,7 @@
     m   inputs             W  (n, m)   dense weight         dW (n, m)
     n   outputs            W1 (n, l), W2 (l, m)  factors    dW1, dW2
     l   rank               b  (n)      bias                 db (n)
-                           H  (p, l)   X·W2ᵀ                D  (p, l)   dZ·W1, scratch
+                           H  (p, l)   X·W2ᵀ                D  (p, l)   dZ·W1
                            Z  (p, n)   pre-activation       dZ (p, n)   dA on entry, ∂ loss / ∂Z on return
                            A  (p, n)   f(Z)
 
@@ -40,6 +40,20 @@ cdef void dense_backward(
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
     bint accumulate) noexcept nogil                                         # add to dW and db
 
+# The two halves of dense_backward, for callers who form the weights' gradient later or in parts.
+cdef void dense_backward_deltas(
+    const floating* W, const floating* Z, const floating* A,                # IN; Z is read for GELU only
+    floating* dZ,                                                           # IN dA, OUT dZ
+    floating* db, floating* dX,                                             # OUT; dX NULL: not formed
+    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
+    bint accumulate) noexcept nogil                                         # add to db
+
+cdef void weight_gradient(
+    const floating* X, const floating* dZ,                                  # IN
+    floating* dW,                                                           # OUT, rows first .. stop of it
+    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t first, Py_ssize_t stop,
+    bint accumulate) noexcept nogil                                         # add to dW
+
 cdef void factored_forward(
     const floating* X, const floating* W1, const floating* W2, const floating* b,   # IN
     floating* H, floating* Z, floating* A,                                  # OUT; A may be Z, but for GELU
@@ -52,3 +66,11 @@ cdef void factored_backward(
     floating* dW1, floating* dW2, floating* db, floating* dX,               # OUT; dX NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
     bint accumulate) noexcept nogil                                         # add to dW1, dW2 and db
+
+# The first half of factored_backward; the second is weight_gradient of (H, dZ) for dW1 and of (X, D) for dW2.
+cdef void factored_backward_deltas(
+    const floating* W1, const floating* W2, const floating* Z, const floating* A,   # IN; Z is read for GELU only
+    floating* dZ, floating* D,                                              # IN dA, OUT dZ; OUT
+    floating* db, floating* dX,                                             # OUT; dX NULL: not formed
+    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
+    bint accumulate) noexcept nogil                                         # add to db

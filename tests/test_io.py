@@ -210,7 +210,7 @@ def test_damaged_files(tmp_path):
                 n_refused += 1
             else:
                 same(again, net)
-    assert n_refused > len(whole)  # of 2 len(whole)
+    assert n_refused > len(whole)  # of twice as many
 
 
 def foreign(kind, path):

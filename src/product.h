@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Products of row-major float matrices on AVX-512, for the shapes of tiles: a few hundred rows, inner sizes from 10 to a
+ * few thousand. Used by _blas.pyx where it is faster than BLAS. Not here: other types and CPUs, which BLAS serves.
+ */
+#ifndef SVDFAST_PRODUCT_H
+#define SVDFAST_PRODUCT_H
+
+#include <stddef.h>
+
+/* Whether this build has the code and this CPU the instructions. */
+int svdfast_product_available(void);
+
+/* C (m×n) := op(A) (m×k) op(B) (k×n), or += where `accumulate`. Rows are lda, ldb, ldc elements apart. */
+void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
+                     const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);
+
+#endif
