@@ -239,7 +239,7 @@ class Network:
         if init not in INITIALIZERS:
             raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
         try:
-            kind = np.dtype(dtype)
+            kind = np.dtype("O" if dtype is None else dtype)  # None would be float64
         except TypeError:
             raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
         if kind not in (np.dtype(np.float32), np.dtype(np.float64)):

@@ -63,8 +63,8 @@ class TrainingResult:
     network : Network
         The network that was trained: the same object that was given.
     history : list of dict
-        A row for each epoch: `epoch` (from 1), `phase` at its end ("dense" or "factored"), `loss` (mean over the epoch's samples,
-        penalties included), `learning_rate` (of its last step), `seconds` (its steps; not the switch, nor
+        A row for each epoch: `epoch` (from 1), `phase` at its end ("dense" or "factored"), `loss` (mean over the epoch's
+        mini-batches by their samples, penalties included), `learning_rate` (of its last step), `seconds` (its steps; not the switch, nor
         validation), and with validation data `val_loss` and `val_accuracy`. Recomposition adds a row of phase
         "recomposed" with the validation of the recomposed network, no steps and a loss of NaN.
     events : list of Event
@@ -175,7 +175,8 @@ def train(
     TypeError, ValueError
         An argument is of the wrong kind or does not fit; nothing was changed then.
     FloatingPointError
-        The loss is no longer finite; the network is as the last step left it.
+        The loss of a step, or the parameters at the switch, are no longer finite; the network is as the last step left
+        it. (What the very last step does is seen by looking at the network.)
 
     Notes
     -----

@@ -2,12 +2,28 @@
 """Tests of the row-major product over SciPy's BLAS against NumPy in float64."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-import svdfast  # noqa: F401  (chooses BLAS's kernels before SciPy loads them)
+import svdfast
 from svdfast import _blas
+
+
+@pytest.fixture(params=["svdfast", "BLAS"], autouse=True)
+def products(request):
+    """Every test by our own products of float32, where this CPU has them, and by BLAS."""
+    before = _blas.float32_products()
+    _blas.use_own_products(request.param == "svdfast")
+    if _blas.float32_products() != request.param:
+        pytest.skip("this CPU has no AVX-512, so no products of our own")
+    yield request.param
+    _blas.use_own_products(before == "svdfast")
+
 
 EPSILON = {np.float32: 2.0**-24, np.float64: 2.0**-53}
 SIZES = [0, 1, 2, 3, 7, 16, 33, 65]
@@ -93,3 +109,40 @@ def test_operands_may_be_read_only(dtype):
     A.flags.writeable = B.flags.writeable = False
     _blas.multiply(A, B, C)
     np.testing.assert_allclose(C, A @ B, rtol=1e-5)
+
+
+@both_types
+@all_transposes
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "shape",
+    [(600, 37, 530), (15, 70, 1030), (29, 64, 512), (505, 33, 17), (71, 1024, 9), (3, 513, 513)],
+)
+def test_sizes_at_which_products_are_cut_into_blocks(dtype, transpose_A, transpose_B, beta, shape):
+    A, B, C = operands(*shape, transpose_A, transpose_B, dtype)
+    expected, magnitude = reference(A, B, C, transpose_A, transpose_B, 1, beta)
+    _blas.multiply(A, B, C, transpose_A, transpose_B, 1.0, beta)
+    assert (abs(C - expected) <= (shape[2] + 4) * EPSILON[dtype] * magnitude).all()
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"), [("blas", "BLAS"), ("", None), ("svdfast", "svdfast"), ("mkl", None)]
+)
+def test_the_choice_of_products(choice, expected, products):
+    code = "from svdfast import _blas; print(_blas.float32_products())"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={
+            **os.environ,
+            "SVDFAST_PRODUCTS": choice,
+            "PYTHONPATH": str(Path(svdfast.__file__).parents[1]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    if choice == "mkl":
+        assert "expected blas or svdfast" in done.stderr
+    elif choice == "svdfast" and not _blas.use_own_products(True):
+        assert "no AVX-512" in done.stderr
+    else:
+        assert done.stdout.strip() in ([expected] if expected else ["svdfast", "BLAS"])

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tests of what only the engine's own arguments reach: chunks, tiles and threads of any size give the same numbers."""
+
+import numpy as np
+import pytest
+
+import svdfast as sf
+from svdfast import _engine
+from svdfast._engine import Engine
+from svdfast._runtime import single_threaded_blas
+from svdfast.network import TrainingData
+
+
+def network(dtype):
+    net = sf.Network([9, 40, 30, 5], hidden=["gelu", "tanh"], dtype=dtype, seed=0)
+    net.truncate(ranks=[4, None], force=True)
+    return net
+
+
+def samples(n):
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((n, 9)), rng.integers(0, 5, n)
+
+
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 7, 65])
+@pytest.mark.parametrize("chunk_rows", [1, 3, 64, 1000])
+@pytest.mark.parametrize("tile_rows", [1, 5, 64])
+def test_chunks_and_tiles_give_the_same_gradient(n_samples, chunk_rows, tile_rows):
+    net = network("float64")
+    X, y = samples(n_samples)
+    expected_value, expected = net.loss_and_gradient(X, y, l2=0.1, n_threads=1)
+    data = TrainingData(net, X, y, None, None)
+    engine = Engine(
+        net.layout,
+        net.parameters,
+        batch_size=n_samples,
+        n_threads=1,
+        tile_rows=tile_rows,
+        chunk_rows=chunk_rows,
+    )
+    data.bind(engine)
+    gradient = np.full(net.layout.size, np.nan)
+    with single_threaded_blas.held():
+        value = engine.gradient(0, n_samples, gradient, 0.0, 0.1)
+    assert value == pytest.approx(expected_value, rel=1e-12)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.skipif(not _engine.HAS_OPENMP, reason="built without OpenMP: one thread")
+@pytest.mark.parametrize("n_threads", [2, 3])
+@pytest.mark.parametrize("chunk_rows", [150, 1000])
+@pytest.mark.parametrize("optimizer", [sf.Adam, sf.GradientDescent])
+def test_chunks_and_threads_give_the_same_update(n_threads, chunk_rows, optimizer):
+    X, y = samples(1000)
+    ends = []
+    for threads, chunk in ((1, 1000), (n_threads, chunk_rows)):
+        net = sf.Network([9, 400, 300, 5], dtype="float64", seed=0)
+        net.truncate(ranks=[None, 20])
+        data = TrainingData(net, X, y, None, None)
+        engine = Engine(
+            net.layout, net.parameters, batch_size=1000, n_threads=threads, chunk_rows=chunk
+        )
+        data.bind(engine)
+        rule = optimizer(0.01)
+        rule.begin("here", net.layout.size, "float64")
+        engine.set_update(rule.rule, rule.moments)
+        engine.set_order(np.random.default_rng(2).permutation(1000))
+        with single_threaded_blas.held():
+            losses = [engine.step(0, 1000, 0.01, t + 1, 0.01, 0.1) for t in range(3)]
+        ends.append((losses, net.parameters.copy()))
+    np.testing.assert_allclose(ends[1][0], ends[0][0], rtol=1e-10)
+    np.testing.assert_allclose(ends[1][1], ends[0][1], rtol=1e-6, atol=1e-9)
+
+
+def test_float32_gives_the_same_bits_for_any_number_of_threads_where_products_are_ours():
+    """Of the weights' gradient: a sum over all samples in their order, whoever forms it."""
+    from svdfast import _blas
+
+    if _blas.float32_products() != "svdfast":
+        pytest.skip("this CPU has no AVX-512, so no products of our own")
+    X, y = samples(1000)
+    net = sf.Network([9, 400, 300, 5], seed=0)
+    gradients = [net.loss_and_gradient(X, y, n_threads=n)[1] for n in (1, 2, 5)]
+    n_weights = net.layout.n_weights
+    for gradient in gradients[1:]:
+        np.testing.assert_array_equal(gradient[:n_weights], gradients[0][:n_weights])
