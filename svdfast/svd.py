@@ -209,7 +209,7 @@ def resolve_rank(rank_fraction: float, n_in: SupportsIndex, n_out: SupportsIndex
     >>> resolve_rank(0.25, 2, 20)
     1
     """
-    if not isinstance(rank_fraction, numbers.Real):
+    if isinstance(rank_fraction, bool) or not isinstance(rank_fraction, numbers.Real):
         raise TypeError(f"rank_fraction must be a number, got {rank_fraction!r}")
     if not 0.0 < rank_fraction <= 1.0:
         raise ValueError(f"rank_fraction must be above 0 and at most 1, got {rank_fraction!r}")
