@@ -126,7 +126,7 @@ def resolve_threads(n_threads: int | None) -> int:
 
     if not _engine.HAS_OPENMP:
         if n_threads is not None:
-            count("n_threads", n_threads)
+            count("n_threads", n_threads, maximum=1024)
         return 1
     if n_threads is not None:
         return count("n_threads", n_threads, maximum=1024)

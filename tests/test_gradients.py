@@ -290,7 +290,7 @@ net.loss_and_gradient(X, y, n_threads=2)
 print(few - start, one - start, count() - start)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == ["0", "0", "1"]
 

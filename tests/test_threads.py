@@ -84,7 +84,7 @@ print(hashlib.sha256(net.parameters).hexdigest())
 """
     runs = [
         subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+            [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True, timeout=60
         ).stdout
         for _ in range(2)
     ]
