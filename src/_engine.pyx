@@ -6,13 +6,14 @@ training (svdfast/training.py).
 
 Design
 - Two halves a step, a barrier after each. In the first, threads share the batch's rows: tiles of rows go forward through every layer,
-  through the loss, and back as deltas (∂Z, D) while they are in cache. In the second, threads share the weights' rows: a block of
-  rows of ∂W = ∂Zᵀ·X is formed over the whole batch and its weights are updated at once, while the block is in cache.
-- So no gradient is summed over threads, none is stored (unless it is asked for), and more threads need no more memory for it.
-- Deltas and activations are kept for a whole batch between the halves, or for CHUNK_ROWS of it where it is larger; then the second half
-  adds chunk to chunk, and updates after the last.
-- Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. A block of rows is one stretch of it, and
-  moments have the same layout.
+  through the loss, and back as deltas (∂Z, D) while they are in cache. The second half updates. Where the weights' gradients are
+  formed depends on the batch:
+- A small batch leaves them to the second half, in which threads share the rows of each weight: a block of rows of ∂W = ∂Zᵀ·X is formed over
+  the whole batch and its weights are updated at once, while the block is in cache. No gradient is stored, none is summed over threads.
+- A large batch would not stay in cache until then. There each tile adds to a gradient vector of its thread's own, as soon as its deltas are there,
+  and in the second half threads share the flat vector: a block of the gradients is summed and its parameters updated.
+- Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. A block of rows of a weight is one stretch of it,
+  and gradients and moments have the same layout.
 - One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
 - The split depends on the batch, the network and the number of threads, on nothing that varies from run to run, so the same
   numbers are added in the same order and results repeat bit for bit.
@@ -26,7 +27,7 @@ from cython cimport floating
 from libc.math cimport pow
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from svdfast cimport cython_kernels as kernels
 from svdfast cimport _elementwise
@@ -42,11 +43,14 @@ HAS_OPENMP = bool(SVDFAST_HAS_OPENMP)
 # Rows of a tile: enough for a product to run at speed, few enough for its activations to stay in cache.
 TILE_ROWS = 256
 
-# Rows between the halves of a step; more samples than this are taken chunk by chunk.
-CHUNK_ROWS = 4096
+# Rows of the largest batch that leaves the weights' gradients to the second half.
+SMALL_BATCH = 512
 
 # Elements of a block of a weight's gradient: what stays in the second-level cache between product and update.
 cdef Py_ssize_t BLOCK_SIZE = 262144
+
+# Elements of a block of a sum of gradients: what stays in the first-level cache.
+cdef Py_ssize_t SUM_SIZE = 2048
 
 # Multiplications that must be there for each thread before a batch is split; below, waking a thread costs more.
 cdef double WORK_PER_THREAD = 1e6
@@ -63,7 +67,7 @@ cdef enum Mode:
 cdef struct LayerPlan:
     Py_ssize_t m, n, l          # inputs, outputs, rank (0: dense)
     Py_ssize_t W1, W2, b        # places in the flat vector; a dense weight is at W1
-    Py_ssize_t H, Z, A          # places in the scratch, rows of the chunk; Z == A: the activation overwrites
+    Py_ssize_t H, Z, A          # places in the scratch; Z == A: the activation overwrites
     Py_ssize_t dZ, D
     int activation
     double parameter
@@ -74,7 +78,7 @@ cdef struct Plan:
     Py_ssize_t size             # of the flat vector
     Py_ssize_t n_weights        # of them, before the biases
     Py_ssize_t tile_rows
-    Py_ssize_t chunk_rows
+    bint by_weights             # the weights' gradients are formed in the second half
     int n_threads
     double work                 # multiplications for one sample
     Py_ssize_t X                # place in the scratch
@@ -92,8 +96,8 @@ cdef struct Plan:
     const int64_t* rows         # NULL: in order
     # scratch: of all threads, and one for each
     void* scratch               # activations and deltas, see LayerPlan
-    void** bias_sums            # a thread's ∂b of all layers, laid out as the biases are
-    void** blocks               # of BLOCK_SIZE, or one row
+    void** gradients            # by weights: only the part of the biases is used
+    void** blocks               # by weights: of BLOCK_SIZE, or one row; else of SUM_SIZE
     double* sums                # of a thread's losses, and of its penalties, GRAIN apart
     # the update
     svdfast_update_rule rule
@@ -104,7 +108,7 @@ cdef struct Plan:
     Mode mode
     bint in_place               # X is used as it lies, not gathered
     void* outputs               # where they are wanted (PREDICT, EVALUATE), else NULL
-    void* gradient              # where it is asked for (GRADIENT), or summed over chunks (UPDATE), else NULL
+    void* gradient              # where it is asked for (GRADIENT)
 
 
 cdef bint from_pre_activation(const Plan* plan) noexcept nogil:
@@ -112,9 +116,9 @@ cdef bint from_pre_activation(const Plan* plan) noexcept nogil:
     return plan.loss in (_elementwise.SVDFAST_CROSS_ENTROPY, _elementwise.SVDFAST_BINARY_CROSS_ENTROPY)
 
 
-cdef double run_tile(const Plan* plan, const floating* w, floating* bias_sums, Py_ssize_t first, Py_ssize_t p,
+cdef double run_tile(const Plan* plan, const floating* w, floating* gradient, Py_ssize_t first, Py_ssize_t p,
                      Py_ssize_t slot, double scale, bint accumulate) noexcept nogil:
-    """Takes rows first .. first+p of the batch forward and, as deltas, back. Their place in the scratch begins at row `slot`.
+    """Takes rows first .. first+p of the batch forward and back. Their place in the scratch begins at row `slot`.
 
     Returns the sum of their weighted losses.
     """
@@ -129,7 +133,12 @@ cdef double run_tile(const Plan* plan, const floating* w, floating* bias_sums, P
         const floating* weights = <const floating*> plan.weights
         const char* source = plan.source
         const floating* X
-        floating* A = NULL
+        const floating* X_tile
+        floating* A
+        floating* Z
+        floating* H
+        floating* dZ
+        floating* D
         floating* dX
         int i, activation
         double total
@@ -155,6 +164,7 @@ cdef double run_tile(const Plan* plan, const floating* w, floating* bias_sums, P
         A = scratch + plan.X + slot * plan.layers[0].m
         loops.gather(plan.X_type, p, plan.layers[0].m, source, plan.X_stride, rows, plan.X_scale, A)
         X = A
+    X_tile = X
 
     for i in range(plan.n_layers):
         layer = &plan.layers[i]
@@ -183,38 +193,49 @@ cdef double run_tile(const Plan* plan, const floating* w, floating* bias_sums, P
     for i in range(plan.n_layers - 1, -1, -1):
         layer = &plan.layers[i]
         activation = last_activation if i == plan.n_layers - 1 else layer.activation
-        dX = scratch + plan.layers[i - 1].dZ + slot * layer.m if i > 0 else NULL
-        if layer.l == 0:
-            kernels.dense_backward_deltas[floating](
-                w + layer.W1, scratch + layer.Z + slot * layer.n, scratch + layer.A + slot * layer.n,
-                scratch + layer.dZ + slot * layer.n, bias_sums + layer.b - plan.n_weights, dX,
-                p, layer.m, layer.n, activation, layer.parameter, accumulate)
+        Z = scratch + layer.Z + slot * layer.n
+        A = scratch + layer.A + slot * layer.n
+        dZ = scratch + layer.dZ + slot * layer.n
+        H = scratch + layer.H + slot * layer.l
+        D = scratch + layer.D + slot * layer.l
+        if i > 0:
+            X = scratch + plan.layers[i - 1].A + slot * layer.m
+            dX = scratch + plan.layers[i - 1].dZ + slot * layer.m
         else:
-            kernels.factored_backward_deltas[floating](
-                w + layer.W1, w + layer.W2, scratch + layer.Z + slot * layer.n, scratch + layer.A + slot * layer.n,
-                scratch + layer.dZ + slot * layer.n, scratch + layer.D + slot * layer.l,
-                bias_sums + layer.b - plan.n_weights, dX,
-                p, layer.m, layer.n, layer.l, activation, layer.parameter, accumulate)
+            X = X_tile
+            dX = NULL
+        if layer.l == 0:
+            kernels.dense_backward_deltas[floating](w + layer.W1, Z, A, dZ, gradient + layer.b, dX,
+                                                    p, layer.m, layer.n, activation, layer.parameter, accumulate)
+            if not plan.by_weights:
+                kernels.weight_gradient[floating](X, dZ, gradient + layer.W1, p, layer.m, layer.n, 0, layer.n,
+                                                  accumulate)
+        else:
+            kernels.factored_backward_deltas[floating](w + layer.W1, w + layer.W2, Z, A, dZ, D, gradient + layer.b, dX,
+                                                       p, layer.m, layer.n, layer.l, activation, layer.parameter,
+                                                       accumulate)
+            if not plan.by_weights:
+                kernels.weight_gradient[floating](H, dZ, gradient + layer.W1, p, layer.l, layer.n, 0, layer.n, accumulate)
+                kernels.weight_gradient[floating](X, D, gradient + layer.W2, p, layer.m, layer.l, 0, layer.l, accumulate)
     return total
 
 
 cdef double run_rows(const Plan* plan, const floating* w, int t, int n_threads, Py_ssize_t first, Py_ssize_t count,
-                     double scale, bint accumulate) noexcept nogil:
-    """First half: thread t's rows of a chunk, in tiles of nearly equal height. Without deltas all tiles use one slot."""
+                     double scale) noexcept nogil:
+    """First half: thread t's rows of the batch, in tiles of nearly equal height. The first tile overwrites the gradient."""
     cdef:
         Py_ssize_t begin = t * count // n_threads
         Py_ssize_t rows = (t + 1) * count // n_threads - begin
         Py_ssize_t n_tiles = (rows + plan.tile_rows - 1) // plan.tile_rows
         Py_ssize_t j, start, stop
         double total = 0
-    if n_tiles == 0 and not accumulate and plan.mode >= GRADIENT:
-        memset(plan.bias_sums[t], 0, (plan.size - plan.n_weights) * sizeof(floating))
     for j in range(n_tiles):
         start = begin + j * rows // n_tiles
         stop = begin + (j + 1) * rows // n_tiles
-        total += run_tile[floating](plan, w, <floating*> plan.bias_sums[t], first + start, stop - start,
-                                    start if plan.mode >= GRADIENT else t * plan.tile_rows,
-                                    scale, accumulate or j > 0)
+        # By weights every row keeps its place until the second half; else a thread's tiles follow each other in one.
+        total += run_tile[floating](plan, w, <floating*> plan.gradients[t], first + start, stop - start,
+                                    start if plan.by_weights and plan.mode >= GRADIENT else t * plan.tile_rows,
+                                    scale, j > 0)
     return total
 
 
@@ -235,9 +256,8 @@ cdef double finish(const Plan* plan, const floating* w, floating* g, Py_ssize_t 
 
 
 cdef double run_weight(const Plan* plan, const floating* w, int t, int n_threads, const floating* X, const floating* dZ,
-                       Py_ssize_t place, Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, bint accumulate,
-                       bint is_last) noexcept nogil:
-    """Thread t's rows of dW (n×m) = dZᵀ·X over a chunk, block by block; the update of each block if the chunk is the last."""
+                       Py_ssize_t place, Py_ssize_t p, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
+    """Thread t's rows of dW (n×m) = dZᵀ·X over the batch, block by block, and the update of each block."""
     cdef:
         Py_ssize_t height = max(1, BLOCK_SIZE // m)
         Py_ssize_t begin = t * n // n_threads
@@ -249,37 +269,18 @@ cdef double run_weight(const Plan* plan, const floating* w, int t, int n_threads
     for j in range(n_blocks):
         first = begin + j * rows // n_blocks
         stop = begin + (j + 1) * rows // n_blocks
-        if plan.gradient != NULL:
+        if plan.mode == GRADIENT:
             g = <floating*> plan.gradient + place + first * m
         else:
             g = <floating*> plan.blocks[t]
-        kernels.weight_gradient[floating](X, dZ, g, p, m, n, first, stop, accumulate)
-        if is_last:
-            penalty += finish[floating](plan, w, g, place + first * m, (stop - first) * m, &plan.rule)
+        kernels.weight_gradient[floating](X, dZ, g, p, m, n, first, stop, False)
+        penalty += finish[floating](plan, w, g, place + first * m, (stop - first) * m, &plan.rule)
     return penalty
 
 
-cdef double run_biases(const Plan* plan, const floating* w, int n_threads) noexcept nogil:
-    """Sums the threads' gradients of the biases and updates them. Penalties and decay are for weights only."""
-    cdef:
-        Py_ssize_t n = plan.size - plan.n_weights
-        floating* sums = <floating*> plan.bias_sums[0]
-        const floating* other
-        Py_ssize_t i
-        int t
-    for t in range(1, n_threads):
-        other = <const floating*> plan.bias_sums[t]
-        for i in range(n):
-            sums[i] += other[i]
-    if plan.mode == GRADIENT:
-        memcpy(<floating*> plan.gradient + plan.n_weights, sums, n * sizeof(floating))
-        return 0
-    return finish[floating](plan, w, sums, plan.n_weights, n, &plan.bias_rule)
-
-
-cdef double run_weights(const Plan* plan, const floating* w, int t, int n_threads, Py_ssize_t chunk, Py_ssize_t p,
-                        bint accumulate, bint is_last) noexcept nogil:
-    """Second half: thread t's rows of every weight, over the p rows of the chunk that begins at row `chunk`."""
+cdef double run_weights(const Plan* plan, const floating* w, int t, int n_threads, Py_ssize_t begin,
+                        Py_ssize_t p) noexcept nogil:
+    """Second half, by weights: thread t's rows of every weight, over the p rows of the batch that begins at row `begin`."""
     cdef:
         const floating* scratch = <const floating*> plan.scratch
         const LayerPlan* layer
@@ -291,67 +292,87 @@ cdef double run_weights(const Plan* plan, const floating* w, int t, int n_thread
         if i > 0:
             X = scratch + plan.layers[i - 1].A
         elif plan.in_place:
-            X = <const floating*> (plan.source + chunk * plan.X_stride * plan.X_itemsize)
+            X = <const floating*> (plan.source + begin * plan.X_stride * plan.X_itemsize)
         else:
             X = scratch + plan.X
         if layer.l == 0:
-            penalty += run_weight[floating](plan, w, t, n_threads, X, scratch + layer.dZ, layer.W1,
-                                            p, layer.m, layer.n, accumulate, is_last)
+            penalty += run_weight[floating](plan, w, t, n_threads, X, scratch + layer.dZ, layer.W1, p, layer.m, layer.n)
         else:
             # dW1 (n×l) = dZᵀ·H;  dW2 (l×m) = Dᵀ·X
             penalty += run_weight[floating](plan, w, t, n_threads, scratch + layer.H, scratch + layer.dZ, layer.W1,
-                                            p, layer.l, layer.n, accumulate, is_last)
-            penalty += run_weight[floating](plan, w, t, n_threads, X, scratch + layer.D, layer.W2,
-                                            p, layer.m, layer.l, accumulate, is_last)
-    if is_last and t == 0:
-        penalty += run_biases[floating](plan, w, n_threads)
+                                            p, layer.l, layer.n)
+            penalty += run_weight[floating](plan, w, t, n_threads, X, scratch + layer.D, layer.W2, p, layer.m, layer.l)
     return penalty
 
 
-cdef double run_chunk(const Plan* plan, const floating* w, int n, Py_ssize_t chunk, Py_ssize_t count,
-                      double scale, bint is_first, bint is_last) noexcept nogil:
-    """Both halves for rows chunk .. chunk+count, by n threads. Returns scale * (sum of weighted losses) + penalties."""
+cdef double run_sums(const Plan* plan, const floating* w, int n_gradients, Py_ssize_t first, Py_ssize_t stop,
+                     floating* block, const svdfast_update_rule* rule) noexcept nogil:
+    """Sums the threads' gradients over first .. stop, block by block, and updates each block."""
     cdef:
+        const svdfast_elementwise* loops = elementwise(sizeof(floating))
+        Py_ssize_t count
         int t
-        double loss = 0, penalty = 0
-    if n == 1:
-        loss = run_rows[floating](plan, w, 0, 1, chunk, count, scale, not is_first)
-        if plan.mode >= GRADIENT:
-            penalty = run_weights[floating](plan, w, 0, 1, chunk, count, not is_first, is_last)
-        return scale * loss + penalty
-    with parallel(num_threads=n):
-        for t in prange(n, schedule="static"):
-            plan.sums[t * GRAIN] = run_rows[floating](plan, w, t, n, chunk, count, scale, not is_first)
-        # Each loop over threads ends in a barrier.
-        if plan.mode >= GRADIENT:
-            for t in prange(n, schedule="static"):
-                plan.sums[t * GRAIN + 1] = run_weights[floating](plan, w, t, n, chunk, count, not is_first, is_last)
-    for t in range(n):
-        loss += plan.sums[t * GRAIN]
-        if plan.mode >= GRADIENT:
-            penalty += plan.sums[t * GRAIN + 1]
-    return scale * loss + penalty
+        floating* g
+        double penalty = 0
+    while first < stop:
+        count = min(SUM_SIZE, stop - first)
+        g = <floating*> plan.gradient + first if plan.mode == GRADIENT else block
+        memcpy(g, <floating*> plan.gradients[0] + first, count * sizeof(floating))
+        for t in range(1, n_gradients):
+            loops.add(count, <floating*> plan.gradients[t] + first, g)
+        penalty += finish[floating](plan, w, g, first, count, rule)
+        first += count
+    return penalty
+
+
+cdef double run_second_half(const Plan* plan, const floating* w, int t, int n_threads, Py_ssize_t begin,
+                            Py_ssize_t count) noexcept nogil:
+    """Thread t's part of the update, or of the gradient. Penalties and decay are for weights only."""
+    cdef:
+        floating* block = <floating*> plan.blocks[t]
+        # Parts begin on cache lines, so threads do not write to the same one.
+        Py_ssize_t first = plan.size * t // n_threads // GRAIN * GRAIN
+        Py_ssize_t stop = plan.size if t == n_threads - 1 else plan.size * (t + 1) // n_threads // GRAIN * GRAIN
+        double penalty
+    if plan.by_weights:
+        penalty = run_weights[floating](plan, w, t, n_threads, begin, count)
+        if t == 0:
+            penalty += run_sums[floating](plan, w, n_threads, plan.n_weights, plan.size, block, &plan.bias_rule)
+        return penalty
+    penalty = run_sums[floating](plan, w, n_threads, first, min(stop, plan.n_weights), block, &plan.rule)
+    penalty += run_sums[floating](plan, w, n_threads, max(first, plan.n_weights), stop, block, &plan.bias_rule)
+    return penalty
 
 
 cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_ssize_t count,
                       double scale) noexcept nogil:
-    """Rows first .. first+count, chunk by chunk. Returns scale * (sum of weighted losses) + penalties."""
+    """Rows first .. first+count. Returns scale * (sum of weighted losses) + penalties."""
     cdef:
         int n = plan.n_threads
-        Py_ssize_t chunk_rows = plan.chunk_rows if plan.mode >= GRADIENT else count
-        Py_ssize_t n_chunks = (count + chunk_rows - 1) // chunk_rows
-        Py_ssize_t j, start, stop
-        double total = 0
+        int t
+        double loss = 0, penalty = 0
     # As many threads as there is work for; always the same number for the same batch.
     if count * plan.work < n * WORK_PER_THREAD:
         n = max(1, <int> (count * plan.work / WORK_PER_THREAD))
     if n > count:
         n = <int> count
-    for j in range(n_chunks):
-        start = j * count // n_chunks
-        stop = (j + 1) * count // n_chunks
-        total += run_chunk[floating](plan, w, n, first + start, stop - start, scale, j == 0, j == n_chunks - 1)
-    return total
+    if n == 1:
+        loss = run_rows[floating](plan, w, 0, 1, first, count, scale)
+        if plan.mode >= GRADIENT:
+            penalty = run_second_half[floating](plan, w, 0, 1, first, count)
+        return scale * loss + penalty
+    with parallel(num_threads=n):
+        for t in prange(n, schedule="static"):
+            plan.sums[t * GRAIN] = run_rows[floating](plan, w, t, n, first, count, scale)
+        # Each loop over threads ends in a barrier.
+        if plan.mode >= GRADIENT:
+            for t in prange(n, schedule="static"):
+                plan.sums[t * GRAIN + 1] = run_second_half[floating](plan, w, t, n, first, count)
+    for t in range(n):
+        loss += plan.sums[t * GRAIN]
+        if plan.mode >= GRADIENT:
+            penalty += plan.sums[t * GRAIN + 1]
+    return scale * loss + penalty
 
 
 cdef double sum_weights(const Plan* plan, const floating* weights, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
@@ -398,12 +419,12 @@ cdef class Engine:
     n_threads : int
     gradients : bool
         Whether `gradient` or `step` will be called.
-    tile_rows, chunk_rows : int, optional
+    tile_rows, small_batch : int, optional
+        Instead of TILE_ROWS and SMALL_BATCH.
     """
 
     cdef Plan plan
     cdef bint is_double
-    cdef size_t sum             # where the gradient is summed over chunks, 0 if there is one chunk
     cdef dict keep              # the arrays that Plan points into
     cdef readonly object order  # rows in the order in which batches take them, or None
 
@@ -417,7 +438,7 @@ cdef class Engine:
         free(self.plan.layers)
 
     def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, tile_rows=None,
-                 chunk_rows=None):
+                 small_batch=None):
         cdef Py_ssize_t place = 0, rows, i, widest = 0
         cdef LayerPlan* layer
         dtype = parameters.dtype
@@ -429,8 +450,8 @@ cdef class Engine:
         self.plan.n_weights = layout.n_weights
         n = self.plan.n_threads = max(1, min(n_threads, batch_size))
         self.plan.tile_rows = max(1, min(tile_rows or TILE_ROWS, (batch_size + n - 1) // n))
-        self.plan.chunk_rows = max(1, min(chunk_rows or CHUNK_ROWS, batch_size))
-        rows = self.plan.chunk_rows if gradients else n * self.plan.tile_rows
+        self.plan.by_weights = gradients and batch_size <= (SMALL_BATCH if small_batch is None else small_batch)
+        rows = batch_size if self.plan.by_weights else n * self.plan.tile_rows
         self.plan.X = place
         place += whole_lines(rows * layout.layers[0].n_in)
         for i in range(self.plan.n_layers):
@@ -461,20 +482,16 @@ cdef class Engine:
 
         scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
         self.plan.scratch = <void*> address(scratch)
-        n_biases = layout.size - layout.n_weights
-        bias_sums = [aligned_zeros(n_biases if gradients else 0, dtype) for _ in range(n)]
-        block = max(widest, min(BLOCK_SIZE, layout.n_weights)) if gradients else 0
-        blocks = [aligned_zeros(block, dtype) for _ in range(n)]
-        self.keep["of threads"] = bias_sums, blocks
-        self.plan.bias_sums = <void**> self._pointers("bias_sums", bias_sums)
+        vectors = [aligned_zeros(layout.size if gradients else 0, dtype) for _ in range(n)]
+        block = SUM_SIZE
+        if self.plan.by_weights:
+            block = max(SUM_SIZE, widest, min(BLOCK_SIZE, layout.n_weights))
+        blocks = [aligned_zeros(block if gradients else 0, dtype) for _ in range(n)]
+        self.keep["of threads"] = vectors, blocks
+        self.plan.gradients = <void**> self._pointers("gradients", vectors)
         self.plan.blocks = <void**> self._pointers("blocks", blocks)
         sums = self.keep["sums"] = aligned_zeros(n * GRAIN, np.float64)
         self.plan.sums = <double*> address(sums)
-        # Only a batch of several chunks needs the whole gradient.
-        self.sum = 0
-        if gradients and self.plan.chunk_rows < batch_size:
-            whole = self.keep["sum"] = aligned_zeros(layout.size, dtype)
-            self.sum = address(whole)
 
     cdef size_t _pointers(self, name, arrays) except? 0:
         table = self.keep[name] = np.array([address(a) for a in arrays], dtype=np.uintp)
@@ -573,5 +590,4 @@ cdef class Engine:
         rule.learning_rate = learning_rate
         rule.correction1 = 1 - pow(rule.beta1, t)
         rule.correction2 = 1 - pow(rule.beta2, t)
-        self.plan.gradient = <void*> self.sum
         return self._run(UPDATE, start, stop - start, l1, l2)

@@ -69,6 +69,9 @@ typedef struct {
     /* The same gradient without an update: g += l1 sign(w) + l2 w. */
     double (*add_penalty)(const svdfast_update_rule *rule, ptrdiff_t n, const void *w, void *g);
 
+    /* y += x */
+    void (*add)(ptrdiff_t n, const void *x, void *y);
+
     /* out (p, m) = scale * X[rows[i]]; X: rows of `type`, `stride` elements apart; rows NULL: row i. */
     void (*gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrdiff_t stride, const int64_t *rows,
                    double scale, void *out);

@@ -428,6 +428,14 @@ static double NAME(add_penalty)(const svdfast_update_rule *rule, ptrdiff_t n, co
     return penalty;
 }
 
+static void NAME(add)(ptrdiff_t n, const void *x_, void *y_)
+{
+    const REAL *restrict x = x_;
+    REAL *restrict y = y_;
+    for (ptrdiff_t i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
 /* One loop for each type of the source; a row's elements lie together. */
 #define GATHER(SOURCE)                                                                                         for (ptrdiff_t i = 0; i < p; i++) {                                                                            const SOURCE *restrict x = (const SOURCE *)X + (rows == NULL ? i : (ptrdiff_t)rows[i]) * stride;           REAL *restrict o = (REAL *)out + i * m;                                                                    for (ptrdiff_t j = 0; j < m; j++)                                                                              o[j] = (REAL)x[j] * factor;                                                                        }                                                                                                          break
 
@@ -445,5 +453,5 @@ static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrd
 #undef GATHER
 
 static const svdfast_elementwise NAME(table) = {
-    NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(gather),
+    NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add), NAME(gather),
 };

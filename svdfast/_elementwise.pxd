@@ -51,6 +51,7 @@ cdef extern from "elementwise.h" nogil:
                        const void*, const int64_t*, double, void*) noexcept nogil
         double (*update)(const svdfast_update_rule*, Py_ssize_t, const void*, void*, void*, void*) noexcept nogil
         double (*add_penalty)(const svdfast_update_rule*, Py_ssize_t, const void*, void*) noexcept nogil
+        void (*add)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*gather)(int, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, const int64_t*, double, void*) noexcept nogil
 
 

@@ -14,7 +14,7 @@ from svdfast.optimizers import Rule
 
 HAS_OPENMP: bool
 TILE_ROWS: int
-CHUNK_ROWS: int
+SMALL_BATCH: int
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]: ...
 def max_threads() -> int: ...
@@ -32,7 +32,7 @@ class Engine:
         n_threads: int,
         gradients: bool = True,
         tile_rows: int | None = None,
-        chunk_rows: int | None = None,
+        small_batch: int | None = None,
     ) -> None: ...
     def bind(
         self,

@@ -25,9 +25,9 @@ def samples(n):
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 7, 65])
-@pytest.mark.parametrize("chunk_rows", [1, 3, 64, 1000])
+@pytest.mark.parametrize("small_batch", [1, 3, 64, 1000])
 @pytest.mark.parametrize("tile_rows", [1, 5, 64])
-def test_chunks_and_tiles_give_the_same_gradient(n_samples, chunk_rows, tile_rows):
+def test_chunks_and_tiles_give_the_same_gradient(n_samples, small_batch, tile_rows):
     net = network("float64")
     X, y = samples(n_samples)
     expected_value, expected = net.loss_and_gradient(X, y, l2=0.1, n_threads=1)
@@ -38,7 +38,7 @@ def test_chunks_and_tiles_give_the_same_gradient(n_samples, chunk_rows, tile_row
         batch_size=n_samples,
         n_threads=1,
         tile_rows=tile_rows,
-        chunk_rows=chunk_rows,
+        small_batch=small_batch,
     )
     data.bind(engine)
     gradient = np.full(net.layout.size, np.nan)
@@ -50,17 +50,17 @@ def test_chunks_and_tiles_give_the_same_gradient(n_samples, chunk_rows, tile_row
 
 @pytest.mark.skipif(not _engine.HAS_OPENMP, reason="built without OpenMP: one thread")
 @pytest.mark.parametrize("n_threads", [2, 3])
-@pytest.mark.parametrize("chunk_rows", [150, 1000])
+@pytest.mark.parametrize("small_batch", [150, 1000])
 @pytest.mark.parametrize("optimizer", [sf.Adam, sf.GradientDescent])
-def test_chunks_and_threads_give_the_same_update(n_threads, chunk_rows, optimizer):
+def test_chunks_and_threads_give_the_same_update(n_threads, small_batch, optimizer):
     X, y = samples(1000)
     ends = []
-    for threads, chunk in ((1, 1000), (n_threads, chunk_rows)):
+    for threads, chunk in ((1, 1000), (n_threads, small_batch)):
         net = sf.Network([9, 400, 300, 5], dtype="float64", seed=0)
         net.truncate(ranks=[None, 20])
         data = TrainingData(net, X, y, None, None)
         engine = Engine(
-            net.layout, net.parameters, batch_size=1000, n_threads=threads, chunk_rows=chunk
+            net.layout, net.parameters, batch_size=1000, n_threads=threads, small_batch=chunk
         )
         data.bind(engine)
         rule = optimizer(0.01)
@@ -75,12 +75,12 @@ def test_chunks_and_threads_give_the_same_update(n_threads, chunk_rows, optimize
 
 
 def test_float32_gives_the_same_bits_for_any_number_of_threads_where_products_are_ours():
-    """Of the weights' gradient: a sum over all samples in their order, whoever forms it."""
+    """Of the weights' gradient of a small batch: a sum over all samples in their order, whoever forms it."""
     from svdfast import _blas
 
     if _blas.float32_products() != "svdfast":
         pytest.skip("this CPU has no AVX-512, so no products of our own")
-    X, y = samples(1000)
+    X, y = samples(_engine.SMALL_BATCH)
     net = sf.Network([9, 400, 300, 5], seed=0)
     gradients = [net.loss_and_gradient(X, y, n_threads=n)[1] for n in (1, 2, 5)]
     n_weights = net.layout.n_weights
