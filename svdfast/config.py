@@ -74,7 +74,7 @@ def show_config() -> Config:
         try:
             versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
-            versions.append(f"{package} (not installed)")
+            versions.append(f"{package} (run from its sources)")
     return Config(
         processor=_processor(),
         instruction_set=_elementwise.selected_instruction_set(),

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The README's figures are those of the recorded run."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def rows(text):
+    """Cells of every row of every table."""
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+
+
+def test_milliseconds_a_step():
+    section = RESULTS.split("### mnist, 2 threads")[1].split("###")[0]
+    recorded = {(row[0], row[1]): float(row[2]) for row in rows(section)[2:]}
+    systems = {
+        "svdfast": "svdfast",
+        "PyTorch 2.13": "torch",
+        "JAX 0.10, a step jitted": "jax",
+        "NumPy, `out=` everywhere": "numpy",
+        "scikit-learn `MLPClassifier`": "sklearn",
+    }
+    seen = 0
+    for name, *cells in rows(README):
+        if name in systems:
+            for form, cell in zip(("dense", "1/2", "1/4", "1/8"), cells, strict=True):
+                if cell:
+                    assert abs(float(cell) - recorded[systems[name], form]) <= 0.051, (name, form)
+                    seen += 1
+    assert seen == 17
+    quarter, eighth = re.search(
+        r"takes (\d\.\d\d) times as long as α = 1/4 and (\d\.\d\d) times", README
+    ).groups()
+    ratios = {row[1]: row[7] for row in rows(section) if row[0] == "svdfast"}
+    assert (quarter, eighth) == (ratios["1/4"], ratios["1/8"])
+
+
+def test_accuracy():
+    for kind, fraction in (("dense", "None"), ("with α = 1/2", "0.5")):
+        mean, spread = re.search(rf"(\d+\.\d+) ± (\d\.\d+) % {kind}", README).groups()
+        line = re.search(
+            rf"mnist +rank_fraction {fraction} +mean .*test_accuracy (\S+) ± (\S+) %", RESULTS
+        )
+        assert abs(float(mean) - float(line[1])) <= 0.005 + 1e-9
+        assert abs(float(spread) - float(line[2])) <= 0.005 + 1e-9
