@@ -8,10 +8,12 @@ Design
 - Two halves a step, a barrier after each. In the first, threads share the batch's rows: tiles of rows go forward through every layer,
   through the loss, and back as deltas (∂Z, D) while they are in cache. The second half updates. Where the weights' gradients are
   formed depends on the batch:
-- A small batch leaves them to the second half, in which threads share the rows of each weight: a block of rows of ∂W = ∂Zᵀ·X is formed over
-  the whole batch and its weights are updated at once, while the block is in cache. No gradient is stored, none is summed over threads.
-- A large batch would not stay in cache until then. There each tile adds to a gradient vector of its thread's own, as soon as its deltas are there,
-  and in the second half threads share the flat vector: a block of the gradients is summed and its parameters updated.
+- A small batch leaves them to the second half, in which threads share the rows of each weight: a block of rows of ∂W = ∂Zᵀ·X is
+  formed over the whole batch and its weights are updated at once, while the block is in cache. No gradient is stored, none is
+  summed over threads.
+- A large batch would not stay in cache until then. There each tile adds to a gradient vector of its thread's own, as soon as its
+  deltas are there, and in the second half threads share the flat vector: a block of the gradients is summed and its parameters
+  updated.
 - Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. A block of rows of a weight is one stretch of it,
   and gradients and moments have the same layout.
 - One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
