@@ -14,7 +14,8 @@ Design
 - A large batch would not stay in cache until then. There each tile adds to a gradient vector of its thread's own, as soon as its
   deltas are there, and in the second half threads share the flat vector: a block of the gradients is summed and its parameters
   updated.
-- Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. A block of rows of a weight is one stretch of it,
+- Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. A block of rows of a
+  weight is one stretch of it,
   and gradients and moments have the same layout.
 - One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
 - The split depends on the batch, the network and the number of threads, on nothing that varies from run to run, so the same
