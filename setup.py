@@ -94,7 +94,7 @@ setup(
             extension("_elementwise", "src/elementwise.c", depends=LOOPS),
             extension("_blas", "src/product.c", depends=["src/product.h"]),
             extension("cython_kernels", depends=LOOPS[:1]),
-            extension("_engine", depends=LOOPS[:1]),
+            extension("_engine", depends=[LOOPS[0], "src/threads.h", "src/denormals.h"]),
         ],
         include_path=["."],
         compiler_directives=DIRECTIVES,

@@ -20,6 +20,7 @@ Design
 - One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
 - The split depends on the batch, the network and the number of threads, on nothing that varies from run to run, so the same
   numbers are added in the same order and results repeat bit for bit.
+- Numbers too small to be normal count as zero inside, and inside only (denormals.h says why).
 - Pointers in Plan are void*; `floating` functions cast them. One method, `_run`, looks at the type.
 """
 
@@ -36,6 +37,10 @@ from svdfast cimport cython_kernels as kernels
 from svdfast cimport _elementwise
 from svdfast._elementwise cimport elementwise, svdfast_elementwise, svdfast_update_rule
 
+
+cdef extern from "denormals.h" nogil:
+    unsigned int svdfast_flush_denormals()
+    void svdfast_restore_denormals(unsigned int before)
 
 cdef extern from "threads.h" nogil:
     int SVDFAST_HAS_OPENMP
@@ -232,6 +237,7 @@ cdef double run_rows(const Plan* plan, const floating* w, int t, int n_threads, 
         Py_ssize_t n_tiles = (rows + plan.tile_rows - 1) // plan.tile_rows
         Py_ssize_t j, start, stop
         double total = 0
+        unsigned int denormals = svdfast_flush_denormals()
     for j in range(n_tiles):
         start = begin + j * rows // n_tiles
         stop = begin + (j + 1) * rows // n_tiles
@@ -239,6 +245,7 @@ cdef double run_rows(const Plan* plan, const floating* w, int t, int n_threads, 
         total += run_tile[floating](plan, w, <floating*> plan.gradients[t], first + start, stop - start,
                                     start if plan.by_weights and plan.mode >= GRADIENT else t * plan.tile_rows,
                                     scale, j > 0)
+    svdfast_restore_denormals(denormals)
     return total
 
 
@@ -337,13 +344,15 @@ cdef double run_second_half(const Plan* plan, const floating* w, int t, int n_th
         Py_ssize_t first = plan.size * t // n_threads // GRAIN * GRAIN
         Py_ssize_t stop = plan.size if t == n_threads - 1 else plan.size * (t + 1) // n_threads // GRAIN * GRAIN
         double penalty
+        unsigned int denormals = svdfast_flush_denormals()
     if plan.by_weights:
         penalty = run_weights[floating](plan, w, t, n_threads, begin, count)
         if t == 0:
             penalty += run_sums[floating](plan, w, n_threads, plan.n_weights, plan.size, block, &plan.bias_rule)
-        return penalty
-    penalty = run_sums[floating](plan, w, n_threads, first, min(stop, plan.n_weights), block, &plan.rule)
-    penalty += run_sums[floating](plan, w, n_threads, max(first, plan.n_weights), stop, block, &plan.bias_rule)
+    else:
+        penalty = run_sums[floating](plan, w, n_threads, first, min(stop, plan.n_weights), block, &plan.rule)
+        penalty += run_sums[floating](plan, w, n_threads, max(first, plan.n_weights), stop, block, &plan.bias_rule)
+    svdfast_restore_denormals(denormals)
     return penalty
 
 

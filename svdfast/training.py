@@ -290,7 +290,7 @@ def train(
                         bar.update()
                 row: dict[str, Any] = {
                     "epoch": epoch,
-                    "phase": "factored" if net.is_factored else "dense",
+                    "phase": run.phase,
                     "loss": total / data.n_samples,
                     "learning_rate": rate,
                     "seconds": seconds,
@@ -300,7 +300,8 @@ def train(
                 result.history.append(row)
                 if bar is not None:
                     bar.set_postfix_str(f"{row['phase']}, loss {row['loss']:.4f}")
-                tell(Event("epoch", epoch, result.n_steps, net, row))
+                if callbacks:
+                    tell(Event("epoch", epoch, result.n_steps, net, row))
     except StopTraining:
         pass
     finally:
@@ -345,6 +346,7 @@ class _Run:
     def rebuild(self) -> None:
         layout, parameters = self.net.layout, self.net.parameters
         self.parameters = parameters
+        self.phase = "factored" if self.net.is_factored else "dense"
         self.optimizer.begin((layout, parameters.dtype), layout.size, parameters.dtype)
         order = self.engine.order if hasattr(self, "engine") else None
         self.engine = Engine(

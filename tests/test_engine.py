@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tests of what only the engine's own arguments reach: chunks, tiles and threads of any size give the same numbers."""
 
+import platform
+
 import numpy as np
 import pytest
 
@@ -86,3 +88,23 @@ def test_float32_gives_the_same_bits_for_any_number_of_threads_where_products_ar
     n_weights = net.layout.n_weights
     for gradient in gradients[1:]:
         np.testing.assert_array_equal(gradient[:n_weights], gradients[0][:n_weights])
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only done on x86")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_samples", [10, _engine.SMALL_BATCH + 1])
+def test_moments_do_not_stay_below_the_normal_numbers(dtype, n_samples):
+    """Inputs that are zero: no gradient for the first weight, whose moments shrink to zero, not to a denormal number."""
+    net = sf.Network([3, 20, 2], dtype=dtype, seed=0)
+    X, y = np.zeros((n_samples, 3)), np.arange(n_samples) % 2
+    adam = sf.Adam(1e-3)
+    sf.train(net, X, y, epochs=1, rank_fraction=None, optimizer=adam)
+    size = net.layers[0].W.size
+    tiny = np.finfo(dtype).smallest_normal
+    for moment in adam.moments:
+        moment[:size] = tiny / 4
+    sf.train(net, X, y, epochs=1, rank_fraction=None, optimizer=adam)
+    for moment in adam.moments:
+        np.testing.assert_array_equal(moment[:size], 0)
+    # Outside nothing has changed.
+    assert np.asarray(tiny, dtype) / 4 > 0
