@@ -45,6 +45,7 @@ cdef extern from "denormals.h" nogil:
 cdef extern from "threads.h" nogil:
     int SVDFAST_HAS_OPENMP
     int svdfast_max_threads()
+    void svdfast_barrier()
 
 HAS_OPENMP = bool(SVDFAST_HAS_OPENMP)
 
@@ -86,6 +87,7 @@ cdef struct Plan:
     Py_ssize_t size             # of the flat vector
     Py_ssize_t n_weights        # of them, before the biases
     Py_ssize_t tile_rows
+    Py_ssize_t batch_rows       # of the largest batch that a gradient may be asked of
     bint by_weights             # the weights' gradients are formed in the second half
     int n_threads
     double work                 # multiplications for one sample
@@ -376,7 +378,8 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
     with parallel(num_threads=n):
         for t in prange(n, schedule="static"):
             plan.sums[t * GRAIN] = run_rows[floating](plan, w, t, n, first, count, scale)
-        # Each loop over threads ends in a barrier.
+        # No thread may update what another still reads.
+        svdfast_barrier()
         if plan.mode >= GRADIENT:
             for t in prange(n, schedule="static"):
                 plan.sums[t * GRAIN + 1] = run_second_half[floating](plan, w, t, n, first, count)
@@ -463,7 +466,10 @@ cdef class Engine:
         n = self.plan.n_threads = max(1, min(n_threads, batch_size))
         self.plan.tile_rows = max(1, min(tile_rows or TILE_ROWS, (batch_size + n - 1) // n))
         self.plan.by_weights = gradients and batch_size <= (SMALL_BATCH if small_batch is None else small_batch)
-        rows = batch_size if self.plan.by_weights else n * self.plan.tile_rows
+        self.plan.batch_rows = batch_size if gradients else 0
+        rows = n * self.plan.tile_rows
+        if self.plan.by_weights:
+            rows = max(rows, batch_size)
         self.plan.X = place
         place += whole_lines(rows * layout.layers[0].n_in)
         for i in range(self.plan.n_layers):
@@ -534,6 +540,8 @@ cdef class Engine:
 
     def set_order(self, rows):
         """Rows (n,) int64 in the order in which batches take them; None: as they lie."""
+        if rows is not None:
+            rows = np.ascontiguousarray(rows, dtype=np.int64)
         self.order = rows
         self.plan.rows = NULL
         if rows is not None:
@@ -561,6 +569,8 @@ cdef class Engine:
                          and plan.X_itemsize == (8 if self.is_double else 4))
         if count == 0:
             return 0
+        if mode >= GRADIENT and count > plan.batch_rows:
+            raise ValueError(f"stop - start: expected at most {plan.batch_rows} rows, got {count}")
         with nogil:
             if mode != PREDICT:
                 scale = count

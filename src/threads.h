@@ -9,9 +9,19 @@
 #include <omp.h>
 #define SVDFAST_HAS_OPENMP 1
 static inline int svdfast_max_threads(void) { return omp_get_max_threads(); }
+/* All threads of the parallel region wait for each other: Cython's loops over threads do not end in a barrier. */
+static inline void svdfast_barrier(void)
+{
+#ifdef _MSC_VER
+    __pragma(omp barrier)
+#else
+    _Pragma("omp barrier")
+#endif
+}
 #else
 #define SVDFAST_HAS_OPENMP 0
 static inline int svdfast_max_threads(void) { return 1; }
+static inline void svdfast_barrier(void) {}
 #endif
 
 #endif

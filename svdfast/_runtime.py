@@ -99,21 +99,27 @@ class _SingleThreadedBlas:
     @contextmanager
     def held(self) -> Iterator[None]:
         """BLAS at one thread inside."""
-        with self._lock:
-            if self._libraries is None:
-                # Looked for once, which takes 1 ms; to set them then takes 10 µs.
-                self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-            if self._users == 0:
-                self._before = [library.get_num_threads() for library in self._libraries]
-                self._set([1] * len(self._libraries))
-            self._users += 1
+        entered = False
         try:
+            with self._lock:
+                self._enter()
+                entered = True
             yield
         finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    self._set(self._before)
+            if entered:
+                with self._lock:
+                    self._users -= 1
+                    if self._users == 0:
+                        self._set(self._before)
+
+    def _enter(self) -> None:
+        if self._libraries is None:
+            # Looked for once, which takes 1 ms; to set them then takes 10 µs.
+            self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        if self._users == 0:
+            self._before = [library.get_num_threads() for library in self._libraries]
+            self._set([1] * len(self._libraries))
+        self._users += 1
 
 
 single_threaded_blas = _SingleThreadedBlas()

@@ -157,8 +157,10 @@ def check_sample_weight(
     if array.shape != (n_samples,):
         raise ValueError(f"sample_weight: expected shape {(n_samples,)}, got {array.shape}")
     _check_finite("sample_weight", array, dtype)
+    array = np.ascontiguousarray(array, dtype=dtype)
     if array.size and (array.min() < 0 or array.max() == 0):
         raise ValueError(
-            f"sample_weight: expected weights ≥ 0, not all 0, got {array.min()} to {array.max()}"
+            f"sample_weight: expected weights ≥ 0, not all 0 in {dtype}, "
+            f"got {array.min()} to {array.max()}"
         )
-    return np.ascontiguousarray(array, dtype=dtype)
+    return array

@@ -32,7 +32,7 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.suffix != ".npz":
         raise ValueError(f"path: expected a name that ends in .npz, got {target.name!r}")
-    layout = net.layout
+    layout, parameters = net.state
     header = {
         "format": _FORMAT,
         "sizes": layout.sizes,
@@ -41,7 +41,7 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
         "uint8_scale": net.uint8_scale,
     }
     with written_whole(target) as file:
-        np.savez(file, header=np.array(json.dumps(header)), parameters=net.parameters)
+        np.savez(file, header=np.array(json.dumps(header)), parameters=parameters)
 
 
 def load(path: str | os.PathLike[str]) -> Network:
@@ -85,6 +85,7 @@ def load(path: str | os.PathLike[str]) -> Network:
         raise
     except (
         ArithmeticError,
+        AttributeError,
         EOFError,
         LookupError,
         MemoryError,

@@ -255,6 +255,11 @@ class Network:
             layer.W[...] = initial_weight(init, layer.n_out, layer.n_in, rng)
 
     @property
+    def state(self) -> tuple[Layout, NDArray[Any]]:
+        """`layout` and `parameters` as they belong together, also while another thread truncates."""
+        return self._state
+
+    @property
     def layout(self) -> Layout:
         return self._state[0]
 
@@ -288,7 +293,8 @@ class Network:
         return f"<Network {self.sizes[0]} -> {' -> '.join(forms)}, {self.dtype}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"state": (self.layout, self.parameters.copy()), "uint8_scale": self.uint8_scale}
+        layout, parameters = self._state
+        return {"state": (layout, parameters.copy()), "uint8_scale": self.uint8_scale}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         layout, parameters = state["state"]
@@ -428,7 +434,7 @@ class Network:
         w = np.ones(n_samples) if weight is None else weight
         residual = w @ (target - predicted) ** 2
         spread = w @ (target - np.average(target, axis=0, weights=w)) ** 2
-        constant = spread == 0
+        constant = (target[w > 0] == target[w > 0][:1]).all(axis=0)
         r2 = 1 - residual / np.where(constant, 1, spread)
         r2[constant] = (residual[constant] == 0).astype(np.float64)
         return float(r2.mean())
@@ -683,17 +689,18 @@ class Evaluator:
 
     def __call__(self, net: Network) -> Evaluation:
         data = self.data
-        out = np.empty((data.n_samples, net.sizes[-1]), dtype=net.dtype)
+        layout, parameters = net.state
+        out = np.empty((data.n_samples, layout.sizes[-1]), dtype=parameters.dtype)
         engine = Engine(
-            net.layout,
-            net.parameters,
+            layout,
+            parameters,
             batch_size=data.n_samples,
             n_threads=self.n_threads,
             gradients=False,
         )
         data.bind(engine)
         loss = engine.evaluate(data.n_samples, out)
-        output = net.layout.layers[-1].activation.name
+        output = layout.layers[-1].activation.name
         if output == "softmax":
             y = data.targets if data.targets.ndim == 1 else data.targets.argmax(axis=1)
             correct = out.argmax(axis=1) == y

@@ -56,6 +56,7 @@ class Optimizer:
     def begin(self, key: Hashable, size: int, dtype: DTypeLike) -> None:
         """Keeps the moments if they belong to parameters laid out as `key` says, else starts them at zero."""
         if self._key != key:
+            self._key = None
             self.moments = tuple(aligned_zeros(size, dtype) for _ in range(self._n_moments))
             self.n_updates = 0
             self._key = key

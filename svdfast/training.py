@@ -268,13 +268,13 @@ def train(
             run.rebuild()
             for epoch in range(1, epochs + 1):
                 total, seconds, rate = 0.0, 0.0, math.nan
-                if net.parameters is not run.parameters:  # a callback has truncated or recomposed
-                    run.rebuild()
+                run.follow()
                 if shuffle and steps_per_epoch > 1:
                     run.engine.set_order(rng.permutation(data.n_samples))
                 for start in range(0, data.n_samples, batch_size):
                     if result.n_steps == switch_step:
                         switch(epoch)
+                        run.follow()
                     began = time.perf_counter()
                     stop = min(start + batch_size, data.n_samples)
                     rate = optimizer.schedule(result.n_steps, n_steps)
@@ -343,8 +343,13 @@ class _Run:
         self.l1, self.l2 = l1, l2
         self.engine: Engine
 
+    def follow(self) -> None:
+        """Rebuilds where a callback has truncated or recomposed."""
+        if self.net.parameters is not self.parameters:
+            self.rebuild()
+
     def rebuild(self) -> None:
-        layout, parameters = self.net.layout, self.net.parameters
+        layout, parameters = self.net.state
         self.parameters = parameters
         self.phase = "factored" if self.net.is_factored else "dense"
         self.optimizer.begin((layout, parameters.dtype), layout.size, parameters.dtype)
@@ -358,10 +363,11 @@ class _Run:
 
     def step(self, start: int, stop: int, learning_rate: float) -> float:
         optimizer = self.optimizer
-        optimizer.n_updates += 1
-        return float(
-            self.engine.step(start, stop, learning_rate, optimizer.n_updates, self.l1, self.l2)
+        value = self.engine.step(
+            start, stop, learning_rate, optimizer.n_updates + 1, self.l1, self.l2
         )
+        optimizer.n_updates += 1
+        return float(value)
 
 
 def _diverged(what: str, step: int, epoch: int) -> FloatingPointError:

@@ -108,3 +108,16 @@ def test_moments_do_not_stay_below_the_normal_numbers(dtype, n_samples):
         np.testing.assert_array_equal(moment[:size], 0)
     # Outside nothing has changed.
     assert np.asarray(tiny, dtype) / 4 > 0
+
+
+def test_more_rows_than_the_engine_was_made_for_are_refused():
+    net = network("float32")
+    X, y = samples(20)
+    data = TrainingData(net, X, y, None, None)
+    for gradients, rows in ((True, 11), (False, 1)):
+        engine = Engine(
+            net.layout, net.parameters, batch_size=10, n_threads=2, gradients=gradients
+        )
+        data.bind(engine)
+        with pytest.raises(ValueError, match="expected at most"):
+            engine.gradient(0, rows, np.zeros(net.layout.size, np.float32))

@@ -577,3 +577,13 @@ def test_copies_are_equal_and_independent(copied, form):
     other.recompose()
     np.testing.assert_array_equal(net.predict(X), before)
     assert net.is_factored == (form == "factored")
+
+
+def test_score_of_constant_targets():
+    """Their mean rounds, so their spread is not exactly zero."""
+    net = sf.Network([2, 1], output="identity", dtype="float64", seed=0)
+    net.parameters[:] = 0
+    X = np.zeros((3, 2))
+    assert net.score(X, np.full(3, 0.1)) == 0
+    net.layers[0].b[:] = 0.1
+    assert net.score(X, np.full(3, 0.1)) == 1

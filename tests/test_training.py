@@ -718,3 +718,29 @@ def test_digits_are_learnt(alpha):
     phases = {row["phase"] for row in result.history}
     assert ("factored" in phases) == (alpha is not None)
     assert net.score(*data.test) > 0.9
+
+
+def test_a_switch_callback_may_change_the_form():
+    """The steps that follow in the same epoch train the new parameters."""
+    X, y = samples()
+    nets = []
+    for callbacks in ([], [lambda e: e.network.recompose() if e.kind == "switch" else None]):
+        nets.append(network())
+        sf.train(
+            nets[-1], X, y, epochs=1, batch_size=4, force=True, pretrain_fraction=0.3,
+            recompose=False, callbacks=callbacks,
+        )  # fmt: skip
+        if callbacks:
+            left = nets[-1].parameters.copy()
+    assert nets[0].is_factored and not nets[1].is_factored
+    at_the_switch = network()
+    sf.train(
+        at_the_switch, X, y, epochs=1, batch_size=4, force=True, pretrain_fraction=0.3,
+        callbacks=[stop_at_the_switch],
+    )  # fmt: skip
+    assert not np.allclose(left, at_the_switch.parameters)
+
+
+def stop_at_the_switch(event):
+    if event.kind == "switch":
+        raise sf.StopTraining
