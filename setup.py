@@ -92,7 +92,7 @@ setup(
     ext_modules=cythonize(
         [
             extension("_elementwise", "src/elementwise.c", depends=LOOPS),
-            extension("_blas", "src/product.c", depends=["src/product.h"]),
+            extension("_blas", "src/product.c", depends=["src/product.h", "src/product_kernels.h"]),
             extension("cython_kernels", depends=LOOPS[:1]),
             extension("_engine", depends=[LOOPS[0], "src/threads.h", "src/denormals.h"]),
         ],

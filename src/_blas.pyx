@@ -15,7 +15,7 @@ from scipy.linalg.cython_blas cimport dgemm, sgemm
 
 
 cdef extern from "product.h" nogil:
-    int svdfast_product_available()
+    int svdfast_product_select()
     void svdfast_product(int transpose_A, int transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                          const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
                          int accumulate, float* C, Py_ssize_t ldc)
@@ -79,7 +79,7 @@ def float32_products():
 def use_own_products(bint wanted):
     """Chooses between our own products of float matrices and BLAS's, for all threads. Returns whether ours are used now."""
     global own_products
-    own_products = wanted and svdfast_product_available()
+    own_products = wanted and svdfast_product_select()
     return own_products
 
 

@@ -9,7 +9,7 @@
 #include <stddef.h>
 
 /* Whether this build has the code and this CPU the instructions. */
-int svdfast_product_available(void);
+int svdfast_product_select(void);
 
 /* C (m×n) := op(A) (m×k) op(B) (k×n), or += where `accumulate`. Rows are lda, ldb, ldc elements apart. */
 void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * The product of product.h, written once for vectors of WIDTH floats. Included by product.c for each instruction set; NAME(f) is f
+ * with the set's name appended. No include guard: that is its purpose.
+ *
+ * Of the includer: VECTOR, WIDTH; ROWS, DEPTH, HEIGHT, FEW_ROWS; load, store, load_part, store_part, broadcast, multiply_add, add, zero,
+ * transpose; FOR_EACH_ROWS; TARGET, INLINE.
+ */
+#define COLUMNS (2 * WIDTH)
+
+/* C (rows×columns) (+)= A (rows×k) B (k×columns), columns = WIDTH·(vectors - 1) + last. A's element (i, j) is at i·row + j·column.
+ * B is read by whole vectors. With `turned` Cᵀ is stored. */
+INLINE void NAME(micro_kernel)(const int rows, const int vectors, const int turned, ptrdiff_t k, const float *A, ptrdiff_t row,
+                               ptrdiff_t column, const float *B, ptrdiff_t ldb, int last, int accumulate, float *C, ptrdiff_t ldc)
+{
+    VECTOR c[ROWS][2];
+#pragma GCC unroll 14
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++)
+            c[i][v] = NAME(zero)();
+    if (accumulate && !turned)
+        for (int i = 0; i < rows; i++) {
+            __builtin_prefetch(C + i * ldc, 0, 3);
+            __builtin_prefetch(C + i * ldc + 16, 0, 3);
+        }
+    /* Rows are addressed from two pointers by multiples that x86 has addressing modes for, so that all fit in registers. */
+    const char *a0 = (const char *)A, *a7 = (const char *)(A + 7 * row);
+    ptrdiff_t r1 = row * (ptrdiff_t)sizeof(float), r3 = 3 * r1, r5 = 5 * r1;
+    const ptrdiff_t step = column * (ptrdiff_t)sizeof(float);
+    for (ptrdiff_t j = 0; j < k; j++) {
+        VECTOR b[2];
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++)
+            b[v] = NAME(load)(B + WIDTH * v);
+        B += ldb;
+#define ROW(i, address)                                                \
+    if (i < rows) {                                                    \
+        const VECTOR a = NAME(broadcast)((const float *)(address));    \
+        c[i][0] = NAME(multiply_add)(a, b[0], c[i][0]);                \
+        if (vectors == 2)                                              \
+            c[i][1] = NAME(multiply_add)(a, b[1], c[i][1]);            \
+    }
+        ROW(0, a0)
+        ROW(1, a0 + r1)
+        ROW(2, a0 + 2 * r1)
+        ROW(3, a0 + r3)
+        ROW(4, a0 + 4 * r1)
+        ROW(5, a0 + r5)
+#if ROWS > 6
+        ROW(6, a0 + 2 * r3)
+        ROW(7, a7)
+        ROW(8, a7 + r1)
+        ROW(9, a7 + 2 * r1)
+        ROW(10, a7 + r3)
+        ROW(11, a7 + 4 * r1)
+        ROW(12, a7 + r5)
+        ROW(13, a7 + 2 * r3)
+#endif
+#undef ROW
+        a0 += step;
+        a7 += step;
+        /* Keeps the compiler from replacing the addressing modes by a pointer for each row. */
+        __asm__("" : "+r"(a0), "+r"(a7), "+r"(r1), "+r"(r3), "+r"(r5));
+    }
+    if (turned) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            const int columns = v == vectors - 1 ? last : WIDTH;
+            VECTOR x[WIDTH];
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++)
+                x[i] = i < rows ? c[i][v] : NAME(zero)();
+            NAME(transpose)(x);
+            float *to = C + WIDTH * v * ldc;
+#pragma GCC unroll 16
+            for (int j = 0; j < WIDTH; j++)
+                if (j < columns) {
+                    if (accumulate)
+                        x[j] = NAME(add)(x[j], NAME(load_part)(rows, to + j * ldc));
+                    NAME(store_part)(rows, to + j * ldc, x[j]);
+                }
+        }
+        return;
+    }
+#pragma GCC unroll 14
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            float *to = C + i * ldc + WIDTH * v;
+            if (v < vectors - 1 || last == WIDTH) {
+                if (accumulate)
+                    c[i][v] = NAME(add)(c[i][v], NAME(load)(to));
+                NAME(store)(to, c[i][v]);
+            } else {
+                if (accumulate)
+                    c[i][v] = NAME(add)(c[i][v], NAME(load_part)(last, to));
+                NAME(store_part)(last, to, c[i][v]);
+            }
+        }
+}
+
+/* Kernels by form (A's rows contiguous, A's columns contiguous, A's rows contiguous and C turned), vectors and rows. */
+#define DEFINE(form, row, column, turned, rows, vectors)                                                             \
+    TARGET static void NAME(form##_##rows##_##vectors)(ptrdiff_t k, const float *A, ptrdiff_t stride, const float *B, \
+                                                       ptrdiff_t ldb, int last, int accumulate, float *C,            \
+                                                       ptrdiff_t ldc)                                                \
+    {                                                                                                                \
+        NAME(micro_kernel)(rows, vectors, turned, k, A, row, column, B, ldb, last, accumulate, C, ldc);              \
+    }
+#define DEFINE_FORMS(rows, vectors)              \
+    DEFINE(by_rows, stride, 1, 0, rows, vectors) \
+    DEFINE(by_columns, 1, stride, 0, rows, vectors) \
+    DEFINE(and_turned, stride, 1, 1, rows, vectors)
+
+FOR_EACH_ROWS(DEFINE_FORMS, 1)
+FOR_EACH_ROWS(DEFINE_FORMS, 2)
+
+#define NAME_ROWS(rows, vectors) NAME(by_rows_##rows##_##vectors),
+#define NAME_COLUMNS(rows, vectors) NAME(by_columns_##rows##_##vectors),
+#define NAME_TURNED(rows, vectors) NAME(and_turned_##rows##_##vectors),
+static kernel *const NAME(KERNELS)[3][2][ROWS] = {
+    {{FOR_EACH_ROWS(NAME_ROWS, 1)}, {FOR_EACH_ROWS(NAME_ROWS, 2)}},
+    {{FOR_EACH_ROWS(NAME_COLUMNS, 1)}, {FOR_EACH_ROWS(NAME_COLUMNS, 2)}},
+    {{FOR_EACH_ROWS(NAME_TURNED, 1)}, {FOR_EACH_ROWS(NAME_TURNED, 2)}},
+};
+
+/* panel (k×WIDTH·vectors) = B (k×columns), rows contiguous. Zeros beyond. */
+TARGET static void NAME(copy_panel)(ptrdiff_t k, int vectors, int last, const float *B, ptrdiff_t ldb, float *panel)
+{
+    for (ptrdiff_t j = 0; j < k; j++) {
+        if (vectors == 2)
+            NAME(store)(panel, NAME(load)(B));
+        NAME(store)(panel + WIDTH * (vectors - 1), NAME(load_part)(last, B + WIDTH * (vectors - 1)));
+        panel += WIDTH * vectors;
+        B += ldb;
+    }
+}
+
+/* panel (k×WIDTH·vectors) = Bᵀ, B (columns×k): the panel's columns are rows of B. Zeros beyond. */
+TARGET static void NAME(transpose_panel)(ptrdiff_t k, int vectors, ptrdiff_t columns, const float *B, ptrdiff_t ldb, float *panel)
+{
+    for (int v = 0; v < vectors; v++)
+        for (ptrdiff_t j = 0; j < k; j += WIDTH) {
+            const int width = k - j < WIDTH ? (int)(k - j) : WIDTH;
+            VECTOR x[WIDTH];
+            if (width == WIDTH && WIDTH * (v + 1) <= columns) {
+#pragma GCC unroll 16
+                for (int i = 0; i < WIDTH; i++)
+                    x[i] = NAME(load)(B + (WIDTH * v + i) * ldb + j);
+            } else {
+#pragma GCC unroll 16
+                for (int i = 0; i < WIDTH; i++)
+                    x[i] = WIDTH * v + i < columns ? NAME(load_part)(width, B + (WIDTH * v + i) * ldb + j) : NAME(zero)();
+            }
+            NAME(transpose)(x);
+            float *to = panel + j * WIDTH * vectors + WIDTH * v;
+            if (width == WIDTH) {
+#pragma GCC unroll 16
+                for (int i = 0; i < WIDTH; i++)
+                    NAME(store)(to + i * WIDTH * vectors, x[i]);
+            } else {
+                for (int i = 0; i < width; i++)
+                    NAME(store)(to + i * WIDTH * vectors, x[i]);
+            }
+        }
+}
+
+static __thread float NAME(strips)[HEIGHT * DEPTH] __attribute__((aligned(64)));
+
+/* strips = A (rows×k), ROWS rows at a time, each strip's columns contiguous: what by_columns reads with a stride of its rows. */
+TARGET static void NAME(pack_strips)(int form, ptrdiff_t rows, ptrdiff_t k, const float *A, ptrdiff_t lda, float *strips)
+{
+    for (ptrdiff_t i = 0; i < rows; i += ROWS) {
+        const ptrdiff_t height = rows - i < ROWS ? rows - i : ROWS;
+        const ptrdiff_t row = form == COLUMNS_CONTIGUOUS ? 1 : lda, column = form == COLUMNS_CONTIGUOUS ? lda : 1;
+        const float *a = A + i * row;
+        if (height == ROWS)
+            for (ptrdiff_t j = 0; j < k; j++)
+                for (ptrdiff_t r = 0; r < ROWS; r++)
+                    strips[j * ROWS + r] = a[r * row + j * column];
+        else
+            for (ptrdiff_t j = 0; j < k; j++)
+                for (ptrdiff_t r = 0; r < height; r++)
+                    strips[j * height + r] = a[r * row + j * column];
+        strips += height * k;
+    }
+}
+
+/* C (m×n) (+)= op(A) op(B) by kernels of a form. TURNED: C's rows are the product's columns. */
+static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
+                          const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
+{
+    float space[DEPTH * COLUMNS] __attribute__((aligned(64)));
+    const ptrdiff_t n_depths = k > 0 ? (k + DEPTH - 1) / DEPTH : 1;
+    const ptrdiff_t n_heights = (m + HEIGHT - 1) / HEIGHT;
+    for (ptrdiff_t d = 0; d < n_depths; d++) {
+        /* Blocks of nearly equal depth and height, so that no thin one is left over. */
+        const ptrdiff_t first = d * k / n_depths, depth = (d + 1) * k / n_depths - first;
+        for (ptrdiff_t h = 0; h < n_heights; h++) {
+            const ptrdiff_t top = h * m / n_heights, bottom = (h + 1) * m / n_heights;
+            const int packed = PACKS && n >= PACKS * COLUMNS && form != TURNED;
+            if (packed)
+                NAME(pack_strips)(form, bottom - top, depth,
+                                  form == COLUMNS_CONTIGUOUS ? A + first * lda + top : A + top * lda + first, lda, NAME(strips));
+            for (ptrdiff_t j = 0; j < n; j += COLUMNS) {
+                const ptrdiff_t columns = n - j < COLUMNS ? n - j : COLUMNS;
+                const int vectors = columns > WIDTH ? 2 : 1;
+                const int last = (int)columns - WIDTH * (vectors - 1);
+                const float *panel = space;
+                ptrdiff_t stride = WIDTH * vectors;
+                if (transpose_B) {
+                    NAME(transpose_panel)(depth, vectors, columns, B + j * ldb + first, ldb, space);
+                } else if (bottom - top > FEW_ROWS || ldb % ALIASING == 0 || last < WIDTH) {
+                    NAME(copy_panel)(depth, vectors, last, B + first * ldb + j, ldb, space);
+                } else {
+                    panel = B + first * ldb + j;
+                    stride = ldb;
+                }
+                for (ptrdiff_t i = top; i < bottom; i += ROWS) {
+                    const ptrdiff_t rows = bottom - i < ROWS ? bottom - i : ROWS;
+                    const float *a = form == COLUMNS_CONTIGUOUS ? A + first * lda + i : A + i * lda + first;
+                    float *c = form == TURNED ? C + j * ldc + i : C + i * ldc + j;
+                    if (packed)
+                        NAME(KERNELS)[COLUMNS_CONTIGUOUS][vectors - 1][rows - 1](depth, NAME(strips) + (i - top) * depth, rows, panel, stride, last, accumulate || d > 0, c, ldc);
+                    else
+                    NAME(KERNELS)[form][vectors - 1][rows - 1](depth, a, lda, panel, stride, last, accumulate || d > 0, c, ldc);
+                }
+            }
+        }
+    }
+}
+
+#undef COLUMNS
+#undef DEFINE
+#undef DEFINE_FORMS
+#undef NAME_ROWS
+#undef NAME_COLUMNS
+#undef NAME_TURNED
