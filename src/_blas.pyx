@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Row-major products over SciPy's BLAS, and over our own for float where the CPU has AVX-512.
+"""Row-major products over SciPy's BLAS, and over our own for float where the CPU has AVX2 or AVX-512.
 
 The only file that cimports SciPy, and the only one that branches on float and double. Not here: checks of arguments, which
 are the callers' work, and anything elementwise.
 
-Our own products (product.c) are faster than OpenBLAS at the shapes of tiles, more so on CPUs for which OpenBLAS picks narrower
-kernels; bench/test_bench_kernels.py has both. SVDFAST_PRODUCTS=blas gives all products to BLAS.
+Our own products (product.c) are as fast as OpenBLAS's or faster at the shapes of tiles, more so on CPUs for which OpenBLAS picks
+narrower kernels, at few rows and at few columns; bench/test_bench_kernels.py has both. SVDFAST_PRODUCTS=blas gives all products to BLAS.
 """
 
 import os
@@ -15,7 +15,7 @@ from scipy.linalg.cython_blas cimport dgemm, sgemm
 
 
 cdef extern from "product.h" nogil:
-    int svdfast_product_select()
+    int svdfast_product_select(const char* name)
     void svdfast_product(int transpose_A, int transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                          const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
                          int accumulate, float* C, Py_ssize_t ldc)
@@ -76,10 +76,17 @@ def float32_products():
     return "svdfast" if own_products else "BLAS"
 
 
-def use_own_products(bint wanted):
-    """Chooses between our own products of float matrices and BLAS's, for all threads. Returns whether ours are used now."""
+def use_own_products(bint wanted, str instruction_set=None):
+    """Chooses between our own products of float matrices and BLAS's, for all threads. Returns whether ours are used now.
+
+    `instruction_set`: "avx2" or "avx512" instead of the best that the CPU has.
+    """
     global own_products
-    own_products = wanted and svdfast_product_select()
+    cdef const char* name = NULL
+    if instruction_set is not None:
+        encoded = instruction_set.encode()
+        name = encoded
+    own_products = wanted and svdfast_product_select(name)
     return own_products
 
 
@@ -88,7 +95,7 @@ def _choose():
     if wanted not in ("", "blas", "svdfast"):
         raise ImportError(f"SVDFAST_PRODUCTS={wanted!r}: expected blas or svdfast")
     if not use_own_products(wanted != "blas") and wanted == "svdfast":
-        raise ImportError("SVDFAST_PRODUCTS='svdfast': this CPU or this build has no AVX-512")
+        raise ImportError("SVDFAST_PRODUCTS='svdfast': this CPU or this build has neither AVX2 nor AVX-512")
 
 
 _choose()

@@ -7,10 +7,11 @@
  * - A micro-kernel holds a block of C in the vector registers, ROWS rows × two vectors; for each k it loads one row of B (two vectors)
  *   and broadcasts one column of A. AVX-512 has 32 registers: 14 rows, 28 multiply-adds to 16 loads; AVX2 has 16: 6 rows, 12 to 8. So
  *   the multiply-adds are the limit.
- * - A is read where it lies. Either its rows or its columns are contiguous, so what is read next is near.
+ * - AVX-512 reads A where it lies: either its rows or its columns are contiguous, so what is read next is near. With 6 rows of 16 floats
+ *   of a cache line used at a time that would cost AVX2 too much where strides alias, so there a block of A is copied into strips of 6
+ *   rows, if B is wide enough for that to be worth it. Strips are the only memory kept, one block for each thread that multiplies.
  * - B is copied, two vectors of columns and up to DEPTH rows at a time, into a panel on the stack: then its rows are contiguous whatever
- *   its layout, and power-of-two strides do not fall on the same cache lines. The panel is used by all rows of A before the next is
- *   made. It is the only scratch memory, so there is nothing to allocate or to share between threads.
+ *   its layout, and power-of-two strides do not fall on the same cache lines. The panel is used by all rows of A before the next is made.
  * - Rows of A and C go in blocks of HEIGHT, so that the block of A stays in the second-level cache while panels pass.
  * - Sizes that are not multiples are met by kernels of fewer rows, panels filled with zeros, and partial stores.
  */
@@ -19,6 +20,7 @@
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 
 #include <immintrin.h>
+#include <string.h>
 
 enum { ROWS_CONTIGUOUS, COLUMNS_CONTIGUOUS, TURNED };
 
@@ -37,9 +39,9 @@ typedef void kernel(ptrdiff_t k, const float *A, ptrdiff_t stride, const float *
 #define VECTOR __m256
 #define WIDTH 8
 #define ROWS 6
-#define DEPTH 392   /* a panel of 16 KiB: half of the first-level cache */
-#define HEIGHT 264  /* rows of A at a time */
-#define PACKS 4
+#define DEPTH 392   /* a panel of 24 KiB */
+#define HEIGHT 264  /* rows of A at a time: strips of at most 404 KiB */
+#define STRIPS 4    /* A is copied into strips for at least so many panels of B; 0: never */
 #define FEW_ROWS 30 /* up to here a panel is used too seldom to be worth copying, if B's rows are contiguous and do not alias */
 #define FOR_EACH_ROWS(X, vectors) X(1, vectors) X(2, vectors) X(3, vectors) X(4, vectors) X(5, vectors) X(6, vectors)
 
@@ -115,7 +117,7 @@ INLINE void NAME(transpose)(__m256 x[8])
 #undef DEPTH
 #undef HEIGHT
 #undef FEW_ROWS
-#undef PACKS
+#undef STRIPS
 #undef FOR_EACH_ROWS
 
 /* ---- AVX-512 ---- */
@@ -128,7 +130,7 @@ INLINE void NAME(transpose)(__m256 x[8])
 #define DEPTH 512   /* a panel of 64 KiB */
 #define HEIGHT 504
 #define FEW_ROWS 70
-#define PACKS 0
+#define STRIPS 0
 #define FOR_EACH_ROWS(X, vectors)                                                                                       \
     X(1, vectors) X(2, vectors) X(3, vectors) X(4, vectors) X(5, vectors) X(6, vectors) X(7, vectors) X(8, vectors)     \
     X(9, vectors) X(10, vectors) X(11, vectors) X(12, vectors) X(13, vectors) X(14, vectors)
@@ -182,15 +184,17 @@ typedef void product(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdif
 
 static product *selected;
 
-int svdfast_product_select(void)
+int svdfast_product_select(const char *name)
 {
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512vl"))
+    if ((name == NULL || strcmp(name, "avx512") == 0) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
+        && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
         selected = product_avx512;
-    else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    else if ((name == NULL || strcmp(name, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         selected = product_avx2;
-    return selected != NULL;
+    else
+        return 0;
+    return 1;
 }
 
 void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
@@ -205,8 +209,9 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
 
 #else
 
-int svdfast_product_select(void)
+int svdfast_product_select(const char *name)
 {
+    (void)name;
     return 0;
 }
 

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Products of row-major float matrices on AVX-512, for the shapes of tiles: a few hundred rows, inner sizes from 10 to a
- * few thousand. Used by _blas.pyx where it is faster than BLAS. Not here: other types and CPUs, which BLAS serves.
+ * Products of row-major float matrices on AVX2 and AVX-512, for the shapes of tiles: a few hundred rows, inner sizes from 10 to a
+ * few thousand. Used by _blas.pyx in BLAS's place. Not here: other types and CPUs, which BLAS serves.
  */
 #ifndef SVDFAST_PRODUCT_H
 #define SVDFAST_PRODUCT_H
 
 #include <stddef.h>
 
-/* Whether this build has the code and this CPU the instructions. */
-int svdfast_product_select(void);
+/* Chooses the products of "avx2" or "avx512", or NULL for the best that the CPU has. Returns whether this build and CPU have them;
+ * where not, the choice stays. To be called, with success, before svdfast_product. */
+int svdfast_product_select(const char *name);
 
 /* C (m×n) := op(A) (m×k) op(B) (k×n), or += where `accumulate`. Rows are lda, ldb, ldc elements apart. */
 void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,

@@ -3,7 +3,7 @@
  * The product of product.h, written once for vectors of WIDTH floats. Included by product.c for each instruction set; NAME(f) is f
  * with the set's name appended. No include guard: that is its purpose.
  *
- * Of the includer: VECTOR, WIDTH; ROWS, DEPTH, HEIGHT, FEW_ROWS; load, store, load_part, store_part, broadcast, multiply_add, add, zero,
+ * Of the includer: VECTOR, WIDTH; ROWS, DEPTH, HEIGHT, FEW_ROWS, STRIPS; load, store, load_part, store_part, broadcast, multiply_add, add, zero,
  * transpose; FOR_EACH_ROWS; TARGET, INLINE.
  */
 #define COLUMNS (2 * WIDTH)
@@ -166,26 +166,26 @@ TARGET static void NAME(transpose_panel)(ptrdiff_t k, int vectors, ptrdiff_t col
         }
 }
 
+#if STRIPS
 static __thread float NAME(strips)[HEIGHT * DEPTH] __attribute__((aligned(64)));
 
-/* strips = A (rows×k), ROWS rows at a time, each strip's columns contiguous: what by_columns reads with a stride of its rows. */
-TARGET static void NAME(pack_strips)(int form, ptrdiff_t rows, ptrdiff_t k, const float *A, ptrdiff_t lda, float *strips)
+/* strips = A (rows×k), ROWS rows at a time, the columns of each strip contiguous: by_columns reads one with a stride of its rows. */
+INLINE void NAME(pack_strip)(const int rows, ptrdiff_t k, const float *A, ptrdiff_t row, ptrdiff_t column, float *strip)
 {
-    for (ptrdiff_t i = 0; i < rows; i += ROWS) {
-        const ptrdiff_t height = rows - i < ROWS ? rows - i : ROWS;
-        const ptrdiff_t row = form == COLUMNS_CONTIGUOUS ? 1 : lda, column = form == COLUMNS_CONTIGUOUS ? lda : 1;
-        const float *a = A + i * row;
-        if (height == ROWS)
-            for (ptrdiff_t j = 0; j < k; j++)
-                for (ptrdiff_t r = 0; r < ROWS; r++)
-                    strips[j * ROWS + r] = a[r * row + j * column];
-        else
-            for (ptrdiff_t j = 0; j < k; j++)
-                for (ptrdiff_t r = 0; r < height; r++)
-                    strips[j * height + r] = a[r * row + j * column];
-        strips += height * k;
-    }
+    for (ptrdiff_t j = 0; j < k; j++)
+        for (int i = 0; i < rows; i++)
+            strip[j * rows + i] = A[i * row + j * column];
 }
+
+TARGET static void NAME(pack_strips)(int form, ptrdiff_t m, ptrdiff_t k, const float *A, ptrdiff_t lda)
+{
+    const ptrdiff_t row = form == COLUMNS_CONTIGUOUS ? 1 : lda, column = form == COLUMNS_CONTIGUOUS ? lda : 1;
+    ptrdiff_t i = 0;
+    for (; i + ROWS <= m; i += ROWS)
+        NAME(pack_strip)(ROWS, k, A + i * row, row, column, NAME(strips) + i * k);
+    NAME(pack_strip)((int)(m - i), k, A + i * row, row, column, NAME(strips) + i * k);
+}
+#endif
 
 /* C (m×n) (+)= op(A) op(B) by kernels of a form. TURNED: C's rows are the product's columns. */
 static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
@@ -199,10 +199,19 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
         const ptrdiff_t first = d * k / n_depths, depth = (d + 1) * k / n_depths - first;
         for (ptrdiff_t h = 0; h < n_heights; h++) {
             const ptrdiff_t top = h * m / n_heights, bottom = (h + 1) * m / n_heights;
-            const int packed = PACKS && n >= PACKS * COLUMNS && form != TURNED;
-            if (packed)
-                NAME(pack_strips)(form, bottom - top, depth,
-                                  form == COLUMNS_CONTIGUOUS ? A + first * lda + top : A + top * lda + first, lda, NAME(strips));
+            /* What the kernels read for A. */
+            int as = form;
+            const float *block = form == COLUMNS_CONTIGUOUS ? A + first * lda + top : A + top * lda + first;
+#if STRIPS
+            const int packed = form != TURNED && n >= STRIPS * COLUMNS;
+            if (packed) {
+                NAME(pack_strips)(form, bottom - top, depth, block, lda);
+                as = COLUMNS_CONTIGUOUS;
+                block = NAME(strips);
+            }
+#else
+            const int packed = 0;
+#endif
             for (ptrdiff_t j = 0; j < n; j += COLUMNS) {
                 const ptrdiff_t columns = n - j < COLUMNS ? n - j : COLUMNS;
                 const int vectors = columns > WIDTH ? 2 : 1;
@@ -219,12 +228,9 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                 }
                 for (ptrdiff_t i = top; i < bottom; i += ROWS) {
                     const ptrdiff_t rows = bottom - i < ROWS ? bottom - i : ROWS;
-                    const float *a = form == COLUMNS_CONTIGUOUS ? A + first * lda + i : A + i * lda + first;
+                    const float *a = block + (i - top) * (packed ? depth : as == COLUMNS_CONTIGUOUS ? 1 : lda);
                     float *c = form == TURNED ? C + j * ldc + i : C + i * ldc + j;
-                    if (packed)
-                        NAME(KERNELS)[COLUMNS_CONTIGUOUS][vectors - 1][rows - 1](depth, NAME(strips) + (i - top) * depth, rows, panel, stride, last, accumulate || d > 0, c, ldc);
-                    else
-                    NAME(KERNELS)[form][vectors - 1][rows - 1](depth, a, lda, panel, stride, last, accumulate || d > 0, c, ldc);
+                    NAME(KERNELS)[as][vectors - 1][rows - 1](depth, a, packed ? rows : lda, panel, stride, last, accumulate || d > 0, c, ldc);
                 }
             }
         }

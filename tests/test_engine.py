@@ -81,7 +81,7 @@ def test_float32_gives_the_same_bits_for_any_number_of_threads_where_products_ar
     from svdfast import _blas
 
     if _blas.float32_products() != "svdfast":
-        pytest.skip("this CPU has no AVX-512, so no products of our own")
+        pytest.skip("this CPU has neither AVX2 nor AVX-512, so no products of our own")
     X, y = samples(_engine.SMALL_BATCH)
     net = sf.Network([9, 400, 300, 5], seed=0)
     gradients = [net.loss_and_gradient(X, y, n_threads=n)[1] for n in (1, 2, 5)]
