@@ -22,6 +22,7 @@ from svdfast._engine import Engine
 from svdfast._runtime import resolve_threads, single_threaded_blas
 from svdfast.network import Evaluator, Network, TrainingData, requested_ranks
 from svdfast.optimizers import Adam, Optimizer
+from svdfast.schedules import Constant
 
 __all__ = ["Event", "StopTraining", "TrainingResult", "train"]
 
@@ -233,8 +234,9 @@ def train(
             net, *validation, data.loss.name, None, threads, names=("validation X", "validation y")
         )
 
-    batch_size = min(batch_size, data.n_samples)
-    steps_per_epoch = -(-data.n_samples // batch_size)
+    n_samples = data.n_samples
+    batch_size = min(batch_size, n_samples)
+    steps_per_epoch = -(-n_samples // batch_size)
     n_steps = epochs * steps_per_epoch
     switch_step = n_steps
     if wanted is not None and not net.is_factored:
@@ -269,29 +271,35 @@ def train(
             for epoch in range(1, epochs + 1):
                 total, seconds, rate = 0.0, 0.0, math.nan
                 run.follow()
+                schedule = optimizer.schedule
+                # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
+                constant = schedule.learning_rate if type(schedule) is Constant else None
                 if shuffle and steps_per_epoch > 1:
-                    run.engine.set_order(rng.permutation(data.n_samples))
-                for start in range(0, data.n_samples, batch_size):
+                    run.engine.set_order(rng.permutation(n_samples))
+                began = time.perf_counter()
+                for start in range(0, n_samples, batch_size):
                     if result.n_steps == switch_step:
+                        seconds = time.perf_counter() - began
+                        result.seconds += seconds
                         switch(epoch)
                         run.follow()
-                    began = time.perf_counter()
-                    stop = min(start + batch_size, data.n_samples)
-                    rate = optimizer.schedule(result.n_steps, n_steps)
+                        began = time.perf_counter()
+                    stop = start + batch_size if start + batch_size < n_samples else n_samples
+                    rate = schedule(result.n_steps, n_steps) if constant is None else constant
                     value = run.step(start, stop, rate)
-                    elapsed = time.perf_counter() - began
-                    seconds += elapsed
-                    result.seconds += elapsed
                     result.n_steps += 1
                     total += value * (stop - start)
                     if not math.isfinite(value):
                         raise _diverged(f"loss became {value}", result.n_steps, epoch)
                     if bar is not None:
                         bar.update()
+                elapsed = time.perf_counter() - began
+                seconds += elapsed
+                result.seconds += elapsed
                 row: dict[str, Any] = {
                     "epoch": epoch,
                     "phase": run.phase,
-                    "loss": total / data.n_samples,
+                    "loss": total / n_samples,
                     "learning_rate": rate,
                     "seconds": seconds,
                 }
@@ -363,11 +371,11 @@ class _Run:
 
     def step(self, start: int, stop: int, learning_rate: float) -> float:
         optimizer = self.optimizer
-        value = self.engine.step(
+        value: float = self.engine.step(
             start, stop, learning_rate, optimizer.n_updates + 1, self.l1, self.l2
         )
         optimizer.n_updates += 1
-        return float(value)
+        return value
 
 
 def _diverged(what: str, step: int, epoch: int) -> FloatingPointError:
