@@ -48,6 +48,12 @@ def pytest_report_header() -> list[str]:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """pytest-benchmark's table has no column for `extra_info`."""
     session = getattr(config, "_benchmarksession", None)
+    for b in getattr(session, "benchmarks", []):
+        if "share_of_dense_epoch" in b.extra_info:
+            terminalreporter.write_line(
+                f"{b.name}: {b.extra_info['seconds_of_the_switch']:.3f} s, "
+                f"{100 * b.extra_info['share_of_dense_epoch']:.1f} % of a dense epoch"
+            )
     rows = [b for b in getattr(session, "benchmarks", []) if "gflops" in b.extra_info]
     if not rows:
         return

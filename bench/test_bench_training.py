@@ -51,6 +51,34 @@ def test_epoch(
     assert net.evaluate(*some).loss < before
 
 
+@pytest.mark.parametrize("rank_fraction", [1 / 4, 1 / 8])
+@pytest.mark.parametrize("name", ["mnist", "wide"])
+def test_switch(benchmark: Any, name: str, rank_fraction: float) -> None:
+    """Truncation and all that `train` does with it, beside an epoch of 60,000 samples, dense, of which a few steps are timed."""
+    case = compare.CASES[name]
+    n_threads = len(machine.available_cpus())
+    benchmark.group = f"the switch of {name}"
+    X, y = compare.make_data(case)
+    X, y = X[: 3 * case.batch], y[: 3 * case.batch]
+
+    def switch() -> tuple[float, float]:
+        net = sf.Network(case.sizes, seed=0)
+        settings = {"batch_size": case.batch, "n_threads": n_threads}
+        dense = sf.train(net, X, y, epochs=2, rank_fraction=None, **settings).history[-1]
+        start = 0.5  # of two epochs: between them
+        result = sf.train(
+            net, X, y, epochs=2, pretrain_fraction=start, rank_fraction=rank_fraction, **settings
+        )
+        assert [len(e.info["truncations"]) for e in result.events if e.kind == "switch"] == [2]
+        return result.events[0].info["seconds"], dense["seconds"] / 3 * 60_000 / case.batch
+
+    seconds, epoch = benchmark.pedantic(switch, rounds=1)
+    benchmark.extra_info.update(
+        seconds_of_the_switch=round(seconds, 4), share_of_dense_epoch=round(seconds / epoch, 4)
+    )
+    assert seconds > 0 and epoch > 0
+
+
 @pytest.mark.parametrize("rank_fraction", compare.RANK_FRACTIONS)
 @pytest.mark.parametrize(
     "case",

@@ -75,6 +75,11 @@ def truncated_svd(
 
     Notes
     -----
+    "exact" takes a float32 W of at least 128 rows and columns, and a rank of at most half of them, through the eigenvectors of its
+    Gram matrix, G = W·Wᵀ = U·Σ²·Uᵀ (the smaller of W·Wᵀ and Wᵀ·W) in float64, of which only `rank` are computed. There rounding disturbs G
+    by about ε₆₄·σ₁², and Vt = Σ⁻¹·Uᵀ·W loses its orthogonality by ε₆₄·(σ₁/σ_l)²: less than float32 keeps, unless σ_l is thousands of times
+    smaller than σ₁, when LAPACK's SVD is used, as it is in all other cases.
+
     "randomized" is algorithm 4.4 with 5.1 of N. Halko, P. G. Martinsson, J. A. Tropp, "Finding
     structure with randomness", SIAM Review 53, 2011.
 
@@ -106,7 +111,7 @@ def truncated_svd(
     _check_choice("method", method, get_args(Method))
 
     if method == "exact":
-        U, s, Vt = _full_svd(matrix)
+        U, s, Vt = _leading_svd(matrix, rank) or _full_svd(matrix)
     else:
         rng = np.random.default_rng(seed)
         U, s, Vt = _randomized_svd(matrix, rank + oversamples, iterations, rng)
@@ -250,6 +255,37 @@ def _as_matrix(W: npt.ArrayLike) -> FloatArray:
     if not np.isfinite(matrix).all():
         raise ValueError("W must be finite, got NaN or infinity in it")
     return matrix
+
+
+def _leading_svd(W: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    """The first `rank` triplets by the Gram matrix in float64; None where another way is better, or needed.
+
+    G. H. Golub, C. F. Van Loan, Matrix Computations, 4th edition, section 8.6.3, on what squaring costs.
+    """
+    smaller = min(W.shape)
+    if W.dtype != np.float32 or smaller < 128 or rank > smaller // 2:
+        return None
+    A = W.astype(np.float64)
+    if W.shape[0] > W.shape[1]:
+        A = A.T
+    # Eigenvalues come smallest first.
+    try:
+        squares, U = scipy.linalg.eigh(
+            A @ A.T, subset_by_index=[smaller - rank, smaller - 1], check_finite=False,
+            overwrite_a=True,
+        )  # fmt: skip
+    except scipy.linalg.LinAlgError:
+        return None
+    squares, U = squares[::-1], U[:, ::-1]
+    # G is disturbed by about n·ε₆₄·σ₁², and uᵢᵀ·G·uⱼ, divided by σᵢ·σⱼ, must not show it in float32.
+    enough = smaller * np.finfo(np.float64).eps / np.finfo(np.float32).eps
+    if not squares[-1] > enough * squares[0]:
+        return None
+    s = np.sqrt(squares)
+    Vt = (U.T @ A) / s[:, np.newaxis]
+    with np.errstate(over="ignore"):  # a norm beyond float32 is infinite, as LAPACK has it
+        U, s, Vt = (part.astype(np.float32) for part in (U, s, Vt))
+    return (U, s, Vt) if W.shape[0] <= W.shape[1] else (Vt.T, s, U.T)
 
 
 def _full_svd(W: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

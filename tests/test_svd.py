@@ -94,6 +94,63 @@ def test_power_iterations_and_oversampling_help():
     assert errors[0] > errors[1] > errors[2]
 
 
+def with_spectrum(n, m, s, seed=0):
+    rng = np.random.default_rng(seed)
+    U = np.linalg.qr(rng.standard_normal((n, len(s))))[0]
+    V = np.linalg.qr(rng.standard_normal((m, len(s))))[0]
+    return (U * s) @ V.T
+
+
+LARGE = {
+    "random": lambda n, m: np.random.default_rng(0).standard_normal((n, m)),
+    "decaying": lambda n, m: decaying(n, m, np.float64),
+    "graded": lambda n, m: with_spectrum(n, m, np.logspace(0, -10, min(n, m))),
+    "of low rank": lambda n, m: with_spectrum(n, m, np.ones(5)),
+    "ties": lambda n, m: with_spectrum(n, m, np.ones(min(n, m))),
+    "one large": lambda n, m: with_spectrum(n, m, np.array([1e4] + [1.0] * 126)),
+    "zero": lambda n, m: np.zeros((n, m)),
+    "tiny": lambda n, m: 1e-30 * np.random.default_rng(1).standard_normal((n, m)),
+    "huge": lambda n, m: 1e30 * np.random.default_rng(1).standard_normal((n, m)),
+}
+
+
+@pytest.mark.parametrize("rank", [1, 40, 80, 81])
+@pytest.mark.parametrize("shape", [(160, 230), (230, 160), (160, 160), (300, 128), (127, 500)])
+@pytest.mark.parametrize("kind", LARGE)
+def test_large_matrices_of_any_spectrum(kind, shape, rank):
+    """Exact to float32's rounding: singular values, orthogonality, and what is left of W, which no other of its rank can beat."""
+    W = LARGE[kind](*shape).astype(np.float32)
+    W = np.asfortranarray(W) if rank == 40 else W
+    rank = min(rank, min(shape))
+    U, s, Vt = (part.astype(np.float64) for part in sf.truncated_svd(W, rank))
+    all_s = np.linalg.svd(W.astype(np.float64), compute_uv=False)
+    tol = 30 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(s, all_s[:rank], rtol=0, atol=tol * all_s[0])
+    np.testing.assert_allclose(U.T @ U, np.eye(rank), atol=tol)
+    np.testing.assert_allclose(Vt @ Vt.T, np.eye(rank), atol=tol)
+    left = np.linalg.norm(W - (U * s) @ Vt)
+    best = np.linalg.norm(all_s[rank:])
+    assert left <= best * (1 + tol) + tol * np.linalg.norm(all_s[:rank])
+
+
+def test_large_and_full_agree():
+    W = decaying(200, 150, np.float32)
+    small = sf.truncated_svd(W, 60)
+    full = sf.truncated_svd(W, 76)  # more than half: LAPACK's
+    for a, b, axis in ((small[0], full[0][:, :60], 0), (small[2], full[2][:60], 1)):
+        np.testing.assert_allclose(abs((a * b).sum(axis)), 1, atol=1e-5)
+
+
+def test_large_falls_back_when_eigenvectors_fail(monkeypatch):
+    def fail(*arguments, **more):
+        raise scipy.linalg.LinAlgError
+
+    W = decaying(150, 150, np.float32)
+    expected = sf.truncated_svd(W, 76)[1][:20]
+    monkeypatch.setattr(scipy.linalg, "eigh", fail)
+    np.testing.assert_allclose(sf.truncated_svd(W, 20)[1], expected, rtol=1e-5)
+
+
 def test_randomized_is_repeatable():
     W = decaying(50, 40, np.float64)
     first = sf.truncated_svd(W, 5, "randomized", n_iterations=0)
