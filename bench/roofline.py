@@ -14,8 +14,10 @@ at the bandwidth of a triad over as many bytes. A triad's write fetches a line t
 bound is up to a third too long; the first is exact.
 
 --products lists every product of a step on one thread, by itself: matrices packed without gaps and as warm as repeating leaves them,
-so a step, which finds them where the last loop left them, may be slower; the smallest show what a call from Python costs. Not here: other systems (compare.py), rules of update other
-than Adam (test_bench_optimizers.py).
+so a step, which finds them where the last loop left them, may be slower; the smallest show what a call from Python costs.
+
+The peak is the better of one measured before the cases and one after. On a machine whose cores others use, shares of it mean little.
+Not here: other systems (compare.py), rules of update other than Adam (test_bench_optimizers.py).
 """
 
 from __future__ import annotations
@@ -141,7 +143,7 @@ def limits(n_threads: int, quick: bool) -> dict[str, Any]:
 
 
 def measure(
-    name: str, case: compare.Case, rank_fraction: float | None, n_threads: int, n_rounds: int, peak: float | None
+    name: str, case: compare.Case, rank_fraction: float | None, n_threads: int, n_rounds: int
 ) -> dict[str, Any]:
     """Rounds with the clocks off and on by turns; from those on, the one of median length."""
     X, y = compare.make_data(case)
@@ -166,7 +168,7 @@ def measure(
     # w, m and v are read and written.
     n_bytes = 3 * 4 * net.parameters.size
     bandwidth = machine.memory_bandwidth(n_threads, n_bytes=max(n_bytes, 2**16), repeats=3)
-    record = {
+    return {
         "case": name,
         "threads": n_threads,
         "rank_fraction": rank_fraction,
@@ -180,12 +182,16 @@ def measure(
         # All threads' speed, were they all at products.
         "gflops_of_products": n_threads * operations / parts["products"] / 1e9,
         "gflops_of_step": operations / step / 1e9,
-        "bound_operations": None if peak is None else operations / peak / 1e9,
         "bound_bytes": None if bandwidth is None else 2 * n_bytes / bandwidth / 1e9,
     }
-    for kind in ("products", "step"):
-        record[f"share_of_peak_{kind}"] = None if peak is None else record[f"gflops_of_{kind}"] / peak
-    return record
+
+
+def evaluate(records: list[dict[str, Any]], peak: float | None) -> None:
+    """Adds to each record what follows from the peak of its number of threads."""
+    for r in records:
+        r["bound_operations"] = None if peak is None else r["operations"] / peak / 1e9
+        for kind in ("products", "step"):
+            r[f"share_of_peak_{kind}"] = None if peak is None else r[f"gflops_of_{kind}"] / peak
 
 
 def form(rank_fraction: float | None) -> str:
@@ -287,7 +293,7 @@ def plot(records: list[dict[str, Any]], file: Path) -> None:
     """A stacked bar for each case, form and number of threads: the shares of the time, and above it the step's share of the peak."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2 + 0.6 * len(records), 5), layout="constrained")
+    figure = Figure(figsize=(3 + 0.5 * len(records), 5), layout="constrained")
     axes = figure.subplots()
     names = [f"{r['case']}, {form(r['rank_fraction'])}, {r['threads']} thr." for r in records]
     bottom = np.zeros(len(records))
@@ -333,7 +339,15 @@ def main() -> None:
     result: dict[str, Any] = {"machine": description.splitlines(), "limits": {}, "records": [], "products": []}
     for n_threads in arguments.threads or sorted({1, len(machine.available_cpus())}):
         limit = result["limits"][n_threads] = limits(n_threads, arguments.quick)
+        records = [
+            measure(name, case, rank_fraction, n_threads, 1 if arguments.quick else arguments.rounds)
+            for name, case in cases.items()
+            for rank_fraction in RANK_FRACTIONS
+        ]
+        if limit["peak"] is not None:
+            limit["peak"] = max(limit["peak"], machine.fma_peak.__wrapped__(n_threads))
         peak = limit["peak"]
+        evaluate(records, peak)
         print(f"\n{n_threads} thread(s)")
         if peak is not None:
             print(f"{'FMA peak':<18} {peak:.0f} Gflop/s float32")
@@ -343,11 +357,6 @@ def main() -> None:
             f"{'best product':<18} {limit['best_gemm']:.0f} Gflop/s"
             + (f", {percent(limit['best_gemm'] / peak)} of peak" if peak else "")
         )
-        records = [
-            measure(name, case, rank_fraction, n_threads, 1 if arguments.quick else arguments.rounds, peak)
-            for name, case in cases.items()
-            for rank_fraction in RANK_FRACTIONS
-        ]
         print(table(records), flush=True)
         result["records"] += records
     if arguments.products:
