@@ -91,8 +91,8 @@ LOOPS = ["src/elementwise.h", "src/elementwise_types.h", "src/elementwise_loops.
 setup(
     ext_modules=cythonize(
         [
-            extension("_elementwise", "src/elementwise.c", depends=LOOPS),
-            extension("_blas", "src/product.c", depends=["src/product.h", "src/product_kernels.h"]),
+            extension("_elementwise", "src/elementwise.c", depends=[*LOOPS, "src/elementwise_timed.h", "src/timing.h"]),
+            extension("_blas", "src/product.c", depends=["src/product.h", "src/product_kernels.h", "src/timing.h"]),
             extension("cython_kernels", depends=LOOPS[:1]),
             extension("_engine", depends=[LOOPS[0], "src/threads.h", "src/denormals.h"]),
         ],

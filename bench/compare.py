@@ -132,25 +132,34 @@ def new_rng() -> Any:
     return np.random.default_rng(0)
 
 
-def svdfast_variants(case: Case, n_threads: int) -> Variants:
-    """Epochs of `sf.train`: from the end of its first, before which it checks its arguments, to the end."""
+def svdfast_network(case: Case, rank_fraction: float | None) -> Any:
+    """The case's network, with the weights that all systems begin with."""
     import svdfast as sf
 
+    net = sf.Network(case.sizes, output="softmax" if case.sizes[-1] > 1 else "sigmoid", seed=0)
+    if rank_fraction is not None:
+        net.truncate(rank_fraction, force=True, method="randomized")
+    weights = iter(initial_weights(case, rank_fraction))
+    for layer in net.layers:
+        if layer.rank is None:
+            layer.W[...] = next(weights)
+        else:
+            layer.W2[...], layer.W1[...] = next(weights), next(weights)
+    return net
+
+
+def svdfast_variants(case: Case, n_threads: int) -> Variants:
+    """Epochs of `sf.train`: from the end of its first, before which it checks its arguments, to the end."""
     X, y = make_data(case)
     for rank_fraction in RANK_FRACTIONS:
-        net = sf.Network(case.sizes, output="softmax" if case.sizes[-1] > 1 else "sigmoid", seed=0)
-        if rank_fraction is not None:
-            net.truncate(rank_fraction, force=True, method="randomized")
-        weights = iter(initial_weights(case, rank_fraction))
-        for layer in net.layers:
-            if layer.rank is None:
-                layer.W[...] = next(weights)
-            else:
-                layer.W2[...], layer.W1[...] = next(weights), next(weights)
+        net = svdfast_network(case, rank_fraction)
         yield "svdfast", rank_fraction, svdfast_round(case, net, X, y, n_threads)
 
 
-def svdfast_round(case: Case, net: Any, X: Any, y: Any, n_threads: int) -> Round:
+def svdfast_round(
+    case: Case, net: Any, X: Any, y: Any, n_threads: int, begin: Callable[[], object] | None = None
+) -> Round:
+    """A round whose first epoch is not counted; `begin` is called at the end of that."""
     import svdfast as sf
 
     rng = new_rng()
@@ -162,6 +171,8 @@ def svdfast_round(case: Case, net: Any, X: Any, y: Any, n_threads: int) -> Round
         def at_epoch(event: sf.Event) -> None:
             nonlocal start
             if event.epoch == 1:
+                if begin is not None:
+                    begin()
                 start = time.perf_counter()
 
         result = sf.train(

@@ -41,6 +41,23 @@ def record(benchmark: Any) -> Callable[..., None]:
     return write
 
 
+@pytest.fixture
+def record_bytes(benchmark: Any) -> Callable[..., None]:
+    """Writes bytes moved, GB/s and share of the memory's bandwidth into `extra_info`, after the timing."""
+
+    def write(n_bytes: int, bandwidth: float | None, **more: Any) -> None:
+        benchmark.extra_info.update(bytes=n_bytes, **more)
+        if benchmark.stats is None:  # --benchmark-disable
+            return
+        speed = n_bytes / benchmark.stats.stats.median / 1e9
+        benchmark.extra_info["gigabytes_per_second"] = round(speed, 3)
+        benchmark.extra_info["share_of_bandwidth"] = (
+            None if bandwidth is None else round(speed / bandwidth, 4)
+        )
+
+    return write
+
+
 def pytest_report_header() -> list[str]:
     return machine.describe().splitlines()
 
@@ -54,15 +71,18 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
                 f"{b.name}: {b.extra_info['seconds_of_the_switch']:.3f} s, "
                 f"{100 * b.extra_info['share_of_dense_epoch']:.1f} % of a dense epoch"
             )
-    rows = [b for b in getattr(session, "benchmarks", []) if "gflops" in b.extra_info]
-    if not rows:
-        return
-    terminalreporter.section("multiplications")
-    width = max(len(b.name) for b in rows)
-    for b in rows:
-        info = b.extra_info
-        share = info["share_of_peak"]
-        terminalreporter.write_line(
-            f"{b.name:<{width}}  {info['multiplications']:>15,}  {info['gflops']:>8.1f} Gflop/s"
-            + ("" if share is None else f"  {100 * share:>5.1f} % of peak")
-        )
+    for title, count, speed, unit, share, whole in (
+        ("multiplications", "multiplications", "gflops", "Gflop/s", "share_of_peak", "peak"),
+        ("bytes moved", "bytes", "gigabytes_per_second", "GB/s", "share_of_bandwidth", "a triad's"),
+    ):
+        rows = [b for b in getattr(session, "benchmarks", []) if speed in b.extra_info]
+        if not rows:
+            continue
+        terminalreporter.section(title)
+        width = max(len(b.name) for b in rows)
+        for b in rows:
+            info = b.extra_info
+            terminalreporter.write_line(
+                f"{b.name:<{width}}  {info[count]:>15,}  {info[speed]:>8.1f} {unit}"
+                + ("" if info[share] is None else f"  {100 * info[share]:>5.1f} % of {whole}")
+            )

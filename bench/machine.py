@@ -114,7 +114,7 @@ def _loops() -> ctypes.CDLL | None:
     return loops
 
 
-def _together(n_threads: int, work: Callable[[int], None]) -> float:
+def together(n_threads: int, work: Callable[[int], None]) -> float:
     """Seconds that work(0) .. work(n_threads - 1) take at the same time, from the first start to the last end."""
     times: list[tuple[float, float]] = []
     barrier = threading.Barrier(n_threads)
@@ -155,7 +155,7 @@ def fma_peak(n_threads: int = 1, *, seconds: float = 0.02, repeats: int = 10) ->
         return None
 
     def run(n: int, n_threads: int) -> float:
-        return _together(n_threads, lambda _: loops.fma(n, 0.999))
+        return together(n_threads, lambda _: loops.fma(n, 0.999))
 
     n = 10_000
     while (took := run(n, 1)) < seconds / 4:
@@ -197,7 +197,7 @@ def memory_bandwidth(
         a, b, c = (row.ctypes.data for row in arrays[index])
         loops.triad(n, times, a, b, c, 0.5)
 
-    best = min(_together(n_threads, work) for _ in range(repeats))
+    best = min(together(n_threads, work) for _ in range(repeats))
     return 12 * n * times * n_threads / best / 1e9
 
 

@@ -7,12 +7,16 @@ for its features before SciPy's BLAS is loaded.
 
 import os
 
+from cython cimport floating
+
 
 cdef extern from "elementwise.h" nogil:
     const svdfast_elementwise* svdfast_elementwise_for(int itemsize)
     int svdfast_elementwise_select(const char* name)
     const char* svdfast_elementwise_selected()
     int svdfast_elementwise_available(const char* name)
+    void svdfast_elementwise_measure(int on)
+    void svdfast_elementwise_measured(double* loops, double* gather, double* update)
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
@@ -30,6 +34,59 @@ def available_instruction_sets():
 def selected_instruction_set():
     """Name of the instruction set that the loops use."""
     return svdfast_elementwise_selected().decode()
+
+
+def measure(bint on):
+    """Begins to time the loops, from 0, or ends it. For svdfast/_timing.py, which sees to it that it ends."""
+    svdfast_elementwise_measure(on)
+
+
+def measured():
+    """Seconds of all threads in loops, in gathering, in summing gradients and updating."""
+    cdef double loops, gather, update
+    svdfast_elementwise_measured(&loops, &gather, &update)
+    return loops, gather, update
+
+
+def update(rule, double learning_rate, Py_ssize_t t, const floating[::1] g, floating[::1] w,
+           floating[::1] m=None, floating[::1] v=None, double l1=0, double l2=0):
+    """The t-th update of w by its gradient g, and of its moments: svdfast.optimizers.Rule says which. Returns the penalties.
+
+    For benches and tests; the engine calls the loop itself. Checks that the moments are there, and sizes.
+    """
+    cdef:
+        svdfast_update_rule rule_
+        const svdfast_elementwise* loops = elementwise(sizeof(floating))
+        Py_ssize_t n = w.shape[0]
+        floating* m_ = NULL
+        floating* v_ = NULL
+        double penalty
+    if (m is None) != (rule.code != SVDFAST_ADAM and rule.beta1 == 0) or (v is None) != (rule.code != SVDFAST_ADAM):
+        raise ValueError("m and v: expected the moments that the rule has")
+    if n == 0:
+        raise ValueError("w: expected at least one element")
+    if g.shape[0] != n or (m is not None and m.shape[0] != n) or (v is not None and v.shape[0] != n):
+        raise ValueError("g, w, m and v: expected equal lengths")
+    if t < 1:
+        raise ValueError(f"t: expected at least 1, got {t}")
+    rule_.rule = rule.code
+    rule_.nesterov = rule.nesterov
+    rule_.learning_rate = learning_rate
+    rule_.beta1 = rule.beta1
+    rule_.beta2 = rule.beta2
+    rule_.epsilon = rule.epsilon
+    rule_.correction1 = 1 - rule.beta1**t
+    rule_.correction2 = 1 - rule.beta2**t
+    rule_.weight_decay = rule.weight_decay
+    rule_.l1 = l1
+    rule_.l2 = l2
+    if m is not None:
+        m_ = &m[0]
+    if v is not None:
+        v_ = &v[0]
+    with nogil:
+        penalty = loops.update(&rule_, n, &g[0], &w[0], m_, v_)
+    return penalty
 
 
 def _select():

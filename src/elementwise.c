@@ -6,6 +6,7 @@
  * ifunc, which musl and some clangs lack. Where neither GCC's nor clang's target pragma exists, only the baseline is built.
  */
 #include "elementwise.h"
+#include "timing.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -76,6 +77,18 @@ enum { N_SETS = sizeof(SETS) / sizeof(SETS[0]) };
 
 static const instruction_set *selected = &SETS[0];
 
+#define SET timed
+#define TYPE f32
+#include "elementwise_timed.h"
+#undef TYPE
+#define TYPE f64
+#include "elementwise_timed.h"
+#undef TYPE
+#undef SET
+
+static const instruction_set timed = {"timed", &table_f32_timed, &table_f64_timed};
+static int measuring = 0;
+
 int svdfast_elementwise_available(const char *name)
 {
     if (strcmp(name, "baseline") == 0)
@@ -109,5 +122,20 @@ const char *svdfast_elementwise_selected(void)
 
 const svdfast_elementwise *svdfast_elementwise_for(int itemsize)
 {
-    return itemsize == 4 ? selected->f32 : selected->f64;
+    const instruction_set *set = measuring ? &timed : selected;
+    return itemsize == 4 ? set->f32 : set->f64;
+}
+
+void svdfast_elementwise_measure(int on)
+{
+    if (on)
+        svdfast_reset_times();
+    measuring = on;
+}
+
+void svdfast_elementwise_measured(double *loops, double *gather, double *update)
+{
+    *loops = svdfast_total_seconds(SVDFAST_LOOPS);
+    *gather = svdfast_total_seconds(SVDFAST_GATHERING);
+    *update = svdfast_total_seconds(SVDFAST_UPDATING);
 }

@@ -87,4 +87,10 @@ int svdfast_elementwise_select(const char *name);
 const char *svdfast_elementwise_selected(void);
 int svdfast_elementwise_available(const char *name);
 
+/* Hand out, from now on, a table that times each loop (timing.h), with all sums at 0; or the plain one again. No loop may be running. */
+void svdfast_elementwise_measure(int on);
+
+/* Seconds of all threads since then: in bias_activation, activation_backward and loss; in gather; in update, add_penalty and add. */
+void svdfast_elementwise_measured(double *loops, double *gather, double *update);
+
 #endif

@@ -1,7 +1,26 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Types of what Python sees of src/_elementwise.pyx."""
 
+from typing import Any
+
+from numpy.typing import NDArray
+
+from svdfast.optimizers import Rule
+
 INSTRUCTION_SETS: tuple[str, ...]
 
 def available_instruction_sets() -> tuple[str, ...]: ...
 def selected_instruction_set() -> str: ...
+def measure(on: bool) -> None: ...
+def measured() -> tuple[float, float, float]: ...
+def update(
+    rule: Rule,
+    learning_rate: float,
+    t: int,
+    g: NDArray[Any],
+    w: NDArray[Any],
+    m: NDArray[Any] | None = None,
+    v: NDArray[Any] | None = None,
+    l1: float = 0,
+    l2: float = 0,
+) -> float: ...
