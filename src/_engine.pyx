@@ -58,6 +58,9 @@ SMALL_BATCH = 512
 # Elements of a block of a weight's gradient: what stays in the second-level cache between product and update.
 cdef Py_ssize_t BLOCK_SIZE = 262144
 
+# Rows of such a block at least: each block goes over all inputs of the batch.
+cdef Py_ssize_t BLOCK_ROWS = 48
+
 # Elements of a block of a sum of gradients: what stays in the first-level cache.
 cdef Py_ssize_t SUM_SIZE = 2048
 
@@ -107,7 +110,7 @@ cdef struct Plan:
     # scratch: of all threads, and one for each
     void* scratch               # activations and deltas, see LayerPlan
     void** gradients            # by weights: only the part of the biases is used
-    void** blocks               # by weights: of BLOCK_SIZE, or one row; else of SUM_SIZE
+    void** blocks               # by weights: of the largest block of rows; else of SUM_SIZE
     double* sums                # of a thread's losses, and of its penalties, GRAIN apart
     # the update
     svdfast_update_rule rule
@@ -119,6 +122,11 @@ cdef struct Plan:
     bint in_place               # X is used as it lies, not gathered
     void* outputs               # where they are wanted (PREDICT, EVALUATE), else NULL
     void* gradient              # where it is asked for (GRADIENT)
+
+
+cdef inline Py_ssize_t part(Py_ssize_t i, Py_ssize_t size, Py_ssize_t count) noexcept nogil:
+    """Where the i-th of `count` nearly equal parts begins. A division takes long beside the work of a small network."""
+    return i * size if count == 1 else i * size // count
 
 
 cdef bint from_pre_activation(const Plan* plan) noexcept nogil:
@@ -234,15 +242,15 @@ cdef double run_rows(const Plan* plan, const floating* w, int t, int n_threads, 
                      double scale) noexcept nogil:
     """First half: thread t's rows of the batch, in tiles of nearly equal height. The first tile overwrites the gradient."""
     cdef:
-        Py_ssize_t begin = t * count // n_threads
-        Py_ssize_t rows = (t + 1) * count // n_threads - begin
+        Py_ssize_t begin = part(t, count, n_threads)
+        Py_ssize_t rows = part(t + 1, count, n_threads) - begin
         Py_ssize_t n_tiles = (rows + plan.tile_rows - 1) // plan.tile_rows
         Py_ssize_t j, start, stop
         double total = 0
         unsigned int denormals = svdfast_flush_denormals()
     for j in range(n_tiles):
-        start = begin + j * rows // n_tiles
-        stop = begin + (j + 1) * rows // n_tiles
+        start = begin + part(j, rows, n_tiles)
+        stop = begin + part(j + 1, rows, n_tiles)
         # By weights every row keeps its place until the second half; else a thread's tiles follow each other in one.
         total += run_tile[floating](plan, w, <floating*> plan.gradients[t], first + start, stop - start,
                                     start if plan.by_weights and plan.mode >= GRADIENT else t * plan.tile_rows,
@@ -267,20 +275,25 @@ cdef double finish(const Plan* plan, const floating* w, floating* g, Py_ssize_t 
     return loops.update(rule, n, g, <void*> (w + place), m, v)
 
 
+cdef Py_ssize_t block_rows(Py_ssize_t n, Py_ssize_t m) noexcept nogil:
+    """Rows of a block of a weight's gradient (n×m)."""
+    return min(n, max(BLOCK_ROWS, BLOCK_SIZE // m))
+
+
 cdef double run_weight(const Plan* plan, const floating* w, int t, int n_threads, const floating* X, const floating* dZ,
                        Py_ssize_t place, Py_ssize_t p, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
     """Thread t's rows of dW (n×m) = dZᵀ·X over the batch, block by block, and the update of each block."""
     cdef:
-        Py_ssize_t height = max(1, BLOCK_SIZE // m)
-        Py_ssize_t begin = t * n // n_threads
-        Py_ssize_t rows = (t + 1) * n // n_threads - begin
+        Py_ssize_t height = block_rows(n, m)
+        Py_ssize_t begin = part(t, n, n_threads)
+        Py_ssize_t rows = part(t + 1, n, n_threads) - begin
         Py_ssize_t n_blocks = (rows + height - 1) // height
         Py_ssize_t j, first, stop
         floating* g
         double penalty = 0
     for j in range(n_blocks):
-        first = begin + j * rows // n_blocks
-        stop = begin + (j + 1) * rows // n_blocks
+        first = begin + part(j, rows, n_blocks)
+        stop = begin + part(j + 1, rows, n_blocks)
         if plan.mode == GRADIENT:
             g = <floating*> plan.gradient + place + first * m
         else:
@@ -343,8 +356,8 @@ cdef double run_second_half(const Plan* plan, const floating* w, int t, int n_th
     cdef:
         floating* block = <floating*> plan.blocks[t]
         # Parts begin on cache lines, so threads do not write to the same one.
-        Py_ssize_t first = plan.size * t // n_threads // GRAIN * GRAIN
-        Py_ssize_t stop = plan.size if t == n_threads - 1 else plan.size * (t + 1) // n_threads // GRAIN * GRAIN
+        Py_ssize_t first = part(t, plan.size, n_threads) // GRAIN * GRAIN
+        Py_ssize_t stop = plan.size if t == n_threads - 1 else part(t + 1, plan.size, n_threads) // GRAIN * GRAIN
         double penalty
         unsigned int denormals = svdfast_flush_denormals()
     if plan.by_weights:
@@ -454,7 +467,7 @@ cdef class Engine:
 
     def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, tile_rows=None,
                  small_batch=None):
-        cdef Py_ssize_t place = 0, rows, i, widest = 0
+        cdef Py_ssize_t place = 0, rows, i, largest = 0
         cdef LayerPlan* layer
         dtype = parameters.dtype
         self.is_double = dtype.itemsize == 8
@@ -495,7 +508,10 @@ cdef class Engine:
             layer.D = place
             if gradients:
                 place += whole_lines(rows * layer.l)
-            widest = max(widest, layer.m, layer.l)
+            if layer.l == 0:
+                largest = max(largest, block_rows(layer.n, layer.m) * layer.m)
+            else:
+                largest = max(largest, block_rows(layer.n, layer.l) * layer.l, block_rows(layer.l, layer.m) * layer.m)
             self.plan.work += 3 * (layer.m * layer.n if layer.l == 0 else layer.l * (layer.m + layer.n))
 
         scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
@@ -503,7 +519,7 @@ cdef class Engine:
         vectors = [aligned_zeros(layout.size if gradients else 0, dtype) for _ in range(n)]
         block = SUM_SIZE
         if self.plan.by_weights:
-            block = max(SUM_SIZE, widest, min(BLOCK_SIZE, layout.n_weights))
+            block = max(SUM_SIZE, largest)
         blocks = [aligned_zeros(block if gradients else 0, dtype) for _ in range(n)]
         self.keep["of threads"] = vectors, blocks
         self.plan.gradients = <void**> self._pointers("gradients", vectors)

@@ -32,6 +32,12 @@ typedef void kernel(ptrdiff_t k, const float *A, ptrdiff_t stride, const float *
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
+/* Where the i-th of `count` nearly equal parts begins. Small products have one part, and a division would cost as much as they do. */
+static inline ptrdiff_t part(ptrdiff_t i, ptrdiff_t size, ptrdiff_t count)
+{
+    return count == 1 ? i * size : i * size / count;
+}
+
 /* ---- AVX2 ---- */
 
 #define NAME(function) function##_avx2

@@ -196,9 +196,9 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
     const ptrdiff_t n_heights = (m + HEIGHT - 1) / HEIGHT;
     for (ptrdiff_t d = 0; d < n_depths; d++) {
         /* Blocks of nearly equal depth and height, so that no thin one is left over. */
-        const ptrdiff_t first = d * k / n_depths, depth = (d + 1) * k / n_depths - first;
+        const ptrdiff_t first = part(d, k, n_depths), depth = part(d + 1, k, n_depths) - first;
         for (ptrdiff_t h = 0; h < n_heights; h++) {
-            const ptrdiff_t top = h * m / n_heights, bottom = (h + 1) * m / n_heights;
+            const ptrdiff_t top = part(h, m, n_heights), bottom = part(h + 1, m, n_heights);
             /* What the kernels read for A. */
             int as = form;
             const float *block = form == COLUMNS_CONTIGUOUS ? A + first * lda + top : A + top * lda + first;
