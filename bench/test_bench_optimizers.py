@@ -24,6 +24,8 @@ RULES: dict[str, tuple[Any, dict[str, float]]] = {
     "Nesterov": (sf.GradientDescent(RATE, momentum=0.9, nesterov=True), {}),
     "Adam": (sf.Adam(RATE), {}),
     "AdamW": (sf.AdamW(RATE, weight_decay=0.1), {}),
+    "Adam, L2": (sf.Adam(RATE), {"l2": 1e-2}),
+    "Adam, L1": (sf.Adam(RATE), {"l1": 1e-3}),
     "Adam, L1 and L2": (sf.Adam(RATE), {"l1": 1e-3, "l2": 1e-2}),
 }
 SIZES = {"L2": 2**14, "memory": 2**25}  # elements of each of up to four vectors: 256 KiB, 512 MiB in all

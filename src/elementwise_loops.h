@@ -320,35 +320,46 @@ static double NAME(loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, cons
     }
 }
 
-/* g += l1 sign(w) + l2 w; returns l1 sum|w| + l2/2 sum w^2. For blocks: the sums are of type REAL. */
-static double NAME(penalize)(const svdfast_update_rule *rule, ptrdiff_t count, const REAL *restrict w, REAL *restrict g)
+/* out = g + l1 sign(w) + l2 w; returns l1 sum|w| + l2/2 sum w^2. For blocks: the sums are of type REAL. out may be g. */
+static inline double NAME(penalize_)(const int with_l1, const svdfast_update_rule *rule, ptrdiff_t count, const REAL *w, const REAL *g,
+                                     REAL *out)
 {
     /* Sixteen partial sums, so that the loop is vector instructions without reordering a sum. */
     enum { LANES = 16 };
     const REAL l1 = (REAL)rule->l1, l2 = (REAL)rule->l2;
     REAL absolute[LANES] = {0}, square[LANES] = {0};
+    double sum_absolute = 0, sum_square = 0;
     ptrdiff_t i = 0;
-    for (; i + LANES <= count; i += LANES)
+    for (; i + LANES <= count; i += LANES) {
+        REAL sum[LANES];
         for (int k = 0; k < LANES; k++) {
             const REAL x = w[i + k];
-            const REAL sign = x > 0 ? (REAL)1 : x < 0 ? (REAL)-1 : (REAL)0;
-            absolute[k] += x * sign;
             square[k] += x * x;
-            g[i + k] += l1 * sign + l2 * x;
+            sum[k] = g[i + k] + l2 * x;
+            if (with_l1) {
+                const REAL sign = (REAL)(x > 0) - (REAL)(x < 0);
+                absolute[k] += x * sign;
+                sum[k] += l1 * sign;
+            }
         }
-    double sum_absolute = 0, sum_square = 0;
+        memcpy(out + i, sum, sizeof sum);
+    }
     for (; i < count; i++) {
         const REAL x = w[i];
-        const REAL sign = x > 0 ? (REAL)1 : x < 0 ? (REAL)-1 : (REAL)0;
-        sum_absolute += (double)(x * sign);
         sum_square += (double)x * (double)x;
-        g[i] += l1 * sign + l2 * x;
+        sum_absolute += (double)(x < 0 ? -x : x);
+        out[i] = g[i] + l2 * x + (x > 0 ? l1 : x < 0 ? -l1 : (REAL)0);
     }
     for (int k = 0; k < LANES; k++) {
         sum_absolute += (double)absolute[k];
         sum_square += (double)square[k];
     }
     return rule->l1 * sum_absolute + 0.5 * rule->l2 * sum_square;
+}
+
+static double NAME(penalize)(const svdfast_update_rule *rule, ptrdiff_t count, const REAL *w, const REAL *g, REAL *out)
+{
+    return rule->l1 == 0 ? NAME(penalize_)(0, rule, count, w, g, out) : NAME(penalize_)(1, rule, count, w, g, out);
 }
 
 /* w -= learning_rate * step:
@@ -407,8 +418,7 @@ static double NAME(update)(const svdfast_update_rule *rule, ptrdiff_t n, const v
     double penalty = 0;
     for (ptrdiff_t first = 0; first < n; first += NAME(BLOCK)) {
         const ptrdiff_t count = n - first < NAME(BLOCK) ? n - first : NAME(BLOCK);
-        memcpy(sum, g + first, (size_t)count * sizeof(REAL));
-        penalty += NAME(penalize)(rule, count, w + first, sum);
+        penalty += NAME(penalize)(rule, count, w + first, g + first, sum);
         NAME(update_block)(rule, count, sum, w + first, m == NULL ? NULL : m + first, v == NULL ? NULL : v + first);
     }
     return penalty;
@@ -423,7 +433,7 @@ static double NAME(add_penalty)(const svdfast_update_rule *rule, ptrdiff_t n, co
         return 0;
     for (ptrdiff_t first = 0; first < n; first += NAME(BLOCK)) {
         const ptrdiff_t count = n - first < NAME(BLOCK) ? n - first : NAME(BLOCK);
-        penalty += NAME(penalize)(rule, count, w + first, g + first);
+        penalty += NAME(penalize)(rule, count, w + first, g + first, g + first);
     }
     return penalty;
 }
