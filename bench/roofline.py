@@ -84,7 +84,8 @@ def step_products(net: Any, batch: int) -> Iterator[Product]:
             maps.append((m, n, name + "W", i > 0))
         else:
             maps += [(m, l, name + "W2", i > 0), (l, n, name + "W1", True)]
-    for j, p in enumerate(cut(batch, _engine.TILE_ROWS)):
+    many = net.layout.n_weights >= _engine.MANY_WEIGHTS
+    for j, p in enumerate(cut(batch, _engine.TILE_ROWS * (1 + many))):
         for m, n, name, _ in maps:
             yield Product(f"{name} forward", p, n, m, False, True)
         for m, n, name, backward in maps:

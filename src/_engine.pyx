@@ -52,6 +52,9 @@ HAS_OPENMP = bool(SVDFAST_HAS_OPENMP)
 # Rows of a tile: enough for a product to run at speed, few enough for its activations to stay in cache.
 TILE_ROWS = 256
 
+# Weights from which on a tile has twice as many rows: they do not stay in cache from one tile to the next, nor does their gradient.
+MANY_WEIGHTS = 1_000_000
+
 # Rows of the largest batch that leaves the weights' gradients to the second half.
 SMALL_BATCH = 512
 
@@ -477,7 +480,9 @@ cdef class Engine:
         self.plan.size = layout.size
         self.plan.n_weights = layout.n_weights
         n = self.plan.n_threads = max(1, min(n_threads, batch_size))
-        self.plan.tile_rows = max(1, min(tile_rows or TILE_ROWS, (batch_size + n - 1) // n))
+        if tile_rows is None:
+            tile_rows = TILE_ROWS if layout.n_weights < MANY_WEIGHTS else 2 * TILE_ROWS
+        self.plan.tile_rows = max(1, min(tile_rows, (batch_size + n - 1) // n))
         self.plan.by_weights = gradients and batch_size <= (SMALL_BATCH if small_batch is None else small_batch)
         self.plan.batch_rows = batch_size if gradients else 0
         rows = n * self.plan.tile_rows

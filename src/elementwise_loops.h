@@ -447,7 +447,14 @@ static void NAME(add)(ptrdiff_t n, const void *x_, void *y_)
 }
 
 /* One loop for each type of the source; a row's elements lie together. */
-#define GATHER(SOURCE)                                                                                         for (ptrdiff_t i = 0; i < p; i++) {                                                                            const SOURCE *restrict x = (const SOURCE *)X + (rows == NULL ? i : (ptrdiff_t)rows[i]) * stride;           REAL *restrict o = (REAL *)out + i * m;                                                                    for (ptrdiff_t j = 0; j < m; j++)                                                                              o[j] = (REAL)x[j] * factor;                                                                        }                                                                                                          break
+#define GATHER(SOURCE)                                                                              \
+    for (ptrdiff_t i = 0; i < p; i++) {                                                             \
+        const SOURCE *restrict x = (const SOURCE *)X + (rows == NULL ? i : (ptrdiff_t)rows[i]) * stride; \
+        REAL *restrict o = (REAL *)out + i * m;                                                     \
+        for (ptrdiff_t j = 0; j < m; j++)                                                           \
+            o[j] = (REAL)x[j] * factor;                                                             \
+    }                                                                                               \
+    break
 
 static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrdiff_t stride, const int64_t *rows,
                          double scale, void *out)

@@ -7,11 +7,13 @@
  * - A micro-kernel holds a block of C in the vector registers, ROWS rows × two vectors; for each k it loads one row of B (two vectors)
  *   and broadcasts one column of A. AVX-512 has 32 registers: 14 rows, 28 multiply-adds to 16 loads; AVX2 has 16: 6 rows, 12 to 8. So
  *   the multiply-adds are the limit.
- * - AVX-512 reads A where it lies: either its rows or its columns are contiguous, so what is read next is near. With 6 rows of 16 floats
- *   of a cache line used at a time that would cost AVX2 too much where strides alias, so there a block of A is copied into strips of 6
- *   rows, if B is wide enough for that to be worth it. Strips are the only memory kept, one block for each thread that multiplies.
+ * - AVX-512 reads A where it lies: either its rows or its columns are contiguous, so what is read next is near. Where rows alias (14 of
+ *   them would share the 8 lines of a set of the first-level cache), a block of A is copied into strips of ROWS rows, if B is wide enough
+ *   for that to be worth it; for AVX2, which uses 6 rows at a time, always then. Strips are the only memory kept, one block for each
+ *   thread that multiplies.
  * - B is copied, two vectors of columns and up to DEPTH rows at a time, into a panel on the stack: then its rows are contiguous whatever
- *   its layout, and power-of-two strides do not fall on the same cache lines. The panel is used by all rows of A before the next is made.
+ *   its layout, and power-of-two strides do not fall on the same cache lines. The panel is used by all rows of A before the next is made;
+ *   meanwhile what the next is made of is fetched into the second-level cache.
  * - Rows of A and C go in blocks of HEIGHT, so that the block of A stays in the second-level cache while panels pass.
  * - Sizes that are not multiples are met by kernels of fewer rows, panels filled with zeros, and partial stores.
  */
@@ -27,6 +29,9 @@ enum { ROWS_CONTIGUOUS, COLUMNS_CONTIGUOUS, TURNED };
 /* Rows of B whose stride is a multiple of this many floats fall on the same cache lines. */
 enum { ALIASING = 1024 };
 
+/* Floats of a cache line; floats of B from which on the next panel is fetched beforehand. */
+enum { LINE = 16, DISTANT = 65536 };
+
 typedef void kernel(ptrdiff_t k, const float *A, ptrdiff_t stride, const float *B, ptrdiff_t ldb, int last, int accumulate,
                     float *C, ptrdiff_t ldc);
 
@@ -38,6 +43,16 @@ static inline ptrdiff_t part(ptrdiff_t i, ptrdiff_t size, ptrdiff_t count)
     return count == 1 ? i * size : i * size / count;
 }
 
+/* Fetches part of what the next panel (depth×columns) is made of into the second-level cache: rows first .. stop of the panel. */
+static inline void fetch(int transpose_B, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t stop, const float *B, ptrdiff_t ldb)
+{
+    const ptrdiff_t outer = transpose_B ? 0 : first, outer_stop = transpose_B ? columns : stop;
+    const ptrdiff_t inner = transpose_B ? first : 0, inner_stop = transpose_B ? stop : columns;
+    for (ptrdiff_t i = outer; i < outer_stop; i++)
+        for (ptrdiff_t j = inner; j < inner_stop; j += LINE)
+            __builtin_prefetch(B + i * ldb + j, 0, 2);
+}
+
 /* ---- AVX2 ---- */
 
 #define NAME(function) function##_avx2
@@ -47,7 +62,7 @@ static inline ptrdiff_t part(ptrdiff_t i, ptrdiff_t size, ptrdiff_t count)
 #define ROWS 6
 #define DEPTH 392   /* a panel of 24 KiB */
 #define HEIGHT 264  /* rows of A at a time: strips of at most 404 KiB */
-#define STRIPS 4    /* A is copied into strips for at least so many panels of B; 0: never */
+#define STRIPS(form, n, lda) ((n) >= 64) /* whether A is copied into strips */
 #define FEW_ROWS 30 /* up to here a panel is used too seldom to be worth copying, if B's rows are contiguous and do not alias */
 #define FOR_EACH_ROWS(X, vectors) X(1, vectors) X(2, vectors) X(3, vectors) X(4, vectors) X(5, vectors) X(6, vectors)
 
@@ -134,9 +149,9 @@ INLINE void NAME(transpose)(__m256 x[8])
 #define WIDTH 16
 #define ROWS 14
 #define DEPTH 512   /* a panel of 64 KiB */
-#define HEIGHT 504
+#define HEIGHT 350  /* strips of at most 700 KiB */
 #define FEW_ROWS 70
-#define STRIPS 0
+#define STRIPS(form, n, lda) ((lda) % ALIASING == 0 && (n) >= ((form) == COLUMNS_CONTIGUOUS ? 256 : 64))
 #define FOR_EACH_ROWS(X, vectors)                                                                                       \
     X(1, vectors) X(2, vectors) X(3, vectors) X(4, vectors) X(5, vectors) X(6, vectors) X(7, vectors) X(8, vectors)     \
     X(9, vectors) X(10, vectors) X(11, vectors) X(12, vectors) X(13, vectors) X(14, vectors)
@@ -206,8 +221,9 @@ int svdfast_product_select(const char *name)
 void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                      const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
 {
-    /* A·Bᵀ = (B·Aᵀ)ᵀ: one of the two is transposed into panels, the other read where it lies. A costs the turning of C, too. */
-    if (!transpose_A && transpose_B && m * (k + n) < n * k)
+    /* A·Bᵀ = (B·Aᵀ)ᵀ: one of the two is transposed into panels, the other read where it lies. A costs the turning of C, too. Rows of B
+     * that alias are better read once, into panels. */
+    if (!transpose_A && transpose_B && ldb % ALIASING != 0 && m * (k + n) < n * k)
         selected(TURNED, 1, n, m, k, B, ldb, A, lda, accumulate, C, ldc);
     else
         selected(transpose_A ? COLUMNS_CONTIGUOUS : ROWS_CONTIGUOUS, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc);

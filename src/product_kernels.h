@@ -166,26 +166,58 @@ TARGET static void NAME(transpose_panel)(ptrdiff_t k, int vectors, ptrdiff_t col
         }
 }
 
-#if STRIPS
-static __thread float NAME(strips)[HEIGHT * DEPTH] __attribute__((aligned(64)));
+static __thread float NAME(strips)[HEIGHT * DEPTH + WIDTH] __attribute__((aligned(64)));
 
-/* strips = A (rows×k), ROWS rows at a time, the columns of each strip contiguous: by_columns reads one with a stride of its rows. */
-INLINE void NAME(pack_strip)(const int rows, ptrdiff_t k, const float *A, ptrdiff_t row, ptrdiff_t column, float *strip)
+/* strip (k×rows) = A (rows×k)ᵀ, A's rows contiguous. Whole vectors are stored, each over the end of the one before; the last may write
+ * up to WIDTH floats beyond the strip, where the next will be. */
+TARGET static void NAME(pack_rows)(int rows, ptrdiff_t k, const float *A, ptrdiff_t lda, float *strip)
+{
+    for (ptrdiff_t j = 0; j < k; j += WIDTH) {
+        const int width = k - j < WIDTH ? (int)(k - j) : WIDTH;
+        VECTOR x[WIDTH];
+        if (width == WIDTH && rows == ROWS) {
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++)
+                x[i] = i < ROWS ? NAME(load)(A + i * lda + j) : NAME(zero)();
+        } else {
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++)
+                x[i] = i < rows ? NAME(load_part)(width, A + i * lda + j) : NAME(zero)();
+        }
+        NAME(transpose)(x);
+        if (width == WIDTH) {
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++)
+                NAME(store)(strip + (j + i) * rows, x[i]);
+        } else {
+            for (int i = 0; i < width; i++)
+                NAME(store)(strip + (j + i) * rows, x[i]);
+        }
+    }
+}
+
+/* The same where A's columns are contiguous. */
+INLINE void NAME(pack_columns)(const int rows, ptrdiff_t k, const float *A, ptrdiff_t lda, float *strip)
 {
     for (ptrdiff_t j = 0; j < k; j++)
         for (int i = 0; i < rows; i++)
-            strip[j * rows + i] = A[i * row + j * column];
+            strip[j * rows + i] = A[i + j * lda];
 }
 
+/* strips = A (m×k), ROWS rows at a time, the columns of each strip contiguous. */
 TARGET static void NAME(pack_strips)(int form, ptrdiff_t m, ptrdiff_t k, const float *A, ptrdiff_t lda)
 {
-    const ptrdiff_t row = form == COLUMNS_CONTIGUOUS ? 1 : lda, column = form == COLUMNS_CONTIGUOUS ? lda : 1;
-    ptrdiff_t i = 0;
-    for (; i + ROWS <= m; i += ROWS)
-        NAME(pack_strip)(ROWS, k, A + i * row, row, column, NAME(strips) + i * k);
-    NAME(pack_strip)((int)(m - i), k, A + i * row, row, column, NAME(strips) + i * k);
+    for (ptrdiff_t i = 0; i < m; i += ROWS) {
+        const int rows = m - i < ROWS ? (int)(m - i) : ROWS;
+        float *strip = NAME(strips) + i * k;
+        if (form == ROWS_CONTIGUOUS)
+            NAME(pack_rows)(rows, k, A + i * lda, lda, strip);
+        else if (rows == ROWS) /* a constant, so that the compiler copies by vectors */
+            NAME(pack_columns)(ROWS, k, A + i, lda, strip);
+        else
+            NAME(pack_columns)(rows, k, A + i, lda, strip);
+    }
 }
-#endif
 
 /* C (m×n) (+)= op(A) op(B) by kernels of a form. TURNED: C's rows are the product's columns. */
 static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
@@ -193,25 +225,25 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
 {
     float space[DEPTH * COLUMNS] __attribute__((aligned(64)));
     const ptrdiff_t n_depths = k > 0 ? (k + DEPTH - 1) / DEPTH : 1;
+    const ptrdiff_t strips = (m + ROWS - 1) / ROWS;
     const ptrdiff_t n_heights = (m + HEIGHT - 1) / HEIGHT;
+    const int packed = form != TURNED && STRIPS(form, n, lda);
+    /* B is larger than what the first-level cache and prefetching by the CPU make near. */
+    const int distant = n * k > DISTANT;
     for (ptrdiff_t d = 0; d < n_depths; d++) {
         /* Blocks of nearly equal depth and height, so that no thin one is left over. */
         const ptrdiff_t first = part(d, k, n_depths), depth = part(d + 1, k, n_depths) - first;
         for (ptrdiff_t h = 0; h < n_heights; h++) {
-            const ptrdiff_t top = part(h, m, n_heights), bottom = part(h + 1, m, n_heights);
+            const ptrdiff_t top = part(h, strips, n_heights) * ROWS;
+            const ptrdiff_t bottom = h == n_heights - 1 ? m : part(h + 1, strips, n_heights) * ROWS;
             /* What the kernels read for A. */
             int as = form;
             const float *block = form == COLUMNS_CONTIGUOUS ? A + first * lda + top : A + top * lda + first;
-#if STRIPS
-            const int packed = form != TURNED && n >= STRIPS * COLUMNS;
             if (packed) {
                 NAME(pack_strips)(form, bottom - top, depth, block, lda);
                 as = COLUMNS_CONTIGUOUS;
                 block = NAME(strips);
             }
-#else
-            const int packed = 0;
-#endif
             for (ptrdiff_t j = 0; j < n; j += COLUMNS) {
                 const ptrdiff_t columns = n - j < COLUMNS ? n - j : COLUMNS;
                 const int vectors = columns > WIDTH ? 2 : 1;
@@ -226,7 +258,14 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                     panel = B + first * ldb + j;
                     stride = ldb;
                 }
-                for (ptrdiff_t i = top; i < bottom; i += ROWS) {
+                const ptrdiff_t columns_left = n - j - COLUMNS;
+                const float *const next = transpose_B ? B + (j + COLUMNS) * ldb + first : B + first * ldb + j + COLUMNS;
+                /* Each strip of A fetches as much of the next panel, in whole cache lines. */
+                const ptrdiff_t share = distant ? ((depth * ROWS / (bottom - top)) / LINE + 1) * LINE : 0;
+                for (ptrdiff_t i = top, f = 0; i < bottom; i += ROWS, f += share) {
+                    if (distant && columns_left > 0)
+                        fetch(transpose_B, columns_left < COLUMNS ? columns_left : COLUMNS, f,
+                              f + share < depth ? f + share : depth, next, ldb);
                     const ptrdiff_t rows = bottom - i < ROWS ? bottom - i : ROWS;
                     const float *a = block + (i - top) * (packed ? depth : as == COLUMNS_CONTIGUOUS ? 1 : lda);
                     float *c = form == TURNED ? C + j * ldc + i : C + i * ldc + j;

@@ -14,6 +14,7 @@ from svdfast.optimizers import Rule
 
 HAS_OPENMP: bool
 TILE_ROWS: int
+MANY_WEIGHTS: int
 SMALL_BATCH: int
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]: ...
