@@ -93,6 +93,12 @@ def _check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]
         raise ValueError(f"{name}: expected an array to write to, got a read-only one")
 
 
+def _is_direct(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether kernels can use the array as it lies."""
+    flags = array.flags
+    return array.dtype == dtype and flags.c_contiguous and flags.aligned
+
+
 class _Call:
     """The arrays of one call, by their symbols, checked and in the form that the kernels take.
 
@@ -124,14 +130,16 @@ class _Call:
                 )
 
         # From here on nothing is refused.
-        arrays = {name: np.require(array, dtype, ["C", "A"]) for name, array in given.items()}
+        arrays = {
+            name: array if _is_direct(array, dtype) else np.require(array, dtype, ["C", "A"])
+            for name, array in given.items()
+        }
         work = {}
         for name, shape in shapes.items():
             out = outs.get(name)
             direct = (
                 out is not None
-                and out.flags.c_contiguous
-                and out.flags.aligned
+                and _is_direct(out, dtype)
                 and not any(np.may_share_memory(out, array) for array in arrays.values())
             )
             work[name] = out if direct else np.empty(shape, dtype)
@@ -143,7 +151,7 @@ class _Call:
     def run(self, kernel: Any, symbols: str, activation: Activation) -> None:
         """Calls a compiled kernel with these symbols' arrays, vectors as matrices of one row."""
         arrays = (self.arrays[symbol] for symbol in symbols.split())
-        matrices = (None if array is None else np.atleast_2d(array) for array in arrays)
+        matrices = (a[np.newaxis] if a is not None and a.ndim == 1 else a for a in arrays)
         kernel(*matrices, activation.code, activation.parameter)
         for name, out in self.outs.items():
             if out is not self.arrays[name]:
