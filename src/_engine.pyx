@@ -86,6 +86,8 @@ cdef struct LayerPlan:
     Py_ssize_t dZ, D
     int activation
     double parameter
+    double rate_scale           # of the learning rate, for the layer's weights
+    svdfast_update_rule rule    # of the layer's weights, in this step
 
 cdef struct Plan:
     int n_layers
@@ -116,7 +118,7 @@ cdef struct Plan:
     void** blocks               # by weights: of the largest block of rows; else of SUM_SIZE
     double* sums                # of a thread's losses, and of its penalties, GRAIN apart
     # the update
-    svdfast_update_rule rule
+    svdfast_update_rule rule    # a layer's own differs in the rate
     svdfast_update_rule bias_rule
     void* moment1
     void* moment2
@@ -284,7 +286,8 @@ cdef Py_ssize_t block_rows(Py_ssize_t n, Py_ssize_t m) noexcept nogil:
 
 
 cdef double run_weight(const Plan* plan, const floating* w, int t, int n_threads, const floating* X, const floating* dZ,
-                       Py_ssize_t place, Py_ssize_t p, Py_ssize_t m, Py_ssize_t n) noexcept nogil:
+                       Py_ssize_t place, Py_ssize_t p, Py_ssize_t m, Py_ssize_t n,
+                       const svdfast_update_rule* rule) noexcept nogil:
     """Thread t's rows of dW (n×m) = dZᵀ·X over the batch, block by block, and the update of each block."""
     cdef:
         Py_ssize_t height = block_rows(n, m)
@@ -302,7 +305,7 @@ cdef double run_weight(const Plan* plan, const floating* w, int t, int n_threads
         else:
             g = <floating*> plan.blocks[t]
         kernels.weight_gradient[floating](X, dZ, g, p, m, n, first, stop, False)
-        penalty += finish[floating](plan, w, g, place + first * m, (stop - first) * m, &plan.rule)
+        penalty += finish[floating](plan, w, g, place + first * m, (stop - first) * m, rule)
     return penalty
 
 
@@ -324,12 +327,14 @@ cdef double run_weights(const Plan* plan, const floating* w, int t, int n_thread
         else:
             X = scratch + plan.X
         if layer.l == 0:
-            penalty += run_weight[floating](plan, w, t, n_threads, X, scratch + layer.dZ, layer.W1, p, layer.m, layer.n)
+            penalty += run_weight[floating](plan, w, t, n_threads, X, scratch + layer.dZ, layer.W1, p, layer.m, layer.n,
+                                            &layer.rule)
         else:
             # dW1 (n×l) = dZᵀ·H;  dW2 (l×m) = Dᵀ·X
             penalty += run_weight[floating](plan, w, t, n_threads, scratch + layer.H, scratch + layer.dZ, layer.W1,
-                                            p, layer.l, layer.n)
-            penalty += run_weight[floating](plan, w, t, n_threads, X, scratch + layer.D, layer.W2, p, layer.m, layer.l)
+                                            p, layer.l, layer.n, &layer.rule)
+            penalty += run_weight[floating](plan, w, t, n_threads, X, scratch + layer.D, layer.W2, p, layer.m, layer.l,
+                                            &layer.rule)
     return penalty
 
 
@@ -361,14 +366,20 @@ cdef double run_second_half(const Plan* plan, const floating* w, int t, int n_th
         # Parts begin on cache lines, so threads do not write to the same one.
         Py_ssize_t first = part(t, plan.size, n_threads) // GRAIN * GRAIN
         Py_ssize_t stop = plan.size if t == n_threads - 1 else part(t + 1, plan.size, n_threads) // GRAIN * GRAIN
-        double penalty
+        Py_ssize_t end
+        int i
+        double penalty = 0
         unsigned int denormals = svdfast_flush_denormals()
     if plan.by_weights:
         penalty = run_weights[floating](plan, w, t, n_threads, begin, count)
         if t == 0:
             penalty += run_sums[floating](plan, w, n_threads, plan.n_weights, plan.size, block, &plan.bias_rule)
     else:
-        penalty = run_sums[floating](plan, w, n_threads, first, min(stop, plan.n_weights), block, &plan.rule)
+        # A layer's weights end where the next one's begin.
+        for i in range(plan.n_layers):
+            end = plan.layers[i + 1].W1 if i + 1 < plan.n_layers else plan.n_weights
+            penalty += run_sums[floating](plan, w, n_threads, max(first, plan.layers[i].W1), min(stop, end), block,
+                                          &plan.layers[i].rule)
         penalty += run_sums[floating](plan, w, n_threads, max(first, plan.n_weights), stop, block, &plan.bias_rule)
     svdfast_restore_denormals(denormals)
     return penalty
@@ -496,6 +507,7 @@ cdef class Engine:
             layer.m, layer.n, layer.l = spec.n_in, spec.n_out, spec.rank or 0
             layer.W1, layer.W2, layer.b = spec.W1, spec.W2, spec.b
             layer.activation, layer.parameter = spec.activation.code, spec.activation.parameter
+            layer.rate_scale = 1
             layer.H = place
             place += whole_lines(rows * layer.l)
             layer.A = place
@@ -568,6 +580,12 @@ cdef class Engine:
         if rows is not None:
             self.plan.rows = <const int64_t*> address(rows)
 
+    def set_rate_scales(self, scales):
+        """What the learning rate is multiplied with for the weights of each layer; 1 at first. Biases keep the plain rate."""
+        cdef int i
+        for i in range(self.plan.n_layers):
+            self.plan.layers[i].rate_scale = scales[i]
+
     def set_update(self, rule, moments):
         """The update: svdfast.optimizers.Rule, and its moments, each a vector laid out as the parameters are."""
         self.keep["moments"] = moments
@@ -584,6 +602,7 @@ cdef class Engine:
                      out=None) except? -1:
         cdef Plan* plan = &self.plan
         cdef double scale = 1, value
+        cdef int i
         plan.mode = mode
         plan.outputs = NULL if out is None else <void*> address(out)
         plan.in_place = (plan.rows == NULL and plan.X_scale == 1 and plan.X_stride == plan.layers[0].m
@@ -608,6 +627,9 @@ cdef class Engine:
             plan.bias_rule.l1 = 0
             plan.bias_rule.l2 = 0
             plan.bias_rule.weight_decay = 0
+            for i in range(plan.n_layers):
+                plan.layers[i].rule = plan.rule
+                plan.layers[i].rule.learning_rate *= plan.layers[i].rate_scale
             if self.is_double:
                 value = run_batch[double](plan, <const double*> plan.parameters, first, count, scale)
             else:

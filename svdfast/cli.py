@@ -233,10 +233,17 @@ def _parser() -> argparse.ArgumentParser:
         help="keep A times the smaller side of a weight as its rank: 1/4 or 0.25",
     )
     group.add_argument(
+        "--ranks",
+        type=_ranks,
+        metavar="RULE",
+        help="instead: auto, which measures; energy:E, the rank that keeps a share E of a weight's energy; budget:B, the directions "
+        "that are worth most for a share B of the multiplications",
+    )
+    group.add_argument(
         "--pretrain-fraction",
         type=_pretrain_fraction,
         metavar="P",
-        help="share of the steps before the SVD, dense (default 0.1)",
+        help="share of the steps before the SVD, dense (default 0.1; with --ranks auto the latest)",
     )
     group.add_argument(
         "--svd-method",
@@ -325,6 +332,13 @@ def _checked(
         return value
 
     return parse
+
+
+def _ranks(text: str) -> str:
+    word, _, share = text.partition(":")
+    if text == "auto" or (word in ("energy", "budget") and 0 < _number(share) <= 1):
+        return text if text == "auto" else f"{word}:{_number(share)!r}"
+    raise argparse.ArgumentTypeError(f"expected auto, energy:E or budget:B, got {_short(text)}")
 
 
 _rank_fraction = _checked(lambda x: 0 < x <= 1, "a number above 0 and at most 1")
@@ -656,6 +670,8 @@ def _say(text: str = "") -> None:
 def _train(arguments: argparse.Namespace) -> None:
     if arguments.save is not None:
         _check_save(arguments.save)
+    if arguments.ranks is not None and not (arguments.rank_fraction is arguments.keep_dense is None):
+        raise _UsageError("--ranks: expected neither --rank-fraction nor --keep-dense with it")
     if arguments.momentum is not None and arguments.optimizer != "sgd":
         raise _UsageError(f"--momentum: {arguments.optimizer} has none; it goes with sgd")
     if arguments.weight_decay is not None and arguments.optimizer != "adamw":
@@ -712,8 +728,8 @@ class _Comparison:
             raise _UsageError(
                 f"--keep-dense: expected numbers from 1 to {len(hidden)}, got {max(keep)}"
             )
-        self.kept = sorted({number - 1 for number in keep})
-        self.ranks = [
+        self.kept = [] if arguments.ranks else sorted({number - 1 for number in keep})
+        self.ranks: str | list[int | None] = arguments.ranks or [
             None if i in self.kept else resolve_rank(self.alpha, layer.n_in, layer.n_out)
             for i, layer in enumerate(self.first.layers[:-1])
         ]
@@ -738,7 +754,7 @@ class _Comparison:
         )  # fmt: skip
 
     def _fit(
-        self, net: Network, ranks: Sequence[int | None] | None, X: Array, y: Array, **settings: Any
+        self, net: Network, ranks: Sequence[int | None] | str | None, X: Array, y: Array, **settings: Any
     ) -> TrainingResult:
         arguments = self.arguments
         try:
@@ -781,7 +797,7 @@ class _Comparison:
         )
 
     def train(
-        self, title: str, ranks: Sequence[int | None] | None
+        self, title: str, ranks: Sequence[int | None] | str | None
     ) -> tuple[Network, TrainingResult]:
         """Trains a copy of the first network and prints a line an epoch, or every few epochs."""
         bar = _bar_class()
@@ -793,6 +809,8 @@ class _Comparison:
             if event.kind == "switch":
                 for line in self._describe_switch(event):
                     say(line)
+            elif event.kind == "ranks":
+                say(f"       step {event.step}: {event.info['reason']}; {event.info['why']}")
             elif event.epoch % every == 0 or event.epoch in (1, self.epochs):
                 row = event.info
                 score = self._score(Evaluation(row["val_loss"], row["val_accuracy"]))

@@ -24,7 +24,8 @@ from svdfast.counting import break_even_rank
 from svdfast.data import check_inputs, check_sample_weight, check_targets
 from svdfast.initializers import INITIALIZERS, initial_weight
 from svdfast.layout import LayerSpec, Layout
-from svdfast.svd import resolve_rank, truncated_svd
+from svdfast.ranks import resolve_rule
+from svdfast.svd import truncated_svd
 
 __all__ = ["Evaluation", "Layer", "Network", "Truncation"]
 
@@ -504,7 +505,7 @@ class Network:
         self,
         rank_fraction: float | None = None,
         *,
-        ranks: Sequence[int | None] | None = None,
+        ranks: Sequence[int | None] | str | None = None,
         method: Literal["exact", "randomized"] = "exact",
         split: str = "balanced",
         force: bool = False,
@@ -518,8 +519,10 @@ class Network:
         ----------
         rank_fraction : float
             α: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋).
-        ranks : sequence of int or None
-            Instead: the rank of each hidden layer; None leaves the layer as it is.
+        ranks : sequence of int or None, or str
+            Instead: the rank of each hidden layer, None leaves the layer as it is; or "energy:E", the rank that keeps a share E of
+            each weight's ‖W‖_F²; or "budget:B", the directions that are worth most for their multiplications, up to a share B of
+            the dense hidden layers' (`svdfast.ranks`).
         method : {"exact", "randomized"}
             See `truncated_svd`.
         split : {"balanced", "left", "right"}
@@ -542,9 +545,10 @@ class Network:
         ----------
         The report, section 3.3.2.
         """
-        wanted = requested_ranks(self.layout, rank_fraction, ranks)
+        rule = resolve_rule(self.layout, rank_fraction, ranks)
         one_of("method", method, ("exact", "randomized"))
         one_of("split", split, ("balanced", "left", "right"))
+        wanted = rule(self.layout.layers[:-1], [layer.weight() for layer in self.layers[:-1]])
         new_ranks = list(self.layout.ranks)
         factors: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
         done = []
@@ -580,6 +584,29 @@ class Network:
         self._rebuild(new_ranks, factors)
         return tuple(done)
 
+    def usable_ranks(
+        self, ranks: Sequence[int | None], *, force: bool = False
+    ) -> list[int | None]:
+        """Ranks of hidden layers as `truncate` would take them: None where factors would save no multiplications."""
+        return [
+            None
+            if rank is None
+            or not (force or rank <= break_even_rank(layer.n_in, layer.n_out, first_layer=i == 0))
+            else rank
+            for i, (rank, layer) in enumerate(zip(ranks, self.layers[:-1], strict=True))
+        ]
+
+    def set_factors(self, factors: dict[int, tuple[NDArray[Any], NDArray[Any]]]) -> None:
+        """Replaces the weights of some hidden layers by factors W1 (n_out, rank) and W2 (rank, n_in)."""
+        ranks = list(self.layout.ranks)
+        for index, (W1, _) in factors.items():
+            ranks[index] = W1.shape[1]
+        self._rebuild(ranks, factors)
+
+    def set_state(self, layout: Layout, parameters: NDArray[Any]) -> None:
+        """Puts back what `state` gave; `parameters` is used as it lies."""
+        self._state = layout, parameters
+
     def recompose(self) -> None:
         """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""
         self._rebuild([None] * len(self.layout.layers), {})
@@ -604,34 +631,6 @@ class Network:
                 layer.W1[...], layer.W2[...] = old.W1, old.W2
             layer.b[...] = old.b
         self._state = new._state
-
-
-def requested_ranks(
-    layout: Layout, rank_fraction: float | None, ranks: Sequence[int | None] | None
-) -> list[int | None]:
-    """The rank asked for of each hidden layer, checked; None where nothing is asked.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `Network.truncate`.
-    """
-    hidden = layout.layers[:-1]
-    if (rank_fraction is None) == (ranks is None):
-        raise ValueError("rank_fraction, ranks: expected one of the two")
-    if ranks is None:
-        assert rank_fraction is not None
-        return [resolve_rank(rank_fraction, layer.n_in, layer.n_out) for layer in hidden]
-    given = list(ranks)
-    if len(given) != len(hidden):
-        raise ValueError(
-            f"ranks: expected {len(hidden)} ranks, one for each hidden layer, got {len(given)}"
-        )
-    return [
-        None if rank is None
-        else count(f"ranks[{i}]", rank, maximum=min(layer.n_in, layer.n_out))
-        for i, (rank, layer) in enumerate(zip(given, hidden, strict=True))
-    ]  # fmt: skip
 
 
 def _at_least_one(n_samples: int) -> None:

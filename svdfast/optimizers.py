@@ -7,15 +7,17 @@ schedules.py; L1 and L2 penalties are arguments of `train`, added to g in the sa
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from svdfast import schedules
 from svdfast._checks import fraction, positive_number
 from svdfast._engine import aligned_zeros
+from svdfast.moments import Kind
 
 __all__ = ["Adam", "AdamW", "GradientDescent", "Optimizer"]
 
@@ -42,24 +44,43 @@ class Optimizer:
         Updates since the moments were zero (t in Adam's correction).
     moments : tuple of ndarray
         Vectors laid out as the network's parameters are; none before the first training.
+    kinds : tuple of {"mean", "square"}
+        Of what each moment is a running mean: of gradients, or of their squares.
     """
 
-    def __init__(self, learning_rate: float | schedules.Schedule, rule: Rule, n_moments: int):
+    def __init__(
+        self, learning_rate: float | schedules.Schedule, rule: Rule, kinds: tuple[Kind, ...]
+    ):
         self.learning_rate = learning_rate
         self.schedule = schedules.resolve(learning_rate)
         self.rule = rule
         self.n_updates = 0
         self.moments: tuple[NDArray[Any], ...] = ()
-        self._n_moments = n_moments
+        self.kinds = kinds
         self._key: Hashable = None
 
     def begin(self, key: Hashable, size: int, dtype: DTypeLike) -> None:
         """Keeps the moments if they belong to parameters laid out as `key` says, else starts them at zero."""
         if self._key != key:
             self._key = None
-            self.moments = tuple(aligned_zeros(size, dtype) for _ in range(self._n_moments))
+            self.moments = tuple(aligned_zeros(size, dtype) for _ in self.kinds)
             self.n_updates = 0
             self._key = key
+
+    def adopt(self, key: Hashable, moments: tuple[NDArray[Any], ...]) -> None:
+        """Goes on with these moments, which belong to parameters laid out as `key` says."""
+        self.moments = moments
+        self._key = key
+
+    def direction(self, moments: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """What an update subtracts for these moments, but for the rate; decay is not in it."""
+        rule = self.rule
+        if rule.code == 0:
+            return moments[0]
+        mean = moments[0] / (1 - rule.beta1**self.n_updates)
+        square = moments[1] / (1 - rule.beta2**self.n_updates)
+        step: NDArray[Any] = mean / (np.sqrt(square) + rule.epsilon)
+        return step
 
     def reset(self) -> None:
         """Forgets the moments."""
@@ -109,7 +130,7 @@ class GradientDescent(Optimizer):
         if nesterov and momentum == 0:
             raise ValueError("nesterov: expected momentum > 0 with it, got momentum = 0")
         super().__init__(
-            learning_rate, Rule(0, beta1=momentum, nesterov=bool(nesterov)), int(momentum > 0)
+            learning_rate, Rule(0, beta1=momentum, nesterov=bool(nesterov)), ("mean",) * (momentum > 0)
         )
 
     def __repr__(self) -> str:
@@ -166,7 +187,7 @@ class Adam(Optimizer):
             epsilon=positive_number("epsilon", epsilon),
             weight_decay=_weight_decay,
         )
-        super().__init__(learning_rate, rule, 2)
+        super().__init__(learning_rate, rule, ("mean", "square"))
 
     def __repr__(self) -> str:
         r = self.rule

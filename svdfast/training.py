@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from svdfast._checks import count, fraction, one_of, positive_number
-from svdfast._engine import Engine
 from svdfast._runtime import resolve_threads, single_threaded_blas
-from svdfast.network import Evaluator, Network, TrainingData, requested_ranks
+from svdfast.counting import count_multiplications
+from svdfast.method import Event, Method, Run, Settings
+from svdfast.network import Evaluator, Network, TrainingData
 from svdfast.optimizers import Adam, Optimizer
+from svdfast.ranks import RankRule, resolve_rule
 from svdfast.schedules import Constant
 
 __all__ = ["Event", "StopTraining", "TrainingResult", "train"]
@@ -29,30 +31,6 @@ __all__ = ["Event", "StopTraining", "TrainingResult", "train"]
 
 class StopTraining(Exception):
     """Raised by a callback to end a training early; the result is returned as far as it got."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """What callbacks are told.
-
-    Attributes
-    ----------
-    kind : {"switch", "epoch", "recompose"}
-    epoch : int
-        From 1.
-    step : int
-        Mini-batches done.
-    network : Network
-    info : dict
-        "epoch": the new row of the history. "switch": `truncations`, a tuple of Truncation, and `seconds`.
-        "recompose": `seconds`.
-    """
-
-    kind: str
-    epoch: int
-    step: int
-    network: Network
-    info: dict[str, Any]
 
 
 @dataclass
@@ -69,11 +47,13 @@ class TrainingResult:
         validation), and with validation data `val_loss` and `val_accuracy`. Recomposition adds a row of phase
         "recomposed" with the validation of the recomposed network, no steps and a loss of NaN.
     events : list of Event
-        The switch and the recomposition.
+        What happened between steps: the choice of ranks, the switch, the guard, recomposition.
     seconds : float
-        Training time: steps, switch and recomposition; not validation, nor callbacks.
+        Training time: steps, switch, guard and recomposition; not validation after epochs, nor callbacks.
     n_steps : int
         Mini-batches done.
+    phases : list of dict
+        The stretches of steps in one form: `phase`, `steps`, `seconds`, and `multiplications`, those of a step for one sample.
     """
 
     network: Network
@@ -81,6 +61,20 @@ class TrainingResult:
     events: list[Event] = field(default_factory=list)
     seconds: float = 0.0
     n_steps: int = 0
+    phases: list[dict[str, Any]] = field(default_factory=list)
+
+    def explain(self) -> str:
+        """What was decided, and what it saved by count and by the clock, in a few lines.
+
+        Examples
+        --------
+        >>> import svdfast as sf
+        >>> data = sf.datasets.load("xor")
+        >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+        >>> print(sf.train(net, *data.train, epochs=1, rank_fraction=None).explain())
+        dense throughout: 1 step
+        """
+        return explain(self)
 
 
 def train(
@@ -93,12 +87,16 @@ def train(
     optimizer: Optimizer | None = None,
     loss: str | None = None,
     rank_fraction: float | None = 0.25,
-    ranks: Sequence[int | None] | None = None,
+    ranks: Sequence[int | None] | str | None = None,
     pretrain_fraction: float = 0.1,
+    recompose_fraction: float = 0.0,
     recompose: bool = True,
     force: bool = False,
     svd_method: Literal["exact", "randomized"] = "exact",
     split: str = "balanced",
+    moments: str = "carry",
+    factor_learning_rate: float | Literal["auto"] = "auto",
+    guard_tolerance: float | None = None,
     l1: float = 0.0,
     l2: float = 0.0,
     sample_weight: ArrayLike | None = None,
@@ -133,15 +131,19 @@ def train(
         Samples in a mini-batch; the last of an epoch may be smaller.
     optimizer : Optimizer, optional
         Default Adam(1e-3). Its state goes on where the network's layout is the one that it was used with last, else it
-        starts anew; so it does at the switch.
+        starts anew.
     loss : str, optional
         By default the one that goes with the output's activation.
     rank_fraction : float or None
         α: the rank of a layer is l = max(1, ⌊α·min(n_in, n_out)⌋).
-    ranks : sequence of int or None, optional
-        Instead of α: the rank of each hidden layer; None keeps it dense.
+    ranks : sequence of int or None, or str, optional
+        Instead of α: the rank of each hidden layer, None keeps it dense; "energy:E" or "budget:B" (see `Network.truncate`); or
+        "auto": the switch comes when the weights' stable ranks level off, at the latest after φ, and each layer is factored, or not,
+        as its spectrum and times measured on this machine say (`svdfast.auto`).
     pretrain_fraction : float
         φ: the switch comes after round(φ·steps) steps, also within an epoch.
+    recompose_fraction : float
+        The share of the steps, the last, that the network is trained dense again, its factors multiplied together. With φ at most 1.
     recompose : bool
         Multiply the factors together at the end.
     force : bool
@@ -149,6 +151,15 @@ def train(
     svd_method : {"exact", "randomized"}
     split : {"balanced", "left", "right"}
         How the singular values are shared between the factors, see `factorize`.
+    moments : {"carry", "restart"}
+        What becomes of the optimizer's moments where weights become factors or dense again: turned into those of the new weights
+        (`svdfast.moments`), or zero.
+    factor_learning_rate : "auto" or float
+        What the learning rate is multiplied with for factors. "auto": for each layer ‖ΔW‖/‖Δ(W1·W2)‖ at the switch, the first the dense
+        update that would have come, the second that of the factors' product; so the layer goes on as fast as it went.
+    guard_tolerance : float, optional
+        Needs validation data. Some steps after the switch (2 % of all) its loss may be at most 1 + this times what it was before;
+        else the training goes back to the switch and cuts to twice the ranks, or stays dense where that would save nothing.
     l1, l2 : float
         Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights (of the factors, where a layer is factored), p the number of
         samples in a mini-batch.
@@ -218,11 +229,26 @@ def train(
     callbacks = tuple(callbacks)
     if not all(callable(callback) for callback in callbacks):
         raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
-    wanted = None
-    if ranks is not None:
-        wanted = requested_ranks(net.layout, None, ranks)
+    recompose_fraction = fraction("recompose_fraction", recompose_fraction)
+    one_of("moments", moments, ("carry", "restart"))
+    if factor_learning_rate != "auto":
+        factor_learning_rate = positive_number("factor_learning_rate", factor_learning_rate)
+    if guard_tolerance is not None:
+        guard_tolerance = positive_number("guard_tolerance", guard_tolerance, or_zero=True)
+        if validation is None:
+            raise ValueError("guard_tolerance: expected validation data with it, got none")
+    rule: RankRule | Literal["auto"] | None = None
+    if isinstance(ranks, str) and ranks == "auto":
+        rule = "auto"
+    elif ranks is not None:
+        rule = resolve_rule(net.layout, None, ranks)
     elif rank_fraction is not None:
-        wanted = requested_ranks(net.layout, rank_fraction, None)
+        rule = resolve_rule(net.layout, rank_fraction, None)
+    if rule is not None and pretrain_fraction < 1 and pretrain_fraction + recompose_fraction > 1:
+        raise ValueError(
+            "pretrain_fraction, recompose_fraction: expected at most 1 together, "
+            f"got {pretrain_fraction} and {recompose_fraction}"
+        )
     threads = resolve_threads(n_threads)
     rng = np.random.default_rng(seed)
     data = TrainingData(net, X, y, loss, sample_weight)
@@ -238,31 +264,43 @@ def train(
     batch_size = min(batch_size, n_samples)
     steps_per_epoch = -(-n_samples // batch_size)
     n_steps = epochs * steps_per_epoch
-    switch_step = n_steps
-    if wanted is not None and not net.is_factored:
-        switch_step = round(pretrain_fraction * n_steps)
     bar = _progress_bar(n_steps) if progress else None
 
     result = TrainingResult(net)
-    run = _Run(net, data, optimizer, threads, batch_size, l1, l2)
+    run = Run(net, data, optimizer, threads, batch_size, l1, l2)
 
     def tell(event: Event) -> None:
         for callback in callbacks:
             callback(event)
 
-    def switch(epoch: int) -> None:
-        start = time.perf_counter()
-        with np.errstate(over="ignore", invalid="ignore"):
-            norm = np.linalg.norm(net.parameters.astype(np.float64))
-        if not norm < np.finfo(net.dtype).max:
-            raise _diverged(f"norm of the parameters became {norm}", result.n_steps, epoch)
-        truncations = net.truncate(ranks=wanted, method=svd_method, split=split, force=force)
-        run.rebuild()
-        seconds = time.perf_counter() - start
+    def spend(seconds: float) -> None:
         result.seconds += seconds
-        info = {"truncations": truncations, "seconds": seconds}
-        result.events.append(Event("switch", epoch, result.n_steps, net, info))
-        tell(result.events[-1])
+
+    def dense_seconds() -> float:
+        """Seconds of a step so far; the first of several, which wakes threads, is not typical."""
+        return result.seconds / max(result.n_steps, 1)
+
+    method = Method(
+        run,
+        Settings(
+            rule, pretrain_fraction, recompose_fraction, force, svd_method, split,
+            moments, factor_learning_rate, guard_tolerance,
+        ),
+        n_steps, evaluator, tell, _diverged, dense_seconds, spend,
+    )  # fmt: skip
+    result.events = method.events
+
+    def add(seconds: float, steps: int) -> None:
+        """Counts steps of the form that the network has now."""
+        result.seconds += seconds
+        last = result.phases[-1] if result.phases else None
+        if last is None or last["layout"] is not net.layout:
+            count_ = count_multiplications(net).total
+            last = {"phase": run.phase, "steps": 0, "seconds": 0.0, "multiplications": count_}
+            last["layout"] = net.layout
+            result.phases.append(last)
+        last["steps"] += steps
+        last["seconds"] += seconds
 
     epoch = 1
     try:
@@ -276,12 +314,15 @@ def train(
                 constant = schedule.learning_rate if type(schedule) is Constant else None
                 if shuffle and steps_per_epoch > 1:
                     run.engine.set_order(rng.permutation(n_samples))
+                counted = result.n_steps
                 began = time.perf_counter()
                 for start in range(0, n_samples, batch_size):
-                    if result.n_steps == switch_step:
-                        seconds = time.perf_counter() - began
-                        result.seconds += seconds
-                        switch(epoch)
+                    if result.n_steps == method.next_step:
+                        elapsed = time.perf_counter() - began
+                        seconds += elapsed
+                        add(elapsed, result.n_steps - counted)
+                        counted = result.n_steps
+                        method.act(result.n_steps, epoch)
                         run.follow()
                         began = time.perf_counter()
                     stop = start + batch_size if start + batch_size < n_samples else n_samples
@@ -295,7 +336,7 @@ def train(
                         bar.update()
                 elapsed = time.perf_counter() - began
                 seconds += elapsed
-                result.seconds += elapsed
+                add(elapsed, result.n_steps - counted)
                 row: dict[str, Any] = {
                     "epoch": epoch,
                     "phase": run.phase,
@@ -318,9 +359,7 @@ def train(
 
     if recompose and net.is_factored:
         with single_threaded_blas.held():
-            began = time.perf_counter()
-            net.recompose()
-            seconds = time.perf_counter() - began
+            seconds = method.recompose(result.n_steps, epoch, say=False)
             result.seconds += seconds
             row = {"epoch": epoch, "phase": "recomposed", "loss": math.nan}
             row |= {"learning_rate": math.nan, "seconds": seconds}
@@ -333,49 +372,51 @@ def train(
     return result
 
 
-class _Run:
-    """The engine of a training and what it is rebuilt from when the network's layout changes."""
-
-    def __init__(
-        self,
-        net: Network,
-        data: TrainingData,
-        optimizer: Optimizer,
-        n_threads: int,
-        batch_size: int,
-        l1: float,
-        l2: float,
-    ):
-        self.net, self.data, self.optimizer = net, data, optimizer
-        self.n_threads, self.batch_size = n_threads, batch_size
-        self.l1, self.l2 = l1, l2
-        self.engine: Engine
-
-    def follow(self) -> None:
-        """Rebuilds where a callback has truncated or recomposed."""
-        if self.net.parameters is not self.parameters:
-            self.rebuild()
-
-    def rebuild(self) -> None:
-        layout, parameters = self.net.state
-        self.parameters = parameters
-        self.phase = "factored" if self.net.is_factored else "dense"
-        self.optimizer.begin((layout, parameters.dtype), layout.size, parameters.dtype)
-        order = self.engine.order if hasattr(self, "engine") else None
-        self.engine = Engine(
-            layout, parameters, batch_size=self.batch_size, n_threads=self.n_threads
+def explain(result: TrainingResult) -> str:
+    """The text of `TrainingResult.explain`."""
+    lines = []
+    for event in result.events:
+        info = event.info
+        if event.kind == "ranks":
+            chosen = "dense" if info["ranks"] is None else f"ranks {_listed(info['ranks'])}"
+            lines.append(f"step {event.step}: {info['reason']}; {chosen}, as {info['why']}")
+        elif event.kind == "switch":
+            ranks = [None if t.skipped else t.rank for t in info["truncations"]]
+            scales = ", ".join(f"{scale:.2g}" for scale in info["learning_rate_scales"])
+            lines.append(
+                f"step {event.step}: weights cut to ranks {_listed(ranks)} in {info['seconds']:.2g} s; "
+                f"learning rates × {scales}"
+            )
+        elif event.kind == "guard":
+            lines.append(
+                f"step {event.step}: validation loss {info['loss_before']:.4g} before the cut, {info['loss_after']:.4g} after it, "
+                f"{info['loss_recovered']:.4g} now: {info['action']}"
+            )
+        elif event.kind == "recompose":
+            lines.append(f"step {event.step}: dense again")
+    dense = [p for p in result.phases if p["phase"] == "dense" and p["steps"]]
+    factored = [p for p in result.phases if p["phase"] == "factored" and p["steps"]]
+    if not factored:
+        steps = sum(p["steps"] for p in result.phases)
+        lines.append(f"dense throughout: {steps} step{'s' * (steps != 1)}")
+        return "\n".join(lines)
+    for p in result.phases:
+        lines.append(
+            f"{p['steps']} steps {p['phase']}: {p['multiplications']:,} multiplications for a sample, "
+            f"{1e3 * p['seconds'] / max(p['steps'], 1):.3g} ms a step"
         )
-        self.data.bind(self.engine)
-        self.engine.set_order(order)
-        self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
+    if dense:
+        steps = sum(p["steps"] for p in dense)
+        whole = sum(p["steps"] for p in result.phases)
+        done = sum(p["steps"] * p["multiplications"] for p in result.phases)
+        counted = whole * max(p["multiplications"] for p in dense) / done
+        measured = whole * sum(p["seconds"] for p in dense) / steps / result.seconds
+        lines.append(f"the whole training, against dense steps throughout: {counted:.2f} times fewer multiplications, {measured:.2f} times faster")
+    return "\n".join(lines)
 
-    def step(self, start: int, stop: int, learning_rate: float) -> float:
-        optimizer = self.optimizer
-        value: float = self.engine.step(
-            start, stop, learning_rate, optimizer.n_updates + 1, self.l1, self.l2
-        )
-        optimizer.n_updates += 1
-        return value
+
+def _listed(ranks: Iterable[int | None]) -> str:
+    return ", ".join("dense" if rank is None else str(rank) for rank in ranks)
 
 
 def _diverged(what: str, step: int, epoch: int) -> FloatingPointError:

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""ranks="auto": when to switch, to which ranks, and whether at all, from the weights' spectra and from times measured here and now.
+
+- When: the stable rank ‖W‖_F²/σ₁² of a weight falls while the layer learns its first directions, and levels off. The switch comes when it
+  has done so in every hidden layer, at the latest after the share φ of the steps. (H. Wang et al., "Cuttlefish", MLSys 2023, watch it too.)
+- Whether: what can be saved at most, by the counts and by the time of the dense steps so far, is set against what the decomposition
+  takes. Then steps of the factored network are timed, and each layer whose factors save no time stays dense.
+- Which rank: the smallest α of FRACTIONS after whose cut the loss on a sample of the training data is no more than LOSS_FACTOR times
+  what it was: a cut that costs more takes longer to recover from than its smaller products save.
+
+Not here: the switch itself (method.py), the rules that measure nothing (ranks.py).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._engine import Engine, aligned_zeros
+from svdfast.counting import count_multiplications
+from svdfast.network import Network
+from svdfast.svd import resolve_rank, truncated_svd
+
+if TYPE_CHECKING:
+    from svdfast.method import Run
+
+__all__ = ["Auto", "Decision"]
+
+FRACTIONS = (1 / 8, 1 / 4)
+LOSS_FACTOR = 1.5
+SAMPLE = 2048
+# The stable rank is looked at so many times in a training, and has levelled off when it changes by less than that between two looks.
+CHECKS = 100
+LEVEL = 0.03
+# Steps of each form that are timed, after one to warm up.
+TIMED_STEPS = 3
+# A form counts as faster where it takes at most this share of the time.
+FASTER = 0.97
+# Seconds that a decision takes beside decompositions, and floating point operations a second that these run at, for a first estimate.
+OVERHEAD = 2e-3
+SVD_SPEED = 5e9
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The ranks, None for a training that goes on dense, and what was measured."""
+
+    ranks: list[int | None] | None
+    info: dict[str, Any]
+
+
+class Auto:
+    """Watches a training's weights until the switch, and decides about it."""
+
+    def __init__(self, net: Network, n_steps: int, latest: int, end: int):
+        self.latest, self.end = latest, end
+        self.every = max(1, n_steps // CHECKS)
+        self.next_step = self.every if self.every < latest else n_steps
+        self.n_steps = n_steps
+        self.reason = "the share of pre-training was over"
+        self.stable: list[float] = []
+        self.vectors: list[NDArray[Any]] = []
+
+    def levelled(self, net: Network, step: int) -> bool:
+        """Looks at the stable ranks before this step."""
+        weights = [layer.W for layer in net.layers[:-1]]
+        if not self.vectors:
+            rng = np.random.default_rng(0)
+            self.vectors = [
+                rng.standard_normal(W.shape[1]).astype(W.dtype) for W in weights
+            ]
+        stable = []
+        for i, W in enumerate(weights):
+            # Power iteration goes on from the last look's vector.
+            v = self.vectors[i]
+            for _ in range(3):
+                v = W.T @ (W @ v)
+                v /= max(float(np.linalg.norm(v)), np.finfo(W.dtype).tiny)
+            self.vectors[i] = v
+            top = float(np.linalg.norm(W @ v)) ** 2
+            stable.append(float(np.linalg.norm(W)) ** 2 / top if top > 0 else 1.0)
+        before, self.stable = self.stable, stable
+        self.next_step = step + self.every if step + self.every < self.latest else self.n_steps
+        if before and all(
+            abs(now - then) <= LEVEL * then for now, then in zip(stable, before, strict=True)
+        ):
+            self.reason = "the stable ranks had levelled off"
+            return True
+        return False
+
+    def decide(self, run: Run, dense_seconds: float, step: int) -> Decision:
+        """Whether and how to factor before this step, dense steps having taken `dense_seconds` each."""
+        net = run.net
+        began = time.perf_counter()
+        remaining = self.end - step
+        info: dict[str, Any] = {"reason": self.reason, "stable_ranks": tuple(self.stable)}
+        info |= {"ranks": None, "seconds_dense": dense_seconds}
+
+        def dense(why: str) -> Decision:
+            return Decision(None, info | {"why": why, "seconds": time.perf_counter() - began})
+
+        usable = {fraction: _usable(net, fraction) for fraction in FRACTIONS}
+        usable = {f: ranks for f, ranks in usable.items() if any(r is not None for r in ranks)}
+        if not usable:
+            return dense("no layer is large enough for factors to save multiplications")
+        smallest = min(usable)
+        share = 1 / _count_ratio(net, usable[smallest])
+        saved = (1 - share) * dense_seconds * remaining
+        cost = OVERHEAD + _svd_seconds(net, usable[smallest])
+        if saved <= cost:
+            return dense(
+                f"at most {saved:.2g} s can be saved, and to decompose the weights takes about {cost:.2g} s"
+            )
+
+        rows = min(SAMPLE, run.data.n_samples)
+        loss = _sample_loss(run, net, rows)
+        info["loss_before"] = loss
+        info["losses"] = {}
+        factors: dict[int, Any] = {}
+        chosen = max(usable)
+        for i, rank in enumerate(usable[chosen]):
+            if rank is not None:
+                U, s, Vt = truncated_svd(net.layers[i].W, rank)
+                factors[i] = U * np.sqrt(s), np.sqrt(s)[:, np.newaxis] * Vt
+        for fraction in sorted(usable):
+            candidate = _cut(net, usable[fraction], factors)
+            cut_loss = info["losses"][fraction] = _sample_loss(run, candidate, rows)
+            if cut_loss <= LOSS_FACTOR * loss:
+                chosen = fraction
+                break
+        ranks = usable[chosen]
+        info["rank_fraction"] = chosen
+
+        times = _step_seconds(run, _cut(net, ranks, factors))
+        for i in [i for i, rank in enumerate(ranks) if rank is not None]:
+            if sum(rank is not None for rank in ranks) == 1:
+                break
+            without = [None if j == i else rank for j, rank in enumerate(ranks)]
+            other = _step_seconds(run, _cut(net, without, factors))
+            if other < FASTER * times:
+                ranks, times = without, other
+        info["seconds_factored"] = times
+        if times > FASTER * dense_seconds:
+            return dense(f"a step takes {times:.2g} s with factors and {dense_seconds:.2g} s without")
+        why = f"a step takes {times:.2g} s with factors and {dense_seconds:.2g} s without"
+        info |= {"ranks": ranks, "why": why, "seconds": time.perf_counter() - began}
+        return Decision(ranks, info)
+
+
+def _usable(net: Network, fraction: float) -> list[int | None]:
+    hidden = net.layers[:-1]
+    ranks: list[int | None] = [resolve_rank(fraction, a.n_in, a.n_out) for a in hidden]
+    return net.usable_ranks(ranks)
+
+
+def _cut(net: Network, ranks: list[int | None], factors: dict[int, Any]) -> Network:
+    """A copy with factors of these ranks: the first directions of those given."""
+    other = net.copy()
+    kept = {
+        i: (factors[i][0][:, :rank], factors[i][1][:rank])
+        for i, rank in enumerate(ranks)
+        if rank is not None
+    }
+    other.set_factors(kept)
+    return other
+
+
+def _count_ratio(net: Network, ranks: list[int | None]) -> float:
+    other = net.copy()
+    other.set_factors(
+        {
+            i: (np.zeros((layer.n_out, rank)), np.zeros((rank, layer.n_in)))
+            for i, (layer, rank) in enumerate(zip(net.layers[:-1], ranks, strict=True))
+            if rank is not None
+        }
+    )
+    return count_multiplications(other).ratio
+
+
+def _svd_seconds(net: Network, ranks: list[int | None]) -> float:
+    operations = 0.0
+    for layer, rank in zip(net.layers[:-1], ranks, strict=True):
+        if rank is not None:
+            small, large = sorted((layer.n_in, layer.n_out))
+            operations += 2 * small**2 * large + 4 * small**3
+    return operations / SVD_SPEED
+
+
+def _sample_loss(run: Run, net: Network, rows: int) -> float:
+    layout, parameters = net.state
+    engine = Engine(
+        layout, parameters, batch_size=rows, n_threads=run.n_threads, gradients=False
+    )
+    run.data.bind(engine)
+    if run.engine.order is not None:
+        engine.set_order(run.engine.order[:rows])
+    return engine.evaluate(rows)
+
+
+def _step_seconds(run: Run, net: Network) -> float:
+    """The shortest of a few steps of a network, on which nothing depends."""
+    layout, parameters = net.state
+    engine = Engine(layout, parameters, batch_size=run.batch_size, n_threads=run.n_threads)
+    run.data.bind(engine)
+    engine.set_order(run.engine.order)
+    moments = [aligned_zeros(layout.size, parameters.dtype) for _ in run.optimizer.kinds]
+    engine.set_update(run.optimizer.rule, moments)
+    times = []
+    for _ in range(1 + TIMED_STEPS):
+        began = time.perf_counter()
+        engine.step(0, run.batch_size, 0.0, 1, run.l1, run.l2)
+        times.append(time.perf_counter() - began)
+    return min(times[1:])

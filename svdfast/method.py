@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What happens between steps of a training: the switch to factors, the guard that looks at it, and recomposition.
+
+`Method` knows before which step it wants to act next; the loop (training.py) asks it then. Not here: the loop, and how ranks are chosen
+(ranks.py, auto.py), how moments are carried (moments.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._engine import Engine
+from svdfast.auto import Auto, Decision
+from svdfast.layout import Layout
+from svdfast.moments import State, carry, update_ratio
+from svdfast.network import Evaluator, Network, TrainingData, Truncation
+from svdfast.optimizers import Optimizer
+from svdfast.ranks import RankRule
+
+__all__ = ["Event", "Method", "Run", "Settings"]
+
+# Shares of all steps: after the switch, until the guard looks again.
+RECOVERY = 0.02
+# The factors' learning rate is at most so many times the optimizer's, and at least its inverse.
+LARGEST_SCALE = 4.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """What callbacks are told.
+
+    Attributes
+    ----------
+    kind : {"ranks", "switch", "guard", "recompose", "epoch"}
+    epoch : int
+        From 1.
+    step : int
+        Mini-batches done.
+    network : Network
+    info : dict
+        `seconds` that it took, and: "ranks" (of ranks="auto"): `ranks`, `reason`, `why`, and what was measured. "switch": `truncations`,
+        a tuple of Truncation, and `learning_rate_scales`, one for each layer. "guard": `loss_before`, `loss_after` the cut,
+        `loss_recovered`, and `action` ("kept", "raised", "undone"). "epoch": the new row of the history.
+    """
+
+    kind: str
+    epoch: int
+    step: int
+    network: Network
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `train` that say how the four steps go, checked."""
+
+    rule: RankRule | Literal["auto"] | None
+    pretrain_fraction: float
+    recompose_fraction: float
+    force: bool
+    svd_method: Literal["exact", "randomized"]
+    split: str
+    moments: str
+    factor_learning_rate: float | Literal["auto"]
+    guard_tolerance: float | None
+
+
+@dataclass
+class _Snapshot:
+    """A network and its optimizer's state, to go back to."""
+
+    state: tuple[Layout, NDArray[Any]]
+    moments: tuple[NDArray[Any], ...]
+    n_updates: int
+
+
+class Run:
+    """The engine of a training and what it is rebuilt from when the network's layout changes."""
+
+    def __init__(
+        self,
+        net: Network,
+        data: TrainingData,
+        optimizer: Optimizer,
+        n_threads: int,
+        batch_size: int,
+        l1: float,
+        l2: float,
+    ):
+        self.net, self.data, self.optimizer = net, data, optimizer
+        self.n_threads, self.batch_size = n_threads, batch_size
+        self.l1, self.l2 = l1, l2
+        self.scales = [1.0] * len(net.layers)
+        self.engine: Engine
+
+    def follow(self) -> None:
+        """Rebuilds where a callback has truncated or recomposed."""
+        if self.net.parameters is not self.parameters:
+            self.scales = [1.0] * len(self.net.layers)
+            self.rebuild()
+
+    def rebuild(self) -> None:
+        layout, parameters = self.net.state
+        self.parameters = parameters
+        self.phase = "factored" if self.net.is_factored else "dense"
+        self.optimizer.begin((layout, parameters.dtype), layout.size, parameters.dtype)
+        order = self.engine.order if hasattr(self, "engine") else None
+        self.engine = Engine(
+            layout, parameters, batch_size=self.batch_size, n_threads=self.n_threads
+        )
+        self.data.bind(self.engine)
+        self.engine.set_order(order)
+        self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
+        self.engine.set_rate_scales(self.scales)
+
+    def step(self, start: int, stop: int, learning_rate: float) -> float:
+        optimizer = self.optimizer
+        value: float = self.engine.step(
+            start, stop, learning_rate, optimizer.n_updates + 1, self.l1, self.l2
+        )
+        optimizer.n_updates += 1
+        return value
+
+    def gradient(self) -> NDArray[Any]:
+        """The gradient over the first mini-batch of the order."""
+        out = np.empty(self.net.layout.size, dtype=self.net.dtype)
+        self.engine.gradient(0, self.batch_size, out, self.l1, self.l2)
+        return out
+
+    def snapshot(self) -> _Snapshot:
+        layout, parameters = self.net.state
+        return _Snapshot(
+            (layout, parameters.copy()),
+            tuple(moment.copy() for moment in self.optimizer.moments),
+            self.optimizer.n_updates,
+        )
+
+    def restore(self, snapshot: _Snapshot) -> None:
+        self.net.set_state(*snapshot.state)
+        layout, parameters = self.net.state
+        self.optimizer.adopt((layout, parameters.dtype), snapshot.moments)
+        self.optimizer.n_updates = snapshot.n_updates
+        self.scales = [1.0] * len(self.net.layers)
+        self.rebuild()
+
+
+@dataclass
+class Method:
+    """The four steps of a training, as far as they are not steps of an optimizer.
+
+    Attributes
+    ----------
+    next_step : int
+        Before which step `act` wants to be called; never where it is n_steps.
+    """
+
+    run: Run
+    settings: Settings
+    n_steps: int
+    evaluator: Evaluator | None
+    tell: Callable[[Event], None]
+    diverged: Callable[[str, int, int], FloatingPointError]
+    dense_seconds: Callable[[], float]
+    spend: Callable[[float], None]
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.recompose_step = self.n_steps - round(settings.recompose_fraction * self.n_steps)
+        self.switch_step = self.guard_step = self.n_steps
+        self.auto: Auto | None = None
+        self.ranks: list[int | None] | None = None
+        if settings.rule is not None and not self.run.net.is_factored:
+            self.switch_step = min(round(settings.pretrain_fraction * self.n_steps), self.recompose_step)
+            if settings.rule == "auto":
+                self.auto = Auto(self.run.net, self.n_steps, self.switch_step, self.recompose_step)
+        if not (self.run.net.is_factored or self.switch_step < self.recompose_step):
+            self.recompose_step = self.switch_step = self.n_steps  # dense throughout
+        self.before: tuple[_Snapshot, float, float] | None = None
+        self._plan(-1)
+
+    def _plan(self, step: int) -> None:
+        """Sets next_step to the nearest of what is still to come after `step`."""
+        coming = [self.switch_step, self.guard_step, self.recompose_step]
+        if self.auto is not None:
+            coming.append(self.auto.next_step)
+        self.next_step = min([s for s in coming if s > step], default=self.n_steps)
+
+    def act(self, step: int, epoch: int) -> None:
+        """Does what is to be done before this step."""
+        if self.auto is not None and self.switch_step > step:
+            began = time.perf_counter()
+            if self.auto.levelled(self.run.net, step):
+                self.switch_step = step
+            self.spend(time.perf_counter() - began)
+        if step == self.switch_step:
+            self._choose(step, epoch)
+        elif step == self.guard_step and self.before is not None:
+            self._guard(step, epoch)
+        elif step == self.recompose_step and self.run.net.is_factored:
+            self.recompose(step, epoch)
+        self._plan(step)
+
+    def _say(self, kind: str, step: int, epoch: int, info: dict[str, Any]) -> None:
+        self.spend(info["seconds"])
+        self.events.append(Event(kind, epoch, step, self.run.net, info))
+        self.tell(self.events[-1])
+
+    def _choose(self, step: int, epoch: int) -> None:
+        """Ranks by the rule, and the switch where there is something to factor."""
+        net, settings = self.run.net, self.settings
+        began = time.perf_counter()
+        with np.errstate(over="ignore", invalid="ignore"):
+            norm = np.linalg.norm(net.parameters.astype(np.float64))
+        if not norm < np.finfo(net.dtype).max:
+            raise self.diverged(f"norm of the parameters became {norm}", step, epoch)
+        if self.auto is not None:
+            decision: Decision = self.auto.decide(self.run, self.dense_seconds(), step)
+            self.auto = None
+            self._say("ranks", step, epoch, decision.info)
+            if decision.ranks is None:
+                self.switch_step = self.recompose_step = self.n_steps
+                return
+            self.ranks = decision.ranks
+            began = time.perf_counter()
+        else:
+            assert settings.rule is not None and settings.rule != "auto"
+            hidden = net.layers[:-1]
+            self.ranks = settings.rule(net.layout.layers[:-1], [layer.weight() for layer in hidden])
+        self._switch(self.ranks, step, epoch, began)
+
+    def _switch(
+        self, ranks: Sequence[int | None], step: int, epoch: int, began: float | None = None
+    ) -> None:
+        if began is None:
+            began = time.perf_counter()
+        recovery = max(1, round(RECOVERY * self.n_steps))
+        guarded = (
+            self.settings.guard_tolerance is not None
+            and self.evaluator is not None
+            and step > 0
+            and step + recovery < self.recompose_step
+        )
+        snapshot = self.run.snapshot() if guarded else None
+        loss_before = self._validate() if guarded else 0.0
+        truncations, scales = self._cut(ranks)
+        if snapshot is not None:
+            self.before = snapshot, loss_before, self._validate()
+            self.guard_step = step + recovery
+        seconds = time.perf_counter() - began
+        info = {"truncations": truncations, "learning_rate_scales": scales, "seconds": seconds}
+        self._say("switch", step, epoch, info)
+
+    def _cut(self, ranks: Sequence[int | None]) -> tuple[tuple[Truncation, ...], tuple[float, ...]]:
+        """Truncation, with the optimizer's state and the factors' learning rates."""
+        run, settings = self.run, self.settings
+        net, optimizer = run.net, run.optimizer
+        run.follow()
+        old = net.state
+        moments = optimizer.moments
+        by_gradient = settings.factor_learning_rate == "auto" and not optimizer.kinds
+        gradient = run.gradient() if by_gradient else None
+        truncations = net.truncate(
+            ranks=ranks, method=settings.svd_method, split=settings.split, force=settings.force
+        )
+        new = net.state
+        scales = [1.0] * len(net.layers)
+        # Where a training diverges moments overflow before the loss does, which then tells.
+        with np.errstate(all="ignore"):
+            carried = carry(optimizer.kinds, moments, old, new)
+            self._set_scales(scales, old, new, moments, carried, gradient)
+        if settings.moments == "carry":
+            optimizer.adopt((new[0], net.dtype), carried)
+        run.scales = scales
+        run.rebuild()
+        return truncations, tuple(scales)
+
+    def _set_scales(
+        self,
+        scales: list[float],
+        old: State,
+        new: State,
+        moments: Sequence[NDArray[Any]],
+        carried: Sequence[NDArray[Any]],
+        gradient: NDArray[Any] | None,
+    ) -> None:
+        """What the learning rate of each factored layer is multiplied with."""
+        optimizer, factor = self.run.optimizer, self.settings.factor_learning_rate
+        factored = [i for i, rank in enumerate(new[0].ranks) if rank is not None]
+        if factor != "auto":
+            for i in factored:
+                scales[i] = factor
+            return
+        if gradient is not None:
+            directions = gradient, carry(("mean",), (gradient,), old, new)[0]
+        elif optimizer.n_updates > 0:
+            directions = optimizer.direction(moments), optimizer.direction(carried)
+        else:
+            return
+        for i in factored:
+            if old[0].ranks[i] is None:
+                ratio = update_ratio(directions, old, new, i)
+                # NaN is none.
+                scales[i] = min(max(ratio, 1 / LARGEST_SCALE), LARGEST_SCALE) if ratio == ratio else 1.0
+
+    def _validate(self) -> float:
+        assert self.evaluator is not None
+        return self.evaluator(self.run.net).loss
+
+    def _guard(self, step: int, epoch: int) -> None:
+        """Whether the loss has recovered from the cut; else more rank, or none of it."""
+        assert self.before is not None and self.settings.guard_tolerance is not None
+        began = time.perf_counter()
+        snapshot, before, after = self.before
+        self.before, self.guard_step = None, self.n_steps
+        recovered = self._validate()
+
+        def say(action: str) -> None:
+            seconds = time.perf_counter() - began
+            self._say("guard", step, epoch, info | {"action": action, "seconds": seconds})
+
+        info = {"loss_before": before, "loss_after": after, "loss_recovered": recovered}
+        if recovered <= before * (1 + self.settings.guard_tolerance):
+            say("kept")
+            return
+        self.run.restore(snapshot)
+        assert self.ranks is not None
+        layers = self.run.net.layers
+        more: list[int | None] = [
+            None if rank is None else min(2 * rank, layer.n_in, layer.n_out)
+            for rank, layer in zip(self.ranks, layers[:-1], strict=True)
+        ]
+        usable = self.run.net.usable_ranks(more, force=self.settings.force)
+        if usable == self.ranks or all(rank is None for rank in usable):
+            self.recompose_step = self.n_steps
+            say("undone")
+            return
+        say("raised")
+        self.ranks = usable
+        self._switch(usable, step, epoch)
+
+    def recompose(self, step: int, epoch: int, *, say: bool = True) -> float:
+        """Dense weights again, with the optimizer's state. Returns the seconds, and spends them if it says so."""
+        began = time.perf_counter()
+        run = self.run
+        run.follow()
+        old, moments = run.net.state, run.optimizer.moments
+        run.net.recompose()
+        if self.settings.moments == "carry":
+            layout, parameters = run.net.state
+            with np.errstate(all="ignore"):
+                carried = carry(run.optimizer.kinds, moments, old, (layout, parameters))
+            run.optimizer.adopt((layout, parameters.dtype), carried)
+        run.scales = [1.0] * len(run.net.layers)
+        run.rebuild()
+        seconds = time.perf_counter() - began
+        if say:
+            self._say("recompose", step, epoch, {"seconds": seconds})
+        return seconds

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which rank each hidden weight is cut to: a rule made from what a caller asked for, applied to the weights as they are.
+
+    α                      l = max(1, ⌊α·min(m, n)⌋), the report's section 3.3.5
+    a rank for each layer  as given
+    "energy:E"             the least l whose singular values hold a share E of the weight's energy, Σᵢ σᵢ² over i ≤ l
+    "budget:B"             the singular directions that are worth most, σᵢ² for the multiplications that they cost, over all layers
+                           together, until a share B of the dense hidden layers' multiplications is spent
+
+Not here: the choice by measuring ("auto", in auto.py), and the cut itself (svd.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from svdfast._checks import count
+from svdfast.layout import LayerSpec, Layout
+from svdfast.svd import resolve_rank
+
+__all__ = ["Budget", "Energy", "Fraction", "Given", "RankRule", "resolve_rule"]
+
+Ranks: TypeAlias = list[int | None]
+
+
+class RankRule(Protocol):
+    """What gives a rank for each hidden weight; None leaves it as it is."""
+
+    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks: ...
+
+
+@dataclass(frozen=True)
+class Fraction:
+    """α of the smaller side."""
+
+    rank_fraction: float
+
+    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
+        return [resolve_rank(self.rank_fraction, layer.n_in, layer.n_out) for layer in layers]
+
+
+@dataclass(frozen=True)
+class Given:
+    """As given, whatever the weights."""
+
+    ranks: tuple[int | None, ...]
+
+    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
+        return list(self.ranks)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """A share of each weight's ‖W‖_F²."""
+
+    share: float
+
+    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
+        ranks: Ranks = []
+        for W in weights:
+            energy = np.cumsum(_squares(W))
+            # Rounding must not ask for one more than there are.
+            rank = int(np.searchsorted(energy, self.share * energy[-1] * (1 - 1e-9))) + 1
+            ranks.append(min(rank, len(energy)))
+        return ranks
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A share of the dense hidden layers' multiplications in a training step, spent where σ² for a multiplication is largest."""
+
+    share: float
+
+    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
+        # A rank costs forward m + n, ∂W1 n, ∂W2 m, D n, and ∂X m but in the first layer (method: counting.py).
+        costs = [(3 if i > 0 else 2) * a.n_in + 3 * a.n_out for i, a in enumerate(layers)]
+        whole = sum((3 if i > 0 else 2) * a.n_in * a.n_out for i, a in enumerate(layers))
+        gains = np.concatenate([_squares(W) / cost for W, cost in zip(weights, costs, strict=True)])
+        owners = np.concatenate([np.full(min(W.shape), i) for i, W in enumerate(weights)])
+        # Each layer keeps one, so that something passes through it.
+        ranks = [1] * len(layers)
+        spent = sum(costs)
+        taken = set()
+        for place in np.argsort(-gains, kind="stable"):
+            owner = int(owners[place])
+            if owner not in taken:
+                taken.add(owner)  # its largest, which it has
+                continue
+            if spent + costs[owner] > self.share * whole:
+                break
+            spent += costs[owner]
+            ranks[owner] += 1
+        return list(ranks)
+
+
+def _squares(W: NDArray[Any]) -> NDArray[Any]:
+    """Squared singular values, largest first, in float64."""
+    s = scipy.linalg.svd(W, compute_uv=False, check_finite=False)
+    square: NDArray[Any] = np.square(s, dtype=np.float64)
+    return square
+
+
+def _share(text: str, word: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise ValueError(f"ranks: expected a number above 0 and at most 1 after {word!r}, got {text!r}")
+    return share
+
+
+def resolve_rule(
+    layout: Layout, rank_fraction: float | None, ranks: Sequence[int | None] | str | None
+) -> RankRule:
+    """The rule for what was asked for, checked against the layout as far as that can be.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Both or neither are given; a rank or a share is out of range; a rule is unknown.
+    """
+    hidden = layout.layers[:-1]
+    if (rank_fraction is None) == (ranks is None):
+        raise ValueError("rank_fraction, ranks: expected one of the two")
+    if ranks is None:
+        assert rank_fraction is not None
+        for layer in hidden:
+            resolve_rank(rank_fraction, layer.n_in, layer.n_out)
+        if not hidden:
+            resolve_rank(rank_fraction, 1, 1)
+        return Fraction(float(rank_fraction))
+    if isinstance(ranks, str):
+        word, _, text = ranks.partition(":")
+        if word == "energy":
+            return Energy(_share(text, "energy:"))
+        if word == "budget":
+            return Budget(_share(text, "budget:"))
+        raise ValueError(f"ranks: expected \"energy:E\" or \"budget:B\" or a rank for each hidden layer, got {ranks!r}")
+    given = list(ranks)
+    if len(given) != len(hidden):
+        raise ValueError(
+            f"ranks: expected {len(hidden)} ranks, one for each hidden layer, got {len(given)}"
+        )
+    return Given(
+        tuple(
+            None if rank is None
+            else count(f"ranks[{i}]", rank, maximum=min(layer.n_in, layer.n_out))
+            for i, (rank, layer) in enumerate(zip(given, hidden, strict=True))
+        )
+    )  # fmt: skip
