@@ -2,11 +2,12 @@
 """ranks="auto": when to switch, to which ranks, and whether at all, from the weights' spectra and from times measured here and now.
 
 - When: the stable rank ‖W‖_F²/σ₁² of a weight falls while the layer learns its first directions, and levels off. The switch comes when it
-  has done so in every hidden layer, at the latest after the share φ of the steps. (H. Wang et al., "Cuttlefish", MLSys 2023, watch it too.)
+  has done so in every hidden layer, at the earliest after half of the share φ of the steps, at the latest after all of it. (H. Wang et al.,
+  "Cuttlefish", MLSys 2023, watch it too.)
 - Whether: what can be saved at most, by the counts and by the time of the dense steps so far, is set against what the decomposition
   takes. Then steps of the factored network are timed, and each layer whose factors save no time stays dense.
-- Which rank: the smallest α of FRACTIONS after whose cut the loss on a sample of the training data is no more than LOSS_FACTOR times
-  what it was: a cut that costs more takes longer to recover from than its smaller products save.
+- Which rank: the smallest α of FRACTIONS whose cut keeps most of what the loss on a sample of the training data has come down since the
+  training began. Where none does, what the layers have learned has no low rank, and they stay dense.
 
 Not here: the switch itself (method.py), the rules that measure nothing (ranks.py).
 """
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["Auto", "Decision"]
 
 FRACTIONS = (1 / 8, 1 / 4)
-LOSS_FACTOR = 1.5
+PROGRESS_KEPT = 0.9
 SAMPLE = 2048
 # The stable rank is looked at so many times in a training, and has levelled off when it changes by less than that between two looks.
 CHECKS = 100
-LEVEL = 0.03
+LEVEL = 0.1
 # Steps of each form that are timed, after one to warm up.
 TIMED_STEPS = 3
 # A form counts as faster where it takes at most this share of the time.
@@ -59,25 +60,31 @@ class Auto:
     def __init__(self, net: Network, n_steps: int, latest: int, end: int):
         self.latest, self.end = latest, end
         self.every = max(1, n_steps // CHECKS)
-        self.next_step = self.every if self.every < latest else n_steps
+        self.next_step = 0
+        self.first_loss = 0.0
         self.n_steps = n_steps
         self.reason = "the share of pre-training was over"
         self.stable: list[float] = []
         self.vectors: list[NDArray[Any]] = []
 
-    def levelled(self, net: Network, step: int) -> bool:
-        """Looks at the stable ranks before this step."""
+    def levelled(self, run: Run, step: int) -> bool:
+        """Looks at the stable ranks before this step; before the first, at the loss."""
+        net = run.net
+        if step == 0:
+            self.first_loss = _sample_loss(run, net)
+            self.next_step = self.latest // 2 if 0 < self.latest // 2 < self.latest else self.n_steps
+            return False
         weights = [layer.W for layer in net.layers[:-1]]
         if not self.vectors:
             rng = np.random.default_rng(0)
             self.vectors = [
-                rng.standard_normal(W.shape[1]).astype(W.dtype) for W in weights
+                np.asarray(rng.standard_normal(W.shape[1]), dtype=W.dtype) for W in weights
             ]
         stable = []
         for i, W in enumerate(weights):
             # Power iteration goes on from the last look's vector.
             v = self.vectors[i]
-            for _ in range(3):
+            for _ in range(3 if self.stable else 20):
                 v = W.T @ (W @ v)
                 v /= max(float(np.linalg.norm(v)), np.finfo(W.dtype).tiny)
             self.vectors[i] = v
@@ -116,25 +123,27 @@ class Auto:
                 f"at most {saved:.2g} s can be saved, and to decompose the weights takes about {cost:.2g} s"
             )
 
-        rows = min(SAMPLE, run.data.n_samples)
-        loss = _sample_loss(run, net, rows)
-        info["loss_before"] = loss
+        loss = info["loss_before"] = _sample_loss(run, net)
         info["losses"] = {}
         factors: dict[int, Any] = {}
-        chosen = max(usable)
-        for i, rank in enumerate(usable[chosen]):
+        for i, rank in enumerate(usable[max(usable)]):
             if rank is not None:
                 U, s, Vt = truncated_svd(net.layers[i].W, rank)
                 factors[i] = U * np.sqrt(s), np.sqrt(s)[:, np.newaxis] * Vt
+        progress = max(self.first_loss - loss, 0.0)
         for fraction in sorted(usable):
-            candidate = _cut(net, usable[fraction], factors)
-            cut_loss = info["losses"][fraction] = _sample_loss(run, candidate, rows)
-            if cut_loss <= LOSS_FACTOR * loss:
-                chosen = fraction
+            cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], factors))
+            if self.first_loss - cut_loss >= PROGRESS_KEPT * progress:
                 break
-        ranks = usable[chosen]
-        info["rank_fraction"] = chosen
+        else:
+            return dense(
+                f"a cut to {fraction:g} of the rank raises the loss, {self.first_loss:.2g} at first, from {loss:.2g} "
+                f"to {cut_loss:.2g}"
+            )
+        ranks = usable[fraction]
+        info["rank_fraction"] = fraction
 
+        dense_seconds = info["seconds_dense"] = _step_seconds(run, net.copy())
         times = _step_seconds(run, _cut(net, ranks, factors))
         for i in [i for i, rank in enumerate(ranks) if rank is not None]:
             if sum(rank is not None for rank in ranks) == 1:
@@ -190,8 +199,10 @@ def _svd_seconds(net: Network, ranks: list[int | None]) -> float:
     return operations / SVD_SPEED
 
 
-def _sample_loss(run: Run, net: Network, rows: int) -> float:
+def _sample_loss(run: Run, net: Network) -> float:
+    """The loss on the first samples of the order, or as they lie."""
     layout, parameters = net.state
+    rows = min(SAMPLE, run.data.n_samples)
     engine = Engine(
         layout, parameters, batch_size=rows, n_threads=run.n_threads, gradients=False
     )

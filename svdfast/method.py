@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from svdfast._engine import Engine
 from svdfast.auto import Auto, Decision
 from svdfast.layout import Layout
-from svdfast.moments import State, carry, update_ratio
+from svdfast.moments import carry, relative_scale
 from svdfast.network import Evaluator, Network, TrainingData, Truncation
 from svdfast.optimizers import Optimizer
 from svdfast.ranks import RankRule
@@ -127,12 +127,6 @@ class Run:
         optimizer.n_updates += 1
         return value
 
-    def gradient(self) -> NDArray[Any]:
-        """The gradient over the first mini-batch of the order."""
-        out = np.empty(self.net.layout.size, dtype=self.net.dtype)
-        self.engine.gradient(0, self.batch_size, out, self.l1, self.l2)
-        return out
-
     def snapshot(self) -> _Snapshot:
         layout, parameters = self.net.state
         return _Snapshot(
@@ -196,7 +190,7 @@ class Method:
         """Does what is to be done before this step."""
         if self.auto is not None and self.switch_step > step:
             began = time.perf_counter()
-            if self.auto.levelled(self.run.net, step):
+            if self.auto.levelled(self.run, step):
                 self.switch_step = step
             self.spend(time.perf_counter() - began)
         if step == self.switch_step:
@@ -264,50 +258,35 @@ class Method:
         run.follow()
         old = net.state
         moments = optimizer.moments
-        by_gradient = settings.factor_learning_rate == "auto" and not optimizer.kinds
-        gradient = run.gradient() if by_gradient else None
         truncations = net.truncate(
             ranks=ranks, method=settings.svd_method, split=settings.split, force=settings.force
         )
         new = net.state
-        scales = [1.0] * len(net.layers)
         # Where a training diverges moments overflow before the loss does, which then tells.
         with np.errstate(all="ignore"):
             carried = carry(optimizer.kinds, moments, old, new)
-            self._set_scales(scales, old, new, moments, carried, gradient)
+            scales = self._scales()
         if settings.moments == "carry":
             optimizer.adopt((new[0], net.dtype), carried)
         run.scales = scales
         run.rebuild()
         return truncations, tuple(scales)
 
-    def _set_scales(
-        self,
-        scales: list[float],
-        old: State,
-        new: State,
-        moments: Sequence[NDArray[Any]],
-        carried: Sequence[NDArray[Any]],
-        gradient: NDArray[Any] | None,
-    ) -> None:
-        """What the learning rate of each factored layer is multiplied with."""
-        optimizer, factor = self.run.optimizer, self.settings.factor_learning_rate
-        factored = [i for i, rank in enumerate(new[0].ranks) if rank is not None]
-        if factor != "auto":
-            for i in factored:
-                scales[i] = factor
-            return
-        if gradient is not None:
-            directions = gradient, carry(("mean",), (gradient,), old, new)[0]
-        elif optimizer.n_updates > 0:
-            directions = optimizer.direction(moments), optimizer.direction(carried)
-        else:
-            return
-        for i in factored:
-            if old[0].ranks[i] is None:
-                ratio = update_ratio(directions, old, new, i)
-                # NaN is none.
-                scales[i] = min(max(ratio, 1 / LARGEST_SCALE), LARGEST_SCALE) if ratio == ratio else 1.0
+    def _scales(self) -> list[float]:
+        """What the learning rate of each layer is multiplied with, now that some are factored."""
+        factor = self.settings.factor_learning_rate
+        scales = []
+        for layer in self.run.net.layers:
+            if layer.rank is None:
+                scales.append(1.0)
+            elif factor != "auto":
+                scales.append(factor)
+            elif "square" in self.run.optimizer.kinds:
+                scale = relative_scale(layer.W1, layer.W2)
+                scales.append(min(max(scale, 1 / LARGEST_SCALE), LARGEST_SCALE))
+            else:
+                scales.append(1.0)
+        return scales
 
     def _validate(self) -> float:
         assert self.evaluator is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""An optimizer's moments carried from one layout of a network to another, and the learning rate that its factors then need.
+"""An optimizer's moments carried from one layout of a network to another, and the learning rate that factors need.
 
 With W = W1·W2 a gradient G of W is G·W2ᵀ of W1 and W1ᵀ·G of W2. So the mean of gradients, which is linear in them, is carried exactly:
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from svdfast._engine import aligned_zeros
 from svdfast.layout import LayerSpec, Layout
 
-__all__ = ["Kind", "carry", "update_ratio"]
+__all__ = ["Kind", "carry", "relative_scale"]
 
 Array: TypeAlias = NDArray[Any]
 Kind: TypeAlias = Literal["mean", "square"]
@@ -63,7 +63,8 @@ def recompose(kind: Kind, M1: Array, M2: Array, W1: Array, W2: Array) -> Array:
     # P·M = W1·(W1ᵀW1)⁻¹·M2, M·Q = M1·(W2W2ᵀ)⁻¹·W2 with projections P and Q onto the factors' ranges:
     # of least norm is P·M + (M - P·M)·Q.
     PM = W1 @ _solve(W1.T @ W1, M2)
-    return PM + _solve(W2 @ W2.T, (M1 - PM @ W2.T).T).T @ W2
+    M: Array = PM + _solve(W2 @ W2.T, (M1 - PM @ W2.T).T).T @ W2
+    return M
 
 
 def _solve(gram: Array, right: Array) -> Array:
@@ -107,28 +108,20 @@ def carry(kinds: Sequence[Kind], moments: Sequence[Array], old: State, new: Stat
     return tuple(result)
 
 
-def update_ratio(
-    directions: tuple[Array, Array], old: State, new: State, index: int
-) -> float:
-    """How much larger the dense layer's update of W is than the factored one's of W1·W2, at the same learning rate: ‖ΔW‖/‖Δ(W1·W2)‖.
+def relative_scale(W1: Array, W2: Array) -> float:
+    """How much larger the elements of two factors are than those of their product: by root mean squares, the geometric mean of both
+    factors' over the product's.
 
-    Parameters
-    ----------
-    directions : (ndarray, ndarray)
-        What the optimizer subtracts, but for the rate, laid out as `old` and as `new`.
-    old, new : (Layout, ndarray)
-    index : int
-        Of a layer that is dense in `old` and factored in `new`.
+    Adam's steps have the size of the learning rate whatever the gradient's, so a rate multiplied with this changes the factors by as
+    much of their size as it changed W. Of balanced factors of a flat spectrum it is near (max(m, n)/(l·σ))^½, that is α^-½.
 
     Returns
     -------
     float
-        1 where there is no update to go by.
+        1 where the product is zero.
     """
-    dense = _dense(old[0].layers[index], directions[0])
-    spec = new[0].layers[index]
-    D1, D2 = _factors(spec, directions[1])
-    W1, W2 = _factors(spec, new[1])
-    product = np.linalg.norm(D1 @ W2 + W1 @ D2)  # to first order in the rate
-    whole = np.linalg.norm(dense)
-    return float(whole / product) if product > 0 and whole > 0 else 1.0
+    W1, W2 = W1.astype(np.float64), W2.astype(np.float64)
+    squares = float(np.sqrt((W1 * W1).mean() * (W2 * W2).mean()))
+    # ‖W1·W2‖² is the sum of (W1ᵀ·W1)∘(W2·W2ᵀ).
+    product = float(((W1.T @ W1) * (W2 @ W2.T)).sum()) / (W1.shape[0] * W2.shape[1])
+    return float(np.sqrt(squares / product)) if product > 0 else 1.0

@@ -7,11 +7,10 @@ schedules.py; L1 and L2 penalties are arguments of `train`, added to g in the sa
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from svdfast import schedules
@@ -72,16 +71,6 @@ class Optimizer:
         self.moments = moments
         self._key = key
 
-    def direction(self, moments: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """What an update subtracts for these moments, but for the rate; decay is not in it."""
-        rule = self.rule
-        if rule.code == 0:
-            return moments[0]
-        mean = moments[0] / (1 - rule.beta1**self.n_updates)
-        square = moments[1] / (1 - rule.beta2**self.n_updates)
-        step: NDArray[Any] = mean / (np.sqrt(square) + rule.epsilon)
-        return step
-
     def reset(self) -> None:
         """Forgets the moments."""
         self.moments = ()
@@ -130,7 +119,7 @@ class GradientDescent(Optimizer):
         if nesterov and momentum == 0:
             raise ValueError("nesterov: expected momentum > 0 with it, got momentum = 0")
         super().__init__(
-            learning_rate, Rule(0, beta1=momentum, nesterov=bool(nesterov)), ("mean",) * (momentum > 0)
+            learning_rate, Rule(0, beta1=momentum, nesterov=bool(nesterov)), ("mean",) if momentum > 0 else ()
         )
 
     def __repr__(self) -> str:

@@ -29,6 +29,10 @@ from svdfast.schedules import Constant
 __all__ = ["Event", "StopTraining", "TrainingResult", "train"]
 
 
+# The share of the steps after recomposition with ranks="auto".
+DENSE_TAIL = 0.1
+
+
 class StopTraining(Exception):
     """Raised by a callback to end a training early; the result is returned as far as it got."""
 
@@ -89,7 +93,7 @@ def train(
     rank_fraction: float | None = 0.25,
     ranks: Sequence[int | None] | str | None = None,
     pretrain_fraction: float = 0.1,
-    recompose_fraction: float = 0.0,
+    recompose_fraction: float | None = None,
     recompose: bool = True,
     force: bool = False,
     svd_method: Literal["exact", "randomized"] = "exact",
@@ -142,8 +146,9 @@ def train(
         as its spectrum and times measured on this machine say (`svdfast.auto`).
     pretrain_fraction : float
         φ: the switch comes after round(φ·steps) steps, also within an epoch.
-    recompose_fraction : float
+    recompose_fraction : float, optional
         The share of the steps, the last, that the network is trained dense again, its factors multiplied together. With φ at most 1.
+        By default 0.1 with ranks="auto", else 0, as in the report.
     recompose : bool
         Multiply the factors together at the end.
     force : bool
@@ -155,8 +160,9 @@ def train(
         What becomes of the optimizer's moments where weights become factors or dense again: turned into those of the new weights
         (`svdfast.moments`), or zero.
     factor_learning_rate : "auto" or float
-        What the learning rate is multiplied with for factors. "auto": for each layer ‖ΔW‖/‖Δ(W1·W2)‖ at the switch, the first the dense
-        update that would have come, the second that of the factors' product; so the layer goes on as fast as it went.
+        What the learning rate is multiplied with for factors. "auto": with Adam, whose steps have the same size whatever the gradient's,
+        for each layer the size of the factors' elements over that of their product's at the switch, so that both change by as much
+        of their size in a step (`svdfast.moments.relative_scale`); with gradient descent 1.
     guard_tolerance : float, optional
         Needs validation data. Some steps after the switch (2 % of all) its loss may be at most 1 + this times what it was before;
         else the training goes back to the switch and cuts to twice the ranks, or stays dense where that would save nothing.
@@ -229,6 +235,9 @@ def train(
     callbacks = tuple(callbacks)
     if not all(callable(callback) for callback in callbacks):
         raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
+    automatic = isinstance(ranks, str) and ranks == "auto"
+    if recompose_fraction is None:
+        recompose_fraction = min(DENSE_TAIL, 1 - pretrain_fraction) if automatic else 0.0
     recompose_fraction = fraction("recompose_fraction", recompose_fraction)
     one_of("moments", moments, ("carry", "restart"))
     if factor_learning_rate != "auto":
@@ -238,7 +247,7 @@ def train(
         if validation is None:
             raise ValueError("guard_tolerance: expected validation data with it, got none")
     rule: RankRule | Literal["auto"] | None = None
-    if isinstance(ranks, str) and ranks == "auto":
+    if automatic:
         rule = "auto"
     elif ranks is not None:
         rule = resolve_rule(net.layout, None, ranks)
@@ -277,8 +286,9 @@ def train(
         result.seconds += seconds
 
     def dense_seconds() -> float:
-        """Seconds of a step so far; the first of several, which wakes threads, is not typical."""
-        return result.seconds / max(result.n_steps, 1)
+        """Seconds of a step so far."""
+        seconds: float = sum(p["seconds"] for p in result.phases)
+        return seconds / max(result.n_steps, 1)
 
     method = Method(
         run,
@@ -411,7 +421,10 @@ def explain(result: TrainingResult) -> str:
         done = sum(p["steps"] * p["multiplications"] for p in result.phases)
         counted = whole * max(p["multiplications"] for p in dense) / done
         measured = whole * sum(p["seconds"] for p in dense) / steps / result.seconds
-        lines.append(f"the whole training, against dense steps throughout: {counted:.2f} times fewer multiplications, {measured:.2f} times faster")
+        lines.append(
+            f"the whole training, against dense steps throughout: {counted:.2f} times fewer multiplications, "
+            f"{measured:.2f} times faster"
+        )
     return "\n".join(lines)
 
 

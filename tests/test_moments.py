@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast.moments import carry, project, recompose, update_ratio
+from svdfast import _engine
+from svdfast.method import Run
+from svdfast.moments import carry, project, recompose, relative_scale
+from svdfast.network import TrainingData
 
 
 def networks(rank=3, dtype="float64"):
@@ -88,13 +91,60 @@ def test_factors_of_no_norm():
         assert np.isfinite(moment).all()
 
 
-def test_the_ratio_of_updates():
-    """Of orthonormal factors of full rank the product moves twice as far: once through each."""
-    net = sf.Network([4, 4, 2], dtype="float64", seed=0)
-    net.layers[0].W[...] = np.linalg.qr(net.layers[0].W)[0]
-    old = net.state
-    net.truncate(ranks=[4], force=True)
-    direction = np.random.default_rng(0).standard_normal(old[0].size)
-    (carried,) = carry(["mean"], [direction], old, net.state)
-    assert update_ratio((direction, carried), old, net.state, 0) == pytest.approx(0.5)
-    assert update_ratio((0 * direction, 0 * carried), old, net.state, 0) == 1
+def test_the_scale_of_relative_steps():
+    """A flat spectrum σ, split evenly: elements √(σ/n), √(σ/m) of the factors, σ·√l/√(n·m) of the product."""
+    rng = np.random.default_rng(0)
+    n, m, l, sigma = 30, 50, 4, 1.7  # noqa: E741
+    U = np.linalg.qr(rng.standard_normal((n, l)))[0]
+    V = np.linalg.qr(rng.standard_normal((m, l)))[0]
+    expected = (n * m) ** 0.25 / (l * sigma) ** 0.5
+    for split in (0.5, 0.1):  # however it is split
+        scale = relative_scale(U * sigma**split, sigma ** (1 - split) * V.T)
+        assert scale == pytest.approx(expected)
+    assert relative_scale(0 * U, V.T) == 1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "factor", "expected"),
+    [
+        (sf.Adam, "auto", None),
+        (sf.AdamW, "auto", None),
+        (sf.GradientDescent, "auto", 1.0),
+        (sf.Adam, 3.0, 3.0),
+        (sf.GradientDescent, 0.5, 0.5),
+    ],
+)
+def test_the_learning_rates_of_factors(optimizer, factor, expected):
+    X, y = data()
+    net = sf.Network([7, 5, 6, 3], dtype="float64", seed=0)
+    result = sf.train(
+        net, X, y, epochs=4, optimizer=optimizer(1e-3), ranks=[2, None], force=True, pretrain_fraction=0.5,
+        factor_learning_rate=factor, recompose=False,
+    )  # fmt: skip
+    scales = next(e for e in result.events if e.kind == "switch").info["learning_rate_scales"]
+    if expected is None:
+        cut = sf.Network([7, 5, 6, 3], dtype="float64", seed=0)
+        sf.train(cut, X, y, epochs=2, optimizer=optimizer(1e-3), rank_fraction=None)
+        cut.truncate(ranks=[2, None], force=True)
+        expected = relative_scale(cut.layers[0].W1, cut.layers[0].W2)
+    assert scales == (pytest.approx(expected), 1.0, 1.0)
+
+
+@pytest.mark.parametrize("batch_size", [11, 4])
+@pytest.mark.parametrize("small_batch", [512, 0])
+def test_a_scale_is_of_a_layers_weights_alone(batch_size, small_batch, monkeypatch):
+    """Plain descent by a scaled rate is a step by the rate along a gradient that is scaled where the layer's weights are."""
+    monkeypatch.setattr(_engine, "SMALL_BATCH", small_batch)
+    X, y = data()
+    X, y = X[:batch_size], y[:batch_size]
+    net = networks()[1]
+    _, gradient = net.loss_and_gradient(X, y)
+    expected = net.parameters.copy()
+    spec = net.layout.layers[1]
+    gradient[spec.W1 : spec.W2 + spec.rank * spec.n_in] *= 3
+    expected -= 0.1 * gradient
+    run = Run(net, TrainingData(net, X, y, None, None), sf.GradientDescent(0.1), 2, batch_size, 0.0, 0.0)
+    run.scales = [1.0, 3.0, 1.0]
+    run.rebuild()
+    run.step(0, batch_size, 0.1)
+    np.testing.assert_allclose(net.parameters, expected, atol=1e-12)
