@@ -115,7 +115,7 @@ class Auto:
         if not usable:
             return dense("no layer is large enough for factors to save multiplications")
         smallest = min(usable)
-        share = 1 / _count_ratio(net, usable[smallest])
+        share = 1 / count_multiplications(net.shaped(usable[smallest])).ratio
         saved = (1 - share) * dense_seconds * remaining
         cost = OVERHEAD + _svd_seconds(net, usable[smallest])
         if saved <= cost:
@@ -176,18 +176,6 @@ def _cut(net: Network, ranks: list[int | None], factors: dict[int, Any]) -> Netw
     }
     other.set_factors(kept)
     return other
-
-
-def _count_ratio(net: Network, ranks: list[int | None]) -> float:
-    other = net.copy()
-    other.set_factors(
-        {
-            i: (np.zeros((layer.n_out, rank)), np.zeros((rank, layer.n_in)))
-            for i, (layer, rank) in enumerate(zip(net.layers[:-1], ranks, strict=True))
-            if rank is not None
-        }
-    )
-    return count_multiplications(other).ratio
 
 
 def _svd_seconds(net: Network, ranks: list[int | None]) -> float:

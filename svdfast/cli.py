@@ -878,7 +878,13 @@ class _Comparison:
         self, dense: Network, dense_result: TrainingResult, net: Network, result: TrainingResult
     ) -> None:
         """Prints the table, with the factored network evaluated, recomposed and evaluated again."""
-        step, forward = count_multiplications(net, "step"), count_multiplications(net, "forward")
+        # As it was while it was factored: a dense tail may have followed.
+        switch = next((e for e in reversed(result.events) if e.kind == "switch"), None)
+        cut = net
+        if switch is not None and not net.is_factored:
+            ranks = {t.layer: t.rank for t in switch.info["truncations"]}
+            cut = net.shaped([ranks.get(i) for i in range(len(net.layers) - 1)])
+        step, forward = count_multiplications(cut, "step"), count_multiplications(cut, "forward")
         networks = [self._evaluate(dense), self._evaluate(net)]
         factored = net.is_factored
         began = time.perf_counter()
@@ -887,7 +893,6 @@ class _Comparison:
         networks.append(self._evaluate(net))
 
         seconds = result.seconds + recompose_seconds
-        switch = next((e for e in result.events if e.kind == "switch"), None)
         switch_seconds = 0.0 if switch is None else switch.info["seconds"]
         measured = dense_result.seconds / seconds
         dense_forward = f"{forward.dense_total:,}"
@@ -934,7 +939,9 @@ class _Comparison:
             cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
             _say("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
         _say()
-        if factored:
+        if self.arguments.ranks is not None:
+            _say(result.explain())
+        elif factored:
             share = 1.0 if switch is None else switch.step / result.n_steps
             overall = 1 / (share + (1 - share) / step.ratio)
             _say(

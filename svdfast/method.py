@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._engine import Engine
+from svdfast._engine import Engine, aligned_zeros
 from svdfast.auto import Auto, Decision
 from svdfast.layout import Layout
 from svdfast.moments import carry, relative_scale
@@ -99,15 +99,21 @@ class Run:
         self.scales = [1.0] * len(net.layers)
         self.engine: Engine
 
+    @property
+    def outdated(self) -> bool:
+        """Whether a callback has truncated or recomposed."""
+        return self.net.parameters is not self.parameters
+
     def follow(self) -> None:
         """Rebuilds where a callback has truncated or recomposed."""
-        if self.net.parameters is not self.parameters:
+        if self.outdated:
             self.scales = [1.0] * len(self.net.layers)
             self.rebuild()
 
     def rebuild(self) -> None:
         layout, parameters = self.net.state
         self.parameters = parameters
+        self.ranks = layout.ranks[:-1]
         self.phase = "factored" if self.net.is_factored else "dense"
         self.optimizer.begin((layout, parameters.dtype), layout.size, parameters.dtype)
         order = self.engine.order if hasattr(self, "engine") else None
@@ -130,8 +136,8 @@ class Run:
     def snapshot(self) -> _Snapshot:
         layout, parameters = self.net.state
         return _Snapshot(
-            (layout, parameters.copy()),
-            tuple(moment.copy() for moment in self.optimizer.moments),
+            (layout, _aligned_copy(parameters)),
+            tuple(_aligned_copy(moment) for moment in self.optimizer.moments),
             self.optimizer.n_updates,
         )
 
@@ -142,6 +148,12 @@ class Run:
         self.optimizer.n_updates = snapshot.n_updates
         self.scales = [1.0] * len(self.net.layers)
         self.rebuild()
+
+
+def _aligned_copy(vector: NDArray[Any]) -> NDArray[Any]:
+    copy = aligned_zeros(len(vector), vector.dtype)
+    copy[:] = vector
+    return copy
 
 
 @dataclass
@@ -188,6 +200,10 @@ class Method:
 
     def act(self, step: int, epoch: int) -> None:
         """Does what is to be done before this step."""
+        if self.auto is not None and self.run.net.is_factored:
+            # A callback has truncated: the choice was made there.
+            self.auto = None
+            self.switch_step = self.n_steps
         if self.auto is not None and self.switch_step > step:
             began = time.perf_counter()
             if self.auto.levelled(self.run, step):

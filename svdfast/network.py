@@ -603,6 +603,14 @@ class Network:
             ranks[index] = W1.shape[1]
         self._rebuild(ranks, factors)
 
+    def shaped(self, ranks: Sequence[int | None]) -> Network:
+        """A network of the same sizes whose hidden layers have these ranks, all parameters zero: for what depends on shapes alone."""
+        other = Network.__new__(Network)
+        layout = self.layout.with_ranks([*ranks, None])
+        other._state = layout, aligned_zeros(layout.size, self.dtype)
+        other.uint8_scale = self.uint8_scale
+        return other
+
     def set_state(self, layout: Layout, parameters: NDArray[Any]) -> None:
         """Puts back what `state` gave; `parameters` is used as it lies."""
         self._state = layout, parameters

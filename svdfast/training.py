@@ -162,7 +162,8 @@ def train(
     factor_learning_rate : "auto" or float
         What the learning rate is multiplied with for factors. "auto": with Adam, whose steps have the same size whatever the gradient's,
         for each layer the size of the factors' elements over that of their product's at the switch, so that both change by as much
-        of their size in a step (`svdfast.moments.relative_scale`); with gradient descent 1.
+        of their size in a step (`svdfast.moments.relative_scale`); with gradient descent 1. A network that is factored from the start
+        keeps the optimizer's rate.
     guard_tolerance : float, optional
         Needs validation data. Some steps after the switch (2 % of all) its loss may be at most 1 + this times what it was before;
         else the training goes back to the switch and cuts to twice the ranks, or stays dense where that would save nothing.
@@ -300,17 +301,18 @@ def train(
     )  # fmt: skip
     result.events = method.events
 
-    def add(seconds: float, steps: int) -> None:
-        """Counts steps of the form that the network has now."""
-        result.seconds += seconds
-        last = result.phases[-1] if result.phases else None
-        if last is None or last["layout"] is not net.layout:
-            count_ = count_multiplications(net).total
-            last = {"phase": run.phase, "steps": 0, "seconds": 0.0, "multiplications": count_}
-            last["layout"] = net.layout
-            result.phases.append(last)
-        last["steps"] += steps
-        last["seconds"] += seconds
+    # Steps and their seconds since the network took the form that it has.
+    since, spent = 0, 0.0
+
+    def close_phase() -> None:
+        nonlocal since, spent
+        if result.n_steps > since:
+            form = {"phase": run.phase, "multiplications": count_multiplications(net.shaped(run.ranks)).total}
+            if not result.phases or not form.items() <= result.phases[-1].items():
+                result.phases.append(form | {"steps": 0, "seconds": 0.0})
+            result.phases[-1]["steps"] += result.n_steps - since
+            result.phases[-1]["seconds"] += spent
+        since, spent = result.n_steps, 0.0
 
     epoch = 1
     try:
@@ -318,20 +320,22 @@ def train(
             run.rebuild()
             for epoch in range(1, epochs + 1):
                 total, seconds, rate = 0.0, 0.0, math.nan
-                run.follow()
+                if run.outdated:
+                    close_phase()
+                    run.follow()
                 schedule = optimizer.schedule
                 # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
                 constant = schedule.learning_rate if type(schedule) is Constant else None
                 if shuffle and steps_per_epoch > 1:
                     run.engine.set_order(rng.permutation(n_samples))
-                counted = result.n_steps
                 began = time.perf_counter()
                 for start in range(0, n_samples, batch_size):
                     if result.n_steps == method.next_step:
                         elapsed = time.perf_counter() - began
                         seconds += elapsed
-                        add(elapsed, result.n_steps - counted)
-                        counted = result.n_steps
+                        spent += elapsed
+                        result.seconds += elapsed
+                        close_phase()
                         method.act(result.n_steps, epoch)
                         run.follow()
                         began = time.perf_counter()
@@ -346,7 +350,8 @@ def train(
                         bar.update()
                 elapsed = time.perf_counter() - began
                 seconds += elapsed
-                add(elapsed, result.n_steps - counted)
+                spent += elapsed
+                result.seconds += elapsed
                 row: dict[str, Any] = {
                     "epoch": epoch,
                     "phase": run.phase,
@@ -366,6 +371,7 @@ def train(
     finally:
         if bar is not None:
             bar.close()
+    close_phase()
 
     if recompose and net.is_factored:
         with single_threaded_blas.held():

@@ -301,6 +301,17 @@ def test_settings(argv, capsys):
         assert "sgd, learning rate 0.1," in out
 
 
+@pytest.mark.parametrize("rule", ["auto", "energy:0.5", "budget:1/4"])
+def test_ranks_by_a_rule(rule, capsys):
+    out = train(capsys, "digits", "--hidden", "256,256", "--epochs", "4", "--threads", "1", "--ranks", rule)
+    assert "multiplications a sample, step" in out
+    if rule == "auto":
+        assert re.search(r"step \d+: the s.*; (dense|ranks)", out)
+    else:
+        assert "factored" in epoch_phases(out)
+        assert re.search(r"\d+ steps factored: [\d,]+ multiplications", out)
+
+
 def test_a_bar_on_a_terminal(capsys, monkeypatch):
     pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -546,6 +557,10 @@ def test_a_disk_that_fills_up(folder, capsys, monkeypatch):
         (["train", "--rank-fraction", "1/0"], "argument --rank-fraction: expected a number above"),
         (["train", "--rank-fraction", "nan"], "argument --rank-fraction: expected a number above"),
         (["train", "--pretrain-fraction", "2"], "argument --pretrain-fraction: expected a number"),
+        (["train", "--ranks", "best"], "argument --ranks: expected auto, energy:E or budget:B"),
+        (["train", "--ranks", "energy:2"], "argument --ranks: expected auto, energy:E or budget:B"),
+        (["train", "--ranks", "auto", "--rank-fraction", "0.1"], "--ranks: expected neither"),
+        (["train", "--ranks", "auto", "--keep-dense", "1"], "--ranks: expected neither"),
         (["train", "--keep-dense", "0"], "argument --keep-dense: expected an integer"),
         (["train", "xor", "--keep-dense", "1,3"], "--keep-dense: expected numbers from 1 to 2"),
         (["train", "--epochs", "1.5"], "argument --epochs: expected an integer from 1"),

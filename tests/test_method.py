@@ -214,6 +214,16 @@ def test_the_stable_rank():
         assert stable == pytest.approx((s**2).sum() / s[0] ** 2, rel=1e-3)
 
 
+def test_auto_leaves_the_choice_to_a_callback_that_truncates(times, losses):
+    def cut(event):
+        if event.kind == "epoch" and event.epoch == 1:
+            event.network.truncate(ranks=[5, 5], force=True)
+
+    result = train(network(width=64), ranks="auto", pretrain_fraction=0.5, callbacks=[cut], recompose=False, recompose_fraction=0)
+    assert kinds(result) == []
+    assert result.network.layout.ranks == (5, 5, None)
+
+
 def test_auto_disturbs_nothing(times, monkeypatch):
     """Until the decision the training is the dense one, to the bit: what is timed are copies."""
     monkeypatch.setattr(auto, "LEVEL", -1.0)  # the switch comes as late as it may

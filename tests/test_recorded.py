@@ -51,3 +51,32 @@ def test_accuracy():
         )
         assert abs(float(mean) - float(line[1])) <= 0.005 + 1e-9
         assert abs(float(spread) - float(line[2])) <= 0.005 + 1e-9
+
+
+def test_explanation():
+    lines = README.split("```text\n")[1].split("```")[0].splitlines()
+    assert len(lines) >= 5
+    section = RESULTS.split("## Ranks chosen by measuring")[1].split("\n## ")[0]
+    for line in lines:
+        assert line in section.splitlines(), line
+
+
+def test_accuracy_tuned():
+    """Each row: data, form, accuracy, difference, time."""
+    section = RESULTS.split("## Accuracy, each form")[1].split("\n## ")[0]
+    seen = 0
+    for row in rows(README):
+        if row[0] in ("MNIST", "Fashion-MNIST"):
+            for form, cell in zip(("dense", "1/4", "1/8"), row[1:], strict=True):
+                accuracy, spread, share = re.fullmatch(r"(\S+) ± (\S+) %, (\S+)", cell).groups()
+                best = re.search(
+                    rf"^{row[0].lower()} +({form} +rate \S+) +best of its rates: \S+ points, (\S+) of", section, re.M
+                )
+                mean = re.search(
+                    rf"^{row[0].lower()} +{best[1]} +mean .*test_accuracy (\S+) ± (\S+) %", section, re.M
+                )
+                assert abs(float(accuracy) - float(mean[1])) <= 0.0051
+                assert abs(float(spread) - float(mean[2])) <= 0.0051
+                assert abs(float(share) - float(best[2])) <= 0.0051
+                seen += 1
+    assert seen == 6
