@@ -193,7 +193,7 @@ def main() -> None:
             print(f"{name:<14} {title} mean    {summary(of_kind)}")
         print()
         if arguments.mode == "auto":
-            print(runs[jobs[-1][0]][0]["explain"], "\n", flush=True)
+            print(runs[jobs[-1][0]][0]["explain"] + "\n", flush=True)
         if arguments.mode == "tuned":
             best = compare_tuned(name, runs)
             curves[name] = {title: runs[title] for title in best.values()}
