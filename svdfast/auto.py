@@ -57,7 +57,7 @@ class Decision:
 class Auto:
     """Watches a training's weights until the switch, and decides about it."""
 
-    def __init__(self, net: Network, n_steps: int, latest: int, end: int):
+    def __init__(self, n_steps: int, latest: int, end: int):
         self.latest, self.end = latest, end
         self.every = max(1, n_steps // CHECKS)
         self.next_step = 0

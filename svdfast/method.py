@@ -185,7 +185,7 @@ class Method:
         if settings.rule is not None and not self.run.net.is_factored:
             self.switch_step = min(round(settings.pretrain_fraction * self.n_steps), self.recompose_step)
             if settings.rule == "auto":
-                self.auto = Auto(self.run.net, self.n_steps, self.switch_step, self.recompose_step)
+                self.auto = Auto(self.n_steps, self.switch_step, self.recompose_step)
         if not (self.run.net.is_factored or self.switch_step < self.recompose_step):
             self.recompose_step = self.switch_step = self.n_steps  # dense throughout
         self.before: tuple[_Snapshot, float, float] | None = None

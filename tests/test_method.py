@@ -206,7 +206,7 @@ def test_the_stable_rank():
     net = network(width=64)
     run = Run(net, TrainingData(net, *samples(), None, None), sf.Adam(), 1, 12, 0.0, 0.0)
     run.rebuild()
-    watch = auto.Auto(net, 100, 50, 100)
+    watch = auto.Auto(100, 50, 100)
     for step in range(30):
         watch.levelled(run, step)
     for layer, stable in zip(net.layers, watch.stable, strict=False):
