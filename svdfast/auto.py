@@ -15,15 +15,15 @@ Not here: the switch itself (method.py), the rules that measure nothing (ranks.p
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._engine import Engine, aligned_zeros
 from svdfast.counting import count_multiplications
-from svdfast.network import Network
+from svdfast.network import Decomposition, Network
 from svdfast.svd import resolve_rank, truncated_svd
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Decision:
 
     ranks: list[int | None] | None
     info: dict[str, Any]
+    # Of the weights that are to be factored, to a sufficient rank.
+    decompositions: dict[int, Decomposition] = field(default_factory=dict)
 
 
 class Auto:
@@ -99,7 +101,9 @@ class Auto:
             return True
         return False
 
-    def decide(self, run: Run, dense_seconds: float, step: int) -> Decision:
+    def decide(
+        self, run: Run, dense_seconds: float, step: int, svd_method: Literal["exact", "randomized"]
+    ) -> Decision:
         """Whether and how to factor before this step, dense steps having taken `dense_seconds` each."""
         net = run.net
         began = time.perf_counter()
@@ -125,11 +129,12 @@ class Auto:
 
         loss = info["loss_before"] = _sample_loss(run, net)
         info["losses"] = {}
-        factors: dict[int, Any] = {}
-        for i, rank in enumerate(usable[max(usable)]):
-            if rank is not None:
-                U, s, Vt = truncated_svd(net.layers[i].W, rank)
-                factors[i] = U * np.sqrt(s), np.sqrt(s)[:, np.newaxis] * Vt
+        decompositions = {
+            i: truncated_svd(net.layers[i].W, rank, svd_method)
+            for i, rank in enumerate(usable[max(usable)])
+            if rank is not None
+        }
+        factors = {i: (U * np.sqrt(s), np.sqrt(s)[:, np.newaxis] * Vt) for i, (U, s, Vt) in decompositions.items()}
         progress = max(self.first_loss - loss, 0.0)
         for fraction in sorted(usable):
             cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], factors))
@@ -157,7 +162,7 @@ class Auto:
             return dense(f"a step takes {times:.2g} s with factors and {dense_seconds:.2g} s without")
         why = f"a step takes {times:.2g} s with factors and {dense_seconds:.2g} s without"
         info |= {"ranks": ranks, "why": why, "seconds": time.perf_counter() - began}
-        return Decision(ranks, info)
+        return Decision(ranks, info, decompositions)
 
 
 def _usable(net: Network, fraction: float) -> list[int | None]:

@@ -15,11 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._engine import Engine, aligned_zeros
-from svdfast.auto import Auto, Decision
+from svdfast._engine import Engine
+from svdfast.auto import Auto
+from svdfast.decay import decay_product, interval
 from svdfast.layout import Layout
 from svdfast.moments import carry, relative_scale
-from svdfast.network import Evaluator, Network, TrainingData, Truncation
+from svdfast.network import Decomposition, Evaluator, Network, TrainingData, Truncation
 from svdfast.optimizers import Optimizer
 from svdfast.ranks import RankRule
 
@@ -46,7 +47,7 @@ class Event:
     info : dict
         `seconds` that it took, and: "ranks" (of ranks="auto"): `ranks`, `reason`, `why`, and what was measured. "switch": `truncations`,
         a tuple of Truncation, and `learning_rate_scales`, one for each layer. "guard": `loss_before`, `loss_after` the cut,
-        `loss_recovered`, and `action` ("kept", "raised", "undone"). "epoch": the new row of the history.
+        `loss_recovered`, and `action` ("kept", "raised", "delayed", "undone"). "epoch": the new row of the history.
     """
 
     kind: str
@@ -69,15 +70,19 @@ class Settings:
     moments: str
     factor_learning_rate: float | Literal["auto"]
     guard_tolerance: float | None
+    guard_action: str
+    product_decay: float
 
 
 @dataclass
-class _Snapshot:
-    """A network and its optimizer's state, to go back to."""
+class _Before:
+    """A network and its optimizer's state before it was cut, to go back to: nothing writes to these arrays after the cut."""
 
     state: tuple[Layout, NDArray[Any]]
     moments: tuple[NDArray[Any], ...]
     n_updates: int
+    loss: float
+    loss_after: float = 0.0
 
 
 class Run:
@@ -133,27 +138,13 @@ class Run:
         optimizer.n_updates += 1
         return value
 
-    def snapshot(self) -> _Snapshot:
-        layout, parameters = self.net.state
-        return _Snapshot(
-            (layout, _aligned_copy(parameters)),
-            tuple(_aligned_copy(moment) for moment in self.optimizer.moments),
-            self.optimizer.n_updates,
-        )
-
-    def restore(self, snapshot: _Snapshot) -> None:
-        self.net.set_state(*snapshot.state)
-        layout, parameters = self.net.state
-        self.optimizer.adopt((layout, parameters.dtype), snapshot.moments)
-        self.optimizer.n_updates = snapshot.n_updates
+    def restore(self, before: _Before) -> None:
+        layout, parameters = before.state
+        self.net.set_state(layout, parameters)
+        self.optimizer.adopt((layout, parameters.dtype), before.moments)
+        self.optimizer.n_updates = before.n_updates
         self.scales = [1.0] * len(self.net.layers)
         self.rebuild()
-
-
-def _aligned_copy(vector: NDArray[Any]) -> NDArray[Any]:
-    copy = aligned_zeros(len(vector), vector.dtype)
-    copy[:] = vector
-    return copy
 
 
 @dataclass
@@ -179,7 +170,7 @@ class Method:
     def __post_init__(self) -> None:
         settings = self.settings
         self.recompose_step = self.n_steps - round(settings.recompose_fraction * self.n_steps)
-        self.switch_step = self.guard_step = self.n_steps
+        self.switch_step = self.guard_step = self.decay_step = self.n_steps
         self.auto: Auto | None = None
         self.ranks: list[int | None] | None = None
         if settings.rule is not None and not self.run.net.is_factored:
@@ -188,12 +179,14 @@ class Method:
                 self.auto = Auto(self.n_steps, self.switch_step, self.recompose_step)
         if not (self.run.net.is_factored or self.switch_step < self.recompose_step):
             self.recompose_step = self.switch_step = self.n_steps  # dense throughout
-        self.before: tuple[_Snapshot, float, float] | None = None
+        self.before: _Before | None = None
+        if self.run.net.is_factored:
+            self._plan_decay(0)
         self._plan(-1)
 
     def _plan(self, step: int) -> None:
         """Sets next_step to the nearest of what is still to come after `step`."""
-        coming = [self.switch_step, self.guard_step, self.recompose_step]
+        coming = [self.switch_step, self.guard_step, self.recompose_step, self.decay_step]
         if self.auto is not None:
             coming.append(self.auto.next_step)
         self.next_step = min([s for s in coming if s > step], default=self.n_steps)
@@ -215,6 +208,8 @@ class Method:
             self._guard(step, epoch)
         elif step == self.recompose_step and self.run.net.is_factored:
             self.recompose(step, epoch)
+        if step == self.decay_step and self.run.net.is_factored:
+            self._decay(step)
         self._plan(step)
 
     def _say(self, kind: str, step: int, epoch: int, info: dict[str, Any]) -> None:
@@ -230,52 +225,82 @@ class Method:
             norm = np.linalg.norm(net.parameters.astype(np.float64))
         if not norm < np.finfo(net.dtype).max:
             raise self.diverged(f"norm of the parameters became {norm}", step, epoch)
+        decompositions: dict[int, Decomposition] = {}
         if self.auto is not None:
-            decision: Decision = self.auto.decide(self.run, self.dense_seconds(), step)
+            decision = self.auto.decide(self.run, self.dense_seconds(), step, settings.svd_method)
             self.auto = None
+            parameters = net.parameters.copy()
             self._say("ranks", step, epoch, decision.info)
             if decision.ranks is None:
                 self.switch_step = self.recompose_step = self.n_steps
                 return
             self.ranks = decision.ranks
+            if np.array_equal(parameters, net.parameters):  # as no callback has changed them
+                decompositions = decision.decompositions
             began = time.perf_counter()
-        else:
-            assert settings.rule is not None and settings.rule != "auto"
+        elif settings.rule is not None and settings.rule != "auto":
             hidden = net.layers[:-1]
             self.ranks = settings.rule(net.layout.layers[:-1], [layer.weight() for layer in hidden])
-        self._switch(self.ranks, step, epoch, began)
+        assert self.ranks is not None
+        self._switch(self.ranks, step, epoch, began, decompositions)
 
     def _switch(
-        self, ranks: Sequence[int | None], step: int, epoch: int, began: float | None = None
+        self,
+        ranks: Sequence[int | None],
+        step: int,
+        epoch: int,
+        began: float,
+        decompositions: dict[int, Decomposition],
     ) -> None:
-        if began is None:
-            began = time.perf_counter()
+        net, optimizer = self.run.net, self.run.optimizer
+        self.run.follow()
         recovery = max(1, round(RECOVERY * self.n_steps))
-        guarded = (
+        before = None
+        if (
             self.settings.guard_tolerance is not None
             and self.evaluator is not None
             and step > 0
             and step + recovery < self.recompose_step
-        )
-        snapshot = self.run.snapshot() if guarded else None
-        loss_before = self._validate() if guarded else 0.0
-        truncations, scales = self._cut(ranks)
-        if snapshot is not None:
-            self.before = snapshot, loss_before, self._validate()
-            self.guard_step = step + recovery
+        ):
+            before = _Before(net.state, optimizer.moments, optimizer.n_updates, self._validate())
+        truncations, scales = self._cut(ranks, decompositions)
+        if before is not None and net.is_factored:
+            before.loss_after = self._validate()
+            self.before, self.guard_step = before, step + recovery
         seconds = time.perf_counter() - began
         info = {"truncations": truncations, "learning_rate_scales": scales, "seconds": seconds}
         self._say("switch", step, epoch, info)
+        self._plan_decay(step)
 
-    def _cut(self, ranks: Sequence[int | None]) -> tuple[tuple[Truncation, ...], tuple[float, ...]]:
+    def _plan_decay(self, step: int) -> None:
+        if self.settings.product_decay > 0 and self.run.net.is_factored:
+            self.decay_every = interval(self.run.net, self.run.batch_size)
+            self.decay_step = step + self.decay_every
+
+    def _decay(self, step: int) -> None:
+        """For the steps since the last one, at the rate of this one."""
+        began = time.perf_counter()
+        rate = self.run.optimizer.schedule(step, self.n_steps)
+        for layer in self.run.net.layers:
+            if layer.rank is not None:
+                decay_product(layer.W1, layer.W2, self.decay_every * rate * self.settings.product_decay)
+        self._plan_decay(step)
+        self.spend(time.perf_counter() - began)
+
+    def _cut(
+        self, ranks: Sequence[int | None], decompositions: dict[int, Decomposition]
+    ) -> tuple[tuple[Truncation, ...], tuple[float, ...]]:
         """Truncation, with the optimizer's state and the factors' learning rates."""
         run, settings = self.run, self.settings
         net, optimizer = run.net, run.optimizer
-        run.follow()
         old = net.state
         moments = optimizer.moments
         truncations = net.truncate(
-            ranks=ranks, method=settings.svd_method, split=settings.split, force=settings.force
+            ranks=ranks,
+            method=settings.svd_method,
+            split=settings.split,
+            force=settings.force,
+            decompositions=decompositions,
         )
         new = net.state
         # Where a training diverges moments overflow before the loss does, which then tells.
@@ -309,36 +334,42 @@ class Method:
         return self.evaluator(self.run.net).loss
 
     def _guard(self, step: int, epoch: int) -> None:
-        """Whether the loss has recovered from the cut; else more rank, or none of it."""
-        assert self.before is not None and self.settings.guard_tolerance is not None
+        """Whether the loss has recovered from the cut; else more rank, a later cut, or none."""
+        settings, run = self.settings, self.run
+        assert self.before is not None and self.ranks is not None and settings.guard_tolerance is not None
         began = time.perf_counter()
-        snapshot, before, after = self.before
-        self.before, self.guard_step = None, self.n_steps
+        before, self.before, self.guard_step = self.before, None, self.n_steps
         recovered = self._validate()
 
         def say(action: str) -> None:
-            seconds = time.perf_counter() - began
-            self._say("guard", step, epoch, info | {"action": action, "seconds": seconds})
+            info = {"loss_before": before.loss, "loss_after": before.loss_after, "loss_recovered": recovered}
+            self._say("guard", step, epoch, info | {"action": action, "seconds": time.perf_counter() - began})
 
-        info = {"loss_before": before, "loss_after": after, "loss_recovered": recovered}
-        if recovered <= before * (1 + self.settings.guard_tolerance):
+        if recovered <= before.loss * (1 + settings.guard_tolerance):
             say("kept")
             return
-        self.run.restore(snapshot)
-        assert self.ranks is not None
-        layers = self.run.net.layers
-        more: list[int | None] = [
-            None if rank is None else min(2 * rank, layer.n_in, layer.n_out)
-            for rank, layer in zip(self.ranks, layers[:-1], strict=True)
-        ]
-        usable = self.run.net.usable_ranks(more, force=self.settings.force)
-        if usable == self.ranks or all(rank is None for rank in usable):
-            self.recompose_step = self.n_steps
-            say("undone")
-            return
-        say("raised")
-        self.ranks = usable
-        self._switch(usable, step, epoch)
+        run.restore(before)
+        if settings.guard_action == "raise":
+            usable = run.net.usable_ranks(
+                [
+                    None if rank is None else min(2 * rank, layer.n_in, layer.n_out)
+                    for rank, layer in zip(self.ranks, run.net.layers[:-1], strict=True)
+                ],
+                force=settings.force,
+            )
+            if usable != self.ranks and any(rank is not None for rank in usable):
+                say("raised")
+                self.ranks = usable
+                self._switch(usable, step, epoch, time.perf_counter(), {})
+                return
+        elif settings.guard_action == "delay":
+            later = step + max(1, round(settings.pretrain_fraction * self.n_steps))
+            if later < self.recompose_step:
+                self.switch_step = later
+                say("delayed")
+                return
+        self.recompose_step = self.n_steps
+        say("undone")
 
     def recompose(self, step: int, epoch: int, *, say: bool = True) -> float:
         """Dense weights again, with the optimizer's state. Returns the seconds, and spends them if it says so."""

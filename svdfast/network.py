@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -32,6 +32,8 @@ __all__ = ["Evaluation", "Layer", "Network", "Truncation"]
 logger = logging.getLogger("svdfast")
 
 _INT_MAX = 2**31 - 1
+# U, s, Vt of a weight.
+Decomposition: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 class Layer:
@@ -509,6 +511,7 @@ class Network:
         method: Literal["exact", "randomized"] = "exact",
         split: str = "balanced",
         force: bool = False,
+        decompositions: Mapping[int, Decomposition] | None = None,
     ) -> tuple[Truncation, ...]:
         """Cuts each hidden weight by truncated SVD into two factors: W ≈ W1·W2.
 
@@ -529,6 +532,9 @@ class Network:
             See `factorize`.
         force : bool
             Factor even where it saves nothing.
+        decompositions : mapping of int to (U, s, Vt), optional
+            By hidden layer, from 0, what `truncated_svd` gave for its weight as it is now and for this rank or a larger one, so that it
+            is not computed again; as where one network is cut to several ranks.
 
         Returns
         -------
@@ -538,8 +544,8 @@ class Network:
         Raises
         ------
         TypeError, ValueError
-            A rank is out of range, both or neither of `rank_fraction` and `ranks` are given, or a weight is not
-            finite, or its norm is not. The network is then unchanged.
+            A rank is out of range, both or neither of `rank_fraction` and `ranks` are given, a weight is not
+            finite, or its norm is not, or a decomposition does not fit. The network is then unchanged.
 
         References
         ----------
@@ -549,6 +555,7 @@ class Network:
         one_of("method", method, ("exact", "randomized"))
         one_of("split", split, ("balanced", "left", "right"))
         wanted = rule(self.layout.layers[:-1], [layer.weight() for layer in self.layers[:-1]])
+        usable = self.usable_ranks(wanted, force=force)
         new_ranks = list(self.layout.ranks)
         factors: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
         done = []
@@ -557,7 +564,7 @@ class Network:
                 continue
             layer = self.layers[index]
             limit = break_even_rank(layer.n_in, layer.n_out, first_layer=index == 0)
-            if rank > limit and not force:
+            if usable[index] is None:
                 logger.info(
                     "layer %d stays as it is: rank %d is above its break-even rank %d",
                     index, rank, limit,
@@ -567,7 +574,10 @@ class Network:
                 )
                 continue
             W = layer.weight()
-            U, s, Vt = truncated_svd(W, rank, method=method)
+            if decompositions is not None and index in decompositions:
+                U, s, Vt = _leading(decompositions[index], index, W, rank)
+            else:
+                U, s, Vt = truncated_svd(W, rank, method=method)
             if not np.isfinite(s[0]):
                 raise ValueError(f"layer {index}: the weight's norm is too large for {self.dtype}")
             left, right = {
@@ -587,7 +597,26 @@ class Network:
     def usable_ranks(
         self, ranks: Sequence[int | None], *, force: bool = False
     ) -> list[int | None]:
-        """Ranks of hidden layers as `truncate` would take them: None where factors would save no multiplications."""
+        """Ranks of hidden layers as `truncate` would take them.
+
+        Parameters
+        ----------
+        ranks : sequence of int or None
+            One for each hidden layer.
+        force : bool
+            As for `truncate`.
+
+        Returns
+        -------
+        list of int or None
+            None where nothing was asked for, or where factors of that rank would save no multiplications in training.
+
+        Examples
+        --------
+        >>> import svdfast as sf
+        >>> sf.Network([784, 512, 256, 10]).usable_ranks([64, 200])
+        [64, None]
+        """
         return [
             None
             if rank is None
@@ -597,14 +626,30 @@ class Network:
         ]
 
     def set_factors(self, factors: dict[int, tuple[NDArray[Any], NDArray[Any]]]) -> None:
-        """Replaces the weights of some hidden layers by factors W1 (n_out, rank) and W2 (rank, n_in)."""
+        """Replaces the weights of some hidden layers by factors, which are copied.
+
+        Parameters
+        ----------
+        factors : dict of int to (W1, W2)
+            By hidden layer, from 0: arrays (n_out, rank) and (rank, n_in).
+        """
         ranks = list(self.layout.ranks)
         for index, (W1, _) in factors.items():
             ranks[index] = W1.shape[1]
         self._rebuild(ranks, factors)
 
     def shaped(self, ranks: Sequence[int | None]) -> Network:
-        """A network of the same sizes whose hidden layers have these ranks, all parameters zero: for what depends on shapes alone."""
+        """A network of the same sizes with other ranks and all parameters zero, for what depends on shapes alone, as counts do.
+
+        Parameters
+        ----------
+        ranks : sequence of int or None
+            One for each hidden layer.
+
+        Returns
+        -------
+        Network
+        """
         other = Network.__new__(Network)
         layout = self.layout.with_ranks([*ranks, None])
         other._state = layout, aligned_zeros(layout.size, self.dtype)
@@ -612,7 +657,14 @@ class Network:
         return other
 
     def set_state(self, layout: Layout, parameters: NDArray[Any]) -> None:
-        """Puts back what `state` gave; `parameters` is used as it lies."""
+        """Puts back what `state` gave.
+
+        Parameters
+        ----------
+        layout : Layout
+        parameters : ndarray (layout.size,)
+            Used as it lies, not copied.
+        """
         self._state = layout, parameters
 
     def recompose(self) -> None:
@@ -639,6 +691,19 @@ class Network:
                 layer.W1[...], layer.W2[...] = old.W1, old.W2
             layer.b[...] = old.b
         self._state = new._state
+
+
+def _leading(given: Decomposition, index: int, W: NDArray[Any], rank: int) -> Decomposition:
+    """The first `rank` triplets of a decomposition of W, its shapes and types checked."""
+    U, s, Vt = given
+    known = s.shape[0]
+    fits = U.shape == (W.shape[0], known) and Vt.shape == (known, W.shape[1]) and known >= rank
+    if not fits or any(part.dtype != W.dtype for part in given):
+        raise ValueError(
+            f"decompositions[{index}]: expected U, s, Vt of a {W.dtype} weight of shape {W.shape}, of rank {rank} or more, got shapes "
+            f"{U.shape}, {s.shape}, {Vt.shape} and dtypes {U.dtype}, {s.dtype}, {Vt.dtype}"
+        )
+    return U[:, :rank], s[:rank], Vt[:rank]
 
 
 def _at_least_one(n_samples: int) -> None:

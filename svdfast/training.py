@@ -101,6 +101,8 @@ def train(
     moments: str = "carry",
     factor_learning_rate: float | Literal["auto"] = "auto",
     guard_tolerance: float | None = None,
+    guard_action: str = "raise",
+    product_decay: float = 0.0,
     l1: float = 0.0,
     l2: float = 0.0,
     sample_weight: ArrayLike | None = None,
@@ -166,7 +168,13 @@ def train(
         keeps the optimizer's rate.
     guard_tolerance : float, optional
         Needs validation data. Some steps after the switch (2 % of all) its loss may be at most 1 + this times what it was before;
-        else the training goes back to the switch and cuts to twice the ranks, or stays dense where that would save nothing.
+        else network and optimizer go back to what they were at the switch, and the guard acts.
+    guard_action : {"raise", "delay", "undo"}
+        What the guard does: cut to twice the ranks at once; train dense for another share φ of the steps, then cut again; or train
+        dense to the end, as it also does where twice the ranks would save nothing or no steps would be left for factors.
+    product_decay : float
+        λ of a penalty (λ/2)·‖W1·W2‖_F² on the product of each factored layer, apart from the gradient as in AdamW: every k steps the
+        factors take a step against it with k times the learning rate, k so large that it costs next to nothing (`svdfast.decay`).
     l1, l2 : float
         Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights (of the factors, where a layer is factored), p the number of
         samples in a mini-batch.
@@ -247,6 +255,8 @@ def train(
         guard_tolerance = positive_number("guard_tolerance", guard_tolerance, or_zero=True)
         if validation is None:
             raise ValueError("guard_tolerance: expected validation data with it, got none")
+    product_decay = positive_number("product_decay", product_decay, or_zero=True)
+    one_of("guard_action", guard_action, ("raise", "delay", "undo"))
     rule: RankRule | Literal["auto"] | None = None
     if automatic:
         rule = "auto"
@@ -295,7 +305,7 @@ def train(
         run,
         Settings(
             rule, pretrain_fraction, recompose_fraction, force, svd_method, split,
-            moments, factor_learning_rate, guard_tolerance,
+            moments, factor_learning_rate, guard_tolerance, guard_action, product_decay,
         ),
         n_steps, evaluator, tell, _diverged, dense_seconds, spend,
     )  # fmt: skip

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
+import svdfast.network
 from svdfast import auto
 from svdfast.method import Run
 from svdfast.network import TrainingData
@@ -72,6 +73,7 @@ def test_shares_that_leave_no_factored_step(phi):
         ({"factor_learning_rate": 0}, "factor_learning_rate: expected a finite number > 0"),
         ({"factor_learning_rate": "fast"}, "factor_learning_rate: expected a number"),
         ({"guard_tolerance": 0.1}, "guard_tolerance: expected validation data"),
+        ({"guard_action": "wait"}, "guard_action: expected raise or delay or undo"),
         ({"guard_tolerance": -1, "validation": samples()}, "guard_tolerance: expected a finite number"),
         ({"ranks": [4, 99]}, r"ranks\[1\]: expected an integer from 1 to 32"),
         ({"ranks": "most"}, "ranks: expected"),
@@ -119,6 +121,54 @@ def test_the_guard_raises_the_rank_and_then_undoes_the_cut():
     assert "undone" in result.explain()
 
 
+def test_the_guard_delays_the_cut():
+    """Each time by another share φ of dense steps, until no steps are left for factors."""
+    result = train(
+        network(), ranks=[2, 2], pretrain_fraction=0.2, validation=samples(seed=1), guard_tolerance=0.0, guard_action="delay",
+        callbacks=[Worse()],
+    )  # fmt: skip
+    assert kinds(result) == [
+        ("switch", 10), ("guard", 11), ("switch", 21), ("guard", 22), ("switch", 32), ("guard", 33), ("switch", 43), ("guard", 44),
+    ]  # fmt: skip
+    guards = [event.info for event in result.events if event.kind == "guard"]
+    assert [guard["action"] for guard in guards] == ["delayed", "delayed", "delayed", "undone"]
+    ranks = [[t.rank for t in e.info["truncations"]] for e in result.events if e.kind == "switch"]
+    assert ranks == [[2, 2]] * 4
+    losses = [guard["loss_before"] for guard in guards]
+    assert losses == sorted(losses, reverse=True)
+    assert result.phases[-1]["phase"] == "dense"
+
+
+def test_a_delayed_cut_that_recovers_is_kept():
+    def spoil(event):
+        if event.kind == "switch" and event.step == 10:
+            event.network.parameters[:] *= 30
+
+    result = train(
+        network(), ranks=[8, 8], pretrain_fraction=0.2, validation=samples(seed=1), guard_tolerance=1.0, guard_action="delay",
+        callbacks=[spoil],
+    )  # fmt: skip
+    assert [event.info["action"] for event in result.events if event.kind == "guard"] == ["delayed", "kept"], result.explain()
+    assert kinds(result)[2] == ("switch", 21)
+    assert result.phases[-1]["phase"] == "factored"
+
+
+def test_the_guard_undoes_the_cut_where_it_is_told_to():
+    result = train(
+        network(), ranks=[2, 2], pretrain_fraction=0.2, validation=samples(seed=1), guard_tolerance=0.0, guard_action="undo",
+        callbacks=[Worse()],
+    )  # fmt: skip
+    assert kinds(result) == [("switch", 10), ("guard", 11)]
+    assert result.events[-1].info["action"] == "undone"
+
+
+def test_no_guard_where_nothing_was_cut():
+    """Ranks above break-even: the network stays as it is, and there is nothing to go back to."""
+    result = train(network(), ranks=[19, 19], pretrain_fraction=0.2, validation=samples(seed=1), guard_tolerance=0.0, force=False)
+    assert kinds(result) == [("switch", 10)]
+    assert result.phases[-1]["phase"] == "dense"
+
+
 class Worse:
     """Spoils the network after each cut, so that its loss cannot be what it was."""
 
@@ -150,7 +200,7 @@ def times(monkeypatch):
         auto, "_step_seconds", lambda run, net: given[sum(layer.rank is not None for layer in net.layers)]
     )
     decide = auto.Auto.decide
-    monkeypatch.setattr(auto.Auto, "decide", lambda self, run, _, step: decide(self, run, given[0], step))
+    monkeypatch.setattr(auto.Auto, "decide", lambda self, run, _, *rest: decide(self, run, given[0], *rest))
     return given
 
 
@@ -222,6 +272,35 @@ def test_auto_leaves_the_choice_to_a_callback_that_truncates(times, losses):
     result = train(network(width=64), ranks="auto", pretrain_fraction=0.5, callbacks=[cut], recompose=False, recompose_fraction=0)
     assert kinds(result) == []
     assert result.network.layout.ranks == (5, 5, None)
+
+
+def test_auto_decomposes_once(times, losses, monkeypatch):
+    """The cut takes what the choice has computed, unless a callback has changed the weights in between."""
+    calls = []
+    svd = auto.truncated_svd
+
+    def counted(W, rank, method="exact"):
+        calls.append(rank)
+        return svd(W, rank, method)
+
+    monkeypatch.setattr(auto, "truncated_svd", counted)
+    monkeypatch.setattr(svdfast.network, "truncated_svd", counted)
+
+    def halve(event):
+        if event.kind == "ranks":
+            event.network.layers[0].W[...] /= 2
+
+    def cut(callbacks):
+        calls.clear()
+        result = train(
+            network(width=64), ranks="auto", pretrain_fraction=0.2, callbacks=callbacks, svd_method="randomized"
+        )
+        return [t.singular_values for t in result.events[1].info["truncations"]], len(calls)
+
+    (once, _), n_once = cut([])
+    (halved, _), n_halved = cut([halve])
+    assert (n_once, n_halved) == (2, 4)
+    np.testing.assert_allclose(halved, once / 2, rtol=0.1)
 
 
 def test_auto_disturbs_nothing(times, monkeypatch):

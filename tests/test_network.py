@@ -9,6 +9,7 @@ import pytest
 
 import svdfast as sf
 from svdfast import activations
+from svdfast.svd import truncated_svd
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
@@ -173,6 +174,36 @@ def test_views_of_another_form_are_refused():
     with pytest.raises(AttributeError, match="factored"):
         _ = net.layers[0].W
     assert net.layers[2].W.shape == (5, 18)
+
+
+def test_truncation_from_a_decomposition_that_is_known():
+    """One decomposition serves every rank up to its own."""
+    net = sf.Network([30, 24, 20, 3], seed=0)
+    known = {i: truncated_svd(layer.W, 12) for i, layer in enumerate(net.layers[:-1])}
+    for ranks in ([12, 12], [5, None], [3, 4]):
+        one, other = net.copy(), net.copy()
+        done = one.truncate(ranks=ranks, force=True, decompositions=known)
+        expected = other.truncate(ranks=ranks, force=True)
+        np.testing.assert_allclose(one.parameters, other.parameters, rtol=1e-4, atol=1e-6)
+        assert [(t.layer, t.rank) for t in done] == [(t.layer, t.rank) for t in expected]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda U, s, Vt: (U[:, :3], s[:3], Vt[:3]),
+        lambda U, s, Vt: (Vt.T, s, U.T),
+        lambda U, s, Vt: (U.astype(float), s, Vt),
+        lambda U, s, Vt: (U, s, Vt[:2]),
+    ],
+)
+def test_a_decomposition_that_does_not_fit_is_refused(bad):
+    net = sf.Network([30, 24, 20, 3], seed=0)
+    before = net.parameters.copy()
+    with pytest.raises(ValueError, match=r"decompositions\[0\]: expected U, s, Vt of a float32 weight of shape \(24, 30\)"):
+        net.truncate(ranks=[4, 4], force=True, decompositions={0: bad(*truncated_svd(net.layers[0].W, 6))})
+    np.testing.assert_array_equal(net.parameters, before)
+    assert net.layout.ranks == (None, None, None)
 
 
 def test_views_from_before_a_truncation_show_the_former_parameters():
