@@ -2,20 +2,26 @@
 """Test accuracy and training time of dense and factored training on real data, over several seeds.
 
     python bench/accuracy.py report [mnist | fashion-mnist | xor | cat ...]   the report's settings, α = 1/2, and dense
-    python bench/accuracy.py tuned [mnist | fashion-mnist ...]                dense, α = 1/4, 1/8, each with its own best rate
+    python bench/accuracy.py tuned [mnist | fashion-mnist ...]                dense, α = 1/4, 1/8, auto, PyTorch, each at its own best rate
     python bench/accuracy.py ablation [mnist | fashion-mnist ...]             α = 1/8 with one ingredient other than by default
+    python bench/accuracy.py few [mnist | fashion-mnist ...]                  a tenth of the samples: what decay is worth
     python bench/accuracy.py auto [mnist | fashion-mnist | wide ...]          ranks="auto" and dense, all else by default
     ... [--seeds N] [--json FILE] [--plot FILE]
 
 Each seed is one of first weights and of the order of samples; forms take turns seed by seed. Prints a line for each run, then mean ±
-standard deviation. --plot draws the test accuracy over seconds (tuned; needs matplotlib). Not here: how fast a step is (compare.py).
+standard deviation. --plot draws the test accuracy over seconds (tuned; needs matplotlib). PyTorch takes part where it is installed.
+Not here: how fast a step is (compare.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import json
+import math
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +38,13 @@ REPORT: dict[str, dict[str, Any]] = {
     "xor": {"hidden": [20, 20], "epochs": 800, "batch_size": 4, "optimizer": (sf.Adam, 0.01)},
 }
 REPORT["fashion-mnist"] = REPORT["mnist"]
-AS_REPORTED = {"pretrain_fraction": 0.1, "force": True, "moments": "restart", "factor_learning_rate": 1.0}
+AS_REPORTED = {
+    "pretrain_fraction": 0.1,
+    "force": True,
+    "moments": "restart",
+    "factor_learning_rate": 1.0,
+    "activation_aware": False,
+}
 
 # Adam with half a cosine from these rates down to 0, the same grid for each form.
 RATES = (1e-3, 3e-3, 9e-3)
@@ -41,7 +53,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "dense": {"rank_fraction": None},
     "1/4": {"rank_fraction": 1 / 4, "pretrain_fraction": 0.05},
     "1/8": {"rank_fraction": 1 / 8, "pretrain_fraction": 0.05},
+    "auto": {"ranks": "auto"},
 }
+# Test accuracies whose time is told.
+TARGETS = {"mnist": 98.0, "fashion-mnist": 88.5}
 ABLATION_RATE = 3e-3
 ABLATION: dict[str, dict[str, Any]] = {
     "as by default": {},
@@ -49,34 +64,104 @@ ABLATION: dict[str, dict[str, Any]] = {
     "factors' rate × 1": {"factor_learning_rate": 1.0},
     "no pre-training": {"pretrain_fraction": 0.0},
     "Σ all in W1": {"split": "left"},
+    "plain truncation": {"activation_aware": False},
+    "φ 2 %": {"pretrain_fraction": 0.02},
+    "φ 2 %, plain truncation": {"pretrain_fraction": 0.02, "activation_aware": False},
+    "α 1/16": {"rank_fraction": 1 / 16},
+    "α 1/16, plain truncation": {"rank_fraction": 1 / 16, "activation_aware": False},
+    "product decay 0.1": {"product_decay": 0.1},
     "dense tail of 10 %": {"recompose_fraction": 0.1},
     "constant rate 1e-3": {"learning_rate": 1e-3},
     "constant rate 1e-3, dense tail of 10 %": {"learning_rate": 1e-3, "recompose_fraction": 0.1},
 }
+# Few samples, so that what the network learns by heart hurts; decay with λ from the same grid for each kind.
+FEW = {"samples": 6000, "hidden": [512, 256], "epochs": 40, "batch_size": 128}
+FEW_RATE = 1e-3
+DECAYS = (0.1, 0.3, 1.0)
 HIDDEN = {"mnist": [512, 256], "fashion-mnist": [512, 256], "wide": [2048, 2048]}
 
 
-def train(name: str, seed: int, hidden: list[int], **settings: Any) -> dict[str, Any]:
+def train(name: str, seed: int, hidden: list[int], *, samples: int | None = None, **settings: Any) -> dict[str, Any]:
     """One training; its cost, accuracies and seconds, and the test accuracy after each epoch."""
     data = sf.datasets.load("mnist" if name == "wide" else name)
+    X, y = (array[:samples] for array in data.train)
     binary = data.n_classes == 2
     net = sf.Network(
         [data.train[0].shape[1], *hidden, 1 if binary else data.n_classes],
         output="sigmoid" if binary else "softmax",
         seed=seed,
     )
-    result = sf.train(net, *data.train, validation=data.test, seed=seed, **settings)
+    result = sf.train(net, X, y, validation=data.test, seed=seed, **settings)
     rows = [row for row in result.history if row["phase"] != "recomposed"]
     return {
         "data": name,
         "seed": seed,
         "cost": rows[-1]["loss"],
-        "train_accuracy": 100 * net.score(*data.train),
+        "train_accuracy": 100 * net.score(X, y),
         "test_accuracy": 100 * net.score(*data.test),
         "seconds": result.seconds,
         "steps_seconds": [row["seconds"] for row in rows],
         "curve": [100 * row["val_accuracy"] for row in rows],
         "explain": result.explain(),
+    }
+
+
+def train_torch(name: str, seed: int, rate: float, hidden: list[int], epochs: int, batch_size: int) -> dict[str, Any]:
+    """The same training by PyTorch, float32 and dense: eager, Adam fused, the rate falling by half a cosine."""
+    import numpy as np
+    import torch
+
+    data = sf.datasets.load(name)
+    n_threads = sf.show_config()["threads"]
+    torch.set_num_threads(n_threads)
+
+    def tensors(part: Any) -> tuple[Any, Any]:
+        return torch.from_numpy(part[0].astype("float32") / np.float32(255)), torch.from_numpy(part[1].astype("int64"))
+
+    train, test = tensors(data.train), tensors(data.test)
+    net = sf.Network([data.train[0].shape[1], *hidden, data.n_classes], seed=seed)
+    modules: list[Any] = []
+    for layer in net.layers:
+        linear = torch.nn.Linear(layer.n_in, layer.n_out)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(layer.W))
+            linear.bias.zero_()
+        modules += [linear, torch.nn.ReLU()]
+    model = torch.nn.Sequential(*modules[:-1])
+    optimizer = torch.optim.Adam(model.parameters(), rate, fused=True)
+    loss_of = torch.nn.CrossEntropyLoss()
+    rng = np.random.default_rng(seed)
+    n_samples = len(train[0])
+    n_steps = epochs * -(-n_samples // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+
+    def accuracy(part: tuple[Any, Any]) -> float:
+        with torch.no_grad():
+            return 100 * float((model(part[0]).argmax(1) == part[1]).float().mean())
+
+    seconds, curve = [], []
+    for _ in range(epochs):
+        total = 0.0
+        began = time.perf_counter()
+        for rows in torch.from_numpy(rng.permutation(n_samples)).split(batch_size):
+            optimizer.zero_grad()
+            loss = loss_of(model(train[0][rows]), train[1][rows])
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.item()) * len(rows)
+        seconds.append(time.perf_counter() - began)
+        curve.append(accuracy(test))
+    return {
+        "data": name,
+        "seed": seed,
+        "cost": total / n_samples,
+        "train_accuracy": accuracy(train),
+        "test_accuracy": curve[-1],
+        "seconds": sum(seconds),
+        "steps_seconds": seconds,
+        "curve": curve,
+        "explain": f"PyTorch {torch.__version__}, {n_threads} threads",
     }
 
 
@@ -106,6 +191,27 @@ def tuned_jobs(name: str) -> Iterator[Job]:
             )
 
 
+    if importlib.util.find_spec("torch") is None:
+        print("PyTorch is not installed: left out\n")
+        return
+    for rate in RATES:
+        yield f"{'torch':<6} rate {rate:<6g}", lambda seed, rate=rate: train_torch(name, seed, rate, **TUNED)
+
+
+def few_jobs(name: str) -> Iterator[Job]:
+    rate = sf.schedules.Cosine(FEW_RATE)
+
+    def job(title: str, optimizer: Any, **how: Any) -> Job:
+        return f"{title:<32}", lambda seed: train(name, seed, optimizer=optimizer(), **FEW, **how)
+
+    for form in ("dense", "1/8"):
+        yield job(form, lambda: sf.Adam(rate), **FORMS[form])
+        for decay in DECAYS:
+            yield job(f"{form}, AdamW's decay {decay}", lambda d=decay: sf.AdamW(rate, weight_decay=d), **FORMS[form])
+    for decay in DECAYS:
+        yield job(f"1/8, product decay {decay}", lambda: sf.Adam(rate), product_decay=decay, **FORMS["1/8"])
+
+
 def ablation_jobs(name: str) -> Iterator[Job]:
     for what, change in ABLATION.items():
         how = FORMS["1/8"] | change
@@ -119,7 +225,7 @@ def auto_jobs(name: str) -> Iterator[Job]:
         yield f"{form:<6}", lambda seed, how=how: train(name, seed, HIDDEN[name], **how)
 
 
-MODES = {"report": report_jobs, "tuned": tuned_jobs, "ablation": ablation_jobs, "auto": auto_jobs}
+MODES = {"report": report_jobs, "tuned": tuned_jobs, "few": few_jobs, "ablation": ablation_jobs, "auto": auto_jobs}
 
 
 def summary(runs: list[dict[str, Any]]) -> str:
@@ -131,19 +237,46 @@ def summary(runs: list[dict[str, Any]]) -> str:
     return "  ".join(parts)
 
 
+def elapsed(run: dict[str, Any]) -> list[float]:
+    """Seconds of training until the end of each epoch; what was not steps, the switch above all, as if it came first."""
+    other = run["seconds"] - sum(run["steps_seconds"])
+    return [other + seconds for seconds in itertools.accumulate(run["steps_seconds"])]
+
+
+def seconds_to(target: float, run: dict[str, Any]) -> float:
+    """Until the first epoch after which the test accuracy is the target's; infinite where none is."""
+    return next((s for s, accuracy in zip(elapsed(run), run["curve"], strict=True) if accuracy >= target), math.inf)
+
+
 def compare_tuned(name: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     """Prints each form at its best rate beside dense; returns those rates' titles."""
     best = {}
-    for form in FORMS:
+    for form in [*FORMS, "torch"]:
         titles = [title for title in runs if title.startswith(f"{form:<6}")]
-        best[form] = max(titles, key=lambda t: statistics.mean(r["test_accuracy"] for r in runs[t]))
-    dense = runs[best["dense"]]
+        if titles:
+            best[form] = max(titles, key=lambda t: statistics.mean(r["test_accuracy"] for r in runs[t]))
+
+    def ratio(title: str, other: str) -> float:
+        return statistics.median(a["seconds"] / b["seconds"] for a, b in zip(runs[title], runs[other], strict=True))
+
+    def mean(title: str) -> float:
+        return statistics.mean(r["test_accuracy"] for r in runs[title])
+
     for title in best.values():
-        difference = statistics.mean(r["test_accuracy"] for r in runs[title]) - statistics.mean(
-            r["test_accuracy"] for r in dense
-        )
-        ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(runs[title], dense, strict=True))
-        print(f"{name:<14} {title} best of its rates: {difference:+.3f} points, {ratio:.3f} of dense's time")
+        line = f"{name:<14} {title} best of its rates: {mean(title) - mean(best['dense']):+.3f} points, "
+        line += f"{ratio(title, best['dense']):.3f} of dense's time"
+        if "torch" in best:
+            line += f", {ratio(title, best['torch']):.3f} of PyTorch's"
+        print(line)
+    target = TARGETS[name]
+    for form in best:
+        times = {
+            title: statistics.median(seconds_to(target, run) for run in runs[title])
+            for title in runs
+            if title.startswith(f"{form:<6}")
+        }
+        title = min(times, key=lambda t: times[t])
+        print(f"{name:<14} {title} first of its rates at {target} %: median {times[title]:.2f} s")
     print()
     return best
 
@@ -156,12 +289,11 @@ def plot(curves: dict[str, dict[str, list[dict[str, Any]]]], file: Path) -> None
     figure = Figure(figsize=(5 * len(curves), 4), layout="constrained")
     for axes, (name, forms) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         for title, runs in forms.items():
-            steps = np.mean([r["steps_seconds"] for r in runs], axis=0).cumsum()
-            other = np.mean([r["seconds"] - sum(r["steps_seconds"]) for r in runs])  # the switch, early on
-            axes.plot(steps + other, np.mean([r["curve"] for r in runs], axis=0), marker=".", label=title)
+            axes.plot(np.mean([elapsed(r) for r in runs], axis=0), np.mean([r["curve"] for r in runs], axis=0), marker=".", label=title)
         axes.set(title=name, xlabel="seconds of training", ylabel="test accuracy, %")
         best = max(max(np.mean([r["curve"] for r in runs], axis=0)) for runs in forms.values())
         axes.set_ylim(best - 4, best + 0.3)
+        axes.axhline(TARGETS[name], color="grey", linewidth=0.8)
         axes.legend()
     figure.savefig(file, dpi=150)
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from svdfast._engine import Engine, aligned_zeros
 from svdfast.counting import count_multiplications
-from svdfast.network import Decomposition, Network
-from svdfast.svd import resolve_rank, truncated_svd
+from svdfast.network import Network
+from svdfast.svd import leading_directions, resolve_rank, restricted_svd
 
 if TYPE_CHECKING:
     from svdfast.method import Run
@@ -33,7 +33,6 @@ __all__ = ["Auto", "Decision"]
 
 FRACTIONS = (1 / 8, 1 / 4)
 PROGRESS_KEPT = 0.9
-SAMPLE = 2048
 # The stable rank is looked at so many times in a training, and has levelled off when it changes by less than that between two looks.
 CHECKS = 100
 LEVEL = 0.1
@@ -52,8 +51,8 @@ class Decision:
 
     ranks: list[int | None] | None
     info: dict[str, Any]
-    # Of the weights that are to be factored, to a sufficient rank.
-    decompositions: dict[int, Decomposition] = field(default_factory=dict)
+    # Of the weights that are to be factored, at least as many as their ranks.
+    directions: dict[int, NDArray[Any]] = field(default_factory=dict)
 
 
 class Auto:
@@ -102,7 +101,12 @@ class Auto:
         return False
 
     def decide(
-        self, run: Run, dense_seconds: float, step: int, svd_method: Literal["exact", "randomized"]
+        self,
+        run: Run,
+        dense_seconds: float,
+        step: int,
+        svd_method: Literal["exact", "randomized"],
+        activation_aware: bool,
     ) -> Decision:
         """Whether and how to factor before this step, dense steps having taken `dense_seconds` each."""
         net = run.net
@@ -129,15 +133,15 @@ class Auto:
 
         loss = info["loss_before"] = _sample_loss(run, net)
         info["losses"] = {}
-        decompositions = {
-            i: truncated_svd(net.layers[i].W, rank, svd_method)
+        grams: list[Any] = net.input_grams(run.sample()) if activation_aware else [None] * len(net.layers)
+        directions = {
+            i: leading_directions(net.layers[i].W, rank, grams[i], svd_method)
             for i, rank in enumerate(usable[max(usable)])
             if rank is not None
         }
-        factors = {i: (U * np.sqrt(s), np.sqrt(s)[:, np.newaxis] * Vt) for i, (U, s, Vt) in decompositions.items()}
         progress = max(self.first_loss - loss, 0.0)
         for fraction in sorted(usable):
-            cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], factors))
+            cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], directions))
             if self.first_loss - cut_loss >= PROGRESS_KEPT * progress:
                 break
         else:
@@ -149,12 +153,12 @@ class Auto:
         info["rank_fraction"] = fraction
 
         dense_seconds = info["seconds_dense"] = _step_seconds(run, net.copy())
-        times = _step_seconds(run, _cut(net, ranks, factors))
+        times = _step_seconds(run, _cut(net, ranks, directions))
         for i in [i for i, rank in enumerate(ranks) if rank is not None]:
             if sum(rank is not None for rank in ranks) == 1:
                 break
             without = [None if j == i else rank for j, rank in enumerate(ranks)]
-            other = _step_seconds(run, _cut(net, without, factors))
+            other = _step_seconds(run, _cut(net, without, directions))
             if other < FASTER * times:
                 ranks, times = without, other
         info["seconds_factored"] = times
@@ -162,7 +166,7 @@ class Auto:
             return dense(f"a step takes {times:.2g} s with factors and {dense_seconds:.2g} s without")
         why = f"a step takes {times:.2g} s with factors and {dense_seconds:.2g} s without"
         info |= {"ranks": ranks, "why": why, "seconds": time.perf_counter() - began}
-        return Decision(ranks, info, decompositions)
+        return Decision(ranks, info, directions)
 
 
 def _usable(net: Network, fraction: float) -> list[int | None]:
@@ -171,15 +175,15 @@ def _usable(net: Network, fraction: float) -> list[int | None]:
     return net.usable_ranks(ranks)
 
 
-def _cut(net: Network, ranks: list[int | None], factors: dict[int, Any]) -> Network:
-    """A copy with factors of these ranks: the first directions of those given."""
+def _cut(net: Network, ranks: list[int | None], directions: dict[int, NDArray[Any]]) -> Network:
+    """A copy with factors of these ranks."""
     other = net.copy()
-    kept = {
-        i: (factors[i][0][:, :rank], factors[i][1][:rank])
-        for i, rank in enumerate(ranks)
-        if rank is not None
-    }
-    other.set_factors(kept)
+    factors = {}
+    for i, rank in enumerate(ranks):
+        if rank is not None:
+            U, s, Vt = restricted_svd(net.layers[i].W, directions[i][:, :rank])
+            factors[i] = U * np.sqrt(s), np.sqrt(s)[:, np.newaxis] * Vt
+    other.set_factors(factors)
     return other
 
 
@@ -193,16 +197,14 @@ def _svd_seconds(net: Network, ranks: list[int | None]) -> float:
 
 
 def _sample_loss(run: Run, net: Network) -> float:
-    """The loss on the first samples of the order, or as they lie."""
     layout, parameters = net.state
-    rows = min(SAMPLE, run.data.n_samples)
+    rows = run.sample_rows()
     engine = Engine(
-        layout, parameters, batch_size=rows, n_threads=run.n_threads, gradients=False
+        layout, parameters, batch_size=len(rows), n_threads=run.n_threads, gradients=False
     )
     run.data.bind(engine)
-    if run.engine.order is not None:
-        engine.set_order(run.engine.order[:rows])
-    return engine.evaluate(rows)
+    engine.set_order(rows)
+    return engine.evaluate(len(rows))
 
 
 def _step_seconds(run: Run, net: Network) -> float:

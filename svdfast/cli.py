@@ -252,6 +252,14 @@ def _parser() -> argparse.ArgumentParser:
         help="default exact; randomized may be faster for small ranks of large weights",
     )
     group.add_argument(
+        "--plain-svd",
+        action="store_true",
+        help="cut so that the weights change least, instead of the layers' outputs over a sample",
+    )
+    group.add_argument(
+        "--product-decay", type=_not_negative, default=0.0, metavar="D", help="of the factors' product (default 0)"
+    )
+    group.add_argument(
         "--keep-dense",
         type=_layer_numbers,
         metavar="I,I",
@@ -769,6 +777,8 @@ class _Comparison:
                 recompose=False,
                 force=arguments.force,
                 svd_method=arguments.svd_method,
+                activation_aware=not arguments.plain_svd,
+                product_decay=arguments.product_decay,
                 n_threads=self.threads,
                 seed=arguments.seed,
                 **settings,

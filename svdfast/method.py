@@ -20,7 +20,7 @@ from svdfast.auto import Auto
 from svdfast.decay import decay_product, interval
 from svdfast.layout import Layout
 from svdfast.moments import carry, relative_scale
-from svdfast.network import Decomposition, Evaluator, Network, TrainingData, Truncation
+from svdfast.network import Evaluator, Network, TrainingData, Truncation
 from svdfast.optimizers import Optimizer
 from svdfast.ranks import RankRule
 
@@ -28,6 +28,8 @@ __all__ = ["Event", "Method", "Run", "Settings"]
 
 # Shares of all steps: after the switch, until the guard looks again.
 RECOVERY = 0.02
+# Samples that the layers' inputs, and a loss, are looked at over.
+SAMPLE = 2048
 # The factors' learning rate is at most so many times the optimizer's, and at least its inverse.
 LARGEST_SCALE = 4.0
 
@@ -65,6 +67,7 @@ class Settings:
     pretrain_fraction: float
     recompose_fraction: float
     force: bool
+    activation_aware: bool
     svd_method: Literal["exact", "randomized"]
     split: str
     moments: str
@@ -137,6 +140,15 @@ class Run:
         )
         optimizer.n_updates += 1
         return value
+
+    def sample_rows(self) -> NDArray[np.int64]:
+        """Rows of a sample of the data, from all over it."""
+        n_samples = self.data.n_samples
+        rows = np.arange(min(SAMPLE, n_samples)) * n_samples // min(SAMPLE, n_samples)
+        return rows if self.engine.order is None else self.engine.order[rows]
+
+    def sample(self) -> NDArray[Any]:
+        return self.data.inputs.array[self.sample_rows()]
 
     def restore(self, before: _Before) -> None:
         layout, parameters = before.state
@@ -225,9 +237,11 @@ class Method:
             norm = np.linalg.norm(net.parameters.astype(np.float64))
         if not norm < np.finfo(net.dtype).max:
             raise self.diverged(f"norm of the parameters became {norm}", step, epoch)
-        decompositions: dict[int, Decomposition] = {}
+        directions: dict[int, NDArray[Any]] = {}
         if self.auto is not None:
-            decision = self.auto.decide(self.run, self.dense_seconds(), step, settings.svd_method)
+            decision = self.auto.decide(
+                self.run, self.dense_seconds(), step, settings.svd_method, settings.activation_aware
+            )
             self.auto = None
             parameters = net.parameters.copy()
             self._say("ranks", step, epoch, decision.info)
@@ -236,13 +250,13 @@ class Method:
                 return
             self.ranks = decision.ranks
             if np.array_equal(parameters, net.parameters):  # as no callback has changed them
-                decompositions = decision.decompositions
+                directions = decision.directions
             began = time.perf_counter()
         elif settings.rule is not None and settings.rule != "auto":
             hidden = net.layers[:-1]
             self.ranks = settings.rule(net.layout.layers[:-1], [layer.weight() for layer in hidden])
         assert self.ranks is not None
-        self._switch(self.ranks, step, epoch, began, decompositions)
+        self._switch(self.ranks, step, epoch, began, directions)
 
     def _switch(
         self,
@@ -250,7 +264,7 @@ class Method:
         step: int,
         epoch: int,
         began: float,
-        decompositions: dict[int, Decomposition],
+        directions: dict[int, NDArray[Any]],
     ) -> None:
         net, optimizer = self.run.net, self.run.optimizer
         self.run.follow()
@@ -263,7 +277,7 @@ class Method:
             and step + recovery < self.recompose_step
         ):
             before = _Before(net.state, optimizer.moments, optimizer.n_updates, self._validate())
-        truncations, scales = self._cut(ranks, decompositions)
+        truncations, scales = self._cut(ranks, directions)
         if before is not None and net.is_factored:
             before.loss_after = self._validate()
             self.before, self.guard_step = before, step + recovery
@@ -288,7 +302,7 @@ class Method:
         self.spend(time.perf_counter() - began)
 
     def _cut(
-        self, ranks: Sequence[int | None], decompositions: dict[int, Decomposition]
+        self, ranks: Sequence[int | None], directions: dict[int, NDArray[Any]]
     ) -> tuple[tuple[Truncation, ...], tuple[float, ...]]:
         """Truncation, with the optimizer's state and the factors' learning rates."""
         run, settings = self.run, self.settings
@@ -300,7 +314,8 @@ class Method:
             method=settings.svd_method,
             split=settings.split,
             force=settings.force,
-            decompositions=decompositions,
+            inputs=run.sample() if settings.activation_aware and not directions else None,
+            directions=directions,
         )
         new = net.state
         # Where a training diverges moments overflow before the loss does, which then tells.

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -23,17 +23,16 @@ from svdfast.activations import Activation
 from svdfast.counting import break_even_rank
 from svdfast.data import check_inputs, check_sample_weight, check_targets
 from svdfast.initializers import INITIALIZERS, initial_weight
+from svdfast.kernels import dense_forward
 from svdfast.layout import LayerSpec, Layout
 from svdfast.ranks import resolve_rule
-from svdfast.svd import truncated_svd
+from svdfast.svd import leading_directions, restricted_svd
 
 __all__ = ["Evaluation", "Layer", "Network", "Truncation"]
 
 logger = logging.getLogger("svdfast")
 
 _INT_MAX = 2**31 - 1
-# U, s, Vt of a weight.
-Decomposition: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 class Layer:
@@ -511,7 +510,8 @@ class Network:
         method: Literal["exact", "randomized"] = "exact",
         split: str = "balanced",
         force: bool = False,
-        decompositions: Mapping[int, Decomposition] | None = None,
+        inputs: ArrayLike | None = None,
+        directions: Mapping[int, NDArray[Any]] | None = None,
     ) -> tuple[Truncation, ...]:
         """Cuts each hidden weight by truncated SVD into two factors: W ≈ W1·W2.
 
@@ -532,9 +532,12 @@ class Network:
             See `factorize`.
         force : bool
             Factor even where it saves nothing.
-        decompositions : mapping of int to (U, s, Vt), optional
-            By hidden layer, from 0, what `truncated_svd` gave for its weight as it is now and for this rank or a larger one, so that it
-            is not computed again; as where one network is cut to several ranks.
+        inputs : array_like (n_samples, n_inputs), optional
+            A sample of the network's inputs: each layer is then cut so that its outputs over them change least, ‖(W − W1·W2)·X‖_F,
+            instead of its weight ("activation-aware", see `leading_directions`).
+        directions : mapping of int to ndarray (n_out, rank or more), optional
+            By hidden layer, from 0, what `leading_directions` gave for its weight as it is now, so that this is not computed again; as
+            where one network is cut to several ranks.
 
         Returns
         -------
@@ -545,7 +548,9 @@ class Network:
         ------
         TypeError, ValueError
             A rank is out of range, both or neither of `rank_fraction` and `ranks` are given, a weight is not
-            finite, or its norm is not, or a decomposition does not fit. The network is then unchanged.
+            finite, or its norm is not, or `inputs` or `directions` do not fit. The network is then unchanged.
+        FloatingPointError
+            Over `inputs` a layer has inputs that are not finite. Unchanged, too.
 
         References
         ----------
@@ -556,6 +561,7 @@ class Network:
         one_of("split", split, ("balanced", "left", "right"))
         wanted = rule(self.layout.layers[:-1], [layer.weight() for layer in self.layers[:-1]])
         usable = self.usable_ranks(wanted, force=force)
+        grams: list[Any] = [None] * len(wanted) if inputs is None else self.input_grams(inputs)
         new_ranks = list(self.layout.ranks)
         factors: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
         done = []
@@ -574,10 +580,11 @@ class Network:
                 )
                 continue
             W = layer.weight()
-            if decompositions is not None and index in decompositions:
-                U, s, Vt = _leading(decompositions[index], index, W, rank)
+            if directions is not None and index in directions:
+                U = _leading(directions[index], index, W, rank)
             else:
-                U, s, Vt = truncated_svd(W, rank, method=method)
+                U = leading_directions(W, rank, grams[index], method)
+            U, s, Vt = restricted_svd(W, U)
             if not np.isfinite(s[0]):
                 raise ValueError(f"layer {index}: the weight's norm is too large for {self.dtype}")
             left, right = {
@@ -593,6 +600,41 @@ class Network:
             done.append(Truncation(index, rank, rank, limit, s, dropped))
         self._rebuild(new_ranks, factors)
         return tuple(done)
+
+    def input_grams(self, X: ArrayLike) -> list[NDArray[Any]]:
+        """For each hidden layer, of its inputs A over some samples (in rows here), the Gram matrix AᵀA to a positive factor.
+
+        Parameters
+        ----------
+        X : array_like (n_samples, n_inputs)
+
+        Returns
+        -------
+        list of ndarray (n_in, n_in)
+            Of the network's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            X is not as for `evaluate`.
+        FloatingPointError
+            The inputs of a later layer are not finite.
+        """
+        data = check_inputs(X, self.layout.sizes[0], self.dtype, self.uint8_scale)
+        _at_least_one(len(data.array))
+        A = data.array.astype(self.dtype) * self.dtype.type(data.scale)
+        grams = []
+        for index in range(len(self.layers) - 1):
+            if index > 0:
+                layer = self.layers[index - 1]
+                A = dense_forward(A, layer.weight(), layer.b, activation=layer.activation)
+            # Of a size at which squares do not overflow.
+            largest = np.abs(A).max()
+            if not np.isfinite(largest):
+                raise FloatingPointError(f"the inputs of layer {index} became {largest}")
+            scaled = A / largest if largest > 0 else A
+            grams.append(scaled.T @ scaled)
+        return grams
 
     def usable_ranks(
         self, ranks: Sequence[int | None], *, force: bool = False
@@ -693,17 +735,14 @@ class Network:
         self._state = new._state
 
 
-def _leading(given: Decomposition, index: int, W: NDArray[Any], rank: int) -> Decomposition:
-    """The first `rank` triplets of a decomposition of W, its shapes and types checked."""
-    U, s, Vt = given
-    known = s.shape[0]
-    fits = U.shape == (W.shape[0], known) and Vt.shape == (known, W.shape[1]) and known >= rank
-    if not fits or any(part.dtype != W.dtype for part in given):
+def _leading(given: NDArray[Any], index: int, W: NDArray[Any], rank: int) -> NDArray[Any]:
+    """The first `rank` of given directions, their shape and type checked."""
+    if given.ndim != 2 or len(given) != len(W) or given.shape[1] < rank or given.dtype != W.dtype:
         raise ValueError(
-            f"decompositions[{index}]: expected U, s, Vt of a {W.dtype} weight of shape {W.shape}, of rank {rank} or more, got shapes "
-            f"{U.shape}, {s.shape}, {Vt.shape} and dtypes {U.dtype}, {s.dtype}, {Vt.dtype}"
+            f"directions[{index}]: expected an array of shape ({len(W)}, {rank} or more) and dtype {W.dtype}, "
+            f"got shape {given.shape} and dtype {given.dtype}"
         )
-    return U[:, :rank], s[:rank], Vt[:rank]
+    return given[:, :rank]
 
 
 def _at_least_one(n_samples: int) -> None:

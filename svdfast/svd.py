@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-__all__ = ["factorize", "resolve_rank", "truncated_svd"]
+__all__ = ["factorize", "leading_directions", "resolve_rank", "restricted_svd", "truncated_svd"]
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 Method: TypeAlias = Literal["exact", "randomized"]
+# What is added to a Gram matrix, as a share of its mean diagonal: directions that a sample does not have may come all the same.
+RIDGE = 1e-2
 Split: TypeAlias = Literal["balanced", "left", "right"]
 
 
@@ -180,6 +182,75 @@ def factorize(
         return U, s[:, None] * Vt
     root = np.sqrt(s)
     return U * root, root[:, None] * Vt
+
+
+def leading_directions(
+    W: FloatArray, rank: int, gram: FloatArray | None = None, method: Method = "exact"
+) -> FloatArray:
+    """Orthonormal directions of a weight's outputs, first those that count most: the best matrix of rank l is U·Uᵀ·W.
+
+    Best is the least ‖W − P‖_F, and U are left singular vectors of W. With the Gram matrix of a layer's inputs it is the least change of
+    the layer's outputs over these, ‖(W − P)·X‖_F, or with G = X·Xᵀ ≈ C·Cᵀ ("activation-aware"; samples are columns of X here)
+
+        ‖(W − P)·X‖_F² = tr((W − P)·G·(W − P)ᵀ) = ‖W·C − P·C‖_F²
+
+    so that P·C is W·C cut by SVD, U its left singular vectors, and P = U·Uᵀ·W.
+
+    Parameters
+    ----------
+    W : ndarray (n, m)
+    rank : int
+        l.
+    gram : ndarray (m, m), optional
+        G to a factor, symmetric, without negative eigenvalues; a hundredth of its mean diagonal is added to the diagonal.
+    method : {"exact", "randomized"}
+        As in `truncated_svd`.
+
+    Returns
+    -------
+    U : ndarray (n, rank)
+
+    References
+    ----------
+    P. Chen, H.-F. Yu, I. Dhillon, C.-J. Hsieh, "DRONE: Data-aware low-rank compression for large NLP models", NeurIPS 2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.svd import leading_directions
+    >>> W = np.diag([3.0, 2.0])
+    >>> abs(leading_directions(W, 1)).round(2) + 0.0
+    array([[1.],
+           [0.]])
+    >>> abs(leading_directions(W, 1, gram=np.diag([1.0, 9.0]))).round(2) + 0.0
+    array([[0.],
+           [1.]])
+    """
+    if gram is not None:
+        G = gram.astype(np.float64)
+        mean = np.trace(G) / len(G)
+        G[np.diag_indices_from(G)] += RIDGE * mean if mean > 0 else 1.0
+        C = scipy.linalg.cholesky(G, lower=True, overwrite_a=True, check_finite=False)
+        W = W @ C.astype(W.dtype)
+    return truncated_svd(W, rank, method)[0]
+
+
+def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The singular value decomposition of U·Uᵀ·W, W (n, m) projected onto orthonormal directions U (n, l).
+
+    Returns
+    -------
+    U, s, Vt : ndarray (n, l), (l,), (l, m)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.svd import restricted_svd
+    >>> restricted_svd(np.diag([3.0, 2.0]), np.eye(2)[:, 1:])[1]
+    array([2.])
+    """
+    left, s, Vt = _full_svd(U.T @ W)
+    return U @ left, s, Vt
 
 
 def resolve_rank(rank_fraction: float, n_in: SupportsIndex, n_out: SupportsIndex) -> int:

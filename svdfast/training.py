@@ -96,6 +96,7 @@ def train(
     recompose_fraction: float | None = None,
     recompose: bool = True,
     force: bool = False,
+    activation_aware: bool = True,
     svd_method: Literal["exact", "randomized"] = "exact",
     split: str = "balanced",
     moments: str = "carry",
@@ -155,6 +156,9 @@ def train(
         Multiply the factors together at the end.
     force : bool
         Factor also layers where that saves no multiplications.
+    activation_aware : bool
+        Cut so that the layers' outputs over a sample of the data change least, instead of the weights (`Network.truncate`, `inputs`). False
+        is the report's truncation.
     svd_method : {"exact", "randomized"}
     split : {"balanced", "left", "right"}
         How the singular values are shared between the factors, see `factorize`.
@@ -202,7 +206,7 @@ def train(
     TypeError, ValueError
         An argument is of the wrong kind or does not fit; nothing was changed then.
     FloatingPointError
-        The loss of a step, or the parameters at the switch, are no longer finite; the network is as the last step left
+        The loss of a step, or the parameters or activations at the switch, are no longer finite; the network is as the last step left
         it. (What the very last step does is seen by looking at the network.)
 
     Notes
@@ -304,7 +308,7 @@ def train(
     method = Method(
         run,
         Settings(
-            rule, pretrain_fraction, recompose_fraction, force, svd_method, split,
+            rule, pretrain_fraction, recompose_fraction, force, bool(activation_aware), svd_method, split,
             moments, factor_learning_rate, guard_tolerance, guard_action, product_decay,
         ),
         n_steps, evaluator, tell, _diverged, dense_seconds, spend,

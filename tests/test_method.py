@@ -9,6 +9,7 @@ import svdfast.network
 from svdfast import auto
 from svdfast.method import Run
 from svdfast.network import TrainingData
+from svdfast.svd import leading_directions
 
 
 def samples(n=60, n_in=24, seed=0):
@@ -274,17 +275,18 @@ def test_auto_leaves_the_choice_to_a_callback_that_truncates(times, losses):
     assert result.network.layout.ranks == (5, 5, None)
 
 
-def test_auto_decomposes_once(times, losses, monkeypatch):
+@pytest.mark.parametrize("activation_aware", [False, True])
+def test_auto_decomposes_once(times, losses, monkeypatch, activation_aware):
     """The cut takes what the choice has computed, unless a callback has changed the weights in between."""
     calls = []
-    svd = auto.truncated_svd
 
-    def counted(W, rank, method="exact"):
-        calls.append(rank)
-        return svd(W, rank, method)
+    def counted(W, rank, gram=None, method="exact"):
+        calls.append((rank, method))
+        assert (gram is not None) == activation_aware
+        return leading_directions(W, rank, gram, method)
 
-    monkeypatch.setattr(auto, "truncated_svd", counted)
-    monkeypatch.setattr(svdfast.network, "truncated_svd", counted)
+    monkeypatch.setattr(auto, "leading_directions", counted)
+    monkeypatch.setattr(svdfast.network, "leading_directions", counted)
 
     def halve(event):
         if event.kind == "ranks":
@@ -293,14 +295,31 @@ def test_auto_decomposes_once(times, losses, monkeypatch):
     def cut(callbacks):
         calls.clear()
         result = train(
-            network(width=64), ranks="auto", pretrain_fraction=0.2, callbacks=callbacks, svd_method="randomized"
-        )
-        return [t.singular_values for t in result.events[1].info["truncations"]], len(calls)
+            network(width=64), ranks="auto", pretrain_fraction=0.2, callbacks=callbacks, activation_aware=activation_aware,
+            svd_method="randomized",
+        )  # fmt: skip
+        return result.events[1].info["truncations"][0].singular_values, len(calls)
 
-    (once, _), n_once = cut([])
-    (halved, _), n_halved = cut([halve])
+    once, n_once = cut([])
+    halved, n_halved = cut([halve])
     assert (n_once, n_halved) == (2, 4)
     np.testing.assert_allclose(halved, once / 2, rtol=0.1)
+    assert {method for _, method in calls} == {"randomized"}
+
+
+def test_the_sample_is_from_all_over_the_data():
+    """Also where it is sorted and is not shuffled."""
+    net = network()
+    X, y = samples(n=5000)
+    run = Run(net, TrainingData(net, X, np.sort(y), None, None), sf.Adam(), 1, 12, 0.0, 0.0)
+    run.rebuild()
+    rows = run.sample_rows()
+    assert len(rows) == len(set(rows)) == 2048
+    assert rows[0] == 0 and rows[-1] >= 4990
+    order = np.random.default_rng(0).permutation(5000)
+    run.engine.set_order(order)
+    np.testing.assert_array_equal(run.sample_rows(), order[rows])
+    np.testing.assert_array_equal(run.sample(), X[order[rows]])
 
 
 def test_auto_disturbs_nothing(times, monkeypatch):

@@ -119,7 +119,7 @@ def test_the_learning_rates_of_factors(optimizer, factor, expected):
     net = sf.Network([7, 5, 6, 3], dtype="float64", seed=0)
     result = sf.train(
         net, X, y, epochs=4, optimizer=optimizer(1e-3), ranks=[2, None], force=True, pretrain_fraction=0.5,
-        factor_learning_rate=factor, recompose=False,
+        factor_learning_rate=factor, activation_aware=False, recompose=False,
     )  # fmt: skip
     scales = next(e for e in result.events if e.kind == "switch").info["learning_rate_scales"]
     if expected is None:

@@ -9,7 +9,7 @@ import pytest
 
 import svdfast as sf
 from svdfast import activations
-from svdfast.svd import truncated_svd
+from svdfast.svd import leading_directions
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
@@ -176,34 +176,104 @@ def test_views_of_another_form_are_refused():
     assert net.layers[2].W.shape == (5, 18)
 
 
-def test_truncation_from_a_decomposition_that_is_known():
+def test_truncation_from_directions_that_are_known():
     """One decomposition serves every rank up to its own."""
     net = sf.Network([30, 24, 20, 3], seed=0)
-    known = {i: truncated_svd(layer.W, 12) for i, layer in enumerate(net.layers[:-1])}
+    known = {i: leading_directions(layer.W, 12) for i, layer in enumerate(net.layers[:-1])}
     for ranks in ([12, 12], [5, None], [3, 4]):
         one, other = net.copy(), net.copy()
-        done = one.truncate(ranks=ranks, force=True, decompositions=known)
+        done = one.truncate(ranks=ranks, force=True, directions=known)
         expected = other.truncate(ranks=ranks, force=True)
-        np.testing.assert_allclose(one.parameters, other.parameters, rtol=1e-4, atol=1e-6)
+        for a, b in zip(one.layers, other.layers, strict=True):
+            np.testing.assert_allclose(a.weight(), b.weight(), rtol=1e-4, atol=1e-6)
         assert [(t.layer, t.rank) for t in done] == [(t.layer, t.rank) for t in expected]
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        lambda U, s, Vt: (U[:, :3], s[:3], Vt[:3]),
-        lambda U, s, Vt: (Vt.T, s, U.T),
-        lambda U, s, Vt: (U.astype(float), s, Vt),
-        lambda U, s, Vt: (U, s, Vt[:2]),
-    ],
-)
-def test_a_decomposition_that_does_not_fit_is_refused(bad):
+@pytest.mark.parametrize("bad", [lambda U: U[:, :3], lambda U: U[:-1], lambda U: U.astype(float), lambda U: U[:, 0]])
+def test_directions_that_do_not_fit_are_refused(bad):
     net = sf.Network([30, 24, 20, 3], seed=0)
     before = net.parameters.copy()
-    with pytest.raises(ValueError, match=r"decompositions\[0\]: expected U, s, Vt of a float32 weight of shape \(24, 30\)"):
-        net.truncate(ranks=[4, 4], force=True, decompositions={0: bad(*truncated_svd(net.layers[0].W, 6))})
+    with pytest.raises(ValueError, match=r"directions\[0\]: expected an array of shape \(24, 4 or more\) and dtype float32"):
+        net.truncate(ranks=[4, 4], force=True, directions={0: bad(leading_directions(net.layers[0].W, 6))})
     np.testing.assert_array_equal(net.parameters, before)
     assert net.layout.ranks == (None, None, None)
+
+
+def inputs_of_low_rank(n=200, n_in=30, dtype="float32"):
+    rng = np.random.default_rng(0)
+    return (rng.standard_normal((n, 6)) @ rng.standard_normal((6, n_in))).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [[30, 24, 20, 3], [30, 80, 90, 3]])
+def test_an_activation_aware_cut_changes_the_outputs_less(dtype, sizes):
+    X = inputs_of_low_rank(dtype=dtype)
+    net = sf.Network(sizes, dtype=dtype, seed=0)
+    plain, aware = net.copy(), net.copy()
+    plain.truncate(ranks=[5, None], force=True)
+    done = aware.truncate(ranks=[5, None], force=True, inputs=X)
+    W, b = net.layers[0].W, net.layers[0].b
+    outputs = X @ W.T + b
+    errors = [np.linalg.norm(X @ cut.layers[0].weight().T + b - outputs) for cut in (plain, aware)]
+    # Rank 5 of 6 that the inputs have: little is lost, where the plain cut knows nothing of them.
+    assert errors[1] < 0.5 * errors[0]
+    # By the best cut of the outputs themselves: least for rank 5.
+    s = np.linalg.svd(X @ W.T, compute_uv=False)
+    assert s[5] <= errors[1] * 1.001 and errors[1] <= 1.1 * s[5]
+    # Balanced: both factors have the same singular values.
+    layer = aware.layers[0]
+    np.testing.assert_allclose(layer.W1.T @ layer.W1, layer.W2 @ layer.W2.T, atol=1e-5)
+    assert done[0].dropped_norm == pytest.approx(np.linalg.norm(W - layer.weight()), rel=1e-4)
+
+
+def test_an_activation_aware_cut_looks_at_each_layers_own_inputs():
+    X = inputs_of_low_rank(dtype="float64")
+    net = sf.Network([30, 24, 20, 3], hidden="tanh", dtype="float64", seed=0)
+    grams = net.input_grams(X)
+    A = np.tanh(X @ net.layers[0].W.T + net.layers[0].b)
+    for gram, inputs in zip(grams, (X, A), strict=True):
+        expected = inputs.T @ inputs
+        np.testing.assert_allclose(gram / np.trace(gram), expected / np.trace(expected), atol=1e-12)
+    # Factored already: the product's outputs.
+    net.truncate(ranks=[4, None], force=True)
+    A = np.tanh(X @ net.layers[0].weight().T + net.layers[0].b)
+    np.testing.assert_allclose(net.input_grams(X)[1] / np.abs(A).max() ** -2, A.T @ A, atol=1e-9)
+
+
+def test_activation_aware_cuts_of_odd_samples():
+    """uint8, one sample, zeros, huge values: no worse than a plain cut is possible."""
+    net = sf.Network([30, 24, 20, 3], seed=0)
+    rng = np.random.default_rng(0)
+    for X in (
+        rng.integers(0, 256, (50, 30), dtype=np.uint8),
+        np.ones((1, 30)),
+        np.zeros((7, 30), "float32"),
+        np.asfortranarray(rng.standard_normal((40, 30)))[::-1],
+        1e30 * rng.standard_normal((40, 30)).astype("float32"),
+    ):
+        cut = net.copy()
+        cut.truncate(ranks=[6, 6], force=True, inputs=X)
+        assert np.isfinite(cut.parameters).all()
+        assert cut.layout.ranks == (6, 6, None)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        (np.ones((5, 29)), ValueError, "X: expected"),
+        (np.ones(30), ValueError, "X: expected"),
+        (np.full((5, 30), np.nan), ValueError, "X: expected finite"),
+        (np.empty((0, 30)), ValueError, "X: expected at least one sample"),
+        ([["a"] * 30], TypeError, "X: expected real numbers"),
+        (np.full((5, 30), 3e38, "float32"), FloatingPointError, "the inputs of layer 1 became"),
+    ],
+)
+def test_bad_samples_for_a_cut_are_refused(inputs, error, message):
+    net = sf.Network([30, 24, 20, 3], seed=0)
+    before = net.parameters.copy()
+    with pytest.raises(error, match=message):
+        net.truncate(ranks=[6, 6], force=True, inputs=inputs)
+    np.testing.assert_array_equal(net.parameters, before)
 
 
 def test_views_from_before_a_truncation_show_the_former_parameters():

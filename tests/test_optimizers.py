@@ -116,6 +116,7 @@ def test_each_step_with_the_switch_against_plain_numpy(rule, reference, make_dat
     sf.train(
         net, X, y, epochs=4, batch_size=16, optimizer=make(recorder), ranks=[7, 6], seed=3,
         pretrain_fraction=0.4, force=True, callbacks=[keep], moments="restart", factor_learning_rate=1.0,
+        activation_aware=False,
     )  # fmt: skip
     (at_switch,) = factored
     update = reference.Updates(**settings)

@@ -133,7 +133,8 @@ def test_a_switch_that_factors_nothing_changes_nothing():
 
 @pytest.mark.parametrize("method", ["exact", "randomized"])
 @pytest.mark.parametrize("split", ["balanced", "left", "right"])
-def test_the_switch_is_truncate(method, split):
+@pytest.mark.parametrize("activation_aware", [False, True])
+def test_the_switch_is_truncate(method, split, activation_aware):
     X, y = samples()
     net, other = network(), network()
     at_switch = []
@@ -144,11 +145,13 @@ def test_the_switch_is_truncate(method, split):
 
     sf.train(
         net, X, y, epochs=2, batch_size=40, pretrain_fraction=0.5, ranks=[4, 3], force=True,
-        svd_method=method, split=split, callbacks=[keep],
+        svd_method=method, split=split, activation_aware=activation_aware, callbacks=[keep],
     )  # fmt: skip
     sf.train(other, X, y, epochs=1, batch_size=40, rank_fraction=None)
     with threadpool_limits(1, user_api="blas"):
-        other.truncate(ranks=[4, 3], force=True, method=method, split=split)
+        other.truncate(
+            ranks=[4, 3], force=True, method=method, split=split, inputs=X if activation_aware else None
+        )
     np.testing.assert_allclose(at_switch[0].parameters, other.parameters, atol=1e-12)
 
 
