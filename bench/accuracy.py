@@ -5,7 +5,7 @@
     python bench/accuracy.py tuned [mnist | fashion-mnist ...]                dense, α = 1/4, 1/8, auto, PyTorch, each at its own best rate
     python bench/accuracy.py ablation [mnist | fashion-mnist ...]             α = 1/8 with one ingredient other than by default
     python bench/accuracy.py few [mnist | fashion-mnist ...]                  a tenth of the samples: what decay is worth
-    python bench/accuracy.py auto [mnist | fashion-mnist | wide ...]          ranks="auto" and dense, all else by default
+    python bench/accuracy.py auto [mnist | fashion-mnist | wide | digits | xor ...]   ranks="auto" and dense, all else by default
     ... [--seeds N] [--json FILE] [--plot FILE]
 
 Each seed is one of first weights and of the order of samples; forms take turns seed by seed. Prints a line for each run, then mean ±
@@ -29,6 +29,7 @@ from typing import Any
 import machine
 
 import svdfast as sf
+from svdfast.moments import carry
 
 # The report, section 4. It leaves open the optimizer of cat and xor, and cat's batch: gradient descent, which it describes, sample
 # by sample, comes to its cost on cat; Adam is used on xor.
@@ -70,6 +71,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "α 1/16": {"rank_fraction": 1 / 16},
     "α 1/16, plain truncation": {"rank_fraction": 1 / 16, "activation_aware": False},
     "product decay 0.1": {"product_decay": 0.1},
+    "factored anew every 5 epochs": {"anew": 5},
     "dense tail of 10 %": {"recompose_fraction": 0.1},
     "constant rate 1e-3": {"learning_rate": 1e-3},
     "constant rate 1e-3, dense tail of 10 %": {"learning_rate": 1e-3, "recompose_fraction": 0.1},
@@ -78,10 +80,25 @@ ABLATION: dict[str, dict[str, Any]] = {
 FEW = {"samples": 6000, "hidden": [512, 256], "epochs": 40, "batch_size": 128}
 FEW_RATE = 1e-3
 DECAYS = (0.1, 0.3, 1.0)
-HIDDEN = {"mnist": [512, 256], "fashion-mnist": [512, 256], "wide": [2048, 2048]}
+HIDDEN = {"mnist": [512, 256], "fashion-mnist": [512, 256], "wide": [2048, 2048], "digits": [512, 256], "xor": [20, 20]}
 
 
-def train(name: str, seed: int, hidden: list[int], *, samples: int | None = None, **settings: Any) -> dict[str, Any]:
+def factor_anew(every: int, optimizer: sf.Optimizer) -> Callable[[Any], None]:
+    """A callback that decomposes the factors' product every so many epochs, with the optimizer's state."""
+
+    def call(event: Any) -> None:
+        net = event.network
+        if event.kind == "epoch" and net.is_factored and event.epoch % every == 0:
+            old, moments = net.state, optimizer.moments
+            net.truncate(ranks=net.layout.ranks[:-1], force=True)
+            optimizer.adopt((net.layout, net.dtype), carry(optimizer.kinds, moments, old, net.state))
+
+    return call
+
+
+def train(
+    name: str, seed: int, hidden: list[int], *, samples: int | None = None, anew: int | None = None, **settings: Any
+) -> dict[str, Any]:
     """One training; its cost, accuracies and seconds, and the test accuracy after each epoch."""
     data = sf.datasets.load("mnist" if name == "wide" else name)
     X, y = (array[:samples] for array in data.train)
@@ -91,6 +108,8 @@ def train(name: str, seed: int, hidden: list[int], *, samples: int | None = None
         output="sigmoid" if binary else "softmax",
         seed=seed,
     )
+    if anew is not None:
+        settings["callbacks"] = [factor_anew(anew, settings["optimizer"])]
     result = sf.train(net, X, y, validation=data.test, seed=seed, **settings)
     rows = [row for row in result.history if row["phase"] != "recomposed"]
     return {

@@ -42,7 +42,7 @@ TIMED_STEPS = 3
 FASTER = 0.97
 # Seconds that a decision takes beside decompositions, and floating point operations a second that these run at, for a first estimate.
 OVERHEAD = 2e-3
-SVD_SPEED = 5e9
+SVD_SPEED = 1e10
 
 
 @dataclass(frozen=True)

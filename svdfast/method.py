@@ -115,7 +115,8 @@ class Run:
     def follow(self) -> None:
         """Rebuilds where a callback has truncated or recomposed."""
         if self.outdated:
-            self.scales = [1.0] * len(self.net.layers)
+            if self.net.layout.ranks[:-1] != self.ranks:
+                self.scales = [1.0] * len(self.net.layers)
             self.rebuild()
 
     def rebuild(self) -> None:
