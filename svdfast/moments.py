@@ -12,6 +12,9 @@ and the mean of their squares as if the elements of G were uncorrelated:
 Back at recomposition M is the matrix of least norm that has the M1 and M2 that are there; of V they tell sums over rows and over
 columns only, and V is the product of these, as in N. Shazeer and M. Stern, "Adafactor", ICML 2018.
 
+A mean is at most the root of the mean of squares, but of what is carried, V may be far too small for M where gradients are correlated, or zero
+where M is not, and Adam's step M/√V anything. So M is cut to ±√V: no step is larger than the learning rate.
+
 Not here: what the moments are for (optimizers.py), and when a layout changes (method.py).
 """
 
@@ -105,6 +108,13 @@ def carry(kinds: Sequence[Kind], moments: Sequence[Array], old: State, new: Stat
                 M1, M2 = _factors(after, carried)
                 M1[...], M2[...] = project(kind, M, *_factors(after, new_parameters))
         result.append(carried)
+    if tuple(kinds) == ("mean", "square"):
+        for before, after in zip(old_layout.layers, new_layout.layers, strict=True):
+            if before.rank is not None or after.rank is not None:
+                end = after.W2 + (0 if after.rank is None else after.rank * after.n_in)
+                mean, square = (moment[after.W1 : end] for moment in result)
+                largest = np.sqrt(square)
+                np.clip(mean, -largest, largest, out=mean)
     return tuple(result)
 
 

@@ -148,3 +148,36 @@ def test_a_scale_is_of_a_layers_weights_alone(batch_size, small_batch, monkeypat
     run.rebuild()
     run.step(0, batch_size, 0.1)
     np.testing.assert_allclose(net.parameters, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["cut", "recompose"])
+def test_no_carried_step_is_larger_than_the_rate(way):
+    """|M| ≤ √V for weights, where correlated gradients or V = 0 would have it otherwise; layers that stay dense are as they were."""
+    rng = np.random.default_rng(0)
+    dense = sf.Network([7, 5, 6, 3], dtype="float64", seed=0)
+    factored = dense.copy()
+    factored.truncate(ranks=[2, 2], force=True)
+    old, new = (dense.state, factored.state) if way == "cut" else (factored.state, dense.state)
+    size, n_weights = old[0].size, old[0].n_weights
+    output = new[0].layers[-1].W1
+    M = rng.standard_normal(size)
+    V = M**2
+    V[:n_weights:3] = 0
+    mean, square = carry(("mean", "square"), (M, V), old, new)
+    assert (square >= 0).all()
+    assert (abs(mean[:output]) <= np.sqrt(square[:output])).all()
+    np.testing.assert_array_equal(mean[output:], M[old[0].layers[-1].W1 :])
+    # A mean alone, momentum, is carried as it is.
+    (alone,) = carry(("mean",), (M,), old, new)
+    assert (abs(alone[:output]) > np.sqrt(square[:output])).any()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_dense_tail_goes_on_from_where_the_factors_were(seed):
+    """Digits have pixels that are always zero: in their columns V is zero, and the mean that is recomposed need not be."""
+    pytest.importorskip("sklearn")
+    X, y = sf.datasets.load("digits").train
+    net = sf.Network([64, 512, 256, 10], seed=seed)
+    result = sf.train(net, X, y, epochs=20, ranks=[8, 32], pretrain_fraction=0.06, recompose_fraction=0.1, seed=seed)
+    losses = [row["loss"] for row in result.history]
+    assert max(losses[18:]) < 1.1 * losses[17]
