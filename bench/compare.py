@@ -6,10 +6,10 @@
 
 Each system lives in a process of its own, with its threads and CPUs set before it starts, and trains for one round when asked;
 the others sleep meanwhile. Rounds take turns (A B C A B C), so that a machine that slows down does so for all. A round is a number of
-epochs of Adam in float32 with the loss reported, the samples in a new order each epoch where there is more than one batch. All but
-scikit-learn begin with the same weights and the same order, and the loss that they reach in their first round is compared. What is done
-once for a training (checks of arguments, compiling) is not counted, except in scikit-learn, where it can't be told apart; each counted
-round follows an uncounted epoch, so all systems begin it awake.
+epochs of Adam in float32, some with products in bfloat16, with the loss reported, the samples in a new order each epoch where there is
+more than one batch. All but scikit-learn begin with the same weights and the same order, and the loss that they reach in their first
+round is compared. What is done once for a training (checks of arguments, compiling) is not counted, except in scikit-learn, where it
+can't be told apart; each counted round follows an uncounted epoch, so all systems begin it awake.
 
 Not here: how accurate the result is (accuracy.py), one layer or one function alone (test_bench_*.py).
 
@@ -150,14 +150,26 @@ def svdfast_network(case: Case, rank_fraction: float | None) -> Any:
 
 def svdfast_variants(case: Case, n_threads: int) -> Variants:
     """Epochs of `sf.train`: from the end of its first, before which it checks its arguments, to the end."""
+    from svdfast import show_config
+
     X, y = make_data(case)
-    for rank_fraction in RANK_FRACTIONS:
-        net = svdfast_network(case, rank_fraction)
-        yield "svdfast", rank_fraction, svdfast_round(case, net, X, y, n_threads)
+    # Without instructions for it bfloat16 is slower, and nobody's choice.
+    fast = show_config()["bfloat16_products"] == "instructions" and not case.one_batch
+    for precision in ["float32", "bfloat16"] if fast else ["float32"]:
+        for rank_fraction in RANK_FRACTIONS:
+            net = svdfast_network(case, rank_fraction)
+            name = "svdfast" if precision == "float32" else f"svdfast {precision}"
+            yield name, rank_fraction, svdfast_round(case, net, X, y, n_threads, precision=precision)
 
 
 def svdfast_round(
-    case: Case, net: Any, X: Any, y: Any, n_threads: int, begin: Callable[[], object] | None = None
+    case: Case,
+    net: Any,
+    X: Any,
+    y: Any,
+    n_threads: int,
+    begin: Callable[[], object] | None = None,
+    precision: str = "float32",
 ) -> Round:
     """A round whose first epoch is not counted, for checking the arguments is in it; `begin` is called at its end.
 
@@ -188,6 +200,7 @@ def svdfast_round(
             optimizer=optimizer,
             rank_fraction=None,
             recompose=False,
+            precision=precision,
             n_threads=n_threads,
             seed=rng,
             callbacks=[] if whole else [at_epoch],
@@ -629,7 +642,7 @@ def evaluate(records: list[dict[str, Any]], peak: float | None) -> None:
 
 def check(records: list[dict[str, Any]]) -> None:
     """Says where a system did not come to the loss that svdfast came to from the same weights."""
-    expected = {r["rank_fraction"]: r["first_loss"] for r in records if r["system"] == "svdfast"}
+    expected = {r["rank_fraction"]: r["first_loss"] for r in records if r["variant"] == "svdfast"}
     for record in records:
         if record["system"] == "sklearn":  # its weights are its own
             continue

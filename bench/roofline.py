@@ -110,13 +110,12 @@ def gflops(product: Product, n_threads: int = 1, repeats: int = 7, seconds: floa
         if product.transpose_B:
             shapes[1] = shapes[1][::-1]
         sets.append([rng.standard_normal(shape, dtype=np.float32) for shape in shapes])
-    beta = float(product.accumulate)
     times = 1
 
     def work(index: int) -> None:
         A, B, C = sets[index]
         for _ in range(times):
-            multiply(A, B, C, product.transpose_A, product.transpose_B, 1.0, beta)
+            multiply(A, B, C, product.transpose_A, product.transpose_B, product.accumulate)
 
     with single_threaded_blas.held():
         start = time.perf_counter()

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Row-major products over SciPy's BLAS, and over our own for float where the CPU has AVX2 or AVX-512.
+"""Row-major products over SciPy's BLAS, and over our own for float where the CPU has AVX2 or AVX-512; of float rounded to bfloat16.
 
 The only file that cimports SciPy, and the only one that branches on float and double. Not here: checks of arguments, which
 are the callers' work, and anything elementwise.
 
 Our own products (product.c) are as fast as OpenBLAS's or faster at the shapes of tiles, more so on CPUs for which OpenBLAS picks
 narrower kernels, at few rows and at few columns; bench/test_bench_kernels.py has both. SVDFAST_PRODUCTS=blas gives all products to BLAS.
+
+For bfloat16 BLAS has no product. Where the CPU has no instruction for it, operands are rounded, block by block, and multiplied as floats:
+the same products, added in another order, and not faster than float.
 """
 
 import os
@@ -19,6 +22,13 @@ cdef extern from "product.h" nogil:
     void svdfast_product(int transpose_A, int transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                          const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
                          int accumulate, float* C, Py_ssize_t ldc)
+    int svdfast_bfloat16_select()
+    void svdfast_bfloat16_product(int transpose_A, int transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+                                  const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
+                                  int accumulate, float* C, Py_ssize_t ldc)
+    enum:
+        SVDFAST_ROUNDED
+    const float* svdfast_round_bfloat16(int operand, Py_ssize_t rows, Py_ssize_t columns, const float* X, Py_ssize_t ldx)
 
 cdef extern from "timing.h" nogil:
     enum:
@@ -30,17 +40,15 @@ cdef extern from "timing.h" nogil:
     double svdfast_total_operations()
 
 cdef bint own_products = False
+cdef bint bfloat16_instructions = False
 cdef bint measuring = False
 
 
-cdef void gemm(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
-               floating alpha, const floating* A, Py_ssize_t lda, const floating* B, Py_ssize_t ldb,
-               floating beta, floating* C, Py_ssize_t ldc) noexcept nogil:
-    """C := alpha op(A) op(B) + beta C, with op(A) (m×k), op(B) (k×n), C (m×n), rows lda, ldb, ldc elements apart.
-
-    BLAS has columns where we have rows, so its view of each matrix is the transpose, and Cᵀ = op(B)ᵀ op(A)ᵀ is what it
-    is asked for. Every size must fit BLAS's int.
-    """
+cdef void multiply_exactly(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+                           const floating* A, Py_ssize_t lda, const floating* B, Py_ssize_t ldb,
+                           bint accumulate, floating* C, Py_ssize_t ldc) noexcept nogil:
+    """BLAS has columns where we have rows, so its view of each matrix is the transpose, and Cᵀ = op(B)ᵀ op(A)ᵀ is what it is asked
+    for."""
     cdef:
         char* ta = b"T" if transpose_A else b"N"
         char* tb = b"T" if transpose_B else b"N"
@@ -50,25 +58,75 @@ cdef void gemm(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, P
         int lda_ = <int> (lda if lda > 0 else 1)
         int ldb_ = <int> (ldb if ldb > 0 else 1)
         int ldc_ = <int> (ldc if ldc > 0 else 1)
-        double start = 0
+        floating alpha = 1
+        floating beta = accumulate
+    if floating is float:
+        if own_products:
+            svdfast_product(transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
+        else:
+            sgemm(tb, ta, &n_, &m_, &k_, &alpha, <float*> B, &ldb_, <float*> A, &lda_, &beta, C, &ldc_)
+    else:
+        dgemm(tb, ta, &n_, &m_, &k_, &alpha, <double*> B, &ldb_, <double*> A, &lda_, &beta, C, &ldc_)
+
+
+cdef void multiply_rounded(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+                           const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
+                           bint accumulate, float* C, Py_ssize_t ldc) noexcept nogil:
+    """Of operands rounded to bfloat16, block by block, without an instruction for it."""
+    cdef:
+        Py_ssize_t block = SVDFAST_ROUNDED
+        Py_ssize_t i, j, p, first_i, first_j, first_p, m_, n_, k_
+        const float* a
+        const float* b
+    for p in range(max(1, (k + block - 1) // block)):
+        first_p = p * block
+        k_ = min(k - first_p, block)
+        for i in range((m + block - 1) // block):
+            first_i = i * block
+            m_ = min(m - first_i, block)
+            if transpose_A:
+                a = svdfast_round_bfloat16(0, k_, m_, A + first_p * lda + first_i, lda)
+            else:
+                a = svdfast_round_bfloat16(0, m_, k_, A + first_i * lda + first_p, lda)
+            for j in range((n + block - 1) // block):
+                first_j = j * block
+                n_ = min(n - first_j, block)
+                if transpose_B:
+                    b = svdfast_round_bfloat16(1, n_, k_, B + first_j * ldb + first_p, ldb)
+                else:
+                    b = svdfast_round_bfloat16(1, k_, n_, B + first_p * ldb + first_j, ldb)
+                multiply_exactly[float](transpose_A, transpose_B, m_, n_, k_, a, m_ if transpose_A else k_,
+                                        b, k_ if transpose_B else n_, accumulate or p > 0, C + first_i * ldc + first_j, ldc)
+
+
+cdef void gemm(bint bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+               const floating* A, Py_ssize_t lda, const floating* B, Py_ssize_t ldb,
+               bint accumulate, floating* C, Py_ssize_t ldc) noexcept nogil:
+    """C := op(A) op(B), or += where `accumulate`, with op(A) (m×k), op(B) (k×n), C (m×n), rows lda, ldb, ldc elements apart.
+
+    Every size must fit BLAS's int. `bfloat16`: of operands rounded to it, of float only.
+    """
+    cdef double start = 0
     if m == 0 or n == 0:
         return
     if measuring:
         start = svdfast_clock()
     if floating is float:
-        if own_products and alpha == 1 and (beta == 0 or beta == 1):
-            svdfast_product(transpose_A, transpose_B, m, n, k, A, lda, B, ldb, beta == 1, C, ldc)
+        if not bfloat16:
+            multiply_exactly[float](transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
+        elif bfloat16_instructions:
+            svdfast_bfloat16_product(transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
         else:
-            sgemm(tb, ta, &n_, &m_, &k_, &alpha, <float*> B, &ldb_, <float*> A, &lda_, &beta, C, &ldc_)
+            multiply_rounded(transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
     else:
-        dgemm(tb, ta, &n_, &m_, &k_, &alpha, <double*> B, &ldb_, <double*> A, &lda_, &beta, C, &ldc_)
+        multiply_exactly[double](transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
     if start != 0:
         svdfast_add_time(SVDFAST_PRODUCTS, start, 2.0 * m * n * k)
 
 
 def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1] C, bint transpose_A=False,
-             bint transpose_B=False, double alpha=1.0, double beta=0.0):
-    """`gemm` on arrays: C := alpha op(A) op(B) + beta C. For tests; checks shapes only."""
+             bint transpose_B=False, bint accumulate=False, bint bfloat16=False):
+    """`gemm` on arrays: C := op(A) op(B), or +=. For tests; checks shapes only."""
     cdef:
         Py_ssize_t m = A.shape[1] if transpose_A else A.shape[0]
         Py_ssize_t k = A.shape[0] if transpose_A else A.shape[1]
@@ -82,8 +140,7 @@ def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1
     a = &A[0, 0] if k > 0 else NULL
     b = &B[0, 0] if k > 0 else NULL
     with nogil:
-        gemm[floating](transpose_A, transpose_B, m, n, k, <floating> alpha, a, A.shape[1], b, B.shape[1],
-                       <floating> beta, &C[0, 0], n)
+        gemm[floating](bfloat16, transpose_A, transpose_B, m, n, k, a, A.shape[1], b, B.shape[1], accumulate, &C[0, 0], n)
 
 
 def measure(bint on):
@@ -105,17 +162,24 @@ def float32_products():
     return "svdfast" if own_products else "BLAS"
 
 
-def use_own_products(bint wanted, str instruction_set=None):
+def bfloat16_products():
+    """How float32 matrices rounded to bfloat16 are multiplied: by the CPU's "instructions", or "emulated"."""
+    return "instructions" if bfloat16_instructions else "emulated"
+
+
+def use_own_products(bint wanted, str instruction_set=None, bint bfloat16=True):
     """Chooses between our own products of float matrices and BLAS's, for all threads. Returns whether ours are used now.
 
-    `instruction_set`: "avx2" or "avx512" instead of the best that the CPU has.
+    `instruction_set`: "avx2" or "avx512" instead of the best that the CPU has. `bfloat16`: whether instructions for it may be used; they
+    are not with "avx2", nor where all products are BLAS's.
     """
-    global own_products
+    global own_products, bfloat16_instructions
     cdef const char* name = NULL
     if instruction_set is not None:
         encoded = instruction_set.encode()
         name = encoded
     own_products = wanted and svdfast_product_select(name)
+    bfloat16_instructions = own_products and bfloat16 and instruction_set != "avx2" and svdfast_bfloat16_select()
     return own_products
 
 

@@ -91,6 +91,7 @@ cdef struct LayerPlan:
 
 cdef struct Plan:
     int n_layers
+    bint bfloat16               # the products' operands are rounded to it
     LayerPlan* layers
     Py_ssize_t size             # of the flat vector
     Py_ssize_t n_weights        # of them, before the biases
@@ -195,11 +196,11 @@ cdef double run_tile(const Plan* plan, const floating* w, floating* gradient, Py
         A = scratch + layer.A + slot * layer.n
         if layer.l == 0:
             kernels.dense_forward[floating](X, w + layer.W1, w + layer.b, scratch + layer.Z + slot * layer.n, A,
-                                            p, layer.m, layer.n, activation, layer.parameter)
+                                            p, layer.m, layer.n, activation, layer.parameter, plan.bfloat16)
         else:
             kernels.factored_forward[floating](X, w + layer.W1, w + layer.W2, w + layer.b,
                                                scratch + layer.H + slot * layer.l, scratch + layer.Z + slot * layer.n, A,
-                                               p, layer.m, layer.n, layer.l, activation, layer.parameter)
+                                               p, layer.m, layer.n, layer.l, activation, layer.parameter, plan.bfloat16)
         X = A
 
     if plan.outputs != NULL:
@@ -229,17 +230,20 @@ cdef double run_tile(const Plan* plan, const floating* w, floating* gradient, Py
             dX = NULL
         if layer.l == 0:
             kernels.dense_backward_deltas[floating](w + layer.W1, Z, A, dZ, gradient + layer.b, dX,
-                                                    p, layer.m, layer.n, activation, layer.parameter, accumulate)
+                                                    p, layer.m, layer.n, activation, layer.parameter, accumulate,
+                                                    plan.bfloat16)
             if not plan.by_weights:
                 kernels.weight_gradient[floating](X, dZ, gradient + layer.W1, p, layer.m, layer.n, 0, layer.n,
-                                                  accumulate)
+                                                  accumulate, plan.bfloat16)
         else:
             kernels.factored_backward_deltas[floating](w + layer.W1, w + layer.W2, Z, A, dZ, D, gradient + layer.b, dX,
                                                        p, layer.m, layer.n, layer.l, activation, layer.parameter,
-                                                       accumulate)
+                                                       accumulate, plan.bfloat16)
             if not plan.by_weights:
-                kernels.weight_gradient[floating](H, dZ, gradient + layer.W1, p, layer.l, layer.n, 0, layer.n, accumulate)
-                kernels.weight_gradient[floating](X, D, gradient + layer.W2, p, layer.m, layer.l, 0, layer.l, accumulate)
+                kernels.weight_gradient[floating](H, dZ, gradient + layer.W1, p, layer.l, layer.n, 0, layer.n, accumulate,
+                                                  plan.bfloat16)
+                kernels.weight_gradient[floating](X, D, gradient + layer.W2, p, layer.m, layer.l, 0, layer.l, accumulate,
+                                                  plan.bfloat16)
     return total
 
 
@@ -304,7 +308,7 @@ cdef double run_weight(const Plan* plan, const floating* w, int t, int n_threads
             g = <floating*> plan.gradient + place + first * m
         else:
             g = <floating*> plan.blocks[t]
-        kernels.weight_gradient[floating](X, dZ, g, p, m, n, first, stop, False)
+        kernels.weight_gradient[floating](X, dZ, g, p, m, n, first, stop, False, plan.bfloat16)
         penalty += finish[floating](plan, w, g, place + first * m, (stop - first) * m, rule)
     return penalty
 
@@ -461,6 +465,8 @@ cdef class Engine:
     n_threads : int
     gradients : bool
         Whether `gradient` or `step` will be called.
+    bfloat16 : bool
+        Whether the products' operands are rounded to bfloat16; of float32 only.
     tile_rows, small_batch : int, optional
         Instead of TILE_ROWS and SMALL_BATCH.
     """
@@ -479,7 +485,7 @@ cdef class Engine:
     def __dealloc__(self):
         free(self.plan.layers)
 
-    def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, tile_rows=None,
+    def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, bfloat16=False, tile_rows=None,
                  small_batch=None):
         cdef Py_ssize_t place = 0, rows, i, largest = 0
         cdef LayerPlan* layer
@@ -487,6 +493,7 @@ cdef class Engine:
         self.is_double = dtype.itemsize == 8
         self.keep["parameters"] = parameters
         self.plan.parameters = <void*> address(parameters)
+        self.plan.bfloat16 = bfloat16
         self.plan.n_layers = len(layout.layers)
         self.plan.size = layout.size
         self.plan.n_weights = layout.n_weights

@@ -21,9 +21,9 @@ from svdfast._elementwise cimport elementwise
 
 cdef void dense_forward(
         const floating* X, const floating* W, const floating* b, floating* Z, floating* A,
-        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter) noexcept nogil:
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter, bint bfloat16) noexcept nogil:
     # Z (p×n) = X (p×m) · W (n×m)ᵀ
-    gemm[floating](False, True, p, n, m, 1, X, m, W, m, 0, Z, n)
+    gemm[floating](bfloat16, False, True, p, n, m, X, m, W, m, False, Z, n)
     # A = f(Z + b)
     elementwise(sizeof(floating)).bias_activation(activation, parameter, p, n, b, Z, A)
 
@@ -31,39 +31,39 @@ cdef void dense_forward(
 cdef void dense_backward_deltas(
         const floating* W, const floating* Z, const floating* A, floating* dZ, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
-        bint accumulate) noexcept nogil:
+        bint accumulate, bint bfloat16) noexcept nogil:
     # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
     elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
     if dX != NULL:
         # dX (p×m) = dZ (p×n) · W (n×m)
-        gemm[floating](False, False, p, m, n, 1, dZ, n, W, m, 0, dX, m)
+        gemm[floating](bfloat16, False, False, p, m, n, dZ, n, W, m, False, dX, m)
 
 
 cdef void weight_gradient(
         const floating* X, const floating* dZ, floating* dW,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t first, Py_ssize_t stop,
-        bint accumulate) noexcept nogil:
+        bint accumulate, bint bfloat16) noexcept nogil:
     # dW (n×m) = dZ (p×n)ᵀ · X (p×m)
-    gemm[floating](True, False, stop - first, m, p, 1, dZ + first, n, X, m, 1 if accumulate else 0, dW, m)
+    gemm[floating](bfloat16, True, False, stop - first, m, p, dZ + first, n, X, m, accumulate, dW, m)
 
 
 cdef void dense_backward(
         const floating* X, const floating* W, const floating* Z, const floating* A, floating* dZ,
         floating* dW, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
-        bint accumulate) noexcept nogil:
-    dense_backward_deltas[floating](W, Z, A, dZ, db, dX, p, m, n, activation, parameter, accumulate)
-    weight_gradient[floating](X, dZ, dW, p, m, n, 0, n, accumulate)
+        bint accumulate, bint bfloat16) noexcept nogil:
+    dense_backward_deltas[floating](W, Z, A, dZ, db, dX, p, m, n, activation, parameter, accumulate, bfloat16)
+    weight_gradient[floating](X, dZ, dW, p, m, n, 0, n, accumulate, bfloat16)
 
 
 cdef void factored_forward(
         const floating* X, const floating* W1, const floating* W2, const floating* b,
         floating* H, floating* Z, floating* A,
-        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter) noexcept nogil:
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter, bint bfloat16) noexcept nogil:
     # H (p×l) = X (p×m) · W2 (l×m)ᵀ
-    gemm[floating](False, True, p, l, m, 1, X, m, W2, m, 0, H, l)
+    gemm[floating](bfloat16, False, True, p, l, m, X, m, W2, m, False, H, l)
     # Z (p×n) = H (p×l) · W1 (n×l)ᵀ
-    gemm[floating](False, True, p, n, l, 1, H, l, W1, l, 0, Z, n)
+    gemm[floating](bfloat16, False, True, p, n, l, H, l, W1, l, False, Z, n)
     # A = f(Z + b)
     elementwise(sizeof(floating)).bias_activation(activation, parameter, p, n, b, Z, A)
 
@@ -72,14 +72,14 @@ cdef void factored_backward_deltas(
         const floating* W1, const floating* W2, const floating* Z, const floating* A,
         floating* dZ, floating* D, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
-        bint accumulate) noexcept nogil:
+        bint accumulate, bint bfloat16) noexcept nogil:
     # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
     elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
     # D (p×l) = dZ (p×n) · W1 (n×l)
-    gemm[floating](False, False, p, l, n, 1, dZ, n, W1, l, 0, D, l)
+    gemm[floating](bfloat16, False, False, p, l, n, dZ, n, W1, l, False, D, l)
     if dX != NULL:
         # dX (p×m) = D (p×l) · W2 (l×m)
-        gemm[floating](False, False, p, m, l, 1, D, l, W2, m, 0, dX, m)
+        gemm[floating](bfloat16, False, False, p, m, l, D, l, W2, m, False, dX, m)
 
 
 cdef void factored_backward(
@@ -87,10 +87,10 @@ cdef void factored_backward(
         const floating* Z, const floating* A, floating* dZ, floating* D,
         floating* dW1, floating* dW2, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
-        bint accumulate) noexcept nogil:
-    factored_backward_deltas[floating](W1, W2, Z, A, dZ, D, db, dX, p, m, n, l, activation, parameter, accumulate)
-    weight_gradient[floating](H, dZ, dW1, p, l, n, 0, n, accumulate)
-    weight_gradient[floating](X, D, dW2, p, m, l, 0, l, accumulate)
+        bint accumulate, bint bfloat16) noexcept nogil:
+    factored_backward_deltas[floating](W1, W2, Z, A, dZ, D, db, dX, p, m, n, l, activation, parameter, accumulate, bfloat16)
+    weight_gradient[floating](H, dZ, dW1, p, l, n, 0, n, accumulate, bfloat16)
+    weight_gradient[floating](X, D, dW2, p, m, l, 0, l, accumulate, bfloat16)
 
 
 # The same for arrays, called by kernels.py, which has checked types and shapes. A pointer to the first element of an empty array
@@ -105,7 +105,7 @@ cdef floating* first_to_write(floating[:, ::1] a) noexcept:
 
 
 def run_dense_forward(const floating[:, ::1] X, const floating[:, ::1] W, const floating[:, ::1] b,
-                      floating[:, ::1] Z, floating[:, ::1] A, int activation, double parameter):
+                      floating[:, ::1] Z, floating[:, ::1] A, int activation, double parameter, bint bfloat16):
     cdef:
         const floating* X_ = first_of[floating](X)
         const floating* W_ = first_of[floating](W)
@@ -114,12 +114,12 @@ def run_dense_forward(const floating[:, ::1] X, const floating[:, ::1] W, const 
         floating* A_ = first_to_write[floating](A)
         Py_ssize_t p = X.shape[0], m = X.shape[1], n = W.shape[0]
     with nogil:
-        dense_forward[floating](X_, W_, b_, Z_, A_, p, m, n, activation, parameter)
+        dense_forward[floating](X_, W_, b_, Z_, A_, p, m, n, activation, parameter, bfloat16)
 
 
 def run_dense_backward(const floating[:, ::1] X, const floating[:, ::1] W, const floating[:, ::1] Z,
                        const floating[:, ::1] A, floating[:, ::1] dZ, floating[:, ::1] dW, floating[:, ::1] db,
-                       floating[:, ::1] dX, int activation, double parameter):
+                       floating[:, ::1] dX, int activation, double parameter, bint bfloat16):
     cdef:
         const floating* X_ = first_of[floating](X)
         const floating* W_ = first_of[floating](W)
@@ -131,12 +131,12 @@ def run_dense_backward(const floating[:, ::1] X, const floating[:, ::1] W, const
         floating* dX_ = NULL if dX is None else first_to_write[floating](dX)
         Py_ssize_t p = X.shape[0], m = X.shape[1], n = W.shape[0]
     with nogil:
-        dense_backward[floating](X_, W_, Z_, A_, dZ_, dW_, db_, dX_, p, m, n, activation, parameter, False)
+        dense_backward[floating](X_, W_, Z_, A_, dZ_, dW_, db_, dX_, p, m, n, activation, parameter, False, bfloat16)
 
 
 def run_factored_forward(const floating[:, ::1] X, const floating[:, ::1] W1, const floating[:, ::1] W2,
                          const floating[:, ::1] b, floating[:, ::1] H, floating[:, ::1] Z, floating[:, ::1] A,
-                         int activation, double parameter):
+                         int activation, double parameter, bint bfloat16):
     cdef:
         const floating* X_ = first_of[floating](X)
         const floating* W1_ = first_of[floating](W1)
@@ -147,13 +147,13 @@ def run_factored_forward(const floating[:, ::1] X, const floating[:, ::1] W1, co
         floating* A_ = first_to_write[floating](A)
         Py_ssize_t p = X.shape[0], m = X.shape[1], n = W1.shape[0], l = W2.shape[0]
     with nogil:
-        factored_forward[floating](X_, W1_, W2_, b_, H_, Z_, A_, p, m, n, l, activation, parameter)
+        factored_forward[floating](X_, W1_, W2_, b_, H_, Z_, A_, p, m, n, l, activation, parameter, bfloat16)
 
 
 def run_factored_backward(const floating[:, ::1] X, const floating[:, ::1] H, const floating[:, ::1] W1,
                           const floating[:, ::1] W2, const floating[:, ::1] Z, const floating[:, ::1] A,
                           floating[:, ::1] dZ, floating[:, ::1] D, floating[:, ::1] dW1, floating[:, ::1] dW2,
-                          floating[:, ::1] db, floating[:, ::1] dX, int activation, double parameter):
+                          floating[:, ::1] db, floating[:, ::1] dX, int activation, double parameter, bint bfloat16):
     cdef:
         const floating* X_ = first_of[floating](X)
         const floating* H_ = first_of[floating](H)
@@ -170,4 +170,4 @@ def run_factored_backward(const floating[:, ::1] X, const floating[:, ::1] H, co
         Py_ssize_t p = X.shape[0], m = X.shape[1], n = W1.shape[0], l = W2.shape[0]
     with nogil:
         factored_backward[floating](X_, H_, W1_, W2_, Z_, A_, dZ_, D_, dW1_, dW2_, db_, dX_, p, m, n, l, activation,
-                                    parameter, False)
+                                    parameter, False, bfloat16)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Products of row-major float matrices on AVX2 and AVX-512. See product.h; the loops are in product_kernels.h, here are the vectors
- * and the sizes that they are compiled for.
+ * Products of row-major float matrices on AVX2 and AVX-512, of floats or of floats rounded to bfloat16. See product.h; the loops are in
+ * product_kernels.h, here are the vectors and the sizes that they are compiled for.
  *
  * Design
  * - A micro-kernel holds a block of C in the vector registers, ROWS rows × two vectors; for each k it loads one row of B (two vectors)
@@ -15,14 +15,18 @@
  *   its layout, and power-of-two strides do not fall on the same cache lines. The panel is used by all rows of A before the next is made;
  *   meanwhile what the next is made of is fetched into the second-level cache.
  * - Rows of A and C go in blocks of HEIGHT, so that the block of A stays in the second-level cache while panels pass.
+ * - For bfloat16 both operands are copied, A into strips and B into panels, and rounded then. A word of 32 bits is two elements that follow
+ *   each other along k, whichever way the operand lies; else all is as for floats.
  * - Sizes that are not multiples are met by kernels of fewer rows, panels filled with zeros, and partial stores.
  */
 #include "product.h"
 
+#include <stdint.h>
+#include <string.h>
+
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 
 #include <immintrin.h>
-#include <string.h>
 
 enum { ROWS_CONTIGUOUS, COLUMNS_CONTIGUOUS, TURNED };
 
@@ -59,6 +63,7 @@ static inline void fetch(int transpose_B, ptrdiff_t columns, ptrdiff_t first, pt
 #define TARGET __attribute__((target("avx2,fma")))
 #define VECTOR __m256
 #define WIDTH 8
+#define PER_WORD 1
 #define ROWS 6
 #define DEPTH 392   /* a panel of 24 KiB */
 #define HEIGHT 264  /* rows of A at a time: strips of at most 404 KiB */
@@ -78,6 +83,20 @@ INLINE __m256 NAME(load_part)(int count, const float *x)
 {
     const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_maskload_ps(x, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), places));
+}
+
+/* A word is a float. `more`: whether all of its elements are there; count: of words. */
+INLINE __m256 NAME(load_along)(const float *x) { return NAME(load)(x); }
+INLINE __m256 NAME(load_along_part)(int count, const float *x) { return NAME(load_part)(count, x); }
+INLINE __m256 NAME(load_across)(int more, const float *x, ptrdiff_t stride)
+{
+    (void)more, (void)stride;
+    return NAME(load)(x);
+}
+INLINE __m256 NAME(load_across_part)(int count, int more, const float *x, ptrdiff_t stride)
+{
+    (void)more, (void)stride;
+    return NAME(load_part)(count, x);
 }
 
 /* By halves: storing under a mask takes some CPUs tens of cycles. */
@@ -134,6 +153,7 @@ INLINE void NAME(transpose)(__m256 x[8])
 #undef TARGET
 #undef VECTOR
 #undef WIDTH
+#undef PER_WORD
 #undef ROWS
 #undef DEPTH
 #undef HEIGHT
@@ -147,6 +167,7 @@ INLINE void NAME(transpose)(__m256 x[8])
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
 #define VECTOR __m512
 #define WIDTH 16
+#define PER_WORD 1
 #define ROWS 14
 #define DEPTH 512   /* a panel of 64 KiB */
 #define HEIGHT 350  /* strips of at most 700 KiB */
@@ -164,6 +185,20 @@ INLINE __m512 NAME(multiply_add)(__m512 a, __m512 b, __m512 c) { return _mm512_f
 INLINE __m512 NAME(add)(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
 INLINE __m512 NAME(load_part)(int count, const float *x) { return _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), x); }
 INLINE void NAME(store_part)(int count, float *to, __m512 x) { _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), x); }
+
+/* A word is a float. `more`: whether all of its elements are there; count: of words. */
+INLINE __m512 NAME(load_along)(const float *x) { return NAME(load)(x); }
+INLINE __m512 NAME(load_along_part)(int count, const float *x) { return NAME(load_part)(count, x); }
+INLINE __m512 NAME(load_across)(int more, const float *x, ptrdiff_t stride)
+{
+    (void)more, (void)stride;
+    return NAME(load)(x);
+}
+INLINE __m512 NAME(load_across_part)(int count, int more, const float *x, ptrdiff_t stride)
+{
+    (void)more, (void)stride;
+    return NAME(load_part)(count, x);
+}
 
 /* x (16×16) = its transpose. */
 INLINE void NAME(transpose)(__m512 x[16])
@@ -200,10 +235,69 @@ INLINE void NAME(transpose)(__m512 x[16])
 
 #include "product_kernels.h"
 
+/* ---- AVX-512 with bfloat16 ---- */
+
+#if (defined(__clang__) && __clang_major__ >= 11) || (!defined(__clang__) && __GNUC__ >= 10)
+#define HAS_BFLOAT16
+
+#undef NAME
+#undef TARGET
+#undef PER_WORD
+#undef STRIPS
+#define NAME(function) function##_bfloat16
+#define TARGET __attribute__((target("avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
+#define PER_WORD 2
+#define STRIPS(form, n, lda) 1
+
+#define zero_bfloat16 zero_avx512
+#define load_bfloat16 load_avx512
+#define store_bfloat16 store_avx512
+#define load_part_bfloat16 load_part_avx512
+#define store_part_bfloat16 store_part_avx512
+#define broadcast_bfloat16 broadcast_avx512
+#define add_bfloat16 add_avx512
+#define transpose_bfloat16 transpose_avx512
+
+/* A word is two bfloat16, the first in the lower half: c + a.first·b.first + a.second·b.second. */
+INLINE __m512 NAME(multiply_add)(__m512 a, __m512 b, __m512 c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
+
+/* Floats low[0..15], high[0..15] rounded to the nearest bfloat16, in this order. */
+INLINE __m512i NAME(round)(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
+INLINE __m512 NAME(load_along)(const float *x) { return (__m512)NAME(round)(NAME(load)(x), NAME(load)(x + 16)); }
+
+INLINE __m512 NAME(load_along_part)(int count, const float *x)
+{
+    const int rest = count - 16;
+    return (__m512)NAME(round)(NAME(load_part)(rest > 0 ? 16 : count, x), rest > 0 ? NAME(load_part)(rest, x + 16) : NAME(zero)());
+}
+
+/* Words of a row and the next. */
+INLINE __m512 NAME(pair)(__m512 first, __m512 second)
+{
+    const __m512i places = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+                                            19, 3, 18, 2, 17, 1, 16, 0);
+    return (__m512)_mm512_permutexvar_epi16(places, NAME(round)(first, second));
+}
+
+INLINE __m512 NAME(load_across)(int more, const float *x, ptrdiff_t stride)
+{
+    return NAME(pair)(NAME(load)(x), more ? NAME(load)(x + stride) : NAME(zero)());
+}
+
+INLINE __m512 NAME(load_across_part)(int count, int more, const float *x, ptrdiff_t stride)
+{
+    return NAME(pair)(NAME(load_part)(count, x), more ? NAME(load_part)(count, x + stride) : NAME(zero)());
+}
+
+#include "product_kernels.h"
+
+#endif
+
 typedef void product(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda, const float *B,
                      ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);
 
-static product *selected;
+static product *selected, *selected_bfloat16;
 
 int svdfast_product_select(const char *name)
 {
@@ -216,6 +310,23 @@ int svdfast_product_select(const char *name)
     else
         return 0;
     return 1;
+}
+
+int svdfast_bfloat16_select(void)
+{
+    __builtin_cpu_init();
+#ifdef HAS_BFLOAT16
+    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512vl"))
+        selected_bfloat16 = product_bfloat16;
+#endif
+    return selected_bfloat16 != NULL;
+}
+
+void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
+                              const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
+{
+    selected_bfloat16(transpose_A ? COLUMNS_CONTIGUOUS : ROWS_CONTIGUOUS, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc);
 }
 
 void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
@@ -231,6 +342,14 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
 
 #else
 
+int svdfast_bfloat16_select(void) { return 0; }
+
+void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
+                              const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
+{
+    svdfast_product(transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc);
+}
+
 int svdfast_product_select(const char *name)
 {
     (void)name;
@@ -245,3 +364,25 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
 }
 
 #endif
+
+/* As VCVTNE2PS2BF16 does: to the nearest, to even between two; denormals to zero; NaN stays NaN. */
+const float *svdfast_round_bfloat16(int operand, ptrdiff_t rows, ptrdiff_t columns, const float *X, ptrdiff_t ldx)
+{
+    static __thread float blocks[2][SVDFAST_ROUNDED * SVDFAST_ROUNDED];
+    float *out = blocks[operand];
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < columns; j++) {
+            uint32_t bits;
+            memcpy(&bits, X + i * ldx + j, sizeof bits);
+            const uint32_t magnitude = bits & 0x7fffffff;
+            if (magnitude > 0x7f800000)
+                bits |= 0x400000;
+            else if (magnitude < 0x800000)
+                bits &= 0x80000000;
+            else
+                bits += 0x7fff + ((bits >> 16) & 1);
+            bits &= 0xffff0000;
+            memcpy(out + i * columns + j, &bits, sizeof bits);
+        }
+    return out;
+}

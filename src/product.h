@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Products of row-major float matrices on AVX2 and AVX-512, for the shapes of tiles: a few hundred rows, inner sizes from 10 to a
- * few thousand. Used by _blas.pyx in BLAS's place. Not here: other types and CPUs, which BLAS serves.
+ * few thousand; of their elements rounded to bfloat16, too. Used by _blas.pyx in BLAS's place. Not here: other types and CPUs, which BLAS
+ * serves.
  */
 #ifndef SVDFAST_PRODUCT_H
 #define SVDFAST_PRODUCT_H
@@ -15,5 +16,16 @@ int svdfast_product_select(const char *name);
 /* C (m×n) := op(A) (m×k) op(B) (k×n), or += where `accumulate`. Rows are lda, ldb, ldc elements apart. */
 void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                      const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);
+
+/* The same of elements rounded to bfloat16 (8 bits of precision), sums in float, on CPUs with AVX512_BF16. Sums are taken two products at a
+ * time, and denormals count as zero. Whether this build and CPU have it; to be called, with success, before the product. */
+int svdfast_bfloat16_select(void);
+void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
+                              const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);
+
+/* For other CPUs: a copy of X (rows×columns), neither above SVDFAST_ROUNDED, rounded like that, contiguous, in memory of the thread's own for
+ * each operand, 0 and 1. */
+enum { SVDFAST_ROUNDED = 256 };
+const float *svdfast_round_bfloat16(int operand, ptrdiff_t rows, ptrdiff_t columns, const float *X, ptrdiff_t ldx);
 
 #endif

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The product of product.h, written once for vectors of WIDTH floats. Included by product.c for each instruction set; NAME(f) is f
- * with the set's name appended. No include guard: that is its purpose.
+ * The product of product.h, written once for vectors of WIDTH words of 32 bits. A word is what a multiply-add takes of a row of A and a
+ * column of B: PER_WORD consecutive elements of k, one float, or two bfloat16. Included by product.c for each kind of product; NAME(f) is f
+ * with the kind's name appended. No include guard: that is its purpose.
  *
- * Of the includer: VECTOR, WIDTH; ROWS, DEPTH, HEIGHT, FEW_ROWS, STRIPS; load, store, load_part, store_part, broadcast, multiply_add, add, zero,
- * transpose; FOR_EACH_ROWS; TARGET, INLINE.
+ * Of the includer: VECTOR, WIDTH, PER_WORD; ROWS, DEPTH, HEIGHT, FEW_ROWS, STRIPS; load, store, load_part, store_part, add, zero of floats;
+ * load_along, load_along_part, load_across, load_across_part, which make words of floats; broadcast, multiply_add, transpose of words;
+ * FOR_EACH_ROWS; TARGET, INLINE.
  */
 #define COLUMNS (2 * WIDTH)
 
-/* C (rows×columns) (+)= A (rows×k) B (k×columns), columns = WIDTH·(vectors - 1) + last. A's element (i, j) is at i·row + j·column.
- * B is read by whole vectors. With `turned` Cᵀ is stored. */
+/* C (rows×columns) (+)= A (rows×k) B (k×columns) of k words each, columns = WIDTH·(vectors - 1) + last. A's word (i, j) is at
+ * i·row + j·column. B is read by whole vectors. With `turned` Cᵀ is stored. */
 INLINE void NAME(micro_kernel)(const int rows, const int vectors, const int turned, ptrdiff_t k, const float *A, ptrdiff_t row,
                                ptrdiff_t column, const float *B, ptrdiff_t ldb, int last, int accumulate, float *C, ptrdiff_t ldc)
 {
@@ -108,59 +110,80 @@ INLINE void NAME(micro_kernel)(const int rows, const int vectors, const int turn
     {                                                                                                                \
         NAME(micro_kernel)(rows, vectors, turned, k, A, row, column, B, ldb, last, accumulate, C, ldc);              \
     }
-#define DEFINE_FORMS(rows, vectors)              \
-    DEFINE(by_rows, stride, 1, 0, rows, vectors) \
-    DEFINE(by_columns, 1, stride, 0, rows, vectors) \
-    DEFINE(and_turned, stride, 1, 1, rows, vectors)
-
-FOR_EACH_ROWS(DEFINE_FORMS, 1)
-FOR_EACH_ROWS(DEFINE_FORMS, 2)
-
-#define NAME_ROWS(rows, vectors) NAME(by_rows_##rows##_##vectors),
+#define DEFINE_COLUMNS(rows, vectors) DEFINE(by_columns, 1, stride, 0, rows, vectors)
+FOR_EACH_ROWS(DEFINE_COLUMNS, 1)
+FOR_EACH_ROWS(DEFINE_COLUMNS, 2)
 #define NAME_COLUMNS(rows, vectors) NAME(by_columns_##rows##_##vectors),
+#if PER_WORD == 1
+#define DEFINE_ROWS(rows, vectors)               \
+    DEFINE(by_rows, stride, 1, 0, rows, vectors) \
+    DEFINE(and_turned, stride, 1, 1, rows, vectors)
+FOR_EACH_ROWS(DEFINE_ROWS, 1)
+FOR_EACH_ROWS(DEFINE_ROWS, 2)
+#define NAME_ROWS(rows, vectors) NAME(by_rows_##rows##_##vectors),
 #define NAME_TURNED(rows, vectors) NAME(and_turned_##rows##_##vectors),
 static kernel *const NAME(KERNELS)[3][2][ROWS] = {
     {{FOR_EACH_ROWS(NAME_ROWS, 1)}, {FOR_EACH_ROWS(NAME_ROWS, 2)}},
     {{FOR_EACH_ROWS(NAME_COLUMNS, 1)}, {FOR_EACH_ROWS(NAME_COLUMNS, 2)}},
     {{FOR_EACH_ROWS(NAME_TURNED, 1)}, {FOR_EACH_ROWS(NAME_TURNED, 2)}},
 };
+#else
+/* A is always copied into strips, for its words have to be made. */
+static kernel *const NAME(KERNELS)[2][2][ROWS] = {
+    {{NULL}, {NULL}},
+    {{FOR_EACH_ROWS(NAME_COLUMNS, 1)}, {FOR_EACH_ROWS(NAME_COLUMNS, 2)}},
+};
+#endif
 
-/* panel (k×WIDTH·vectors) = B (k×columns), rows contiguous. Zeros beyond. */
+/* panel (words×WIDTH·vectors) = B (k×columns), rows contiguous. Zeros beyond. */
 TARGET static void NAME(copy_panel)(ptrdiff_t k, int vectors, int last, const float *B, ptrdiff_t ldb, float *panel)
 {
-    for (ptrdiff_t j = 0; j < k; j++) {
+    for (ptrdiff_t j = 0; j < k; j += PER_WORD) {
+        const int more = k - j >= PER_WORD;
         if (vectors == 2)
-            NAME(store)(panel, NAME(load)(B));
-        NAME(store)(panel + WIDTH * (vectors - 1), NAME(load_part)(last, B + WIDTH * (vectors - 1)));
+            NAME(store)(panel, NAME(load_across)(more, B, ldb));
+        NAME(store)(panel + WIDTH * (vectors - 1), NAME(load_across_part)(last, more, B + WIDTH * (vectors - 1), ldb));
         panel += WIDTH * vectors;
-        B += ldb;
+        B += PER_WORD * ldb;
     }
 }
 
-/* panel (k×WIDTH·vectors) = Bᵀ, B (columns×k): the panel's columns are rows of B. Zeros beyond. */
+/* x = WIDTH words along each of WIDTH rows, of which `rows` are there and k floats of each; transposed. Zeros beyond. */
+INLINE void NAME(load_block)(const int whole, ptrdiff_t rows, ptrdiff_t k, const float *from, ptrdiff_t stride, VECTOR x[WIDTH])
+{
+    if (whole) {
+#pragma GCC unroll 16
+        for (int i = 0; i < WIDTH; i++)
+            x[i] = i < rows ? NAME(load_along)(from + i * stride) : NAME(zero)();
+    } else {
+        const int count = k < WIDTH * PER_WORD ? (int)k : WIDTH * PER_WORD;
+#pragma GCC unroll 16
+        for (int i = 0; i < WIDTH; i++)
+            x[i] = i < rows ? NAME(load_along_part)(count, from + i * stride) : NAME(zero)();
+    }
+    NAME(transpose)(x);
+}
+
+/* panel (words×WIDTH·vectors) = Bᵀ, B (columns×k): the panel's columns are rows of B. Zeros beyond. */
 TARGET static void NAME(transpose_panel)(ptrdiff_t k, int vectors, ptrdiff_t columns, const float *B, ptrdiff_t ldb, float *panel)
 {
+    const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD;
     for (int v = 0; v < vectors; v++)
-        for (ptrdiff_t j = 0; j < k; j += WIDTH) {
-            const int width = k - j < WIDTH ? (int)(k - j) : WIDTH;
+        for (ptrdiff_t j = 0; j < words; j += WIDTH) {
+            const float *from = B + WIDTH * v * ldb + j * PER_WORD;
+            const ptrdiff_t left = k - j * PER_WORD;
             VECTOR x[WIDTH];
-            if (width == WIDTH && WIDTH * (v + 1) <= columns) {
-#pragma GCC unroll 16
-                for (int i = 0; i < WIDTH; i++)
-                    x[i] = NAME(load)(B + (WIDTH * v + i) * ldb + j);
-            } else {
-#pragma GCC unroll 16
-                for (int i = 0; i < WIDTH; i++)
-                    x[i] = WIDTH * v + i < columns ? NAME(load_part)(width, B + (WIDTH * v + i) * ldb + j) : NAME(zero)();
-            }
-            NAME(transpose)(x);
+            if (left >= WIDTH * PER_WORD && WIDTH * (v + 1) <= columns)
+                NAME(load_block)(1, WIDTH, left, from, ldb, x);
+            else
+                NAME(load_block)(0, columns - WIDTH * v, left, from, ldb, x);
             float *to = panel + j * WIDTH * vectors + WIDTH * v;
-            if (width == WIDTH) {
+            if (words - j >= WIDTH) {
 #pragma GCC unroll 16
                 for (int i = 0; i < WIDTH; i++)
                     NAME(store)(to + i * WIDTH * vectors, x[i]);
             } else {
-                for (int i = 0; i < width; i++)
+                for (int i = 0; i < (int)(words - j); i++)
                     NAME(store)(to + i * WIDTH * vectors, x[i]);
             }
         }
@@ -168,29 +191,24 @@ TARGET static void NAME(transpose_panel)(ptrdiff_t k, int vectors, ptrdiff_t col
 
 static __thread float NAME(strips)[HEIGHT * DEPTH + WIDTH] __attribute__((aligned(64)));
 
-/* strip (k×rows) = A (rows×k)ᵀ, A's rows contiguous. Whole vectors are stored, each over the end of the one before; the last may write
- * up to WIDTH floats beyond the strip, where the next will be. */
+/* strip (words×rows) = A (rows×k)ᵀ, A's rows contiguous. Whole vectors are stored, each over the end of the one before; the last may
+ * write up to WIDTH words beyond the strip, where the next will be. */
 TARGET static void NAME(pack_rows)(int rows, ptrdiff_t k, const float *A, ptrdiff_t lda, float *strip)
 {
-    for (ptrdiff_t j = 0; j < k; j += WIDTH) {
-        const int width = k - j < WIDTH ? (int)(k - j) : WIDTH;
+    const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD;
+    for (ptrdiff_t j = 0; j < words; j += WIDTH) {
+        const ptrdiff_t left = k - j * PER_WORD;
         VECTOR x[WIDTH];
-        if (width == WIDTH && rows == ROWS) {
-#pragma GCC unroll 16
-            for (int i = 0; i < WIDTH; i++)
-                x[i] = i < ROWS ? NAME(load)(A + i * lda + j) : NAME(zero)();
-        } else {
-#pragma GCC unroll 16
-            for (int i = 0; i < WIDTH; i++)
-                x[i] = i < rows ? NAME(load_part)(width, A + i * lda + j) : NAME(zero)();
-        }
-        NAME(transpose)(x);
-        if (width == WIDTH) {
+        if (left >= WIDTH * PER_WORD && rows == ROWS)
+            NAME(load_block)(1, ROWS, left, A + j * PER_WORD, lda, x);
+        else
+            NAME(load_block)(0, rows, left, A + j * PER_WORD, lda, x);
+        if (words - j >= WIDTH) {
 #pragma GCC unroll 16
             for (int i = 0; i < WIDTH; i++)
                 NAME(store)(strip + (j + i) * rows, x[i]);
         } else {
-            for (int i = 0; i < width; i++)
+            for (int i = 0; i < (int)(words - j); i++)
                 NAME(store)(strip + (j + i) * rows, x[i]);
         }
     }
@@ -199,17 +217,25 @@ TARGET static void NAME(pack_rows)(int rows, ptrdiff_t k, const float *A, ptrdif
 /* The same where A's columns are contiguous. */
 INLINE void NAME(pack_columns)(const int rows, ptrdiff_t k, const float *A, ptrdiff_t lda, float *strip)
 {
+#if PER_WORD == 1
     for (ptrdiff_t j = 0; j < k; j++)
         for (int i = 0; i < rows; i++)
             strip[j * rows + i] = A[i + j * lda];
+#else
+    for (ptrdiff_t j = 0; j < k; j += PER_WORD) {
+        NAME(store)(strip, NAME(load_across_part)(rows, k - j >= PER_WORD, A + j * lda, lda));
+        strip += rows;
+    }
+#endif
 }
 
 /* strips = A (m×k), ROWS rows at a time, the columns of each strip contiguous. */
 TARGET static void NAME(pack_strips)(int form, ptrdiff_t m, ptrdiff_t k, const float *A, ptrdiff_t lda)
 {
+    const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD;
     for (ptrdiff_t i = 0; i < m; i += ROWS) {
         const int rows = m - i < ROWS ? (int)(m - i) : ROWS;
-        float *strip = NAME(strips) + i * k;
+        float *strip = NAME(strips) + i * words;
         if (form == ROWS_CONTIGUOUS)
             NAME(pack_rows)(rows, k, A + i * lda, lda, strip);
         else if (rows == ROWS) /* a constant, so that the compiler copies by vectors */
@@ -224,7 +250,8 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                           const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
 {
     float space[DEPTH * COLUMNS] __attribute__((aligned(64)));
-    const ptrdiff_t n_depths = k > 0 ? (k + DEPTH - 1) / DEPTH : 1;
+    const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD;
+    const ptrdiff_t n_depths = k > 0 ? (words + DEPTH - 1) / DEPTH : 1;
     const ptrdiff_t strips = (m + ROWS - 1) / ROWS;
     const ptrdiff_t n_heights = (m + HEIGHT - 1) / HEIGHT;
     const int packed = form != TURNED && STRIPS(form, n, lda);
@@ -232,7 +259,9 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
     const int distant = n * k > DISTANT;
     for (ptrdiff_t d = 0; d < n_depths; d++) {
         /* Blocks of nearly equal depth and height, so that no thin one is left over. */
-        const ptrdiff_t first = part(d, k, n_depths), depth = part(d + 1, k, n_depths) - first;
+        const ptrdiff_t first = part(d, words, n_depths) * PER_WORD, depth = part(d + 1, words, n_depths) - part(d, words, n_depths);
+        /* Floats of the block, fewer than its words hold at the end of an odd k. */
+        const ptrdiff_t floats = d == n_depths - 1 ? k - first : depth * PER_WORD;
         for (ptrdiff_t h = 0; h < n_heights; h++) {
             const ptrdiff_t top = part(h, strips, n_heights) * ROWS;
             const ptrdiff_t bottom = h == n_heights - 1 ? m : part(h + 1, strips, n_heights) * ROWS;
@@ -240,7 +269,7 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
             int as = form;
             const float *block = form == COLUMNS_CONTIGUOUS ? A + first * lda + top : A + top * lda + first;
             if (packed) {
-                NAME(pack_strips)(form, bottom - top, depth, block, lda);
+                NAME(pack_strips)(form, bottom - top, floats, block, lda);
                 as = COLUMNS_CONTIGUOUS;
                 block = NAME(strips);
             }
@@ -251,9 +280,9 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                 const float *panel = space;
                 ptrdiff_t stride = WIDTH * vectors;
                 if (transpose_B) {
-                    NAME(transpose_panel)(depth, vectors, columns, B + j * ldb + first, ldb, space);
-                } else if (bottom - top > FEW_ROWS || ldb % ALIASING == 0 || last < WIDTH) {
-                    NAME(copy_panel)(depth, vectors, last, B + first * ldb + j, ldb, space);
+                    NAME(transpose_panel)(floats, vectors, columns, B + j * ldb + first, ldb, space);
+                } else if (PER_WORD > 1 || bottom - top > FEW_ROWS || ldb % ALIASING == 0 || last < WIDTH) {
+                    NAME(copy_panel)(floats, vectors, last, B + first * ldb + j, ldb, space);
                 } else {
                     panel = B + first * ldb + j;
                     stride = ldb;
@@ -261,15 +290,16 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                 const ptrdiff_t columns_left = n - j - COLUMNS;
                 const float *const next = transpose_B ? B + (j + COLUMNS) * ldb + first : B + first * ldb + j + COLUMNS;
                 /* Each strip of A fetches as much of the next panel, in whole cache lines. */
-                const ptrdiff_t share = distant ? ((depth * ROWS / (bottom - top)) / LINE + 1) * LINE : 0;
+                const ptrdiff_t share = distant ? ((floats * ROWS / (bottom - top)) / LINE + 1) * LINE : 0;
                 for (ptrdiff_t i = top, f = 0; i < bottom; i += ROWS, f += share) {
                     if (distant && columns_left > 0)
                         fetch(transpose_B, columns_left < COLUMNS ? columns_left : COLUMNS, f,
-                              f + share < depth ? f + share : depth, next, ldb);
+                              f + share < floats ? f + share : floats, next, ldb);
                     const ptrdiff_t rows = bottom - i < ROWS ? bottom - i : ROWS;
                     const float *a = block + (i - top) * (packed ? depth : as == COLUMNS_CONTIGUOUS ? 1 : lda);
                     float *c = form == TURNED ? C + j * ldc + i : C + i * ldc + j;
-                    NAME(KERNELS)[as][vectors - 1][rows - 1](depth, a, packed ? rows : lda, panel, stride, last, accumulate || d > 0, c, ldc);
+                    NAME(KERNELS)[as][vectors - 1][rows - 1](depth, a, packed ? rows : lda, panel, stride, last, accumulate || d > 0, c,
+                                                             ldc);
                 }
             }
         }
@@ -278,7 +308,8 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
 
 #undef COLUMNS
 #undef DEFINE
-#undef DEFINE_FORMS
+#undef DEFINE_COLUMNS
+#undef DEFINE_ROWS
 #undef NAME_ROWS
 #undef NAME_COLUMNS
 #undef NAME_TURNED

@@ -4,6 +4,6 @@
 from cython cimport floating
 
 
-cdef void gemm(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
-               floating alpha, const floating* A, Py_ssize_t lda, const floating* B, Py_ssize_t ldb,
-               floating beta, floating* C, Py_ssize_t ldc) noexcept nogil
+cdef void gemm(bint bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+               const floating* A, Py_ssize_t lda, const floating* B, Py_ssize_t ldb,
+               bint accumulate, floating* C, Py_ssize_t ldc) noexcept nogil

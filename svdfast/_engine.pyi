@@ -32,6 +32,7 @@ class Engine:
         batch_size: int,
         n_threads: int,
         gradients: bool = True,
+        bfloat16: bool = False,
         tile_rows: int | None = None,
         small_batch: int | None = None,
     ) -> None: ...

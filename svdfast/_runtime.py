@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy  # noqa: F401  (its BLAS is looked at)
+import numpy as np  # its BLAS is looked at, too
+from numpy.typing import DTypeLike
 from threadpoolctl import ThreadpoolController
 
 from svdfast import _elementwise
@@ -123,6 +124,29 @@ class _SingleThreadedBlas:
 
 
 single_threaded_blas = _SingleThreadedBlas()
+
+
+_said_emulated = False
+
+
+def resolve_precision(precision: str | None, dtype: DTypeLike) -> bool:
+    """Whether products of a dtype are of operands rounded to bfloat16, as asked for by name; None is the dtype itself.
+
+    The first time that is asked for on a CPU without instructions for it, a warning is logged.
+    """
+    from svdfast import _blas
+
+    global _said_emulated
+    own = np.dtype(dtype).name
+    if precision is None or precision == own:
+        return False
+    names = [own, "bfloat16"] if own == "float32" else [own]
+    if precision not in names:
+        raise ValueError(f"precision: expected {' or '.join(names)} for {own} arrays, got {precision!r}")
+    if _blas.bfloat16_products() == "emulated" and not _said_emulated:
+        _said_emulated = True
+        logger.warning("bfloat16 products are emulated here, which is slower than float32: no instructions for them are used")
+    return True
 
 
 def resolve_threads(n_threads: int | None) -> int:

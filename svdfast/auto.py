@@ -210,7 +210,9 @@ def _sample_loss(run: Run, net: Network) -> float:
 def _step_seconds(run: Run, net: Network) -> float:
     """The shortest of a few steps of a network, on which nothing depends."""
     layout, parameters = net.state
-    engine = Engine(layout, parameters, batch_size=run.batch_size, n_threads=run.n_threads)
+    engine = Engine(
+        layout, parameters, batch_size=run.batch_size, n_threads=run.n_threads, bfloat16=run.bfloat16
+    )
     run.data.bind(engine)
     engine.set_order(run.engine.order)
     moments = [aligned_zeros(layout.size, parameters.dtype) for _ in run.optimizer.kinds]

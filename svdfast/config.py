@@ -47,7 +47,8 @@ def show_config() -> Config:
     Returns
     -------
     Config
-        A dict with the keys processor, instruction_set, instruction_sets, float32_products ("svdfast" or "BLAS"), threads,
+        A dict with the keys processor, instruction_set, instruction_sets, float32_products ("svdfast" or "BLAS"),
+        bfloat16_products ("instructions" or "emulated"), threads,
         openmp, blas (a line for each library loaded), warnings (what makes this process slow, and what to do), versions.
 
     Examples
@@ -80,6 +81,7 @@ def show_config() -> Config:
         instruction_set=_elementwise.selected_instruction_set(),
         instruction_sets=list(_elementwise.available_instruction_sets()),
         float32_products=_blas.float32_products(),
+        bfloat16_products=_blas.bfloat16_products(),
         threads=_runtime.resolve_threads(None),
         openmp=_engine.HAS_OPENMP,
         blas=blas,

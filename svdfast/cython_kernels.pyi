@@ -17,6 +17,7 @@ def run_dense_forward(
     A: NDArray[Any],
     activation: int,
     parameter: float,
+    bfloat16: bool,
 ) -> None: ...
 def run_dense_backward(
     X: NDArray[Any],
@@ -29,6 +30,7 @@ def run_dense_backward(
     dX: NDArray[Any] | None,
     activation: int,
     parameter: float,
+    bfloat16: bool,
 ) -> None: ...
 def run_factored_forward(
     X: NDArray[Any],
@@ -40,6 +42,7 @@ def run_factored_forward(
     A: NDArray[Any],
     activation: int,
     parameter: float,
+    bfloat16: bool,
 ) -> None: ...
 def run_factored_backward(
     X: NDArray[Any],
@@ -56,4 +59,5 @@ def run_factored_backward(
     dX: NDArray[Any] | None,
     activation: int,
     parameter: float,
+    bfloat16: bool,
 ) -> None: ...

@@ -19,6 +19,8 @@ What holds for all four functions:
   copied. None is modified.
 - Results have NumPy's common type of all operands given: float32 or float64; float32 with float64
   makes float64. Where NumPy would say an integer or bool it is float64; where float16, float32.
+- `precision="bfloat16"`, for float32 results, rounds the operands of the products, and of these only, to bfloat16: 8 bits of precision,
+  float32's range; denormals count as zero, in operands and in sums, which are float32. None and the results' own dtype round nothing.
 - Any size may be 0. NaN and infinity are computed with, as NumPy does, but without warnings.
 - An `out` array must have the result's shape and type. It may lie in memory in any way and overlap
   an operand; only one that is aligned, in C order and clear of operands is computed into directly.
@@ -42,6 +44,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from svdfast import cython_kernels
 from svdfast._checks import real_array
+from svdfast._runtime import resolve_precision
 from svdfast.activations import Activation, resolve
 
 __all__ = ["dense_backward", "dense_forward", "factored_backward", "factored_forward"]
@@ -110,12 +113,13 @@ class _Call:
         The `out` array of each result, None to make one.
     """
 
-    def __init__(self, operands: dict[str, Any], results: dict[str, Any]) -> None:
+    def __init__(self, operands: dict[str, Any], results: dict[str, Any], precision: str | None) -> None:
         given = {name: real_array(name, value) for name, value in operands.items()}
         sizes: dict[str, int] = {}
         for name, array in given.items():
             _check_operand(name, array.shape, sizes)
         dtype = _common_type(list(given.values()))
+        self.bfloat16 = resolve_precision(precision, dtype)
         shapes = {name: tuple(sizes[symbol] for symbol in _SHAPES[name]) for name in results}
         for name, shape in shapes.items():
             _check_size(name, shape)
@@ -152,7 +156,7 @@ class _Call:
         """Calls a compiled kernel with these symbols' arrays, vectors as matrices of one row."""
         arrays = (self.arrays[symbol] for symbol in symbols.split())
         matrices = (a[np.newaxis] if a is not None and a.ndim == 1 else a for a in arrays)
-        kernel(*matrices, activation.code, activation.parameter)
+        kernel(*matrices, activation.code, activation.parameter, self.bfloat16)
         for name, out in self.outs.items():
             if out is not self.arrays[name]:
                 out[...] = self.arrays[name]
@@ -165,13 +169,14 @@ def _forward(
     operands: dict[str, Any],
     results: dict[str, Any],
     activation: str | Activation,
+    precision: str | None,
 ) -> _Call:
     f = resolve(activation)
     if operands["b"] is None:
         del operands["b"]
     if results["Z"] is None and f.name != "gelu":
         del results["Z"]
-    call = _Call(operands, results)
+    call = _Call(operands, results, precision)
     call.arrays.setdefault("b", np.zeros(call.sizes["n"], call.dtype))
     call.arrays.setdefault("Z", call.arrays["A"])
     call.run(kernel, symbols, f)
@@ -185,6 +190,7 @@ def _backward(
     results: dict[str, Any],
     activation: str | Activation,
     input_gradient: bool,
+    precision: str | None,
 ) -> _Call:
     f = resolve(activation)
     needed = {"identity": None, "gelu": "Z"}.get(f.name, "A")
@@ -193,7 +199,7 @@ def _backward(
             del operands[name]
     if not input_gradient and results.pop("dX") is not None:
         raise ValueError("out_dX: expected None without input_gradient, got an array")
-    call = _Call(operands, results)
+    call = _Call(operands, results, precision)
     # The kernels turn dA into dZ where it lies. A and Z are not read where they are not needed.
     dZ = np.array(call.arrays["dA"])
     call.arrays = {"dX": None, "Z": dZ, "A": dZ, "dZ": dZ, **call.arrays}
@@ -207,6 +213,7 @@ def dense_forward(
     b: ArrayLike | None = None,
     *,
     activation: str | Activation = "identity",
+    precision: str | None = None,
     out: Array | None = None,
     out_Z: Array | None = None,
 ) -> Array:
@@ -221,6 +228,8 @@ def dense_forward(
         Zeros if not given.
     activation : str or Activation
         f.
+    precision : {"float32", "float64", "bfloat16"}, optional
+        Of the products' operands, see the top of this module.
     out : ndarray (p, n), optional
         Where to put A.
     out_Z : ndarray (p, n), optional
@@ -255,6 +264,7 @@ def dense_forward(
         {"X": X, "W": W, "b": b},
         {"A": out, "Z": out_Z},
         activation,
+        precision,
     )
     A: Array = call.arrays["A"]
     return A
@@ -267,6 +277,7 @@ def factored_forward(
     b: ArrayLike | None = None,
     *,
     activation: str | Activation = "identity",
+    precision: str | None = None,
     out: Array | None = None,
     out_H: Array | None = None,
     out_Z: Array | None = None,
@@ -283,6 +294,8 @@ def factored_forward(
         Zeros if not given.
     activation : str or Activation
         f.
+    precision : {"float32", "float64", "bfloat16"}, optional
+        Of the products' operands, see the top of this module.
     out : ndarray (p, n), optional
         Where to put A.
     out_H : ndarray (p, l), optional
@@ -323,6 +336,7 @@ def factored_forward(
         {"X": X, "W1": W1, "W2": W2, "b": b},
         {"A": out, "H": out_H, "Z": out_Z},
         activation,
+        precision,
     )
     return call.arrays["A"], call.arrays["H"]
 
@@ -336,6 +350,7 @@ def dense_backward(
     Z: ArrayLike | None = None,
     activation: str | Activation = "identity",
     input_gradient: bool = True,
+    precision: str | None = None,
     out_dX: Array | None = None,
     out_dW: Array | None = None,
     out_db: Array | None = None,
@@ -359,6 +374,8 @@ def dense_backward(
         f. Where it has a kink, at 0, its derivative is that from the left.
     input_gradient : bool
         Whether ∂X is formed; a network's first layer has no use for it.
+    precision : {"float32", "float64", "bfloat16"}, optional
+        Of the products' operands, see the top of this module.
     out_dX, out_dW, out_db : ndarray (p, m), (n, m), (n,), optional
         Where to put the results.
 
@@ -401,6 +418,7 @@ def dense_backward(
         {"dX": out_dX, "dW": out_dW, "db": out_db},
         activation,
         input_gradient,
+        precision,
     )
     return call.arrays["dX"], call.arrays["dW"], call.arrays["db"]
 
@@ -416,6 +434,7 @@ def factored_backward(
     Z: ArrayLike | None = None,
     activation: str | Activation = "identity",
     input_gradient: bool = True,
+    precision: str | None = None,
     out_dX: Array | None = None,
     out_dW1: Array | None = None,
     out_dW2: Array | None = None,
@@ -444,6 +463,8 @@ def factored_backward(
         f. Where it has a kink, at 0, its derivative is that from the left.
     input_gradient : bool
         Whether ∂X is formed; a network's first layer has no use for it.
+    precision : {"float32", "float64", "bfloat16"}, optional
+        Of the products' operands, see the top of this module.
     out_dX, out_dW1, out_dW2, out_db : ndarray (p, m), (n, l), (l, m), (n,), optional
         Where to put the results.
 
@@ -485,5 +506,6 @@ def factored_backward(
         {"dX": out_dX, "dW1": out_dW1, "dW2": out_dW2, "db": out_db, "D": None},
         activation,
         input_gradient,
+        precision,
     )
     return call.arrays["dX"], call.arrays["dW1"], call.arrays["dW2"], call.arrays["db"]

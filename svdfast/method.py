@@ -100,9 +100,10 @@ class Run:
         batch_size: int,
         l1: float,
         l2: float,
+        bfloat16: bool = False,
     ):
         self.net, self.data, self.optimizer = net, data, optimizer
-        self.n_threads, self.batch_size = n_threads, batch_size
+        self.n_threads, self.batch_size, self.bfloat16 = n_threads, batch_size, bfloat16
         self.l1, self.l2 = l1, l2
         self.scales = [1.0] * len(net.layers)
         self.engine: Engine
@@ -127,7 +128,11 @@ class Run:
         self.optimizer.begin((layout, parameters.dtype), layout.size, parameters.dtype)
         order = self.engine.order if hasattr(self, "engine") else None
         self.engine = Engine(
-            layout, parameters, batch_size=self.batch_size, n_threads=self.n_threads
+            layout,
+            parameters,
+            batch_size=self.batch_size,
+            n_threads=self.n_threads,
+            bfloat16=self.bfloat16,
         )
         self.data.bind(self.engine)
         self.engine.set_order(order)

@@ -12,8 +12,8 @@ and the mean of their squares as if the elements of G were uncorrelated:
 Back at recomposition M is the matrix of least norm that has the M1 and M2 that are there; of V they tell sums over rows and over
 columns only, and V is the product of these, as in N. Shazeer and M. Stern, "Adafactor", ICML 2018.
 
-A mean is at most the root of the mean of squares, but of what is carried, V may be far too small for M where gradients are correlated, or zero
-where M is not, and Adam's step M/√V anything. So M is cut to ±√V: no step is larger than the learning rate.
+A mean is at most the root of the mean of squares, but of what is carried, V may be far too small for M where gradients are correlated, or
+zero where M is not, and Adam's step M/√V anything. So M is cut to ±√V: no step is larger than the learning rate.
 
 Not here: what the moments are for (optimizers.py), and when a layout changes (method.py).
 """

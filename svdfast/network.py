@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from svdfast import activations, losses
 from svdfast._checks import count, one_of, positive_number
 from svdfast._engine import Engine, aligned_zeros
-from svdfast._runtime import resolve_threads, single_threaded_blas
+from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.activations import Activation
 from svdfast.counting import break_even_rank
 from svdfast.data import check_inputs, check_sample_weight, check_targets
@@ -330,13 +330,17 @@ class Network:
 
         io.save(self, path)
 
-    def predict(self, X: ArrayLike, *, n_threads: int | None = None) -> NDArray[Any]:
+    def predict(
+        self, X: ArrayLike, *, precision: str | None = None, n_threads: int | None = None
+    ) -> NDArray[Any]:
         """The network's outputs.
 
         Parameters
         ----------
         X : array_like (n_samples, n_inputs)
             Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN.
+        precision : {"float32", "float64", "bfloat16"}, optional
+            Of the products, see `train`.
         n_threads : int, optional
 
         Returns
@@ -360,6 +364,7 @@ class Network:
             parameters,
             batch_size=max(n_samples, 1),
             n_threads=resolve_threads(n_threads),
+            bfloat16=resolve_precision(precision, self.dtype),
             gradients=False,
         )
         engine.bind(inputs)

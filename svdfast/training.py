@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from svdfast._checks import count, fraction, one_of, positive_number
-from svdfast._runtime import resolve_threads, single_threaded_blas
+from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.counting import count_multiplications
 from svdfast.method import Event, Method, Run, Settings
 from svdfast.network import Evaluator, Network, TrainingData
@@ -108,6 +108,7 @@ def train(
     l2: float = 0.0,
     sample_weight: ArrayLike | None = None,
     validation: tuple[ArrayLike, ArrayLike] | None = None,
+    precision: str | None = None,
     n_threads: int | None = None,
     seed: int | np.random.Generator | None = 0,
     shuffle: bool = True,
@@ -185,6 +186,10 @@ def train(
     sample_weight : array_like (n_samples,), optional
     validation : (X, y), optional
         Looked at after each epoch.
+    precision : {"float32", "float64", "bfloat16"}, optional
+        Of the products in training. "bfloat16" rounds their operands, of a float32 network, to 8 bits of precision; sums, weights, moments,
+        activations and gradients stay float32. Faster where the CPU has instructions for it (`show_config`); else a warning is logged.
+        By default the network's dtype.
     n_threads : int, optional
         By default as many as OpenMP would use and the process may run on.
     seed : int, numpy.random.Generator or None
@@ -273,6 +278,7 @@ def train(
             "pretrain_fraction, recompose_fraction: expected at most 1 together, "
             f"got {pretrain_fraction} and {recompose_fraction}"
         )
+    bfloat16 = resolve_precision(precision, net.dtype)
     threads = resolve_threads(n_threads)
     rng = np.random.default_rng(seed)
     data = TrainingData(net, X, y, loss, sample_weight)
@@ -291,7 +297,7 @@ def train(
     bar = _progress_bar(n_steps) if progress else None
 
     result = TrainingResult(net)
-    run = Run(net, data, optimizer, threads, batch_size, l1, l2)
+    run = Run(net, data, optimizer, threads, batch_size, l1, l2, bfloat16)
 
     def tell(event: Event) -> None:
         for callback in callbacks:

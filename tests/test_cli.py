@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import cli, datasets
+from svdfast import _cli_data, datasets
 from svdfast.cli import main
 
 DATA = os.environ.get("SVDFAST_DATA", "")
@@ -101,7 +101,7 @@ def test_help(argv, capsys, monkeypatch):
 
 def test_help_tells_the_defaults(capsys):
     out = run(["train", "--help"], capsys)[1]
-    for name, defaults in cli._DEFAULTS.items():
+    for name, defaults in _cli_data.DEFAULTS.items():
         hidden = ",".join(map(str, defaults.hidden))
         rank = f"1/{round(1 / defaults.rank_fraction)}"
         row = [name, hidden, rank, str(defaults.epochs), str(defaults.batch_size)]
@@ -109,7 +109,7 @@ def test_help_tells_the_defaults(capsys):
 
 
 def test_names_are_those_of_datasets():
-    assert set(cli._DEFAULTS) == set(datasets.NAMES)
+    assert set(_cli_data.DEFAULTS) == set(datasets.NAMES)
 
 
 def test_version(capsys):

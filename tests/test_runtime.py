@@ -556,8 +556,8 @@ def test_without_openmp_there_is_one_thread(monkeypatch):
 def test_show_config_has_what_was_promised():
     config = sf.show_config()
     assert list(config) == [
-        "processor", "instruction_set", "instruction_sets", "float32_products", "threads", "openmp",
-        "blas", "warnings", "versions",
+        "processor", "instruction_set", "instruction_sets", "float32_products", "bfloat16_products", "threads",
+        "openmp", "blas", "warnings", "versions",
     ]  # fmt: skip
     assert config["processor"]
     assert config["instruction_set"] in config["instruction_sets"]
