@@ -4,6 +4,7 @@
     python bench/accuracy.py report [mnist | fashion-mnist | xor | cat ...]   the report's settings, α = 1/2, and dense
     python bench/accuracy.py tuned [mnist | fashion-mnist ...]                dense, α = 1/4, 1/8, auto, PyTorch, each at its own best rate
     python bench/accuracy.py ablation [mnist | fashion-mnist ...]             α = 1/8 with one ingredient other than by default
+    python bench/accuracy.py precision [mnist | fashion-mnist ...]            products in float32 and in bfloat16
     python bench/accuracy.py few [mnist | fashion-mnist ...]                  a tenth of the samples: what decay is worth
     python bench/accuracy.py auto [mnist | fashion-mnist | wide | digits | xor ...]   ranks="auto" and dense, all else by default
     ... [--seeds N] [--json FILE] [--plot FILE]
@@ -217,6 +218,16 @@ def tuned_jobs(name: str) -> Iterator[Job]:
         yield f"{'torch':<6} rate {rate:<6g}", lambda seed, rate=rate: train_torch(name, seed, rate, **TUNED)
 
 
+def precision_jobs(name: str) -> Iterator[Job]:
+    for form in ("dense", "1/4", "1/8"):
+        for precision in ("float32", "bfloat16"):
+            how = FORMS[form] | {"precision": precision}
+            yield (
+                f"{form:<6} {precision:<8}",
+                lambda seed, how=how: train(name, seed, optimizer=sf.Adam(sf.schedules.Cosine(ABLATION_RATE)), **TUNED, **how),
+            )
+
+
 def few_jobs(name: str) -> Iterator[Job]:
     rate = sf.schedules.Cosine(FEW_RATE)
 
@@ -244,7 +255,14 @@ def auto_jobs(name: str) -> Iterator[Job]:
         yield f"{form:<6}", lambda seed, how=how: train(name, seed, HIDDEN[name], **how)
 
 
-MODES = {"report": report_jobs, "tuned": tuned_jobs, "few": few_jobs, "ablation": ablation_jobs, "auto": auto_jobs}
+MODES = {
+    "report": report_jobs,
+    "tuned": tuned_jobs,
+    "precision": precision_jobs,
+    "few": few_jobs,
+    "ablation": ablation_jobs,
+    "auto": auto_jobs,
+}
 
 
 def summary(runs: list[dict[str, Any]]) -> str:

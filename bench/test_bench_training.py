@@ -89,9 +89,12 @@ def test_switch(benchmark: Any, name: str, rank_fraction: float) -> None:
     ids=["shuffled", "one batch"],
 )
 def test_systems_do_the_same(case: compare.Case, rank_fraction: float | None) -> None:
-    """What compare.py times as svdfast and as NumPy is one computation: they come to the same losses."""
-    losses = []
-    for variants in (compare.svdfast_variants, compare.numpy_variants):
-        run = {fraction: run for _, fraction, run in variants(case, 1)}[rank_fraction]
-        losses.append(run()[1])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    """What compare.py times as svdfast and as NumPy is one computation: they come to the same losses, in bfloat16 nearly."""
+    losses = {
+        name: run()[1]
+        for variants in (compare.svdfast_variants, compare.numpy_variants)
+        for name, fraction, run in variants(case, 1)
+        if fraction == rank_fraction
+    }
+    assert losses["svdfast"] == pytest.approx(losses["numpy"], rel=1e-5)
+    assert all(loss == pytest.approx(losses["numpy"], rel=1e-2) for loss in losses.values())

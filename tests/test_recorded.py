@@ -94,3 +94,19 @@ def test_seconds_to_an_accuracy():
             assert abs(float(seconds) - float(recorded[1])) <= 0.0501, (name, form)
             seen += 1
     assert seen == 8
+
+
+def test_milliseconds_a_step_in_bfloat16():
+    section = RESULTS.split("## bfloat16")[1].split("\n## ")[0].split("mnist: 784")[1].split("\n\n")[0]
+    seen = 0
+    for name, system in (
+        ("svdfast, float32", "svdfast"),
+        ("svdfast, bfloat16", "svdfast bfloat16"),
+        ("PyTorch 2.13, bfloat16 autocast", "torch bfloat16"),
+    ):
+        (cells,) = [row[1:] for row in rows(README) if row[0] == name]
+        for form, cell in zip(("dense", "0.5", "0.25", "0.125"), cells, strict=True):
+            recorded = re.search(rf"^{system} +{form} .* (\S+) ms ", section, re.M)
+            assert cell == recorded[1], (name, form)
+            seen += 1
+    assert seen == 12
