@@ -107,6 +107,7 @@ class Run:
         self.l1, self.l2 = l1, l2
         self.scales = [1.0] * len(net.layers)
         self.engine: Engine
+        self.order: NDArray[np.int64] | None = None
 
     @property
     def outdated(self) -> bool:
@@ -126,7 +127,7 @@ class Run:
         self.ranks = layout.ranks[:-1]
         self.phase = "factored" if self.net.is_factored else "dense"
         self.optimizer.begin((layout, parameters.dtype), layout.size, parameters.dtype)
-        order = self.engine.order if hasattr(self, "engine") else None
+        self.release()
         self.engine = Engine(
             layout,
             parameters,
@@ -135,9 +136,15 @@ class Run:
             bfloat16=self.bfloat16,
         )
         self.data.bind(self.engine)
-        self.engine.set_order(order)
+        self.engine.set_order(self.order)
         self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
         self.engine.set_rate_scales(self.scales)
+
+    def release(self) -> None:
+        """Gives the engine's scratch memory back, until `rebuild`."""
+        if hasattr(self, "engine"):
+            self.order = self.engine.order
+            del self.engine
 
     def step(self, start: int, stop: int, learning_rate: float) -> float:
         optimizer = self.optimizer
@@ -315,12 +322,14 @@ class Method:
         net, optimizer = run.net, run.optimizer
         old = net.state
         moments = optimizer.moments
+        inputs = run.sample() if settings.activation_aware and not directions else None
+        run.release()  # decompositions need memory, too
         truncations = net.truncate(
             ranks=ranks,
             method=settings.svd_method,
             split=settings.split,
             force=settings.force,
-            inputs=run.sample() if settings.activation_aware and not directions else None,
+            inputs=inputs,
             directions=directions,
         )
         new = net.state

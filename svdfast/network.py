@@ -33,6 +33,7 @@ __all__ = ["Evaluation", "Layer", "Network", "Truncation"]
 logger = logging.getLogger("svdfast")
 
 _INT_MAX = 2**31 - 1
+_SAMPLES_TOGETHER = 256  # whose activations are kept at a time for a Gram matrix
 
 
 class Layer:
@@ -584,11 +585,12 @@ class Network:
                     Truncation(index, layer.rank, rank, limit, np.empty(0, self.dtype), 0.0)
                 )
                 continue
-            W = layer.weight()
+            W = layer.W if layer.rank is None else layer.weight()
             if directions is not None and index in directions:
                 U = _leading(directions[index], index, W, rank)
             else:
                 U = leading_directions(W, rank, grams[index], method)
+                grams[index] = None
             U, s, Vt = restricted_svd(W, U)
             if not np.isfinite(s[0]):
                 raise ValueError(f"layer {index}: the weight's norm is too large for {self.dtype}")
@@ -627,18 +629,26 @@ class Network:
         """
         data = check_inputs(X, self.layout.sizes[0], self.dtype, self.uint8_scale)
         _at_least_one(len(data.array))
-        A = data.array.astype(self.dtype) * self.dtype.type(data.scale)
-        grams = []
-        for index in range(len(self.layers) - 1):
-            if index > 0:
-                layer = self.layers[index - 1]
-                A = dense_forward(A, layer.weight(), layer.b, activation=layer.activation)
-            # Of a size at which squares do not overflow.
-            largest = np.abs(A).max()
-            if not np.isfinite(largest):
-                raise FloatingPointError(f"the inputs of layer {index} became {largest}")
-            scaled = A / largest if largest > 0 else A
-            grams.append(scaled.T @ scaled)
+        hidden = self.layers[:-1]
+        weights = [layer.W if layer.rank is None else layer.weight() for layer in hidden]
+        grams = [np.zeros((layer.n_in, layer.n_in), self.dtype) for layer in hidden]
+        # Brings each layer's inputs to a size at which squares do not overflow.
+        scales = [self.dtype.type(0)] * len(hidden)
+        for start in range(0, len(data.array), _SAMPLES_TOGETHER):
+            A = data.array[start : start + _SAMPLES_TOGETHER].astype(self.dtype)
+            A *= self.dtype.type(data.scale)
+            for index, gram in enumerate(grams):
+                if index > 0:
+                    layer = hidden[index - 1]
+                    A = dense_forward(A, weights[index - 1], layer.b, activation=layer.activation)
+                scales[index] = scales[index] or np.abs(A).max()
+                with np.errstate(all="ignore"):  # what is not finite is seen below
+                    scaled = A / scales[index] if scales[index] > 0 else A
+                    gram += scaled.T @ scaled
+                del scaled  # before the next layer's are there
+        for index, gram in enumerate(grams):
+            if not np.isfinite(gram).all():
+                raise FloatingPointError(f"the inputs of layer {index} are too large for {self.dtype}")
         return grams
 
     def usable_ranks(

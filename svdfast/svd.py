@@ -227,12 +227,17 @@ def leading_directions(
            [1.]])
     """
     if gram is not None:
-        G = gram.astype(np.float64)
-        mean = np.trace(G) / len(G)
-        G[np.diag_indices_from(G)] += RIDGE * mean if mean > 0 else 1.0
-        C = scipy.linalg.cholesky(G, lower=True, overwrite_a=True, check_finite=False)
-        W = W @ C.astype(W.dtype)
+        W = W @ _root(gram)
     return truncated_svd(W, rank, method)[0]
+
+
+def _root(gram: FloatArray) -> FloatArray:
+    """C, lower triangular, of C·Cᵀ = G with a ridge, which keeps G far enough from singular for float32, too."""
+    G = np.array(gram, order="F")  # as LAPACK has it, so that C takes its place
+    mean = np.trace(G) / len(G)
+    G[np.diag_indices_from(G)] += RIDGE * mean if mean > 0 else 1.0
+    C: FloatArray = scipy.linalg.cholesky(G, lower=True, overwrite_a=True, check_finite=False)
+    return C
 
 
 def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
