@@ -567,7 +567,7 @@ class Network:
         one_of("split", split, ("balanced", "left", "right"))
         wanted = rule(self.layout.layers[:-1], [layer.weight() for layer in self.layers[:-1]])
         usable = self.usable_ranks(wanted, force=force)
-        grams: list[Any] = [None] * len(wanted) if inputs is None else self.input_grams(inputs)
+        grams = {} if inputs is None else dict(enumerate(self.input_grams(inputs)))
         new_ranks = list(self.layout.ranks)
         factors: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
         done = []
@@ -589,8 +589,7 @@ class Network:
             if directions is not None and index in directions:
                 U = _leading(directions[index], index, W, rank)
             else:
-                U = leading_directions(W, rank, grams[index], method)
-                grams[index] = None
+                U = leading_directions(W, rank, grams.pop(index, None), method)
             U, s, Vt = restricted_svd(W, U)
             if not np.isfinite(s[0]):
                 raise ValueError(f"layer {index}: the weight's norm is too large for {self.dtype}")

@@ -202,7 +202,7 @@ def leading_directions(
     rank : int
         l.
     gram : ndarray (m, m), optional
-        G to a factor, symmetric, without negative eigenvalues; a hundredth of its mean diagonal is added to the diagonal.
+        G to a factor, symmetric, without negative eigenvalues; a hundredth of its mean diagonal is added to the diagonal. Overwritten.
     method : {"exact", "randomized"}
         As in `truncated_svd`.
 
@@ -228,12 +228,13 @@ def leading_directions(
     """
     if gram is not None:
         W = W @ _root(gram)
+        del gram  # the decomposition needs the memory
     return truncated_svd(W, rank, method)[0]
 
 
 def _root(gram: FloatArray) -> FloatArray:
     """C, lower triangular, of C·Cᵀ = G with a ridge, which keeps G far enough from singular for float32, too."""
-    G = np.array(gram, order="F")  # as LAPACK has it, so that C takes its place
+    G = gram.T  # in Fortran's order, as LAPACK has it, so that C takes its place
     mean = np.trace(G) / len(G)
     G[np.diag_indices_from(G)] += RIDGE * mean if mean > 0 else 1.0
     C: FloatArray = scipy.linalg.cholesky(G, lower=True, overwrite_a=True, check_finite=False)
