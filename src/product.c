@@ -85,20 +85,6 @@ INLINE __m256 NAME(load_part)(int count, const float *x)
     return _mm256_maskload_ps(x, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), places));
 }
 
-/* A word is a float. `more`: whether all of its elements are there; count: of words. */
-INLINE __m256 NAME(load_along)(const float *x) { return NAME(load)(x); }
-INLINE __m256 NAME(load_along_part)(int count, const float *x) { return NAME(load_part)(count, x); }
-INLINE __m256 NAME(load_across)(int more, const float *x, ptrdiff_t stride)
-{
-    (void)more, (void)stride;
-    return NAME(load)(x);
-}
-INLINE __m256 NAME(load_across_part)(int count, int more, const float *x, ptrdiff_t stride)
-{
-    (void)more, (void)stride;
-    return NAME(load_part)(count, x);
-}
-
 /* By halves: storing under a mask takes some CPUs tens of cycles. */
 INLINE void NAME(store_part)(int count, float *to, __m256 x)
 {
@@ -185,20 +171,6 @@ INLINE __m512 NAME(multiply_add)(__m512 a, __m512 b, __m512 c) { return _mm512_f
 INLINE __m512 NAME(add)(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
 INLINE __m512 NAME(load_part)(int count, const float *x) { return _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), x); }
 INLINE void NAME(store_part)(int count, float *to, __m512 x) { _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), x); }
-
-/* A word is a float. `more`: whether all of its elements are there; count: of words. */
-INLINE __m512 NAME(load_along)(const float *x) { return NAME(load)(x); }
-INLINE __m512 NAME(load_along_part)(int count, const float *x) { return NAME(load_part)(count, x); }
-INLINE __m512 NAME(load_across)(int more, const float *x, ptrdiff_t stride)
-{
-    (void)more, (void)stride;
-    return NAME(load)(x);
-}
-INLINE __m512 NAME(load_across_part)(int count, int more, const float *x, ptrdiff_t stride)
-{
-    (void)more, (void)stride;
-    return NAME(load_part)(count, x);
-}
 
 /* x (16×16) = its transpose. */
 INLINE void NAME(transpose)(__m512 x[16])

@@ -5,10 +5,27 @@
  * with the kind's name appended. No include guard: that is its purpose.
  *
  * Of the includer: VECTOR, WIDTH, PER_WORD; ROWS, DEPTH, HEIGHT, FEW_ROWS, STRIPS; load, store, load_part, store_part, add, zero of floats;
- * load_along, load_along_part, load_across, load_across_part, which make words of floats; broadcast, multiply_add, transpose of words;
+ * where PER_WORD is 2 load_along, load_along_part, load_across, load_across_part, which make words; broadcast, multiply_add, transpose
+ * of words;
  * FOR_EACH_ROWS; TARGET, INLINE.
  */
 #define COLUMNS (2 * WIDTH)
+
+#if PER_WORD == 1
+/* A word is a float. `more`: whether all of its elements are there; count: of words. */
+INLINE VECTOR NAME(load_along)(const float *x) { return NAME(load)(x); }
+INLINE VECTOR NAME(load_along_part)(int count, const float *x) { return NAME(load_part)(count, x); }
+INLINE VECTOR NAME(load_across)(int more, const float *x, ptrdiff_t stride)
+{
+    (void)more, (void)stride;
+    return NAME(load)(x);
+}
+INLINE VECTOR NAME(load_across_part)(int count, int more, const float *x, ptrdiff_t stride)
+{
+    (void)more, (void)stride;
+    return NAME(load_part)(count, x);
+}
+#endif
 
 /* C (rows×columns) (+)= A (rows×k) B (k×columns) of k words each, columns = WIDTH·(vectors - 1) + last. A's word (i, j) is at
  * i·row + j·column. B is read by whole vectors. With `turned` Cᵀ is stored. */

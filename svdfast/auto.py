@@ -197,6 +197,7 @@ def _svd_seconds(net: Network, ranks: list[int | None]) -> float:
 
 
 def _sample_loss(run: Run, net: Network) -> float:
+    """The loss of a network on the run's sample."""
     layout, parameters = net.state
     rows = run.sample_rows()
     engine = Engine(
