@@ -621,8 +621,8 @@ def measure(
     return records
 
 
-def evaluate(records: list[dict[str, Any]], peak: float | None) -> None:
-    """Adds to each record of one case what follows from its seconds and from the others'."""
+def evaluate(records: list[dict[str, Any]], peaks: dict[str, float | None]) -> None:
+    """Adds to each record of one case what follows from its seconds and from the others'; `peaks` are those of each precision."""
     medians = {
         (r["variant"], r["rank_fraction"]): statistics.median(r["seconds"]) for r in records
     }
@@ -632,10 +632,8 @@ def evaluate(records: list[dict[str, Any]], peak: float | None) -> None:
         median = record["median"] = medians[variant, rank_fraction]
         flops = 2 * record["multiplications_per_sample"] * record["samples"]
         record["gflops"] = flops / median / 1e9
-        # The peak is one of float32.
-        record["share_of_peak"] = (
-            None if peak is None or "bfloat16" in variant else record["gflops"] / peak
-        )
+        peak = peaks["bfloat16" if "bfloat16" in variant else "float32"]
+        record["share_of_peak"] = None if peak is None else record["gflops"] / peak
         record["times_svdfast"] = median / medians["svdfast", rank_fraction]
         record["dense_over_this"] = medians[variant, None] / median
 
@@ -741,7 +739,8 @@ def main() -> None:
 
     result: dict[str, Any] = {"machine": description.splitlines(), "peaks": {}, "records": []}
     for n_threads in arguments.threads or sorted({1, len(machine.available_cpus())}):
-        peak = result["peaks"][n_threads] = machine.fma_peak(n_threads)
+        peaks = {"float32": machine.fma_peak(n_threads), "bfloat16": machine.fma_peak(n_threads, bfloat16=True)}
+        result["peaks"][n_threads] = peaks
         workers: dict[str, Worker] = {}
         try:
             for system in dict.fromkeys(systems):
@@ -751,11 +750,11 @@ def main() -> None:
                 records = measure(
                     name, case, n_threads, workers, 1 if arguments.quick else arguments.rounds
                 )
-                evaluate(records, peak)
+                evaluate(records, peaks)
                 print(
                     f"\n{name}: {'-'.join(map(str, case.sizes))}, batch {case.batch}, "
                     f"{case.n_samples * case.epochs:,} samples a round, {n_threads} thread(s)"
-                    + (f", peak {peak:.0f} Gflop/s" if peak else "")
+                    + "".join(f", peak {peak:.0f} Gflop/s {precision}" for precision, peak in peaks.items() if peak)
                 )
                 print(table(records), flush=True)
                 check(records)

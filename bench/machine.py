@@ -76,6 +76,28 @@ static int best(void) {
 /* Returns the number of floating point operations done. */
 double fma(long n, float factor) { return CHOOSE(fma, n, factor); }
 
+/* The same of two products of bfloat16 at a time, each counted as two operations, added to floats; 0 where the CPU has none. */
+#if defined(__x86_64__) && ((defined(__clang__) && __clang_major__ >= 11) || (!defined(__clang__) && __GNUC__ >= 10))
+#include <immintrin.h>
+#define START_PAIRS(i) __m512 s##i = _mm512_set1_ps(i);
+#define STEP_PAIRS(i) s##i = _mm512_dpbf16_ps(s##i, x, y);
+#define ADD_PAIRS(i) total = _mm512_add_ps(total, s##i);
+__attribute__((target("avx512bf16,avx512f,prefer-vector-width=512"))) static double pairs(long n, float factor) {
+    const __m512bh x = _mm512_cvtne2ps_pbh(_mm512_set1_ps(factor), _mm512_set1_ps(factor)), y = x;
+    __m512 total = _mm512_setzero_ps();
+    EACH(START_PAIRS)
+    for (long i = 0; i < n; i++) { EACH(STEP_PAIRS) }
+    EACH(ADD_PAIRS)
+    kept = _mm512_reduce_add_ps(total);
+    return 4.0 * 12 * 16 * n;
+}
+double fma_bfloat16(long n, float factor) {
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f") ? pairs(n, factor) : 0;
+}
+#else
+double fma_bfloat16(long n, float factor) { return 0 * n * factor; }
+#endif
+
 void triad(long n, long times, float* a, const float* b, const float* c, float s) {
     CHOOSE(triad, n, times, a, b, c, s);
 }
@@ -107,8 +129,9 @@ def _loops() -> ctypes.CDLL | None:
         else:
             print("No C compiler that can build the loops: peaks are not measured.")
             return None
-    loops.fma.restype = ctypes.c_double
-    loops.fma.argtypes = [ctypes.c_long, ctypes.c_float]
+    for loop in (loops.fma, loops.fma_bfloat16):
+        loop.restype = ctypes.c_double
+        loop.argtypes = [ctypes.c_long, ctypes.c_float]
     loops.triad.restype = None
     loops.triad.argtypes = [ctypes.c_long] * 2 + [ctypes.c_void_p] * 3 + [ctypes.c_float]
     return loops
@@ -134,12 +157,16 @@ def together(n_threads: int, work: Callable[[int], None]) -> float:
 
 
 @lru_cache
-def fma_peak(n_threads: int = 1, *, seconds: float = 0.02, repeats: int = 10) -> float | None:
-    """The best Gflop/s of float32 multiply-adds in registers alone, each counted as two.
+def fma_peak(
+    n_threads: int = 1, *, bfloat16: bool = False, seconds: float = 0.02, repeats: int = 10
+) -> float | None:
+    """The best Gflop/s of multiply-adds in registers alone, each counted as two.
 
     Parameters
     ----------
     n_threads : int
+    bfloat16 : bool
+        Of bfloat16 numbers added to float32 ones, by the instruction for it, instead of float32.
     seconds : float
         About how long a run takes.
     repeats : int
@@ -148,21 +175,22 @@ def fma_peak(n_threads: int = 1, *, seconds: float = 0.02, repeats: int = 10) ->
     Returns
     -------
     float or None
-        None without a C compiler.
+        None without a C compiler, or without that instruction.
     """
     loops = _loops()
-    if loops is None:
+    loop = loops and (loops.fma_bfloat16 if bfloat16 else loops.fma)
+    if loop is None or loop(1, 0.999) == 0:
         return None
 
     def run(n: int, n_threads: int) -> float:
-        return together(n_threads, lambda _: loops.fma(n, 0.999))
+        return together(n_threads, lambda _: loop(n, 0.999))
 
     n = 10_000
     while (took := run(n, 1)) < seconds / 4:
         n *= 2
     n = max(1, int(n * seconds / took))
     best = min(run(n, n_threads) for _ in range(repeats))
-    return n_threads * loops.fma(n, 0.999) / best / 1e9
+    return float(n_threads * loop(n, 0.999) / best / 1e9)
 
 
 @lru_cache
@@ -262,7 +290,12 @@ def main() -> None:
         peak, bandwidth = fma_peak(n_threads), memory_bandwidth(n_threads)
         if peak is not None and bandwidth is not None:
             key = f"{n_threads} thread" + ("s" if n_threads > 1 else "")
-            print(f"{key:<18} {peak:.0f} Gflop/s float32, {bandwidth:.1f} GB/s")
+            rounded = fma_peak(n_threads, bfloat16=True)
+            print(
+                f"{key:<18} {peak:.0f} Gflop/s float32, "
+                + (f"{rounded:.0f} Gflop/s bfloat16, " if rounded else "")
+                + f"{bandwidth:.1f} GB/s"
+            )
 
 
 if __name__ == "__main__":

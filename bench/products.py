@@ -77,10 +77,14 @@ def main() -> None:
                     min(a, b) / c for a, b, c in zip(taken["BLAS"][1:], taken["svdfast"][1:], taken["bfloat16"][1:], strict=True)
                 )
                 print(
-                    f"{m}-{n:<6} {what:<9} {speed['BLAS']:>6.0f} {speed['svdfast']:>8.0f} {speed['bfloat16']:>9.0f} {ratio:>6.2f}",
+                    f"{f'{m}-{n}':<10} {what:<9} {speed['BLAS']:>6.0f} {speed['svdfast']:>8.0f} {speed['bfloat16']:>9.0f} {ratio:>6.2f}",
                     flush=True,
                 )
     print("ratio: bfloat16 against the faster of the two of float32, in the same round")
+    for precision in ("float32", "bfloat16"):
+        peak = machine.fma_peak(1, bfloat16=precision == "bfloat16")
+        if peak is not None:
+            print(f"peak of {precision}: {peak:.0f} Gflop/s")
 
 
 if __name__ == "__main__":

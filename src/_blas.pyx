@@ -26,9 +26,7 @@ cdef extern from "product.h" nogil:
     void svdfast_bfloat16_product(int transpose_A, int transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                                   const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
                                   int accumulate, float* C, Py_ssize_t ldc)
-    enum:
-        SVDFAST_ROUNDED
-    const float* svdfast_round_bfloat16(int operand, Py_ssize_t rows, Py_ssize_t columns, const float* X, Py_ssize_t ldx)
+    void svdfast_round_bfloat16(Py_ssize_t rows, Py_ssize_t columns, const float* X, Py_ssize_t ldx, float* out)
 
 cdef extern from "timing.h" nogil:
     enum:
@@ -72,31 +70,28 @@ cdef void multiply_exactly(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_
 cdef void multiply_rounded(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                            const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
                            bint accumulate, float* C, Py_ssize_t ldc) noexcept nogil:
-    """Of operands rounded to bfloat16, block by block, without an instruction for it."""
+    """Of operands rounded to bfloat16, without an instruction for it, in blocks of 128×128, which fit on the stack."""
     cdef:
-        Py_ssize_t block = SVDFAST_ROUNDED
-        Py_ssize_t i, j, p, first_i, first_j, first_p, m_, n_, k_
-        const float* a
-        const float* b
-    for p in range(max(1, (k + block - 1) // block)):
-        first_p = p * block
-        k_ = min(k - first_p, block)
-        for i in range((m + block - 1) // block):
-            first_i = i * block
-            m_ = min(m - first_i, block)
+        Py_ssize_t i, j, p, m_, n_, k_
+        float[128 * 128] a
+        float[128 * 128] b
+    # Once also where k is 0, for C's sake.
+    for p in range(0, max(k, 1), 128):
+        k_ = min(k - p, 128)
+        for i in range(0, m, 128):
+            m_ = min(m - i, 128)
             if transpose_A:
-                a = svdfast_round_bfloat16(0, k_, m_, A + first_p * lda + first_i, lda)
+                svdfast_round_bfloat16(k_, m_, A + p * lda + i, lda, a)
             else:
-                a = svdfast_round_bfloat16(0, m_, k_, A + first_i * lda + first_p, lda)
-            for j in range((n + block - 1) // block):
-                first_j = j * block
-                n_ = min(n - first_j, block)
+                svdfast_round_bfloat16(m_, k_, A + i * lda + p, lda, a)
+            for j in range(0, n, 128):
+                n_ = min(n - j, 128)
                 if transpose_B:
-                    b = svdfast_round_bfloat16(1, n_, k_, B + first_j * ldb + first_p, ldb)
+                    svdfast_round_bfloat16(n_, k_, B + j * ldb + p, ldb, b)
                 else:
-                    b = svdfast_round_bfloat16(1, k_, n_, B + first_p * ldb + first_j, ldb)
+                    svdfast_round_bfloat16(k_, n_, B + p * ldb + j, ldb, b)
                 multiply_exactly[float](transpose_A, transpose_B, m_, n_, k_, a, m_ if transpose_A else k_,
-                                        b, k_ if transpose_B else n_, accumulate or p > 0, C + first_i * ldc + first_j, ldc)
+                                        b, k_ if transpose_B else n_, accumulate or p > 0, C + i * ldc + j, ldc)
 
 
 cdef void gemm(bint bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
@@ -126,7 +121,7 @@ cdef void gemm(bint bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, 
 
 def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1] C, bint transpose_A=False,
              bint transpose_B=False, bint accumulate=False, bint bfloat16=False):
-    """`gemm` on arrays: C := op(A) op(B), or +=. For tests; checks shapes only."""
+    """`gemm` on arrays: C := op(A) op(B), or +=. For tests; checks little."""
     cdef:
         Py_ssize_t m = A.shape[1] if transpose_A else A.shape[0]
         Py_ssize_t k = A.shape[0] if transpose_A else A.shape[1]
@@ -135,6 +130,8 @@ def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1
         const floating* b
     if (B.shape[1] if transpose_B else B.shape[0]) != k or C.shape[0] != m or C.shape[1] != n:
         raise ValueError("the shapes of op(A), op(B) and C do not fit")
+    if bfloat16 and floating is double:
+        raise ValueError("bfloat16 is for float32")
     if m == 0 or n == 0:
         return
     a = &A[0, 0] if k > 0 else NULL

@@ -36,6 +36,10 @@ enum { ALIASING = 1024 };
 /* Floats of a cache line; floats of B from which on the next panel is fetched beforehand. */
 enum { LINE = 16, DISTANT = 65536 };
 
+/* What strips of any kind of product take at most; one block for each thread that multiplies. */
+enum { STRIPS_SIZE = 350 * 512 + 16 };
+static __thread float kept_strips[STRIPS_SIZE] __attribute__((aligned(64)));
+
 typedef void kernel(ptrdiff_t k, const float *A, ptrdiff_t stride, const float *B, ptrdiff_t ldb, int last, int accumulate,
                     float *C, ptrdiff_t ldc);
 
@@ -319,7 +323,8 @@ int svdfast_bfloat16_select(void) { return 0; }
 void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                               const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
 {
-    svdfast_product(transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc);
+    (void)transpose_A, (void)transpose_B, (void)m, (void)n, (void)k, (void)A, (void)lda, (void)B, (void)ldb, (void)accumulate,
+        (void)C, (void)ldc;
 }
 
 int svdfast_product_select(const char *name)
@@ -338,10 +343,8 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
 #endif
 
 /* As VCVTNE2PS2BF16 does: to the nearest, to even between two; denormals to zero; NaN stays NaN. */
-const float *svdfast_round_bfloat16(int operand, ptrdiff_t rows, ptrdiff_t columns, const float *X, ptrdiff_t ldx)
+void svdfast_round_bfloat16(ptrdiff_t rows, ptrdiff_t columns, const float *X, ptrdiff_t ldx, float *out)
 {
-    static __thread float blocks[2][SVDFAST_ROUNDED * SVDFAST_ROUNDED];
-    float *out = blocks[operand];
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < columns; j++) {
             uint32_t bits;
@@ -356,5 +359,4 @@ const float *svdfast_round_bfloat16(int operand, ptrdiff_t rows, ptrdiff_t colum
             bits &= 0xffff0000;
             memcpy(out + i * columns + j, &bits, sizeof bits);
         }
-    return out;
 }

@@ -23,9 +23,7 @@ int svdfast_bfloat16_select(void);
 void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                               const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);
 
-/* For other CPUs: a copy of X (rows×columns), neither above SVDFAST_ROUNDED, rounded like that, contiguous, in memory of the thread's own for
- * each operand, 0 and 1. */
-enum { SVDFAST_ROUNDED = 256 };
-const float *svdfast_round_bfloat16(int operand, ptrdiff_t rows, ptrdiff_t columns, const float *X, ptrdiff_t ldx);
+/* For other CPUs: out := X (rows×columns) rounded like that, contiguous. */
+void svdfast_round_bfloat16(ptrdiff_t rows, ptrdiff_t columns, const float *X, ptrdiff_t ldx, float *out);
 
 #endif

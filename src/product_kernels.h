@@ -206,7 +206,7 @@ TARGET static void NAME(transpose_panel)(ptrdiff_t k, int vectors, ptrdiff_t col
         }
 }
 
-static __thread float NAME(strips)[HEIGHT * DEPTH + WIDTH] __attribute__((aligned(64)));
+_Static_assert(HEIGHT * DEPTH + WIDTH <= STRIPS_SIZE, "strips must fit");
 
 /* strip (words×rows) = A (rows×k)ᵀ, A's rows contiguous. Whole vectors are stored, each over the end of the one before; the last may
  * write up to WIDTH words beyond the strip, where the next will be. */
@@ -252,7 +252,7 @@ TARGET static void NAME(pack_strips)(int form, ptrdiff_t m, ptrdiff_t k, const f
     const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD;
     for (ptrdiff_t i = 0; i < m; i += ROWS) {
         const int rows = m - i < ROWS ? (int)(m - i) : ROWS;
-        float *strip = NAME(strips) + i * words;
+        float *strip = kept_strips + i * words;
         if (form == ROWS_CONTIGUOUS)
             NAME(pack_rows)(rows, k, A + i * lda, lda, strip);
         else if (rows == ROWS) /* a constant, so that the compiler copies by vectors */
@@ -288,7 +288,7 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
             if (packed) {
                 NAME(pack_strips)(form, bottom - top, floats, block, lda);
                 as = COLUMNS_CONTIGUOUS;
-                block = NAME(strips);
+                block = kept_strips;
             }
             for (ptrdiff_t j = 0; j < n; j += COLUMNS) {
                 const ptrdiff_t columns = n - j < COLUMNS ? n - j : COLUMNS;

@@ -138,7 +138,8 @@ class Comparison:
         for note in data.notes:
             say(f"  {note}")
         say(
-            f"network {'-'.join(map(str, net.sizes))}, relu and {data.output}, {net.dtype}, "
+            f"network {'-'.join(map(str, net.sizes))}, relu and {data.output}, {net.dtype}"
+            f"{', products in bfloat16' if arguments.precision == 'bfloat16' else ''}, "
             f"{len(net.parameters):,} parameters"
         )
         say(

@@ -138,14 +138,23 @@ def resolve_precision(precision: str | None, dtype: DTypeLike) -> bool:
 
     global _said_emulated
     own = np.dtype(dtype).name
-    if precision is None or precision == own:
+    if precision is None:
         return False
-    names = [own, "bfloat16"] if own == "float32" else [own]
-    if precision not in names:
-        raise ValueError(f"precision: expected {' or '.join(names)} for {own} arrays, got {precision!r}")
+    if not isinstance(precision, str):
+        raise TypeError(f"precision: expected a name or None, got {precision!r}")
+    if precision == own:
+        return False
+    if precision != "bfloat16":
+        names = f"{own} or bfloat16" if own == "float32" else own
+        raise ValueError(f"precision: expected {names} for {own} arrays, got {precision!r}")
+    if own != "float32":
+        raise ValueError(f"precision: bfloat16 is for arrays and networks of float32, these are {own}")
     if _blas.bfloat16_products() == "emulated" and not _said_emulated:
         _said_emulated = True
-        logger.warning("bfloat16 products are emulated here, which is slower than float32: no instructions for them are used")
+        logger.warning(
+            "bfloat16 products are emulated, which is slower than float32: this CPU or this build has no instructions for them, or "
+            "SVDFAST_PRODUCTS gives all products to BLAS"
+        )
     return True
 
 

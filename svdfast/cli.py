@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `svdfast`: train the same network dense and factored, and show what factoring did.
+"""The command `svdfast`: train the same network dense and factored, and show what factoring did; repeat the report's experiments.
 
-Here are its arguments. Not here: the data (_cli_data.py), what is done and printed (_cli_comparison.py).
+Here are its arguments. Not here: the data (_cli_data.py), what is trained and printed (_cli_comparison.py, reproduce/).
 """
 
 from __future__ import annotations
@@ -31,6 +31,27 @@ _DESCRIPTION = """\
 Train a fully connected network twice from the same first weights, on the same samples in the same
 order: dense throughout, and by the four steps of the method (dense pre-training, truncated SVD of
 the hidden weights, training of the factors, recomposition). A table at the end compares them.
+"""
+
+_REPRODUCE = """\
+Repeat the report's experiments and print its tables beside what came out here. FOLDER gets every run (JSON, CSV), the tables (Markdown) and
+the figures (PNG, SVG). After Ctrl-C the same command goes on where it was.
+"""
+
+_REPRODUCE_EPILOG = """\
+experiments:
+  xor     section 4.1: table 1, figure 3
+  cat     section 4.2: table 2, figure 4 (needs its two files)
+  mnist   section 4.3: table 3, figure 5
+  small   section 4.3: a network with too few neurons
+  images  section 3.2.2: pictures compressed and freed from noise
+  study   section 6: rank and pre-training over a grid, two data sets; larger networks
+  all     all of these (the default)
+
+Figures need matplotlib and pictures scikit-learn: pip install "svdfast[demo,plot]".
+
+exit status:
+  0 done; 1 something was left out or failed; 2 the arguments are wrong; 130 ended by Ctrl-C
 """
 
 _EPILOG = f"""\
@@ -151,6 +172,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.set_defaults(run=_info)
 
+    repeat = commands.add_parser(
+        "reproduce",
+        help="repeat the report's experiments",
+        description=_REPRODUCE,
+        epilog=_REPRODUCE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    repeat.set_defaults(run=_reproduce)
+    repeat.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="which, see below (default: all)")
+    repeat.add_argument(
+        "--seeds", type=_integer(1, 1000), metavar="N", help="trainings of each kind (default: 20 of xor, 10 of cat, 3 of study, 5 else)"
+    )
+    repeat.add_argument("--quick", action="store_true", help="a few samples and epochs: only whether all of it works")
+    repeat.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="default: reproduction, and reproduction-quick with --quick"
+    )
+
     add = commands.add_parser(
         "train",
         help="train a network dense and factored, and compare",
@@ -200,11 +239,6 @@ def _parser() -> argparse.ArgumentParser:
         help="default exact; randomized may be faster for small ranks of large weights",
     )
     group.add_argument(
-        "--precision",
-        choices=("float32", "float64", "bfloat16"),
-        help="of the products (default: --dtype); bfloat16 is faster where the CPU has it, see svdfast info",
-    )
-    group.add_argument(
         "--plain-svd",
         action="store_true",
         help="cut so that the weights change least, instead of the layers' outputs over a sample",
@@ -227,6 +261,11 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     group = add.add_argument_group("training")
+    group.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="of the products of a float32 network; bfloat16 is faster where the CPU has it, see svdfast info",
+    )
     group.add_argument("--epochs", type=_integer(1), metavar="N", help="passes over the data")
     group.add_argument(
         "--batch-size", type=_integer(1), metavar="N", help="samples in a mini-batch"
@@ -352,6 +391,36 @@ def _info(arguments: argparse.Namespace) -> None:
     say(str(show_config()))
 
 
+def _reproduce(arguments: argparse.Namespace) -> None:
+    from svdfast.reproduce import (  # takes long to import, and only this needs it
+        EXPERIMENTS,
+        reproduce,
+    )
+
+    names = list(dict.fromkeys(arguments.experiments or ["all"]))
+    for name in names:
+        if name not in ("all", *EXPERIMENTS):
+            raise UsageError(f"EXPERIMENT: expected one of {', '.join(EXPERIMENTS)} or all, got {short(name)}")
+    if "all" in names:
+        names = list(EXPERIMENTS)
+    out = arguments.out or Path("reproduction-quick" if arguments.quick else "reproduction")
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    try:
+        left_out = reproduce(names, out, seeds=arguments.seeds, quick=arguments.quick, say=say, tell=tell)
+    except (ImportError, ValueError) as error:
+        raise Failure(error) from None
+    except OSError as error:
+        raise Failure(f"--out: {error.filename or out}: {error.strerror or error}") from None
+    except KeyboardInterrupt:
+        tell("The runs that were done are kept: the same command goes on.")
+        raise
+    if left_out:
+        raise Failure("\n".join(left_out))
+
+
 def _train(arguments: argparse.Namespace) -> None:
     if arguments.save is not None:
         _check_save(arguments.save)
@@ -361,6 +430,8 @@ def _train(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--momentum: {arguments.optimizer} has none; it goes with sgd")
     if arguments.weight_decay is not None and arguments.optimizer != "adamw":
         raise UsageError(f"--weight-decay: {arguments.optimizer} has none; it goes with adamw")
+    if arguments.precision is not None and arguments.dtype != "float32":
+        raise UsageError(f"--precision: goes with --dtype float32, not {arguments.dtype}")
     data = load(arguments)
     comparison = Comparison(arguments, data)
     comparison.introduce()

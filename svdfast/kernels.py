@@ -19,8 +19,10 @@ What holds for all four functions:
   copied. None is modified.
 - Results have NumPy's common type of all operands given: float32 or float64; float32 with float64
   makes float64. Where NumPy would say an integer or bool it is float64; where float16, float32.
-- `precision="bfloat16"`, for float32 results, rounds the operands of the products, and of these only, to bfloat16: 8 bits of precision,
-  float32's range; denormals count as zero, in operands and in sums, which are float32. None and the results' own dtype round nothing.
+- `precision="bfloat16"`, for float32 results, rounds the operands of the products, and of these only, to bfloat16: 8 bits of precision and
+  float32's range, but that what is above 3.39e38 becomes infinity. NaN and infinity stay what they are. Denormal operands count as zero; so
+  do denormal products and sums, which are float32, where the CPU has instructions for it, and not where it is emulated. None and the
+  results' own dtype round nothing.
 - Any size may be 0. NaN and infinity are computed with, as NumPy does, but without warnings.
 - An `out` array must have the result's shape and type. It may lie in memory in any way and overlap
   an operand; only one that is aligned, in C order and clear of operands is computed into directly.

@@ -380,6 +380,7 @@ class Network:
         loss: str | None = None,
         *,
         sample_weight: ArrayLike | None = None,
+        precision: str | None = None,
         n_threads: int | None = None,
     ) -> Evaluation:
         """Mean loss, without penalties, and accuracy.
@@ -391,6 +392,8 @@ class Network:
         loss : str, optional
             By default the one that goes with the output's activation.
         sample_weight : array_like (n_samples,), optional
+        precision : {"float32", "float64", "bfloat16"}, optional
+            Of the products, as in `predict`.
         n_threads : int, optional
 
         Returns
@@ -404,11 +407,14 @@ class Network:
         TypeError, ValueError
             An argument does not fit the network, or there is no sample.
         """
-        evaluator = Evaluator(self, X, y, loss, sample_weight, resolve_threads(n_threads))
+        bfloat16 = resolve_precision(precision, self.dtype)
+        evaluator = Evaluator(self, X, y, loss, sample_weight, resolve_threads(n_threads), bfloat16)
         with single_threaded_blas.held():
             return evaluator(self)
 
-    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+    def score(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *, precision: str | None = None
+    ) -> float:
         """Accuracy of a classifier (softmax or sigmoid output), else R², the share of variance explained.
 
         Parameters
@@ -416,6 +422,8 @@ class Network:
         X : array_like (n_samples, n_inputs)
         y : array_like (n_samples,) or (n_samples, n_outputs)
         sample_weight : array_like (n_samples,), optional
+        precision : {"float32", "float64", "bfloat16"}, optional
+            Of the products, as in `predict`.
 
         Returns
         -------
@@ -430,10 +438,10 @@ class Network:
         """
         output = self.layout.layers[-1].activation
         if output.name in ("softmax", "sigmoid"):
-            accuracy = self.evaluate(X, y, sample_weight=sample_weight).accuracy
+            accuracy = self.evaluate(X, y, sample_weight=sample_weight, precision=precision).accuracy
             assert accuracy is not None
             return accuracy
-        predicted = self.predict(X).astype(np.float64)
+        predicted = self.predict(X, precision=precision).astype(np.float64)
         loss = losses.resolve("mean_squared_error", output)
         n_samples, n_out = predicted.shape
         _at_least_one(n_samples)
@@ -456,6 +464,7 @@ class Network:
         sample_weight: ArrayLike | None = None,
         l1: float = 0.0,
         l2: float = 0.0,
+        precision: str | None = None,
         n_threads: int | None = None,
     ) -> tuple[float, NDArray[Any]]:
         """The loss over all samples, taken as one batch, and its gradient; nothing is updated.
@@ -470,6 +479,8 @@ class Network:
         l1, l2 : float
             Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights, p the number of samples. In a factored layer the weights are
             the factors' elements.
+        precision : {"float32", "float64", "bfloat16"}, optional
+            Of the products, as in `predict`.
         n_threads : int, optional
 
         Returns
@@ -501,6 +512,7 @@ class Network:
             parameters,
             batch_size=data.n_samples,
             n_threads=resolve_threads(n_threads),
+            bfloat16=resolve_precision(precision, self.dtype),
         )
         data.bind(engine)
         gradient = np.empty(layout.size, dtype=parameters.dtype)
@@ -806,11 +818,12 @@ class Evaluator:
         loss: str | None,
         sample_weight: ArrayLike | None,
         n_threads: int,
+        bfloat16: bool = False,
         *,
         names: tuple[str, str] = ("X", "y"),
     ):
         self.data = TrainingData(net, X, y, loss, sample_weight, names=names)
-        self.n_threads = n_threads
+        self.n_threads, self.bfloat16 = n_threads, bfloat16
 
     def __call__(self, net: Network) -> Evaluation:
         data = self.data
@@ -822,6 +835,7 @@ class Evaluator:
             batch_size=data.n_samples,
             n_threads=self.n_threads,
             gradients=False,
+            bfloat16=self.bfloat16,
         )
         data.bind(engine)
         loss = engine.evaluate(data.n_samples, out)

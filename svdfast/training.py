@@ -188,8 +188,9 @@ def train(
         Looked at after each epoch.
     precision : {"float32", "float64", "bfloat16"}, optional
         Of the products in training. "bfloat16" rounds their operands, of a float32 network, to 8 bits of precision; sums, weights, moments,
-        activations and gradients stay float32. Faster where the CPU has instructions for it (`show_config`); else a warning is logged.
-        By default the network's dtype.
+        activations and gradients stay float32 (`svdfast.kernels` tells of NaN, infinity and the smallest numbers). Validation, the guard
+        and the choice of ranks look at the network in float32. Faster where the CPU has instructions for it (`show_config`) and layers
+        have some width; else a warning is logged. By default the network's dtype.
     n_threads : int, optional
         By default as many as OpenMP would use and the process may run on.
     seed : int, numpy.random.Generator or None

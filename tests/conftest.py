@@ -23,6 +23,12 @@ def reference():
     return _load("reference")
 
 
+@pytest.fixture(scope="session")
+def rounded(reference):
+    """Float32 arrays rounded to bfloat16."""
+    return reference.rounded_to_bfloat16
+
+
 @pytest.fixture
 def one_blas_thread():
     """For tests full of small products in NumPy: BLAS's waiting threads would take the cores from the test."""

@@ -30,6 +30,13 @@ def unpack(vector, sizes, ranks):
     return weights, biases, n_weights
 
 
+def rounded_to_bfloat16(x):
+    """To bfloat16, the upper half of a float32: to the nearest, to even between two; denormals are zero."""
+    bits = np.where(abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x).view(np.uint32)
+    nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return np.where(np.isfinite(x), nearest.view(np.float32), x)
+
+
 def activate(name, parameter, z):
     a = parameter
     if name == "identity":

@@ -40,13 +40,6 @@ all_transposes = pytest.mark.parametrize(
 )
 
 
-def rounded(x):
-    """To bfloat16, the upper half of a float32: to the nearest, to even between two; denormals are zero."""
-    bits = np.where(abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x).view(np.uint32)
-    nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
-    return np.where(np.isfinite(x), nearest.view(np.float32), x)
-
-
 def operands(m, n, k, transpose_A, transpose_B, kind):
     dtype = KINDS[kind][0]
     rng = np.random.default_rng([m, n, k])
@@ -55,7 +48,7 @@ def operands(m, n, k, transpose_A, transpose_B, kind):
     return A, B, rng.standard_normal((m, n)).astype(dtype)
 
 
-def reference(A, B, C, transpose_A, transpose_B, accumulate, kind):
+def expected_product(rounded, A, B, C, transpose_A, transpose_B, accumulate, kind):
     """The product in float64, and what rounding its sums in the kind's precision may add."""
     _, bfloat16, epsilon = KINDS[kind]
     if bfloat16:
@@ -73,10 +66,10 @@ def multiply(A, B, C, transpose_A, transpose_B, accumulate, kind):
 @all_kinds
 @all_transposes
 @pytest.mark.parametrize("accumulate", [False, True])
-def test_multiply(kind, transpose_A, transpose_B, accumulate):
+def test_multiply(rounded, kind, transpose_A, transpose_B, accumulate):
     for m, n, k in itertools.product(SIZES, repeat=3):
         A, B, C = operands(m, n, k, transpose_A, transpose_B, kind)
-        expected, bound = reference(A, B, C, transpose_A, transpose_B, accumulate, kind)
+        expected, bound = expected_product(rounded, A, B, C, transpose_A, transpose_B, accumulate, kind)
         multiply(A, B, C, transpose_A, transpose_B, accumulate, kind)
         assert (abs(C - expected) <= bound).all(), (m, n, k)
 
@@ -88,10 +81,10 @@ def test_multiply(kind, transpose_A, transpose_B, accumulate):
     "shape", [(1, 1, 1), (1, 7, 5), (7, 1, 5), (7, 5, 1), (4, 6, 0), (33, 9, 21)]
 )
 def test_what_was_there_is_not_read_unless_added_to(
-    kind, transpose_A, transpose_B, garbage, shape
+    rounded, kind, transpose_A, transpose_B, garbage, shape
 ):
     A, B, C = operands(*shape, transpose_A, transpose_B, kind)
-    expected = reference(A, B, C, transpose_A, transpose_B, False, kind)[0]
+    expected = expected_product(rounded, A, B, C, transpose_A, transpose_B, False, kind)[0]
     C[...] = garbage
     multiply(A, B, C, transpose_A, transpose_B, False, kind)
     np.testing.assert_allclose(C, expected, atol=1e-4)
@@ -139,16 +132,16 @@ def test_operands_may_be_read_only(kind):
         (9, 40, 2051), (360, 33, 1025), (257, 257, 257),
     ],
 )  # fmt: skip
-def test_sizes_at_which_products_are_cut_into_blocks(kind, transpose_A, transpose_B, accumulate, shape):
+def test_sizes_at_which_products_are_cut_into_blocks(rounded, kind, transpose_A, transpose_B, accumulate, shape):
     A, B, C = operands(*shape, transpose_A, transpose_B, kind)
-    expected, bound = reference(A, B, C, transpose_A, transpose_B, accumulate, kind)
+    expected, bound = expected_product(rounded, A, B, C, transpose_A, transpose_B, accumulate, kind)
     multiply(A, B, C, transpose_A, transpose_B, accumulate, kind)
     assert (abs(C - expected) <= bound).all()
 
 
 @all_transposes
-def test_operands_are_rounded_to_the_nearest_bfloat16(transpose_A, transpose_B):
-    """One of the operands is 1: what is left of the other is seen. Ties go to even; denormals, also of 1·x, are zero."""
+def test_operands_are_rounded_to_the_nearest_bfloat16(rounded, transpose_A, transpose_B):
+    """One of the operands is 1: what is left of the other is seen. Ties go to even; denormal operands are zero."""
     values = np.array(
         [1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-8, 3.4e38, 1e-39, -1e-39, 0.0, 65535.0, 2.0**-126], np.float32
     )

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import _cli_data, datasets
+from svdfast import _cli_comparison, _cli_data, datasets
 from svdfast.cli import main
 
 DATA = os.environ.get("SVDFAST_DATA", "")
@@ -310,6 +310,16 @@ def test_ranks_by_a_rule(rule, capsys):
     else:
         assert "factored" in epoch_phases(out)
         assert re.search(r"\d+ steps factored: [\d,]+ multiplications", out)
+
+
+def test_precision(capsys, monkeypatch):
+    seen = []
+    original = _cli_comparison.train
+    monkeypatch.setattr(_cli_comparison, "train", lambda *a, **k: seen.append(k["precision"]) or original(*a, **k))
+    assert "float32, products in bfloat16, " in train(capsys, "xor", *QUICK, "--precision", "bfloat16")
+    assert set(seen) == {"bfloat16"}
+    status, _, err = run(["train", "xor", *QUICK, "--precision", "bfloat16", "--dtype", "float64"], capsys)
+    assert (status, err) == (2, "svdfast: error: --precision: goes with --dtype float32, not float64\n")
 
 
 def test_a_bar_on_a_terminal(capsys, monkeypatch):

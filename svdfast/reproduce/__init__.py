@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The report's experiments, repeated: `svdfast reproduce`. Here is how they are run and written down; each has a file of its own.
+
+xor.py, cat.py, mnist.py, small.py and images.py repeat sections 4.1 to 4.3 and 3.2.2; study.py is what section 6 leaves to the future.
+Needs matplotlib, the extra `plot`. Not here: speed beside other systems (bench/).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from svdfast._files import written_whole
+from svdfast.reproduce import cat, images, mnist, small, study, xor
+from svdfast.reproduce._experiment import Experiment, Plan, Record
+from svdfast.reproduce._figures import require_matplotlib, save
+from svdfast.reproduce._records import Records, write_csv
+
+__all__ = ["EXPERIMENTS", "reproduce"]
+
+EXPERIMENTS: dict[str, Experiment] = {
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (xor, cat, mnist, small, images, study)
+}
+
+
+def reproduce(
+    names: Sequence[str],
+    out: Path,
+    *,
+    seeds: int | None = None,
+    quick: bool = False,
+    say: Callable[[str], None] = print,
+    tell: Callable[[str], None] = print,
+) -> list[str]:
+    """Runs experiments and writes what came of them into a folder.
+
+    Of each experiment NAME: NAME.json has every run, NAME.csv too, but without what they have by epoch; NAME.md has the tables. Figures are
+    written as PNG and SVG. A run that is in NAME.json already is not done again, so what was interrupted goes on where it was.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of `EXPERIMENTS`.
+    out : Path
+        Made if it is not there.
+    seeds : int, optional
+        Instead of each experiment's own number, ≥ 1.
+    quick : bool
+        A few samples and epochs: shows that all of it works, and nothing else.
+    say, tell : callable
+        Called with each line of what came out, and with each line on how far it is.
+
+    Returns
+    -------
+    list of str
+        A line for each experiment that was left out, with the reason: its data or a package is missing.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is missing.
+    OSError
+        A file could not be written.
+    ValueError
+        A name is unknown; or a file in the folder is not one of runs.
+    """
+    unknown = [name for name in names if name not in EXPERIMENTS]
+    if unknown:
+        raise ValueError(f"names: expected some of {', '.join(EXPERIMENTS)}, got {', '.join(unknown)}")
+    require_matplotlib()
+    out.mkdir(parents=True, exist_ok=True)
+    left_out = []
+    for name in names:
+        experiment = EXPERIMENTS[name]
+        plan = Plan(range(seeds or (experiment.quick_seeds if quick else experiment.seeds)), quick)
+        say(f"\n# {experiment.title}\n")
+        try:
+            runs = _runs(experiment, plan, Records(out / f"{name}.json"), tell)
+            figures = experiment.figures(runs)
+        except (FileNotFoundError, ImportError) as error:
+            left_out.append(f"{name} was left out: {error}")
+            say(left_out[-1])
+            continue
+        write_csv(out / f"{name}.csv", runs)
+        lines = [f"# {experiment.title}", ""]
+        for title, text in experiment.tables(runs):
+            lines += [title, "", text, ""]
+        for figure_name, figure in figures.items():
+            save(figure, out, figure_name)
+            lines += [f"![{figure_name}]({figure_name}.png)", ""]
+        with written_whole(out / f"{name}.md") as file:
+            file.write("\n".join(lines).encode())
+        say("\n".join(lines[2:]))
+    return left_out
+
+
+def _runs(experiment: Experiment, plan: Plan, records: Records, tell: Callable[[str], None]) -> list[Record]:
+    runs: list[Record] = []
+    for number, stage in enumerate(experiment.stages, 1):
+        jobs = stage(plan, runs)
+        missing = sum(records.find(job) is None for job in jobs)
+        part = f", part {number} of {len(experiment.stages)}" if len(experiment.stages) > 1 else ""
+        if missing < len(jobs):
+            tell(f"{experiment.name}{part}: {len(jobs) - missing} of {len(jobs)} runs are there already")
+        done, began = 0, time.monotonic()
+        for job in jobs:
+            record = records.find(job)
+            if record is None:
+                record = records.add(job, experiment.run(job.settings, job.seed))
+                done += 1
+                left = (time.monotonic() - began) / done * (missing - done)
+                tell(f"{experiment.name}{part}: {done} of {missing}, {job.form}, seed {job.seed}; some {_duration(left)} left")
+            runs.append(record)
+    return runs
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Figures: how lines are told apart without colour, and how a figure becomes files. Needs matplotlib: the extra `plot`.
+
+Not here: what is drawn (the experiments).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from svdfast._files import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# By turns, so that a print in grey tells them apart; the colours are Okabe and Ito's, which differ in lightness too.
+STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#000000", "linestyle": "-"},
+    {"color": "#D55E00", "linestyle": "--"},
+    {"color": "#0072B2", "linestyle": "-."},
+    {"color": "#E69F00", "linestyle": ":", "linewidth": 2.2},
+    {"color": "#009E73", "linestyle": (0, (6, 1, 1, 1, 1, 1))},
+    {"color": "#CC79A7", "linestyle": (0, (1, 1)), "linewidth": 1.2},
+)
+
+
+def require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ImportError('figures need matplotlib: pip install "svdfast[plot]"') from None
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Inches. Belongs to no window and to no list of pyplot's."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def line(axes: Any, index: int, curves: Sequence[Sequence[float]], label: str, marks: int = 0) -> None:
+    """The median of curves over epochs, with a band from the lowest to the highest; a marker each `marks` epochs."""
+    values = np.array(curves, dtype=float)
+    x = np.arange(1, values.shape[1] + 1)
+    style = STYLES[index % len(STYLES)]
+    marker = {"marker": "os^Dv*"[index % 6], "markevery": marks, "markersize": 4} if marks else {}
+    axes.plot(x, np.median(values, axis=0), label=label, **({"linewidth": 1.5} | style | marker))
+    if len(values) > 1:
+        axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.12, linewidth=0)
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """As PNG and as SVG. The same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    paths = []
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        content = io.BytesIO()
+        with rc_context({"svg.hashsalt": "svdfast", "svg.fonttype": "none"}):
+            figure.savefig(content, format=kind, dpi=120, metadata=metadata)
+        path = folder / f"{name}.{kind}"
+        with written_whole(path) as file:
+            file.write(content.getvalue())
+        paths.append(path)
+    return paths

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One training of an experiment, from settings that JSON can hold to figures that JSON can hold.
+
+Not here: which trainings an experiment has.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from svdfast import datasets
+from svdfast.config import show_config
+from svdfast.counting import count_multiplications
+from svdfast.network import Network
+from svdfast.optimizers import Adam, GradientDescent
+from svdfast.schedules import Constant, Cosine
+from svdfast.training import train
+
+# The report's method where this library's defaults differ: all hidden weights are factored, whatever that saves, by a plain SVD; the
+# optimizer begins anew, with the learning rate as it was.
+AS_REPORTED: dict[str, Any] = {
+    "force": True,
+    "activation_aware": False,
+    "moments": "restart",
+    "factor_learning_rate": 1.0,
+}
+
+_load = lru_cache(maxsize=1)(datasets.load)
+
+
+@lru_cache(maxsize=1)
+def _warm_up() -> None:
+    """A small training with a switch, so that the first one that counts does not pay for what a process does once."""
+    X = np.random.default_rng(0).random((512, 200), dtype=np.float32)
+    train(Network([200, 150, 2], seed=0), X, (X[:, 0] > 0.5).astype(int), epochs=2, pretrain_fraction=0.5)
+
+
+def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Trains a new network.
+
+    Parameters
+    ----------
+    settings : dict
+        `data` (a name); `samples` (as many of the training samples, all if absent); `hold_out` (as many of them, the last, in the
+        test set's stead); `sizes`; `output`; `optimizer` ("adam" or "sgd"); `learning_rate`; `falling` (along half a cosine, else
+        constant); and arguments of `train`: `epochs`, `batch_size`, `method` (the others).
+    seed : int
+        Of the first weights and of the order of samples.
+
+    Returns
+    -------
+    dict
+        `cost` (mean loss of the last epoch, as the report has it), `train_accuracy` and `test_accuracy` (in %), `costs`,
+        `test_accuracies` and `epoch_seconds` by epoch, `seconds` (the whole training: steps, switch, recomposition),
+        `switch_seconds`, `switch_step`, `steps_an_epoch`, `dense_step` and `factored_step` (median seconds of a step in epochs of one
+        form, None where there is none), `ranks`, and multiplications for a sample: `forward`, `forward_dense`, `step`, `step_dense`.
+    """
+    _warm_up()
+    data = _load(settings["data"])
+    (X, y), test, n = data.train, data.test, settings.get("samples")
+    X, y = X[:n], y[:n]
+    if held := settings.get("hold_out"):
+        X, y, test = X[:-held], y[:-held], (X[-held:], y[-held:])
+    net = Network(settings["sizes"], output=settings["output"], init="glorot", seed=seed)
+    make = {"adam": Adam, "sgd": GradientDescent}[settings["optimizer"]]
+    schedule = (Cosine if settings.get("falling") else Constant)(settings["learning_rate"])
+    result = train(
+        net,
+        X,
+        y,
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        optimizer=make(schedule),
+        validation=test,
+        recompose=False,
+        seed=seed,
+        **settings["method"],
+    )
+    step, forward = count_multiplications(net, "step"), count_multiplications(net, "forward")
+    ranks = net.layout.ranks[:-1]
+    net.recompose()
+    steps = -(-len(X) // settings["batch_size"])
+    switch = next((event for event in result.events if event.kind == "switch"), None)
+    rows = result.history
+    # An epoch is of one form if the switch is not within it; its phase is the one at its end.
+    whole = [row for row in rows if switch is None or not (row["epoch"] - 1) * steps < switch.step < row["epoch"] * steps]
+
+    def seconds_a_step(phase: str) -> float | None:
+        seconds = [row["seconds"] / steps for row in whole if row["phase"] == phase]
+        return _rounded(statistics.median(seconds)) if seconds else None
+
+    return {
+        "cost": _rounded(rows[-1]["loss"]),
+        "train_accuracy": _rounded(100 * net.score(X, y)),
+        "test_accuracy": _rounded(100 * net.score(*test)),
+        "seconds": _rounded(result.seconds),
+        "switch_seconds": 0.0 if switch is None else _rounded(switch.info["seconds"]),
+        "switch_step": None if switch is None else switch.step,
+        "steps_an_epoch": steps,
+        "dense_step": seconds_a_step("dense"),
+        "factored_step": seconds_a_step("factored"),
+        "ranks": ranks,
+        "forward": forward.total,
+        "forward_dense": forward.dense_total,
+        "step": step.total,
+        "step_dense": step.dense_total,
+        "processor": show_config()["processor"],
+        "costs": [_rounded(row["loss"]) for row in rows],
+        "test_accuracies": [_rounded(100 * row["val_accuracy"]) for row in rows],
+        "epoch_seconds": [_rounded(row["seconds"]) for row in rows],
+    }
+
+
+def _rounded(x: float) -> float:
+    """Six digits, which keeps files small; NaN and infinity are no JSON."""
+    if not math.isfinite(x):
+        raise ValueError(f"expected a finite number, got {x}")
+    return float(f"{x:.6g}")

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The report's section 4.3: MNIST. Table 3 and figure 5, and the same ranks by this library's defaults.
+
+Not here: the network with too few neurons (small.py), other φ (study.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
+from svdfast.reproduce._figures import line, new_figure
+from svdfast.reproduce._tables import results_table, speed_table
+from svdfast.reproduce._training import AS_REPORTED, run_training
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZES = [784, 512, 256, 10]
+DENSE = "DNN, φ 100 %"
+FRACTIONS = {"1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8}
+METHODS: dict[str, dict[str, Any]] = {
+    DENSE: {"rank_fraction": None},
+    "α 1/2, φ 0 %": {"rank_fraction": 1 / 2, "pretrain_fraction": 0.0} | AS_REPORTED,
+    **{
+        f"α {name}, φ 10 %": {"rank_fraction": fraction, "pretrain_fraction": 0.1} | AS_REPORTED
+        for name, fraction in FRACTIONS.items()
+    },
+    **{
+        f"α {name}, φ 10 %, as svdfast": {"rank_fraction": fraction, "pretrain_fraction": 0.1, "force": True}
+        for name, fraction in FRACTIONS.items()
+    },
+}
+REPORT = {
+    DENSE: {"cost": 0.04781, "train": 98.749, "test": 97.636, "speed": 1.0},
+    "α 1/2, φ 10 %": {"cost": 0.03989, "train": 98.878, "test": 97.734, "speed": 1.195},
+    "α 1/2, φ 0 %": {"cost": 0.05691, "train": 98.363, "test": 97.254, "speed": 1.253},
+}
+
+
+def jobs_of(plan: Plan, sizes: list[int], methods: dict[str, dict[str, Any]]) -> list[Job]:
+    size = {"epochs": 2, "samples": 6144} if plan.quick else {"epochs": 20}
+    return [
+        Job(
+            form,
+            seed,
+            {
+                "data": "mnist", "sizes": sizes, "output": "softmax", "optimizer": "adam", "learning_rate": 3e-4,
+                "batch_size": 2048, "method": method,
+            } | size,
+        )
+        for seed in plan.seeds
+        for form, method in methods.items()
+    ]  # fmt: skip
+
+
+def jobs(plan: Plan, _: Runs) -> list[Job]:
+    return jobs_of(plan, SIZES, METHODS)
+
+
+def tables(runs: Runs) -> list[tuple[str, str]]:
+    return [
+        ("Table 3, and other α: mean ± standard deviation over seeds", results_table(runs, REPORT, 5)),
+        ("Speed against DNN, medians over seeds", speed_table(runs, REPORT, lambda form: DENSE)),
+    ]
+
+
+def figures(runs: Runs) -> dict[str, Figure]:
+    figure = new_figure(9, 4)
+    for axes, suffix in zip(figure.subplots(1, 2, sharey=True), ("", ", as svdfast"), strict=True):
+        line(axes, 0, [run["costs"] for run in of_form(runs, DENSE)], "DNN", 4)
+        for index, name in enumerate(FRACTIONS, 1):
+            of = of_form(runs, f"α {name}, φ 10 %{suffix}")
+            line(axes, index, [run["costs"] for run in of], f"α = {name}", 4)
+        axes.set(title="by svdfast's defaults" if suffix else "as in the report", xlabel="epoch", yscale="log")
+        axes.set_xticks(range(0, len(of[0]["costs"]) + 1, 5))
+        axes.legend(title="median; band: all seeds")
+    figure.axes[0].set_ylabel("training cost (cross-entropy)")
+    return {"figure5-mnist": figure}
+
+
+EXPERIMENT = Experiment("mnist", "MNIST (section 4.3)", 5, 2, (jobs,), run_training, tables, figures)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the report leaves to the future, its section 6: α and φ over a grid on two data sets (6.3), and larger networks (6.1).
+
+Every form has its own best learning rate, falling along half a cosine: chosen on 10,000 training samples held out, with a seed of its
+own, at φ = 10 %. The runs that are shown train on all samples and look at the test set once, after the last step.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from svdfast.reproduce._experiment import Experiment, Job, Plan, Record, Runs, of_form
+from svdfast.reproduce._figures import STYLES, new_figure
+from svdfast.reproduce._tables import given, spread, table
+from svdfast.reproduce._training import run_training
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FRACTIONS: dict[str, float] = {"1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8, "1/16": 1 / 16}
+SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+RATES = (1e-3, 3e-3, 9e-3)
+DATA = ("mnist", "fashion-mnist")
+SIZES = [784, 512, 256, 10]
+LARGE: dict[str, list[int]] = {
+    "784-2048-2048-2048-10": [784, 2048, 2048, 2048, 10],
+    "784-1024×6-10": [784, *[1024] * 6, 10],
+}
+LARGE_RATES = (3e-4, 1e-3, 3e-3)
+TUNING_SEED = 1000
+HELD_OUT = 10_000
+# Points of accuracy that a recommendation may lie below dense training.
+TOLERANCE = 0.1
+
+
+def form(data: str, network: str, alpha: str | None, share: float | None) -> str:
+    name = f"{data} {network}"
+    return f"{name}, dense" if alpha is None else f"{name}, α {alpha}, φ {100 * (share or 0):g} %"
+
+
+def cells() -> Iterator[tuple[str, str, list[int], str | None]]:
+    """What has a learning rate of its own: data, network, its sizes, α (None: dense)."""
+    for data in DATA:
+        for alpha in (None, *FRACTIONS):
+            yield data, "784-512-256-10", SIZES, alpha
+    for network, sizes in LARGE.items():
+        for alpha in (None, *FRACTIONS):
+            yield "mnist", network, sizes, alpha
+
+
+def settings(
+    plan: Plan, data: str, network: str, sizes: list[int], alpha: str | None, share: float, rate: float, tuning: bool
+) -> dict[str, Any]:
+    epochs = 20 if network not in LARGE else 2 if tuning else 5
+    how = {
+        "data": data, "sizes": sizes, "output": "softmax", "optimizer": "adam", "learning_rate": rate, "falling": True,
+        "epochs": 1 if plan.quick else epochs, "batch_size": 2048,
+        "method": {"rank_fraction": None} if alpha is None
+        else {"rank_fraction": FRACTIONS[alpha], "pretrain_fraction": share, "force": True},
+    }  # fmt: skip
+    if plan.quick:
+        how |= {"samples": 4096, "batch_size": 512}
+    if tuning:
+        how["hold_out"] = 1024 if plan.quick else HELD_OUT
+    return how
+
+
+def tuning(plan: Plan, _: Runs) -> list[Job]:
+    jobs = []
+    for data, network, sizes, alpha in cells():
+        rates = RATES if network not in LARGE else LARGE_RATES
+        for rate in rates[:2] if plan.quick else rates:
+            jobs.append(
+                Job(
+                    f"tuning: {form(data, network, alpha, 0.1)}",
+                    TUNING_SEED,
+                    settings(plan, data, network, sizes, alpha, 0.1, rate, tuning=True),
+                )
+            )
+    return jobs
+
+
+def best_rate(runs: Runs, data: str, network: str, alpha: str | None) -> float:
+    of = of_form(runs, f"tuning: {form(data, network, alpha, 0.1)}")
+    return float(max(of, key=lambda run: float(run["test_accuracy"]))["settings"]["learning_rate"])
+
+
+def grid(plan: Plan, runs: Runs) -> list[Job]:
+    jobs = []
+    for seed in plan.seeds:
+        for data, network, sizes, alpha in cells():
+            rate = best_rate(runs, data, network, alpha)
+            for share in SHARES if network not in LARGE and alpha is not None else (0.1,):
+                jobs.append(
+                    Job(
+                        form(data, network, alpha, share),
+                        seed,
+                        settings(plan, data, network, sizes, alpha, share, rate, tuning=False),
+                    )
+                )
+    return jobs
+
+
+# ---- what came of it
+
+
+def accuracy(of: list[Record]) -> float:
+    return statistics.mean(float(run["test_accuracy"]) for run in of)
+
+
+def speed(of: list[Record], dense: list[Record]) -> float:
+    """Dense seconds over these, whole trainings, SVD included; the median over seeds."""
+    return statistics.median(float(b["seconds"] / a["seconds"]) for a, b in zip(of, dense, strict=True))
+
+
+def points(runs: Runs, data: str) -> list[tuple[str, float, float, float]]:
+    """α, φ, difference of accuracy to dense in points, speed-up, for each cell of a data set's grid."""
+    dense = of_form(runs, form(data, "784-512-256-10", None, None))
+    found = []
+    for alpha in FRACTIONS:
+        for share in SHARES:
+            of = of_form(runs, form(data, "784-512-256-10", alpha, share))
+            found.append((alpha, share, accuracy(of) - accuracy(dense), speed(of, dense)))
+    return found
+
+
+def pareto(found: list[tuple[str, float, float, float]]) -> list[tuple[str, float, float, float]]:
+    """Those than which no other is both more accurate and faster; the fastest last."""
+    ordered = sorted(found, key=lambda point: (-point[3], -point[2]))
+    kept: list[tuple[str, float, float, float]] = []
+    for point in ordered:
+        if not kept or point[2] > kept[-1][2]:
+            kept.append(point)
+    return kept[::-1]
+
+
+def tables(runs: Runs) -> list[tuple[str, str]]:
+    result = []
+    for data in DATA:
+        dense = of_form(runs, form(data, "784-512-256-10", None, None))
+        header = ["α", *(f"φ {100 * share:g} %" for share in SHARES)]
+        accuracies, speeds = [], []
+        for alpha in FRACTIONS:
+            row = [of_form(runs, form(data, "784-512-256-10", alpha, share)) for share in SHARES]
+            accuracies.append([alpha, *(spread([run["test_accuracy"] for run in of], 2) for of in row)])
+            speeds.append([alpha, *(f"{speed(of, dense):.2f}" for of in row)])
+        title = f"{data}, 784-512-256-10, test accuracy in %, dense {spread([run['test_accuracy'] for run in dense], 2)}"
+        result.append((title, table(header, accuracies)))
+        result.append((f"{data}, how many times faster than dense the whole training is", table(header, speeds)))
+        best = [[a, f"{100 * share:g}", f"{delta:+.2f}", f"{times:.2f}"] for a, share, delta, times in pareto(points(runs, data))]
+        header = ["α", "φ, %", "points against dense", "times faster"]
+        result.append((f"{data}, the Pareto line: what no other setting beats both ways", table(header, best)))
+    result.append(("Settings within 0.1 points of dense or above on both data sets, the fastest first", recommended_table(runs)))
+    rows = []
+    for network in LARGE:
+        dense = of_form(runs, form("mnist", network, None, None))
+        for name, of in [("dense", dense)] + [(f"α {a}", of_form(runs, form("mnist", network, a, 0.1))) for a in FRACTIONS]:
+            first = of[0]
+            steps = [
+                b["dense_step"] / (a["factored_step"] or a["dense_step"])
+                for a, b in zip(of, dense, strict=True)
+                if a["factored_step"] or a["dense_step"]
+            ]
+            rows.append(
+                [
+                    f"{network}, {name}",
+                    f"{first['settings']['learning_rate']:g}",
+                    spread([run["test_accuracy"] for run in of], 2),
+                    f"{first['step_dense'] / first['step']:.2f}",
+                    given(statistics.median(steps) if steps else None, 2),
+                    f"{speed(of, dense):.2f}",
+                    f"{statistics.median(run['switch_seconds'] for run in of):.2f}",
+                    f"{statistics.median(run['seconds'] for run in of):.1f}",
+                ]
+            )
+    header = ["", "rate", "test accuracy, %", "counted: step ×", "a step ×", "whole run ×", "SVD, s", "whole run, s"]
+    result.append(("Larger networks on MNIST, φ = 10 %", table(header, rows)))
+    return result
+
+
+def recommended(runs: Runs) -> list[tuple[str, float, list[float], list[float]]]:
+    """α, φ, differences and speeds by data set, for settings that lose no more than the tolerance on any; the fastest first."""
+    by_data = [points(runs, data) for data in DATA]
+    found = []
+    for cells_of_one in zip(*by_data, strict=True):
+        deltas, times = [cell[2] for cell in cells_of_one], [cell[3] for cell in cells_of_one]
+        if min(deltas) >= -TOLERANCE:
+            found.append((cells_of_one[0][0], cells_of_one[0][1], deltas, times))
+    return sorted(found, key=lambda item: -statistics.geometric_mean(item[3]))
+
+
+def recommended_table(runs: Runs) -> str:
+    rows = [
+        [alpha, f"{100 * share:g}", *(f"{x:+.2f}" for x in deltas), *(f"{x:.2f}" for x in times)]
+        for alpha, share, deltas, times in recommended(runs)
+    ]
+    return table(["α", "φ, %", *(f"{data}, points" for data in DATA), *(f"{data}, times faster" for data in DATA)], rows)
+
+
+def figures(runs: Runs) -> dict[str, Figure]:
+    found = {data: points(runs, data) for data in DATA}
+    heat = new_figure(11, 6)
+    shown_of_points = (("test accuracy − dense, points", 2), ("whole training, times faster than dense", 3))
+    for row, (what, index) in zip(heat.subplots(2, len(DATA)), shown_of_points, strict=True):
+        values = {data: np.array([cell[index] for cell in found[data]]).reshape(len(FRACTIONS), len(SHARES)) for data in DATA}
+        for axes, data in zip(row, DATA, strict=True):
+            shown = axes.imshow(values[data], cmap="cividis", aspect="auto")
+            middle = (values[data].min() + values[data].max()) / 2
+            for (i, j), value in np.ndenumerate(values[data]):
+                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value < middle else "black", fontsize=9)
+            axes.set_xticks(range(len(SHARES)), [f"{100 * share:g}" for share in SHARES])
+            axes.set_yticks(range(len(FRACTIONS)), list(FRACTIONS))
+            axes.set(title=f"{data}: {what}", xlabel="φ, % of the steps", ylabel="α")
+            axes.title.set_fontsize(10)
+            heat.colorbar(shown, ax=axes)
+    front = new_figure(10, 4)
+    for axes, data in zip(front.subplots(1, len(DATA)), DATA, strict=True):
+        for index, alpha in enumerate(FRACTIONS):
+            of = [cell for cell in found[data] if cell[0] == alpha]
+            axes.plot(
+                [cell[3] for cell in of], [cell[2] for cell in of], linestyle="", marker="os^D"[index],
+                color=STYLES[index]["color"], label=f"α = {alpha}",
+            )  # fmt: skip
+            for cell in of:
+                axes.annotate(f"{100 * cell[1]:g}", (cell[3], cell[2]), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        best = pareto(found[data])
+        axes.plot([cell[3] for cell in best], [cell[2] for cell in best], color="grey", linewidth=1, zorder=0, label="Pareto line")
+        axes.axhline(0, color="black", linewidth=0.8, linestyle=":")
+        axes.set(title=f"{data}; the number at a mark is φ in %", xlabel="whole training, times faster than dense",
+                 ylabel="test accuracy − dense, points")  # fmt: skip
+        axes.title.set_fontsize(10)
+        axes.legend(fontsize=8)
+    large = new_figure(9, 3.8)
+    for axes, network in zip(large.subplots(1, len(LARGE)), LARGE, strict=True):
+        dense = of_form(runs, form("mnist", network, None, None))
+        ofs = [of_form(runs, form("mnist", network, alpha, 0.1)) for alpha in FRACTIONS]
+        x = np.arange(len(FRACTIONS))
+        counted = [of[0]["step_dense"] / of[0]["step"] for of in ofs]
+        axes.bar(x - 0.2, counted, 0.4, label="multiplications of a step", color="#BBBBBB", edgecolor="black")
+        whole = [speed(of, dense) for of in ofs]
+        axes.bar(x + 0.2, whole, 0.4, label="seconds of the whole run", color="#0072B2", edgecolor="black", hatch="//")
+        axes.set_xticks(x, [f"{alpha}\n{accuracy(of):.2f} %" for alpha, of in zip(FRACTIONS, ofs, strict=True)])
+        axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
+        axes.set(title=f"{network}, dense: {accuracy(dense):.2f} %", xlabel="α, test accuracy", ylabel="dense ÷ factored")
+        axes.title.set_fontsize(10)
+        axes.legend()
+    return {"study-heat-maps": heat, "study-pareto": front, "study-large": large}
+
+
+EXPERIMENT = Experiment("study", "α, φ and larger networks (sections 6.1, 6.3)", 3, 1, (tuning, grid), run_training, tables, figures)
