@@ -92,9 +92,8 @@ def test_the_gradient_is_that_of_the_kernels(n_samples, n_threads, ranks):
     assert loss == pytest.approx(-np.log(P[np.arange(n_samples), y]).mean(), rel=1e-5)
     # A delta may be rounded the other way where its last digit differs: of a few elements, by a 256th.
     error, rounding = abs(gradient - expected), abs(exact - expected)
-    assert np.linalg.norm(error) < 0.1 * np.linalg.norm(rounding)
     for layer_error, layer_rounding in zip(_matrices(net, error), _matrices(net, rounding), strict=True):
-        assert np.linalg.norm(layer_error) < 0.1 * np.linalg.norm(layer_rounding)
+        assert np.linalg.norm(layer_error) < 0.02 * np.linalg.norm(layer_rounding)
     assert loss != exact_loss
 
 
