@@ -13,7 +13,7 @@ the same products, added in another order, and not faster than float.
 
 import os
 
-from cython cimport floating
+from cython cimport floating, view
 from scipy.linalg.cython_blas cimport dgemm, sgemm
 
 
@@ -26,6 +26,11 @@ cdef extern from "product.h" nogil:
     void svdfast_bfloat16_product(int transpose_A, int transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                                   const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
                                   int accumulate, float* C, Py_ssize_t ldc)
+    enum:
+        SVDFAST_PACKED
+    Py_ssize_t svdfast_packed_size(Py_ssize_t n, Py_ssize_t k)
+    void svdfast_pack(int transpose_B, Py_ssize_t n, Py_ssize_t k, const float* B, Py_ssize_t ldb, int i, int count,
+                      float* packed)
     void svdfast_round_bfloat16(Py_ssize_t rows, Py_ssize_t columns, const float* X, Py_ssize_t ldx, float* out)
 
 cdef extern from "timing.h" nogil:
@@ -94,12 +99,26 @@ cdef void multiply_rounded(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_
                                         b, k_ if transpose_B else n_, accumulate or p > 0, C + i * ldc + j, ldc)
 
 
-cdef void gemm(bint bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+cdef Py_ssize_t packed_size(Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    """Floats that `pack` needs for an op(B) (k×n) that several products take; 0 where nothing is gained: without instructions."""
+    return svdfast_packed_size(n, k) if bfloat16_instructions else 0
+
+
+cdef void pack(bint transpose_B, Py_ssize_t n, Py_ssize_t k, const float* B, Py_ssize_t ldb, int i, int count,
+               float* packed) noexcept nogil:
+    """The i-th of `count` parts of op(B) (k×n), rounded to bfloat16, as `gemm` takes it where its B is packed."""
+    cdef double start = svdfast_clock() if measuring else 0
+    svdfast_pack(transpose_B, n, k, B, ldb, i, count, packed)
+    if start != 0:
+        svdfast_add_time(SVDFAST_PRODUCTS, start, 0)
+
+
+cdef void gemm(int bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                const floating* A, Py_ssize_t lda, const floating* B, Py_ssize_t ldb,
                bint accumulate, floating* C, Py_ssize_t ldc) noexcept nogil:
     """C := op(A) op(B), or += where `accumulate`, with op(A) (m×k), op(B) (k×n), C (m×n), rows lda, ldb, ldc elements apart.
 
-    Every size must fit BLAS's int. `bfloat16`: of operands rounded to it, of float only.
+    Every size must fit BLAS's int. `bfloat16`, of float only: 1 of operands rounded to it, 2 also with B packed by `pack`.
     """
     cdef double start = 0
     if m == 0 or n == 0:
@@ -110,7 +129,7 @@ cdef void gemm(bint bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, 
         if not bfloat16:
             multiply_exactly[float](transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
         elif bfloat16_instructions:
-            svdfast_bfloat16_product(transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
+            svdfast_bfloat16_product(transpose_A, SVDFAST_PACKED if bfloat16 == 2 else transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
         else:
             multiply_rounded(transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
     else:
@@ -120,14 +139,17 @@ cdef void gemm(bint bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, 
 
 
 def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1] C, bint transpose_A=False,
-             bint transpose_B=False, bint accumulate=False, bint bfloat16=False):
-    """`gemm` on arrays: C := op(A) op(B), or +=. For tests; checks little."""
+             bint transpose_B=False, bint accumulate=False, bint bfloat16=False, int n_parts=0):
+    """`gemm` on arrays: C := op(A) op(B), or +=. For tests; checks little. `n_parts`: B is packed before, in so many parts, where it
+    can be."""
     cdef:
         Py_ssize_t m = A.shape[1] if transpose_A else A.shape[0]
         Py_ssize_t k = A.shape[0] if transpose_A else A.shape[1]
         Py_ssize_t n = B.shape[0] if transpose_B else B.shape[1]
         const floating* a
         const floating* b
+        float[::1] packed
+        int i
     if (B.shape[1] if transpose_B else B.shape[0]) != k or C.shape[0] != m or C.shape[1] != n:
         raise ValueError("the shapes of op(A), op(B) and C do not fit")
     if bfloat16 and floating is double:
@@ -136,6 +158,13 @@ def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1
         return
     a = &A[0, 0] if k > 0 else NULL
     b = &B[0, 0] if k > 0 else NULL
+    if floating is float:
+        if n_parts > 0 and packed_size(n, k) > 0:
+            packed = view.array((packed_size(n, k),), itemsize=sizeof(float), format="f")
+            for i in range(n_parts):
+                pack(transpose_B, n, k, b, B.shape[1], i, n_parts, &packed[0])
+            gemm[float](2, transpose_A, transpose_B, m, n, k, a, A.shape[1], &packed[0], 0, accumulate, &C[0, 0], n)
+            return
     with nogil:
         gemm[floating](bfloat16, transpose_A, transpose_B, m, n, k, a, A.shape[1], b, B.shape[1], accumulate, &C[0, 0], n)
 

@@ -14,6 +14,8 @@ Design
 - A large batch would not stay in cache until then. There each tile adds to a gradient vector of its thread's own, as soon as its
   deltas are there, and in the second half threads share the flat vector: a block of the gradients is summed and its parameters
   updated.
+- For bfloat16 products by instructions, weights are packed once a step, by all threads, before the first half, if more than one tile takes
+  them; a barrier follows.
 - Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. A block of rows of a
   weight is one stretch of it,
   and gradients and moments have the same layout.
@@ -34,7 +36,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from svdfast cimport cython_kernels as kernels
-from svdfast cimport _elementwise
+from svdfast cimport _blas, _elementwise
 from svdfast._elementwise cimport elementwise, svdfast_elementwise, svdfast_update_rule
 
 
@@ -84,6 +86,7 @@ cdef struct LayerPlan:
     Py_ssize_t W1, W2, b        # places in the flat vector; a dense weight is at W1
     Py_ssize_t H, Z, A          # places in the scratch; Z == A: the activation overwrites
     Py_ssize_t dZ, D
+    Py_ssize_t W1_forward, W2_forward, W1_backward, W2_backward     # places of packed weights; -1: there are none
     int activation
     double parameter
     double rate_scale           # of the learning rate, for the layer's weights
@@ -115,6 +118,7 @@ cdef struct Plan:
     const int64_t* rows         # NULL: in order
     # scratch: of all threads, and one for each
     void* scratch               # activations and deltas, see LayerPlan
+    float* packed               # weights as bfloat16 products take them, see LayerPlan; NULL: none
     void** gradients            # by weights: only the part of the biases is used
     void** blocks               # by weights: of the largest block of rows; else of SUM_SIZE
     double* sums                # of a thread's losses, and of its penalties, GRAIN apart
@@ -140,8 +144,35 @@ cdef bint from_pre_activation(const Plan* plan) noexcept nogil:
     return plan.loss in (_elementwise.SVDFAST_CROSS_ENTROPY, _elementwise.SVDFAST_BINARY_CROSS_ENTROPY)
 
 
+cdef void pack_weights(const Plan* plan, const floating* w, int t, int n_threads) noexcept nogil:
+    """Thread t's part of every weight, for the forward products and, if there will be any, for those of the deltas."""
+    cdef int i
+    cdef const LayerPlan* layer
+    if floating is float:
+        for i in range(plan.n_layers):
+            layer = &plan.layers[i]
+            if layer.l == 0:
+                pack_weight(plan, w + layer.W1, layer.n, layer.m, layer.W1_forward, layer.W1_backward, t, n_threads)
+            else:
+                pack_weight(plan, w + layer.W1, layer.n, layer.l, layer.W1_forward, layer.W1_backward, t, n_threads)
+                pack_weight(plan, w + layer.W2, layer.l, layer.m, layer.W2_forward, layer.W2_backward, t, n_threads)
+
+
+cdef void pack_weight(const Plan* plan, const float* W, Py_ssize_t n, Py_ssize_t m, Py_ssize_t forward,
+                      Py_ssize_t backward, int t, int n_threads) noexcept nogil:
+    """Of a weight (n×m): X·Wᵀ takes Wᵀ (m×n), dZ·W takes W."""
+    _blas.pack(True, n, m, W, m, t, n_threads, plan.packed + forward)
+    if plan.mode >= GRADIENT and backward >= 0:
+        _blas.pack(False, m, n, W, m, t, n_threads, plan.packed + backward)
+
+
+cdef inline const floating* operand(const Plan* plan, bint packed, const floating* W, Py_ssize_t place) noexcept nogil:
+    """The weight, or where it is packed."""
+    return <const floating*> (plan.packed + place) if packed else W
+
+
 cdef double run_tile(const Plan* plan, const floating* w, floating* gradient, Py_ssize_t first, Py_ssize_t p,
-                     Py_ssize_t slot, double scale, bint accumulate) noexcept nogil:
+                     Py_ssize_t slot, double scale, bint accumulate, bint packed) noexcept nogil:
     """Takes rows first .. first+p of the batch forward and back. Their place in the scratch begins at row `slot`.
 
     Returns the sum of their weighted losses.
@@ -165,6 +196,7 @@ cdef double run_tile(const Plan* plan, const floating* w, floating* gradient, Py
         floating* D
         floating* dX
         int i, activation
+        int bfloat16 = 2 if packed else plan.bfloat16   # of products with a weight
         double total
         # Both cross-entropies start from Z: the output's activation is computed only where outputs are wanted.
         int last_activation = (_elementwise.SVDFAST_IDENTITY if plan.outputs == NULL and from_pre_activation(plan)
@@ -195,12 +227,14 @@ cdef double run_tile(const Plan* plan, const floating* w, floating* gradient, Py
         activation = last_activation if i == plan.n_layers - 1 else layer.activation
         A = scratch + layer.A + slot * layer.n
         if layer.l == 0:
-            kernels.dense_forward[floating](X, w + layer.W1, w + layer.b, scratch + layer.Z + slot * layer.n, A,
-                                            p, layer.m, layer.n, activation, layer.parameter, plan.bfloat16)
+            kernels.dense_forward[floating](X, operand(plan, packed, w + layer.W1, layer.W1_forward), w + layer.b,
+                                            scratch + layer.Z + slot * layer.n, A,
+                                            p, layer.m, layer.n, activation, layer.parameter, bfloat16)
         else:
-            kernels.factored_forward[floating](X, w + layer.W1, w + layer.W2, w + layer.b,
+            kernels.factored_forward[floating](X, operand(plan, packed, w + layer.W1, layer.W1_forward),
+                                               operand(plan, packed, w + layer.W2, layer.W2_forward), w + layer.b,
                                                scratch + layer.H + slot * layer.l, scratch + layer.Z + slot * layer.n, A,
-                                               p, layer.m, layer.n, layer.l, activation, layer.parameter, plan.bfloat16)
+                                               p, layer.m, layer.n, layer.l, activation, layer.parameter, bfloat16)
         X = A
 
     if plan.outputs != NULL:
@@ -229,16 +263,18 @@ cdef double run_tile(const Plan* plan, const floating* w, floating* gradient, Py
             X = X_tile
             dX = NULL
         if layer.l == 0:
-            kernels.dense_backward_deltas[floating](w + layer.W1, Z, A, dZ, gradient + layer.b, dX,
-                                                    p, layer.m, layer.n, activation, layer.parameter, accumulate,
-                                                    plan.bfloat16)
+            kernels.dense_backward_deltas[floating](operand(plan, packed, w + layer.W1, layer.W1_backward), Z, A, dZ,
+                                                    gradient + layer.b, dX,
+                                                    p, layer.m, layer.n, activation, layer.parameter, accumulate, bfloat16)
             if not plan.by_weights:
                 kernels.weight_gradient[floating](X, dZ, gradient + layer.W1, p, layer.m, layer.n, 0, layer.n,
                                                   accumulate, plan.bfloat16)
         else:
-            kernels.factored_backward_deltas[floating](w + layer.W1, w + layer.W2, Z, A, dZ, D, gradient + layer.b, dX,
+            kernels.factored_backward_deltas[floating](operand(plan, packed, w + layer.W1, layer.W1_backward),
+                                                       operand(plan, packed, w + layer.W2, layer.W2_backward),
+                                                       Z, A, dZ, D, gradient + layer.b, dX,
                                                        p, layer.m, layer.n, layer.l, activation, layer.parameter,
-                                                       accumulate, plan.bfloat16)
+                                                       accumulate, bfloat16)
             if not plan.by_weights:
                 kernels.weight_gradient[floating](H, dZ, gradient + layer.W1, p, layer.l, layer.n, 0, layer.n, accumulate,
                                                   plan.bfloat16)
@@ -248,7 +284,7 @@ cdef double run_tile(const Plan* plan, const floating* w, floating* gradient, Py
 
 
 cdef double run_rows(const Plan* plan, const floating* w, int t, int n_threads, Py_ssize_t first, Py_ssize_t count,
-                     double scale) noexcept nogil:
+                     double scale, bint packed) noexcept nogil:
     """First half: thread t's rows of the batch, in tiles of nearly equal height. The first tile overwrites the gradient."""
     cdef:
         Py_ssize_t begin = part(t, count, n_threads)
@@ -263,7 +299,7 @@ cdef double run_rows(const Plan* plan, const floating* w, int t, int n_threads, 
         # By weights every row keeps its place until the second half; else a thread's tiles follow each other in one.
         total += run_tile[floating](plan, w, <floating*> plan.gradients[t], first + start, stop - start,
                                     start if plan.by_weights and plan.mode >= GRADIENT else t * plan.tile_rows,
-                                    scale, j > 0)
+                                    scale, j > 0, packed)
     svdfast_restore_denormals(denormals)
     return total
 
@@ -395,20 +431,29 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
     cdef:
         int n = plan.n_threads
         int t
+        bint packed
         double loss = 0, penalty = 0
     # As many threads as there is work for; always the same number for the same batch.
     if count * plan.work < n * WORK_PER_THREAD:
         n = max(1, <int> (count * plan.work / WORK_PER_THREAD))
     if n > count:
         n = <int> count
+    # Where more than one tile takes the weights they are packed once for all.
+    packed = plan.packed != NULL and (n > 1 or count > plan.tile_rows)
     if n == 1:
-        loss = run_rows[floating](plan, w, 0, 1, first, count, scale)
+        if packed:
+            pack_weights[floating](plan, w, 0, 1)
+        loss = run_rows[floating](plan, w, 0, 1, first, count, scale, packed)
         if plan.mode >= GRADIENT:
             penalty = run_second_half[floating](plan, w, 0, 1, first, count)
         return scale * loss + penalty
     with parallel(num_threads=n):
+        if packed:
+            for t in prange(n, schedule="static"):
+                pack_weights[floating](plan, w, t, n)
+            svdfast_barrier()
         for t in prange(n, schedule="static"):
-            plan.sums[t * GRAIN] = run_rows[floating](plan, w, t, n, first, count, scale)
+            plan.sums[t * GRAIN] = run_rows[floating](plan, w, t, n, first, count, scale, packed)
         # No thread may update what another still reads.
         svdfast_barrier()
         if plan.mode >= GRADIENT:
@@ -538,6 +583,8 @@ cdef class Engine:
                 largest = max(largest, block_rows(layer.n, layer.l) * layer.l, block_rows(layer.l, layer.m) * layer.m)
             self.plan.work += 3 * (layer.m * layer.n if layer.l == 0 else layer.l * (layer.m + layer.n))
 
+        if bfloat16:
+            self._pack()
         scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
         self.plan.scratch = <void*> address(scratch)
         vectors = [aligned_zeros(layout.size if gradients else 0, dtype) for _ in range(n)]
@@ -550,6 +597,30 @@ cdef class Engine:
         self.plan.blocks = <void**> self._pointers("blocks", blocks)
         sums = self.keep["sums"] = aligned_zeros(n * GRAIN, np.float64)
         self.plan.sums = <double*> address(sums)
+
+    cdef _pack(self):
+        """Makes room for packed weights, if products take them so."""
+        cdef Py_ssize_t place = 0, i
+        cdef LayerPlan* layer
+        for i in range(self.plan.n_layers):
+            layer = &self.plan.layers[i]
+            # A first layer forms no dX, but a factored one D = dZ·W1.
+            for name, n, m, backward in (
+                [("W1", layer.n, layer.m, i > 0)] if layer.l == 0
+                else [("W1", layer.n, layer.l, True), ("W2", layer.l, layer.m, i > 0)]
+            ):
+                forward_place, backward_place = place, -1
+                place += whole_lines(_blas.packed_size(n, m))
+                if backward and self.plan.batch_rows > 0:
+                    backward_place = place
+                    place += whole_lines(_blas.packed_size(m, n))
+                if name == "W1":
+                    layer.W1_forward, layer.W1_backward = forward_place, backward_place
+                else:
+                    layer.W2_forward, layer.W2_backward = forward_place, backward_place
+        if place > 0:
+            packed = self.keep["packed"] = aligned_zeros(place, np.float32)
+            self.plan.packed = <float*> address(packed)
 
     cdef size_t _pointers(self, name, arrays) except? 0:
         table = self.keep[name] = np.array([address(a) for a in arrays], dtype=np.uintp)

@@ -21,7 +21,7 @@ from svdfast._elementwise cimport elementwise
 
 cdef void dense_forward(
         const floating* X, const floating* W, const floating* b, floating* Z, floating* A,
-        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter, bint bfloat16) noexcept nogil:
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter, int bfloat16) noexcept nogil:
     # Z (p×n) = X (p×m) · W (n×m)ᵀ
     gemm[floating](bfloat16, False, True, p, n, m, X, m, W, m, False, Z, n)
     # A = f(Z + b)
@@ -31,7 +31,7 @@ cdef void dense_forward(
 cdef void dense_backward_deltas(
         const floating* W, const floating* Z, const floating* A, floating* dZ, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
-        bint accumulate, bint bfloat16) noexcept nogil:
+        bint accumulate, int bfloat16) noexcept nogil:
     # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
     elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
     if dX != NULL:
@@ -42,7 +42,7 @@ cdef void dense_backward_deltas(
 cdef void weight_gradient(
         const floating* X, const floating* dZ, floating* dW,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t first, Py_ssize_t stop,
-        bint accumulate, bint bfloat16) noexcept nogil:
+        bint accumulate, int bfloat16) noexcept nogil:
     # dW (n×m) = dZ (p×n)ᵀ · X (p×m)
     gemm[floating](bfloat16, True, False, stop - first, m, p, dZ + first, n, X, m, accumulate, dW, m)
 
@@ -51,7 +51,7 @@ cdef void dense_backward(
         const floating* X, const floating* W, const floating* Z, const floating* A, floating* dZ,
         floating* dW, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
-        bint accumulate, bint bfloat16) noexcept nogil:
+        bint accumulate, int bfloat16) noexcept nogil:
     dense_backward_deltas[floating](W, Z, A, dZ, db, dX, p, m, n, activation, parameter, accumulate, bfloat16)
     weight_gradient[floating](X, dZ, dW, p, m, n, 0, n, accumulate, bfloat16)
 
@@ -59,7 +59,7 @@ cdef void dense_backward(
 cdef void factored_forward(
         const floating* X, const floating* W1, const floating* W2, const floating* b,
         floating* H, floating* Z, floating* A,
-        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter, bint bfloat16) noexcept nogil:
+        Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter, int bfloat16) noexcept nogil:
     # H (p×l) = X (p×m) · W2 (l×m)ᵀ
     gemm[floating](bfloat16, False, True, p, l, m, X, m, W2, m, False, H, l)
     # Z (p×n) = H (p×l) · W1 (n×l)ᵀ
@@ -72,7 +72,7 @@ cdef void factored_backward_deltas(
         const floating* W1, const floating* W2, const floating* Z, const floating* A,
         floating* dZ, floating* D, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
-        bint accumulate, bint bfloat16) noexcept nogil:
+        bint accumulate, int bfloat16) noexcept nogil:
     # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
     elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
     # D (p×l) = dZ (p×n) · W1 (n×l)
@@ -87,7 +87,7 @@ cdef void factored_backward(
         const floating* Z, const floating* A, floating* dZ, floating* D,
         floating* dW1, floating* dW2, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
-        bint accumulate, bint bfloat16) noexcept nogil:
+        bint accumulate, int bfloat16) noexcept nogil:
     factored_backward_deltas[floating](W1, W2, Z, A, dZ, D, db, dX, p, m, n, l, activation, parameter, accumulate, bfloat16)
     weight_gradient[floating](H, dZ, dW1, p, l, n, 0, n, accumulate, bfloat16)
     weight_gradient[floating](X, D, dW2, p, m, l, 0, l, accumulate, bfloat16)

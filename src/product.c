@@ -299,6 +299,17 @@ int svdfast_bfloat16_select(void)
     return selected_bfloat16 != NULL;
 }
 
+ptrdiff_t svdfast_packed_size(ptrdiff_t n, ptrdiff_t k) { return (n + 15) / 16 * 16 * ((k + 1) / 2); }
+
+void svdfast_pack(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float *B, ptrdiff_t ldb, int i, int count, float *packed)
+{
+#ifdef HAS_BFLOAT16
+    const ptrdiff_t panels = (n + SVDFAST_PANEL - 1) / SVDFAST_PANEL;
+    const ptrdiff_t stop = part(i + 1, panels, count) * SVDFAST_PANEL;
+    pack_B_bfloat16(transpose_B, n, k, B, ldb, part(i, panels, count) * SVDFAST_PANEL, stop < n ? stop : n, packed);
+#endif
+}
+
 void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                               const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
 {
@@ -319,6 +330,17 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
 #else
 
 int svdfast_bfloat16_select(void) { return 0; }
+
+ptrdiff_t svdfast_packed_size(ptrdiff_t n, ptrdiff_t k)
+{
+    (void)n, (void)k;
+    return 0;
+}
+
+void svdfast_pack(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float *B, ptrdiff_t ldb, int i, int count, float *packed)
+{
+    (void)transpose_B, (void)n, (void)k, (void)B, (void)ldb, (void)i, (void)count, (void)packed;
+}
 
 void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                               const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)

@@ -262,20 +262,50 @@ TARGET static void NAME(pack_strips)(int form, ptrdiff_t m, ptrdiff_t k, const f
     }
 }
 
+/* Blocks of nearly equal depth, so that no thin one is left over. */
+static inline ptrdiff_t NAME(n_depths)(ptrdiff_t words) { return words > DEPTH ? (words + DEPTH - 1) / DEPTH : 1; }
+
+#if PER_WORD > 1
+/* Where the panel of op(B) (k×n) is in memory that pack_B filled: columns j and on, `first` words down, `depth` words deep. */
+static inline ptrdiff_t NAME(panel_place)(ptrdiff_t n, ptrdiff_t j, ptrdiff_t first, ptrdiff_t depth)
+{
+    return first * ((n + WIDTH - 1) / WIDTH * WIDTH) + j * depth;
+}
+
+/* Panels of op(B) (k×n) for columns first .. stop, where `first` and, but at the end, `stop` are multiples of COLUMNS. */
+static void NAME(pack_B)(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float *B, ptrdiff_t ldb, ptrdiff_t first, ptrdiff_t stop,
+                         float *packed)
+{
+    const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD, n_depths = NAME(n_depths)(words);
+    for (ptrdiff_t d = 0; d < n_depths; d++) {
+        const ptrdiff_t top = part(d, words, n_depths), depth = part(d + 1, words, n_depths) - top;
+        const ptrdiff_t floats = d == n_depths - 1 ? k - top * PER_WORD : depth * PER_WORD;
+        for (ptrdiff_t j = first; j < stop; j += COLUMNS) {
+            const ptrdiff_t columns = stop - j < COLUMNS ? stop - j : COLUMNS;
+            const int vectors = columns > WIDTH ? 2 : 1;
+            float *panel = packed + NAME(panel_place)(n, j, top, depth);
+            if (transpose_B)
+                NAME(transpose_panel)(floats, vectors, columns, B + j * ldb + top * PER_WORD, ldb, panel);
+            else
+                NAME(copy_panel)(floats, vectors, (int)columns - WIDTH * (vectors - 1), B + top * PER_WORD * ldb + j, ldb, panel);
+        }
+    }
+}
+#endif
+
 /* C (m×n) (+)= op(A) op(B) by kernels of a form. TURNED: C's rows are the product's columns. */
 static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                           const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
 {
     float space[DEPTH * COLUMNS] __attribute__((aligned(64)));
     const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD;
-    const ptrdiff_t n_depths = k > 0 ? (words + DEPTH - 1) / DEPTH : 1;
+    const ptrdiff_t n_depths = NAME(n_depths)(words);
     const ptrdiff_t strips = (m + ROWS - 1) / ROWS;
     const ptrdiff_t n_heights = (m + HEIGHT - 1) / HEIGHT;
     const int packed = form != TURNED && STRIPS(form, n, lda);
     /* B is larger than what the first-level cache and prefetching by the CPU make near. */
     const int distant = n * k > DISTANT;
     for (ptrdiff_t d = 0; d < n_depths; d++) {
-        /* Blocks of nearly equal depth and height, so that no thin one is left over. */
         const ptrdiff_t first = part(d, words, n_depths) * PER_WORD, depth = part(d + 1, words, n_depths) - part(d, words, n_depths);
         /* Floats of the block, fewer than its words hold at the end of an odd k. */
         const ptrdiff_t floats = d == n_depths - 1 ? k - first : depth * PER_WORD;
@@ -296,6 +326,11 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                 const int last = (int)columns - WIDTH * (vectors - 1);
                 const float *panel = space;
                 ptrdiff_t stride = WIDTH * vectors;
+#if PER_WORD > 1
+                if (transpose_B == SVDFAST_PACKED) {
+                    panel = B + NAME(panel_place)(n, j, first / PER_WORD, depth);
+                } else
+#endif
                 if (transpose_B) {
                     NAME(transpose_panel)(floats, vectors, columns, B + j * ldb + first, ldb, space);
                 } else if (PER_WORD > 1 || bottom - top > FEW_ROWS || ldb % ALIASING == 0 || last < WIDTH) {
@@ -305,13 +340,17 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                     stride = ldb;
                 }
                 const ptrdiff_t columns_left = n - j - COLUMNS;
-                const float *const next = transpose_B ? B + (j + COLUMNS) * ldb + first : B + first * ldb + j + COLUMNS;
-                /* Each strip of A fetches as much of the next panel, in whole cache lines. */
-                const ptrdiff_t share = distant ? ((floats * ROWS / (bottom - top)) / LINE + 1) * LINE : 0;
+                /* What the next panel is made of, or that panel, which is rows of COLUMNS words one after the other. */
+                const int made = transpose_B == SVDFAST_PACKED;
+                const float *const next = made ? panel + COLUMNS * depth
+                                          : transpose_B ? B + (j + COLUMNS) * ldb + first : B + first * ldb + j + COLUMNS;
+                const ptrdiff_t length = made ? depth : floats;
+                /* Each strip of A fetches as much of it, in whole cache lines. */
+                const ptrdiff_t share = distant ? ((length * ROWS / (bottom - top)) / LINE + 1) * LINE : 0;
                 for (ptrdiff_t i = top, f = 0; i < bottom; i += ROWS, f += share) {
                     if (distant && columns_left > 0)
-                        fetch(transpose_B, columns_left < COLUMNS ? columns_left : COLUMNS, f,
-                              f + share < floats ? f + share : floats, next, ldb);
+                        fetch(transpose_B && !made, columns_left < COLUMNS ? columns_left : COLUMNS, f,
+                              f + share < length ? f + share : length, next, made ? COLUMNS : ldb);
                     const ptrdiff_t rows = bottom - i < ROWS ? bottom - i : ROWS;
                     const float *a = block + (i - top) * (packed ? depth : as == COLUMNS_CONTIGUOUS ? 1 : lda);
                     float *c = form == TURNED ? C + j * ldc + i : C + i * ldc + j;

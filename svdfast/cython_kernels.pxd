@@ -10,8 +10,9 @@
                            A  (p, n)   f(Z)
 
 All arrays are C-contiguous float or double; no argument is checked; sizes fit a C int. `activation` is one of the codes below,
-`parameter` its slope or scale. `bfloat16`: whether the products' operands, of float, are rounded to bfloat16. No function needs the
-GIL, allocates or keeps anything, so any number of threads may call.
+`parameter` its slope or scale. `bfloat16`: 1 if the products' operands, of float, are to be rounded to bfloat16, else 0; ignored for
+double. (2 is for the engine, whose weights are packed by _blas.pack then.) No function needs the GIL, allocates or keeps anything, so any
+number of threads may call.
 
 Where BLAS runs several threads of its own, so do these; keep it at one when you call from threads of yours.
 """
@@ -32,14 +33,14 @@ ctypedef enum Activation:
 cdef void dense_forward(
     const floating* X, const floating* W, const floating* b,                # IN
     floating* Z, floating* A,                                               # OUT; A may be Z, but for GELU
-    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter, bint bfloat16) noexcept nogil
+    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter, int bfloat16) noexcept nogil
 
 cdef void dense_backward(
     const floating* X, const floating* W, const floating* Z, const floating* A,     # IN; Z is read for GELU only
     floating* dZ,                                                           # IN dA, OUT dZ
     floating* dW, floating* db, floating* dX,                               # OUT; dX NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
-    bint accumulate, bint bfloat16) noexcept nogil  # add to dW and db
+    bint accumulate, int bfloat16) noexcept nogil  # add to dW and db
 
 # The two halves of dense_backward, for callers who form the weights' gradient later or in parts.
 cdef void dense_backward_deltas(
@@ -47,18 +48,18 @@ cdef void dense_backward_deltas(
     floating* dZ,                                                           # IN dA, OUT dZ
     floating* db, floating* dX,                                             # OUT; dX NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
-    bint accumulate, bint bfloat16) noexcept nogil  # add to db
+    bint accumulate, int bfloat16) noexcept nogil  # add to db
 
 cdef void weight_gradient(
     const floating* X, const floating* dZ,                                  # IN
     floating* dW,                                                           # OUT, rows first .. stop of it
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t first, Py_ssize_t stop,
-    bint accumulate, bint bfloat16) noexcept nogil  # add to dW
+    bint accumulate, int bfloat16) noexcept nogil  # add to dW
 
 cdef void factored_forward(
     const floating* X, const floating* W1, const floating* W2, const floating* b,   # IN
     floating* H, floating* Z, floating* A,                                  # OUT; A may be Z, but for GELU
-    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter, bint bfloat16) noexcept nogil
+    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter, int bfloat16) noexcept nogil
 
 cdef void factored_backward(
     const floating* X, const floating* H, const floating* W1, const floating* W2,   # IN
@@ -66,7 +67,7 @@ cdef void factored_backward(
     floating* dZ, floating* D,                                              # IN dA, OUT dZ; scratch
     floating* dW1, floating* dW2, floating* db, floating* dX,               # OUT; dX NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
-    bint accumulate, bint bfloat16) noexcept nogil  # add to dW1, dW2 and db
+    bint accumulate, int bfloat16) noexcept nogil  # add to dW1, dW2 and db
 
 # The first half of factored_backward; the second is weight_gradient of (H, dZ) for dW1 and of (X, D) for dW2.
 cdef void factored_backward_deltas(
@@ -74,4 +75,4 @@ cdef void factored_backward_deltas(
     floating* dZ, floating* D,                                              # IN dA, OUT dZ; OUT
     floating* db, floating* dX,                                             # OUT; dX NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
-    bint accumulate, bint bfloat16) noexcept nogil  # add to db
+    bint accumulate, int bfloat16) noexcept nogil  # add to db

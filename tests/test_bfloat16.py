@@ -178,6 +178,18 @@ def test_predict(n_threads):
     assert net.predict(X[:0], precision="bfloat16").shape == (0, 3)
 
 
+@pytest.mark.parametrize("rank_fraction", [None, 1 / 4])
+def test_packed_weights_change_nothing(rank_fraction):
+    """Few rows are one tile, for which weights are not packed; each row's outputs are the same sums."""
+    net = sf.Network([40, 64, 50, 3], seed=0)
+    if rank_fraction is not None:
+        net.truncate(rank_fraction)
+    X = samples(1300)[0]
+    few = np.concatenate([net.predict(X[i : i + 100], precision="bfloat16", n_threads=1) for i in range(0, len(X), 100)])
+    for n_threads in (1, 2):
+        np.testing.assert_array_equal(net.predict(X, precision="bfloat16", n_threads=n_threads), few)
+
+
 @pytest.mark.parametrize("batch_size", [64, 600])  # gradients by rows of weights, and by tiles
 @pytest.mark.parametrize("rank_fraction", [None, 1 / 4])
 def test_training_takes_the_same_way(batch_size, rank_fraction):

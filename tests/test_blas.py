@@ -140,6 +140,19 @@ def test_sizes_at_which_products_are_cut_into_blocks(rounded, kind, transpose_A,
 
 
 @all_transposes
+@pytest.mark.parametrize("n_parts", [1, 2, 3])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 16, 2), (15, 17, 33), (64, 32, 64), (20, 70, 1030), (360, 33, 1025), (30, 300, 2051), (4, 48, 0)]
+)
+def test_a_packed_operand_gives_the_same_bits(transpose_A, transpose_B, n_parts, shape):
+    A, B, C = operands(*shape, transpose_A, transpose_B, "bfloat16")
+    expected = C.copy()
+    _blas.multiply(A, B, expected, transpose_A, transpose_B, True, True)
+    _blas.multiply(A, B, C, transpose_A, transpose_B, True, True, n_parts)
+    np.testing.assert_array_equal(C, expected)
+
+
+@all_transposes
 def test_operands_are_rounded_to_the_nearest_bfloat16(rounded, transpose_A, transpose_B):
     """One of the operands is 1: what is left of the other is seen. Ties go to even; denormal operands are zero."""
     values = np.array(

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tests of `svdfast reproduce`: that each experiment goes from trainings to tables and figures, goes on where it was interrupted, and says
+what is missing.
+
+On made-up data of the real sets' shapes, quickly; what the experiments show is in docs/reproduction.md.
+"""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="the figures need matplotlib")
+
+from svdfast import datasets
+from svdfast.cli import main
+from svdfast.reproduce import EXPERIMENTS, _training, images, mnist, reproduce, study
+from svdfast.reproduce._experiment import Plan
+from svdfast.reproduce._tables import spread, table
+
+
+def made_up(name):
+    if name == "xor":
+        return datasets.load("xor")
+    n_in, n_classes = {"mnist": (784, 10), "fashion-mnist": (784, 10), "cat": (12288, 2)}[name]
+    rng = np.random.default_rng(0)
+
+    def part(n):
+        y = np.arange(n) % n_classes
+        X = rng.integers(0, 128, (n, n_in), dtype=np.uint8)
+        X[np.arange(n), y] = 255
+        return X, y
+
+    return datasets.Dataset(name, part(1300 if n_in == 784 else 20), part(50), n_classes)
+
+
+@pytest.fixture
+def made_up_data(monkeypatch):
+    monkeypatch.setattr(_training, "_load", made_up)
+    monkeypatch.setattr(study, "LARGE", {name: [784, *[64] * (len(sizes) - 2), 10] for name, sizes in study.LARGE.items()})
+
+
+def quick(names, out, **settings):
+    said, told = [], []
+    left_out = reproduce(names, out, quick=True, say=said.append, tell=told.append, **settings)
+    return "\n".join(said), told, left_out
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_experiment_gives_tables_figures_and_runs(name, tmp_path, made_up_data):
+    if name == "images":
+        pytest.importorskip("sklearn", reason="the picture is scikit-learn's")
+    said, _, left_out = quick([name], tmp_path)
+    assert left_out == []
+    experiment = EXPERIMENTS[name]
+    text = (tmp_path / f"{name}.md").read_text()
+    runs = json.loads((tmp_path / f"{name}.json").read_text())["runs"]
+    for title, lines in experiment.tables(runs):
+        assert f"{title}\n\n{lines}\n" in text and lines in said
+    figures = [file.stem for file in tmp_path.glob("*.png")]
+    assert sorted(figures) == sorted(file.stem for file in tmp_path.glob("*.svg")) == sorted(experiment.figures(runs))
+    assert all(f"![{figure}]({figure}.png)" in text for figure in figures)
+    with open(tmp_path / f"{name}.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["form"], row["seed"]) for row in rows] == [(run["form"], str(run["seed"])) for run in runs]
+    assert not list(tmp_path.glob(".*"))  # nothing half-written
+
+    # Again: nothing is left to do, and what comes of it is the same to the byte.
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    _, told, _ = quick([name], tmp_path)
+    assert all("runs are there already" in line for line in told)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_what_was_interrupted_goes_on(tmp_path, monkeypatch):
+    done = []
+    run = EXPERIMENTS["xor"].run
+
+    def interrupted(settings, seed):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append((settings, seed))
+        return run(settings, seed)
+
+    monkeypatch.setitem(EXPERIMENTS, "xor", _with(EXPERIMENTS["xor"], run=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        quick(["xor"], tmp_path)
+    kept = json.loads((tmp_path / "xor.json").read_text())["runs"]
+    assert len(kept) == 3 and not (tmp_path / "xor.md").exists()
+    done.append(None)
+    quick(["xor"], tmp_path)
+    jobs = EXPERIMENTS["xor"].stages[0](Plan(range(2), True), [])
+    assert [entry for entry in done if entry] == [(job.settings, job.seed) for job in jobs]
+    assert json.loads((tmp_path / "xor.json").read_text())["runs"][:3] == kept
+    # More seeds: only those that are new are trained.
+    done[:] = [None] * 4
+    quick(["xor"], tmp_path, seeds=3)
+    assert {entry[1] for entry in done if entry} == {2}
+
+
+def _with(experiment, **changes):
+    return type(experiment)(**(vars(experiment) | changes))
+
+
+def test_the_same_seed_gives_the_same_runs(tmp_path):
+    for folder in ("a", "b"):
+        quick(["xor"], tmp_path / folder, seeds=1)
+    a, b = (json.loads((tmp_path / folder / "xor.json").read_text())["runs"] for folder in "ab")
+    assert [run["costs"] for run in a] == [run["costs"] for run in b]
+
+
+def test_missing_data_is_told_and_the_others_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SVDFAST_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _training._load.cache_clear()
+    assert main(["reproduce", "cat", "xor", "--quick", "--seeds", "1"]) == 1
+    captured = capsys.readouterr()
+    (line,) = [line for line in captured.out.splitlines() if "left out" in line]
+    assert line.startswith("cat was left out: ")
+    if "h5py" not in line:
+        assert "put them into" in line and "SVDFAST_DATA" in line
+    assert captured.err.splitlines()[-1] == f"svdfast: error: {line}"
+    assert (tmp_path / "reproduction-quick" / "xor.md").exists()
+    assert not (tmp_path / "reproduction-quick" / "cat.md").exists()
+
+
+def test_missing_packages(tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn.datasets", None)
+        _, _, left_out = quick(["images"], tmp_path / "pictures")
+    assert left_out == [
+        'images was left out: the pictures need scikit-learn and matplotlib: pip install "svdfast[demo,plot]"'
+    ]
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["reproduce", "xor", "--out", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err == 'svdfast: error: figures need matplotlib: pip install "svdfast[plot]"\n'
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "message"),
+    [
+        (["mnits"], 2, "EXPERIMENT: expected one of xor, cat, mnist, small, images, study or all, got 'mnits'"),
+        (["xor", "--seeds", "0"], 2, "argument --seeds: expected an integer from 1 to 1000, got '0'"),
+        (["xor", "--out", "file"], 1, "--out: file: File exists"),
+        (["xor", "--out", "broken"], 1, "xor.json: not a file of runs; rename or delete it"),
+    ],
+)
+def test_errors(argv, status, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "xor.json").write_text('{"runs": [{"form": 1}]}')
+    assert main(["reproduce", *argv]) == status
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "broken" / "xor.json").read_text() == '{"runs": [{"form": 1}]}'
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"names: expected some of xor, cat, .*, got XOR"):
+        reproduce(["xor", "XOR"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_counts_are_those_of_the_equations(tmp_path, made_up_data):
+    """784-512-256-10 at α = 1/2, 1/4, 1/8: what the method's counts say."""
+    quick(["mnist"], tmp_path, seeds=1)
+    runs = {run["form"]: run for run in json.loads((tmp_path / "mnist.json").read_text())["runs"]}
+    for form, forward, step in (("1/2", 1.24, 1.10), ("1/4", 2.46, 2.18), ("1/8", 4.86, 4.30)):
+        run = runs[f"α {form}, φ 10 %"]
+        assert run["forward_dense"] / run["forward"] == pytest.approx(forward, abs=0.005)
+        assert run["step_dense"] / run["step"] == pytest.approx(step, abs=0.005)
+    assert set(runs) == set(mnist.METHODS)
+
+
+def test_the_pareto_line_and_the_recommendation():
+    found = [("1/2", 0.1, 0.3, 1.0), ("1/4", 0.1, 0.3, 2.0), ("1/8", 0.0, -0.4, 4.0), ("1/8", 0.1, 0.1, 3.0), ("1/16", 0.1, -0.5, 3.9)]
+    assert study.pareto(found) == [found[1], found[3], found[2]]
+
+    def run(form, accuracy, seconds):
+        return {"form": form, "seed": 0, "test_accuracy": accuracy, "seconds": seconds}
+
+    runs = []
+    for data in study.DATA:
+        runs.append(run(study.form(data, "784-512-256-10", None, None), 90.0, 10.0))
+        for alpha in study.FRACTIONS:
+            for share in study.SHARES:
+                good = alpha == "1/8" and share in (0.05, 0.1)
+                # One of the two is good on one data set only.
+                lower = share == 0.05 and data == "mnist"
+                runs.append(run(study.form(data, "784-512-256-10", alpha, share), 90.2 - 0.5 * (not good or lower), 5.0))
+    assert [(alpha, share) for alpha, share, _, _ in study.recommended(runs)] == [("1/8", 0.1)]
+
+
+def test_the_best_rate_is_chosen_on_held_out_samples():
+    plan = Plan(range(3))
+    for job in study.tuning(plan, []):
+        assert job.settings["hold_out"] == study.HELD_OUT and job.seed == study.TUNING_SEED
+    runs = [
+        {"form": job.form, "seed": job.seed, "settings": job.settings, "test_accuracy": -abs(job.settings["learning_rate"] - 3e-3)}
+        for job in study.tuning(plan, [])
+    ]
+    jobs = study.grid(plan, runs)
+    assert {job.settings["learning_rate"] for job in jobs} == {3e-3}
+    assert all("hold_out" not in job.settings for job in jobs)
+    assert len({(job.form, job.seed) for job in jobs}) == len(jobs) == 3 * (2 * (1 + 4 * 7) + 2 * 5)
+
+
+def test_a_picture_of_full_rank_is_the_picture():
+    pytest.importorskip("sklearn", reason="the picture is scikit-learn's")
+    clean = images.picture()
+    assert clean.shape == (427, 640) and 0 <= clean.min() < clean.max() <= 1
+    low, whole = images.kept(clean, [3, 427])
+    np.testing.assert_allclose(whole, clean, atol=1e-10)
+    assert np.linalg.matrix_rank(low) == 3
+    assert images.psnr(clean + 0.1, clean) == pytest.approx(20)
+
+
+def test_tables():
+    assert table(["", "a"], [["x", "1.5"], ["long", "–"]]) == (
+        "|      |   a |\n| ---- | --: |\n| x    | 1.5 |\n| long |   – |"
+    )
+    assert spread([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
+    assert spread([1.25], 2) == "1.25"
