@@ -129,7 +129,8 @@ cdef void gemm(int bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, P
         if not bfloat16:
             multiply_exactly[float](transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
         elif bfloat16_instructions:
-            svdfast_bfloat16_product(transpose_A, SVDFAST_PACKED if bfloat16 == 2 else transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
+            svdfast_bfloat16_product(transpose_A, SVDFAST_PACKED if bfloat16 == 2 else transpose_B, m, n, k, A, lda, B, ldb,
+                                     accumulate, C, ldc)
         else:
             multiply_rounded(transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
     else:

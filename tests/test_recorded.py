@@ -110,3 +110,18 @@ def test_milliseconds_a_step_in_bfloat16():
             assert cell == recorded[1], (name, form)
             seen += 1
     assert seen == 12
+
+
+def test_accuracy_in_bfloat16():
+    section = RESULTS.split("## bfloat16")[1].split("\n## ")[0]
+    seen = 0
+    for row in rows(README):
+        if ", float32" in row[0] or ", bfloat16" in row[0]:
+            data, precision = row[0].lower().split(", ")
+            if "mnist" not in data:
+                continue
+            for form, cell in zip(("dense", "1/4", "1/8"), row[1:], strict=True):
+                recorded = re.search(rf"^{data} +{form} +{precision} +mean .*test_accuracy (\S+) ± (\S+) %", section, re.M)
+                assert cell == f"{float(recorded[1]):.2f} ± {float(recorded[2]):.2f} %"
+                seen += 1
+    assert seen == 12
