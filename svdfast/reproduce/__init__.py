@@ -86,6 +86,7 @@ def reproduce(
         lines = [f"# {experiment.title}", ""]
         for title, text in experiment.tables(runs):
             lines += [title, "", text, ""]
+        lines += [f"Run on: {machine}" for machine in dict.fromkeys(run["machine"] for run in runs if "machine" in run)] + [""]
         for figure_name, figure in figures.items():
             save(figure, out, figure_name)
             lines += [f"![{figure_name}]({figure_name}.png)", ""]

@@ -58,7 +58,8 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         `cost` (mean loss of the last epoch, as the report has it), `train_accuracy` and `test_accuracy` (in %), `costs`,
         `test_accuracies` and `epoch_seconds` by epoch, `seconds` (the whole training: steps, switch, recomposition),
         `switch_seconds`, `switch_step`, `steps_an_epoch`, `dense_step` and `factored_step` (median seconds of a step in epochs of one
-        form, None where there is none), `ranks`, and multiplications for a sample: `forward`, `forward_dense`, `step`, `step_dense`.
+        form, None where there is none), `ranks`, and multiplications for a sample: `forward`, `forward_dense`, `step`, `step_dense`;
+        and `machine`, in words.
     """
     _warm_up()
     data = _load(settings["data"])
@@ -109,11 +110,17 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         "forward_dense": forward.dense_total,
         "step": step.total,
         "step_dense": step.dense_total,
-        "processor": show_config()["processor"],
+        "machine": _machine(),
         "costs": [_rounded(row["loss"]) for row in rows],
         "test_accuracies": [_rounded(100 * row["val_accuracy"]) for row in rows],
         "epoch_seconds": [_rounded(row["seconds"]) for row in rows],
     }
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    config = show_config()
+    return ", ".join([config["processor"], f"{config['threads']} threads", *config["versions"]])
 
 
 def _rounded(x: float) -> float:

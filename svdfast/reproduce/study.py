@@ -55,10 +55,11 @@ def cells() -> Iterator[tuple[str, str, list[int], str | None]]:
 def settings(
     plan: Plan, data: str, network: str, sizes: list[int], alpha: str | None, share: float, rate: float, tuning: bool
 ) -> dict[str, Any]:
-    epochs = 20 if network not in LARGE else 2 if tuning else 5
+    large = network in LARGE
+    epochs = 20 if not large else 2 if tuning else 3
     how = {
         "data": data, "sizes": sizes, "output": "softmax", "optimizer": "adam", "learning_rate": rate, "falling": True,
-        "epochs": 1 if plan.quick else epochs, "batch_size": 2048,
+        "epochs": 1 if plan.quick else epochs, "batch_size": 512 if large else 2048,
         "method": {"rank_fraction": None} if alpha is None
         else {"rank_fraction": FRACTIONS[alpha], "pretrain_fraction": share, "force": True},
     }  # fmt: skip
