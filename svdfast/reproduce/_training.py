@@ -55,8 +55,8 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        `cost` (mean loss of the last epoch, as the report has it), `train_accuracy` and `test_accuracy` (in %), `costs`,
-        `test_accuracies` and `epoch_seconds` by epoch, `seconds` (the whole training: steps, switch, recomposition),
+        `cost` (mean loss of the last epoch, as the report has it), `train_accuracy` and `test_accuracy` (in %), `costs` and
+        `test_accuracies` by epoch, `seconds` (the whole training: steps, switch, recomposition),
         `switch_seconds`, `switch_step`, `steps_an_epoch`, `dense_step` and `factored_step` (median seconds of a step in epochs of one
         form, None where there is none), `ranks`, and multiplications for a sample: `forward`, `forward_dense`, `step`, `step_dense`;
         and `machine`, in words.
@@ -111,9 +111,8 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         "step": step.total,
         "step_dense": step.dense_total,
         "machine": _machine(),
-        "costs": [_rounded(row["loss"]) for row in rows],
-        "test_accuracies": [_rounded(100 * row["val_accuracy"]) for row in rows],
-        "epoch_seconds": [_rounded(row["seconds"]) for row in rows],
+        "costs": [_rounded(row["loss"], 4) for row in rows],
+        "test_accuracies": [_rounded(100 * row["val_accuracy"], 4) for row in rows],
     }
 
 
@@ -123,8 +122,8 @@ def _machine() -> str:
     return ", ".join([config["processor"], f"{config['threads']} threads", *config["versions"]])
 
 
-def _rounded(x: float) -> float:
-    """Six digits, which keeps files small; NaN and infinity are no JSON."""
+def _rounded(x: float, digits: int = 6) -> float:
+    """Keeps files small. NaN and infinity are no JSON, and a network that has come to them is no result."""
     if not math.isfinite(x):
-        raise ValueError(f"expected a finite number, got {x}")
-    return float(f"{x:.6g}")
+        raise FloatingPointError(f"expected a finite figure, got {x}")
+    return float(f"{x:.{digits}g}")
