@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Test accuracy and training time of dense and factored training on real data, over several seeds.
 
-    python bench/accuracy.py report [mnist | fashion-mnist | xor | cat ...]   the report's settings, α = 1/2, and dense
     python bench/accuracy.py tuned [mnist | fashion-mnist ...]                dense, α = 1/4, 1/8, auto, PyTorch, each at its own best rate
     python bench/accuracy.py ablation [mnist | fashion-mnist ...]             α = 1/8 with one ingredient other than by default
     python bench/accuracy.py precision [mnist | fashion-mnist ...]            products in float32 and in bfloat16
@@ -31,22 +30,6 @@ import machine
 
 import svdfast as sf
 from svdfast.moments import carry
-
-# The report, section 4. It leaves open the optimizer of cat and xor, and cat's batch: gradient descent, which it describes, sample
-# by sample, comes to its cost on cat; Adam is used on xor.
-REPORT: dict[str, dict[str, Any]] = {
-    "mnist": {"hidden": [512, 256], "epochs": 20, "batch_size": 2048, "optimizer": (sf.Adam, 3e-4)},
-    "cat": {"hidden": [100], "epochs": 100, "batch_size": 1, "optimizer": (sf.GradientDescent, 1e-3)},
-    "xor": {"hidden": [20, 20], "epochs": 800, "batch_size": 4, "optimizer": (sf.Adam, 0.01)},
-}
-REPORT["fashion-mnist"] = REPORT["mnist"]
-AS_REPORTED = {
-    "pretrain_fraction": 0.1,
-    "force": True,
-    "moments": "restart",
-    "factor_learning_rate": 1.0,
-    "activation_aware": False,
-}
 
 # Adam with half a cosine from these rates down to 0, the same grid for each form.
 RATES = (1e-3, 3e-3, 9e-3)
@@ -188,18 +171,6 @@ def train_torch(name: str, seed: int, rate: float, hidden: list[int], epochs: in
 Job = tuple[str, Callable[[int], dict[str, Any]]]
 
 
-def report_jobs(name: str) -> Iterator[Job]:
-    settings = dict(REPORT[name])
-    optimizer, rate = settings.pop("optimizer")
-    for rank_fraction in (None, 1 / 2):
-        yield (
-            f"rank_fraction {rank_fraction!s:<6}",
-            lambda seed, r=rank_fraction: train(
-                name, seed, rank_fraction=r, optimizer=optimizer(rate), **settings, **AS_REPORTED
-            ),
-        )
-
-
 def tuned_jobs(name: str) -> Iterator[Job]:
     for form, how in FORMS.items():
         for rate in RATES:
@@ -256,7 +227,6 @@ def auto_jobs(name: str) -> Iterator[Job]:
 
 
 MODES = {
-    "report": report_jobs,
     "tuned": tuned_jobs,
     "precision": precision_jobs,
     "few": few_jobs,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Timings of an epoch of `sf.train`, dense and factored: the whole call, its checks of arguments included.
+"""Timings of an epoch of `sf.train`, dense and factored, of the networks of the report and of larger ones, beside their multiplications:
+the whole call, its checks of arguments included.
 
 Not here: other systems, and an epoch without what is done once for a training (compare.py); a layer alone
 (test_bench_kernels.py).
@@ -13,14 +14,22 @@ import machine
 import pytest
 
 import svdfast as sf
+from svdfast.reproduce import small, study
+
+# Those of compare.py that are the report's, and those of `svdfast reproduce` beside them.
+NETWORKS = {name: compare.CASES[name] for name in ("mnist", "mnist-small-batch", "cat", "xor")}
+NETWORKS["small"] = compare.Case(tuple(small.SIZES), batch=2048, n_samples=61_440)
+NETWORKS |= {name: compare.Case(tuple(sizes), batch=512, n_samples=4096) for name, sizes in study.LARGE.items()}
 
 
 @pytest.mark.parametrize("rank_fraction", compare.RANK_FRACTIONS)
-@pytest.mark.parametrize("name", ["mnist", "mnist-small-batch"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_epoch(
     benchmark: Any, record: Callable[..., None], name: str, rank_fraction: float | None
 ) -> None:
-    case = compare.CASES[name]
+    case = NETWORKS[name]
+    if benchmark.disabled:
+        case = case.quick()
     n_threads = len(machine.available_cpus())
     benchmark.group = f"an epoch of {name}, {n_threads} threads"
     X, y = compare.make_data(case)
@@ -36,7 +45,7 @@ def test_epoch(
             net,
             X,
             y,
-            epochs=1,
+            epochs=case.epochs,
             batch_size=case.batch,
             optimizer=optimizer,
             rank_fraction=None,
@@ -46,7 +55,7 @@ def test_epoch(
 
     result = benchmark.pedantic(epoch, rounds=5, warmup_rounds=1)
     count = sf.count_multiplications(net)
-    record(case.n_samples * count.total, n_threads, rank_fraction=rank_fraction, promised=count.ratio)
+    record(case.epochs * case.n_samples * count.total, n_threads, rank_fraction=rank_fraction, promised=count.ratio)
     assert result.n_steps == case.n_steps
     assert net.evaluate(*some).loss < before
 

@@ -100,6 +100,16 @@ def test_what_was_interrupted_goes_on(tmp_path, monkeypatch):
     assert {entry[1] for entry in done if entry} == {2}
 
 
+def test_ctrl_c(tmp_path, capsys, monkeypatch):
+    def interrupted(settings, seed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(EXPERIMENTS, "xor", _with(EXPERIMENTS["xor"], run=interrupted))
+    assert main(["reproduce", "xor", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "The runs that were done are kept: the same command goes on.\nsvdfast: interrupted\n"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def _with(experiment, **changes):
     return type(experiment)(**(vars(experiment) | changes))
 
