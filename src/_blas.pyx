@@ -141,8 +141,8 @@ cdef void gemm(int bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, P
 
 def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1] C, bint transpose_A=False,
              bint transpose_B=False, bint accumulate=False, bint bfloat16=False, int n_parts=0):
-    """`gemm` on arrays: C := op(A) op(B), or +=. For tests; checks little. `n_parts`: B is packed before, in so many parts, where it
-    can be."""
+    """`gemm` on arrays: C := op(A) op(B), or +=. For tests; checks little. `n_parts`, with bfloat16: B is packed before, in so many
+    parts, where it can be."""
     cdef:
         Py_ssize_t m = A.shape[1] if transpose_A else A.shape[0]
         Py_ssize_t k = A.shape[0] if transpose_A else A.shape[1]
@@ -160,7 +160,7 @@ def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1
     a = &A[0, 0] if k > 0 else NULL
     b = &B[0, 0] if k > 0 else NULL
     if floating is float:
-        if n_parts > 0 and packed_size(n, k) > 0:
+        if bfloat16 and n_parts > 0 and packed_size(n, k) > 0:
             packed = view.array((packed_size(n, k),), itemsize=sizeof(float), format="f")
             for i in range(n_parts):
                 pack(transpose_B, n, k, b, B.shape[1], i, n_parts, &packed[0])

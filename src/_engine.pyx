@@ -167,8 +167,10 @@ cdef void pack_weight(const Plan* plan, const float* W, Py_ssize_t n, Py_ssize_t
 
 
 cdef inline const floating* operand(const Plan* plan, bint packed, const floating* W, Py_ssize_t place) noexcept nogil:
-    """The weight, or where it is packed."""
-    return <const floating*> (plan.packed + place) if packed else W
+    """The weight, or where it is packed; NULL where no product takes it."""
+    if not packed:
+        return W
+    return <const floating*> (plan.packed + place) if place >= 0 else NULL
 
 
 cdef double run_tile(const Plan* plan, const floating* w, floating* gradient, Py_ssize_t first, Py_ssize_t p,
@@ -439,7 +441,7 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
     if n > count:
         n = <int> count
     # Where more than one tile takes the weights they are packed once for all.
-    packed = plan.packed != NULL and (n > 1 or count > plan.tile_rows)
+    packed = plan.packed != NULL and _blas.packed_size(1, 1) > 0 and (n > 1 or count > plan.tile_rows)
     if n == 1:
         if packed:
             pack_weights[floating](plan, w, 0, 1)
@@ -583,8 +585,8 @@ cdef class Engine:
                 largest = max(largest, block_rows(layer.n, layer.l) * layer.l, block_rows(layer.l, layer.m) * layer.m)
             self.plan.work += 3 * (layer.m * layer.n if layer.l == 0 else layer.l * (layer.m + layer.n))
 
-        if bfloat16:
-            self._pack()
+        if bfloat16 and not self.is_double:
+            self._make_room_for_packed()
         scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
         self.plan.scratch = <void*> address(scratch)
         vectors = [aligned_zeros(layout.size if gradients else 0, dtype) for _ in range(n)]
@@ -598,7 +600,7 @@ cdef class Engine:
         sums = self.keep["sums"] = aligned_zeros(n * GRAIN, np.float64)
         self.plan.sums = <double*> address(sums)
 
-    cdef _pack(self):
+    cdef _make_room_for_packed(self):
         """Makes room for packed weights, if products take them so."""
         cdef Py_ssize_t place = 0, i
         cdef LayerPlan* layer

@@ -303,6 +303,7 @@ ptrdiff_t svdfast_packed_size(ptrdiff_t n, ptrdiff_t k) { return (n + 15) / 16 *
 
 void svdfast_pack(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float *B, ptrdiff_t ldb, int i, int count, float *packed)
 {
+    (void)transpose_B, (void)n, (void)k, (void)B, (void)ldb, (void)i, (void)count, (void)packed;
 #ifdef HAS_BFLOAT16
     const ptrdiff_t panels = (n + SVDFAST_PANEL - 1) / SVDFAST_PANEL;
     const ptrdiff_t stop = part(i + 1, panels, count) * SVDFAST_PANEL;

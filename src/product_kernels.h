@@ -340,7 +340,7 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                     stride = ldb;
                 }
                 const ptrdiff_t columns_left = n - j - COLUMNS;
-                /* What the next panel is made of, or that panel, which is rows of COLUMNS words one after the other. */
+                /* What the next panel is made of, or that panel, which is rows of one or two vectors one after the other. */
                 const int made = transpose_B == SVDFAST_PACKED;
                 const float *const next = made ? panel + COLUMNS * depth
                                           : transpose_B ? B + (j + COLUMNS) * ldb + first : B + first * ldb + j + COLUMNS;
@@ -350,7 +350,7 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                 for (ptrdiff_t i = top, f = 0; i < bottom; i += ROWS, f += share) {
                     if (distant && columns_left > 0)
                         fetch(transpose_B && !made, columns_left < COLUMNS ? columns_left : COLUMNS, f,
-                              f + share < length ? f + share : length, next, made ? COLUMNS : ldb);
+                              f + share < length ? f + share : length, next, made && columns_left <= WIDTH ? WIDTH : made ? COLUMNS : ldb);
                     const ptrdiff_t rows = bottom - i < ROWS ? bottom - i : ROWS;
                     const float *a = block + (i - top) * (packed ? depth : as == COLUMNS_CONTIGUOUS ? 1 : lda);
                     float *c = form == TURNED ? C + j * ldc + i : C + i * ldc + j;

@@ -412,8 +412,10 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         left_out = reproduce(names, out, seeds=arguments.seeds, quick=arguments.quick, say=say, tell=tell)
     except (ImportError, ValueError) as error:
         raise Failure(error) from None
+    except BrokenPipeError:  # of standard output, which main sees to
+        raise
     except OSError as error:
-        raise Failure(f"--out: {error.filename or out}: {error.strerror or error}") from None
+        raise Failure(f"{error.filename or out}: {error.strerror or error}") from None
     except KeyboardInterrupt:
         tell("The runs that were done are kept: the same command goes on.")
         raise

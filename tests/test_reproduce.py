@@ -7,16 +7,30 @@ On made-up data of the real sets' shapes, quickly; what the experiments show is 
 
 import csv
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib", reason="the figures need matplotlib")
 
+import svdfast as sf
 from svdfast import datasets
 from svdfast.cli import main
-from svdfast.reproduce import EXPERIMENTS, _training, images, mnist, reproduce, study
+from svdfast.reproduce import (
+    EXPERIMENTS,
+    _records,
+    _training,
+    cat,
+    images,
+    mnist,
+    reproduce,
+    small,
+    study,
+)
 from svdfast.reproduce._experiment import Plan
 from svdfast.reproduce._tables import spread, table
 
@@ -38,7 +52,8 @@ def made_up(name):
 
 @pytest.fixture
 def made_up_data(monkeypatch):
-    monkeypatch.setattr(_training, "_load", made_up)
+    for module in (_training, cat, mnist, small, study):
+        monkeypatch.setattr(module, "load", made_up)
     monkeypatch.setattr(study, "LARGE", {name: [784, *[64] * (len(sizes) - 2), 10] for name, sizes in study.LARGE.items()})
 
 
@@ -55,8 +70,8 @@ def test_each_experiment_gives_tables_figures_and_runs(name, tmp_path, made_up_d
     said, _, left_out = quick([name], tmp_path)
     assert left_out == []
     experiment = EXPERIMENTS[name]
-    text = (tmp_path / f"{name}.md").read_text()
-    runs = json.loads((tmp_path / f"{name}.json").read_text())["runs"]
+    text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+    runs = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))["runs"]
     for title, lines in experiment.tables(runs):
         assert f"{title}\n\n{lines}\n" in text and lines in said
     figures = [file.stem for file in tmp_path.glob("*.png")]
@@ -87,13 +102,13 @@ def test_what_was_interrupted_goes_on(tmp_path, monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, "xor", _with(EXPERIMENTS["xor"], run=interrupted))
     with pytest.raises(KeyboardInterrupt):
         quick(["xor"], tmp_path)
-    kept = json.loads((tmp_path / "xor.json").read_text())["runs"]
+    kept = json.loads((tmp_path / "xor.json").read_text(encoding="utf-8"))["runs"]
     assert len(kept) == 3 and not (tmp_path / "xor.md").exists()
     done.append(None)
     quick(["xor"], tmp_path)
     jobs = EXPERIMENTS["xor"].stages[0](Plan(range(2), True), [])
     assert [entry for entry in done if entry] == [(job.settings, job.seed) for job in jobs]
-    assert json.loads((tmp_path / "xor.json").read_text())["runs"][:3] == kept
+    assert json.loads((tmp_path / "xor.json").read_text(encoding="utf-8"))["runs"][:3] == kept
     # More seeds: only those that are new are trained.
     done[:] = [None] * 4
     quick(["xor"], tmp_path, seeds=3)
@@ -117,7 +132,7 @@ def _with(experiment, **changes):
 def test_the_same_seed_gives_the_same_runs(tmp_path):
     for folder in ("a", "b"):
         quick(["xor"], tmp_path / folder, seeds=1)
-    a, b = (json.loads((tmp_path / folder / "xor.json").read_text())["runs"] for folder in "ab")
+    a, b = (json.loads((tmp_path / folder / "xor.json").read_text(encoding="utf-8"))["runs"] for folder in "ab")
     assert [run["costs"] for run in a] == [run["costs"] for run in b]
 
 
@@ -125,7 +140,7 @@ def test_missing_data_is_told_and_the_others_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SVDFAST_DATA", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    _training._load.cache_clear()
+    _training.load.cache_clear()
     assert main(["reproduce", "cat", "xor", "--quick", "--seeds", "1"]) == 1
     captured = capsys.readouterr()
     (line,) = [line for line in captured.out.splitlines() if "left out" in line]
@@ -155,7 +170,7 @@ def test_missing_packages(tmp_path, capsys, monkeypatch):
     [
         (["mnits"], 2, "EXPERIMENT: expected one of xor, cat, mnist, small, images, study or all, got 'mnits'"),
         (["xor", "--seeds", "0"], 2, "argument --seeds: expected an integer from 1 to 1000, got '0'"),
-        (["xor", "--out", "file"], 1, "--out: file: File exists"),
+        (["xor", "--out", "file"], 1, "svdfast: error: file: File exists"),
         (["xor", "--out", "broken"], 1, "xor.json: not a file of runs; rename or delete it"),
     ],
 )
@@ -169,6 +184,55 @@ def test_errors(argv, status, message, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "broken" / "xor.json").read_text() == '{"runs": [{"form": 1}]}'
 
 
+def test_disagreement():
+    assert cat.disagreement("1100", "1010")[:2] == (1, 1)
+    assert cat.disagreement("11", "11") == (0, 0, 1.0)
+    only_first, only_second, p = cat.disagreement("1" * 6 + "0", "0" * 6 + "0")
+    assert (only_first, only_second) == (6, 0) and p == pytest.approx(2 * 0.5**6)
+
+
+def test_a_run_that_diverges(tmp_path, monkeypatch):
+    def diverges(settings, seed):
+        raise FloatingPointError("the loss became nan at step 1")
+
+    monkeypatch.setattr(study, "run_training", diverges)
+    assert study.run({"hold_out": 10}, 0)["test_accuracy"] == 0
+    with pytest.raises(FloatingPointError):
+        study.run({}, 0)
+    monkeypatch.setitem(EXPERIMENTS, "xor", _with(EXPERIMENTS["xor"], run=diverges))
+    with pytest.raises(FloatingPointError, match="xor, Adam, DNN, seed 0: the loss became nan"):
+        quick(["xor"], tmp_path)
+
+
+def test_runs_of_another_machine_are_done_anew(tmp_path, monkeypatch):
+    quick(["xor"], tmp_path, seeds=1)
+    before = json.loads((tmp_path / "xor.json").read_text(encoding="utf-8"))["runs"]
+    monkeypatch.setattr(_records, "machine", lambda: "another")
+    monkeypatch.setattr(_training, "machine", lambda: "another")
+    quick(["xor"], tmp_path, seeds=1)
+    after = json.loads((tmp_path / "xor.json").read_text(encoding="utf-8"))["runs"]
+    assert len(after) == len(before) and {run["machine"] for run in after} == {"another"}
+    assert [run["costs"] for run in after] == [run["costs"] for run in before]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and pipes")
+def test_a_reader_that_went_away(tmp_path):
+    package = str(Path(sf.__file__).parents[1])
+    command = [sys.executable, "-P", "-m", "svdfast", "reproduce", "xor", "--quick", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": package}
+    ) as process:
+        process.stdout.close()
+        assert b"Broken pipe" not in process.stderr.read()
+        assert process.wait() == 141
+
+
+@pytest.mark.parametrize(("seeds", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
+def test_numbers_of_seeds_are_checked(seeds, error, tmp_path):
+    with pytest.raises(error, match="seeds: expected"):
+        reproduce(["xor"], tmp_path / "out", seeds=seeds)
+
+
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"names: expected some of xor, cat, .*, got XOR"):
         reproduce(["xor", "XOR"], tmp_path / "out")
@@ -178,7 +242,7 @@ def test_unknown_names_are_refused(tmp_path):
 def test_counts_are_those_of_the_equations(tmp_path, made_up_data):
     """784-512-256-10 at α = 1/2, 1/4, 1/8: what the method's counts say."""
     quick(["mnist"], tmp_path, seeds=1)
-    runs = {run["form"]: run for run in json.loads((tmp_path / "mnist.json").read_text())["runs"]}
+    runs = {run["form"]: run for run in json.loads((tmp_path / "mnist.json").read_text(encoding="utf-8"))["runs"]}
     for form, forward, step in (("1/2", 1.24, 1.10), ("1/4", 2.46, 2.18), ("1/8", 4.86, 4.30)):
         run = runs[f"α {form}, φ 10 %"]
         assert run["forward_dense"] / run["forward"] == pytest.approx(forward, abs=0.005)
@@ -189,8 +253,10 @@ def test_counts_are_those_of_the_equations(tmp_path, made_up_data):
 def test_the_pareto_line_and_the_recommendation():
     found = [("1/2", 0.1, 0.3, 1.0), ("1/4", 0.1, 0.3, 2.0), ("1/8", 0.0, -0.4, 4.0), ("1/8", 0.1, 0.1, 3.0), ("1/16", 0.1, -0.5, 3.9)]
     assert study.pareto(found) == [found[1], found[3], found[2]]
+    # Nothing is faster than dense, nor more accurate.
+    assert study.pareto([("1/2", 0.1, -0.3, 0.9)]) == [study.DENSE]
 
-    def run(form, accuracy, seconds):
+    def run(form, accuracy, seconds=10.0):
         return {"form": form, "seed": 0, "test_accuracy": accuracy, "seconds": seconds}
 
     runs = []

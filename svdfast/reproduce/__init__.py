@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from svdfast._checks import count
 from svdfast._files import written_whole
 from svdfast.reproduce import cat, images, mnist, small, study, xor
 from svdfast.reproduce._experiment import Experiment, Plan, Record
@@ -18,6 +19,8 @@ from svdfast.reproduce._figures import require_matplotlib, save
 from svdfast.reproduce._records import Records, write_csv
 
 __all__ = ["EXPERIMENTS", "reproduce"]
+
+MOST_SEEDS = 1000  # study.py's tuning has the next one
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT for module in (xor, cat, mnist, small, images, study)
@@ -45,7 +48,7 @@ def reproduce(
     out : Path
         Made if it is not there.
     seeds : int, optional
-        Instead of each experiment's own number, ≥ 1.
+        Instead of each experiment's own number, 1 to 1000.
     quick : bool
         A few samples and epochs: shows that all of it works, and nothing else.
     say, tell : callable
@@ -60,14 +63,20 @@ def reproduce(
     ------
     ImportError
         matplotlib is missing.
+    TypeError
+        `seeds` is not an integer.
+    FloatingPointError
+        A training diverged. The runs before it are kept.
     OSError
         A file could not be written.
     ValueError
-        A name is unknown; or a file in the folder is not one of runs.
+        A name is unknown, `seeds` out of range, or a file in the folder not one of runs.
     """
     unknown = [name for name in names if name not in EXPERIMENTS]
     if unknown:
         raise ValueError(f"names: expected some of {', '.join(EXPERIMENTS)}, got {', '.join(unknown)}")
+    if seeds is not None:
+        count("seeds", seeds, maximum=MOST_SEEDS)
     require_matplotlib()
     out.mkdir(parents=True, exist_ok=True)
     left_out = []
@@ -76,18 +85,18 @@ def reproduce(
         plan = Plan(range(seeds or (experiment.quick_seeds if quick else experiment.seeds)), quick)
         say(f"\n# {experiment.title}\n")
         try:
-            runs = _runs(experiment, plan, Records(out / f"{name}.json"), tell)
-            figures = experiment.figures(runs)
-        except (FileNotFoundError, ImportError) as error:
+            experiment.require()
+        except (ImportError, OSError, ValueError) as error:
             left_out.append(f"{name} was left out: {error}")
             say(left_out[-1])
             continue
+        runs = _runs(experiment, plan, Records(out / f"{name}.json"), tell)
         write_csv(out / f"{name}.csv", runs)
         lines = [f"# {experiment.title}", ""]
         for title, text in experiment.tables(runs):
             lines += [title, "", text, ""]
         lines += [f"Run on: {machine}" for machine in dict.fromkeys(run["machine"] for run in runs if "machine" in run)] + [""]
-        for figure_name, figure in figures.items():
+        for figure_name, figure in experiment.figures(runs).items():
             save(figure, out, figure_name)
             lines += [f"![{figure_name}]({figure_name}.png)", ""]
         with written_whole(out / f"{name}.md") as file:
@@ -108,7 +117,11 @@ def _runs(experiment: Experiment, plan: Plan, records: Records, tell: Callable[[
         for job in jobs:
             record = records.find(job)
             if record is None:
-                record = records.add(job, experiment.run(job.settings, job.seed))
+                try:
+                    result = experiment.run(job.settings, job.seed)
+                except FloatingPointError as error:
+                    raise FloatingPointError(f"{experiment.name}, {job.form}, seed {job.seed}: {error}") from None
+                record = records.add(job, result)
                 done += 1
                 left = (time.monotonic() - began) / done * (missing - done)
                 tell(f"{experiment.name}{part}: {done} of {missing}, {job.form}, seed {job.seed}; some {_duration(left)} left")

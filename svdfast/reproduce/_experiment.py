@@ -38,11 +38,15 @@ Runs = Sequence[Record]
 
 @dataclass(frozen=True)
 class Experiment:
-    """Attributes
+    """One of the report's experiments.
+
+    Attributes
     ----------
     name, title : str
     seeds, quick_seeds : int
         Where the user does not say.
+    require : callable
+        Loads what the runs need; raises ImportError, OSError or ValueError where something is missing or damaged.
     stages : tuple of callable
         Each gives the jobs that come next, from the plan and the runs of the stages before.
     run : callable
@@ -57,6 +61,7 @@ class Experiment:
     title: str
     seeds: int
     quick_seeds: int
+    require: Callable[[], object]
     stages: tuple[Callable[[Plan, Runs], list[Job]], ...]
     run: Callable[[dict[str, Any], int], dict[str, Any]]
     tables: Callable[[Runs], list[tuple[str, str]]]

@@ -30,6 +30,7 @@ STYLES: tuple[dict[str, Any], ...] = (
 
 
 def require_matplotlib() -> None:
+    """Says which extra brings it, where it is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -54,17 +55,13 @@ def line(axes: Any, index: int, curves: Sequence[Sequence[float]], label: str, m
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.12, linewidth=0)
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(figure: Figure, folder: Path, name: str) -> None:
     """As PNG and as SVG. The same figure gives the same bytes."""
     from matplotlib import rc_context
 
-    paths = []
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         content = io.BytesIO()
         with rc_context({"svg.hashsalt": "svdfast", "svg.fonttype": "none"}):
             figure.savefig(content, format=kind, dpi=120, metadata=metadata)
-        path = folder / f"{name}.{kind}"
-        with written_whole(path) as file:
+        with written_whole(folder / f"{name}.{kind}") as file:
             file.write(content.getvalue())
-        paths.append(path)
-    return paths

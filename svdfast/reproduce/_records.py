@@ -15,6 +15,7 @@ from typing import Any
 
 from svdfast._files import written_whole
 from svdfast.reproduce._experiment import Job, Record
+from svdfast.reproduce._training import machine
 
 
 class Records:
@@ -24,17 +25,17 @@ class Records:
         self.path = path
         self._runs: dict[str, Record] = {}
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return
-        try:
-            runs = json.loads(text)["runs"]
+            runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
             self._runs = {_key(Job(run["form"], run["seed"], run["settings"])): run for run in runs}
+        except FileNotFoundError:
+            pass
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path}: not a file of runs; rename or delete it") from None
 
     def find(self, job: Job) -> Record | None:
-        return self._runs.get(_key(job))
+        """The run, if it was done on this machine with these versions: seconds of others can't be compared."""
+        run = self._runs.get(_key(job))
+        return run if run is not None and run.get("machine", machine()) == machine() else None
 
     def add(self, job: Job, result: dict[str, Any]) -> Record:
         given = {"form": job.form, "seed": job.seed, "settings": job.settings} | result
@@ -52,16 +53,19 @@ def _key(job: Job) -> str:
     return json.dumps([job.form, job.seed, job.settings], sort_keys=True)
 
 
+# What a run has for each epoch.
+_CURVES = ("costs", "test_accuracies")
+
+
 def write_csv(path: Path, runs: Sequence[Record]) -> None:
-    """A line a run: its form, seed, settings and figures; what it has by epoch stays in the JSON file."""
+    """A line a run: its form, seed, settings and figures; what it has for each epoch stays in the JSON file."""
     rows = []
     for run in runs:
-        settings = {f"settings.{key}": value for key, value in run["settings"].items()}
-        figures = {key: value for key, value in run.items() if key not in ("form", "seed", "settings")}
-        row = {"form": run["form"], "seed": run["seed"]} | figures | settings
-        rows.append(
-            {key: value for key, value in row.items() if not isinstance(value, list) or len(value) < 10}
-        )
+        figures = {key: value for key, value in run.items() if key != "settings" and key not in _CURVES}
+        settings = dict(run["settings"])
+        for key, value in (settings | settings.pop("method", {})).items():
+            figures[f"settings.{key}"] = value
+        rows.append(figures)
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -6,8 +6,11 @@ Not here: figures (_figures.py).
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from scipy import stats
 
 from svdfast.reproduce._experiment import Record, Runs, forms, of_form
 
@@ -37,67 +40,83 @@ def given(value: float | None, digits: int, unit: str = "") -> str:
     return NONE if value is None else f"{value:.{digits}f}{unit}"
 
 
-def results_table(runs: Runs, report: Mapping[str, Mapping[str, float]], cost_digits: int) -> str:
-    """Costs and accuracies of each form, beside the report's (cost, train, test), by form."""
-    rows = []
+def median(values: Iterable[float | None]) -> float | None:
+    """Of those that are there."""
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if there else None
+
+
+def interval(differences: Sequence[float], digits: int) -> str:
+    """Student's 95 % interval of the mean."""
+    n = len(differences)
+    if n < 2:
+        return NONE
+    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
+    mean = statistics.mean(differences)
+    return f"{mean - half:+.{digits}f} to {mean + half:+.{digits}f}"
+
+
+Report = Mapping[str, Mapping[str, float]]
+
+
+def results_table(runs: Runs, report: Report, dense: Callable[[str], str], cost_digits: int) -> str:
+    """Costs and accuracies of each form, beside the report's (cost, train, test), by form; and how far it is from its dense one."""
+    columns: dict[str, list[str]] = {"": [], "cost": [], "train, %": [], "test, %": [], "test − DNN, 95 %": [], "seeds": []}
+    theirs: dict[str, list[str]] = {"report: cost": [], "report: train, %": [], "report: test, %": []}
     for form in forms(runs):
         of = of_form(runs, form)
-        theirs = report.get(form, {})
-        rows.append(
-            [
-                form,
-                given(theirs.get("cost"), 5),
-                spread([run["cost"] for run in of], cost_digits),
-                given(theirs.get("train"), 2),
-                spread([run["train_accuracy"] for run in of], 2),
-                given(theirs.get("test"), 2),
-                spread([run["test_accuracy"] for run in of], 2),
-                str(len(of)),
-            ]
-        )
-    header = [
-        "", "report: cost", "ours: cost", "report: train, %", "ours: train, %", "report: test, %", "ours: test, %", "seeds",
-    ]  # fmt: skip
-    return table(header, rows)
+        columns[""].append(form)
+        for key, ours, figure, digits in (
+            ("cost", "cost", "cost", cost_digits),
+            ("train", "train, %", "train_accuracy", 2),
+            ("test", "test, %", "test_accuracy", 2),
+        ):
+            columns[ours].append(spread([run[figure] for run in of], digits))
+            theirs[f"report: {ours}"].append(given(report.get(form, {}).get(key), 5 if key == "cost" else 2))
+        same = form == dense(form)
+        columns["test − DNN, 95 %"].append(NONE if same else interval(paired(runs, form, dense(form), "test_accuracy"), 2))
+        columns["seeds"].append(str(len(of)))
+    # The report's, where it has some, before ours.
+    header = []
+    for name in columns:
+        if any(cell != NONE for cell in theirs.get(f"report: {name}", [])):
+            header.append(f"report: {name}")
+        header.append(name)
+    return table(header, list(zip(*((columns | theirs)[name] for name in header), strict=True)))
 
 
-def speed_table(runs: Runs, report: Mapping[str, Mapping[str, float]], dense: Callable[[str], str]) -> str:
+def speed_table(runs: Runs, report: Report, dense: Callable[[str], str]) -> str:
     """How many times faster each form is than its dense one of the same seeds, by the clock and by count; medians over the seeds.
 
-    An epoch of factored steps against one of dense steps; the whole training with dense steps first and the SVD; multiplications of
-    the forward products and of a whole step.
+    An epoch of factored steps against one of dense steps; the whole training with dense steps first, the SVD and recomposition;
+    multiplications of the forward products and of a whole step.
     """
     rows = []
     for form in forms(runs):
         of, other = of_form(runs, form), of_form(runs, dense(form))
-        first = of[0]
-        epoch = [
-            b["dense_step"] / a["factored_step"]
-            for a, b in zip(of, other, strict=False)
-            if a["factored_step"] and b["dense_step"]
-        ]
-        whole = [b["seconds"] / a["seconds"] for a, b in zip(of, other, strict=False)]
-        step = first["factored_step"] or first["dense_step"]
+        first, same = of[0], form == dense(form)
+        pairs = list(zip(of, other, strict=True))
+        epoch = median(b["dense_step"] / a["factored_step"] for a, b in pairs if a["factored_step"] and b["dense_step"])
+        step = median(run["factored_step"] or run["dense_step"] for run in of)
         rows.append(
             [
                 form,
                 ", ".join("dense" if rank is None else str(rank) for rank in first["ranks"]),
                 given(report.get(form, {}).get("speed"), 3),
-                given(statistics.median(epoch) if epoch else None, 3),
-                given(statistics.median(whole) if form != dense(form) else None, 3),
+                given(epoch, 3),
+                given(None if same else median(b["seconds"] / a["seconds"] for a, b in pairs), 3),
                 f"{first['forward_dense'] / first['forward']:.2f}",
                 f"{first['step_dense'] / first['step']:.2f}",
-                "" if step is None else f"{1e3 * step:.3g}",
-                f"{1e3 * statistics.median(run['switch_seconds'] for run in of):.2g}",
+                NONE if step is None else f"{1e3 * step:.3g}",
+                given(None if same else median(1e3 * run["switch_seconds"] for run in of), 1),
             ]
         )
     header = [
-        "", "ranks", "report: an epoch ×", "ours: an epoch ×", "ours: whole run ×", "counted: forward ×", "counted: step ×",
-        "ms a step", "SVD, ms",
+        "", "ranks", "report: ×", "an epoch ×", "whole run ×", "counted: forward ×", "counted: step ×", "ms a step", "SVD, ms",
     ]  # fmt: skip
+    if not report:
+        rows, header = [[*row[:2], *row[3:]] for row in rows], [*header[:2], *header[3:]]
     return table(header, rows)
-
-
 
 
 def paired(runs: Runs, form: str, other: str, key: str) -> list[float]:

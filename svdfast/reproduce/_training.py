@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from functools import lru_cache
 from typing import Any
 
@@ -30,7 +31,7 @@ AS_REPORTED: dict[str, Any] = {
     "factor_learning_rate": 1.0,
 }
 
-_load = lru_cache(maxsize=1)(datasets.load)
+load = lru_cache(maxsize=2)(datasets.load)
 
 
 @lru_cache(maxsize=1)
@@ -47,22 +48,24 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     ----------
     settings : dict
         `data` (a name); `samples` (as many of the training samples, all if absent); `hold_out` (as many of them, the last, in the
-        test set's stead); `sizes`; `output`; `optimizer` ("adam" or "sgd"); `learning_rate`; `falling` (along half a cosine, else
-        constant); and arguments of `train`: `epochs`, `batch_size`, `method` (the others).
+        test set's stead); `curve` (whether the test accuracy is looked at after each epoch); `sizes`; `output`; `optimizer` ("adam" or
+        "sgd"); `learning_rate`; `falling` (along half a cosine, else constant); and arguments of `train`: `epochs`, `batch_size`, `method`
+        (the others).
     seed : int
         Of the first weights and of the order of samples.
 
     Returns
     -------
     dict
-        `cost` (mean loss of the last epoch, as the report has it), `train_accuracy` and `test_accuracy` (in %), `costs` and
-        `test_accuracies` by epoch, `seconds` (the whole training: steps, switch, recomposition),
+        `cost` (mean over the batches of the last epoch), `train_accuracy` and `test_accuracy` (in %), `costs` and `test_accuracies` by
+        epoch, `test_right` (of at most 100 test samples, "1" or "0" for each), `seconds` (the whole training: steps, switch,
+        recomposition),
         `switch_seconds`, `switch_step`, `steps_an_epoch`, `dense_step` and `factored_step` (median seconds of a step in epochs of one
         form, None where there is none), `ranks`, and multiplications for a sample: `forward`, `forward_dense`, `step`, `step_dense`;
         and `machine`, in words.
     """
     _warm_up()
-    data = _load(settings["data"])
+    data = load(settings["data"])
     (X, y), test, n = data.train, data.test, settings.get("samples")
     X, y = X[:n], y[:n]
     if held := settings.get("hold_out"):
@@ -77,14 +80,16 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
         optimizer=make(schedule),
-        validation=test,
+        validation=test if settings.get("curve", True) else None,
         recompose=False,
         seed=seed,
         **settings["method"],
     )
     step, forward = count_multiplications(net, "step"), count_multiplications(net, "forward")
     ranks = net.layout.ranks[:-1]
+    began = time.perf_counter()
     net.recompose()
+    recompose_seconds = time.perf_counter() - began
     steps = -(-len(X) // settings["batch_size"])
     switch = next((event for event in result.events if event.kind == "switch"), None)
     rows = result.history
@@ -99,7 +104,7 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         "cost": _rounded(rows[-1]["loss"]),
         "train_accuracy": _rounded(100 * net.score(X, y)),
         "test_accuracy": _rounded(100 * net.score(*test)),
-        "seconds": _rounded(result.seconds),
+        "seconds": _rounded(result.seconds + recompose_seconds),
         "switch_seconds": 0.0 if switch is None else _rounded(switch.info["seconds"]),
         "switch_step": None if switch is None else switch.step,
         "steps_an_epoch": steps,
@@ -110,14 +115,23 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         "forward_dense": forward.dense_total,
         "step": step.total,
         "step_dense": step.dense_total,
-        "machine": _machine(),
+        "machine": machine(),
         "costs": [_rounded(row["loss"], 4) for row in rows],
-        "test_accuracies": [_rounded(100 * row["val_accuracy"], 4) for row in rows],
+        "test_accuracies": [_rounded(100 * row["val_accuracy"], 4) for row in rows if "val_accuracy" in row],
+        "test_right": _right(net, *test) if len(test[0]) <= 100 else None,
     }
 
 
+def _right(net: Network, X: Any, y: Any) -> str:
+    """For each sample whether the network has it right: 1 or 0."""
+    outputs = net.predict(X)
+    classes = outputs.argmax(axis=1) if outputs.shape[1] > 1 else outputs[:, 0] > 0.5
+    return "".join("01"[right] for right in (classes == y).astype(int))
+
+
 @lru_cache(maxsize=1)
-def _machine() -> str:
+def machine() -> str:
+    """What runs were done on: their seconds are compared only among those of one machine and one set of versions."""
     config = show_config()
     return ", ".join([config["processor"], f"{config['threads']} threads", *config["versions"]])
 

@@ -80,7 +80,7 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
     (run,) = of_form(runs, "compress")
     n, m = run["shape"]
     compress = [
-        [str(rank), f"{rank * (m + n):,}", f"{m * n / (rank * (m + n)):.2f}", f"{100 * error:.2f}", f"{ratio:.1f}"]
+        [str(rank), f"{rank * (m + n + 1):,}", f"{m * n / (rank * (m + n + 1)):.2f}", f"{100 * error:.2f}", f"{ratio:.1f}"]
         for rank, error, ratio in zip(RANKS, run["relative_error"], run["psnr"], strict=True)
     ]
     noisy = {noise: of_form(runs, f"noise {noise}") for noise in NOISES}
@@ -90,7 +90,7 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
     return [
         (
             f"A picture of {n} × {m} as l singular values and their vectors",
-            table(["l", "numbers l·(m+n)", "m·n ÷ that", "relative error, %", "PSNR, dB"], compress),
+            table(["l", "numbers l·(m+n+1)", "m·n ÷ that", "relative error, %", "PSNR, dB"], compress),
         ),
         (
             "l values of the picture with noise kept: PSNR in dB against the one without, mean ± standard deviation over seeds",
@@ -112,7 +112,7 @@ def figures(runs: Runs) -> dict[str, Figure]:
             if rank is None:
                 text = f"{title}: {image.size:,} numbers"
             else:
-                text = f"l = {rank}: {rank * sum(image.shape):,} numbers"
+                text = f"l = {rank}: {rank * (sum(image.shape) + 1):,} numbers"
             if shown is not clean:
                 text += f"\nPSNR {psnr(shown, clean):.1f} dB"
             axes.set_title(text, fontsize=9)
@@ -129,4 +129,4 @@ def figures(runs: Runs) -> dict[str, Figure]:
     return {"images": figure, "images-psnr": curves}
 
 
-EXPERIMENT = Experiment("images", "Pictures (section 3.2.2)", 5, 2, (jobs,), run, tables, figures)
+EXPERIMENT = Experiment("images", "Pictures (section 3.2.2)", 5, 2, picture, (jobs,), run, tables, figures)

@@ -9,7 +9,7 @@ from svdfast.reproduce import mnist
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
 from svdfast.reproduce._figures import line, new_figure
 from svdfast.reproduce._tables import results_table, speed_table
-from svdfast.reproduce._training import run_training
+from svdfast.reproduce._training import load, run_training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +24,8 @@ def jobs(plan: Plan, _: Runs) -> list[Job]:
 
 def tables(runs: Runs) -> list[tuple[str, str]]:
     return [
-        ("784-50-10: mean ± standard deviation over seeds", results_table(runs, {}, 4)),
-        ("Speed against DNN, medians over seeds", speed_table(runs, {}, lambda form: mnist.DENSE)),
+        ("784-50-10: mean ± standard deviation over seeds", results_table(runs, {}, mnist.dense, 4)),
+        ("Speed against DNN, medians over seeds", speed_table(runs, {}, mnist.dense)),
     ]
 
 
@@ -44,4 +44,14 @@ def figures(runs: Runs) -> dict[str, Figure]:
     return {"small": figure}
 
 
-EXPERIMENT = Experiment("small", "A network with too few neurons (section 4.3)", 5, 2, (jobs,), run_training, tables, figures)
+EXPERIMENT = Experiment(
+    "small",
+    "A network with too few neurons (section 4.3)",
+    5,
+    2,
+    lambda: load("mnist"),
+    (jobs,),
+    run_training,
+    tables,
+    figures,
+)
