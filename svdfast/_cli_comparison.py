@@ -50,7 +50,7 @@ class Comparison:
 
         self.arguments, self.data = arguments, data
         self.alpha: float = setting("rank_fraction")
-        self.pretrain_fraction: float = setting("pretrain_fraction")
+        self.pretrain_fraction: float | None = arguments.pretrain_fraction
         self.epochs: int = setting("epochs")
         self.batch_size = min(setting("batch_size"), len(data.X))
         self.learning_rate: float = setting("learning_rate")

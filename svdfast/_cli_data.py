@@ -48,7 +48,6 @@ class Defaults:
     epochs: int
     batch_size: int
     learning_rate: float
-    pretrain_fraction: float = 0.1
     # Hidden layers that stay dense, from 1; None: the first one, if it is narrow.
     keep_dense: tuple[int, ...] | None = ()
 

@@ -230,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         "--pretrain-fraction",
         type=_pretrain_fraction,
         metavar="P",
-        help="share of the steps before the SVD, dense (default 0.1; with --ranks auto the latest)",
+        help="share of the steps before the SVD, dense (default 0.05; with --ranks auto the latest, 0.1)",
     )
     group.add_argument(
         "--svd-method",
