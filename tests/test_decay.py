@@ -64,7 +64,7 @@ def test_a_training_with_decay():
     assert all(a < 0.9 * b for a, b in zip(decayed[:-1], plain[:-1], strict=True))
     assert result.seconds > sum(p["seconds"] for p in result.phases)
     # Dense steps, before the switch or throughout, know nothing of it.
-    np.testing.assert_array_equal(norm(3.0, pretrain_fraction=0.1)[0], decayed)
+    np.testing.assert_array_equal(norm(3.0, pretrain_fraction=0.05)[0], decayed)
 
 
 def test_decay_every_few_steps_is_decay_at_each(monkeypatch):

@@ -342,3 +342,15 @@ def test_seconds_are_those_of_steps_and_events():
     steps = sum(p["seconds"] for p in result.phases)
     events = sum(event.info["seconds"] for event in result.events)
     assert result.seconds == pytest.approx(steps + events, rel=1e-9)
+
+
+@pytest.mark.parametrize(("ranks", "step"), [([4, 4], 2), ("auto", 4)])
+def test_the_switch_where_nothing_is_said(ranks, step):
+    """After 5 % of the steps; with "auto" the choice comes after 10 % at the latest."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 24), dtype=np.float32)
+    net = sf.Network([24, 32, 32, 3], seed=0)
+    events = sf.train(net, X, X[:, :3].argmax(axis=1), epochs=10, batch_size=10, ranks=ranks).events
+    assert next(event.step for event in events if event.kind in ("switch", "ranks")) <= step
+    if ranks != "auto":
+        assert events[0].step == step
