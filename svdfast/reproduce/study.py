@@ -259,7 +259,7 @@ def figures(runs: Runs) -> dict[str, Figure]:
             axes.set(title=f"{data}: {what}", xlabel="φ, % of the steps", ylabel="α")
             axes.title.set_fontsize(10)
             heat.colorbar(shown, ax=axes)
-    front = new_figure(10, 4)
+    front = new_figure(10, 4.4)
     for axes, data in zip(front.subplots(1, len(DATA)), DATA, strict=True):
         for index, alpha in enumerate(FRACTIONS):
             of = [cell for cell in found[data] if cell[0] == alpha]
@@ -275,7 +275,7 @@ def figures(runs: Runs) -> dict[str, Figure]:
         axes.set(title=f"{data}; the number at a mark is φ in %", xlabel="whole training, times faster than dense",
                  ylabel="test accuracy − dense, points")  # fmt: skip
         axes.title.set_fontsize(10)
-        axes.legend(fontsize=8)
+    front.legend(*front.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     large = new_figure(9, 3.8)
     for axes, network in zip(large.subplots(1, len(LARGE)), LARGE, strict=True):
         dense = of_form(runs, form("mnist", network, None, None))
