@@ -37,7 +37,7 @@ def figures(runs: Runs) -> dict[str, Figure]:
         ):
             of = of_form(runs, form)
             line(axes, index, [run["test_accuracies"] for run in of], label, 4)
-        axes.set(title="by svdfast's defaults" if suffix else "as in the report", xlabel="epoch")
+        axes.set(title="as svdfast" if suffix else "as in the report", xlabel="epoch")
         axes.set_xticks(range(0, len(of[0]["costs"]) + 1, 5))
         axes.legend(title="median; band: all seeds", loc="lower right")
     figure.axes[0].set_ylabel("test accuracy, %")
