@@ -36,8 +36,8 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
-def given(value: float | None, digits: int, unit: str = "") -> str:
-    return NONE if value is None else f"{value:.{digits}f}{unit}"
+def given(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"
 
 
 def median(values: Iterable[float | None]) -> float | None:
