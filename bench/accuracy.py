@@ -181,7 +181,6 @@ def tuned_jobs(name: str) -> Iterator[Job]:
                 ),
             )
 
-
     if importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed: left out\n")
         return

@@ -601,28 +601,27 @@ cdef class Engine:
         self.plan.sums = <double*> address(sums)
 
     cdef _make_room_for_packed(self):
-        """Makes room for packed weights, if products take them so."""
+        """For packed weights, if products take them so."""
         cdef Py_ssize_t place = 0, i
         cdef LayerPlan* layer
         for i in range(self.plan.n_layers):
             layer = &self.plan.layers[i]
             # A first layer forms no dX, but a factored one D = dZ·W1.
-            for name, n, m, backward in (
-                [("W1", layer.n, layer.m, i > 0)] if layer.l == 0
-                else [("W1", layer.n, layer.l, True), ("W2", layer.l, layer.m, i > 0)]
-            ):
-                forward_place, backward_place = place, -1
-                place += whole_lines(_blas.packed_size(n, m))
-                if backward and self.plan.batch_rows > 0:
-                    backward_place = place
-                    place += whole_lines(_blas.packed_size(m, n))
-                if name == "W1":
-                    layer.W1_forward, layer.W1_backward = forward_place, backward_place
-                else:
-                    layer.W2_forward, layer.W2_backward = forward_place, backward_place
+            if layer.l == 0:
+                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.m, i > 0, place)
+            else:
+                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.l, True, place)
+                layer.W2_forward, layer.W2_backward, place = self._places(layer.l, layer.m, i > 0, place)
         if place > 0:
             packed = self.keep["packed"] = aligned_zeros(place, np.float32)
             self.plan.packed = <float*> address(packed)
+
+    cdef tuple _places(self, Py_ssize_t n, Py_ssize_t m, bint backward, Py_ssize_t place):
+        """Of a weight (n×m) packed for the forward products and for those of the deltas (-1: for none), and the next that is free."""
+        after = place + whole_lines(_blas.packed_size(n, m))
+        if not (backward and self.plan.batch_rows > 0):
+            return place, -1, after
+        return place, after, after + whole_lines(_blas.packed_size(m, n))
 
     cdef size_t _pointers(self, name, arrays) except? 0:
         table = self.keep[name] = np.array([address(a) for a in arrays], dtype=np.uintp)

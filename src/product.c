@@ -299,15 +299,16 @@ int svdfast_bfloat16_select(void)
     return selected_bfloat16 != NULL;
 }
 
-ptrdiff_t svdfast_packed_size(ptrdiff_t n, ptrdiff_t k) { return (n + 15) / 16 * 16 * ((k + 1) / 2); }
+/* Rows of words, each of whole vectors, as panel_place of product_kernels.h counts them. */
+ptrdiff_t svdfast_packed_size(ptrdiff_t n, ptrdiff_t k) { return (n + WIDTH - 1) / WIDTH * WIDTH * ((k + 1) / 2); }
 
 void svdfast_pack(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float *B, ptrdiff_t ldb, int i, int count, float *packed)
 {
     (void)transpose_B, (void)n, (void)k, (void)B, (void)ldb, (void)i, (void)count, (void)packed;
 #ifdef HAS_BFLOAT16
-    const ptrdiff_t panels = (n + SVDFAST_PANEL - 1) / SVDFAST_PANEL;
-    const ptrdiff_t stop = part(i + 1, panels, count) * SVDFAST_PANEL;
-    pack_B_bfloat16(transpose_B, n, k, B, ldb, part(i, panels, count) * SVDFAST_PANEL, stop < n ? stop : n, packed);
+    const ptrdiff_t panels = (n + 2 * WIDTH - 1) / (2 * WIDTH);
+    const ptrdiff_t stop = part(i + 1, panels, count) * 2 * WIDTH;
+    pack_B_bfloat16(transpose_B, n, k, B, ldb, part(i, panels, count) * 2 * WIDTH, stop < n ? stop : n, packed);
 #endif
 }
 

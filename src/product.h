@@ -26,7 +26,7 @@ void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptr
 /* For an op(B) (k×n) that several of these products take: packed, of svdfast_packed_size floats, := its panels, rounded; of them the i-th of
  * `count` nearly equal parts, so that threads may share the work. A product with transpose_B SVDFAST_PACKED takes it for B, and gives the same
  * bits as with B itself. */
-enum { SVDFAST_PACKED = 2, SVDFAST_PANEL = 32 };
+enum { SVDFAST_PACKED = 2 };
 ptrdiff_t svdfast_packed_size(ptrdiff_t n, ptrdiff_t k);
 void svdfast_pack(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float *B, ptrdiff_t ldb, int i, int count, float *packed);
 

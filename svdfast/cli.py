@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from svdfast import __version__
 from svdfast._cli_comparison import NARROW, SGD_LEARNING_RATE, Comparison, say
@@ -34,8 +34,9 @@ the hidden weights, training of the factors, recomposition). A table at the end 
 """
 
 _REPRODUCE = """\
-Repeat the report's experiments and print its tables beside what came out here. FOLDER gets every run (JSON, CSV), the tables (Markdown) and
-the figures (PNG, SVG). After Ctrl-C the same command goes on where it was.
+Repeat the report's experiments and print its tables beside what came out here. FOLDER gets every
+run (JSON, CSV), the tables (Markdown) and the figures (PNG, SVG). After Ctrl-C the same command
+goes on where it was.
 """
 
 _REPRODUCE_EPILOG = """\
@@ -165,22 +166,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"svdfast {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    info = commands.add_parser(
+    def command(name: str, run: Callable[[argparse.Namespace], None], **texts: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **texts
+        )
+        added.set_defaults(run=run)
+        return added
+
+    command(
         "info",
+        _info,
         help="show the CPU, BLAS, threads and versions in use",
         description="Show the CPU's features, BLAS, threads and versions in use.",
     )
-    info.set_defaults(run=_info)
-
-    repeat = commands.add_parser(
-        "reproduce",
-        help="repeat the report's experiments",
-        description=_REPRODUCE,
-        epilog=_REPRODUCE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    repeat = command(
+        "reproduce", _reproduce, help="repeat the report's experiments", description=_REPRODUCE, epilog=_REPRODUCE_EPILOG
     )
-    repeat.set_defaults(run=_reproduce)
     repeat.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="which, see below (default: all)")
     repeat.add_argument(
         "--seeds", type=_integer(1, 1000), metavar="N", help="trainings of each kind (default: 20 of xor, 10 of cat, 3 of study, 5 else)"
@@ -190,15 +191,13 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FOLDER", help="default: reproduction, and reproduction-quick with --quick"
     )
 
-    add = commands.add_parser(
+    add = command(
         "train",
+        _train,
         help="train a network dense and factored, and compare",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    add.set_defaults(run=_train)
     names = ", ".join(DEFAULTS)
     add.add_argument(
         "data", nargs="?", default="digits", metavar="DATA", help=f"{names}, FILE.csv or FILE.npz"
@@ -392,10 +391,8 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
-    from svdfast.reproduce import (  # takes long to import, and only this needs it
-        EXPERIMENTS,
-        reproduce,
-    )
+    # Here, for it takes long to import and nothing else needs it.
+    from svdfast.reproduce import EXPERIMENTS, reproduce
 
     names = list(dict.fromkeys(arguments.experiments or ["all"]))
     for name in names:

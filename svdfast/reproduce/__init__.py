@@ -20,11 +20,15 @@ from svdfast.reproduce._records import Records, write_csv
 
 __all__ = ["EXPERIMENTS", "reproduce"]
 
-MOST_SEEDS = 1000  # study.py's tuning has the next one
+MOST_SEEDS = study.TUNING_SEED  # whose search for learning rates has the next
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT for module in (xor, cat, mnist, small, images, study)
 }
+
+
+def _nothing(line: str) -> None:
+    """Says a line to nobody."""
 
 
 def reproduce(
@@ -33,8 +37,8 @@ def reproduce(
     *,
     seeds: int | None = None,
     quick: bool = False,
-    say: Callable[[str], None] = print,
-    tell: Callable[[str], None] = print,
+    say: Callable[[str], None] = _nothing,
+    tell: Callable[[str], None] = _nothing,
 ) -> list[str]:
     """Runs experiments and writes what came of them into a folder.
 

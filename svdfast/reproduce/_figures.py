@@ -55,6 +55,12 @@ def line(axes: Any, index: int, curves: Sequence[Sequence[float]], label: str, m
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.12, linewidth=0)
 
 
+def mark_switch(axes: Any, x: float) -> None:
+    """A line where weights became factors."""
+    axes.axvline(x, color="grey", linewidth=0.8)
+    axes.annotate("SVD", (x, 1), xycoords=("data", "axes fraction"), xytext=(3, -12), textcoords="offset points")
+
+
 def save(figure: Figure, folder: Path, name: str) -> None:
     """As PNG and as SVG. The same figure gives the same bytes."""
     from matplotlib import rc_context

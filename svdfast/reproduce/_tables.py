@@ -46,6 +46,11 @@ def median(values: Iterable[float | None]) -> float | None:
     return statistics.median(there) if there else None
 
 
+def speed(of: Runs, other: Runs) -> float:
+    """Seconds of the others over these, whole trainings; the median over seeds."""
+    return statistics.median(float(b["seconds"] / a["seconds"]) for a, b in zip(of, other, strict=True))
+
+
 def interval(differences: Sequence[float], digits: int) -> str:
     """Student's 95 % interval of the mean."""
     n = len(differences)
@@ -104,7 +109,7 @@ def speed_table(runs: Runs, report: Report, dense: Callable[[str], str]) -> str:
                 ", ".join("dense" if rank is None else str(rank) for rank in first["ranks"]),
                 given(report.get(form, {}).get("speed"), 3),
                 given(epoch, 3),
-                given(None if same else median(b["seconds"] / a["seconds"] for a, b in pairs), 3),
+                given(None if same else speed(of, other), 3),
                 f"{first['forward_dense'] / first['forward']:.2f}",
                 f"{first['step_dense'] / first['step']:.2f}",
                 NONE if step is None else f"{1e3 * step:.3g}",

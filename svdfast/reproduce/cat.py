@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from scipy import stats
 
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
-from svdfast.reproduce._figures import line, new_figure
+from svdfast.reproduce._figures import line, mark_switch, new_figure
+from svdfast.reproduce._readings import METHODS, dense, jobs_of, report_of
 from svdfast.reproduce._tables import NONE, interval, paired, results_table, speed_table, table
-from svdfast.reproduce._training import AS_REPORTED, load, run_training
+from svdfast.reproduce._training import load, run_training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,38 +28,19 @@ READINGS: dict[str, dict[str, Any]] = {
     "gradient descent, all samples": {"optimizer": "sgd", "batch_size": 209},
     "Adam, all samples": {"optimizer": "adam", "batch_size": 209},
 }
-METHODS: dict[str, dict[str, Any]] = {
-    "DNN": {"rank_fraction": None},
-    "SVD-DNN": {"rank_fraction": 1 / 2, "pretrain_fraction": 0.1} | AS_REPORTED,
-}
-REPORT = {
-    f"{reading}, {form}": values
-    for reading in READINGS
-    for form, values in (
-        ("DNN", {"cost": 0.01854, "train": 100.0, "test": 72.0, "speed": 1.0}),
-        ("SVD-DNN", {"cost": 0.00578, "train": 100.0, "test": 78.0, "speed": 1.46}),
-    )
-}
+REPORT = report_of(
+    READINGS,
+    {
+        "DNN": {"cost": 0.01854, "train": 100.0, "test": 72.0, "speed": 1.0},
+        "SVD-DNN": {"cost": 0.00578, "train": 100.0, "test": 78.0, "speed": 1.46},
+    },
+)
 
 
 def jobs(plan: Plan, _: Runs) -> list[Job]:
-    return [
-        Job(
-            f"{reading}, {form}",
-            seed,
-            {
-                "data": "cat", "sizes": SIZES, "output": "sigmoid", "learning_rate": 0.001,
-                "epochs": 10 if plan.quick else 100, "method": method,
-            } | how,
-        )
-        for seed in plan.seeds
-        for reading, how in READINGS.items()
-        for form, method in METHODS.items()
-    ]  # fmt: skip
-
-
-def dense(form: str) -> str:
-    return form.replace("SVD-DNN", "DNN")
+    epochs = 10 if plan.quick else 100
+    settings = {"data": "cat", "sizes": SIZES, "output": "sigmoid", "learning_rate": 0.001, "epochs": epochs}
+    return jobs_of(plan, READINGS, settings)
 
 
 def tables(runs: Runs) -> list[tuple[str, str]]:
@@ -123,8 +105,7 @@ def figures(runs: Runs) -> dict[str, Figure]:
             line(below, index, [run["test_accuracies"] for run in of], form)
         switch = of[0]["switch_step"] / of[0]["steps_an_epoch"]
         for axes in (above, below):
-            axes.axvline(switch, color="grey", linewidth=0.8)
-            axes.annotate("SVD", (switch, 1), xycoords=("data", "axes fraction"), xytext=(3, -12), textcoords="offset points")
+            mark_switch(axes, switch)
         above.set(title=reading, yscale="log")
         above.legend(title="median; band: all seeds")
         below.set_xlabel("epoch")

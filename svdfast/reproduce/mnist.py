@@ -69,18 +69,22 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
     ]
 
 
-def figures(runs: Runs) -> dict[str, Figure]:
+def curves(runs: Runs, key: str, what: str, **axis: Any) -> Figure:
+    """What runs have by epoch, the report's way on the left and svdfast's on the right."""
     figure = new_figure(9, 4)
     for axes, suffix in zip(figure.subplots(1, 2, sharey=True), ("", ", as svdfast"), strict=True):
-        line(axes, 0, [run["costs"] for run in of_form(runs, DENSE)], "DNN", 4)
-        for index, name in enumerate(FRACTIONS, 1):
-            of = of_form(runs, f"α {name}, φ 10 %{suffix}")
-            line(axes, index, [run["costs"] for run in of], f"α = {name}", 4)
-        axes.set(title="as svdfast" if suffix else "as in the report", xlabel="epoch", yscale="log")
-        axes.set_xticks(range(0, len(of[0]["costs"]) + 1, 5))
+        ofs = {"DNN": of_form(runs, DENSE)} | {f"α = {name}": of_form(runs, f"α {name}, φ 10 %{suffix}") for name in FRACTIONS}
+        for index, (label, of) in enumerate(ofs.items()):
+            line(axes, index, [run[key] for run in of], label, 4)
+        axes.set(title="as svdfast" if suffix else "as in the report", xlabel="epoch", **axis)
+        axes.set_xticks(range(0, len(of[0][key]) + 1, 5))
         axes.legend(title="median; band: all seeds")
-    figure.axes[0].set_ylabel("training cost (cross-entropy)")
-    return {"figure5-mnist": figure}
+    figure.axes[0].set_ylabel(what)
+    return figure
+
+
+def figures(runs: Runs) -> dict[str, Figure]:
+    return {"figure5-mnist": curves(runs, "costs", "training cost (cross-entropy)", yscale="log")}
 
 
 EXPERIMENT = Experiment("mnist", "MNIST (section 4.3)", 5, 2, lambda: load("mnist"), (jobs,), run_training, tables, figures)

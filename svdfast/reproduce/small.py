@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from svdfast.reproduce import mnist
-from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
-from svdfast.reproduce._figures import line, new_figure
+from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs
 from svdfast.reproduce._tables import results_table, speed_table
 from svdfast.reproduce._training import load, run_training
 
@@ -30,18 +29,7 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
 
 
 def figures(runs: Runs) -> dict[str, Figure]:
-    figure = new_figure(9, 4)
-    for axes, suffix in zip(figure.subplots(1, 2, sharey=True), ("", ", as svdfast"), strict=True):
-        for index, (label, form) in enumerate(
-            [("DNN", mnist.DENSE)] + [(f"α = {name}", f"α {name}, φ 10 %{suffix}") for name in mnist.FRACTIONS]
-        ):
-            of = of_form(runs, form)
-            line(axes, index, [run["test_accuracies"] for run in of], label, 4)
-        axes.set(title="as svdfast" if suffix else "as in the report", xlabel="epoch")
-        axes.set_xticks(range(0, len(of[0]["costs"]) + 1, 5))
-        axes.legend(title="median; band: all seeds", loc="lower right")
-    figure.axes[0].set_ylabel("test accuracy, %")
-    return {"small": figure}
+    return {"small": mnist.curves(runs, "test_accuracies", "test accuracy, %")}
 
 
 EXPERIMENT = Experiment(

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from svdfast.reproduce import mnist
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Record, Runs, of_form
 from svdfast.reproduce._figures import STYLES, new_figure
-from svdfast.reproduce._tables import NONE, given, interval, paired, spread, table
+from svdfast.reproduce._tables import NONE, given, interval, median, paired, speed, spread, table
 from svdfast.reproduce._training import load, run_training
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ FRACTIONS: dict[str, float] = {"1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8, "1/16":
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 RATES = (1e-3, 3e-3, 9e-3)
 DATA = ("mnist", "fashion-mnist")
-SIZES = [784, 512, 256, 10]
+NETWORK = "784-512-256-10"
+SIZES = mnist.SIZES
 LARGE: dict[str, list[int]] = {
     "784-2048-2048-2048-10": [784, 2048, 2048, 2048, 10],
     "784-1024×6-10": [784, *[1024] * 6, 10],
@@ -51,7 +53,7 @@ def cells() -> Iterator[tuple[str, str, list[int], str | None]]:
     """What has a learning rate of its own: data, network, its sizes, α (None: dense)."""
     for data in DATA:
         for alpha in (None, *FRACTIONS):
-            yield data, "784-512-256-10", SIZES, alpha
+            yield data, NETWORK, SIZES, alpha
     for network, sizes in LARGE.items():
         for alpha in (None, *FRACTIONS):
             yield "mnist", network, sizes, alpha
@@ -128,18 +130,18 @@ def accuracy(of: list[Record]) -> float:
     return statistics.mean(float(run["test_accuracy"]) for run in of)
 
 
-def speed(of: list[Record], dense: list[Record]) -> float:
-    """Dense seconds over these, whole trainings, SVD included; the median over seeds."""
-    return statistics.median(float(b["seconds"] / a["seconds"]) for a, b in zip(of, dense, strict=True))
+def of_cell(runs: Runs, data: str, alpha: str | None, share: float | None = None) -> list[Record]:
+    """The runs of a cell of a data set's grid, or of its dense network."""
+    return of_form(runs, form(data, NETWORK, alpha, share))
 
 
 def points(runs: Runs, data: str) -> list[Point]:
     """α, φ, difference of accuracy to dense in points, speed-up, for each cell of a data set's grid."""
-    dense = of_form(runs, form(data, "784-512-256-10", None, None))
+    dense = of_cell(runs, data, None)
     found = []
     for alpha in FRACTIONS:
         for share in SHARES:
-            of = of_form(runs, form(data, "784-512-256-10", alpha, share))
+            of = of_cell(runs, data, alpha, share)
             found.append((alpha, share, accuracy(of) - accuracy(dense), speed(of, dense)))
     return found
 
@@ -157,15 +159,15 @@ def pareto(found: list[Point]) -> list[Point]:
 def tables(runs: Runs) -> list[tuple[str, str]]:
     result = [("Learning rates: accuracy in % on samples held out, one training each; * the best", rates_table(runs))]
     for data in DATA:
-        dense = of_form(runs, form(data, "784-512-256-10", None, None))
+        dense = of_cell(runs, data, None)
         header = ["α", *(f"φ {100 * share:g} %" for share in SHARES)]
         accuracies, speeds = [], []
         for alpha in FRACTIONS:
-            row = [of_form(runs, form(data, "784-512-256-10", alpha, share)) for share in SHARES]
+            row = [of_cell(runs, data, alpha, share) for share in SHARES]
             accuracies.append([alpha, *(spread([run["test_accuracy"] for run in of], 2) for of in row)])
             speeds.append([alpha, *(f"{speed(of, dense):.2f}" for of in row)])
         title = (
-            f"{data}, 784-512-256-10, {epochs(dense)}: test accuracy in %, mean ± standard deviation; "
+            f"{data}, {NETWORK}, {epochs(dense)}: test accuracy in %, mean ± standard deviation; "
             f"dense {spread([run['test_accuracy'] for run in dense], 2)}"
         )
         result.append((title, table(header, accuracies)))
@@ -180,18 +182,18 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
         dense = of_form(runs, form("mnist", network, None, None))
         for name, of in [("dense", dense)] + [(f"α {a}", of_form(runs, form("mnist", network, a, 0.1))) for a in FRACTIONS]:
             first = of[0]
-            steps = [
+            steps = (
                 b["dense_step"] / (a["factored_step"] or a["dense_step"])
                 for a, b in zip(of, dense, strict=True)
                 if a["factored_step"] or a["dense_step"]
-            ]
+            )
             rows.append(
                 [
                     f"{network}, {name}",
                     f"{first['settings']['learning_rate']:g}",
                     spread([run["test_accuracy"] for run in of], 2),
                     f"{first['step_dense'] / first['step']:.2f}",
-                    given(statistics.median(steps) if steps else None, 2),
+                    given(median(steps), 2),
                     f"{speed(of, dense):.2f}",
                     f"{statistics.median(run['switch_seconds'] for run in of):.2f}",
                     f"{statistics.median(run['seconds'] for run in of):.1f}",
@@ -236,8 +238,7 @@ def recommended_table(runs: Runs) -> str:
     for alpha, share, deltas, times in recommended(runs):
         row = [alpha, f"{100 * share:g}"]
         for data, delta, time in zip(DATA, deltas, times, strict=True):
-            network = "784-512-256-10"
-            differences = paired(runs, form(data, network, alpha, share), form(data, network, None, None), "test_accuracy")
+            differences = paired(runs, form(data, NETWORK, alpha, share), form(data, NETWORK, None, None), "test_accuracy")
             row += [f"{delta:+.2f}", interval(differences, 2), f"{time:.2f}"]
         rows.append(row)
     return table(["α", "φ, %", *(f"{data}{what}" for data in DATA for what in (", points", ", 95 %", ", times faster"))], rows)

@@ -7,47 +7,28 @@ The report does not say which optimizer it used: gradient descent, which its sec
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, forms, of_form
-from svdfast.reproduce._figures import line, new_figure
+from svdfast.reproduce._figures import line, mark_switch, new_figure
+from svdfast.reproduce._readings import METHODS, dense, jobs_of, report_of
 from svdfast.reproduce._tables import results_table, speed_table, spread, table
-from svdfast.reproduce._training import AS_REPORTED, load, run_training
+from svdfast.reproduce._training import load, run_training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = [2, 20, 20, 1]
-OPTIMIZERS = {"Adam": "adam", "gradient descent": "sgd"}
-REPORT = {
-    f"{optimizer}, {form}": values
-    for optimizer in OPTIMIZERS
-    for form, values in (("DNN", {"cost": 0.03845, "speed": 1.0}), ("SVD-DNN", {"cost": 0.00897, "speed": 2.7}))
-}
-METHODS: dict[str, dict[str, Any]] = {
-    "DNN": {"rank_fraction": None},
-    "SVD-DNN": {"rank_fraction": 1 / 2, "pretrain_fraction": 0.1} | AS_REPORTED,
-}
+READINGS = {"Adam": {"optimizer": "adam"}, "gradient descent": {"optimizer": "sgd"}}
+REPORT = report_of(READINGS, {"DNN": {"cost": 0.03845, "speed": 1.0}, "SVD-DNN": {"cost": 0.00897, "speed": 2.7}})
 
 
 def jobs(plan: Plan, _: Runs) -> list[Job]:
-    return [
-        Job(
-            f"{optimizer}, {form}",
-            seed,
-            {
-                "data": "xor", "sizes": SIZES, "output": "sigmoid", "optimizer": code, "learning_rate": 0.01,
-                "epochs": 100 if plan.quick else 800, "batch_size": 4, "method": method, "curve": False,
-            },
-        )
-        for seed in plan.seeds
-        for optimizer, code in OPTIMIZERS.items()
-        for form, method in METHODS.items()
-    ]  # fmt: skip
-
-
-def dense(form: str) -> str:
-    return form.replace("SVD-DNN", "DNN")
+    epochs = 100 if plan.quick else 800
+    settings = {
+        "data": "xor", "sizes": SIZES, "output": "sigmoid", "learning_rate": 0.01, "epochs": epochs, "batch_size": 4, "curve": False
+    }  # fmt: skip
+    return jobs_of(plan, READINGS, settings)
 
 
 def tables(runs: Runs) -> list[tuple[str, str]]:
@@ -86,13 +67,11 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
 
 def figures(runs: Runs) -> dict[str, Figure]:
     figure = new_figure(9, 3.8)
-    for axes, optimizer in zip(figure.subplots(1, 2, sharey=True), OPTIMIZERS, strict=True):
+    for axes, optimizer in zip(figure.subplots(1, 2, sharey=True), READINGS, strict=True):
         for index, form in enumerate(METHODS):
             of = of_form(runs, f"{optimizer}, {form}")
             line(axes, index, [run["costs"] for run in of], form)
-        switch = of[0]["switch_step"]
-        axes.axvline(switch, color="grey", linewidth=0.8)
-        axes.annotate("SVD", (switch, 1), xycoords=("data", "axes fraction"), xytext=(3, -12), textcoords="offset points")
+        mark_switch(axes, of[0]["switch_step"])
         axes.set(title=optimizer, xlabel="epoch", yscale="log")
         axes.legend(title="median; band: all seeds")
     figure.axes[0].set_ylabel("cost (binary cross-entropy)")
