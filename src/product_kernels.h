@@ -265,6 +265,22 @@ TARGET static void NAME(pack_strips)(int form, ptrdiff_t m, ptrdiff_t k, const f
 /* Blocks of nearly equal depth, so that no thin one is left over. */
 static inline ptrdiff_t NAME(n_depths)(ptrdiff_t words) { return words > DEPTH ? (words + DEPTH - 1) / DEPTH : 1; }
 
+/* Where the panel of op(B) for columns j and on, `first` floats down, comes from. */
+static inline const float *NAME(panel_source)(int transpose_B, ptrdiff_t first, ptrdiff_t j, const float *B, ptrdiff_t ldb)
+{
+    return transpose_B ? B + j * ldb + first : B + first * ldb + j;
+}
+
+/* That panel, `floats` deep, from there. */
+static inline void NAME(make_panel)(int transpose_B, ptrdiff_t floats, int vectors, ptrdiff_t columns, const float *source, ptrdiff_t ldb,
+                                    float *panel)
+{
+    if (transpose_B)
+        NAME(transpose_panel)(floats, vectors, columns, source, ldb, panel);
+    else
+        NAME(copy_panel)(floats, vectors, (int)columns - WIDTH * (vectors - 1), source, ldb, panel);
+}
+
 #if PER_WORD > 1
 /* Where the panel of op(B) (k×n) is in memory that pack_B filled: columns j and on, `first` words down, `depth` words deep. */
 static inline ptrdiff_t NAME(panel_place)(ptrdiff_t n, ptrdiff_t j, ptrdiff_t first, ptrdiff_t depth)
@@ -283,11 +299,8 @@ static void NAME(pack_B)(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float 
         for (ptrdiff_t j = first; j < stop; j += COLUMNS) {
             const ptrdiff_t columns = stop - j < COLUMNS ? stop - j : COLUMNS;
             const int vectors = columns > WIDTH ? 2 : 1;
-            float *panel = packed + NAME(panel_place)(n, j, top, depth);
-            if (transpose_B)
-                NAME(transpose_panel)(floats, vectors, columns, B + j * ldb + top * PER_WORD, ldb, panel);
-            else
-                NAME(copy_panel)(floats, vectors, (int)columns - WIDTH * (vectors - 1), B + top * PER_WORD * ldb + j, ldb, panel);
+            NAME(make_panel)(transpose_B, floats, vectors, columns, NAME(panel_source)(transpose_B, top * PER_WORD, j, B, ldb), ldb,
+                             packed + NAME(panel_place)(n, j, top, depth));
         }
     }
 }
@@ -326,31 +339,31 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                 const int last = (int)columns - WIDTH * (vectors - 1);
                 const float *panel = space;
                 ptrdiff_t stride = WIDTH * vectors;
+                const float *const source = NAME(panel_source)(transpose_B, first, j, B, ldb);
+                /* What the next panel is made of, or that panel, which is rows of one or two vectors one after the other. */
+                const ptrdiff_t columns_left = n - j - COLUMNS;
+                const float *next = NAME(panel_source)(transpose_B, first, j + COLUMNS, B, ldb);
+                ptrdiff_t next_stride = ldb;
+                const int made = transpose_B == SVDFAST_PACKED;
+                if (made) {
 #if PER_WORD > 1
-                if (transpose_B == SVDFAST_PACKED) {
                     panel = B + NAME(panel_place)(n, j, first / PER_WORD, depth);
-                } else
+                    next = panel + COLUMNS * depth;
+                    next_stride = columns_left > WIDTH ? COLUMNS : WIDTH;
 #endif
-                if (transpose_B) {
-                    NAME(transpose_panel)(floats, vectors, columns, B + j * ldb + first, ldb, space);
-                } else if (PER_WORD > 1 || bottom - top > FEW_ROWS || ldb % ALIASING == 0 || last < WIDTH) {
-                    NAME(copy_panel)(floats, vectors, last, B + first * ldb + j, ldb, space);
+                } else if (transpose_B || PER_WORD > 1 || bottom - top > FEW_ROWS || ldb % ALIASING == 0 || last < WIDTH) {
+                    NAME(make_panel)(transpose_B, floats, vectors, columns, source, ldb, space);
                 } else {
-                    panel = B + first * ldb + j;
+                    panel = source;
                     stride = ldb;
                 }
-                const ptrdiff_t columns_left = n - j - COLUMNS;
-                /* What the next panel is made of, or that panel, which is rows of one or two vectors one after the other. */
-                const int made = transpose_B == SVDFAST_PACKED;
-                const float *const next = made ? panel + COLUMNS * depth
-                                          : transpose_B ? B + (j + COLUMNS) * ldb + first : B + first * ldb + j + COLUMNS;
                 const ptrdiff_t length = made ? depth : floats;
                 /* Each strip of A fetches as much of it, in whole cache lines. */
                 const ptrdiff_t share = distant ? ((length * ROWS / (bottom - top)) / LINE + 1) * LINE : 0;
                 for (ptrdiff_t i = top, f = 0; i < bottom; i += ROWS, f += share) {
                     if (distant && columns_left > 0)
                         fetch(transpose_B && !made, columns_left < COLUMNS ? columns_left : COLUMNS, f,
-                              f + share < length ? f + share : length, next, made && columns_left <= WIDTH ? WIDTH : made ? COLUMNS : ldb);
+                              f + share < length ? f + share : length, next, next_stride);
                     const ptrdiff_t rows = bottom - i < ROWS ? bottom - i : ROWS;
                     const float *a = block + (i - top) * (packed ? depth : as == COLUMNS_CONTIGUOUS ? 1 : lda);
                     float *c = form == TURNED ? C + j * ldc + i : C + i * ldc + j;
