@@ -29,7 +29,9 @@ import svdfast as sf
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPILED = ("_blas", "_elementwise", "_engine", "cython_kernels")
-OPTIONAL = ("h5py", "matplotlib", "sklearn", "torch", "tqdm")
+OPTIONAL = (
+    "h5py", "matplotlib", "onnx", "onnxruntime", "safetensors", "sklearn", "tensorboardX", "torch", "tqdm", "zarr"
+)  # fmt: skip
 REQUIRED = ["numpy", "scipy", "threadpoolctl"]
 
 needs_sources = pytest.mark.skipif(
