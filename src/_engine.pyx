@@ -680,7 +680,7 @@ cdef class Engine:
     cdef double _run(self, Mode mode, Py_ssize_t first, Py_ssize_t count, double l1, double l2,
                      out=None) except? -1:
         cdef Plan* plan = &self.plan
-        cdef double scale = 1, value
+        cdef double scale = 1, total = count, value
         cdef int i
         plan.mode = mode
         plan.outputs = NULL if out is None else <void*> address(out)
@@ -692,16 +692,15 @@ cdef class Engine:
             raise ValueError(f"stop - start: expected at most {plan.batch_rows} rows, got {count}")
         with nogil:
             if mode != PREDICT:
-                scale = count
                 if plan.weights != NULL:
                     if self.is_double:
-                        scale = sum_weights[double](plan, <const double*> plan.weights, first, count)
+                        total = sum_weights[double](plan, <const double*> plan.weights, first, count)
                     else:
-                        scale = sum_weights[float](plan, <const float*> plan.weights, first, count)
-                # A batch whose weights are all 0 has no loss and no gradient.
-                scale = 1 / scale if scale > 0 else 0
-            plan.rule.l1 = l1 / count
-            plan.rule.l2 = l2 / count
+                        total = sum_weights[float](plan, <const float*> plan.weights, first, count)
+                # A batch whose weights are all 0 has no loss, no gradient and no penalties.
+                scale = 1 / total if total > 0 else 0
+            plan.rule.l1 = l1 / total if total > 0 else 0
+            plan.rule.l2 = l2 / total if total > 0 else 0
             plan.bias_rule = plan.rule
             plan.bias_rule.l1 = 0
             plan.bias_rule.l2 = 0

@@ -133,7 +133,7 @@ class Auto:
 
         loss = info["loss_before"] = _sample_loss(run, net)
         info["losses"] = {}
-        grams: list[Any] = net.input_grams(run.sample()) if activation_aware else [None] * len(net.layers)
+        grams: list[Any] = net.input_grams(*run.sample()) if activation_aware else [None] * len(net.layers)
         directions = {
             i: leading_directions(net.layers[i].W, rank, grams[i], svd_method)
             for i, rank in enumerate(usable[max(usable)])

@@ -71,7 +71,7 @@ class Settings:
     svd_method: Literal["exact", "randomized"]
     split: str
     moments: str
-    factor_learning_rate: float | Literal["auto"]
+    factor_learning_rate: float | tuple[float, ...] | Literal["auto"]
     guard_tolerance: float | None
     guard_action: str
     product_decay: float
@@ -160,8 +160,11 @@ class Run:
         rows = np.arange(min(SAMPLE, n_samples)) * n_samples // min(SAMPLE, n_samples)
         return rows if self.engine.order is None else self.engine.order[rows]
 
-    def sample(self) -> NDArray[Any]:
-        return self.data.inputs.array[self.sample_rows()]
+    def sample(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """The inputs of the sample and their weights."""
+        rows, weights = self.sample_rows(), self.data.weights
+        of_rows = None if weights is None or not weights[rows].any() else weights[rows]
+        return self.data.inputs.array[rows], of_rows
 
     def restore(self, before: _Before) -> None:
         layout, parameters = before.state
@@ -206,6 +209,8 @@ class Method:
             self.recompose_step = self.switch_step = self.n_steps  # dense throughout
         self.before: _Before | None = None
         if self.run.net.is_factored:
+            if isinstance(settings.factor_learning_rate, tuple):
+                self.run.scales = self._scales()
             self._plan_decay(0)
         self._plan(-1)
 
@@ -322,7 +327,7 @@ class Method:
         net, optimizer = run.net, run.optimizer
         old = net.state
         moments = optimizer.moments
-        inputs = run.sample() if settings.activation_aware and not directions else None
+        inputs, weights = run.sample() if settings.activation_aware and not directions else (None, None)
         run.release()  # decompositions need memory, too
         truncations = net.truncate(
             ranks=ranks,
@@ -330,6 +335,7 @@ class Method:
             split=settings.split,
             force=settings.force,
             inputs=inputs,
+            sample_weight=weights,
             directions=directions,
         )
         new = net.state
@@ -347,9 +353,11 @@ class Method:
         """What the learning rate of each layer is multiplied with, now that some are factored."""
         factor = self.settings.factor_learning_rate
         scales = []
-        for layer in self.run.net.layers:
+        for index, layer in enumerate(self.run.net.layers):
             if layer.rank is None:
                 scales.append(1.0)
+            elif isinstance(factor, tuple):
+                scales.append(factor[index])
             elif factor != "auto":
                 scales.append(factor)
             elif "square" in self.run.optimizer.kinds:

@@ -477,8 +477,8 @@ class Network:
             By default the one that goes with the output's activation.
         sample_weight : array_like (n_samples,), optional
         l1, l2 : float
-            Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights, p the number of samples. In a factored layer the weights are
-            the factors' elements.
+            Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights, p the number of samples, or the sum of their weights. In a
+            factored layer the weights are the factors' elements.
         precision : {"float32", "float64", "bfloat16"}, optional
             Of the products, as in `predict`.
         n_threads : int, optional
@@ -529,6 +529,7 @@ class Network:
         split: str = "balanced",
         force: bool = False,
         inputs: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
         directions: Mapping[int, NDArray[Any]] | None = None,
     ) -> tuple[Truncation, ...]:
         """Cuts each hidden weight by truncated SVD into two factors: W ≈ W1·W2.
@@ -553,6 +554,8 @@ class Network:
         inputs : array_like (n_samples, n_inputs), optional
             A sample of the network's inputs: each layer is then cut so that its outputs over them change least, ‖(W − W1·W2)·X‖_F,
             instead of its weight ("activation-aware", see `leading_directions`).
+        sample_weight : array_like (n_samples,), optional
+            Of these samples.
         directions : mapping of int to ndarray (n_out, rank or more), optional
             By hidden layer, from 0, what `leading_directions` gave for its weight as it is now, so that this is not computed again; as
             where one network is cut to several ranks.
@@ -579,7 +582,9 @@ class Network:
         one_of("split", split, ("balanced", "left", "right"))
         wanted = rule(self.layout.layers[:-1], [layer.weight() for layer in self.layers[:-1]])
         usable = self.usable_ranks(wanted, force=force)
-        grams = {} if inputs is None else dict(enumerate(self.input_grams(inputs)))
+        if inputs is None and sample_weight is not None:
+            raise ValueError("sample_weight: expected inputs with it, got none")
+        grams = {} if inputs is None else dict(enumerate(self.input_grams(inputs, sample_weight)))
         new_ranks = list(self.layout.ranks)
         factors: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
         done = []
@@ -619,12 +624,16 @@ class Network:
         self._rebuild(new_ranks, factors)
         return tuple(done)
 
-    def input_grams(self, X: ArrayLike) -> list[NDArray[Any]]:
+    def input_grams(
+        self, X: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> list[NDArray[Any]]:
         """For each hidden layer, of its inputs A over some samples (in rows here), the Gram matrix AᵀA to a positive factor.
 
         Parameters
         ----------
         X : array_like (n_samples, n_inputs)
+        sample_weight : array_like (n_samples,), optional
+            w of each sample: Aᵀ·diag(w)·A.
 
         Returns
         -------
@@ -634,18 +643,22 @@ class Network:
         Raises
         ------
         TypeError, ValueError
-            X is not as for `evaluate`.
+            X or the weights are not as for `evaluate`.
         FloatingPointError
             The inputs of a later layer are not finite.
         """
         data = check_inputs(X, self.layout.sizes[0], self.dtype, self.uint8_scale)
-        _at_least_one(len(data.array))
+        n_samples = len(data.array)
+        _at_least_one(n_samples)
+        weight = check_sample_weight(sample_weight, n_samples, self.dtype)
+        # Between 0 and 1, so that it keeps no sum from being finite.
+        roots = None if weight is None else np.sqrt(weight / weight.max())[:, np.newaxis]
         hidden = self.layers[:-1]
         weights = [layer.W if layer.rank is None else layer.weight() for layer in hidden]
         grams = [np.zeros((layer.n_in, layer.n_in), self.dtype) for layer in hidden]
         # Brings each layer's inputs to a size at which squares do not overflow.
         scales = [self.dtype.type(0)] * len(hidden)
-        for start in range(0, len(data.array), _SAMPLES_TOGETHER):
+        for start in range(0, n_samples, _SAMPLES_TOGETHER):
             A = data.array[start : start + _SAMPLES_TOGETHER].astype(self.dtype)
             A *= self.dtype.type(data.scale)
             for index, gram in enumerate(grams):
@@ -655,6 +668,8 @@ class Network:
                 scales[index] = scales[index] or np.abs(A).max()
                 with np.errstate(all="ignore"):  # what is not finite is seen below
                     scaled = A / scales[index] if scales[index] > 0 else A
+                    if roots is not None:
+                        scaled = scaled * roots[start : start + _SAMPLES_TOGETHER]
                     gram += scaled.T @ scaled
                 del scaled  # before the next layer's are there
         for index, gram in enumerate(grams):

@@ -104,7 +104,7 @@ def train(
     svd_method: Literal["exact", "randomized"] = "exact",
     split: str = "balanced",
     moments: str = "carry",
-    factor_learning_rate: float | Literal["auto"] = "auto",
+    factor_learning_rate: float | Sequence[float] | Literal["auto"] = "auto",
     guard_tolerance: float | None = None,
     guard_action: str = "raise",
     product_decay: float = 0.0,
@@ -171,11 +171,12 @@ def train(
     moments : {"carry", "restart"}
         What becomes of the optimizer's moments where weights become factors or dense again: turned into those of the new weights
         (`svdfast.moments`), or zero.
-    factor_learning_rate : "auto" or float
+    factor_learning_rate : "auto", float or sequence of float
         What the learning rate is multiplied with for factors. "auto": with Adam, whose steps have the same size whatever the gradient's,
         for each layer the size of the factors' elements over that of their product's at the switch, so that both change by as much
         of their size in a step (`svdfast.moments.relative_scale`); with gradient descent 1. A network that is factored from the start
-        keeps the optimizer's rate.
+        keeps the optimizer's rate, unless a sequence has a number for each layer: the `learning_rate_scales` that the switch's event told,
+        where a training goes on.
     guard_tolerance : float, optional
         Needs validation data. Some steps after the switch (2 % of all) its loss may be at most 1 + this times what it was before;
         else network and optimizer go back to what they were at the switch, and the guard acts.
@@ -187,7 +188,7 @@ def train(
         factors take a step against it with k times the learning rate, k so large that it costs next to nothing (`svdfast.decay`).
     l1, l2 : float
         Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights (of the factors, where a layer is factored), p the number of
-        samples in a mini-batch.
+        samples in a mini-batch, or the sum of their weights.
     sample_weight : array_like (n_samples,), optional
     validation : (X, y), optional
         Looked at after each epoch.
@@ -266,7 +267,14 @@ def train(
         recompose_fraction = min(DENSE_TAIL, 1 - pretrain_fraction) if automatic else 0.0
     recompose_fraction = fraction("recompose_fraction", recompose_fraction)
     one_of("moments", moments, ("carry", "restart"))
-    if factor_learning_rate != "auto":
+    if isinstance(factor_learning_rate, Sequence) and not isinstance(factor_learning_rate, str):
+        scales = [positive_number(f"factor_learning_rate[{i}]", s) for i, s in enumerate(factor_learning_rate)]
+        if len(scales) != len(net.layers):
+            raise ValueError(
+                f"factor_learning_rate: expected {len(net.layers)} numbers, one for each layer, got {len(scales)}"
+            )
+        factor_learning_rate = tuple(scales)
+    elif factor_learning_rate != "auto":
         factor_learning_rate = positive_number("factor_learning_rate", factor_learning_rate)
     if guard_tolerance is not None:
         guard_tolerance = positive_number("guard_tolerance", guard_tolerance, or_zero=True)

@@ -150,8 +150,9 @@ def loss_and_gradient(net, X, y, loss, *, vector=None, sample_weight=None, l1=0.
             delta = delta @ W1 @ W2
     gradient = np.concatenate([M.ravel() for part in weight_parts for M in part] + bias_parts)
     v = vector[:n_weights]
-    value += (l1 * np.abs(v).sum() + l2 / 2 * (v**2).sum()) / p
-    gradient[:n_weights] += (l1 * np.sign(v) + l2 * v) / p
+    total = p if sample_weight is None else np.sum(sample_weight)
+    value += (l1 * np.abs(v).sum() + l2 / 2 * (v**2).sum()) / total
+    gradient[:n_weights] += (l1 * np.sign(v) + l2 * v) / total
     return value, gradient
 
 

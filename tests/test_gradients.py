@@ -344,6 +344,17 @@ def test_penalties(l1, l2, form, n_threads, make_data):
 
 
 @pytest.mark.parametrize("form", ["dense", "factored"])
+def test_penalties_of_whole_weights_are_those_of_repeated_samples(form, make_data):
+    net = build(("tanh", "first", "cross_entropy", form), SMALL)
+    X, y = make_data(net, "cross_entropy", 20)
+    times = np.arange(20) % 4
+    value, gradient = net.loss_and_gradient(X, y, sample_weight=times, l1=0.3, l2=0.7)
+    repeated = net.loss_and_gradient(X.repeat(times, axis=0), y.repeat(times), l1=0.3, l2=0.7)
+    assert value == pytest.approx(repeated[0], rel=1e-13)
+    assert difference(gradient, repeated[1]) < 1e-13
+
+
+@pytest.mark.parametrize("form", ["dense", "factored"])
 def test_finite_differences_with_penalties(form, make_data):
     net = build(("tanh", "first", "cross_entropy", form), SMALL)
     assert np.abs(net.parameters).min() > 1e-4  # |w| has a kink at 0
@@ -422,7 +433,7 @@ def test_nothing_is_changed_by_looking(make_data):
 
 
 def test_gradient_is_zero_where_all_weights_of_a_batch_are_zero():
-    """Only a mini-batch can have that, not a whole data set: it then moves nothing but by penalties."""
+    """Only a mini-batch can have that, not a whole data set: it then moves nothing."""
     net = sf.Network([3, 4, 2], dtype="float64", seed=0)
     before = net.parameters.copy()
     X = np.random.default_rng(0).standard_normal((4, 3))

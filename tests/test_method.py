@@ -73,6 +73,8 @@ def test_shares_that_leave_no_factored_step(phi):
         ({"moments": "keep"}, "moments: expected carry or restart"),
         ({"factor_learning_rate": 0}, "factor_learning_rate: expected a finite number > 0"),
         ({"factor_learning_rate": "fast"}, "factor_learning_rate: expected a number"),
+        ({"factor_learning_rate": [1.0, 0.0, 1.0]}, r"factor_learning_rate\[1\]: expected a finite number > 0"),
+        ({"factor_learning_rate": [1.0, 1.0]}, "factor_learning_rate: expected 3 numbers, one for each layer, got 2"),
         ({"guard_tolerance": 0.1}, "guard_tolerance: expected validation data"),
         ({"guard_action": "wait"}, "guard_action: expected raise or delay or undo"),
         ({"guard_tolerance": -1, "validation": samples()}, "guard_tolerance: expected a finite number"),
@@ -319,7 +321,47 @@ def test_the_sample_is_from_all_over_the_data():
     order = np.random.default_rng(0).permutation(5000)
     run.engine.set_order(order)
     np.testing.assert_array_equal(run.sample_rows(), order[rows])
-    np.testing.assert_array_equal(run.sample(), X[order[rows]])
+    inputs, weights = run.sample()
+    np.testing.assert_array_equal(inputs, X[order[rows]])
+    assert weights is None
+
+
+def test_a_training_in_two_parts_is_that_in_one():
+    """Moments, factors and their learning rates go on from call to call."""
+    X, y = samples()
+    settings = {"batch_size": 60, "shuffle": False, "recompose": False, "pretrain_fraction": 0.2}
+    whole, parts = network(), network()
+    sf.train(whole, X, y, epochs=20, ranks=[4, 4], optimizer=sf.Adam(3e-3), **settings)
+    optimizer = sf.Adam(3e-3)
+    first = sf.train(parts, X, y, epochs=10, ranks=[4, 4], optimizer=optimizer, **(settings | {"pretrain_fraction": 0.4}))
+    (switch,) = first.events
+    scales = switch.info["learning_rate_scales"]
+    plain = parts.copy()
+    sf.train(parts, X, y, epochs=10, optimizer=optimizer, factor_learning_rate=scales, **settings)
+    np.testing.assert_array_equal(parts.parameters, whole.parameters)
+    assert scales[0] > 1.5 and scales[2] == 1
+    sf.train(plain, X, y, epochs=10, optimizer=sf.Adam(3e-3), **settings)
+    assert np.abs(plain.parameters - whole.parameters).max() > 1e-3
+
+
+def test_whole_sample_weights_are_repeated_samples_over_the_whole_training():
+    """Loss, penalties, the cut by the layers' outputs, and the carried moments."""
+    X, y = samples(n=60)
+    times = np.arange(60) % 3
+
+    def trained(X, y, **arguments):
+        net = network(dtype="float64")
+        sf.train(
+            net, X, y, epochs=20, batch_size=200, l2=0.1, rank_fraction=0.2, force=True, pretrain_fraction=0.3,
+            recompose=False, **arguments,
+        )  # fmt: skip
+        assert net.is_factored
+        return net.predict(X)
+
+    weighted = trained(X, y, sample_weight=times)
+    repeated = trained(X.repeat(times, axis=0), y.repeat(times))
+    np.testing.assert_allclose(weighted.repeat(times, axis=0), repeated, atol=1e-8)
+    assert np.abs(trained(X, y) - weighted).max() > 1e-3
 
 
 def test_auto_disturbs_nothing(times, monkeypatch):

@@ -241,6 +241,25 @@ def test_an_activation_aware_cut_looks_at_each_layers_own_inputs():
     np.testing.assert_allclose(gram / np.trace(gram), expected / np.trace(expected), atol=1e-9)
 
 
+def test_whole_weights_of_a_cuts_sample_are_repeated_samples():
+    X = np.random.default_rng(0).standard_normal((50, 30))
+    times = np.arange(50) % 3
+    net = sf.Network([30, 24, 20, 3], dtype="float64", seed=0)
+    weighted, repeated, plain = net.copy(), net.copy(), net.copy()
+    weighted.truncate(ranks=[6, 6], force=True, inputs=X, sample_weight=1e300 * times)
+    repeated.truncate(ranks=[6, 6], force=True, inputs=X.repeat(times, axis=0))
+    plain.truncate(ranks=[6, 6], force=True, inputs=X)
+    for i in (0, 1):
+        W = repeated.layers[i].weight()
+        np.testing.assert_allclose(weighted.layers[i].weight(), W, atol=1e-10)
+        assert np.abs(plain.layers[i].weight() - W).max() > 1e-3
+    with pytest.raises(ValueError, match="sample_weight: expected inputs with it"):
+        net.truncate(ranks=[6, 6], force=True, sample_weight=times)
+    with pytest.raises(ValueError, match="sample_weight: expected shape"):
+        net.truncate(ranks=[6, 6], force=True, inputs=X, sample_weight=times[:-1])
+    assert not net.is_factored
+
+
 def test_activation_aware_cuts_of_odd_samples():
     """uint8, one sample, zeros, huge values: no worse than a plain cut is possible."""
     net = sf.Network([30, 24, 20, 3], seed=0)
