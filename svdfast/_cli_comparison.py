@@ -20,14 +20,14 @@ from svdfast._runtime import resolve_threads
 from svdfast.counting import count_multiplications
 from svdfast.network import Evaluation, Network, Truncation
 from svdfast.optimizers import Adam, AdamW, GradientDescent, Optimizer
+from svdfast.ranks import NARROW
 from svdfast.svd import resolve_rank
 from svdfast.training import Event, TrainingResult, train
 
-__all__ = ["NARROW", "SGD_LEARNING_RATE", "Comparison", "say"]
+__all__ = ["SGD_LEARNING_RATE", "Comparison", "say"]
 
 Array = NDArray[Any]
 
-NARROW = 100  # a first layer of so few inputs is left dense
 SGD_LEARNING_RATE = 0.1
 _MOST_LINES = 20
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from svdfast import __version__
-from svdfast._cli_comparison import NARROW, SGD_LEARNING_RATE, Comparison, say
+from svdfast._cli_comparison import SGD_LEARNING_RATE, Comparison, say
 from svdfast._cli_data import DEFAULTS, MOST_CLASSES, Failure, UsageError, load, short, with_scales
 from svdfast.config import show_config
+from svdfast.ranks import NARROW
 
 __all__ = ["main"]
 

@@ -160,7 +160,7 @@ def check_sample_weight(
     array = np.ascontiguousarray(array, dtype=dtype)
     if array.size and (array.min() < 0 or array.max() == 0):
         raise ValueError(
-            f"sample_weight: expected weights ≥ 0, not all 0 in {dtype}, "
+            f"sample_weight: expected weights ≥ 0, not all zero in {dtype}, "
             f"got {array.min()} to {array.max()}"
         )
     return array

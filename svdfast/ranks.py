@@ -24,9 +24,12 @@ from svdfast._checks import count
 from svdfast.layout import LayerSpec, Layout
 from svdfast.svd import resolve_rank
 
-__all__ = ["Budget", "Energy", "Fraction", "Given", "RankRule", "resolve_rule"]
+__all__ = ["Budget", "NARROW", "Energy", "Fraction", "Given", "RankRule", "resolve_rule"]
 
 Ranks: TypeAlias = list[int | None]
+
+# A layer of so few inputs is best left dense: a share of them as its rank costs accuracy and saves little.
+NARROW = 100
 
 
 class RankRule(Protocol):

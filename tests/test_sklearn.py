@@ -1,0 +1,552 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The estimators: scikit-learn's own checks, equality with its MLPs where nothing is factored, and what is added to them."""
+
+import pickle
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+import svdfast as sf
+
+pytest.importorskip("sklearn", reason="scikit-learn is not there to be compared with")
+
+import joblib
+from sklearn.base import clone
+from sklearn.datasets import (
+    load_digits,
+    make_classification,
+    make_multilabel_classification,
+    make_regression,
+)
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from svdfast.sklearn import SVDMLPClassifier, SVDMLPRegressor
+
+# What a training that is cut short says; the tests of it ask for it.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+FACTORED = {"hidden_layer_sizes": (64, 48), "rank": 6, "max_iter": 60}
+
+
+@parametrize_with_checks(
+    [
+        SVDMLPClassifier(),
+        SVDMLPRegressor(),
+        SVDMLPClassifier(**FACTORED, learning_rate_init=0.01),
+        SVDMLPRegressor(**FACTORED, learning_rate_init=0.01),
+        SVDMLPClassifier(solver="lbfgs", alpha=0.1),
+        SVDMLPRegressor(solver="lbfgs"),
+        SVDMLPClassifier(solver="sgd", learning_rate_init=0.1, learning_rate="adaptive"),
+        SVDMLPRegressor(solver="sgd", learning_rate_init=0.001, nesterovs_momentum=False),
+    ]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+def classes(kind, n=150, n_features=12):
+    if kind == "multilabel":
+        X, y = make_multilabel_classification(n, n_features, n_classes=4, random_state=0)
+        return StandardScaler().fit_transform(X), y
+    n_classes = 2 if kind == "binary" else 4
+    X, y = make_classification(n, n_features, n_informative=8, n_classes=n_classes, random_state=0)
+    return X, np.array(["d", "a", "c", "b"])[y]
+
+
+def targets(n_outputs, n=150):
+    X, y = make_regression(n, 12, n_targets=n_outputs, random_state=0)
+    return X, (y - y.mean(axis=0)) / y.std(axis=0)
+
+
+def pair(kind, **settings):
+    """An estimator of ours, dense throughout, and scikit-learn's, with the same settings."""
+    settings = {"hidden_layer_sizes": (20, 10), "random_state": 3, "max_iter": 25, "batch_size": 40, "shuffle": False} | settings
+    if isinstance(kind, str):
+        X, y = classes(kind)
+        return X, y, SVDMLPClassifier(rank_fraction=None, **settings), MLPClassifier(**settings)
+    X, y = targets(kind)
+    return X, y, SVDMLPRegressor(rank_fraction=None, **settings), MLPRegressor(**settings)
+
+
+def assert_same(ours, theirs, X, tolerance, *, losses=True):
+    assert ours.n_iter_ == theirs.n_iter_
+    assert ours.t_ == theirs.t_
+    assert (ours.n_layers_, ours.n_outputs_, ours.out_activation_) == (
+        theirs.n_layers_, theirs.n_outputs_, theirs.out_activation_,
+    )  # fmt: skip
+    for name in ("coefs_", "intercepts_"):
+        for a, b in zip(getattr(ours, name), getattr(theirs, name), strict=True):
+            assert a.shape == b.shape and a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    if losses:
+        np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=tolerance)
+        assert ours.loss_ == pytest.approx(theirs.loss_, rel=tolerance)
+        assert ours.best_loss_ == pytest.approx(min(theirs.loss_curve_), rel=tolerance)
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=tolerance, atol=tolerance) if isinstance(
+        ours, SVDMLPRegressor
+    ) else np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
+
+
+SGD = {"solver": "sgd", "learning_rate_init": 0.05}
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", 1, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"momentum": 0.0},
+        {"nesterovs_momentum": False, "alpha": 0.5},
+        {"activation": "logistic", "alpha": 3.0},
+        {"activation": "tanh", "batch_size": "auto"},
+        {"activation": "identity", "learning_rate_init": 0.01},
+        {"learning_rate": "invscaling", "momentum": 0.0},
+        {"learning_rate": "adaptive", "momentum": 0.0, "tol": 0.05, "n_iter_no_change": 2, "max_iter": 60},
+        {"hidden_layer_sizes": 7},
+        {"hidden_layer_sizes": []},
+    ],
+)
+def test_gradient_descent_is_that_of_scikit_learn(kind, settings):
+    if kind == 3 and "tol" in settings:
+        settings = settings | {"tol": 0.0}  # its loss is of another size, see below
+    X, y, ours, theirs = pair(kind, **(SGD | settings))
+    assert_same(ours.fit(X, y), theirs.fit(X, y), X, 1e-8, losses=kind != 3)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", 1, 3])
+def test_adam_is_that_of_scikit_learn_but_for_epsilon(kind):
+    """There ε is added before the correction of v, here after it."""
+    X, y, ours, theirs = pair(kind, epsilon=1e-12, alpha=0.3)
+    assert_same(ours.fit(X, y), theirs.fit(X, y), X, 1e-6, losses=kind != 3)
+
+
+def test_a_loss_of_several_outputs_is_their_sum():
+    """What is minimised. There it is their mean, though the gradient is of the sum."""
+    X, y, ours, theirs = pair(3, **SGD, alpha=0.0, max_iter=1)
+    assert ours.fit(X, y).loss_ == pytest.approx(3 * theirs.fit(X, y).loss_, rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", 1])
+def test_sample_weights_are_those_of_scikit_learn(kind):
+    X, y, ours, theirs = pair(kind, **SGD, alpha=0.5)
+    weight = np.random.default_rng(0).random(len(X)) + 0.1
+    try:
+        theirs.fit(X, y, weight)
+    except TypeError:
+        pytest.skip("this scikit-learn's MLPs take no sample weights")
+    plain = clone(ours).fit(X, y)
+    assert_same(ours.fit(X, y, weight), theirs, X, 1e-8)
+    assert np.abs(ours.coefs_[0] - plain.coefs_[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", 1])
+def test_early_stopping_is_that_of_scikit_learn(kind):
+    X, y, ours, theirs = pair(
+        kind, **SGD, early_stopping=True, validation_fraction=0.2, n_iter_no_change=3, tol=1e-3, max_iter=200
+    )
+    assert_same(ours.fit(X, y), theirs.fit(X, y), X, 1e-8)
+    assert ours.n_iter_ < 200
+    np.testing.assert_allclose(ours.validation_scores_, theirs.validation_scores_, rtol=1e-9)
+    assert ours.best_validation_score_ == pytest.approx(theirs.best_validation_score_)
+
+
+def test_warm_start_is_that_of_scikit_learn():
+    X, y, ours, theirs = pair("multiclass", **SGD, warm_start=True)
+    for _ in range(2):
+        ours.fit(X, y)
+        theirs.fit(X, y)
+    assert_same(ours, theirs, X, 1e-8)
+    assert len(ours.loss_curve_) == 50
+    with pytest.raises(ValueError, match="same classes"):
+        ours.fit(X[y != "a"], y[y != "a"])
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes, y: expected \(20, 10\)"):
+        ours.set_params(hidden_layer_sizes=(20, 11)).fit(X, y)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", ["binary", "multiclass", 1])
+def test_partial_fit_is_that_of_scikit_learn(solver, kind):
+    X, y, ours, theirs = pair(kind, solver=solver, learning_rate_init=0.01, epsilon=1e-12)
+    for i in range(6):
+        rows = slice(None) if i % 2 else slice(0, 100)
+        arguments = {"classes": np.unique(y)} if isinstance(kind, str) and i == 0 else {}
+        ours.partial_fit(X[rows], y[rows], **arguments)
+        theirs.partial_fit(X[rows], y[rows], **arguments)
+    assert_same(ours, theirs, X, 1e-8 if solver == "sgd" else 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", 1])
+def test_lbfgs_finds_the_minimum(kind):
+    X, y, ours, theirs = pair(kind, solver="lbfgs", alpha=5.0, hidden_layer_sizes=[], max_iter=500)
+    ours.fit(X, y)
+    theirs.fit(X, y)
+    assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-5)
+    np.testing.assert_allclose(ours.coefs_[0], theirs.coefs_[0], atol=1e-2)
+
+
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return train_test_split((X / 16).astype("float32"), y, random_state=0)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_hidden_layers_are_factored(solver):
+    X, X_test, y, y_test = digits()
+    n = 60 if solver == "lbfgs" else 30
+    model = SVDMLPClassifier(
+        (128, 128), rank=[None, 16], pretrain_fraction=0.2, max_iter=n, solver=solver, random_state=0,
+        learning_rate_init=0.1 if solver == "sgd" else 0.003, tol=0,
+    )  # fmt: skip
+    model.fit(X, y)
+    assert model.score(X_test, y_test) > 0.95
+    # Recomposed: dense again, of the rank that was trained.
+    assert not model.network_.is_factored
+    assert np.linalg.matrix_rank(model.coefs_[1], tol=1e-4) == 16
+    assert np.linalg.matrix_rank(model.coefs_[0], tol=1e-4) > 50
+    if solver != "lbfgs":
+        (switch,) = (e for e in model.result_.events if e.kind == "switch")
+        assert switch.step == round(0.2 * n * -(-len(X) // 200))
+
+
+def test_layers_of_few_inputs_stay_dense_unless_a_rank_is_given():
+    X, y = make_classification(300, 20, n_informative=10, random_state=0)
+    ranks = []
+    for settings in ({}, {"rank": 4}, {"rank": [3, None]}, {"rank": 50}, {"rank": "budget:0.3"}, {"rank_fraction": None}):
+        model = SVDMLPClassifier((120, 110), max_iter=10, random_state=0, **settings).fit(X, y)
+        switches = [e for e in model.result_.events if e.kind == "switch"]
+        ranks.append([t.rank for e in switches for t in e.info["truncations"]])
+    assert ranks[:4] == [[27], [4, 4], [3], [50]]
+    assert len(ranks[4]) == 2 and any(ranks[4])
+    assert ranks[5] == []
+
+
+def test_progress_is_counted_anew_after_the_switch():
+    """The loss rises with a hard cut: that is no want of progress."""
+    X, _, y, _ = digits()
+    settings = {"pretrain_fraction": 0.5, "max_iter": 40, "n_iter_no_change": 3, "tol": 1e-3, "random_state": 0}
+    model = SVDMLPClassifier((128, 128), rank=3, **settings)
+    model.fit(X, y)
+    (switch,) = (e for e in model.result_.events if e.kind == "switch")
+    before, after = model.loss_curve_[switch.epoch - 2], model.loss_curve_[switch.epoch - 1 :]
+    assert after[0] > 2 * before
+    assert len(after) > 10
+    assert model.loss_ < after[0] / 2
+
+
+def test_validation_data_of_ones_own():
+    X, X_test, y, y_test = digits()
+    weight = np.linspace(0, 1, len(X_test))
+    model = SVDMLPClassifier((32,), max_iter=8, random_state=0)
+    model.fit(X, y, X_val=X_test, y_val=y_test, sample_weight_val=weight)
+    assert len(model.validation_scores_) == len(model.validation_loss_curve_) == 8
+    assert model.validation_scores_[-1] == pytest.approx(accuracy_score(y_test, model.predict(X_test), sample_weight=weight))
+    p = model.predict_proba(X_test)[np.arange(len(y_test)), y_test]
+    assert model.validation_loss_curve_[-1] == pytest.approx(np.average(-np.log(p), weights=weight), rel=1e-4)
+    assert model.result_.history[-1]["val_score"] == model.validation_scores_[-1]
+    # Without them all samples are trained on, as with them.
+    plain = clone(model).fit(X, y)
+    np.testing.assert_array_equal(plain.coefs_[0], model.coefs_[0])
+    assert plain.validation_scores_ is None and plain.best_validation_score_ is None
+
+
+def test_validation_of_a_regressor():
+    X, y = targets(2)
+    model = SVDMLPRegressor((32,), max_iter=8, random_state=0)
+    model.fit(X[:100], y[:100], X_val=X[100:], y_val=y[100:])
+    assert model.validation_scores_[-1] == pytest.approx(r2_score(y[100:], model.predict(X[100:])))
+    squares = 0.5 * ((model.predict(X[100:]) - y[100:]) ** 2).sum(axis=1).mean()
+    assert model.validation_loss_curve_[-1] == pytest.approx(squares)
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_early_stopping_takes_the_best_weights(factored):
+    X, X_test, y, y_test = digits()
+    model = SVDMLPClassifier(
+        (64, 64), rank=8 if factored else None, rank_fraction=None, max_iter=60, early_stopping=True, random_state=0,
+        n_iter_no_change=5, pretrain_fraction=0.0, learning_rate_init=0.02,
+    )  # fmt: skip
+    seen = []
+    model.fit(X, y, X_val=X_test, y_val=y_test, callbacks=[lambda e: seen.append((e.kind, e.network.copy()))])
+    assert model.n_iter_ < 60
+    scores = model.validation_scores_
+    assert scores[-1] < max(scores) == model.best_validation_score_
+    assert model.score(X_test, y_test) == pytest.approx(max(scores), abs=1 / len(y_test))
+    best = [net for kind, net in seen if kind == "epoch"][int(np.argmax(scores))]
+    assert best.is_factored == factored
+    best.recompose()
+    np.testing.assert_array_equal(best.parameters, model.network_.parameters)
+
+
+def test_partial_fit_factors_after_its_share_of_calls():
+    X, X_test, y, y_test = digits()
+    model = SVDMLPClassifier((128, 128), rank=[None, 16], pretrain_fraction=0.2, max_iter=30, random_state=0)
+    forms = []
+    for _ in range(30):
+        model.partial_fit(X, y, classes=range(10))
+        forms.append(model.network_.is_factored)
+    assert forms == [False] * 6 + [True] * 24
+    assert [c.shape for c in model.coefs_] == [(64, 128), (128, 128), (128, 10)]
+    assert model.score(X_test, y_test) > 0.95
+    # As in one go: the same moments and rates of the factors. The samples' orders differ.
+    whole = clone(model).set_params(tol=0).fit(X, y)
+    assert model.loss_curve_[-1] == pytest.approx(whole.loss_curve_[-1], rel=0.5)
+
+
+def test_partial_fit_after_fit_stays_dense():
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier((128, 128), rank=16, max_iter=5, random_state=0).fit(X, y)
+    model.partial_fit(X, y)
+    assert not model.network_.is_factored
+    assert len(model.loss_curve_) == 6
+
+
+def test_partial_fit_with_early_stopping():
+    X, X_test, y, y_test = digits()
+    model = SVDMLPClassifier(
+        (64, 64), rank=8, max_iter=40, early_stopping=True, n_iter_no_change=3, random_state=0, learning_rate_init=0.02
+    )
+    with pytest.raises(ValueError, match="early_stopping: expected X_val and y_val"):
+        model.partial_fit(X, y, classes=range(10))
+    for _ in range(60):
+        model.partial_fit(X, y, classes=range(10), X_val=X_test, y_val=y_test)
+    assert model.stopped_
+    n_calls = len(model.validation_scores_)
+    assert n_calls < 60
+    assert model.score(X_test, y_test) == pytest.approx(max(model.validation_scores_), abs=1e-12)
+    before = model.network_.parameters.copy()
+    model.partial_fit(X, y, X_val=X_test, y_val=y_test)
+    np.testing.assert_array_equal(model.network_.parameters, before)
+    # A fit begins anew.
+    model.fit(X, y, X_val=X_test, y_val=y_test)
+    assert not model.network_.is_factored and len(model.loss_curve_) == model.n_iter_
+
+
+def test_partial_fit_asks_for_classes():
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier((8,))
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        model.partial_fit(X, y)
+    model.partial_fit(X[:5], y[:5], classes=range(10))
+    assert model.predict_proba(X[:2]).shape == (2, 10)
+    with pytest.raises(ValueError, match="has classes not in"):
+        model.partial_fit(X[:5], y[:5] + 100)
+    with pytest.raises(ValueError, match="classes: expected"):
+        model.partial_fit(X[:5], y[:5], classes=range(9))
+
+
+def test_class_weights():
+    X, y = make_classification(400, 10, weights=[0.95], flip_y=0.1, random_state=0)
+    settings = {"hidden_layer_sizes": (8,), "max_iter": 100, "random_state": 0, "learning_rate_init": 0.01}
+    rare = y == 1
+    plain = SVDMLPClassifier(**settings).fit(X, y)
+    balanced = SVDMLPClassifier(**settings, class_weight="balanced").fit(X, y)
+    assert (balanced.predict(X)[rare] == 1).mean() > (plain.predict(X)[rare] == 1).mean() + 0.2
+    # They multiply sample weights.
+    weight = np.where(rare, 3.0, 1.0)
+    by_class = SVDMLPClassifier(**settings, class_weight={0: 1, 1: 3}).fit(X, y, weight)
+    by_sample = SVDMLPClassifier(**settings).fit(X, y, weight**2)
+    np.testing.assert_array_equal(by_class.coefs_[0], by_sample.coefs_[0])
+    with pytest.raises(ValueError, match="class_weight: expected a dict or None in partial_fit"):
+        SVDMLPClassifier(class_weight="balanced").partial_fit(X, y, classes=[0, 1])
+
+
+def test_callbacks_see_epochs_and_may_end_the_training():
+    X, _, y, _ = digits()
+    kinds = []
+
+    def stop(event):
+        kinds.append(event.kind)
+        if kinds.count("epoch") == 4:
+            raise sf.StopTraining
+
+    model = SVDMLPClassifier((128, 128), rank=16, max_iter=20, random_state=0, pretrain_fraction=0.1)
+    model.fit(X, y, callbacks=[stop])
+    assert kinds == ["epoch", "epoch", "switch", "epoch", "epoch", "recompose"]
+    assert model.n_iter_ == len(model.loss_curve_) == 4
+    assert "dense again" in model.result_.explain()
+
+
+def test_an_interrupted_fit_is_usable():
+    X, _, y, _ = digits()
+
+    def interrupt(event):
+        if event.kind == "epoch" and event.epoch == 3:
+            raise KeyboardInterrupt
+
+    model = SVDMLPClassifier((128, 128), rank=16, max_iter=20, random_state=0, pretrain_fraction=0.05)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model.fit(X, y, callbacks=[interrupt])
+    assert not model.network_.is_factored and model.n_iter_ == 3
+    assert model.predict(X).shape == y.shape
+
+
+@pytest.mark.parametrize(
+    ("X_type", "dtype", "expected"),
+    [
+        ("float32", None, "float32"),
+        ("float64", None, "float64"),
+        ("int64", None, "float64"),
+        ("uint8", None, "float64"),
+        ("float64", "float32", "float32"),
+        ("float32", "float64", "float64"),
+    ],
+)
+def test_dtype_follows_X_unless_it_is_given(X_type, dtype, expected):
+    X, y = load_digits(return_X_y=True)
+    X = X.astype(X_type)
+    model = SVDMLPClassifier((16,), max_iter=3, random_state=0, dtype=dtype).fit(X, y)
+    assert model.network_.dtype == model.coefs_[0].dtype == model.predict_proba(X).dtype == expected
+    # uint8 is no pixel here: as if it were converted.
+    same = SVDMLPClassifier((16,), max_iter=3, random_state=0, dtype=expected).fit(X.astype("float64"), y)
+    np.testing.assert_allclose(same.coefs_[0], model.coefs_[0], rtol=1e-5, atol=1e-6)
+
+
+def test_it_lives_in_scikit_learns_world():
+    X, X_test, y, y_test = digits()
+    model = make_pipeline(StandardScaler(), SVDMLPClassifier((128, 128), max_iter=10, random_state=0))
+    grid = {"svdmlpclassifier__rank": [8, 32], "svdmlpclassifier__alpha": [1e-4, 1e-2]}
+    search = GridSearchCV(model, grid, n_jobs=2, cv=2).fit(X, y)
+    assert search.score(X_test, y_test) > 0.9
+    scores = cross_val_score(model, X, y, cv=2, n_jobs=2)
+    assert scores.shape == (2,) and scores.min() > 0.85
+    # The same in another process, and with one job.
+    np.testing.assert_array_equal(cross_val_score(model, X, y, cv=2), scores)
+
+
+def test_pickles_and_clones(tmp_path):
+    X, X_test, y, y_test = digits()
+    model = SVDMLPClassifier((64,), rank=8, max_iter=5, random_state=0).fit(X, y, X_val=X_test, y_val=y_test)
+    joblib.dump(model, tmp_path / "model.joblib")
+    for again in (pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model.joblib")):
+        np.testing.assert_array_equal(again.predict_proba(X_test), model.predict_proba(X_test))
+        again.partial_fit(X, y)
+    assert len(again.loss_curve_) == 6 and len(model.loss_curve_) == 5
+    fresh = clone(model)
+    with pytest.raises(NotFittedError):
+        fresh.predict(X)
+    assert not hasattr(fresh, "coefs_")
+
+
+def test_writing_to_coefs_changes_the_model():
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier((8,), max_iter=2, random_state=0).fit(X, y)
+    for array in model.coefs_ + model.intercepts_:
+        array[...] = 0
+    np.testing.assert_allclose(model.predict_proba(X[:3]), 0.1, rtol=1e-6)
+
+
+def test_multilabel_and_several_outputs():
+    X, y = classes("multilabel", n=300)
+    model = SVDMLPClassifier((64, 64), rank=8, max_iter=200, random_state=0, learning_rate_init=0.01).fit(X, y)
+    assert model.predict(X).shape == model.predict_proba(X).shape == y.shape
+    assert set(np.unique(model.predict(X))) == {0, 1}
+    assert (model.predict(X) == y).mean() > 0.9
+    X, y = targets(3)
+    regressor = SVDMLPRegressor((64, 64), rank=8, max_iter=100, random_state=0).fit(X, y)
+    assert regressor.predict(X).shape == y.shape and regressor.score(X, y) > 0.9
+    assert regressor.fit(X, y[:, 0]).predict(X).shape == (150,)
+
+
+def test_one_class_alone():
+    X = np.random.default_rng(0).standard_normal((20, 3))
+    model = SVDMLPClassifier((4,), max_iter=3).fit(X, ["only"] * 20)
+    assert set(model.predict(X)) == {"only"}
+    np.testing.assert_array_equal(model.predict_proba(X), np.ones((20, 1)))
+
+
+def test_the_user_is_told():
+    X, _, y, _ = digits()
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
+        SVDMLPClassifier((8,), max_iter=2).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge after 2 iterations"):
+        SVDMLPClassifier((8,), max_iter=2, solver="lbfgs", rank_fraction=None).fit(X, y)
+    with pytest.warns(UserWarning, match="Got `batch_size` less than 1 or larger"):
+        SVDMLPClassifier((8,), max_iter=2, batch_size=5000).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SVDMLPClassifier((8,), max_iter=200, tol=0.1).fit(X, y)
+
+
+def test_it_is_quiet_unless_verbose(capsys):
+    X, _, y, _ = digits()
+    SVDMLPClassifier((8,), max_iter=2).fit(X, y)
+    assert capsys.readouterr() == ("", "")
+    SVDMLPClassifier((8,), max_iter=2, verbose=True, early_stopping=True).fit(X, y)
+    out, err = capsys.readouterr()
+    assert out.startswith("Iteration 1, loss = ") and out.count("Validation score: ") == 2 and err == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"solver": "newton"}, ValueError, "solver: expected adam or sgd or lbfgs"),
+        ({"activation": "step"}, ValueError, "activation: expected"),
+        ({"alpha": -1}, ValueError, "alpha: expected"),
+        ({"alpha": "x"}, TypeError, "alpha: expected a number"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected"),
+        ({"batch_size": "all"}, TypeError, "batch_size: expected an integer"),
+        ({"learning_rate": "fast"}, ValueError, "learning_rate: expected"),
+        ({"learning_rate_init": 0}, ValueError, "learning_rate_init: expected"),
+        ({"max_iter": 0}, ValueError, "max_iter: expected"),
+        ({"momentum": 1.0, "solver": "sgd"}, ValueError, "momentum: expected"),
+        ({"beta_1": 1.0}, ValueError, "beta1: expected"),
+        ({"hidden_layer_sizes": (3, 0)}, ValueError, "hidden_layer_sizes: expected"),
+        ({"hidden_layer_sizes": (3, 1.5)}, TypeError, "hidden_layer_sizes: expected an integer"),
+        ({"rank_fraction": 0.0}, ValueError, "rank_fraction must be"),
+        ({"rank_fraction": 2}, ValueError, "rank_fraction must be"),
+        ({"rank": 0}, ValueError, "rank: expected"),
+        ({"rank": [1, 2, 3]}, ValueError, "ranks: expected"),
+        ({"rank": "most"}, ValueError, "ranks: expected"),
+        ({"pretrain_fraction": 2}, ValueError, "pretrain_fraction: expected"),
+        ({"pretrain_fraction": 2, "solver": "lbfgs"}, ValueError, "pretrain_fraction: expected"),
+        ({"rank": "auto", "solver": "lbfgs"}, ValueError, "rank: expected other than 'auto'"),
+        ({"validation_fraction": 1.0}, ValueError, "validation_fraction: expected"),
+        ({"validation_fraction": 0.0001, "early_stopping": True}, ValueError, "validation_fraction: expected at least 2"),
+        ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change: expected"),
+        ({"dtype": "float16"}, ValueError, "dtype: expected"),
+        ({"n_threads": 0}, ValueError, "n_threads: expected"),
+        ({"precision": "half"}, ValueError, "precision: expected"),
+        ({"learning_rate_init": 1e30, "solver": "sgd"}, ValueError, "non-finite parameter weights"),
+    ],
+)
+def test_bad_parameters_are_refused_at_fit(settings, error, message):
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier(**({"hidden_layer_sizes": (120, 110), "max_iter": 3} | settings))
+    with pytest.raises(error, match=message):
+        model.fit(X, y)
+
+
+def test_bad_data_are_refused():
+    X, X_test, y, y_test = digits()
+    model = SVDMLPClassifier((8,), max_iter=2)
+    with pytest.raises(ValueError, match="X_val, y_val: expected both or neither"):
+        model.fit(X, y, X_val=X_test)
+    with pytest.raises(ValueError, match="has classes not in"):
+        model.fit(X, y, X_val=X_test, y_val=y_test + 1)
+    with pytest.raises(ValueError, match="features"):
+        model.fit(X, y, X_val=X_test[:, :5], y_val=y_test)
+    with pytest.raises(ValueError, match="sample_weight: expected"):
+        model.fit(X, y, sample_weight=-np.ones(len(X)))
+    with pytest.raises(AttributeError, match=r"has no attribute .partial_fit."):
+        SVDMLPClassifier(solver="lbfgs").partial_fit(X, y, classes=range(10))
+    with pytest.raises(ValueError, match="'auto' in partial_fit"):
+        SVDMLPClassifier((8, 8), rank="auto").partial_fit(X, y, classes=range(10))
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch):
+    for name in [n for n in sys.modules if n == "sklearn" or n.startswith("sklearn.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    monkeypatch.delitem(sys.modules, "svdfast.sklearn")
+    with pytest.raises(ImportError, match=r'pip install "svdfast\[sklearn\]"'):
+        import svdfast.sklearn  # noqa: F401
