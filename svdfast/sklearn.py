@@ -655,7 +655,7 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
     >>> from svdfast.sklearn import SVDMLPClassifier
     >>> X, y = load_digits(return_X_y=True)
     >>> X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
-    >>> model = SVDMLPClassifier((256, 256), rank=32, max_iter=40, random_state=0, dtype="float32")
+    >>> model = SVDMLPClassifier((256, 256), rank=32, tol=1e-3, random_state=0, dtype="float32")
     >>> model.fit(X_train, y_train, X_val=X_test, y_val=y_test).score(X_test, y_test) > 0.95
     True
     >>> [t.rank for t in model.result_.events[0].info["truncations"]]
