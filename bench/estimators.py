@@ -4,9 +4,9 @@
     python bench/estimators.py [--seeds 5] [--quick] [DATA ...]
 
 Forms: scikit-learn's MLP, ours dense throughout, and ours with α = 1/4 and 1/8. X is float32 for all, and all else but what is tuned is the
-default: they end by the same rule. Learning rate and L2 penalty are chosen for each form from the same values, by the score on a fifth of the
-training samples of a split that is not used again. Then each seed has its own split (a quarter to test), first weights and order, and
-forms take turns. Not here: the library's own training on images (accuracy.py).
+default: they end by the same rule. Learning rate and L2 penalty are chosen for each form from the same values, by the score on a fifth
+of the training samples of a split that is not used again. Then each seed has its own split (a quarter to test), first weights and order,
+and forms take turns. Not here: the library's own training on images (accuracy.py).
 """
 
 from __future__ import annotations
