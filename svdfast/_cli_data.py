@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast import datasets
+from svdfast.io import Origin
 from svdfast.network import Layer, Network
 
 __all__ = [
@@ -88,6 +89,14 @@ class Data:
     # Mean and standard deviation that features and targets were standardised with.
     X_scale: Scale | None = None
     y_scale: Scale | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """What a file of a network has of the data."""
+        if self.X_scale is None:
+            return Origin(self.labels)
+        mean, deviation = self.X_scale
+        return Origin(self.labels, tuple(mean.tolist()), tuple(deviation.tolist()))
 
     @property
     def n_out(self) -> int:

@@ -89,9 +89,10 @@ training step. A layer whose factors would take more multiplications in training
 
 _COMPRESS_EPILOG = f"""\
 With --data, weights are cut so that the layers' outputs over these samples change least, not the
-weights; that keeps more accuracy, above all where features have different scales. The energy is then
-that of weights of standardised features, and the table is followed by how much the network's outputs
-change, and by the accuracy (or R^2) before and after if the data has targets.
+weights, which keeps more accuracy; the table is then followed by how much the network's outputs
+change, and by the accuracy (or R^2) before and after if the data has targets. The first layer is cut,
+and its energy told, as if features were standardised: by the data, else as they were when svdfast
+train saved MODEL. Without either, give --data if features have different scales.
 
 MODEL and FILE are .npz or .safetensors. Without --out, MODEL.npz becomes MODEL-compressed.npz. A file
 that is there is replaced, MODEL only if --out names it. Training can go on from the factored network,
@@ -191,7 +192,7 @@ def _tell(line: str) -> None:
     print(f"svdfast: {line}", file=sys.stderr)
 
 
-def _load_model(name: str) -> tuple[Network, io.Labels | None]:
+def _load_model(name: str) -> tuple[Network, io.Origin]:
     try:
         return io.read(name)
     except FileNotFoundError as error:
@@ -213,13 +214,13 @@ def _check_precision(net: Network, precision: str | None) -> None:
 def _predict(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         check_writable("--out", arguments.out, _PREDICTION_SUFFIXES)
-    net, labels = _load_model(arguments.model)
+    net, origin = _load_model(arguments.model)
     _check_precision(net, arguments.precision)
     if arguments.probabilities and not _has_classes(net):
         raise UsageError(f"--probabilities: this network's output is {_output(net)}, which gives none")
     X, y = load_samples(arguments.data, "predict", net.sizes[0], _n_targets(net))
     outputs = _outputs(net, X, arguments.data, precision=arguments.precision, n_threads=arguments.threads)
-    predicted = _predictions(net, outputs, labels)
+    predicted = _predictions(net, outputs, origin)
     shown = outputs if arguments.probabilities else predicted
     if shown.ndim == 2 and shown.shape[1] == 1:
         shown = shown[:, 0]
@@ -230,7 +231,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     else:
         _write(shown, arguments.out)
     if y is not None:
-        _tell(f"{_score(net, predicted, y, labels)}, {len(X):,} sample{'s' * (len(X) > 1)} of {arguments.data}")
+        _tell(f"{_score(net, predicted, y, origin)}, {len(X):,} sample{'s' * (len(X) > 1)} of {arguments.data}")
 
 
 def _output(net: Network) -> str:
@@ -262,22 +263,22 @@ def _outputs(net: Network, X: Array, name: str, **settings: Any) -> Array:
     return outputs
 
 
-def _predictions(net: Network, outputs: Array, labels: io.Labels | None) -> Array:
+def _predictions(net: Network, outputs: Array, origin: io.Origin) -> Array:
     """Classes (p,) by softmax or (p, n_outputs) by sigmoid, as their labels where there are some; else the outputs as they are."""
     if not _has_classes(net):
         return outputs
     numbers: Array = outputs.argmax(axis=1) if _output(net) == "softmax" else (outputs > 0.5).astype(np.int64)
-    return numbers if labels is None else np.array(labels, dtype=np.int64)[numbers]
+    return numbers if origin.labels is None else np.array(origin.labels, dtype=np.int64)[numbers]
 
 
-def _score(net: Network, predicted: Array, y: Array, labels: io.Labels | None) -> str:
+def _score(net: Network, predicted: Array, y: Array, origin: io.Origin) -> str:
     """Accuracy, or R^2 as in `Network.score`, in words; the targets are those of the data, not numbers of classes."""
     y = y.reshape(predicted.shape)
     if _has_classes(net):
-        known = labels or range(net.sizes[-1] if _output(net) == "softmax" else 2)
+        known = origin.labels or range(net.sizes[-1] if _output(net) == "softmax" else 2)
         fits = np.isin(y, known)
         # Labels that training did not see are mistakes; without labels, they may be numbered otherwise.
-        if not (fits.all() if labels is None else fits.any()):
+        if not (fits.all() if origin.labels is None else fits.any()):
             return "no accuracy, as the targets are not the network's classes"
         return f"accuracy {100 * np.mean(predicted == y):.2f} %"
     y = y.astype(np.float64)
@@ -317,7 +318,7 @@ def _compress(arguments: argparse.Namespace) -> None:
     check_writable("--out", out, io.SUFFIXES)
     if arguments.keep_dense and (arguments.ranks or "").startswith("budget"):
         raise UsageError("--keep-dense: budget:B shares among all hidden layers, so it leaves none out")
-    net, labels = _load_model(arguments.model)
+    net, origin = _load_model(arguments.model)
     n_hidden = len(net.layers) - 1
     if n_hidden == 0:
         raise Failure(f"{arguments.model}: the network has no hidden layer, and others are not cut")
@@ -328,7 +329,7 @@ def _compress(arguments: argparse.Namespace) -> None:
         X, y = load_samples(arguments.data, "compress", net.sizes[0], _n_targets(net), training=True)
     before = net.copy()
     try:
-        truncations = _cut(net, arguments, X)
+        truncations = _cut(net, arguments, X, origin)
     except (ValueError, FloatingPointError) as error:
         raise Failure(f"{arguments.model}: {error}") from None
     if all(t.skipped for t in truncations):
@@ -338,9 +339,9 @@ def _compress(arguments: argparse.Namespace) -> None:
     if X is not None:
         if arguments.data in DEFAULTS:
             X, y = load_samples(arguments.data, "compress", net.sizes[0], _n_targets(net))
-        lines += _changes(before, net, X, y, labels, arguments.data)
+        lines += _changes(before, net, X, y, origin, arguments.data)
     try:
-        io.save(net, out, labels=labels)
+        io.save(net, out, origin)
     except OSError as error:
         raise Failure(f"--out: {out}: {error.strerror or error}") from None
     for line in lines:
@@ -348,17 +349,23 @@ def _compress(arguments: argparse.Namespace) -> None:
     say(f"The factored network is in {out}: {len(net.parameters):,} parameters, {len(before.parameters):,} before.")
 
 
-def _cut(net: Network, arguments: argparse.Namespace, X: Array | None) -> tuple[Truncation, ...]:
-    """Cuts the hidden layers; by samples, as training does, with their features standardised."""
-    scale: Scale | None = None
+def _cut(net: Network, arguments: argparse.Namespace, X: Array | None, origin: io.Origin) -> tuple[Truncation, ...]:
+    """Cuts the hidden layers; by samples, as training does, if there are some.
+
+    The first layer is cut as one of standardised features. Else the largest ones would count for nothing, as their weights are small, and
+    what a feature is on average would count, though the bias can make up for it.
+    """
     first = net.copy()
+    scale: Scale | None = None
     if X is not None:
         X = X[np.arange(min(_MOST_ROWS, len(X))) * len(X) // min(_MOST_ROWS, len(X))]
         if X.dtype != np.uint8:
-            # Else the largest features would be all that counts; and what a feature is on average the bias can make up for.
             scale = scale_of(X, "X")
             X = (X - scale[0]) / scale[1]
-            take_out(net, scale)
+    elif origin.mean is not None:
+        scale = np.array(origin.mean), np.array(origin.deviation)
+    if scale is not None:
+        take_out(net, scale)
     hidden = net.layout.layers[:-1]
     ranks: list[int | None]
     if arguments.ranks is None:
@@ -422,14 +429,14 @@ def _left(net: Network, truncations: tuple[Truncation, ...]) -> list[str]:
     ]
 
 
-def _changes(before: Network, net: Network, X: Array, y: Array | None, labels: io.Labels | None, name: str) -> list[str]:
+def _changes(before: Network, net: Network, X: Array, y: Array | None, origin: io.Origin, name: str) -> list[str]:
     """How far the outputs move, and what that does to the score."""
     old, new = (_outputs(n, X, name) for n in (before, net))
     norm = float(np.linalg.norm(old.astype(np.float64)))
     change = float(np.linalg.norm(new.astype(np.float64) - old)) / (norm or 1.0)
     lines = [f"outputs over {len(X):,} samples of {name}: changed by {100 * change:.2f} %"]
     if y is not None:
-        scores = [_score(net, _predictions(net, outputs, labels), y, labels) for outputs in (old, new)]
+        scores = [_score(net, _predictions(net, outputs, origin), y, origin) for outputs in (old, new)]
         lines += [f"  {when}: {score}" for when, score in zip(("before", "after"), scores, strict=True)]
     return lines
 
@@ -439,7 +446,7 @@ def _changes(before: Network, net: Network, X: Array, y: Array | None, labels: i
 
 def _export(arguments: argparse.Namespace) -> None:
     check_writable("FILE.onnx", arguments.file, (".onnx",))
-    net, labels = _load_model(arguments.model)
+    net, origin = _load_model(arguments.model)
     try:
         net.export(arguments.file)  # type: ignore[attr-defined]
     except (ImportError, ValueError) as error:
@@ -447,5 +454,5 @@ def _export(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise Failure(f"{arguments.file}: {error.strerror or error}") from None
     say(f"The network is in {arguments.file}.")
-    if labels is not None:
-        say(f"Its outputs are of the classes {', '.join(map(str, labels))}, in this order.")
+    if origin.labels is not None:
+        say(f"Its outputs are of the classes {', '.join(map(str, origin.labels))}, in this order.")

@@ -6,7 +6,7 @@
                    libraries find them; the header is in the metadata as `svdfast`, with a checksum, for the format has none
 
 The header has the format and its version, the svdfast that wrote it, sizes, ranks, activations with their parameters, the scale of uint8
-samples, and, where the command line wrote it, the labels of the classes. Not here: data sets (datasets.py).
+samples, and, where the command line wrote it, what it knows of the data (`Origin`). Not here: data sets (datasets.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,7 +31,7 @@ from svdfast.activations import Activation
 from svdfast.layout import Layout
 from svdfast.network import Network
 
-__all__ = ["SUFFIXES", "check_name", "load", "read", "save"]
+__all__ = ["SUFFIXES", "Origin", "check_name", "load", "read", "save"]
 
 SUFFIXES = (".npz", ".safetensors")
 
@@ -40,7 +40,43 @@ _VERSION = 1
 _LARGEST_LABEL = 2**63 - 1
 _MOST_PARAMETERS = 2**31 - 1  # as in a new Network
 
-Labels = tuple[int, ...]
+
+@dataclass(frozen=True)
+class Origin:
+    """Of the data that a network was trained on, what its predictions do not need, and what is made of them, or of the network, may.
+
+    Attributes
+    ----------
+    labels : tuple of int, optional
+        What the classes 0, 1, ... are called there.
+    mean, deviation : tuple of float, optional
+        Of each feature, where the network was trained on standardised ones; its first layer takes them as they are.
+    """
+
+    labels: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+
+    @classmethod
+    def parse(cls, values: Any, layout: Layout) -> Origin:
+        """Checks what a header says."""
+        labels, mean, deviation = values["labels"], values["mean"], values["deviation"]
+        if labels is not None:
+            labels = tuple(
+                count("labels", label, minimum=-_LARGEST_LABEL - 1, maximum=_LARGEST_LABEL) for label in labels
+            )
+            n_out, output = layout.sizes[-1], layout.layers[-1].activation.name
+            n_classes = {"softmax": n_out, "sigmoid": 2 if n_out == 1 else 0}.get(output, 0)
+            if len(labels) != n_classes or len(set(labels)) != n_classes:
+                raise ValueError(f"it has {len(labels)} labels for {n_classes} classes, or the same one twice")
+        if (mean is None) != (deviation is None):
+            raise ValueError("it has means without deviations, or deviations without means")
+        if mean is not None:
+            mean = tuple(math.copysign(positive_number("mean", abs(x), or_zero=True), x) for x in mean)
+            deviation = tuple(positive_number("deviation", x) for x in deviation)
+            if not len(mean) == len(deviation) == layout.sizes[0]:
+                raise ValueError(f"it has {len(mean)} means and {len(deviation)} deviations of {layout.sizes[0]} features")
+        return cls(labels, mean, deviation)
 
 
 def check_name(path: str | os.PathLike[str]) -> Path:
@@ -49,7 +85,7 @@ def check_name(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     ValueError
-        Another suffix.
+        It ends in something else.
     ImportError
         .safetensors, and the package is missing.
     """
@@ -61,15 +97,14 @@ def check_name(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def save(net: Network, path: str | os.PathLike[str], *, labels: Labels | None = None) -> None:
+def save(net: Network, path: str | os.PathLike[str], origin: Origin | None = None) -> None:
     """Writes a network to a file; factored layers stay factored. See `Network.save`.
 
     Parameters
     ----------
     net : Network
     path : path that ends in .npz or .safetensors
-    labels : tuple of int, optional
-        What the classes 0, 1, … are called where they came from.
+    origin : Origin, optional
     """
     from svdfast import __version__
 
@@ -83,7 +118,7 @@ def save(net: Network, path: str | os.PathLike[str], *, labels: Labels | None = 
         "ranks": layout.ranks,
         "activations": [[s.activation.name, s.activation.parameter] for s in layout.layers],
         "uint8_scale": net.uint8_scale,
-        "labels": labels,
+        "origin": asdict(origin or Origin()),
     }
     text = json.dumps(header)
     if target.suffix == ".npz":
@@ -129,8 +164,8 @@ def load(path: str | os.PathLike[str]) -> Network:
     return read(path)[0]
 
 
-def read(path: str | os.PathLike[str]) -> tuple[Network, Labels | None]:
-    """As `load`, and the labels of the classes, where the file has them."""
+def read(path: str | os.PathLike[str]) -> tuple[Network, Origin]:
+    """As `load`, and what the file has of the data."""
     try:
         with open(path, "rb") as file:
             start = file.read(9)
@@ -158,7 +193,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Network, Labels | None]:
         raise ValueError(f"path: {os.fspath(path)!r} is not a network file: {error}") from None
 
 
-def _read_npz(file: BinaryIO) -> tuple[Network, Labels | None]:
+def _read_npz(file: BinaryIO) -> tuple[Network, Origin]:
     # Arrays that are not compressed are no larger than the file: no small file can ask for much memory.
     with zipfile.ZipFile(file) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -173,10 +208,10 @@ def _read_npz(file: BinaryIO) -> tuple[Network, Labels | None]:
         raise ValueError(f"it has parameters of shape {parameters.shape}, not ({header.layout.size},)")
     if parameters.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"its parameters are {parameters.dtype}, not float32 or float64")
-    return header.network(parameters), header.labels
+    return header.network(parameters), header.origin
 
 
-def _read_safetensors(path: str) -> tuple[Network, Labels | None]:
+def _read_safetensors(path: str) -> tuple[Network, Origin]:
     package = _safetensors()
     try:
         # What it opens it has checked: the tensors fill the file, and none reaches beyond it.
@@ -203,7 +238,7 @@ def _read_safetensors(path: str) -> tuple[Network, Labels | None]:
         raise ValueError(str(error)) from None
     if metadata.get("crc32") != _checksum(text, tensors):
         raise ValueError("its checksum is not that of its content: it is damaged, or something else changed it")
-    return net, header.labels
+    return net, header.origin
 
 
 @dataclass(frozen=True)
@@ -212,7 +247,7 @@ class _Header:
 
     layout: Layout
     uint8_scale: float
-    labels: Labels | None
+    origin: Origin
 
     @classmethod
     def parse(cls, text: str) -> _Header:
@@ -238,15 +273,7 @@ class _Header:
                 raise ValueError(f"rank {layer.rank} of a {layer.n_in} -> {layer.n_out} layer")
         if max(sizes) > _MOST_PARAMETERS or layout.size > _MOST_PARAMETERS:
             raise ValueError(f"it has more than {_MOST_PARAMETERS} parameters")
-        labels = header["labels"]
-        if labels is not None:
-            labels = tuple(
-                count("labels", label, minimum=-_LARGEST_LABEL - 1, maximum=_LARGEST_LABEL) for label in labels
-            )
-            n_classes = {"softmax": sizes[-1], "sigmoid": 2 if sizes[-1] == 1 else 0}.get(functions[-1].name, 0)
-            if len(labels) != n_classes or len(set(labels)) != n_classes:
-                raise ValueError(f"it has {len(labels)} labels for {n_classes} classes, or the same one twice")
-        return cls(layout, uint8_scale, labels)
+        return cls(layout, uint8_scale, Origin.parse(header["origin"], layout))
 
     def network(self, parameters: NDArray[Any]) -> Network:
         """A network of its own memory; one number as `parameters` is for all of them."""
