@@ -194,10 +194,17 @@ def read(path: str | os.PathLike[str]) -> tuple[Network, Origin]:
 
 
 def _read_npz(file: BinaryIO) -> tuple[Network, Origin]:
-    # Arrays that are not compressed are no larger than the file: no small file can ask for much memory.
+    # No small file may ask for much memory: NumPy takes what an array's own header claims.
+    size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("its arrays are compressed")
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("its arrays are compressed")
+            with archive.open(entry) as array:
+                np.lib.format.read_magic(array)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
+            if math.prod(shape) * dtype.itemsize > size:
+                raise ValueError(f"its array {entry.filename[:40]!r} is larger than the file")
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         if sorted(arrays.files) != ["header", "parameters"]:
