@@ -280,7 +280,8 @@ def _score(net: Network, predicted: Array, y: Array, origin: io.Origin) -> str:
         # Labels that training did not see are mistakes; without labels, they may be numbered otherwise.
         if not (fits.all() if origin.labels is None else fits.any()):
             return "no accuracy, as the targets are not the network's classes"
-        return f"accuracy {100 * np.mean(predicted == y):.2f} %"
+        correct = (predicted == y).reshape(len(y), -1).all(axis=1)
+        return f"accuracy {100 * correct.mean():.2f} %"
     y = y.astype(np.float64)
     spread = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
     if not spread.all():
