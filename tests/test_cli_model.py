@@ -806,6 +806,9 @@ def test_a_named_set_is_cut_by_its_training_samples(folder, call):
     out, _ = call("compress", "net.npz", "--rank-fraction", "1/8", "--data", "digits")
     assert "outputs over 360 samples of digits" in out
     data = datasets.load("digits")
+    np.savez("data.npz", X=data.train[0])
+    call("compress", "net.npz", "--rank-fraction", "1/8", "--data", "data.npz", "--out", "other.npz")
+    np.testing.assert_array_equal(sf.load("other.npz").parameters, sf.load("net-compressed.npz").parameters)
     for name, when in (("net.npz", "before"), ("net-compressed.npz", "after")):
         assert f"  {when}: accuracy {100 * sf.load(name).score(*data.test):.2f} %" in out
 
