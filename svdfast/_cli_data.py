@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the command line trains on: sets that have a name, CSV and NPZ files of the user's, and what is taken where the user does not say.
+"""What the command line trains on and predicts from: sets that have a name, CSV and NPZ files of the user's, and what is taken where the
+user does not say.
 
 Not here: where the named sets come from (datasets.py).
 """
@@ -16,19 +17,25 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdfast import datasets
-from svdfast.network import Network
+from svdfast.io import Origin
+from svdfast.network import Layer, Network
 
-__all__ = ["DEFAULTS", "FILE_DEFAULTS", "MOST_CLASSES", "Data", "Failure", "UsageError", "load", "short", "with_scales"]
+__all__ = [
+    "DEFAULTS", "FILE_DEFAULTS", "MOST_CLASSES", "Data", "Failure", "Scale", "UsageError", "load", "load_samples", "scale_of", "short",
+    "take_in", "take_out", "with_scales",
+]  # fmt: skip
 
 Array = NDArray[Any]
+Scale: TypeAlias = tuple[Array, Array]  # mean and standard deviation of each column
 
 MOST_CLASSES = 100
+_MOST_DEVIATIONS = 1000
 
 
 class UsageError(Exception):
@@ -78,9 +85,18 @@ class Data:
     y_test: Array
     n_classes: int | None  # None: regression
     notes: tuple[str, ...] = ()
+    labels: tuple[int, ...] | None = None  # of the classes, where they are not 0, 1, ...
     # Mean and standard deviation that features and targets were standardised with.
-    X_scale: tuple[Array, Array] | None = None
-    y_scale: tuple[Array, Array] | None = None
+    X_scale: Scale | None = None
+    y_scale: Scale | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """What a file of a network has of the data."""
+        if self.X_scale is None:
+            return Origin(self.labels)
+        mean, deviation = self.X_scale
+        return Origin(self.labels, tuple(mean.tolist()), tuple(deviation.tolist()))
 
     @property
     def n_out(self) -> int:
@@ -92,22 +108,80 @@ class Data:
 
 
 def load(arguments: argparse.Namespace) -> Data:
+    """What `svdfast train` trains on."""
     name = arguments.data
     if name in DEFAULTS:
         return _load_named(name)
+    suffix = _suffix(name, "train")
+    notes: list[str] = []
+    with _named_errors(name):
+        test = None
+        if suffix == ".csv":
+            table, header = _read_csv(name)
+            if table.shape[1] < 2:
+                raise Failure("expected at least two columns, with commas between them, got one")
+            if header:
+                notes.append("first line taken for the names of the columns")
+            X, y = table[:, :-1], table[:, -1]
+        else:
+            arrays = _read_npz(name, ("X", "y"), ("X_test", "y_test"))
+            if ("X_test" in arrays) != ("y_test" in arrays):
+                raise Failure("expected both X_test and y_test or none of them, got one")
+            X, y = arrays["X"], arrays["y"]
+            if "X_test" in arrays:
+                test = arrays["X_test"], arrays["y_test"]
+        return _prepare(arguments, X, y, test, notes)
+
+
+def load_samples(name: str, command: str, n_in: int, n_targets: int, *, training: bool = False) -> tuple[Array, Array | None]:
+    """Samples (p, n_in) for a network that is trained, and targets (p,) or (p, n_targets) where they are there.
+
+    Of a set that has a name, its test samples or those for training; of a CSV file, columns after the first `n_in` are targets; of an
+    NPZ file, X and y. Numbers are as they were stored.
+    """
+    if name in DEFAULTS:
+        data = _load_named(name)
+        X, y = (data.X, data.y) if training else (data.X_test, data.y_test)
+        if X.shape[1] != n_in:
+            raise Failure(f"{name}: expected {n_in} features, as the network takes, got {X.shape[1]}")
+        return X, y
+    suffix = _suffix(name, command)
+    with _named_errors(name):
+        targets: Array | None
+        if suffix == ".csv":
+            table, _ = _read_csv(name)
+            if table.shape[1] not in (n_in, n_in + n_targets):
+                raise Failure(
+                    f"expected {n_in} columns, as the network takes, or {n_in + n_targets} with targets, got {table.shape[1]}"
+                )
+            X, targets = table[:, :n_in], (table[:, n_in:] if table.shape[1] > n_in else None)
+        else:
+            arrays = _read_npz(name, ("X",), ("y",))
+            X, targets = arrays["X"], arrays.get("y")
+        if targets is None:
+            X, _ = _check_samples(X, np.zeros(len(X) if X.ndim else 0), ("X", "y"))
+        else:
+            X, targets = _check_samples(X, targets, ("X", "y"), n_targets)
+        if X.shape[1] != n_in:
+            raise Failure(f"X: expected {n_in} features, as the network takes, got {X.shape[1]}")
+        return X, targets
+
+
+def _suffix(name: str, command: str) -> str:
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in (".csv", ".npz"):
         raise UsageError(
             f"expected one of {', '.join(DEFAULTS)} or a file that ends in .csv or .npz, "
-            f"got {short(name)}\nTry 'svdfast train --help'."
+            f"got {short(name)}\nTry 'svdfast {command} --help'."
         )
-    notes: list[str] = []
+    return suffix
+
+
+@contextlib.contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Puts a file's name before what was wrong with it."""
     try:
-        if suffix == ".csv":
-            X, y, test = _read_csv(name, notes)
-        else:
-            X, y, test = _read_npz(name)
-        return _prepare(arguments, X, y, test, notes)
+        yield
     except OSError as error:
         raise Failure(f"{name}: {error.strerror or error}") from None
     except Failure as error:
@@ -147,7 +221,8 @@ def _is_number(field: str) -> bool:
     return True
 
 
-def _read_csv(name: str, notes: list[str]) -> tuple[Array, Array, None]:
+def _read_csv(name: str) -> tuple[Array, bool]:
+    """Rows of numbers, and whether names of the columns came first."""
     try:
         with open(name, encoding="utf-8-sig", newline="") as file:
             first = next(csv.reader(file), [])
@@ -166,11 +241,7 @@ def _read_csv(name: str, notes: list[str]) -> tuple[Array, Array, None]:
         raise Failure(f"not a text file with commas: {error}") from None
     if table.size == 0:
         raise Failure("expected rows of numbers, got none")
-    if table.shape[1] < 2:
-        raise Failure("expected at least two columns, with commas between them, got one")
-    if header:
-        notes.append("first line taken for the names of the columns")
-    return table[:, :-1], table[:, -1], None
+    return table, header
 
 
 def _find_csv_error(file: TextIO, header: bool) -> str | None:
@@ -194,7 +265,7 @@ def _find_csv_error(file: TextIO, header: bool) -> str | None:
     return None
 
 
-def _read_npz(name: str) -> tuple[Array, Array, tuple[Array, Array] | None]:
+def _read_npz(name: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Array]:
     try:
         # Opened here, for NumPy leaves a damaged file open.
         with open(name, "rb") as file, contextlib.ExitStack() as stack:
@@ -202,31 +273,30 @@ def _read_npz(name: str) -> tuple[Array, Array, tuple[Array, Array] | None]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise Failure("not an .npz file")
             stack.enter_context(archive)
-            missing = [key for key in ("X", "y") if key not in archive]
+            missing = [key for key in needed if key not in archive]
             if missing:
                 there = ", ".join(archive.files[:10]) or "none"
                 raise Failure(
-                    f"expected arrays X and y, got no {' and no '.join(missing)} (there: {there})"
+                    f"expected array{'s' * (len(needed) > 1)} {' and '.join(needed)}, "
+                    f"got no {' and no '.join(missing)} (there: {there})"
                 )
-            if ("X_test" in archive) != ("y_test" in archive):
-                raise Failure("expected both X_test and y_test or none of them, got one")
-            test = (archive["X_test"], archive["y_test"]) if "X_test" in archive else None
-            return archive["X"], archive["y"], test
+            return {key: archive[key] for key in (*needed, *optional) if key in archive}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         # NumPy tells of pickles wherever it does not know the format.
         raise Failure(f"not an .npz file of plain arrays ({error})") from None
 
 
-def _check_samples(X: Array, y: Array, names: tuple[str, str]) -> tuple[Array, Array]:
-    """Samples in rows and as many single targets, all of them finite real numbers."""
+def _check_samples(X: Array, y: Array, names: tuple[str, str], n_targets: int = 1) -> tuple[Array, Array]:
+    """Samples in rows and as many targets, all of them finite real numbers."""
     for array, name in zip((X, y), names, strict=True):
-        if array.dtype.kind not in "biuf":
-            raise Failure(f"{name}: expected real numbers, got dtype {array.dtype}")
+        if array.dtype.kind not in "biuf" or array.itemsize > 8:
+            raise Failure(f"{name}: expected real numbers of at most 64 bits, got dtype {array.dtype}")
     if X.ndim < 2 or X.size == 0:
         raise Failure(f"{names[0]}: expected samples in rows, got shape {X.shape}")
-    if y.shape not in ((len(X),), (len(X), 1)):
-        raise Failure(f"{names[1]}: expected {len(X)} targets, got shape {y.shape}")
-    X, y = X.reshape(len(X), -1), y.reshape(len(X))
+    if y.shape != (len(X), n_targets) and (n_targets > 1 or y.shape != (len(X),)):
+        each = f" of {n_targets}" if n_targets > 1 else ""
+        raise Failure(f"{names[1]}: expected {len(X)} targets{each}, got shape {y.shape}")
+    X, y = X.reshape(len(X), -1), y.reshape(len(X), *y.shape[1:] if n_targets > 1 else ())
     for array, name in zip((X, y), names, strict=True):
         finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if not finite.all():
@@ -263,11 +333,12 @@ def _prepare(
     if len(labels) == 1:
         raise Failure(f"y: expected different targets, got {labels[0]} alone")
     integers = bool((labels == np.floor(labels)).all())
+    integers = integers and -(2**63) <= int(labels[0]) and int(labels[-1]) < 2**63
     task = arguments.task
     if task == "auto":
         few = len(labels) <= min(MOST_CLASSES, max(2, len(y) // 2))
         task = "classification" if integers and few else "regression"
-    n_classes, y_scale, X_scale = None, None, None
+    n_classes, y_scale, X_scale, own = None, None, None, None
     standardise = not arguments.no_standardise
     if task == "classification":
         if not integers:
@@ -278,14 +349,15 @@ def _prepare(
             shown = ", ".join(f"{label:g}" for label in labels[:10].astype(float))
             more = ", ..." if n_classes > 10 else ""
             notes.append(f"classes {shown}{more} numbered from 0")
+            own = tuple(int(label) for label in labels)
     elif standardise:
-        y_scale = _scale(y[:, np.newaxis], "y")
+        y_scale = scale_of(y[:, np.newaxis], "y")
         y, y_test = ((part - y_scale[0]) / y_scale[1] for part in (y, y_test))
         notes.append("target brought to mean 0 and standard deviation 1, and the loss with it")
     if X.dtype == np.uint8 and X_test.dtype == np.uint8:
         notes.append("features are uint8: taken for pixels and divided by 255")
     elif standardise:
-        X_scale = _scale(X, "X")
+        X_scale = scale_of(X, "X")
         X, X_test = (((part - X_scale[0]) / X_scale[1]) for part in (X, X_test))
         notes.append(
             "features brought to mean 0 and standard deviation 1 of the training samples"
@@ -296,10 +368,10 @@ def _prepare(
             if not np.isfinite(part.astype(arguments.dtype, copy=False)).all():
                 raise Failure(f"{name}: expected numbers that {arguments.dtype} can hold")
     title = os.path.basename(arguments.data)
-    return Data(title, X, y, X_test, y_test, n_classes, tuple(notes), X_scale, y_scale)
+    return Data(title, X, y, X_test, y_test, n_classes, tuple(notes), own, X_scale, y_scale)
 
 
-def _scale(values: Array, name: str) -> tuple[Array, Array]:
+def scale_of(values: Array, name: str) -> Scale:
     """Mean and standard deviation of each column, 1 where a column does not vary."""
     with np.errstate(all="ignore"):
         mean = values.mean(axis=0, dtype=np.float64)
@@ -312,18 +384,53 @@ def _scale(values: Array, name: str) -> tuple[Array, Array]:
 def with_scales(net: Network, data: Data) -> Network:
     """A network that takes the file's own features and, in a regression, gives its own targets.
 
-    Standardising is linear, so the first layer and the last one can take it in.
+    Standardising is linear, so the first layer and the last one can take it in. Where that would cost digits the network becomes float64.
     """
-    net = net.copy()
+    scales = [scale for scale in (data.X_scale, data.y_scale) if scale is not None]
+    # Of a float32 x, the rounding weighs |mean|/deviation times as much in (x - mean)/deviation.
+    if any((abs(mean) > _MOST_DEVIATIONS * deviation).any() for mean, deviation in scales):
+        net = _in_float64(net)
+    else:
+        net = net.copy()
     if data.X_scale is not None:
-        mean, deviation = data.X_scale
-        layer = net.layers[0]
-        W = layer.W / deviation
-        layer.b[...] = layer.b - W @ mean
-        layer.W[...] = W
+        take_in(net, data.X_scale)
     if data.y_scale is not None:
         mean, deviation = data.y_scale
         layer = net.layers[-1]
         layer.W[...] = layer.W * deviation
         layer.b[...] = layer.b * deviation + mean
     return net
+
+
+def take_in(net: Network, scale: Scale) -> None:
+    """Changes a network of standardised inputs to one of the inputs as they were, x: W·(x - mean)/deviation + b."""
+    mean, deviation = scale
+    layer = net.layers[0]
+    right = _right(layer)
+    right[...] = right / deviation
+    shift = right @ mean  # of the weights as they are rounded
+    layer.b[...] = layer.b - (shift if layer.rank is None else layer.W1 @ shift)
+
+
+def take_out(net: Network, scale: Scale) -> None:
+    """The way back: u = (x - mean)/deviation are the inputs, W·(deviation·u + mean) + b."""
+    mean, deviation = scale
+    layer = net.layers[0]
+    right = _right(layer)
+    shift = right @ mean
+    layer.b[...] = layer.b + (shift if layer.rank is None else layer.W1 @ shift)
+    right[...] = right * deviation
+
+
+def _right(layer: Layer) -> Array:
+    """What a layer multiplies its inputs with first."""
+    return layer.W if layer.rank is None else layer.W2
+
+
+def _in_float64(net: Network) -> Network:
+    functions = [layer.activation for layer in net.layers]
+    wide = Network(
+        net.sizes, hidden=functions[:-1], output=functions[-1], dtype="float64", seed=0, uint8_scale=net.uint8_scale
+    )
+    wide.parameters[:] = net.parameters  # which are dense, too
+    return wide

@@ -1,24 +1,38 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `svdfast`: train the same network dense and factored, and show what factoring did; repeat the report's experiments.
+"""The command `svdfast`: train the same network dense and factored, and show what factoring did; use what was trained; repeat the report's
+experiments.
 
-Here are its arguments. Not here: the data (_cli_data.py), what is trained and printed (_cli_comparison.py, reproduce/).
+Here is how it begins and ends, and the arguments of its commands. Not here: how these are parsed (_cli_arguments.py), the data
+(_cli_data.py), what is trained and printed (_cli_comparison.py, reproduce/), and the commands that take a saved network (_cli_model.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from svdfast import __version__
+from svdfast import __version__, io
+from svdfast._cli_arguments import (
+    check_writable,
+    integer,
+    layer_numbers,
+    momentum,
+    not_negative,
+    positive,
+    pretrain_fraction,
+    rank_fraction,
+    rank_rule_or_auto,
+    threads,
+    widths,
+)
 from svdfast._cli_comparison import SGD_LEARNING_RATE, Comparison, say
 from svdfast._cli_data import DEFAULTS, MOST_CLASSES, Failure, UsageError, load, short, with_scales
+from svdfast._cli_model import add_commands
 from svdfast.config import show_config
 from svdfast.ranks import NARROW
 
@@ -85,6 +99,7 @@ examples:
   svdfast train mnist --rank-fraction 1/8 --learning-rate 0.001
   svdfast train digits --hidden 2048,2048 --epochs 20 --threads 2
   svdfast train measurements.csv --task regression --save network.npz
+  svdfast predict network.npz new.csv
 
 exit status:
   0 done; 1 it failed: data not found or not usable, training diverged, file not written;
@@ -161,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="svdfast",
         description="Train fully connected networks faster by factoring their weights.",
-        epilog="'svdfast train' needs no arguments; 'svdfast train --help' tells which it takes.",
+        epilog="'svdfast train' needs no arguments; 'svdfast COMMAND --help' tells which a command takes.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"svdfast {__version__}")
@@ -185,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     repeat.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="which, see below (default: all)")
     repeat.add_argument(
-        "--seeds", type=_integer(1, 1000), metavar="N", help="trainings of each kind (default: 20 of xor, 10 of cat, 3 of study, 5 else)"
+        "--seeds", type=integer(1, 1000), metavar="N", help="trainings of each kind (default: 20 of xor, 10 of cat, 3 of study, 5 else)"
     )
     repeat.add_argument("--quick", action="store_true", help="a few samples and epochs: only whether all of it works")
     repeat.add_argument(
@@ -206,29 +221,30 @@ def _parser() -> argparse.ArgumentParser:
 
     group = add.add_argument_group("network")
     group.add_argument(
-        "--hidden", type=_widths, metavar="N,N", help="neurons of each hidden layer: 1024,1024"
+        "--hidden", type=widths, metavar="N,N", help="neurons of each hidden layer: 1024,1024"
     )
     group.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     group.add_argument("--save", type=Path, metavar="FILE", help="write the recomposed network "
-                       "to FILE.npz; svdfast.load reads it")  # fmt: skip
+                       "to FILE.npz or FILE.safetensors, for svdfast predict, compress, export and svdfast.load; it takes "
+                       "DATA's own numbers, before they are standardised")  # fmt: skip
 
     group = add.add_argument_group("factoring")
     group.add_argument(
         "--rank-fraction",
-        type=_rank_fraction,
+        type=rank_fraction,
         metavar="A",
         help="keep A times the smaller side of a weight as its rank: 1/4 or 0.25",
     )
     group.add_argument(
         "--ranks",
-        type=_ranks,
+        type=rank_rule_or_auto,
         metavar="RULE",
         help="instead: auto, which measures; energy:E, the rank that keeps a share E of a weight's energy; budget:B, the directions "
         "that are worth most for a share B of the multiplications",
     )
     group.add_argument(
         "--pretrain-fraction",
-        type=_pretrain_fraction,
+        type=pretrain_fraction,
         metavar="P",
         help="share of the steps before the SVD, dense (default 0.05; with --ranks auto the latest, 0.1)",
     )
@@ -244,11 +260,11 @@ def _parser() -> argparse.ArgumentParser:
         help="cut so that the weights change least, instead of the layers' outputs over a sample",
     )
     group.add_argument(
-        "--product-decay", type=_not_negative, default=0.0, metavar="D", help="of the factors' product (default 0)"
+        "--product-decay", type=not_negative, default=0.0, metavar="D", help="of the factors' product (default 0)"
     )
     group.add_argument(
         "--keep-dense",
-        type=_layer_numbers,
+        type=layer_numbers,
         metavar="I,I",
         help="hidden layers that stay dense, counted from 1, or 'none' (for digits and files the "
         f"default is 1 if there are at most {NARROW} features, for there a low rank costs "
@@ -266,9 +282,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=("float32", "bfloat16"),
         help="of the products of a float32 network; bfloat16 is faster where the CPU has it, see svdfast info",
     )
-    group.add_argument("--epochs", type=_integer(1), metavar="N", help="passes over the data")
+    group.add_argument("--epochs", type=integer(1), metavar="N", help="passes over the data")
     group.add_argument(
-        "--batch-size", type=_integer(1), metavar="N", help="samples in a mini-batch"
+        "--batch-size", type=integer(1), metavar="N", help="samples in a mini-batch"
     )
     group.add_argument(
         "--optimizer",
@@ -278,23 +294,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--learning-rate",
-        type=_positive,
+        type=positive,
         metavar="R",
         help=f"constant; default: see below, and {SGD_LEARNING_RATE} for sgd",
     )
-    group.add_argument("--momentum", type=_momentum, metavar="M", help="of sgd (default 0)")
+    group.add_argument("--momentum", type=momentum, metavar="M", help="of sgd (default 0)")
     group.add_argument(
-        "--weight-decay", type=_not_negative, metavar="D", help="of adamw (default 0.01)"
+        "--weight-decay", type=not_negative, metavar="D", help="of adamw (default 0.01)"
     )
     group.add_argument(
         "--threads",
-        type=_integer(1, 1024),
+        type=threads,
         metavar="N",
         help="default: as many as the process may run on",
     )
     group.add_argument(
         "--seed",
-        type=_integer(0),
+        type=integer(0),
         default=0,
         metavar="N",
         help="of the first weights, the order of the samples and the test set (default 0)",
@@ -310,78 +326,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--no-standardise", action="store_true", help="take features and targets as they are"
     )
+
+    add_commands(command)
     return parser
-
-
-def _number(text: str) -> float:
-    """A number, also as a fraction: 1/4. NaN where it is none, which no range contains."""
-    above, slash, below = text.partition("/")
-    try:
-        return float(above) / float(below) if slash else float(text)
-    except (ValueError, ZeroDivisionError):
-        return math.nan
-
-
-def _checked(
-    condition: Callable[[float], bool], expected: str
-) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = _number(text)
-        if not (math.isfinite(value) and condition(value)):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {short(text)}")
-        return value
-
-    return parse
-
-
-def _ranks(text: str) -> str:
-    word, _, share = text.partition(":")
-    if text == "auto" or (word in ("energy", "budget") and 0 < _number(share) <= 1):
-        return text if text == "auto" else f"{word}:{_number(share)!r}"
-    raise argparse.ArgumentTypeError(f"expected auto, energy:E or budget:B, got {short(text)}")
-
-
-_rank_fraction = _checked(lambda x: 0 < x <= 1, "a number above 0 and at most 1")
-_pretrain_fraction = _checked(lambda x: 0 <= x <= 1, "a number from 0 to 1")
-_momentum = _checked(lambda x: 0 <= x < 1, "a number from 0 to below 1")
-_positive = _checked(lambda x: x > 0, "a number above 0")
-_not_negative = _checked(lambda x: x >= 0, "a number that is not negative")
-
-
-def _integer(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = minimum - 1
-        if not minimum <= value <= maximum:
-            raise argparse.ArgumentTypeError(
-                f"expected an integer from {minimum} to {maximum}, got {short(text)}"
-            )
-        return value
-
-    return parse
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    return tuple(_integer(1)(item) for item in text.split(","))
-
-
-def _layer_numbers(text: str) -> tuple[int, ...]:
-    return () if text == "none" else _widths(text)
-
-
-def _check_save(path: Path) -> None:
-    """Refuses, before the work is done, a file that could not be written after it."""
-    if path.suffix != ".npz":
-        raise UsageError(f"--save: expected a name that ends in .npz, got {short(str(path))}")
-    if path.is_dir():
-        raise Failure(f"--save: {path} is a folder")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise Failure(f"--save: {path.parent}: {error.strerror or error}") from None
 
 
 # Commands
@@ -423,7 +370,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     if arguments.save is not None:
-        _check_save(arguments.save)
+        check_writable("--save", arguments.save, io.SUFFIXES)
     if arguments.ranks is not None and not (arguments.rank_fraction is arguments.keep_dense is None):
         raise UsageError("--ranks: expected neither --rank-fraction nor --keep-dense with it")
     if arguments.momentum is not None and arguments.optimizer != "sgd":
@@ -439,10 +386,13 @@ def _train(arguments: argparse.Namespace) -> None:
     net, result = comparison.train("SVD", comparison.ranks)
     comparison.report(dense, dense_result, net, result)
     if arguments.save is not None:
+        saved = with_scales(net, data)
         try:
-            with_scales(net, data).save(arguments.save)
+            io.save(saved, arguments.save, data.origin)
         except OSError as error:
             raise Failure(f"--save: {arguments.save}: {error.strerror or error}") from None
+        if saved.dtype != net.dtype:
+            say(f"Saved as {saved.dtype}, for the file's numbers vary so little about their mean that {net.dtype} would blur them.")
         say(f"The recomposed network is in {arguments.save}.")
 
 

@@ -313,17 +313,20 @@ class Network:
         return other
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the network to an .npz file, which `svdfast.load` reads; factored layers stay factored.
+        """Writes the network to a file, which `svdfast.load` reads; factored layers stay factored.
 
         Parameters
         ----------
-        path : path that ends in .npz
-            A file of that name is replaced, but only once the new one is whole.
+        path : path that ends in .npz or .safetensors
+            A file of that name is replaced, but only once the new one is whole. A safetensors file has a tensor for each of layers.0.W (or
+            layers.0.W1 and layers.0.W2), layers.0.b and so on, for readers other than svdfast.
 
         Raises
         ------
         ValueError
-            The name does not end in .npz.
+            The name ends in something else.
+        ImportError
+            .safetensors, and the package is missing: pip install "svdfast[safetensors]".
         OSError
             The file can't be written; nothing is left behind.
         """

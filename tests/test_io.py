@@ -5,16 +5,21 @@ import json
 import os
 import pickle
 import stat
+import struct
 import sys
+import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import activations
+from svdfast import activations, io
 
+SUFFIXES = [".npz", ".safetensors"]
+REASON = "safetensors is not installed"
 ALL = [name for name in activations.__all__ if name != "Activation"]
 
 
@@ -33,58 +38,64 @@ def same(a, b):
     np.testing.assert_array_equal(a.predict(X), b.predict(X))
 
 
+@pytest.fixture(params=SUFFIXES)
+def path(request, tmp_path):
+    """Where a network is saved, in either format."""
+    if request.param == ".safetensors":
+        pytest.importorskip("safetensors", reason=REASON)
+    return tmp_path / f"net{request.param}"
+
+
 # ---- round trip
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", ["dense", "factored"])
 @pytest.mark.parametrize("as_text", [True, False])
-def test_round_trip(form, dtype, as_text, tmp_path):
+def test_round_trip(form, dtype, as_text, path):
     net = network(form, dtype)
-    path = tmp_path / "net.npz"
     net.save(str(path) if as_text else path)
     again = sf.load(str(path) if as_text else path)
     same(net, again)
     assert again.is_factored == (form == "factored")
     assert again.parameters.ctypes.data % 64 == 0 and again.parameters.flags.writeable
     sf.train(again, np.zeros((5, 4)), [0, 1, 2, 0, 1], epochs=1)
-    assert os.listdir(tmp_path) == ["net.npz"]
+    assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_round_trip_of_all_activations(name, tmp_path):
+def test_round_trip_of_all_activations(name, path):
     parameter = {"leaky_relu": (0.3,), "elu": (0.7,), "celu": (1.7,)}.get(name, ())
     function = getattr(activations, name)(*parameter)
     net = sf.Network([3, 4, 5, 2], hidden=[function, "tanh"], output=function, uint8_scale=0.3)
-    net.save(tmp_path / "net.npz")
-    again = sf.load(tmp_path / "net.npz")
+    net.save(path)
+    again = sf.load(path)
     assert again.layers[0].activation == function == again.layers[2].activation
     same(net, again)
 
 
-def test_round_trip_of_a_single_layer_and_of_extreme_numbers(tmp_path):
+def test_round_trip_of_a_single_layer_and_of_extreme_numbers(path):
     net = sf.Network([2, 1], output="identity", dtype="float64")
     net.parameters[:] = [np.nextafter(0, 1), -1.7976931348623157e308, -0.0]
-    net.save(tmp_path / "net.npz")
-    again = sf.load(tmp_path / "net.npz")
+    net.save(path)
+    again = sf.load(path)
     assert again.parameters.tobytes() == net.parameters.tobytes()
 
 
-def test_saving_again_replaces_the_file(tmp_path):
-    path = tmp_path / "net.npz"
+def test_saving_again_replaces_the_file(path):
     network().save(path)
     other = network("factored", "float64")
     other.save(path)
     same(sf.load(path), other)
-    assert os.listdir(tmp_path) == ["net.npz"]
+    assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
-def test_the_file_has_the_permissions_of_a_new_file(tmp_path):
-    network().save(tmp_path / "net.npz")
-    (tmp_path / "other").write_bytes(b"")
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("net.npz", "other")]
-    assert modes[0] == modes[1]
+def test_the_file_has_the_permissions_of_a_new_file(path):
+    network().save(path)
+    other = path.with_name("other")
+    other.write_bytes(b"")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)
 
 
 def test_the_file_is_plain_numpy(tmp_path):
@@ -96,14 +107,81 @@ def test_the_file_is_plain_numpy(tmp_path):
         np.testing.assert_array_equal(archive["parameters"], net.parameters)
     assert header["sizes"] == [4, 6, 5, 3]
     assert header["ranks"] == [2, None, None]
+    assert header["svdfast"] == sf.__version__
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_file_is_plain_safetensors(dtype, tmp_path):
+    """Readable without svdfast, a tensor by its name; and its sizes are in the header."""
+    safetensors = pytest.importorskip("safetensors.numpy", reason=REASON)
+    net = network("factored", dtype)
+    net.save(tmp_path / "net.safetensors")
+    tensors = safetensors.load_file(tmp_path / "net.safetensors")
+    first, second, third = net.layers
+    expected = {
+        "layers.0.W1": first.W1, "layers.0.W2": first.W2, "layers.0.b": first.b,
+        "layers.1.W": second.W, "layers.1.b": second.b, "layers.2.W": third.W, "layers.2.b": third.b,
+    }  # fmt: skip
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
+        assert tensor.dtype == net.dtype
+        np.testing.assert_array_equal(tensor, expected[name])
+    with safetensors.safe_open(tmp_path / "net.safetensors", "numpy") as file:
+        header = json.loads(file.metadata()["svdfast"])
+    assert header["sizes"] == [4, 6, 5, 3]
+    assert header["activations"][0] == ["relu", 1.0]
+
+
+def test_parameters_that_lie_apart(path):
+    """safetensors would write them as if they lay together."""
+    net = network("factored")
+    apart = net.copy()
+    apart.set_state(net.layout, np.repeat(net.parameters, 3)[::3])
+    apart.save(path)
+    same(sf.load(path), net)
+
+
+def test_the_format_is_seen_from_the_content(path):
+    net = network("factored")
+    net.save(path)
+    for name in ("net", "net.bin", "net.safetensors", "net.npz"):
+        other = path.with_name(name)
+        path.rename(other)
+        path = other
+        same(sf.load(other), net)
+
+
+def test_what_is_known_of_the_data(path):
+    net = sf.Network([2, 3], seed=0)
+    origin = io.Origin(labels=(5, -(2**63), 2**63 - 1), mean=(0.1, -1e300), deviation=(5e-324, 3.0))
+    io.save(net, path, origin)
+    again, kept = io.read(path)
+    same(again, net)
+    assert kept == origin
+    again.save(path)
+    assert io.read(path)[1] == io.Origin()
+
+
+def test_without_the_package(tmp_path, monkeypatch):
+    pytest.importorskip("safetensors", reason=REASON)
+    path = tmp_path / "net.safetensors"
+    network().save(path)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    for call in (lambda: sf.load(path), lambda: network().save(tmp_path / "other.safetensors")):
+        with pytest.raises(ImportError, match=r'pip install "svdfast\[safetensors\]"'):
+            call()
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+    (tmp_path / "text").write_text("A" * 20)
+    refused(tmp_path / "text")  # what is no such file asks for nothing
 
 
 # ---- saving that fails
 
 
-@pytest.mark.parametrize("name", ["net", "net.npy", "net.npz.gz", ".npz", ""])
+@pytest.mark.parametrize("name", ["net", "net.npy", "net.npz.gz", ".npz", "", ".safetensors", "net.SAFETENSORS"])
 def test_other_names_are_refused(name, tmp_path):
-    with pytest.raises(ValueError, match=r"\.npz"):
+    with pytest.raises(ValueError, match=r"\.npz or \.safetensors"):
         network().save(tmp_path / name)
     assert os.listdir(tmp_path) == []
 
@@ -122,29 +200,32 @@ def test_a_folder_of_that_name_is_left(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("where", ["savez", "fsync", "replace"])
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(where, error, tmp_path, monkeypatch):
-    path = tmp_path / "net.npz"
+@pytest.mark.parametrize("where", ["content", "fsync", "replace"])
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(where, error, path, monkeypatch):
     old = network()
     old.save(path)
 
     def fail(*args, **kwargs):
-        if where == "savez":
+        if where == "content" and path.suffix == ".npz":
             args[0].write(b"half a file")
         raise error
 
-    monkeypatch.setattr(np if where == "savez" else os, where, fail)
+    if where != "content":
+        monkeypatch.setattr(os, where, fail)
+    elif path.suffix == ".npz":
+        monkeypatch.setattr(np, "savez", fail)
+    else:
+        monkeypatch.setattr("safetensors.numpy.save", fail)
     with pytest.raises(type(error)):
         network("factored", "float64").save(path)
     monkeypatch.undo()
-    assert os.listdir(tmp_path) == ["net.npz"]
+    assert os.listdir(path.parent) == [path.name]
     same(sf.load(path), old)
 
 
-def test_a_disk_that_takes_no_more(tmp_path):
+def test_a_disk_that_takes_no_more(path):
     """An error of the system itself, in the midst of writing."""
     resource = pytest.importorskip("resource", reason="limits of POSIX")
-    path = tmp_path / "net.npz"
     old = network()
     old.save(path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -154,7 +235,7 @@ def test_a_disk_that_takes_no_more(tmp_path):
             sf.Network([100, 100, 10], seed=0).save(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert os.listdir(tmp_path) == ["net.npz"]
+    assert os.listdir(path.parent) == [path.name]
     same(sf.load(path), old)
 
 
@@ -172,12 +253,22 @@ def test_no_file(tmp_path):
         sf.load(tmp_path / "net.npz")
 
 
-def test_truncated_files(tmp_path):
-    path = tmp_path / "net.npz"
+def test_truncated_files(path):
     network().save(path)
     whole = path.read_bytes()
-    for length in [*range(0, len(whole), 7), len(whole) - 1]:
+    for length in range(len(whole)):
         path.write_bytes(whole[:length])
+        refused(path)
+
+
+def test_files_with_something_after_their_end(path):
+    """Zip archives may have a comment; safetensors files may not."""
+    net = network()
+    net.save(path)
+    path.write_bytes(path.read_bytes() + b"\0")
+    if path.suffix == ".npz":
+        same(sf.load(path), net)
+    else:
         refused(path)
 
 
@@ -190,9 +281,8 @@ def test_compressed_files_are_refused(tmp_path):
     refused(path)
 
 
-def test_damaged_files(tmp_path):
+def test_damaged_files(path):
     """Any one byte changed: refused, or (a date, say) of no consequence; never another error, nor other numbers."""
-    path = tmp_path / "net.npz"
     net = network("factored")
     net.save(path)
     whole = path.read_bytes()
@@ -234,12 +324,26 @@ def foreign(kind, path):
             archive.writestr("parameters", "x")
     elif kind == "folder":
         path.mkdir()
+    elif kind == "text like safetensors":
+        path.write_text("A" * 8 + "{}")
+    elif kind == "magic alone":
+        path.write_bytes(b"PK")
+    elif kind == "length alone":
+        path.write_bytes(bytes(8))
+    elif kind == "npz and more":
+        np.savez(path, header=np.array("{}"), parameters=net.parameters, more=np.zeros(3))
 
 
 @pytest.mark.parametrize(
-    "kind", ["empty", "text", "pickle", "npy", "npz", "empty zip", "zip of text", "folder"]
-)
+    "kind",
+    [
+        "empty", "text", "pickle", "npy", "npz", "empty zip", "zip of text", "folder", "text like safetensors", "magic alone",
+        "length alone", "npz and more",
+    ],
+)  # fmt: skip
 def test_foreign_files(kind, tmp_path):
+    if kind == "text like safetensors":
+        pytest.importorskip("safetensors", reason=REASON)
     path = tmp_path / "net.npz"
     foreign(kind, path)
     refused(path)
@@ -271,8 +375,14 @@ def test_nothing_is_unpickled(place, tmp_path):
 
 
 HEADERS = [
-    dict(format="svdfast network 2"),
+    dict(format="network"),
     dict(format=None),
+    dict(version=0),
+    dict(version=1.0),
+    dict(version="1"),
+    dict(version=True),
+    dict(version=None),
+    dict(svdfast=3),
     dict(sizes=[4]),
     dict(sizes=[]),
     dict(sizes=None),
@@ -308,31 +418,95 @@ HEADERS = [
     dict(uint8_scale="x"),
     dict(uint8_scale=float("nan")),
     dict(uint8_scale=None),
+    dict(sizes=[4, 6, 5, 3.0]),
+    dict(ranks=[float("nan"), None, None]),
+    dict(ranks=[2.0, None, None]),
+    dict(ranks=[10**30, None, None]),
+    dict(origin=None),
+    dict(origin={}),
+    dict(origin=[1]),
+    *(
+        dict(origin=dict(labels=None, mean=None, deviation=None) | change)
+        for change in (
+            dict(labels=[1, 2]),
+            dict(labels=[1, 2, 3, 4]),
+            dict(labels=[1, 2, 2]),
+            dict(labels=[1, 2, 2.5]),
+            dict(labels=[1, 2, 2**63]),
+            dict(labels=[1, 2, "x"]),
+            dict(labels=3),
+            dict(mean=[0.0] * 4),
+            dict(deviation=[1.0] * 4),
+            dict(mean=[0.0] * 3, deviation=[1.0] * 4),
+            dict(mean=[0.0] * 4, deviation=[1.0] * 5),
+            dict(mean=[0.0] * 4, deviation=[0.0] * 4),
+            dict(mean=[0.0] * 4, deviation=[-1.0] * 4),
+            dict(mean=[0.0] * 4, deviation=[float("nan")] * 4),
+            dict(mean=[float("inf")] * 4, deviation=[1.0] * 4),
+            dict(mean=["x"] * 4, deviation=[1.0] * 4),
+        )
+    ),
 ]
 
 
 def forge(path, parameters=None, text=None, drop=None, **changes):
-    network().save(path)
-    with np.load(path) as archive:
+    """A file whose header is changed, or that has other parameters, in the format that its name says, and whole by its checksums."""
+    network().save(path.with_suffix(".npz"))
+    with np.load(path.with_suffix(".npz")) as archive:
         header = json.loads(str(archive["header"]))
         kept = archive["parameters"]
     header.update(changes)
     header.pop(drop, None)
     content = json.dumps(header) if text is None else text
-    np.savez(
-        path,
-        header=np.array(content),
-        parameters=kept if parameters is None else np.asarray(parameters),
-    )
+    if path.suffix == ".npz":
+        parameters = kept if parameters is None else np.asarray(parameters)
+        np.savez(path, header=np.array(content), parameters=parameters)
+    else:
+        forge_safetensors(path, content, tensors())
+
+
+def tensors():
+    """Names, types, shapes and bytes of the network's tensors."""
+    net = network()
+    return {
+        f"layers.{i}.{part}": ("F32", list(array.shape), array.tobytes())
+        for i, layer in enumerate(net.layers)
+        for part, array in (("W", layer.W), ("b", layer.b))
+    }
+
+
+def forge_safetensors(path, text, parts, entries=None, metadata=None):
+    """A safetensors file by its bytes; what is given replaces entries of its own header."""
+    whole = {"__metadata__": {"svdfast": text}}
+    data, crc = b"", zlib.crc32(text.encode())
+    for name, (kind, shape, content) in parts.items():
+        whole[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+        crc = zlib.crc32(content, crc)
+    whole["__metadata__"]["crc32"] = f"{crc:08x}"
+    whole["__metadata__"].update(metadata or {})
+    for name, entry in (entries or {}).items():
+        whole[name] = whole.get(name, {}) | entry
+    header = json.dumps(whole).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
 
 
 @pytest.mark.parametrize("changes", HEADERS, ids=str)
-def test_forged_headers(changes, tmp_path):
-    path = tmp_path / "net.npz"
+def test_forged_headers(changes, path):
     forge(path)
     same(sf.load(path), network())  # forging works
     forge(path, **changes)
     refused(path)
+
+
+@pytest.mark.parametrize("wrote", ["9.9", "x" * 1000, None, [1]])
+def test_a_file_of_a_later_format(wrote, path):
+    forge(path, version=2, svdfast=wrote, sizes="whatever")
+    with pytest.raises(ValueError, match=r"format 2, which svdfast .* wrote; this svdfast reads format 1") as caught:
+        sf.load(path)
+    assert len(str(caught.value)) < 300
+    assert str(wrote)[:10] in str(caught.value)
 
 
 def test_a_factored_output_layer_is_refused(tmp_path):
@@ -343,16 +517,16 @@ def test_a_factored_output_layer_is_refused(tmp_path):
     refused(path)
 
 
-@pytest.mark.parametrize("drop", ["format", "sizes", "ranks", "activations", "uint8_scale"])
-def test_headers_that_lack_something(drop, tmp_path):
-    path = tmp_path / "net.npz"
+@pytest.mark.parametrize(
+    "drop", ["format", "version", "svdfast", "sizes", "ranks", "activations", "uint8_scale", "origin"]
+)
+def test_headers_that_lack_something(drop, path):
     forge(path, drop=drop)
     refused(path)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "3", "null", "{", "[" * 100_000, '"' + "x" * 10])
-def test_headers_that_are_no_json_object(text, tmp_path):
-    path = tmp_path / "net.npz"
+@pytest.mark.parametrize("text", ["", "[1]", "3", "null", "{", "[" * 100_000, '"' + "x" * 10, "1" * 10_000])
+def test_headers_that_are_no_json_object(text, path):
     forge(path, text=text)
     refused(path)
 
@@ -392,3 +566,146 @@ def test_an_array_that_claims_more_than_the_file_holds(tmp_path):
             np.lib.format.write_array_header_1_0(file, claim)
             file.write(net.parameters.tobytes())
     refused(path)
+
+
+def without(name):
+    return {key: part for key, part in tensors().items() if key != name}
+
+
+def changed(name, kind, shape, content=None):
+    return tensors() | {name: (kind, shape, tensors()[name][2] if content is None else content)}
+
+
+def text():
+    """The header as it should be."""
+    net = network()
+    return json.dumps(
+        {
+            "format": "svdfast network", "version": 1, "svdfast": "0.1.0", "sizes": [4, 6, 5, 3], "ranks": [None] * 3,
+            "activations": [[layer.activation.name, 1.0] for layer in net.layers], "uint8_scale": net.uint8_scale,
+            "origin": {"labels": None, "mean": None, "deviation": None},
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        without("layers.1.b"),
+        without("layers.1.W"),
+        tensors() | {"layers.3.b": ("F32", [1], bytes(4))},
+        tensors() | {"more": ("F32", [0], b"")},
+        without("layers.1.b") | {"layers.1.B": ("F32", [5], bytes(20))},
+        without("layers.1.W") | {"layers.1.W1": ("F32", [5, 6], bytes(120)), "layers.1.W2": ("F32", [6, 6], bytes(144))},
+        changed("layers.0.W", "F32", [4, 6]),
+        changed("layers.0.W", "F32", [24]),
+        changed("layers.0.W", "F32", [1, 6, 4]),
+        changed("layers.0.W", "F32", [6, 3], bytes(72)),
+        changed("layers.0.b", "F32", [], bytes(4)),
+        changed("layers.0.b", "F64", [6], bytes(48)),
+        changed("layers.0.b", "I32", [6]),
+        changed("layers.0.b", "BOOL", [6], bytes(6)),
+        {name: ("I32", shape, content) for name, (_, shape, content) in tensors().items()},
+        {name: ("F16", shape, content[::2]) for name, (_, shape, content) in tensors().items()},
+        {name: ("BF16", shape, content[::2]) for name, (_, shape, content) in tensors().items()},
+        {name: ("C64", shape, content * 2) for name, (_, shape, content) in tensors().items()},
+    ],
+    ids=range(19),
+)
+def test_forged_tensors(parts, tmp_path):
+    pytest.importorskip("safetensors", reason=REASON)
+    path = tmp_path / "net.safetensors"
+    forge_safetensors(path, text(), tensors())
+    same(sf.load(path), network())  # forging works
+    forge_safetensors(path, text(), parts)
+    refused(path)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"layers.0.W": {"data_offsets": [0, 10**15]}},
+        {"layers.0.W": {"data_offsets": [2**64 - 96, 0]}},
+        {"layers.0.W": {"data_offsets": [-96, 0]}},
+        {"layers.0.W": {"data_offsets": [0, 95]}},
+        {"layers.0.W": {"data_offsets": [0]}},
+        {"layers.0.W": {"data_offsets": [0, float("nan")]}},
+        {"layers.0.W": {"data_offsets": "x"}},
+        {"layers.0.W": {"shape": [6, 40_000_000_000]}},
+        {"layers.0.W": {"shape": [2**33, 2**33, 2**33]}},
+        {"layers.0.W": {"shape": [-6, -4]}},
+        {"layers.0.W": {"shape": [6.0, 4.0]}},
+        {"layers.0.W": {"shape": None}},
+        {"layers.0.W": {"dtype": "F33"}},
+        {"layers.0.W": {"dtype": None}},
+        {"layers.1.b": {"data_offsets": [96, 116]}},  # another tensor's
+        {"__metadata__": {"svdfast": None}},
+        {"__metadata__": {"svdfast": {}}},
+        {"__metadata__": {"svdfast": 3}},
+        {"__metadata__": {"crc32": "00000000"}},
+        {"__metadata__": {"crc32": ""}},
+    ],
+    ids=str,
+)
+def test_forged_places(entries, tmp_path):
+    pytest.importorskip("safetensors", reason=REASON)
+    path = tmp_path / "net.safetensors"
+    forge_safetensors(path, text(), tensors(), entries)
+    refused(path)
+
+
+@pytest.mark.parametrize("lack", ["svdfast", "crc32", "all"])
+def test_metadata_of_something_else(lack, tmp_path):
+    """As of any other safetensors file."""
+    safetensors = pytest.importorskip("safetensors.numpy", reason=REASON)
+    path = tmp_path / "model.safetensors"
+    network().save(path)
+    arrays = safetensors.load_file(path)
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    safetensors.save_file(arrays, path, metadata)
+    same(sf.load(path), network())  # another writer, the same file
+    metadata.pop(lack, None)
+    safetensors.save_file(arrays, path, None if lack == "all" else metadata)
+    refused(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**20, 2**31, 2**62, 2**63, 2**64 - 1])
+def test_a_header_longer_or_shorter_than_it_is(length, tmp_path):
+    pytest.importorskip("safetensors", reason=REASON)
+    path = tmp_path / "net.safetensors"
+    network().save(path)
+    path.write_bytes(struct.pack("<Q", length) + path.read_bytes()[8:])
+    refused(path)
+
+
+def test_a_small_file_asks_for_little_memory(path):
+    """Headers that claim a network of 3 GB, and arrays of as much, whether or not the system has them."""
+    forge(path, sizes=[40_000, 20_000, 5, 3])
+    files = [path, path.with_name(f"other{path.suffix}")]
+    claim = text().replace("[4, 6,", "[40000, 20000,")
+    if path.suffix == ".safetensors":
+        big = {"dtype": "F32", "shape": [20_000, 40_000], "data_offsets": [0, 3_200_000_000]}
+        forge_safetensors(files[1], claim, tensors(), {"layers.0.W": big})
+    else:
+        with zipfile.ZipFile(files[1], "w") as archive:
+            with archive.open("header.npy", "w") as file:
+                np.lib.format.write_array(file, np.array(claim))
+            with archive.open("parameters.npy", "w") as file:
+                big = {"descr": "<f4", "fortran_order": False, "shape": (800_120_046,)}
+                np.lib.format.write_array_header_1_0(file, big)
+    for forged in files:
+        tracemalloc.start()
+        refused(forged)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 2_000_000
+
+
+def test_a_large_network_comes_back_whole(path):
+    """Of more tensors than one, and more bytes than a buffer holds."""
+    net = sf.Network([300, 700, 500, 10], seed=0)
+    net.truncate(0.1)
+    net.save(path)
+    same(sf.load(path), net)

@@ -1,0 +1,914 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tests of `svdfast predict`, `compress` and `export`: what they make of a saved network, their output, errors and exit codes.
+
+The files of networks themselves are tested in test_io.py, the arguments of `train` in test_cli.py.
+"""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import svdfast as sf
+from svdfast import _cli_model, datasets, io
+from svdfast.cli import main
+
+REASON = "safetensors is not installed"
+COMMAND = [sys.executable, "-P", "-m", "svdfast"]
+QUICK = ["--hidden", "16,16", "--epochs", "20", "--batch-size", "8", "--threads", "1"]
+
+
+def environment():
+    package = Path(sf.__file__).parents[1]
+    paths = [str(package), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command that must succeed; its output and what it said beside it."""
+
+    def run(*argv):
+        status = main([str(argument) for argument in argv])
+        captured = capsys.readouterr()
+        assert status == 0, captured.err
+        return captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def complaint(capsys):
+    """Runs a command that must fail; its one message."""
+
+    def run(*argv, status):
+        got = main([str(argument) for argument in argv])
+        out, err = capsys.readouterr()
+        assert (got, out) == (status, "")
+        assert err.startswith("svdfast: error: ")
+        lines = err.removesuffix("\n").splitlines()
+        assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("Try 'svdfast "))
+        return lines[0].removeprefix("svdfast: error: ")
+
+    return run
+
+
+def samples(n=40, n_in=5, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, n_in)).astype("float32")
+
+
+def network(*sizes, **settings):
+    net = sf.Network(sizes or (5, 16, 16, 3), seed=0, **settings)
+    rng = np.random.default_rng(1)
+    for layer in net.layers:
+        layer.b[...] = 0.3 * rng.normal(size=layer.n_out)
+    return net
+
+
+def classes(n=60, n_features=5, n_classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    return rng.normal(size=(n, n_features)) + 3 * y[:, np.newaxis], y
+
+
+def write_csv(path, *columns, header=""):
+    np.savetxt(path, np.column_stack(columns), delimiter=",", header=header, comments="", fmt="%.17g")
+
+
+def numbers(text):
+    return np.loadtxt(text.splitlines(), delimiter=",", ndmin=2)
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", ["predict", "compress", "export"])
+def test_help(command, call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "104")
+    out, err = call(command, "--help")
+    assert err == ""
+    assert out.startswith(f"usage: svdfast {command}")
+    assert out.isascii()
+    assert max(map(len, out.splitlines())) <= 104
+    assert "example" in out and "exit status:" in out
+
+
+# predict: what is printed
+
+
+@pytest.mark.parametrize("name", ["net.npz", "net.safetensors"])
+def test_classes(name, folder, call):
+    if name.endswith(".safetensors"):
+        pytest.importorskip("safetensors", reason=REASON)
+    net, X = network(), samples()
+    net.save(name)
+    np.savez("data.npz", X=X)
+    out, err = call("predict", name, "data.npz")
+    assert err == ""
+    assert out.splitlines() == [str(c) for c in net.predict(X).argmax(axis=1)]
+    assert len(set(out.split())) > 1
+
+
+@pytest.mark.parametrize("n_out", [1, 4])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numbers_are_whole(n_out, dtype, folder, call):
+    """Every digit that tells a number from the next one."""
+    net, X = network(5, 16, n_out, output="identity", dtype=dtype), samples()
+    net.layers[-1].W[...] *= 1e-7
+    net.save("net.npz")
+    np.savez("data.npz", X=X)
+    out, _ = call("predict", "net.npz", "data.npz")
+    np.testing.assert_array_equal(numbers(out).astype(dtype), net.predict(X))
+
+
+@pytest.mark.parametrize("n_out", [1, 3])
+def test_sigmoids(n_out, folder, call):
+    net, X = network(5, 16, n_out, output="sigmoid"), samples()
+    net.save("net.npz")
+    np.savez("data.npz", X=X)
+    expected = net.predict(X)
+    out, _ = call("predict", "net.npz", "data.npz")
+    assert out.splitlines() == [",".join("1" if p > 0.5 else "0" for p in row) for row in expected]
+    assert len(set(out.split())) > 1
+    out, _ = call("predict", "net.npz", "data.npz", "--probabilities")
+    np.testing.assert_array_equal(numbers(out).astype("float32"), expected)
+
+
+def test_probabilities(folder, call, complaint):
+    net, X = network(), samples()
+    net.save("net.npz")
+    np.savez("data.npz", X=X)
+    out, _ = call("predict", "net.npz", "data.npz", "--probabilities")
+    np.testing.assert_array_equal(numbers(out).astype("float32"), net.predict(X))
+    network(5, 3, output="tanh").save("net.npz")
+    message = complaint("predict", "net.npz", "data.npz", "--probabilities", status=2)
+    assert message == "--probabilities: this network's output is tanh, which gives none"
+
+
+@pytest.mark.parametrize("n", [1, 999, 1000, 1001])
+def test_a_line_for_each_sample(n, folder, call):
+    net, X = network(), samples(n)
+    net.save("net.npz")
+    np.savez("data.npz", X=X)
+    out, _ = call("predict", "net.npz", "data.npz")
+    assert out.count("\n") == n and out.endswith("\n")
+    assert out.split() == [str(c) for c in net.predict(X).argmax(axis=1)]
+
+
+def test_a_factored_network(folder, call):
+    net, X = network(), samples()
+    net.truncate(0.2, force=True)
+    net.save("net.npz")
+    np.savez("data.npz", X=X)
+    assert call("predict", "net.npz", "data.npz")[0].split() == [str(c) for c in net.predict(X).argmax(axis=1)]
+
+
+# predict: data
+
+
+@pytest.mark.parametrize("header", ["", "a,b,c,d,e"])
+def test_csv_with_targets_and_without(header, folder, call):
+    net, X = network(), samples()
+    net.save("net.npz")
+    expected = [str(c) for c in net.predict(X).argmax(axis=1)]
+    write_csv("data.csv", X, header=header)
+    assert call("predict", "net.npz", "data.csv") == ("\n".join(expected) + "\n", "")
+    y = net.predict(X).argmax(axis=1)
+    y[:10] = (y[:10] + 1) % 3
+    write_csv("data.csv", X, y, header=header and header + ",y")
+    out, err = call("predict", "net.npz", "data.csv")
+    assert out.split() == expected
+    assert err == "svdfast: accuracy 75.00 %, 40 samples of data.csv\n"
+
+
+def test_one_column(folder, call):
+    net = network(1, 2, output="identity")
+    net.save("net.npz")
+    Path("data.csv").write_text("1.5\n-2\n")
+    out, _ = call("predict", "net.npz", "data.csv")
+    np.testing.assert_array_equal(numbers(out).astype("float32"), net.predict([[1.5], [-2]]))
+
+
+@pytest.mark.parametrize("n_out", [1, 2])
+def test_numbers_are_scored_as_by_the_network(n_out, folder, call):
+    net, X = network(5, 16, n_out, output="identity"), samples()
+    net.save("net.npz")
+    y = net.predict(X) + samples(40, n_out, seed=3)
+    write_csv("data.csv", X, y)
+    _, err = call("predict", "net.npz", "data.csv")
+    assert err == f"svdfast: R^2 {net.score(X, y):.4f}, 40 samples of data.csv\n"
+    np.savez("data.npz", X=X, y=y)
+    assert call("predict", "net.npz", "data.npz")[1].startswith(err[:20])
+    np.savez("data.npz", X=X, y=np.ones_like(y))
+    assert call("predict", "net.npz", "data.npz")[1].startswith("svdfast: R^2 undefined, as the targets do not vary, 40")
+
+
+def test_several_sigmoids_are_scored_together(folder, call):
+    net, X = network(5, 16, 3, output="sigmoid"), samples()
+    net.save("net.npz")
+    y = net.predict(X) > 0.5
+    y[:10, 1] ^= True
+    y[:5, 2] ^= True
+    np.savez("data.npz", X=X, y=y)
+    assert "accuracy 75.00 %" in call("predict", "net.npz", "data.npz")[1]
+    assert net.score(X, y.astype("float32")) == 0.75
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", ">f4", "int8", "bool"])
+def test_npz_of_other_types(dtype, folder, call):
+    net = network(output="identity")
+    net.save("net.npz")
+    X = (3 * samples()).astype(dtype)
+    np.savez("data.npz", X=X.reshape(40, 5, 1), X_test=np.zeros((2, 9)), y_test="x")
+    out, _ = call("predict", "net.npz", "data.npz")
+    np.testing.assert_array_equal(numbers(out).astype("float32"), net.predict(X))
+
+
+def test_pixels_are_scaled(folder, call):
+    net = network(output="identity", uint8_scale=0.1)
+    net.save("net.npz")
+    X = np.random.default_rng(0).integers(0, 256, (9, 5), dtype=np.uint8)
+    np.savez("data.npz", X=X)
+    out, _ = call("predict", "net.npz", "data.npz")
+    np.testing.assert_array_equal(numbers(out).astype("float32"), net.predict(X))
+    np.testing.assert_allclose(numbers(out), net.predict(X * 0.1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_named_set_is_its_test_set(folder, call):
+    data = datasets.load("xor")
+    net = network(2, 8, 1, output="sigmoid")
+    net.save("net.npz")
+    out, err = call("predict", "net.npz", "xor")
+    assert len(out.split()) == len(data.test[0])
+    assert f"accuracy {100 * net.score(*data.test):.2f} %" in err
+
+
+def test_digits(folder, call):
+    pytest.importorskip("sklearn", reason="digits are scikit-learn's")
+    call("train", "digits", *QUICK[:2], "--epochs", "2", "--save", "net.npz")
+    out, err = call("predict", "net.npz", "digits")
+    assert len(out.split()) == 360
+    assert f"accuracy {100 * sf.load('net.npz').score(*datasets.load('digits').test):.2f} %, 360 samples" in err
+
+
+# predict: networks of svdfast train
+
+
+@pytest.mark.parametrize("name", ["net.npz", "net.safetensors"])
+def test_a_trained_network_takes_raw_numbers_and_gives_the_files_classes(name, folder, call):
+    if name.endswith(".safetensors"):
+        pytest.importorskip("safetensors", reason=REASON)
+    X, y = classes()
+    X = 50 + X * np.logspace(-2, 3, 5)
+    write_csv("data.csv", X, 10 * y - 5)
+    write_csv("new.csv", X)
+    shown, _ = call("train", "data.csv", *QUICK, "--save", name)
+    out, err = call("predict", name, "data.csv")
+    assert call("predict", name, "new.csv") == (out, "")
+    predicted = np.array(out.split(), dtype=int)
+    assert set(predicted) <= {-5, 5, 15} and len(set(predicted)) > 1
+    # Its accuracy on all rows follows from those of the two parts.
+    train, test = (float(re.search(rf"{part} accuracy .* ([\d.]+) %\n", shown)[1]) for part in ("train", "test"))
+    accuracy = 100 * np.mean(predicted == 10 * y - 5)
+    assert accuracy == pytest.approx((48 * train + 12 * test) / 60, abs=0.02)
+    assert f"accuracy {accuracy:.2f} %, 60 samples" in err
+
+
+def test_two_classes_keep_their_names(folder, call):
+    X, y = classes(n_classes=2)
+    np.savez("data.npz", X=X, y=7 - 14 * y, X_test=X, y_test=7 - 14 * y)
+    call("train", "data.npz", *QUICK, "--save", "net.npz")
+    out, err = call("predict", "net.npz", "data.npz")
+    predicted = np.array(out.split(), dtype=int)
+    assert set(predicted) == {-7, 7}
+    assert f"accuracy {100 * np.mean(predicted == 7 - 14 * y):.2f} %" in err
+
+
+def test_large_class_numbers_are_exact(folder, call):
+    X, y = classes(n_classes=2)
+    y = np.array([2**62 + 1, 2**62 + 2])[y]
+    np.savez("data.npz", X=X, y=y)
+    call("train", "data.npz", *QUICK, "--save", "net.npz")
+    assert set(call("predict", "net.npz", "data.npz")[0].split()) <= {str(2**62 + 1), str(2**62 + 2)}
+
+
+@pytest.mark.parametrize("target", ["classes", "values"])
+def test_numbers_that_vary_little_about_a_large_mean(target, folder, call):
+    """Such as times: float32 could not tell them apart, so the network is saved as float64."""
+    X, y = classes()
+    X_raw = 1.7e9 + 100 * X
+    y = 5 * y if target == "classes" else 1e6 + X[:, 0]
+    np.savez("data.npz", X=X_raw, y=y, X_test=X_raw, y_test=y)
+    out, _ = call("train", "data.npz", *QUICK, "--save", "net.npz")
+    assert "Saved as float64" in out
+    assert sf.load("net.npz").dtype == np.float64
+    shown = float(re.search(r"test (?:accuracy|R²) .* (-?[\d.]+)(?: %)?\n", out)[1])
+    _, err = call("predict", "net.npz", "data.npz")
+    told = float(re.search(r"(?:accuracy|R\^2) ([\d.]+)", err)[1])
+    assert told == pytest.approx(shown, abs=2e-3)
+    assert told > (80 if target == "classes" else 0.8)
+
+
+def test_numbers_of_common_size_stay_float32(folder, call):
+    X, y = classes()
+    np.savez("data.npz", X=100 + X, y=y)
+    assert "float64" not in call("train", "data.npz", *QUICK, "--save", "net.npz")[0]
+    assert sf.load("net.npz").dtype == np.float32
+
+
+def test_classes_of_other_numbers_are_not_scored(folder, call):
+    net, X = network(), samples()
+    net.save("net.npz")
+    for y in (1 + np.arange(40) % 3, np.full(40, 0.5)):
+        np.savez("data.npz", X=X, y=y)
+        assert call("predict", "net.npz", "data.npz")[1].startswith(
+            "svdfast: no accuracy, as the targets are not the network's classes, 40 samples"
+        )
+
+
+def test_a_class_that_training_did_not_see_is_a_mistake(folder, call):
+    net, X = network(), samples()
+    io.save(net, "net.npz", io.Origin(labels=(4, 5, 6)))
+    y = 4 + net.predict(X).argmax(axis=1)
+    y[:10] = 9
+    np.savez("data.npz", X=X, y=y)
+    assert "accuracy 75.00 %" in call("predict", "net.npz", "data.npz")[1]
+
+
+# predict: to a file
+
+
+@pytest.mark.parametrize("kind", ["classes", "probabilities", "number"])
+def test_out(kind, folder, call):
+    net = network(5, 16, 1, output="identity") if kind == "number" else network()
+    net.save("net.npz")
+    np.savez("data.npz", X=samples(), y=np.arange(40) % 3)
+    more = ["--probabilities"] if kind == "probabilities" else []
+    shown, told = call("predict", "net.npz", "data.npz", *more)
+    for name in ("p.csv", "p.npy", "p.npz", "p.npy"):
+        assert call("predict", "net.npz", "data.npz", *more, "--out", name) == ("", told)
+    assert Path("p.csv").read_text() == shown
+    array = np.load("p.npy")
+    assert array.shape == ((40, 3) if kind == "probabilities" else (40,))
+    assert array.dtype == (np.int64 if kind == "classes" else np.float32)
+    np.testing.assert_array_equal(array.reshape(40, -1), numbers(shown).astype(array.dtype))
+    with np.load("p.npz", allow_pickle=False) as archive:
+        np.testing.assert_array_equal(archive["predictions"], array)
+    assert sorted(os.listdir()) == ["data.npz", "net.npz", "p.csv", "p.npy", "p.npz"]
+
+
+@pytest.mark.parametrize(
+    "name, status, message",
+    [
+        ("p.txt", 2, "--out: expected a name that ends in .csv or .npz or .npy, got 'p.txt'"),
+        ("none/p.csv", 1, "--out: none: No such file or directory"),
+        ("folder.csv", 1, "--out: folder.csv is a folder"),
+    ],
+)
+def test_an_out_that_could_not_be_written(name, status, message, folder, complaint, monkeypatch):
+    Path("folder.csv").mkdir()
+    monkeypatch.setattr(io, "read", lambda name: pytest.fail("checked too late"))
+    assert complaint("predict", "net.npz", "data.csv", "--out", name, status=status) == message
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.npy", "p.npz"])
+def test_a_disk_that_fills_up(name, folder, complaint, monkeypatch):
+    network().save("net.npz")
+    np.savez("data.npz", X=samples())
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    message = complaint("predict", "net.npz", "data.npz", "--out", name, status=1)
+    assert message == f"--out: {name}: No space left on device"
+    assert sorted(os.listdir()) == ["data.npz", "net.npz"]
+
+
+# predict: settings
+
+
+def test_precision_and_threads(folder, call, complaint, monkeypatch):
+    net, X = network(output="identity"), samples()
+    net.save("net.npz")
+    np.savez("data.npz", X=X)
+    seen = []
+    original = sf.Network.predict
+    monkeypatch.setattr(sf.Network, "predict", lambda self, X, **k: seen.append(k) or original(self, X, **k))
+    out, _ = call("predict", "net.npz", "data.npz", "--precision", "bfloat16", "--threads", "2")
+    assert seen == [{"precision": "bfloat16", "n_threads": 2}]
+    rounded = net.predict(X, precision="bfloat16")
+    np.testing.assert_array_equal(numbers(out).astype("float32"), rounded)
+    assert (rounded != net.predict(X)).any()
+    network(dtype="float64").save("net.npz")
+    message = complaint("predict", "net.npz", "data.npz", "--precision", "bfloat16", status=2)
+    assert message == "--precision: goes with a float32 network, this one is float64"
+
+
+# predict: in a pipe
+
+
+def test_nothing_but_predictions_goes_to_standard_output(folder):
+    net, X = network(), samples()
+    net.save("net.npz")
+    np.savez("data.npz", X=X, y=np.arange(40) % 3)
+    done = subprocess.run(
+        [*COMMAND, "predict", "net.npz", "data.npz"],
+        env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [str(c) for c in net.predict(X).argmax(axis=1)]
+    assert re.fullmatch(r"svdfast: accuracy \d+\.\d\d %, 40 samples of data.npz\n", done.stderr)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+def test_a_reader_that_goes_away(folder):
+    network().save("net.npz")
+    np.savez("data.npz", X=np.zeros((200_000, 5), "float32"))
+    with subprocess.Popen(
+        [*COMMAND, "predict", "net.npz", "data.npz"],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout.readline() in ("0\n", "1\n", "2\n")
+            process.stdout.close()
+            err = process.stderr.read()
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (141, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written(folder):
+    network().save("net.npz")
+    np.savez("data.npz", X=samples())
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "predict", "net.npz", "data.npz"],
+            env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == f"svdfast: error: standard output: {os.strerror(errno.ENOSPC)}\n"
+
+
+# Errors of models and data
+
+
+ALL = [["predict", "MODEL", "data.npz"], ["compress", "MODEL", "--rank-fraction", "1/4"], ["export", "MODEL", "net.onnx"]]
+
+
+@pytest.mark.parametrize("argv", ALL, ids=lambda argv: argv[0])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("none.npz", "none.npz: No such file or directory"),
+        ("data.npz", "'data.npz' is not a network file: its arrays are 'X', not header and parameters"),
+        ("text.npz", "'text.npz' is not a network file: it is neither an .npz archive nor a safetensors file"),
+        ("folder.npz", "'folder.npz' is not a network file: [Errno 21]"),
+        ("cut.npz", "'cut.npz' is not a network file: "),
+        (".", "'.' is not a network file: [Errno 21]"),
+        ("", ": No such file or directory"),
+    ],
+)
+def test_models_that_are_none(argv, name, message, folder, complaint):
+    np.savez("data.npz", X=samples())
+    Path("text.npz").write_text("1,2\n3,4\n")
+    Path("folder.npz").mkdir()
+    network().save("cut.npz")
+    Path("cut.npz").write_bytes(Path("cut.npz").read_bytes()[:-50])
+    before = sorted(os.listdir())
+    argv = [name if argument == "MODEL" else argument for argument in argv]
+    assert complaint(*argv, status=1).startswith(message)
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("argv", ALL, ids=lambda argv: argv[0])
+def test_without_the_safetensors_package(argv, folder, complaint, monkeypatch):
+    pytest.importorskip("safetensors", reason=REASON)
+    network().save("net.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    argv = ["net.safetensors" if argument == "MODEL" else argument for argument in argv]
+    hint = 'safetensors files need a package: pip install "svdfast[safetensors]"'
+    assert complaint(*argv, status=1) in (f"net.safetensors: {hint}", f"--out: {hint}")
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"X": np.zeros((3, 4))}, "X: expected 5 features, as the network takes, got 4"),
+        ({"x": np.zeros((3, 5))}, "expected array X, got no X (there: x)"),
+        ({"X": np.zeros(5)}, "X: expected samples in rows, got shape (5,)"),
+        ({"X": np.float64(3)}, "X: expected samples in rows, got shape ()"),
+        ({"X": np.zeros((0, 5))}, "X: expected samples in rows, got shape (0, 5)"),
+        ({"X": np.full((3, 5), "x")}, "X: expected real numbers of at most 64 bits, got dtype <U1"),
+        ({"X": np.zeros((3, 5), np.clongdouble)}, "X: expected real numbers of at most 64 bits, got dtype complex256"),
+        ({"X": np.zeros((3, 5)), "y": np.zeros(2)}, "y: expected 3 targets, got shape (2,)"),
+        ({"X": np.zeros((3, 5)), "y": np.zeros((3, 3))}, "y: expected 3 targets, got shape (3, 3)"),
+        ({"X": np.zeros((3, 5)), "y": list("abc")}, "y: expected real numbers of at most 64 bits, got dtype <U1"),
+        ({"X": np.array([[0] * 5, [np.nan] * 5])}, "X: expected finite numbers, got NaN or infinity in row 2 of 2"),
+        ({"X": np.array([[0] * 5, [-np.inf] * 5])}, "X: expected finite numbers, got NaN or infinity in row 2 of 2"),
+        ({"X": np.array([[0] * 5, [1e60] * 5])}, "X: expected numbers that float32 can hold, got others in row 2 of 2"),
+    ],
+)
+def test_npz_files_that_do_not_fit(arrays, message, folder, complaint):
+    network().save("net.npz")
+    np.savez("data.npz", **arrays)
+    assert complaint("predict", "net.npz", "data.npz", status=1) == f"data.npz: {message}"
+
+
+def test_targets_of_several_outputs_have_their_shape(folder, complaint):
+    network(5, 2, output="identity").save("net.npz")
+    for shape in ((3,), (3, 1), (3, 3), (2, 3)):
+        np.savez("data.npz", X=np.zeros((3, 5)), y=np.zeros(shape))
+        message = complaint("predict", "net.npz", "data.npz", status=1)
+        assert message == f"data.npz: y: expected 3 targets of 2, got shape {shape}"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "expected rows of numbers, got none"),
+        ("1,2,3,4\n", "expected 5 columns, as the network takes, or 6 with targets, got 4"),
+        ("1,2,3,4,5,6,7\n", "expected 5 columns, as the network takes, or 6 with targets, got 7"),
+        ("1,2,3,4,5\n1,2,3,4,x\n", "line 2, column 5: expected a number, got 'x'"),
+        ("1,2,3,4,nan\n", "X: expected finite numbers, got NaN or infinity in row 1 of 1"),
+        ("1,2,3,4,5,nan\n", "y: expected finite numbers, got NaN or infinity in row 1 of 1"),
+    ],
+)
+def test_csv_files_that_do_not_fit(content, message, folder, complaint):
+    network().save("net.npz")
+    Path("data.csv").write_text(content)
+    for argv in (["predict", "net.npz", "data.csv"], ["compress", "net.npz", "--rank-fraction", "1/4", "--data", "data.csv"]):
+        assert complaint(*argv, status=1) == f"data.csv: {message}"
+    assert sorted(os.listdir()) == ["data.csv", "net.npz"]
+
+
+def test_data_that_is_not_there(folder, complaint):
+    network().save("net.npz")
+    assert complaint("predict", "net.npz", "none.csv", status=1) == "none.csv: No such file or directory"
+    assert complaint("predict", "net.npz", "data", status=2).startswith("expected one of digits, xor, ")
+    assert complaint("predict", "net.npz", "xor", status=1) == "xor: expected 5 features, as the network takes, got 2"
+
+
+def test_outputs_that_are_not_finite(folder, complaint):
+    """They have no largest one."""
+    net = network()
+    net.layers[1].b[0] = np.nan
+    net.save("net.npz")
+    np.savez("data.npz", X=samples())
+    assert complaint("predict", "net.npz", "data.npz", status=1) == (
+        "data.npz: the network's outputs for row 1 of 40 are not finite"
+    )
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["predict"], "the following arguments are required: MODEL, DATA"),
+        (["predict", "net.npz"], "the following arguments are required: DATA"),
+        (["predict", "net.npz", "xor", "--precision", "float16"], "argument --precision: invalid choice"),
+        (["predict", "net.npz", "xor", "--threads", "0"], "argument --threads: expected an integer from 1 to 1024"),
+        (["predict", "net.npz", "xor", "--prob"], "unrecognized arguments: --prob"),
+        (["compress", "net.npz"], "one of the arguments --rank-fraction --ranks is required"),
+        (["compress", "net.npz", "--rank-fraction", "2"], "argument --rank-fraction: expected a number above 0"),
+        (["compress", "net.npz", "--ranks", "auto"], "argument --ranks: expected energy:E or budget:B; auto measures"),
+        (["compress", "net.npz", "--ranks", "3"], "argument --ranks: expected energy:E or budget:B, got '3'"),
+        (["compress", "net.npz", "--ranks", "energy:1", "--rank-fraction", "1"], "argument --rank-fraction: not allowed with"),
+        (["compress", "net.npz", "--ranks", "budget:0.5", "--keep-dense", "1"], "--keep-dense: budget:B shares"),
+        (["compress", "net.npz", "--rank-fraction", "1/4", "--keep-dense", "1,3"], "--keep-dense: expected numbers from 1 to 2"),
+        (["compress", "net.npz", "--rank-fraction", "1/4", "--out", "net"], "--out: expected a name that ends in .npz or .safe"),
+        (["compress", "net.npz", "--rank-fraction", "1/4", "--data", "x.txt"], "expected one of digits, xor, "),
+        (["export", "net.npz"], "the following arguments are required: FILE.onnx"),
+        (["export", "net.npz", "net.npz"], "FILE.onnx: expected a name that ends in .onnx, got 'net.npz'"),
+    ],
+)
+def test_wrong_arguments(argv, message, folder, complaint):
+    network().save("net.npz")
+    assert complaint(*argv, status=2).startswith(message)
+    assert os.listdir() == ["net.npz"]
+
+
+def test_interrupt(folder, capsys, monkeypatch):
+    def read(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(io, "read", read)
+    assert main(["predict", "net.npz", "xor"]) == 130
+    assert capsys.readouterr() == ("", "svdfast: interrupted\n")
+
+
+# compress
+
+
+def wide():
+    """A network in which factors of low rank save something."""
+    return network(20, 30, 24, 3)
+
+
+def rows(out):
+    """The table's cells by layer."""
+    return {line.split()[0]: line.split()[1:] for line in out.splitlines() if re.match(r"\d+-\d+|total", line)}
+
+
+@pytest.mark.parametrize("argv", [["--rank-fraction", "1/8"], ["--ranks", "energy:0.5"], ["--ranks", "budget:1/4"]])
+def test_the_cut_is_the_networks(argv, folder, call):
+    net = wide()
+    net.save("net.npz")
+    content = Path("net.npz").read_bytes()
+    out, err = call("compress", "net.npz", *argv)
+    assert err == ""
+    assert Path("net.npz").read_bytes() == content
+    again = sf.load("net-compressed.npz")
+    text = argv[1].replace("1/4", "0.25")
+    net.truncate(0.125) if argv[0] == "--rank-fraction" else net.truncate(ranks=text)
+    assert again.layout == net.layout and again.is_factored
+    np.testing.assert_array_equal(again.parameters, net.parameters)
+    assert f"The factored network is in net-compressed.npz: {len(net.parameters):,} parameters" in out
+
+
+def test_the_table_holds_the_counts_and_the_energy(folder, call):
+    net = wide()
+    net.save("net.npz")
+    table = rows(call("compress", "net.npz", "--rank-fraction", "1/8")[0])
+    before = [sf.count_multiplications(net, mode) for mode in ("forward", "step")]
+    weights = [layer.weight() for layer in net.layers]
+    net.truncate(0.125)
+    after = [sf.count_multiplications(net, mode) for mode in ("forward", "step")]
+    for i, layer in enumerate(net.layers[:2]):
+        s = np.linalg.svd(weights[i].astype("float64"), compute_uv=False)
+        energy = 100 * (s[: layer.rank] ** 2).sum() / (s**2).sum()
+        counts = [f"{count.layers[i].multiplications:,}" for pair in zip(before, after, strict=True) for count in pair]
+        limit = sf.break_even_rank(layer.n_in, layer.n_out, first_layer=i == 0)
+        assert table[f"{layer.n_in}-{layer.n_out}"] == [str(layer.rank), str(limit), f"{energy:.2f}", "%", *counts]
+    assert table["24-3"] == ["dense", "72", "72", "216", "216"]
+    assert table["total"] == [f"{count.total:,}" for pair in zip(before, after, strict=True) for count in pair]
+
+
+def test_layers_that_are_kept_and_layers_that_are_left(folder, call, complaint):
+    net = wide()
+    net.save("net.npz")
+    call("compress", "net.npz", "--rank-fraction", "1/8", "--keep-dense", "2")
+    again = sf.load("net-compressed.npz")
+    assert again.layout.ranks == (2, None, None)
+    np.testing.assert_array_equal(again.layers[1].W, net.layers[1].W)
+    out, _ = call("compress", "net.npz", "--rank-fraction", "0.5", "--keep-dense", "none", "--out", "half.npz", "--force")
+    assert sf.load("half.npz").layout.ranks == (10, 12, None)
+    assert "is left" not in out
+    out, _ = call("compress", "net.npz", "--rank-fraction", "0.5", "--out", "half.npz")
+    assert sf.load("half.npz").layout.ranks == (None, 12, None)
+    assert "layer 1 (20 to 30) is left as it is: rank 10 is above its break-even rank 9 (--force cuts it)\n" in out
+    message = complaint("compress", "net.npz", "--rank-fraction", "1", "--out", "none.npz", status=1)
+    assert message == "net.npz: no layer was cut: that would save no multiplications (--force cuts all the same)"
+    message = complaint("compress", "net.npz", "--rank-fraction", "0.1", "--keep-dense", "1,2", "--out", "none.npz", status=1)
+    assert message == "net.npz: no layer was cut: --keep-dense leaves all out"
+    assert not Path("none.npz").exists()
+    network(5, 3).save("flat.npz")
+    message = complaint("compress", "flat.npz", "--rank-fraction", "0.1", status=1)
+    assert message == "flat.npz: the network has no hidden layer, and others are not cut"
+
+
+def test_a_factored_network_is_cut_again(folder, call):
+    net = wide()
+    net.truncate(0.25)
+    net.save("net.npz")
+    call("compress", "net.npz", "--rank-fraction", "0.1")
+    net.truncate(0.1)
+    np.testing.assert_array_equal(sf.load("net-compressed.npz").parameters, net.parameters)
+
+
+@pytest.mark.parametrize(
+    "model, out, written",
+    [
+        ("net.npz", None, "net-compressed.npz"),
+        ("net.npz", "net.npz", "net.npz"),
+        ("net.npz", "sub/a.safetensors", "sub/a.safetensors"),
+        ("net.safetensors", None, "net-compressed.safetensors"),
+        ("sub/net.model", None, "sub/net-compressed.npz"),
+    ],
+)
+def test_where_it_is_written(model, out, written, folder, call):
+    if "safetensors" in model + written:
+        pytest.importorskip("safetensors", reason=REASON)
+    Path("sub").mkdir()
+    suffix = ".safetensors" if model.endswith("tensors") else ".npz"
+    origin = io.Origin(labels=(3, 2, 1), mean=(0.0,) * 20, deviation=(2.0,) * 20)
+    io.save(wide(), f"first{suffix}", origin)
+    Path(f"first{suffix}").rename(model)
+    for _ in range(2):  # what is there is replaced
+        call("compress", model, "--rank-fraction", "1/8", *(["--out", out] if out else []))
+    again, kept = io.read(written)
+    assert again.layout.ranks == (2, 3, None)
+    assert kept == origin
+    assert len(os.listdir()) + len(os.listdir("sub")) == (2 if written == model else 3)
+
+
+def scaled(factor, offset):
+    """A network of inputs of other scales that does the same as `wide`, and those inputs."""
+    net, X = wide(), samples(300, 20)
+    X[:, 3] = 0.5 * X[:, 7]
+    net.layers[0].b[...] -= net.layers[0].W @ (offset / factor).astype("float32")
+    net.layers[0].W[...] /= factor
+    return net, (X * factor + offset).astype("float32")
+
+
+@pytest.mark.parametrize("known", ["data", "origin"])
+def test_the_features_scales_do_not_matter(known, folder, call):
+    """Powers of two and an offset: the same cut, up to rounding."""
+    rng = np.random.default_rng(5)
+    outputs = []
+    for factor, offset in ((np.ones(20), np.zeros(20)), (2.0 ** rng.integers(-9, 9, 20), rng.normal(size=20))):
+        net, X = scaled(factor, offset)
+        np.savez("data.npz", X=X)
+        origin = io.Origin(mean=tuple(offset.tolist()), deviation=tuple(factor.tolist())) if known == "origin" else io.Origin()
+        io.save(net, "net.npz", origin)
+        call("compress", "net.npz", "--rank-fraction", "1/8", *(["--data", "data.npz"] if known == "data" else []))
+        outputs.append(sf.load("net-compressed.npz").predict(X))
+        assert abs(outputs[-1] - net.predict(X)).max() > 0.01  # it is cut
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=2e-3)
+
+
+def test_data_lets_the_outputs_change_less(folder, call):
+    net, X = scaled(2.0 ** np.arange(-10, 10), np.full(20, 3.0))
+    net.save("net.npz")
+    np.savez("data.npz", X=X)
+    call("compress", "net.npz", "--rank-fraction", "0.2", "--out", "plain.npz")
+    out, _ = call("compress", "net.npz", "--rank-fraction", "0.2", "--data", "data.npz")
+    outputs = net.predict(X)
+    plain, aware = (
+        np.linalg.norm(sf.load(name).predict(X) - outputs) / np.linalg.norm(outputs) for name in ("plain.npz", "net-compressed.npz")
+    )
+    assert aware < plain / 2
+    assert f"outputs over 300 samples of data.npz: changed by {100 * aware:.2f} %" in out
+
+
+def test_a_first_layer_that_is_not_cut_stays_to_the_last_digit(folder, call):
+    net, X = scaled(3.0 ** np.arange(-10, 10), np.full(20, 3.0))
+    for rank in (None, 4):
+        net.truncate(ranks=[rank, None])
+        net.save("net.npz")
+        np.savez("data.npz", X=X)
+        call("compress", "net.npz", "--rank-fraction", "0.2", "--data", "data.npz", "--keep-dense", "1")
+        again = sf.load("net-compressed.npz")
+        assert again.layout.ranks == (rank, 4, None)
+        for part in ("b", "W") if rank is None else ("b", "W1", "W2"):
+            np.testing.assert_array_equal(getattr(again.layers[0], part), getattr(net.layers[0], part))
+
+
+def test_scores_before_and_after(folder, call):
+    X, y = classes(n_features=20)
+    write_csv("data.csv", X * np.logspace(-3, 3, 20), 10 * y - 5)
+    call("train", "data.csv", *QUICK, "--save", "net.npz")
+    out, _ = call("compress", "net.npz", "--rank-fraction", "1/8", "--data", "data.csv")
+    for name, when in (("net.npz", "before"), ("net-compressed.npz", "after")):
+        predicted, told = call("predict", name, "data.csv")
+        assert set(predicted.split()) <= {"-5", "5", "15"}
+        assert f"  {when}: {told.removeprefix('svdfast: ').split(',')[0]}\n" in out
+
+
+def test_pixels_are_cut_as_in_training(folder, call):
+    net = wide()
+    net.save("net.npz")
+    X = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
+    np.savez("data.npz", X=X)
+    call("compress", "net.npz", "--rank-fraction", "1/8", "--data", "data.npz")
+    net.truncate(0.125, inputs=X)
+    np.testing.assert_array_equal(sf.load("net-compressed.npz").parameters, net.parameters)
+
+
+def test_no_more_rows_than_needed(folder, call, monkeypatch):
+    """From all over the data."""
+    net = wide()
+    net.save("net.npz")
+    X = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
+    np.savez("data.npz", X=X)
+    monkeypatch.setattr(_cli_model, "_MOST_ROWS", 5)
+    call("compress", "net.npz", "--rank-fraction", "1/8", "--data", "data.npz")
+    net.truncate(0.125, inputs=X[::10])
+    np.testing.assert_array_equal(sf.load("net-compressed.npz").parameters, net.parameters)
+
+
+def test_a_named_set_is_cut_by_its_training_samples(folder, call):
+    pytest.importorskip("sklearn", reason="digits are scikit-learn's")
+    network(64, 40, 40, 10).save("net.npz")
+    out, _ = call("compress", "net.npz", "--rank-fraction", "1/8", "--data", "digits")
+    assert "outputs over 360 samples of digits" in out
+    data = datasets.load("digits")
+    np.savez("data.npz", X=data.train[0])
+    call("compress", "net.npz", "--rank-fraction", "1/8", "--data", "data.npz", "--out", "other.npz")
+    np.testing.assert_array_equal(sf.load("other.npz").parameters, sf.load("net-compressed.npz").parameters)
+    for name, when in (("net.npz", "before"), ("net-compressed.npz", "after")):
+        assert f"  {when}: accuracy {100 * sf.load(name).score(*data.test):.2f} %" in out
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_cannot_be_cut(value, folder, complaint):
+    net = wide()
+    net.layers[1].W[0, 0] = value
+    net.save("net.npz")
+    assert complaint("compress", "net.npz", "--rank-fraction", "1/8", status=1).startswith("net.npz: W must be finite")
+    assert os.listdir() == ["net.npz"]
+
+
+def test_a_compressed_file_that_cannot_be_written(folder, complaint, monkeypatch):
+    wide().save("net.npz")
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    message = complaint("compress", "net.npz", "--rank-fraction", "1/8", "--out", "net.npz", status=1)
+    assert message == "--out: net.npz: No space left on device"
+    assert os.listdir() == ["net.npz"]
+    assert not sf.load("net.npz").is_factored
+
+
+def test_the_file_is_written_even_if_nobody_reads_the_table(folder):
+    wide().save("net.npz")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as out:
+        done = subprocess.run(
+            [*COMMAND, "compress", "net.npz", "--rank-fraction", "1/8"],
+            env=environment(), stdout=out, stderr=subprocess.PIPE, text=True, timeout=120,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (141, "")
+    assert sf.load("net-compressed.npz").is_factored
+
+
+# train --save
+
+
+def test_a_missing_package_is_told_before_the_work(folder, complaint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    monkeypatch.setattr(datasets, "load", lambda name: pytest.fail("checked too late"))
+    message = complaint("train", "xor", "--save", "net.safetensors", status=1)
+    assert message == '--save: safetensors files need a package: pip install "svdfast[safetensors]"'
+    assert os.listdir() == []
+
+
+# export
+
+
+def test_export_calls_the_network(folder, call, monkeypatch):
+    net = wide()
+    io.save(net, "net.npz", io.Origin(labels=(7, -1, 3)))
+    seen = []
+    monkeypatch.setattr(sf.Network, "export", lambda self, path: seen.append((self, path)), raising=False)
+    out, err = call("export", "net.npz", "net.onnx")
+    assert err == ""
+    assert out == "The network is in net.onnx.\nIts outputs are of the classes 7, -1, 3, in this order.\n"
+    ((exported, path),) = seen
+    assert path == Path("net.onnx")
+    np.testing.assert_array_equal(exported.parameters, net.parameters)
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (ImportError('this needs onnx: pip install "svdfast[onnx]"'), 'this needs onnx: pip install "svdfast[onnx]"'),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (ValueError("too large"), "too large"),
+    ],
+)
+def test_an_export_that_fails(error, message, folder, complaint, monkeypatch):
+    def export(net, path):
+        raise error
+
+    wide().save("net.npz")
+    monkeypatch.setattr(sf.Network, "export", export, raising=False)
+    assert complaint("export", "net.npz", "net.onnx", status=1) == f"net.onnx: {message}"
+
+
+@pytest.mark.parametrize("name", ["none/net.onnx", "folder.onnx"])
+def test_an_export_that_could_not_be_written(name, folder, complaint, monkeypatch):
+    Path("folder.onnx").mkdir()
+    monkeypatch.setattr(io, "read", lambda name: pytest.fail("checked too late"))
+    assert complaint("export", "net.npz", name, status=1).startswith("FILE.onnx: ")
+
+
+@pytest.mark.skipif(not hasattr(sf.Network, "export"), reason="Network has no export")
+def test_the_exported_file_predicts_the_same(folder, call):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    from onnx.reference import ReferenceEvaluator
+
+    net, X = wide(), samples(7, 20)
+    net.truncate(0.125)
+    net.save("net.npz")
+    call("export", "net.npz", "net.onnx")
+    model = ReferenceEvaluator(onnx.load("net.onnx"))
+    (outputs,) = model.run(None, {model.input_names[0]: X})
+    np.testing.assert_allclose(outputs, net.predict(X), rtol=1e-4, atol=1e-5)
