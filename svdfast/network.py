@@ -356,12 +356,13 @@ class Network:
 
         Examples
         --------
-        >>> import numpy as np, onnxruntime, os, tempfile
+        >>> import numpy as np, onnx, onnxruntime, os, tempfile
         >>> import svdfast as sf
         >>> net = sf.Network([4, 20, 3], seed=0)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = os.path.join(folder, "net.onnx")
         ...     net.export(path)
+        ...     onnx.checker.check_model(path)
         ...     session = onnxruntime.InferenceSession(path)
         >>> X = np.ones((5, 4), dtype="float32")
         >>> (y,) = session.run(None, {"X": X})

@@ -322,7 +322,7 @@ def recompose(module: nn.Module) -> None:
         # On the device meta, as first weights would draw from torch's own generator.
         made = nn.Linear(part.in_features, part.out_features, bias=False, device="meta")
         made.weight = nn.Parameter(W, part.W1.requires_grad or part.W2.requires_grad)
-        made.bias = part.bias  # type: ignore[assignment]
+        made.register_parameter("bias", part.bias)
         new[part] = made.train(part.training)
     _replace(module, new)
 
