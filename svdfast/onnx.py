@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import erfcx
 
 from svdfast._files import written_whole
 from svdfast.activations import Activation
@@ -183,9 +184,31 @@ def _activation(graph: _Graph, z: str, function: Activation) -> str:
                 below = node("Div", below, scalar(parameter))
             below = node("Sub", node("Exp", below), scalar(1.0))
             return node("Add", node("Max", z, scalar(0.0)), node("Mul", below, scalar(parameter)))
-        case "gelu":
+        case "gelu" if single:
             # z·(1 + erf(z/√2))/2
             erf = node("Erf", node("Div", z, scalar(math.sqrt(2))))
             return node("Mul", node("Mul", z, node("Add", erf, scalar(1.0))), scalar(0.5))
+        case "gelu":
+            # max(z, 0) − x·e^(−x²)·erfcx(x)/√2, x = |z|/√2, which is z·Φ(z) for either sign of z
+            x = node("Div", node("Abs", z), scalar(math.sqrt(2)))
+            tail = node("Mul", node("Exp", node("Neg", node("Mul", x, x))), _erfcx(graph, x))
+            tail = node("Mul", node("Mul", x, tail), scalar(math.sqrt(0.5)))
+            return node("Sub", node("Max", z, scalar(0.0)), tail)
         case name:
             raise AssertionError(name)
+
+
+def _erfcx(graph: _Graph, x: str) -> str:
+    """Adds the nodes of erfcx(x) = e^(x²)·erfc(x), x ≥ 0, by a polynomial in u = 6/(x + 3) − 1, from −1 to 1, by Horner's rule.
+
+    The polynomial interpolates in Chebyshev's points; at this degree rounding in float64 is larger than what it leaves.
+    """
+    with np.errstate(divide="ignore"):  # x is infinite at u = −1
+        chebyshev = np.polynomial.chebyshev.chebinterpolate(lambda u: erfcx(6 / (u + 1) - 3), 20)
+    coefficients = np.polynomial.chebyshev.cheb2poly(chebyshev)[::-1]
+    node, scalar = graph.node, graph.scalar
+    u = node("Sub", node("Div", scalar(6.0), node("Add", x, scalar(3.0))), scalar(1.0))
+    value = scalar(float(coefficients[0]))
+    for coefficient in coefficients[1:]:
+        value = node("Add", node("Mul", value, u), scalar(float(coefficient)))
+    return value

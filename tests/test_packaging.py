@@ -6,6 +6,7 @@ and what builds need. The others look at the package that is installed, whatever
 """
 
 import ast
+import contextlib
 import doctest
 import importlib
 import importlib.util
@@ -200,9 +201,12 @@ print(json.dumps({{
 
 
 def public_objects():
-    """Each name of `svdfast.__all__`, those of its modules, and the methods of their classes."""
-    for name in sf.__all__:
-        value = getattr(sf, name)
+    """Each name of `svdfast.__all__` and of the modules that are imported by name alone, and those of its modules."""
+    found = {name: getattr(sf, name) for name in sf.__all__}
+    for name in ("onnx", "torch"):
+        with contextlib.suppress(ImportError):  # of an optional package
+            found[name] = importlib.import_module(f"svdfast.{name}")
+    for name, value in found.items():
         yield name, value
         if isinstance(value, types.ModuleType):
             for inner in value.__all__:
