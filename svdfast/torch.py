@@ -9,9 +9,10 @@ Not here: svdfast's networks from and to PyTorch (convert.py).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -58,7 +59,8 @@ class FactoredLinear(nn.Module):
     torch.Size([10, 512])
     """
 
-    bias: nn.Parameter | None
+    if TYPE_CHECKING:  # TorchScript would not understand it
+        bias: nn.Parameter | None
 
     def __init__(self, W1: nn.Parameter, W2: nn.Parameter, bias: nn.Parameter | None = None):
         super().__init__()
@@ -249,11 +251,12 @@ def factorize(
         if part in reasons:
             raise ValueError(f"ranks: {layers[part]!r} can't be factored: {reasons[part]}")
     usable = [part for part in layers if part not in reasons]
-    weights = {part: _weight(part, layers[part]) for part in usable}
+    for part in usable:
+        _check_weight(part, layers[part])
     if isinstance(ranks, Mapping):
         wanted = given
     elif isinstance(ranks, str):
-        wanted = dict(zip(usable, _ranks_by_rule(ranks, list(weights.values())), strict=True))
+        wanted = dict(zip(usable, _ranks_by_rule(ranks, usable), strict=True))
     else:
         assert rank_fraction is not None
         wanted = {p: resolve_rank(rank_fraction, p.in_features, p.out_features) for p in usable}
@@ -271,7 +274,7 @@ def factorize(
             reason = f"rank {requested} is above its break-even rank {limit}"
         elif requested is not None:
             rank = requested
-            new[part], dropped = _cut(part, name, weights[part], rank, method)
+            new[part], dropped = _cut(part, name, rank, method)
         done.append(Truncation(name, n_in, n_out, requested, rank, limit, dropped, reason))
     _replace(module, new)
     return tuple(done)
@@ -409,46 +412,61 @@ def _own_reason(part: nn.Linear | FactoredLinear) -> str | None:
     return None
 
 
-def _weight(part: nn.Linear | FactoredLinear, name: str) -> Tensor:
-    """W (n_out, n_in) to decompose: in float32 where the layer has less, finite."""
-    if isinstance(part, FactoredLinear):
-        W = _product(part.W1, part.W2)
-    else:
-        W = part.weight.to(_computed_in(part.weight.dtype))
-    if W.device.type == "meta":
+def _check_weight(part: nn.Linear | FactoredLinear, name: str) -> None:
+    """Refuses a weight that can't be decomposed."""
+    if next(part.parameters()).device.type == "meta":
         raise ValueError(f"module: {name!r}: expected a weight with numbers, got one on the device meta")
-    if not bool(torch.isfinite(W).all()):
+    if not bool(torch.isfinite(_weight(part)).all()):
         raise ValueError(f"module: {name!r}: expected a finite weight, got NaN or infinity in it")
-    return W
+
+
+def _weight(part: nn.Linear | FactoredLinear) -> Tensor:
+    """W (n_out, n_in), in at least float32."""
+    if isinstance(part, FactoredLinear):
+        return _product(part.W1, part.W2)
+    return part.weight.to(_computed_in(part.weight.dtype))
+
+
+def _product(W1: Tensor, W2: Tensor) -> Tensor:
+    """W1·W2, in at least float32."""
+    dtype = _computed_in(W1.dtype)
+    with _without_autocast(W1.device):
+        return W1.to(dtype) @ W2.to(dtype)
 
 
 def _computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _product(W1: Tensor, W2: Tensor) -> Tensor:
-    """W1·W2 in at least float32."""
-    dtype = _computed_in(W1.dtype)
-    return W1.to(dtype) @ W2.to(dtype)
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Autocast, where the caller has it on, would round a product's operands."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    off: contextlib.AbstractContextManager[None] = torch.autocast(device.type, enabled=False)
+    return off
 
 
-def _ranks_by_rule(ranks: str, weights: list[Tensor]) -> list[int]:
-    """The rank of each weight by "energy:E" or "budget:B"."""
-    if not weights:
+def _ranks_by_rule(ranks: str, parts: Collection[nn.Linear | FactoredLinear]) -> list[int]:
+    """The rank of each layer by "energy:E" or "budget:B"."""
+    if not parts:
         return []
     rule = rules.named_rule(ranks)
-    squares = [np.square(torch.linalg.svdvals(W).cpu().numpy(), dtype=np.float64) for W in weights]
+    squares = [
+        np.square(torch.linalg.svdvals(_weight(part)).cpu().numpy(), dtype=np.float64) for part in parts
+    ]
     if isinstance(rule, rules.Energy):
         return [rules.least_rank(s, rule.share) for s in squares]
     # A rank costs m + n for a product with W's m·n, forward and backward alike.
-    costs = [sum(W.shape) for W in weights]
-    return rules.bought_ranks(squares, costs, rule.share * sum(W.numel() for W in weights))
+    costs = [part.in_features + part.out_features for part in parts]
+    whole = sum(part.in_features * part.out_features for part in parts)
+    return rules.bought_ranks(squares, costs, rule.share * whole)
 
 
 def _cut(
-    part: nn.Linear | FactoredLinear, name: str, W: Tensor, rank: int, method: str
+    part: nn.Linear | FactoredLinear, name: str, rank: int, method: str
 ) -> tuple[FactoredLinear, float]:
     """The factored layer and ‖W − W1·W2‖_F."""
+    W = _weight(part)
     if method == "exact":
         U, s, Vh = torch.linalg.svd(W, full_matrices=False)
     else:
@@ -479,13 +497,14 @@ def _randomized_svd(W: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     W = W / scale
     generator = torch.Generator(W.device).manual_seed(0)
     sketch = torch.randn(m, k, generator=generator, dtype=W.dtype, device=W.device)
-    Q, _ = torch.linalg.qr(W @ sketch)
-    for _ in range(4):
-        # Without the QR in between, every column would turn to the first singular vector.
-        Q, _ = torch.linalg.qr(W.T @ Q)
-        Q, _ = torch.linalg.qr(W @ Q)
-    U, s, Vh = torch.linalg.svd(Q.T @ W, full_matrices=False)
-    return Q @ U, s * scale, Vh
+    with _without_autocast(W.device):
+        Q, _ = torch.linalg.qr(W @ sketch)
+        for _ in range(4):
+            # Without the QR in between, every column would turn to the first singular vector.
+            Q, _ = torch.linalg.qr(W.T @ Q)
+            Q, _ = torch.linalg.qr(W @ Q)
+        U, s, Vh = torch.linalg.svd(Q.T @ W, full_matrices=False)
+        return Q @ U, s * scale, Vh
 
 
 def _replace(module: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:

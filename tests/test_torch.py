@@ -152,6 +152,19 @@ def test_a_weight_of_zeros():
         assert t.dropped_norm == 0 and (again[0].weight == 0).all()
 
 
+@pytest.mark.parametrize("method", ["exact", "randomized"])
+def test_autocast_does_not_round(method):
+    model = nn.Sequential(nn.Linear(20, 30))
+    again = copy.deepcopy(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (t,) = factorize(model, ranks={"0": 5}, method=method)
+        assert model(torch.rand(3, 20)).dtype == torch.bfloat16
+        recompose(model)
+    assert factorize(again, ranks={"0": 5}, method=method) == (t,)
+    recompose(again)
+    assert torch.equal(model[0].weight, again[0].weight)
+
+
 def test_torchs_generator_is_left_alone():
     model = perceptron()
     before = torch.get_rng_state()
@@ -293,6 +306,15 @@ def test_state_dict_copy_and_pickle():
     torch.save(model, file)
     file.seek(0)
     assert torch.equal(torch.load(file, weights_only=False)(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_reads_a_factored_layer():
+    for bias in (True, False):
+        model = nn.Sequential(nn.Linear(20, 20, bias=bias))
+        factorize(model, rank_fraction=0.25)
+        x = torch.rand(3, 20)
+        torch.testing.assert_close(torch.jit.script(model)(x), model(x))
 
 
 def test_a_layer_in_several_places_stays_one():
