@@ -7,6 +7,7 @@ Only names are gathered here. `_runtime` comes first: it has SciPy's BLAS loaded
 from svdfast import _runtime  # isort: skip  # noqa: F401
 from svdfast import activations, datasets, kernels, schedules
 from svdfast.config import show_config
+from svdfast.convert import from_sklearn, from_torch
 from svdfast.counting import break_even_rank, count_multiplications
 from svdfast.io import load
 from svdfast.network import Network
@@ -29,6 +30,8 @@ __all__ = [
     "count_multiplications",
     "datasets",
     "factorize",
+    "from_sklearn",
+    "from_torch",
     "kernels",
     "load",
     "schedules",

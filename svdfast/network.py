@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -27,6 +27,9 @@ from svdfast.kernels import dense_forward
 from svdfast.layout import LayerSpec, Layout
 from svdfast.ranks import resolve_rule
 from svdfast.svd import leading_directions, restricted_svd
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Evaluation", "Layer", "Network", "Truncation"]
 
@@ -333,6 +336,88 @@ class Network:
         from svdfast import io
 
         io.save(self, path)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes the network to an ONNX file, which other runtimes run; factored layers stay factored.
+
+        It takes "X", floats (n_samples, n_inputs) of the network's dtype, and gives "y", what `predict` gives; see `svdfast.onnx.to_onnx`.
+        Needs onnx: the extra `onnx`.
+
+        Parameters
+        ----------
+        path : path that ends in .onnx
+            A file of that name is replaced, but only once the new one is whole.
+
+        Raises
+        ------
+        ImportError
+            onnx is not there.
+        ValueError
+            The name does not end in .onnx, or the network is larger than the 2 GB that an ONNX file may have.
+        OSError
+            The file can't be written; nothing is left behind.
+
+        Examples
+        --------
+        >>> import numpy as np, onnx, onnxruntime, os, tempfile
+        >>> import svdfast as sf
+        >>> net = sf.Network([4, 20, 3], seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "net.onnx")
+        ...     net.export(path)
+        ...     onnx.checker.check_model(path)
+        ...     session = onnxruntime.InferenceSession(path)
+        >>> X = np.ones((5, 4), dtype="float32")
+        >>> (y,) = session.run(None, {"X": X})
+        >>> bool((abs(y - net.predict(X)) < 1e-6).all())
+        True
+        """
+        from svdfast import onnx
+
+        onnx.save(self, path)
+
+    def to_torch(self, *, logits: bool = False) -> torch.nn.Sequential:
+        """A `torch.nn.Sequential` that computes what the network does, in memory of its own.
+
+        A factored layer becomes two Linear layers, W2 without a bias and then W1 with it. `svdfast.from_torch` is the way back.
+        The module takes floats: pixels, which the network scales by `uint8_scale`, are to be scaled before. Needs PyTorch: the extra
+        `torch`.
+
+        Parameters
+        ----------
+        logits : bool
+            Leave out a last softmax or sigmoid, as torch's CrossEntropyLoss and BCEWithLogitsLoss want it.
+
+        Returns
+        -------
+        torch.nn.Sequential
+            Of the network's dtype.
+
+        Raises
+        ------
+        ImportError
+            PyTorch is not there.
+        TypeError
+            `logits` is not True or False.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import svdfast as sf
+        >>> net = sf.Network([784, 512, 10], seed=0)
+        >>> _ = net.truncate(rank_fraction=0.25)
+        >>> net.to_torch()
+        Sequential(
+          (0): Linear(in_features=784, out_features=128, bias=False)
+          (1): Linear(in_features=128, out_features=512, bias=True)
+          (2): ReLU()
+          (3): Linear(in_features=512, out_features=10, bias=True)
+          (4): Softmax(dim=-1)
+        )
+        """
+        from svdfast import convert
+
+        return convert.to_torch(self, logits=logits)
 
     def predict(
         self, X: ArrayLike, *, precision: str | None = None, n_threads: int | None = None

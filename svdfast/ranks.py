@@ -65,13 +65,15 @@ class Energy:
     share: float
 
     def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
-        ranks: Ranks = []
-        for W in weights:
-            energy = np.cumsum(_squares(W))
-            # Rounding must not ask for one more than there are.
-            rank = int(np.searchsorted(energy, self.share * energy[-1] * (1 - 1e-9))) + 1
-            ranks.append(min(rank, len(energy)))
-        return ranks
+        return [least_rank(_squares(W), self.share) for W in weights]
+
+
+def least_rank(squares: NDArray[Any], share: float) -> int:
+    """The least rank that keeps a share of the sum of squared singular values, which come largest first."""
+    energy = np.cumsum(squares)
+    # Rounding must not ask for one more than there are.
+    rank = int(np.searchsorted(energy, share * energy[-1] * (1 - 1e-9))) + 1
+    return min(rank, len(energy))
 
 
 @dataclass(frozen=True)
@@ -84,22 +86,27 @@ class Budget:
         # A rank costs forward m + n, ∂W1 n, ∂W2 m, D n, and ∂X m but in the first layer (method: counting.py).
         costs = [(3 if i > 0 else 2) * a.n_in + 3 * a.n_out for i, a in enumerate(layers)]
         whole = sum((3 if i > 0 else 2) * a.n_in * a.n_out for i, a in enumerate(layers))
-        gains = np.concatenate([_squares(W) / cost for W, cost in zip(weights, costs, strict=True)])
-        owners = np.concatenate([np.full(min(W.shape), i) for i, W in enumerate(weights)])
-        # Each layer keeps one, so that something passes through it.
-        ranks = [1] * len(layers)
-        spent = sum(costs)
-        taken = set()
-        for place in np.argsort(-gains, kind="stable"):
-            owner = int(owners[place])
-            if owner not in taken:
-                taken.add(owner)  # its largest, which it has
-                continue
-            if spent + costs[owner] > self.share * whole:
-                break
-            spent += costs[owner]
-            ranks[owner] += 1
-        return list(ranks)
+        return list(bought_ranks([_squares(W) for W in weights], costs, self.share * whole))
+
+
+def bought_ranks(squares: Sequence[NDArray[Any]], costs: Sequence[int], budget: float) -> list[int]:
+    """For each layer the rank that a budget buys, spent on the directions whose squared singular value for their cost is largest."""
+    gains = np.concatenate([s / cost for s, cost in zip(squares, costs, strict=True)])
+    owners = np.concatenate([np.full(len(s), i) for i, s in enumerate(squares)])
+    # Each layer keeps one, so that something passes through it.
+    ranks = [1] * len(costs)
+    spent = sum(costs)
+    taken = set()
+    for place in np.argsort(-gains, kind="stable"):
+        owner = int(owners[place])
+        if owner not in taken:
+            taken.add(owner)  # its largest, which it has
+            continue
+        if spent + costs[owner] > budget:
+            break
+        spent += costs[owner]
+        ranks[owner] += 1
+    return ranks
 
 
 def _squares(W: NDArray[Any]) -> NDArray[Any]:
@@ -117,6 +124,22 @@ def _share(text: str, word: str) -> float:
     if not 0 < share <= 1:
         raise ValueError(f"ranks: expected a number above 0 and at most 1 after {word!r}, got {text!r}")
     return share
+
+
+def named_rule(ranks: str) -> Energy | Budget:
+    """The rule "energy:E" or "budget:B".
+
+    Raises
+    ------
+    ValueError
+        A share is out of range; the rule is unknown.
+    """
+    word, _, text = ranks.partition(":")
+    if word == "energy":
+        return Energy(_share(text, "energy:"))
+    if word == "budget":
+        return Budget(_share(text, "budget:"))
+    raise ValueError(f"ranks: expected \"energy:E\" or \"budget:B\" or a rank for each hidden layer, got {ranks!r}")
 
 
 def resolve_rule(
@@ -140,12 +163,7 @@ def resolve_rule(
             resolve_rank(rank_fraction, 1, 1)
         return Fraction(float(rank_fraction))
     if isinstance(ranks, str):
-        word, _, text = ranks.partition(":")
-        if word == "energy":
-            return Energy(_share(text, "energy:"))
-        if word == "budget":
-            return Budget(_share(text, "budget:"))
-        raise ValueError(f"ranks: expected \"energy:E\" or \"budget:B\" or a rank for each hidden layer, got {ranks!r}")
+        return named_rule(ranks)
     given = list(ranks)
     if len(given) != len(hidden):
         raise ValueError(

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Networks as ONNX models, for runtimes that know nothing of svdfast. Needs onnx: the extra `onnx`.
+
+Not here: reading ONNX models; other files (io.py).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import erfcx
+
+from svdfast._files import written_whole
+from svdfast.activations import Activation
+from svdfast.network import Network
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["to_onnx"]
+
+# Old enough for runtimes of some years ago, and all that is needed.
+_OPSET = 17
+_IR_VERSION = 8
+_LARGEST = 2**31 - 1  # bytes in a message of Protocol Buffers
+_BYTES_PER_LAYER = 10_000  # beside the parameters, at most
+
+
+def to_onnx(net: Network) -> onnx.ModelProto:
+    """An ONNX model that computes what a network does.
+
+    Its input "X" (n_samples, n_inputs) and its output "y" (n_samples, n_outputs) are of the network's dtype, for any number of samples.
+    A dense layer is one Gemm, a factored one two. The model takes floats: pixels, which the network scales by `uint8_scale`, are to
+    be scaled before; the scale stands in the model's metadata, under "uint8_scale".
+
+    Parameters
+    ----------
+    net : Network
+
+    Returns
+    -------
+    onnx.ModelProto
+        Of opset 17, checked.
+
+    Raises
+    ------
+    ImportError
+        onnx is not there.
+    TypeError
+        Not a network.
+    ValueError
+        The network is larger than the 2 GB that an ONNX model may have.
+
+    Examples
+    --------
+    >>> import onnx
+    >>> import svdfast as sf
+    >>> from svdfast.onnx import to_onnx
+    >>> net = sf.Network([784, 512, 10], seed=0)
+    >>> _ = net.truncate(rank_fraction=0.25)
+    >>> [node.op_type for node in to_onnx(net).graph.node]
+    ['Gemm', 'Gemm', 'Relu', 'Gemm', 'Softmax']
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise ImportError('to_onnx needs onnx: pip install "svdfast[onnx]"', name="onnx") from None
+    from svdfast import __version__
+
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+    size = net.parameters.nbytes + _BYTES_PER_LAYER * len(net.layers)
+    if size > _LARGEST:
+        raise ValueError(f"net: expected at most 2 GB, all that an ONNX model holds, got {size:,} bytes")
+    graph = _Graph(net.dtype)
+    name = "X"
+    for i, layer in enumerate(net.layers):
+        if layer.rank is None:
+            name = graph.product(name, f"W_{i}", layer.W, f"b_{i}", layer.b)
+        else:
+            name = graph.product(name, f"W2_{i}", layer.W2)
+            name = graph.product(name, f"W1_{i}", layer.W1, f"b_{i}", layer.b)
+        name = _activation(graph, name, layer.activation)
+    graph.nodes[-1].output[0] = "y"
+    kind = onnx.helper.np_dtype_to_tensor_dtype(net.dtype)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            "network",
+            [onnx.helper.make_tensor_value_info("X", kind, ["n_samples", net.sizes[0]])],
+            [onnx.helper.make_tensor_value_info("y", kind, ["n_samples", net.sizes[-1]])],
+            graph.constants,
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="svdfast",
+        producer_version=__version__,
+    )
+    onnx.helper.set_model_props(model, {"uint8_scale": repr(net.uint8_scale)})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def save(net: Network, path: str | os.PathLike[str]) -> None:
+    """Writes a network to an .onnx file. See `Network.export`."""
+    target = Path(path)
+    if target.suffix != ".onnx":
+        raise ValueError(f"path: expected a name that ends in .onnx, got {target.name!r}")
+    content = to_onnx(net).SerializeToString()
+    with written_whole(target) as file:
+        file.write(content)
+
+
+class _Graph:
+    """Nodes in their order and the constants that they read. A node's output has the node's name."""
+
+    def __init__(self, dtype: np.dtype[Any]):
+        self.dtype = dtype
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._scalars: dict[float, str] = {}
+
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Adds a node of one output and gives the output's name."""
+        import onnx
+
+        name = f"{operator}_{len(self.nodes)}"
+        self.nodes.append(
+            onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes)
+        )
+        return name
+
+    def constant(self, name: str, numbers: NDArray[Any]) -> str:
+        """Adds an array and gives its name."""
+        import onnx
+
+        self.constants.append(onnx.numpy_helper.from_array(numbers, name))
+        return name
+
+    def scalar(self, number: float) -> str:
+        """The name of a number, which is stored once."""
+        if number not in self._scalars:
+            name = f"scalar_{len(self._scalars)}"
+            self._scalars[number] = self.constant(name, np.array(number, dtype=self.dtype))
+        return self._scalars[number]
+
+    def product(
+        self, name: str, of_weight: str, W: NDArray[Any],
+        of_bias: str | None = None, b: NDArray[Any] | None = None,
+    ) -> str:  # fmt: skip
+        """X·Wᵀ + b; the runtime reads W (n_out, n_in) as it lies."""
+        inputs = [name, self.constant(of_weight, W)]
+        if of_bias is not None and b is not None:
+            inputs.append(self.constant(of_bias, b))
+        return self.node("Gemm", *inputs, transB=1)
+
+
+def _activation(graph: _Graph, z: str, function: Activation) -> str:
+    """Adds an activation's nodes. An operator that onnxruntime has not for float64 is put together from others there."""
+    node, scalar, parameter = graph.node, graph.scalar, function.parameter
+    single = graph.dtype == np.float32
+    match function.name:
+        case "identity":
+            return z
+        case "relu" | "tanh" | "sigmoid":
+            return node(function.name.capitalize(), z)
+        case "softmax":
+            return node("Softmax", z, axis=-1)
+        case "leaky_relu":
+            return node("LeakyRelu", z, alpha=parameter) if single else node("PRelu", z, scalar(parameter))
+        case "elu" if single:
+            return node("Elu", z, alpha=parameter)
+        case "celu" if single:
+            return node("Celu", z, alpha=parameter)
+        case "elu" | "celu":
+            # max(z, 0) + α·(e^(min(z, 0)/β) − 1), β 1 for ELU and α for CELU
+            below = node("Min", z, scalar(0.0))
+            if function.name == "celu":
+                below = node("Div", below, scalar(parameter))
+            below = node("Sub", node("Exp", below), scalar(1.0))
+            return node("Add", node("Max", z, scalar(0.0)), node("Mul", below, scalar(parameter)))
+        case "gelu" if single:
+            # z·(1 + erf(z/√2))/2
+            erf = node("Erf", node("Div", z, scalar(math.sqrt(2))))
+            return node("Mul", node("Mul", z, node("Add", erf, scalar(1.0))), scalar(0.5))
+        case "gelu":
+            # max(z, 0) − x·e^(−x²)·erfcx(x)/√2, x = |z|/√2, which is z·Φ(z) for either sign of z
+            x = node("Div", node("Abs", z), scalar(math.sqrt(2)))
+            tail = node("Mul", node("Exp", node("Neg", node("Mul", x, x))), _erfcx(graph, x))
+            tail = node("Mul", node("Mul", x, tail), scalar(math.sqrt(0.5)))
+            return node("Sub", node("Max", z, scalar(0.0)), tail)
+        case name:
+            raise AssertionError(name)
+
+
+def _erfcx(graph: _Graph, x: str) -> str:
+    """Adds the nodes of erfcx(x) = e^(x²)·erfc(x), x ≥ 0, by a polynomial in u = 6/(x + 3) − 1, from −1 to 1, by Horner's rule.
+
+    The polynomial interpolates in Chebyshev's points; at this degree rounding in float64 is larger than what it leaves.
+    """
+    with np.errstate(divide="ignore"):  # x is infinite at u = −1
+        chebyshev = np.polynomial.chebyshev.chebinterpolate(lambda u: erfcx(6 / (u + 1) - 3), 20)
+    coefficients = np.polynomial.chebyshev.cheb2poly(chebyshev)[::-1]
+    node, scalar = graph.node, graph.scalar
+    u = node("Sub", node("Div", scalar(6.0), node("Add", x, scalar(3.0))), scalar(1.0))
+    value = scalar(float(coefficients[0]))
+    for coefficient in coefficients[1:]:
+        value = node("Add", node("Mul", value, u), scalar(float(coefficient)))
+    return value

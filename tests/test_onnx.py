@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Networks as ONNX models: onnxruntime computes what the network does, and the file is written whole or not at all."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+
+import svdfast as sf
+from svdfast import activations
+from svdfast.layout import Layout
+
+ACTIVATIONS = [
+    activations.identity(),
+    activations.relu(),
+    activations.leaky_relu(0.3),
+    activations.leaky_relu(0.0),
+    activations.elu(0.7),
+    activations.celu(1.7),
+    activations.gelu(),
+    activations.tanh(),
+    activations.sigmoid(),
+    activations.softmax(),
+]
+
+
+@pytest.fixture
+def onnx():
+    return pytest.importorskip("onnx", reason="onnx is not there")
+
+
+@pytest.fixture
+def run(onnx, tmp_path):
+    """What onnxruntime gives for a network's file and samples."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not there")
+
+    def run(net, *batches):
+        net.export(tmp_path / "net.onnx")
+        session = onnxruntime.InferenceSession(
+            tmp_path / "net.onnx", providers=["CPUExecutionProvider"]
+        )
+        (given,), (returned,) = session.get_inputs(), session.get_outputs()
+        assert (given.name, given.shape[1:]) == ("X", [net.sizes[0]])
+        assert (returned.name, returned.shape[1:]) == ("y", [net.sizes[-1]])
+        return [session.run(["y"], {"X": X})[0] for X in batches]
+
+    return run
+
+
+def network(function, form, dtype):
+    net = sf.Network([5, 8, 6, 4], hidden=[function, "tanh"], output=function, dtype=dtype, seed=0)
+    net.parameters[:] += np.random.default_rng(1).standard_normal(net.parameters.shape)
+    if form == "factored":
+        net.truncate(ranks=[3, None], force=True)
+    return net
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("form", ["dense", "factored"])
+@pytest.mark.parametrize("function", ACTIVATIONS, ids=str)
+def test_onnxruntime_computes_the_same(run, function, form, dtype):
+    net = network(function, form, dtype)
+    rng = np.random.default_rng(0)
+    batches = [rng.standard_normal((n, 5)).astype(dtype) for n in (0, 1, 100)]
+    for y, X in zip(run(net, *batches), batches, strict=True):
+        expected = net.predict(X)
+        assert y.shape == expected.shape and y.dtype == expected.dtype
+        tolerance = 1e-5 if dtype == "float32" else 1e-13
+        np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("function", ACTIVATIONS, ids=str)
+def test_activations_far_from_zero_and_of_nan(run, function, dtype):
+    """A network that is its activation alone."""
+    net = sf.Network([1, 1], output=function, dtype=dtype)
+    net.layers[0].W[:] = 1
+    z = np.concatenate([[-1e30, -100], np.linspace(-40, 40, 801), [100, 1e30, np.nan, 0, -0.0]])
+    X = z[:, np.newaxis].astype(dtype)
+    (y,) = run(net, X)
+    expected = net.predict(X)
+    np.testing.assert_allclose(y, expected, rtol=1e-6 if dtype == "float32" else 1e-14, atol=3e-6 if dtype == "float32" else 1e-14)
+
+
+@pytest.mark.parametrize("form", ["dense", "factored"])
+def test_weights_are_stored_once_and_read_as_they_lie(onnx, form):
+    from svdfast.onnx import to_onnx
+
+    net = network(activations.relu(), form, "float32")
+    model = to_onnx(net)
+    kinds = [node.op_type for node in model.graph.node]
+    first = ["Gemm", "Gemm"] if form == "factored" else ["Gemm"]
+    assert kinds == [*first, "Relu", "Gemm", "Tanh", "Gemm", "Relu"]
+    stored = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer]
+    assert sum(array.size for array in stored) == len(net.parameters)
+    assert len(model.SerializeToString()) < net.parameters.nbytes + 2000
+
+
+def test_the_model_tells_of_itself(onnx):
+    from svdfast.onnx import to_onnx
+
+    model = to_onnx(sf.Network([4, 3], uint8_scale=0.1))
+    assert (model.producer_name, model.producer_version) == ("svdfast", sf.__version__)
+    (scale,) = model.metadata_props
+    assert (scale.key, float(scale.value)) == ("uint8_scale", 0.1)
+    (dimension, _) = model.graph.input[0].type.tensor_type.shape.dim
+    assert dimension.dim_param == "n_samples"
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_pixels_are_scaled_by_the_user(run):
+    net = sf.Network([4, 6, 3], seed=0)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4), dtype="uint8")
+    (y,) = run(net, pixels.astype("float32") * np.float32(net.uint8_scale))
+    np.testing.assert_allclose(y, net.predict(pixels), rtol=1e-5)
+
+
+def test_the_model_is_a_copy(onnx):
+    from svdfast.onnx import to_onnx
+
+    net = sf.Network([4, 3], seed=0)
+    model = to_onnx(net)
+    before = model.SerializeToString(deterministic=True)
+    net.parameters[:] = 7
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_a_network_that_is_no_network(onnx):
+    from svdfast.onnx import to_onnx
+
+    with pytest.raises(TypeError, match="net: expected a Network, got list"):
+        to_onnx([])
+
+
+def test_more_than_a_model_holds(onnx, tmp_path):
+    """The parameters are zeros that nobody has touched, so they take no memory."""
+    layout = Layout.build([2**15, 2**14, 1], [None, None], [activations.relu()] * 2)
+    net = sf.Network([1, 1])
+    net.set_state(layout, np.zeros(layout.size, "float32"))
+    with pytest.raises(ValueError, match=r"net: expected at most 2 GB, .* got 2,147,"):
+        net.export(tmp_path / "net.onnx")
+    assert os.listdir(tmp_path) == []
+
+
+# ---- the file
+
+
+@pytest.mark.parametrize("name", ["net", "net.npz", "net.onnx.gz", ".onnx", ""])
+def test_other_names_are_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=r"path: expected a name that ends in \.onnx"):
+        sf.Network([4, 3]).export(tmp_path / name)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_exporting_again_replaces_the_file(onnx, as_text, tmp_path):
+    path = tmp_path / "net.onnx"
+    sf.Network([4, 3]).export(path)
+    sf.Network([5, 3]).export(str(path) if as_text else path)
+    (given,) = onnx.load(path).graph.input
+    assert given.type.tensor_type.shape.dim[1].dim_value == 5
+    assert os.listdir(tmp_path) == ["net.onnx"]
+
+
+def test_a_failed_export_leaves_the_old_file_and_nothing_else(onnx, tmp_path, monkeypatch):
+    path = tmp_path / "net.onnx"
+    sf.Network([4, 3]).export(path)
+    old = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        sf.Network([5, 3]).export(path)
+    assert os.listdir(tmp_path) == ["net.onnx"]
+    assert path.read_bytes() == old
+
+
+def test_an_absent_onnx_is_named_with_its_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r'pip install "svdfast\[onnx\]"'):
+        sf.Network([4, 3]).export(tmp_path / "net.onnx")
+    assert os.listdir(tmp_path) == []
