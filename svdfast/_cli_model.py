@@ -449,7 +449,7 @@ def _export(arguments: argparse.Namespace) -> None:
     check_writable("FILE.onnx", arguments.file, (".onnx",))
     net, origin = _load_model(arguments.model)
     try:
-        net.export(arguments.file)  # type: ignore[attr-defined]
+        net.export(arguments.file)
     except (ImportError, ValueError) as error:
         raise Failure(f"{arguments.file}: {error}") from None
     except OSError as error:

@@ -900,7 +900,6 @@ def test_an_export_that_could_not_be_written(name, folder, complaint, monkeypatc
     assert complaint("export", "net.npz", name, status=1).startswith("FILE.onnx: ")
 
 
-@pytest.mark.skipif(not hasattr(sf.Network, "export"), reason="Network has no export")
 def test_the_exported_file_predicts_the_same(folder, call):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     from onnx.reference import ReferenceEvaluator
