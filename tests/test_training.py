@@ -225,9 +225,10 @@ def test_history_and_events():
     assert [e.info for e in epochs] == result.history[:-1]
     for i, (row, evaluation) in enumerate(zip(result.history[:-1], told, strict=True)):
         assert set(row) == {
-            "epoch", "phase", "loss", "learning_rate", "seconds", "val_loss", "val_accuracy",
+            "epoch", "step", "phase", "loss", "learning_rate", "seconds", "val_loss", "val_accuracy",
         }  # fmt: skip
         assert row["epoch"] == i + 1
+        assert row["step"] == 3 * (i + 1)
         assert row["learning_rate"] == 1e-3
         assert row["seconds"] > 0
         assert row["val_loss"] == evaluation.loss
@@ -239,7 +240,7 @@ def test_history_and_events():
 def test_without_validation_there_are_no_such_columns():
     X, y = samples()
     result = sf.train(network(), X, y, epochs=1, rank_fraction=None)
-    assert set(result.history[0]) == {"epoch", "phase", "loss", "learning_rate", "seconds"}
+    assert set(result.history[0]) == {"epoch", "step", "phase", "loss", "learning_rate", "seconds"}
 
 
 def test_validation_loss_of_values_has_no_accuracy():
