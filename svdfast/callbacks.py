@@ -18,8 +18,9 @@ class TensorBoard:
     """Writes a training's events for TensorBoard, which shows them while it runs.
 
     After each epoch the row of the history, as scalars of the same names; at the switch the rank of each factored layer, `rank/layer_0`
-    and so on; what the guard saw, `guard/loss_before`, `guard/loss_after` and `guard/loss_recovered`; and as text the `phase` from each
-    switch or recomposition on, and the `guard`'s actions. All over the mini-batches done. What is there is flushed after each epoch.
+    and so on; what the guard saw, `guard/loss_before`, `guard/loss_after` and `guard/loss_recovered`; and as text the `phase` from where
+    it changes on, and the `guard`'s actions. All over the mini-batches done. What is there is flushed after each epoch
+    and is in the file within a second or two.
 
     Parameters
     ----------
@@ -57,7 +58,8 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
         except ImportError:
             raise ImportError('TensorBoard needs tensorboardX: pip install "svdfast[tensorboard]"') from None
-        self._writer = SummaryWriter(os.fspath(log_dir))
+        # It writes in a thread of its own, so that to flush is not enough: that thread flushes, too, each second.
+        self._writer = SummaryWriter(os.fspath(log_dir), flush_secs=1)
 
     def __call__(self, event: Event) -> None:
         """Writes what an event says.
@@ -89,6 +91,8 @@ class TensorBoard:
             for name in ("loss_before", "loss_after", "loss_recovered"):
                 write.add_scalar(f"guard/{name}", info[name], event.step)
             write.add_text("guard", info["action"], event.step)
+            if info["action"] in ("delayed", "undone"):
+                write.add_text("phase", "dense", event.step)
 
     def flush(self) -> None:
         """Writes out what is held back."""

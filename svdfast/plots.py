@@ -118,7 +118,7 @@ def plot_spectrum(
     columns = min(len(hidden), 3)
     n_rows = -(-len(hidden) // columns)
     figure = _to_draw_in(figure, 4.2 * columns + 0.6, 3.4 * n_rows + 0.5)
-    from matplotlib.ticker import LogFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     panels = list(figure.subplots(n_rows, columns, squeeze=False).flat)
     for unused in panels[len(hidden) :]:
@@ -130,7 +130,6 @@ def plot_spectrum(
         positive = s > 0  # a logarithmic axis has no zero
         axes.plot(places[positive], s[positive], label="singular value", marker=marker, markersize=3, **STYLES[0])
         axes.set(xlabel="i", ylabel="i-th singular value", yscale="log")
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         share = axes.twinx()
         shares.append(share)
