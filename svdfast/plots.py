@@ -216,7 +216,8 @@ def _spectrum(index: int, layer: Layer) -> NDArray[np.float64]:
             scipy.linalg.qr(_finite(index, factor), mode="economic")[1]
             for factor in (layer.W1.astype(np.float64), layer.W2.T.astype(np.float64))
         )
-        W = _finite(index, R1 @ R2.T)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is said
+            W = _finite(index, R1 @ R2.T)
     return np.asarray(scipy.linalg.svd(W, compute_uv=False, check_finite=False), dtype=np.float64)
 
 

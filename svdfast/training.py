@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -526,10 +525,7 @@ def _add_validation(row: dict[str, Any], evaluator: Evaluator, net: Network) -> 
 
 def _progress_bar(n_steps: int) -> Any:
     try:
-        with warnings.catch_warnings():
-            # In a notebook without ipywidgets tqdm asks for them, and then shows a bar of text, which does as well.
-            warnings.simplefilter("ignore")
-            from tqdm.auto import tqdm
+        from tqdm.auto import tqdm  # a widget in a notebook, text where there are no widgets
     except ImportError:
         raise ImportError(
             'progress=True needs tqdm: pip install "svdfast[progress]"'
