@@ -24,7 +24,7 @@ TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter()
 
 def seconds(statement: str) -> float:
     """In a new process, without the interpreter's own start."""
-    done = subprocess.run([sys.executable, "-c", TIMED.format(statement)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", TIMED.format(statement)], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 

@@ -7,6 +7,7 @@ They lie with the sources; the wheels and the sdist themselves are test_packagin
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,6 @@ def text(name):
 
 
 def project():
-    tomllib = pytest.importorskip("tomllib")
     return tomllib.loads(text("pyproject.toml"))
 
 
