@@ -35,7 +35,8 @@ DIRECTIVES = {
 # GCC 12 turns loops into vector instructions only from -O3 on. errno and trapping would keep sqrt and ?: from it;
 # -ffast-math would change results, and linking with it the user's whole process.
 C_FLAGS_UNIX = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
-C_FLAGS_MSVC = ["/Od", "/Zi"] if DEBUG else ["/O2"]
+# MSVC knows `restrict` from C11 on, and takes comments for the system's own encoding where it is not told.
+C_FLAGS_MSVC = [*(["/Od", "/Zi"] if DEBUG else ["/O2"]), "/std:c11", "/utf-8"]
 
 MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
 if COVERAGE:

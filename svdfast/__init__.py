@@ -5,7 +5,7 @@ Only names are gathered here. `_runtime` comes first: it has SciPy's BLAS loaded
 """
 
 from svdfast import _runtime  # isort: skip  # noqa: F401
-from svdfast import activations, datasets, kernels, schedules
+from svdfast import activations, callbacks, datasets, kernels, schedules
 from svdfast.config import show_config
 from svdfast.convert import from_sklearn, from_torch
 from svdfast.counting import break_even_rank, count_multiplications
@@ -27,6 +27,7 @@ __all__ = [
     "TrainingResult",
     "activations",
     "break_even_rank",
+    "callbacks",
     "count_multiplications",
     "datasets",
     "factorize",

@@ -11,14 +11,11 @@ SHA-256 is checked before a byte of it is parsed.
 """
 
 import hashlib
-import http.client
 import io
 import logging
 import math
 import os
 import sys
-import urllib.error
-import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -326,6 +323,11 @@ def _check(content: bytes, expected: _File, where: str) -> None:
 
 
 def _download(folder: str, file: str) -> bytes:
+    # Here, as they take longer to import than all else of this package.
+    import http.client
+    import urllib.error
+    import urllib.request
+
     url, files = _FOLDERS[folder]
     cache = _places(folder)[-1]
     how = (

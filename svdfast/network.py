@@ -30,6 +30,7 @@ from svdfast.svd import leading_directions, restricted_svd
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure, SubFigure
 
 __all__ = ["Evaluation", "Layer", "Network", "Truncation"]
 
@@ -837,6 +838,55 @@ class Network:
             Used as it lies, not copied.
         """
         self._state = layout, parameters
+
+    def plot_spectrum(
+        self,
+        rank_fraction: float | None = None,
+        *,
+        ranks: Sequence[int | None] | str | None = None,
+        figure: Figure | SubFigure | None = None,
+    ) -> Figure | SubFigure:
+        """Draws the singular values of each hidden weight, what share of its energy the first i hold, and the break-even rank.
+
+        A panel for each hidden layer; of a factored one the spectrum of its product W1·W2. It takes an SVD, without vectors, of each
+        hidden weight, O(n_in·n_out·min(n_in, n_out)): seconds where both sides are some thousand. Needs matplotlib: the extra `plot`.
+
+        Parameters
+        ----------
+        rank_fraction : float, optional
+        ranks : sequence of int or None, or str, optional
+            As for `truncate`: ranks to mark. By default those that factored layers have. A rank above the break-even rank is marked all
+            the same.
+        figure : matplotlib.figure.Figure or SubFigure, optional
+            To draw in, see `TrainingResult.plot`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure or SubFigure
+            Its first `axes` are the layers', with singular values; then come those of the energy.
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not there.
+        TypeError, ValueError
+            An argument does not fit, there is no hidden layer, or a weight is not finite.
+
+        Notes
+        -----
+        With `inputs`, as in `train` by default, `truncate` looks for what changes the layers' outputs least, not for the largest
+        singular values; the share of energy that it keeps is then smaller than the one drawn.
+
+        Examples
+        --------
+        >>> import svdfast as sf
+        >>> net = sf.Network([784, 512, 256, 10], seed=0)
+        >>> figure = net.plot_spectrum(rank_fraction=0.25)  # doctest: +SKIP
+        >>> figure.savefig("spectrum.png")  # doctest: +SKIP
+        """
+        from svdfast import plots
+
+        return plots.plot_spectrum(self, rank_fraction, ranks, figure)
 
     def recompose(self) -> None:
         """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,6 +25,9 @@ from svdfast.network import Evaluator, Network, TrainingData
 from svdfast.optimizers import Adam, Optimizer
 from svdfast.ranks import RankRule, resolve_rule
 from svdfast.schedules import Constant
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
 
 __all__ = ["Event", "StopTraining", "TrainingResult", "train"]
 
@@ -50,10 +53,10 @@ class TrainingResult:
     network : Network
         The network that was trained: the same object that was given.
     history : list of dict
-        A row for each epoch: `epoch` (from 1), `phase` at its end ("dense" or "factored"), `loss` (mean over the epoch's
-        mini-batches by their samples, penalties included), `learning_rate` (of its last step), `seconds` (its steps; not the switch, nor
-        validation), and with validation data `val_loss` and `val_accuracy`. Recomposition adds a row of phase
-        "recomposed" with the validation of the recomposed network, no steps and a loss of NaN.
+        A row for each epoch: `epoch` (from 1), `step` (mini-batches done by its end), `phase` at its end ("dense" or "factored"),
+        `loss` (mean over the epoch's mini-batches by their samples, penalties included), `learning_rate` (of its last step), `seconds`
+        (its steps; not the switch, nor validation), and with validation data `val_loss` and `val_accuracy`. Recomposition adds a row
+        of phase "recomposed" with the validation of the recomposed network, no steps and a loss of NaN.
     events : list of Event
         What happened between steps: the choice of ranks, the switch, the guard, recomposition.
     seconds : float
@@ -83,6 +86,45 @@ class TrainingResult:
         dense throughout: 1 step
         """
         return explain(self)
+
+    def plot(self, against: Literal["seconds", "epochs"] = "seconds", *, figure: Figure | SubFigure | None = None) -> Figure | SubFigure:
+        """Draws the losses, and the accuracy where there is validation of classes.
+
+        Phases are shaded, and the switch, the guard and recomposition marked at the very place where they came; what lies between two
+        phases is the time that they took themselves. Needs matplotlib: the extra `plot`.
+
+        Parameters
+        ----------
+        against : {"seconds", "epochs"}
+            The horizontal axis. Seconds are those of training, as `seconds` has them.
+        figure : matplotlib.figure.Figure or SubFigure, optional
+            To draw in, such as `plt.figure(layout="constrained")` for a window; the legend lies above the panels where that is the layout,
+            else within one. By default a new figure that pyplot knows nothing of: notebooks show it, `savefig` writes it.
+
+        Returns
+        -------
+        matplotlib.figure.Figure or SubFigure
+            Its `axes` are the loss's and the accuracy's.
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not there.
+        TypeError, ValueError
+            An argument is of the wrong kind, or no epoch was finished.
+
+        Examples
+        --------
+        >>> import svdfast as sf
+        >>> data = sf.datasets.load("xor")
+        >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+        >>> result = sf.train(net, *data.train, epochs=50)
+        >>> figure = result.plot("epochs")  # doctest: +SKIP
+        >>> figure.savefig("training.png")  # doctest: +SKIP
+        """
+        from svdfast import plots
+
+        return plots.plot_training(self, against, figure)
 
 
 def train(
@@ -310,7 +352,6 @@ def train(
     batch_size = min(batch_size, n_samples)
     steps_per_epoch = -(-n_samples // batch_size)
     n_steps = epochs * steps_per_epoch
-    bar = _progress_bar(n_steps) if progress else None
 
     result = TrainingResult(net)
     run = Run(net, data, optimizer, threads, batch_size, l1, l2, bfloat16)
@@ -351,6 +392,7 @@ def train(
         since, spent = result.n_steps, 0.0
 
     epoch = 1
+    bar = _progress_bar(n_steps) if progress else None
     try:
         with single_threaded_blas.held():
             run.rebuild()
@@ -374,6 +416,8 @@ def train(
                         close_phase()
                         method.act(result.n_steps, epoch)
                         run.follow()
+                        if bar is not None:
+                            bar.set_postfix_str(_postfix(run.phase, total / start if start else math.nan))
                         began = time.perf_counter()
                     stop = start + batch_size if start + batch_size < n_samples else n_samples
                     rate = schedule(result.n_steps, n_steps) if constant is None else constant
@@ -390,6 +434,7 @@ def train(
                 result.seconds += elapsed
                 row: dict[str, Any] = {
                     "epoch": epoch,
+                    "step": result.n_steps,
                     "phase": run.phase,
                     "loss": total / n_samples,
                     "learning_rate": rate,
@@ -399,7 +444,7 @@ def train(
                     _add_validation(row, evaluator, net)
                 result.history.append(row)
                 if bar is not None:
-                    bar.set_postfix_str(f"{row['phase']}, loss {row['loss']:.4f}")
+                    bar.set_postfix_str(_postfix(run.phase, row["loss"]))
                 if callbacks:
                     tell(Event("epoch", epoch, result.n_steps, net, row))
     except StopTraining:
@@ -413,7 +458,7 @@ def train(
         with single_threaded_blas.held():
             seconds = method.recompose(result.n_steps, epoch, say=False)
             result.seconds += seconds
-            row = {"epoch": epoch, "phase": "recomposed", "loss": math.nan}
+            row = {"epoch": epoch, "step": result.n_steps, "phase": "recomposed", "loss": math.nan}
             row |= {"learning_rate": math.nan, "seconds": seconds}
             if evaluator is not None:
                 _add_validation(row, evaluator, net)
@@ -488,9 +533,14 @@ def _add_validation(row: dict[str, Any], evaluator: Evaluator, net: Network) -> 
 
 def _progress_bar(n_steps: int) -> Any:
     try:
-        from tqdm.auto import tqdm
+        from tqdm.auto import tqdm  # a widget in a notebook, text where there are no widgets
     except ImportError:
         raise ImportError(
             'progress=True needs tqdm: pip install "svdfast[progress]"'
         ) from None
     return tqdm(total=n_steps, unit="step", leave=False)
+
+
+def _postfix(phase: str, loss: float) -> str:
+    """What stands behind the bar; NaN where the epoch has no loss yet."""
+    return phase if math.isnan(loss) else f"{phase}, loss {loss:.4f}"

@@ -36,6 +36,7 @@ OPTIONAL = (
     "h5py", "matplotlib", "onnx", "onnxruntime", "safetensors", "sklearn", "tensorboardX", "torch", "tqdm", "zarr"
 )  # fmt: skip
 REQUIRED = ["numpy", "scipy", "threadpoolctl"]
+PAPERS = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md")
 
 needs_sources = pytest.mark.skipif(
     not (ROOT / "setup.py").is_file(), reason="the sources are not beside the tests"
@@ -77,7 +78,7 @@ def sdist(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packaging")
     copy = folder / "copy"
     copy.mkdir()
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", *PAPERS):
         shutil.copy(ROOT / name, copy)
     products = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd", ".*")
     for name in ("src", "svdfast", "tests", "bench", "docs"):
@@ -109,7 +110,7 @@ def wheel(sdist):
 def test_built_sdist_holds_all_that_builds_and_tests(sdist):
     with tarfile.open(sdist) as archive:
         names = {"/".join(m.name.split("/")[1:]) for m in archive.getmembers() if m.isfile()}
-    wanted = {"LICENSE", "README.md", "pyproject.toml", "setup.py", "PKG-INFO"}
+    wanted = {*PAPERS, "pyproject.toml", "setup.py", "PKG-INFO"}
     wanted |= shipped("src", "*.pyx", "*.pxd", "*.h", "*.c")
     wanted |= shipped("svdfast", "*.py", "*.pyi", "*.pxd", "py.typed")
     wanted |= shipped("tests", "*.*") | shipped("bench", "*.*") | shipped("docs", "*.*")

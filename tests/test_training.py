@@ -4,9 +4,11 @@
 The arithmetic of each step is test_optimizers.py's and test_gradients.py's.
 """
 
+import contextlib
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 
@@ -225,9 +227,10 @@ def test_history_and_events():
     assert [e.info for e in epochs] == result.history[:-1]
     for i, (row, evaluation) in enumerate(zip(result.history[:-1], told, strict=True)):
         assert set(row) == {
-            "epoch", "phase", "loss", "learning_rate", "seconds", "val_loss", "val_accuracy",
+            "epoch", "step", "phase", "loss", "learning_rate", "seconds", "val_loss", "val_accuracy",
         }  # fmt: skip
         assert row["epoch"] == i + 1
+        assert row["step"] == 3 * (i + 1)
         assert row["learning_rate"] == 1e-3
         assert row["seconds"] > 0
         assert row["val_loss"] == evaluation.loss
@@ -239,7 +242,7 @@ def test_history_and_events():
 def test_without_validation_there_are_no_such_columns():
     X, y = samples()
     result = sf.train(network(), X, y, epochs=1, rank_fraction=None)
-    assert set(result.history[0]) == {"epoch", "phase", "loss", "learning_rate", "seconds"}
+    assert set(result.history[0]) == {"epoch", "step", "phase", "loss", "learning_rate", "seconds"}
 
 
 def test_validation_loss_of_values_has_no_accuracy():
@@ -565,19 +568,56 @@ def test_progress_bar(capsys):
     pytest.importorskip("tqdm", reason="tqdm is not installed")
     X, y = samples()
     plain, net = network(), network()
-    sf.train(plain, X, y, epochs=3, batch_size=16)
+    settings = dict(epochs=3, batch_size=16, pretrain_fraction=0.5, force=True)
+    sf.train(plain, X, y, **settings)
     assert capsys.readouterr().err == ""
-    sf.train(net, X, y, epochs=3, batch_size=16, progress=True)
+    sf.train(net, X, y, **settings, progress=True)
     shown = capsys.readouterr()
     assert "/9" in shown.err and "step" in shown.err and shown.out == ""
     np.testing.assert_array_equal(net.parameters, plain.parameters)
-    # The bar is closed also when a training breaks off.
+    assert "dense, loss" in shown.err and "factored, loss" in shown.err
+
+
+@pytest.mark.parametrize("error", [Boom, KeyboardInterrupt, sf.StopTraining])
+def test_progress_bar_is_closed_when_a_training_breaks_off(error, capsys):
+    tqdm = pytest.importorskip("tqdm.auto", reason="tqdm is not installed").tqdm
 
     def stop(event):
-        raise Boom
+        if event.kind == "epoch":
+            assert len(tqdm._instances) == 1
+            raise error
 
-    with pytest.raises(Boom):
-        sf.train(net, X, y, epochs=3, progress=True, callbacks=[stop])
+    # The error is kept, so that nothing but closing makes the bar go.
+    with contextlib.nullcontext() if error is sf.StopTraining else pytest.raises(error) as first:
+        sf.train(network(), *samples(), epochs=3, progress=True, callbacks=[stop])
+    assert len(tqdm._instances) == 0
+    with pytest.raises(FloatingPointError) as second:
+        sf.train(network(), *samples(), epochs=300, progress=True, optimizer=sf.GradientDescent(1e200))
+    assert len(tqdm._instances) == 0
+    del first, second
+    assert capsys.readouterr().out == ""
+
+
+def test_progress_bar_in_a_notebook_without_widgets():
+    """What tqdm asks for is Jupyter's kernel; the bar is then one of text, on stderr, also where warnings are errors."""
+    pytest.importorskip("tqdm", reason="tqdm is not installed")
+    program = """
+import sys, types
+shell = types.SimpleNamespace(config={"IPKernelApp": {}})
+sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
+sys.modules["ipywidgets"] = None
+import svdfast as sf
+data = sf.datasets.load("xor")
+net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+sf.train(net, *data.train, epochs=3, progress=True)
+from tqdm.autonotebook import tqdm
+assert tqdm.__module__ == "tqdm.std", tqdm.__module__
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3/3" in done.stderr and done.stdout == ""
 
 
 def test_progress_without_tqdm(monkeypatch):

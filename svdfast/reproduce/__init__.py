@@ -13,9 +13,10 @@ from pathlib import Path
 
 from svdfast._checks import count
 from svdfast._files import written_whole
+from svdfast.plots import require_matplotlib
 from svdfast.reproduce import cat, images, mnist, small, study, xor
 from svdfast.reproduce._experiment import Experiment, Plan, Record
-from svdfast.reproduce._figures import require_matplotlib, save
+from svdfast.reproduce._figures import save
 from svdfast.reproduce._records import Records, write_csv
 
 __all__ = ["EXPERIMENTS", "reproduce"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Figures: how lines are told apart without colour, and how a figure becomes files. Needs matplotlib: the extra `plot`.
+"""Figures of experiments: curves over epochs, and how a figure becomes files. Needs matplotlib: the extra `plot`.
 
-Not here: what is drawn (the experiments).
+Not here: what is drawn (the experiments), and lines' styles (plots.py).
 """
 
 from __future__ import annotations
@@ -14,35 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svdfast._files import written_whole
+from svdfast.plots import STYLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# By turns, so that a print in grey tells them apart; the colours are Okabe and Ito's, which differ in lightness too.
-STYLES: tuple[dict[str, Any], ...] = (
-    {"color": "#000000", "linestyle": "-"},
-    {"color": "#D55E00", "linestyle": "--"},
-    {"color": "#0072B2", "linestyle": "-."},
-    {"color": "#E69F00", "linestyle": ":", "linewidth": 2.2},
-    {"color": "#009E73", "linestyle": (0, (6, 1, 1, 1, 1, 1))},
-    {"color": "#CC79A7", "linestyle": (0, (1, 1)), "linewidth": 1.2},
-)
-
-
-def require_matplotlib() -> None:
-    """Says which extra brings it, where it is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ImportError('figures need matplotlib: pip install "svdfast[plot]"') from None
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Inches. Belongs to no window and to no list of pyplot's."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
 
 def line(axes: Any, index: int, curves: Sequence[Sequence[float]], label: str, marks: int = 0) -> None:
     """The median of curves over epochs, with a band from the lowest to the highest; a marker each `marks` epochs."""

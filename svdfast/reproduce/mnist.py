@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from svdfast.plots import new_figure
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
-from svdfast.reproduce._figures import line, new_figure
+from svdfast.reproduce._figures import line
 from svdfast.reproduce._tables import results_table, speed_table
 from svdfast.reproduce._training import AS_REPORTED, load, run_training
 

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Callbacks for `train(callbacks=[...])` that are too long for a lambda. Not here: figures of a finished training (plots.py)."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any
+
+from svdfast.method import Event
+
+__all__ = ["TensorBoard"]
+
+_SCALARS = ("loss", "learning_rate", "seconds", "val_loss", "val_accuracy")
+
+
+class TensorBoard:
+    """Writes a training's events for TensorBoard, which shows them while it runs.
+
+    After each epoch the row of the history, as scalars of the same names; at the switch the rank of each factored layer, `rank/layer_0`
+    and so on; what the guard saw, `guard/loss_before`, `guard/loss_after` and `guard/loss_recovered`; and as text the `phase` from where
+    it changes on, and the `guard`'s actions. All over the mini-batches done. What is there is flushed after each epoch
+    and is in the file within a second or two.
+
+    Parameters
+    ----------
+    log_dir : path or writer
+        A folder, which is made if need be (needs tensorboardX: the extra `tensorboard`); or a `SummaryWriter` of tensorboardX or
+        torch.utils.tensorboard, which is flushed, and never closed here.
+
+    Raises
+    ------
+    ImportError
+        A folder was given and tensorboardX is not there.
+    TypeError
+        `log_dir` is neither.
+    OSError
+        The folder can't be made or written to.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> data = sf.datasets.load("xor")
+    >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+    >>> with sf.callbacks.TensorBoard("runs/xor") as board:  # doctest: +SKIP
+    ...     result = sf.train(net, *data.train, callbacks=[board])
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str] | Any):
+        self._closed = False
+        self._own = isinstance(log_dir, str | os.PathLike)
+        self._writer: Any = log_dir
+        if not self._own:
+            if not all(callable(getattr(log_dir, name, None)) for name in ("add_scalar", "add_text", "flush")):
+                raise TypeError(f"log_dir: expected a path or a SummaryWriter, got {type(log_dir).__name__}")
+            return
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ImportError('TensorBoard needs tensorboardX: pip install "svdfast[tensorboard]"') from None
+        # It writes in a thread of its own, so that to flush is not enough: that thread flushes, too, each second.
+        self._writer = SummaryWriter(os.fspath(log_dir), flush_secs=1)
+
+    def __call__(self, event: Event) -> None:
+        """Writes what an event says.
+
+        Parameters
+        ----------
+        event : Event
+
+        Raises
+        ------
+        ValueError
+            It was closed.
+        """
+        if self._closed:
+            raise ValueError("this TensorBoard was closed: make a new one for another training")
+        write, info = self._writer, event.info
+        if event.kind == "epoch":
+            for name in _SCALARS:
+                if info.get(name) is not None:
+                    write.add_scalar(name, info[name], event.step)
+            write.flush()
+        elif event.kind in ("switch", "recompose"):
+            ranks = [layer.rank for layer in event.network.layers]
+            for index, rank in enumerate(ranks):
+                if rank is not None:
+                    write.add_scalar(f"rank/layer_{index}", rank, event.step)
+            write.add_text("phase", "dense" if ranks == [None] * len(ranks) else "factored", event.step)
+        elif event.kind == "guard":
+            for name in ("loss_before", "loss_after", "loss_recovered"):
+                write.add_scalar(f"guard/{name}", info[name], event.step)
+            write.add_text("guard", info["action"], event.step)
+            if info["action"] in ("delayed", "undone"):
+                write.add_text("phase", "dense", event.step)
+
+    def flush(self) -> None:
+        """Writes out what is held back."""
+        if not self._closed:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Flushes, and closes the writer if it was made here. To do so again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._own:
+            self._writer.close()
+        else:
+            self._writer.flush()
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

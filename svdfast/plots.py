@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Figures of a training and of a network's spectra, and how lines are told apart without colour. Needs matplotlib: the extra `plot`.
+
+Figures belong to no window and to no list of pyplot's, and no setting of matplotlib's is changed. Not here: the figures of the report's
+experiments (reproduce/), and what is shown of a training while it runs (callbacks.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from svdfast._checks import one_of
+from svdfast.counting import break_even_rank
+from svdfast.network import Layer, Network
+from svdfast.ranks import resolve_rule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
+
+    from svdfast.training import TrainingResult
+
+__all__ = ["STYLES", "new_figure", "plot_spectrum", "plot_training", "require_matplotlib"]
+
+# By turns, so that a print in grey tells them apart; the colours are Okabe and Ito's, which differ in lightness too.
+STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#000000", "linestyle": "-"},
+    {"color": "#D55E00", "linestyle": "--"},
+    {"color": "#0072B2", "linestyle": "-."},
+    {"color": "#E69F00", "linestyle": ":", "linewidth": 2.2},
+    {"color": "#009E73", "linestyle": (0, (6, 1, 1, 1, 1, 1))},
+    {"color": "#CC79A7", "linestyle": (0, (1, 1)), "linewidth": 1.2},
+)
+
+_PHASES = {
+    "dense": {"facecolor": "#000000", "alpha": 0.07},
+    "factored": {"facecolor": "#0072B2", "alpha": 0.16},
+    "recomposed": {"facecolor": "#E69F00", "alpha": 0.2},
+}
+_EVENTS: dict[str, dict[str, Any]] = {
+    "switch": {"color": "#0072B2", "linestyle": "-", "zorder": 1.8},
+    "guard": {"color": "#CC79A7", "linestyle": ":", "linewidth": 2, "zorder": 1.9},
+    "recompose": {"color": "#E69F00", "linestyle": "--"},
+}
+# Up to so many points each has a marker, without which a single one would not be seen.
+_FEW = 30
+
+
+def require_matplotlib() -> None:
+    """Says which extra brings it, where it is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ImportError('figures need matplotlib: pip install "svdfast[plot]"') from None
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Inches. Belongs to no window and to no list of pyplot's."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plot_training(result: TrainingResult, against: str = "seconds", figure: Figure | SubFigure | None = None) -> Figure | SubFigure:
+    """See `TrainingResult.plot`."""
+    one_of("against", against, ("seconds", "epochs"))
+    rows = [row for row in result.history if row["phase"] != "recomposed"]
+    if not rows:
+        raise ValueError("history: expected at least one finished epoch, got none: there is nothing to plot")
+    scored = any(row.get("val_accuracy") is not None for row in rows)
+    figure = _to_draw_in(figure, 10 if scored else 6.5, 4.2)
+    place = _Place(result, rows, against)
+    marker = "o" if len(rows) <= _FEW else None
+
+    panels = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=False):
+        for start, stop, phase in _spans(result, place):
+            axes.axvspan(start, stop, label=phase, linewidth=0, **_PHASES[phase])
+        for index, event in enumerate(result.events):
+            if event.kind in _EVENTS:
+                moment = place(event.step, result.events[:index])
+                axes.axvline(moment, label=_told(event), **({"linewidth": 1.2} | _EVENTS[event.kind]))
+        if name == "loss":
+            x = [place(row["step"]) for row in rows]
+            axes.plot(x, [row["loss"] for row in rows], label="training", marker=marker, markersize=4, **STYLES[0])
+        validated = [row for row in result.history if row.get(f"val_{name}") is not None]
+        if validated:
+            x = [place(row["step"], result.events if row["phase"] == "recomposed" else None) for row in validated]
+            y = [row[f"val_{name}"] for row in validated]
+            axes.plot(x, y, label="validation", marker=marker, markersize=4, **STYLES[1])
+        axes.set(xlabel=f"{against} of training" if against == "seconds" else "epochs", ylabel=name)
+        axes.set_xlim(0, None)
+    _legend(figure, panels, 4)
+    return figure
+
+
+def plot_spectrum(
+    net: Network,
+    rank_fraction: float | None = None,
+    ranks: Sequence[int | None] | str | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
+    """See `Network.plot_spectrum`."""
+    hidden = net.layers[:-1]
+    if not hidden:
+        raise ValueError("the network has no hidden layer: there is no spectrum to plot")
+    chosen = [layer.rank for layer in hidden]
+    if rank_fraction is not None or ranks is not None:
+        rule = resolve_rule(net.layout, rank_fraction, ranks)
+        chosen = rule(net.layout.layers[:-1], [_finite(i, layer.weight()) for i, layer in enumerate(hidden)])
+    spectra = [_spectrum(index, layer) for index, layer in enumerate(hidden)]
+
+    columns = min(len(hidden), 3)
+    n_rows = -(-len(hidden) // columns)
+    figure = _to_draw_in(figure, 4.2 * columns + 0.6, 3.4 * n_rows + 0.5)
+    from matplotlib.ticker import MaxNLocator
+
+    panels = list(figure.subplots(n_rows, columns, squeeze=False).flat)
+    for unused in panels[len(hidden) :]:
+        unused.remove()
+    shares = []
+    for index, (axes, layer, s, rank) in enumerate(zip(panels, hidden, spectra, chosen, strict=False)):
+        places = np.arange(1, len(s) + 1)
+        marker = "o" if len(s) <= _FEW else None
+        positive = s > 0  # a logarithmic axis has no zero
+        axes.plot(places[positive], s[positive], label="singular value", marker=marker, markersize=3, **STYLES[0])
+        axes.set(xlabel="i", ylabel="i-th singular value", yscale="log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        share = axes.twinx()
+        shares.append(share)
+        energy = _energy(s)
+        share.plot(places, energy, label="energy of the first i", marker=marker, markersize=3, **STYLES[1])
+        share.set(ylabel="share of the energy", ylim=(0, 1.03))
+        limit = break_even_rank(layer.n_in, layer.n_out, first_layer=index == 0)
+        axes.axvline(limit, label="break-even rank", linewidth=1.2, **STYLES[2])
+        about = f"break-even rank {limit}"
+        if rank is not None:
+            axes.axvline(rank, label="rank", linewidth=1.2, **STYLES[4])
+            kept = f": {100 * energy[rank - 1]:.4g} % of the energy" if rank < len(s) else ""
+            about = f"rank {rank}{kept}\n{about}"
+        axes.set_title(f"layers[{index}], {layer.n_in} → {layer.n_out}\n{about}", fontsize="medium")
+        axes.set_xlim(0, min(layer.n_in, layer.n_out) + 0.5)
+    _legend(figure, [*panels[: len(hidden)], *shares], 4)
+    return figure
+
+
+class _Place:
+    """Where a step lies on the horizontal axis, after the events that came before it."""
+
+    def __init__(self, result: TrainingResult, rows: list[dict[str, Any]], against: str):
+        self.events = result.events
+        self.steps_per_epoch = rows[0]["step"] if against == "epochs" else None
+        # Seconds of the steps alone are known at the ends of epochs and of phases; between these, steps take alike.
+        ends = {0: 0.0}
+        for parts in ([(row["step"], row["seconds"]) for row in rows], _ends(result)):
+            total = 0.0
+            for step, seconds in parts:
+                total += seconds
+                ends[step] = total
+        self.steps = sorted(ends)
+        self.seconds = [ends[step] for step in self.steps]
+
+    def __call__(self, step: int, events: Sequence[Any] | None = None) -> float:
+        if self.steps_per_epoch is not None:
+            return step / int(self.steps_per_epoch)
+        if events is None:
+            events = [event for event in self.events if event.step < step]
+        between = sum(float(event.info["seconds"]) for event in events)
+        return float(np.interp(step, self.steps, self.seconds)) + between
+
+
+def _ends(result: TrainingResult) -> list[tuple[int, float]]:
+    """The step at which each phase ends, and its seconds."""
+    steps = np.cumsum([phase["steps"] for phase in result.phases], dtype=int)
+    return [(int(step), phase["seconds"]) for step, phase in zip(steps, result.phases, strict=True)]
+
+
+def _spans(result: TrainingResult, place: _Place) -> list[tuple[float, float, str]]:
+    """Start, end and name of each phase. Between two lies the event's own time, where seconds are counted."""
+    spans = []
+    start = 0
+    for phase, (stop, _) in zip(result.phases, _ends(result), strict=True):
+        before = [event for event in result.events if event.step <= start]
+        again = any(event.kind == "recompose" for event in before)
+        name = "recomposed" if again and phase["phase"] == "dense" else phase["phase"]
+        spans.append((place(start, before), place(stop), name))
+        start = stop
+    return spans
+
+
+def _told(event: Any) -> str:
+    if event.kind == "switch":
+        ranks = [str(t.rank) for t in event.info["truncations"] if not t.skipped]
+        return f"switch to rank{'s' * (len(ranks) > 1)} {', '.join(ranks)}" if ranks else "switch: nothing to factor"
+    return f"guard: {event.info['action']}" if event.kind == "guard" else "recomposition"
+
+
+def _finite(index: int, W: NDArray[Any]) -> NDArray[Any]:
+    if not np.isfinite(W).all():
+        raise ValueError(f"layer {index}: expected finite weights, got NaN or infinity")
+    return W
+
+
+def _spectrum(index: int, layer: Layer) -> NDArray[np.float64]:
+    """Singular values, largest first: min(n_in, n_out) of a dense layer, `rank` of a factored one, whose others are zero."""
+    if layer.rank is None:
+        W = _finite(index, layer.W)
+    else:
+        # W1·W2 = Q1·(R1·R2ᵀ)·Q2ᵀ has the singular values of R1·R2ᵀ, without those that only rounding of the product would make.
+        R1, R2 = (
+            scipy.linalg.qr(_finite(index, factor), mode="economic")[1]
+            for factor in (layer.W1.astype(np.float64), layer.W2.T.astype(np.float64))
+        )
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is said
+            W = _finite(index, R1 @ R2.T)
+    return np.asarray(scipy.linalg.svd(W, compute_uv=False, check_finite=False), dtype=np.float64)
+
+
+def _energy(s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of Σσ² that the first i hold; all of it from the first on where all are zero."""
+    if s[0] == 0:
+        return np.ones_like(s)
+    energy: NDArray[np.float64] = np.cumsum(np.square(s / s[0]))  # scaled, so that no square overflows
+    energy /= energy[-1]
+    return energy
+
+
+def _to_draw_in(figure: Figure | SubFigure | None, width: float, height: float) -> Figure | SubFigure:
+    if figure is None:
+        return new_figure(width, height)
+    require_matplotlib()
+    from matplotlib.figure import Figure, SubFigure
+
+    if not isinstance(figure, Figure | SubFigure):
+        raise TypeError(f"figure: expected a matplotlib Figure or SubFigure, got {type(figure).__name__}")
+    return figure
+
+
+def _legend(figure: Figure | SubFigure, panels: Sequence[Any], columns: int) -> None:
+    """One for all panels, above them where the layout makes room for it."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    settings: dict[str, Any] = {"handles": list(handles.values()), "labels": list(handles), "fontsize": "small"}
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        figure.legend(loc="outside upper center", ncols=columns, **settings)
+    else:
+        panels[0].legend(**settings)

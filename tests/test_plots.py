@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Figures of trainings and of spectra: what is drawn where, odd trainings and networks, and that matplotlib is left as it was."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import svdfast as sf
+
+matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+
+SIZES = [6, 16, 14, 3]
+
+
+def samples(n=40):
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((n, SIZES[0])), rng.integers(0, SIZES[-1], n)
+
+
+def trained(sizes=SIZES, **settings):
+    X, y = samples()
+    return sf.train(
+        sf.Network(sizes, dtype="float64", seed=0), X, y,
+        **{"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)} | settings,
+    )  # fmt: skip
+
+
+def line(axes, label):
+    (found,) = (one for one in axes.lines if one.get_label() == label)
+    return found
+
+
+def spans(axes):
+    """From, to and name of what is shaded."""
+    return [(patch.get_x(), patch.get_x() + patch.get_width(), patch.get_label()) for patch in axes.patches]
+
+
+def drawn(figure):
+    figure.savefig("/dev/null" if sys.platform != "win32" else "nul", format="png")
+    return figure
+
+
+# ---- trainings
+
+
+def test_curves_over_epochs_are_the_historys():
+    result = trained()
+    loss, accuracy = drawn(result.plot("epochs")).axes
+    rows = result.history
+    np.testing.assert_array_equal(line(loss, "training").get_xdata(), [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(line(loss, "training").get_ydata(), [row["loss"] for row in rows[:-1]])
+    for axes, name in ((loss, "val_loss"), (accuracy, "val_accuracy")):
+        np.testing.assert_array_equal(line(axes, "validation").get_xdata(), [1, 2, 3, 4, 5, 5])
+        np.testing.assert_array_equal(line(axes, "validation").get_ydata(), [row[name] for row in rows])
+
+
+def test_the_switch_within_an_epoch_is_marked_there():
+    """After 6 of 20 steps, 4 to an epoch."""
+    result = trained()
+    for axes in result.plot("epochs").axes:
+        assert set(line(axes, "switch to ranks 3, 4").get_xdata()) == {1.5}
+        assert set(line(axes, "recomposition").get_xdata()) == {5}
+        assert spans(axes) == [(0, 1.5, "dense"), (1.5, 5, "factored")]
+
+
+def test_seconds_are_those_of_training():
+    """To the end of the last event all of `seconds`, each event as long as it says, and rows where their steps end."""
+    result = trained()
+    loss = result.plot().axes[0]
+    (_, dense_end, _), (factored_start, factored_end, _) = spans(loss)
+    switch, recomposition = result.events
+    assert set(line(loss, "switch to ranks 3, 4").get_xdata()) == {dense_end}
+    assert dense_end == pytest.approx(result.phases[0]["seconds"])
+    assert factored_start - dense_end == pytest.approx(switch.info["seconds"])
+    assert factored_end + recomposition.info["seconds"] == pytest.approx(result.seconds)
+    x = line(loss, "training").get_xdata()
+    assert x[0] == pytest.approx(result.history[0]["seconds"])
+    assert x[1] - x[0] == pytest.approx(result.history[1]["seconds"] + switch.info["seconds"])
+    assert x[-1] == pytest.approx(factored_end)
+    assert line(loss, "validation").get_xdata()[-1] == pytest.approx(result.seconds)
+
+
+def test_guard_and_a_dense_end_are_marked():
+    result = trained(epochs=50, ranks=[1, 1], recompose_fraction=0.2, guard_tolerance=0.0, activation_aware=False)
+    assert [e.kind for e in result.events[:3]] == ["switch", "guard", "switch"] and result.events[1].info["action"] == "raised"
+    axes = drawn(result.plot("epochs")).axes[0]
+    marked = [one.get_xdata()[0] for one in axes.lines if one.get_label() == "guard: raised"]
+    assert marked[0] == result.events[1].step / 4
+    assert spans(axes)[-1] == (40, 50, "recomposed")
+    seconds = [x for span in spans(result.plot().axes[0]) for x in span[:2]]
+    assert seconds == sorted(seconds)
+
+
+def test_without_classes_or_validation_there_is_one_panel():
+    X, y = samples()
+    net = sf.Network([6, 8, 1], output="identity", seed=0)
+    with_validation = sf.train(net, X, y, epochs=2, validation=(X, y)).plot()
+    (axes,) = drawn(with_validation).axes
+    assert line(axes, "validation")
+    (axes,) = drawn(trained(validation=None).plot()).axes
+    assert not any(one.get_label() == "validation" for one in axes.lines)
+
+
+@pytest.mark.parametrize("against", ["seconds", "epochs"])
+def test_one_epoch(against):
+    loss, _ = drawn(trained(epochs=1, recompose=False).plot(against)).axes
+    assert len(line(loss, "training").get_xdata()) == 1
+    assert line(loss, "training").get_marker() == "o"  # without which it would not be seen
+
+
+def test_a_dense_training():
+    for axes in drawn(trained(ranks=None, rank_fraction=None).plot("epochs")).axes:
+        assert spans(axes) == [(0, 5, "dense")]
+    for axes in drawn(trained([6, 3], ranks=[]).plot("epochs")).axes:
+        assert {name for _, _, name in spans(axes)} == {"dense"}
+
+
+def test_a_factored_network_trained_on():
+    net = trained(recompose=False).network
+    result = sf.train(net, *samples(), epochs=2)
+    (axes,) = drawn(result.plot("epochs")).axes
+    assert spans(axes) == [(0, 2, "factored")]
+
+
+def test_a_training_that_was_stopped_within_an_epoch():
+    def stop(event):
+        if event.kind == "switch":
+            raise sf.StopTraining
+
+    loss, _ = drawn(trained(callbacks=[stop], recompose=False).plot("epochs")).axes
+    np.testing.assert_array_equal(line(loss, "training").get_xdata(), [1])
+    assert spans(loss) == [(0, 1.5, "dense")]
+    with pytest.raises(ValueError, match=r"history: expected at least one finished epoch"):
+        trained(callbacks=[stop], epochs=1).plot()
+
+
+def test_losses_that_overflow_in_validation_are_drawn():
+    """A validation that is infinite leaves a gap, no warning."""
+    result = trained()
+    result.history[1]["val_loss"] = np.inf
+    drawn(result.plot())
+
+
+# ---- spectra
+
+
+def test_spectra_are_the_weights():
+    net = sf.Network(SIZES, dtype="float64", seed=0)
+    figure = drawn(net.plot_spectrum(ranks=[4, None]))
+    for index, layer in enumerate(net.layers[:-1]):
+        axes, energy = figure.axes[index], figure.axes[2 + index]
+        s = np.linalg.svd(layer.W, compute_uv=False)
+        np.testing.assert_array_equal(line(axes, "singular value").get_xdata(), np.arange(1, len(s) + 1))
+        np.testing.assert_allclose(line(axes, "singular value").get_ydata(), s)
+        np.testing.assert_allclose(line(energy, "energy of the first i").get_ydata(), (s**2).cumsum() / (s**2).sum())
+        assert axes.get_yscale() == "log"
+        limit = sf.break_even_rank(layer.n_in, layer.n_out, first_layer=index == 0)
+        assert set(line(axes, "break-even rank").get_xdata()) == {limit}
+    assert set(line(figure.axes[0], "rank").get_xdata()) == {4}
+    assert not any(one.get_label() == "rank" for one in figure.axes[1].lines)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_factored_layer_has_its_products_spectrum_and_its_rank(dtype):
+    net = sf.Network(SIZES, dtype=dtype, seed=0)
+    net.truncate(ranks=[3, None], force=True)
+    axes = drawn(net.plot_spectrum()).axes[0]
+    s = np.linalg.svd(net.layers[0].weight().astype("float64"), compute_uv=False)[:3]
+    np.testing.assert_allclose(line(axes, "singular value").get_ydata(), s, rtol=1e-6)
+    assert set(line(axes, "rank").get_xdata()) == {3}
+
+
+@pytest.mark.parametrize(
+    "asked", [{"rank_fraction": 0.5}, {"ranks": "energy:0.8"}, {"ranks": "budget:0.5"}, {"ranks": [2, 3]}]
+)
+def test_ranks_are_those_of_truncate(asked):
+    net = sf.Network(SIZES, seed=0)
+    figure = net.plot_spectrum(**asked)
+    for axes, truncation in zip(figure.axes, net.truncate(**asked, force=True), strict=False):
+        assert set(line(axes, "rank").get_xdata()) == {truncation.rank}
+
+
+def test_odd_layers_have_panels():
+    """Of one neuron, with a weight of zeros, of very large and very small ones, and more layers than a row has room for."""
+    net = sf.Network([3, 1, 7, 20, 30, 2], dtype="float64", seed=0)
+    net.layers[1].W[:] = 0
+    net.layers[2].W[:] *= 1e200
+    net.layers[3].W[:] *= 1e-200
+    figure = drawn(net.plot_spectrum(rank_fraction=0.5))
+    assert len(figure.axes) == 8
+    for energy in figure.axes[4:]:
+        assert line(energy, "energy of the first i").get_ydata()[-1] == pytest.approx(1)
+
+
+def test_spectra_that_are_not_there():
+    with pytest.raises(ValueError, match="no hidden layer"):
+        sf.Network([3, 2]).plot_spectrum()
+    for value in (np.nan, np.inf):
+        for factored in (False, True):
+            net = sf.Network(SIZES, seed=0)
+            if factored:
+                net.truncate(ranks=[None, 2], force=True)
+            net.parameters[net.layout.layers[1].W1 + 1] = value
+            for asked in ({}, {"rank_fraction": 0.5}, {"ranks": "energy:0.5"}):
+                with pytest.raises(ValueError, match="layer 1: expected finite weights"):
+                    net.plot_spectrum(**asked)
+
+
+# ---- both
+
+
+@pytest.mark.parametrize(
+    "call, error, match",
+    [
+        (lambda: trained().plot("steps"), ValueError, "against: expected seconds or epochs, got 'steps'"),
+        (lambda: trained().plot(figure=3), TypeError, "figure: expected a matplotlib Figure or SubFigure, got int"),
+        (lambda: sf.Network(SIZES).plot_spectrum(figure=[]), TypeError, "figure: expected"),
+        (lambda: sf.Network(SIZES).plot_spectrum(0.5, ranks=[1, 1]), ValueError, "rank_fraction, ranks"),
+        (lambda: sf.Network(SIZES).plot_spectrum(1.5), ValueError, "rank_fraction"),
+        (lambda: sf.Network(SIZES).plot_spectrum(ranks=[1]), ValueError, "ranks: expected 2"),
+        (lambda: sf.Network(SIZES).plot_spectrum(ranks="auto"), ValueError, "ranks: expected"),
+    ],
+)
+def test_refused(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+@pytest.mark.parametrize("layout", [None, "constrained", "tight"])
+def test_a_figure_that_is_given(layout):
+    """Or a part of one; the layout stays the user's."""
+    from matplotlib.figure import Figure
+
+    result = trained()
+    for draw in (result.plot, result.network.plot_spectrum):
+        figure = Figure(layout=layout)
+        engine = figure.get_layout_engine()
+        assert draw(figure=figure) is figure
+        assert figure.get_layout_engine() is engine
+        legends = figure.legends + [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+        assert len(legends) == 1
+        drawn(figure)
+    if layout == "constrained":
+        figure = Figure(layout=layout)
+        left, right = figure.subfigures(1, 2)
+        assert result.plot(figure=left) is left and result.network.plot_spectrum(figure=right) is right
+        drawn(figure)
+
+
+def test_matplotlib_is_left_as_it_was():
+    program = """
+import sys
+import matplotlib
+import svdfast as sf
+def settings():  # but for the one that loads pyplot when it is looked at
+    return {name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}
+before = settings()
+data = sf.datasets.load("xor")
+net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+sf.train(net, *data.train, epochs=2).plot()
+net.plot_spectrum()
+assert settings() == before
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-P", "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == done.stderr == ""
+
+
+def test_without_matplotlib(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for draw in (trained().plot, sf.Network(SIZES).plot_spectrum):
+        with pytest.raises(ImportError, match=r"svdfast\[plot\]"):
+            draw()
