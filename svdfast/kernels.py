@@ -3,7 +3,7 @@
 
 The kernels that a `Network` trains with, over all rows at once. Not here: the products themselves
 (src/cython_kernels.pyx), networks and training, and the way in for Cython code, which checks
-nothing (svdfast/cython_kernels.pxd).
+nothing (svdfast/cython_kernels.pxd). ::
 
     p   samples            X  (p, m)   inputs               dX (p, m)   ∂ loss / ∂X
     m   inputs             W  (n, m)   dense weight         dW (n, m)   ∂ loss / ∂W
