@@ -90,8 +90,8 @@ def table(n_threads: int, widths: tuple[int, ...], fractions: tuple[Fraction, ..
     """Lines of a Markdown table."""
     shown = " | ".join(f"α = {fraction}" for fraction in SHOWN)
     lines = [
-        f"| layer | batch | counted | measured | dense step | {shown} |",
-        "| --- " * (5 + len(SHOWN)) + "|",
+        f"| layer | n | batch | counted | measured | dense step | {shown} |",
+        "| --- " * (6 + len(SHOWN)) + "|",
     ]
     for first in (True, False):
         for n in widths:
@@ -101,9 +101,8 @@ def table(n_threads: int, widths: tuple[int, ...], fractions: tuple[Fraction, ..
                 found = crossover(ratios)
                 cells = [f"{ratios[f]:.2f}" if f in ratios else "" for f in SHOWN]
                 time = f"{1e6 * dense:.0f} µs" if dense < 1e-3 else f"{1e3 * dense:.3g} ms"
-                layer = f"{'first' if first else 'later'}, {n} → {n}"
                 lines.append(
-                    f"| {layer} | {batch} | {even:.2f} | {'none' if found is None else f'{float(found):.2f}'} | {time} | "
+                    f"| {'first' if first else 'later'} | {n} | {batch} | {even:.2f} | {'none' if found is None else f'{float(found):.2f}'} | {time} | "
                     f"{' | '.join(cells)} |"
                 )
                 print(lines[-1], file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How Sphinx builds the documentation from this folder: which extensions, which pages, which theme.
 
-    pip install ".[docs]" && python -m sphinx -W --keep-going -b html docs docs/_build
+    pip install ".[docs]" && sphinx-build -W --keep-going -b html docs docs/_build
 
 Docstrings are read from the svdfast that is installed. Nothing is fetched. Not here: the pages, and the tests that run what they show
 (tests/test_docs.py).
