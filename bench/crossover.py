@@ -99,12 +99,11 @@ def table(n_threads: int, widths: tuple[int, ...], fractions: tuple[Fraction, ..
             for batch in BATCHES:
                 dense, ratios = measure(n, batch, n_threads, fractions, n_rounds, first=first)
                 found = crossover(ratios)
-                cells = [f"{ratios[f]:.2f}" if f in ratios else "" for f in SHOWN]
-                time = f"{1e6 * dense:.0f} µs" if dense < 1e-3 else f"{1e3 * dense:.3g} ms"
-                lines.append(
-                    f"| {'first' if first else 'later'} | {n} | {batch} | {even:.2f} | {'none' if found is None else f'{float(found):.2f}'} | {time} | "
-                    f"{' | '.join(cells)} |"
-                )
+                cells = ["first" if first else "later", str(n), str(batch), f"{even:.2f}"]
+                cells.append("none" if found is None else f"{float(found):.2f}")
+                cells.append(f"{1e6 * dense:.0f} µs" if dense < 1e-3 else f"{1e3 * dense:.3g} ms")
+                cells += [f"{ratios[f]:.2f}" for f in SHOWN]
+                lines.append(f"| {' | '.join(cells)} |")
                 print(lines[-1], file=sys.stderr, flush=True)
     return lines
 

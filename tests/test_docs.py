@@ -139,7 +139,7 @@ def test_commands_exist(name):
 def check_command(words, project, page):
     match words:
         case ["pip", "install", target]:
-            name, extras = re.fullmatch(r"(\.|svdfast)(?:\[([\w,]+)\])?", target).groups()
+            extras = re.fullmatch(r"(?:\.|svdfast)(?:\[([\w,]+)\])?", target)[1]
             assert set((extras or "").split(",")) - {""} <= project["optional-dependencies"].keys(), target
         case ["svdfast", *arguments]:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
