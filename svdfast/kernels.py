@@ -3,7 +3,7 @@
 
 The kernels that a `Network` trains with, over all rows at once. Not here: the products themselves
 (src/cython_kernels.pyx), networks and training, and the way in for Cython code, which checks
-nothing (svdfast/cython_kernels.pxd).
+nothing (svdfast/cython_kernels.pxd). ::
 
     p   samples            X  (p, m)   inputs               dX (p, m)   ∂ loss / ∂X
     m   inputs             W  (n, m)   dense weight         dW (n, m)   ∂ loss / ∂W
@@ -229,7 +229,7 @@ def dense_forward(
     b : array_like (n,), optional
         Zeros if not given.
     activation : str or Activation
-        f.
+        The function f.
     precision : {"float32", "float64", "bfloat16"}, optional
         Of the products' operands, see the top of this module.
     out : ndarray (p, n), optional
@@ -295,7 +295,7 @@ def factored_forward(
     b : array_like (n,), optional
         Zeros if not given.
     activation : str or Activation
-        f.
+        The function f.
     precision : {"float32", "float64", "bfloat16"}, optional
         Of the products' operands, see the top of this module.
     out : ndarray (p, n), optional
@@ -373,7 +373,7 @@ def dense_backward(
     Z : array_like (p, n), optional
         What `dense_forward` put into `out_Z`. Needed for GELU only.
     activation : str or Activation
-        f. Where it has a kink, at 0, its derivative is that from the left.
+        The function f. Where it has a kink, at 0, its derivative is that from the left.
     input_gradient : bool
         Whether ∂X is formed; a network's first layer has no use for it.
     precision : {"float32", "float64", "bfloat16"}, optional
@@ -462,7 +462,7 @@ def factored_backward(
     Z : array_like (p, n), optional
         What `factored_forward` put into `out_Z`. Needed for GELU only.
     activation : str or Activation
-        f. Where it has a kink, at 0, its derivative is that from the left.
+        The function f. Where it has a kink, at 0, its derivative is that from the left.
     input_gradient : bool
         Whether ∂X is formed; a network's first layer has no use for it.
     precision : {"float32", "float64", "bfloat16"}, optional

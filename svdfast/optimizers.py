@@ -191,10 +191,12 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    learning_rate, beta1, beta2, epsilon
-        As in `Adam`.
+    learning_rate : float or Schedule
+        η ≥ 0.
     weight_decay : float
         λ ≥ 0.
+    beta1, beta2, epsilon : float
+        As in `Adam`.
 
     Raises
     ------

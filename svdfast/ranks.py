@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which rank each hidden weight is cut to: a rule made from what a caller asked for, applied to the weights as they are.
+"""Which rank each hidden weight is cut to: a rule made from what a caller asked for, applied to the weights as they are. ::
 
     α                      l = max(1, ⌊α·min(m, n)⌋), the report's section 3.3.5
     a rank for each layer  as given

@@ -53,13 +53,13 @@ def command(*arguments, cwd, **variables):
 
 
 def shipped(folder, *patterns):
-    """Names, relative to the sources, of a folder's files; caches and generated C are not shipped."""
+    """Names, relative to the sources, of a folder's files; caches, generated C and built documentation are not shipped."""
     return {
         path.relative_to(ROOT).as_posix()
         for pattern in patterns
         for path in (ROOT / folder).rglob(pattern)
         if path.is_file()
-        and "__pycache__" not in path.parts
+        and not {"__pycache__", "_build", "generated"} & set(path.parts)
         and path.suffix not in (".so", ".pyd")
         and not (path.suffix == ".c" and path.with_suffix(".pyx").exists())
     }
@@ -84,6 +84,9 @@ def sdist(tmp_path_factory):
     for name in ("src", "svdfast", "tests", "bench", "docs"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, ignore=products)
+    for built in ("docs/_build/index.html", "docs/reference/generated/train.rst"):
+        (copy / built).parent.mkdir(parents=True, exist_ok=True)
+        (copy / built).touch()
     for path in copy.glob("src/*.c"):
         if path.with_suffix(".pyx").exists():
             path.unlink()
@@ -117,6 +120,7 @@ def test_built_sdist_holds_all_that_builds_and_tests(sdist):
     assert wanted - names == set()
     assert [n for n in names if n.endswith((".so", ".pyd", ".pyc"))] == []
     assert {n for n in names if n.endswith(".c")} == shipped("src", "*.c")
+    assert [n for n in names if "_build" in n or "generated" in n] == []
 
 
 @needs_sources

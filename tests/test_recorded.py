@@ -45,6 +45,14 @@ def test_milliseconds_a_step():
     assert (quarter, eighth) == (ratios["1/4"], ratios["1/8"])
 
 
+def test_times_in_the_documentation():
+    section = RESULTS.split("### mnist, 2 threads")[1].split("###")[0]
+    ratios = {row[1]: (row[7], row[8]) for row in rows(section) if row[0] == "svdfast"}
+    page = (ROOT / "docs" / "when-factoring-pays.md").read_text(encoding="utf-8")
+    told = re.search(r"(\d\.\d+) times as fast at α = 1/4 and (\S+) times at α = 1/8, where the counts promise (\S+) and (\S+)\.\n", page)
+    assert told.groups() == (ratios["1/4"][0], ratios["1/8"][0], ratios["1/4"][1], ratios["1/8"][1])
+
+
 def test_explanation():
     lines = README.split("```text\n")[1].split("```")[0].splitlines()
     assert len(lines) >= 5

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How Sphinx builds the documentation from this folder: which extensions, which pages, which theme.
+
+    pip install ".[docs]" && sphinx-build -W --keep-going -b html docs docs/_build
+
+Docstrings are read from the svdfast that is installed. Nothing is fetched. Not here: the pages, and the tests that run what they show
+(tests/test_docs.py).
+"""
+
+from importlib.util import find_spec
+
+import svdfast
+
+project = "svdfast"
+author = "The svdfast developers"
+copyright = author
+version = release = svdfast.__version__
+
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
+# What other pages include is no page of its own.
+exclude_patterns = ["_build", "measured"]
+templates_path = ["_templates"]
+
+# `name` in a docstring is a link where there is such a name, else code.
+default_role = "py:obj"
+autodoc_typehints = "none"  # numpydoc's sections tell them, in words
+autodoc_member_order = "bysource"
+# Modules that need an extra can be documented without it.
+autodoc_mock_imports = [name for name in ("onnx", "sklearn", "torch") if find_spec(name) is None]
+numpydoc_show_class_members = False  # the template shows them
+# Each docstring has a summary, its sections in order, and tells of no parameter that is not there.
+numpydoc_validation_checks = {"GL05", "GL06", "GL07", "GL08", "PR02", "PR03", "PR10", "SS01"}
+
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"svdfast {version}"
+html_copy_source = False
+html_show_sphinx = False

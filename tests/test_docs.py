@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The pages of docs/ hold what they show: their examples are run and compared, their commands and files exist.
+
+A page is run from top to bottom in a namespace and a folder of its own. Two comments in a page are for this file:
+
+    <!-- needs: sklearn, torch -->    at its top: what must be importable for its examples, else they are skipped
+    <!-- file: setup.py -->           before a block: the block is written to that file before the examples are run
+
+What else stands in an HTML comment is not looked at. Not here: whether Sphinx builds the pages without warnings (.ci/run).
+"""
+
+import contextlib
+import doctest
+import inspect
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+
+import svdfast as sf
+from svdfast import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+BUILT = {"_build", "generated"}
+PAGES = {
+    path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted(DOCS.rglob("*.md"))
+    if not BUILT & set(path.relative_to(DOCS).parts)
+}
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+BLOCK = re.compile(r"^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>.*)\n(?P<code>(?:.*\n)*?)```$", re.MULTILINE)
+# Languages of blocks that show no code of Python or a shell.
+OTHER = {"text", "{eval-rst}", "{toctree}", "{include}", "{literalinclude}"}
+
+
+def blocks(text):
+    """(language, file or None, code) of each block, those in comments left out."""
+    # The one comment that stays is part of a block.
+    kept = COMMENT.sub(lambda match: match[0] if match[0].startswith("<!-- file: ") else "", text)
+    return [(match["language"].split(" ")[0], match["file"], match["code"]) for match in BLOCK.finditer(kept)]
+
+
+def examples(text):
+    """The page with empty lines in place of all that is not in a block of Python, so that lines keep their numbers."""
+    lines, language = [], None
+    for line in COMMENT.sub(lambda match: "\n" * match[0].count("\n"), text).splitlines():
+        fence = line.startswith("```")
+        if fence:
+            language = line[3:] if language is None else None
+        lines.append(line if language == "python" and not fence else "")
+    return "\n".join(lines) + "\n"
+
+
+def pages_with(language):
+    return [name for name, text in PAGES.items() if any(block[0] == language for block in blocks(text))]
+
+
+def test_pages_are_found():
+    assert {"index.md", "tutorial.md", "reference/index.md", "how-to/cimport.md"} <= set(PAGES)
+    assert len(pages_with("python")) >= 7
+
+
+def test_comments_hide_blocks_and_files_are_named():
+    text = "<!-- a\n```python\n>>> 1\n```\n-->\n<!-- file: a.py -->\n```python\nx\n```\n```sh\nls\n```\n"
+    assert blocks(text) == [("python", "a.py", "x\n"), ("sh", None, "ls\n")]
+    assert examples("<!-- a\n```python\n>>> 1\n```\n-->\nb\n```python\n>>> 2\n2\n```\n") == "\n" * 7 + ">>> 2\n2\n\n"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_blocks_say_what_they_are(name):
+    """So that none is missed: each block has a language, and what is Python is an example or a file."""
+    text = PAGES[name]
+    visible = COMMENT.sub("", text)
+    assert len(re.findall(r"^ *```", visible, re.MULTILINE)) == 2 * len(blocks(text)), "a block that is not understood"
+    for language, file, code in blocks(text):
+        if language == "python":
+            assert file or code.startswith(">>> "), code
+        elif language == "cython":
+            assert file, code
+        else:
+            assert language in OTHER | {"sh"}, language
+
+
+@pytest.mark.parametrize("name", pages_with("python"))
+def test_examples(name, tmp_path, monkeypatch):
+    text = PAGES[name]
+    for module in re.findall(r"[\w.]+", "".join(re.findall(r"\A<!-- needs: (.*) -->$", text, re.MULTILINE))):
+        pytest.importorskip(module, reason=f"the page's examples need {module}")
+    files = {file: code for _, file, code in blocks(text) if file}
+    for file, code in files.items():
+        (tmp_path / file).write_text(code, encoding="utf-8")
+    if "setup.py" in files:
+        build(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    loaded = set(sys.modules)
+    example = doctest.DocTestParser().get_doctest(examples(text), {"__name__": "__main__"}, name, str(DOCS / name), 0)
+    output = io.StringIO()
+    results = doctest.DocTestRunner(verbose=False).run(example, out=output.write)
+    for module in set(sys.modules) - loaded:
+        if str(tmp_path) in (getattr(sys.modules[module], "__file__", None) or ""):
+            del sys.modules[module]
+    assert results.attempted >= sum(code.startswith(">>> ") for language, _, code in blocks(text) if language == "python")
+    assert results.failed == 0, output.getvalue()
+
+
+def build(folder):
+    """Builds the extension of the page's files, unoptimised."""
+    path = os.pathsep.join(filter(None, [str(Path(sf.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=folder, env=os.environ | {"PYTHONPATH": path, "CFLAGS": "-O0"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", pages_with("sh"))
+def test_commands_exist(name):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    seen = 0
+    for language, _, code in blocks(PAGES[name]):
+        if language != "sh":
+            continue
+        for line in code.splitlines():
+            for command in line.split("&&"):
+                check_command(shlex.split(command, comments=True), project, DOCS / name)
+                seen += 1
+    assert seen > 0
+
+
+def check_command(words, project, page):
+    match words:
+        case ["pip", "install", target]:
+            extras = re.fullmatch(r"(?:\.|svdfast)(?:\[([\w,]+)\])?", target)[1]
+            assert set((extras or "").split(",")) - {""} <= project["optional-dependencies"].keys(), target
+        case ["svdfast", *arguments]:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+                cli._parser().parse_args(arguments)  # raises for what it does not know
+        case ["python", file, *arguments] if not file.startswith("-"):
+            if file == "setup.py":
+                assert any(block[1] == "setup.py" for block in blocks(PAGES[page.relative_to(DOCS).as_posix()]))
+                return
+            text = (ROOT / file).read_text(encoding="utf-8")
+            for argument in arguments:
+                if argument.startswith("--"):
+                    assert f'"{argument}"' in text, argument
+        case ["python", "-m", "sphinx", *_] | ["pytest"] | ["cd", _]:
+            pass
+        case _:
+            pytest.fail(f"not a command that this test knows: {words}")
+
+
+def test_usage_is_the_commands(monkeypatch):
+    """Blocks of command-line.md begin with the command whose output follows; line breaks may differ between versions of Python."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = {}
+    for language, _, code in blocks(PAGES["command-line.md"]):
+        if language == "text":
+            command, _, output = code.partition("\n")
+            shown[command] = output.split()
+    subcommands = re.findall(r"\n    ([a-z]+)\b", cli._parser().format_help())
+    assert len(subcommands) >= 3
+    assert set(shown) == {"$ svdfast --help", *(f"$ svdfast {name} --help" for name in subcommands)}
+    for command, output in shown.items():
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
+            cli._parser().parse_args(command.split()[2:])
+        assert output == printed.getvalue().split(), f"COLUMNS=80 {command[2:]} prints something else by now"
+
+
+def test_reference_has_all_public_names():
+    text = COMMENT.sub("", PAGES["reference/index.md"])
+    names = set(re.findall(r"^   ([\w.]+)$", text, re.MULTILINE))
+    missing = []
+    for name in sf.__all__:
+        value = getattr(sf, name)
+        if not isinstance(value, types.ModuleType):
+            missing += [name] * (name not in names)
+        elif f"svdfast.{name}" not in text:
+            missing.append(name)
+        else:
+            missing += [
+                f"{name}.{inner}"
+                for inner in value.__all__
+                if (inspect.isfunction(getattr(value, inner)) or inspect.isclass(getattr(value, inner)))
+                and f"{name}.{inner}" not in names
+            ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    """Those between files; what is elsewhere is not asked for."""
+    text = COMMENT.sub("", PAGES[name])
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"https?:|#", target):
+            assert (DOCS / name).parent.joinpath(target.split("#")[0]).exists(), target
