@@ -864,9 +864,9 @@ def _variance_explained(
     return float(r2.mean())
 
 
-def _at_least_one(n_samples: int) -> None:
+def _at_least_one(n_samples: int, name: str = "X") -> None:
     if n_samples == 0:
-        raise ValueError("X: expected at least one sample, got none")
+        raise ValueError(f"{name}: expected at least one sample, got none")
 
 
 class TrainingData(Samples):
@@ -886,7 +886,7 @@ class TrainingData(Samples):
         checked = resolve_loss(net, loss)
         inputs = check_inputs(X, layout.sizes[0], dtype, net.uint8_scale, name=names[0])
         n_samples = len(inputs.array)
-        _at_least_one(n_samples)
+        _at_least_one(n_samples, names[0])
         targets = check_targets(y, checked, n_samples, layout.sizes[-1], dtype, name=names[1])
         super().__init__(
             inputs, checked, targets, check_sample_weight(sample_weight, n_samples, dtype)
