@@ -399,7 +399,7 @@ def train(
                 result.phases.append(form | {"steps": 0, "seconds": 0.0})
             result.phases[-1]["steps"] += result.n_steps - since
             result.phases[-1]["seconds"] += spent
-        since, spent = result.n_steps, 0.0
+            since, spent = result.n_steps, 0.0
 
     epoch = 1
     try:
