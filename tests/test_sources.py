@@ -259,7 +259,7 @@ def test_variance_explained_in_blocks(small_pool):
     small_pool(row_bytes=6 * 8 + 4 * 8)
     X, _ = samples()
     net = network(sizes=[6, 4], output="identity")
-    Y = np.column_stack([1e6 + X[:, 0], np.full(N, 2.0), np.arange(N) // 10, X[:, 1]])
+    Y = np.column_stack([30 + X[:, 0], np.full(N, 2.0), np.arange(N) // 10, X[:, 1]])
     one = np.zeros(N)
     one[77] = 1
     for weight in (None, np.arange(N) % 3, one):
