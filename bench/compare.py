@@ -546,9 +546,11 @@ def serve(system: str, n_threads: int) -> None:
 
 
 class Worker:
-    """The process of one system."""
+    """The process of one system, which runs `script`."""
 
-    def __init__(self, system: str, n_threads: int, environment: dict[str, str]):
+    def __init__(
+        self, system: str, n_threads: int, environment: dict[str, str], script: str = __file__
+    ):
         self.system = system
         threads = dict.fromkeys(
             ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(n_threads)
@@ -556,7 +558,7 @@ class Worker:
         # Peers on a machine with a GPU are compared on its CPU.
         devices = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", system, "--threads", str(n_threads)],
+            [sys.executable, script, "--worker", system, "--threads", str(n_threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

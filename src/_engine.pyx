@@ -119,7 +119,7 @@ cdef struct Plan:
     # scratch: of all threads, and one for each
     void* scratch               # activations and deltas, see LayerPlan
     float* packed               # weights as bfloat16 products take them, see LayerPlan; NULL: none
-    void** gradients            # by weights: only the part of the biases is used
+    void** gradients            # by weights: only the part of the biases is used; NULL where no gradient is formed
     void** blocks               # by weights: of the largest block of rows; else of SUM_SIZE
     double* sums                # of a thread's losses, and of its penalties, GRAIN apart
     # the update
@@ -293,13 +293,14 @@ cdef double run_rows(const Plan* plan, const floating* w, int t, int n_threads, 
         Py_ssize_t rows = part(t + 1, count, n_threads) - begin
         Py_ssize_t n_tiles = (rows + plan.tile_rows - 1) // plan.tile_rows
         Py_ssize_t j, start, stop
+        floating* gradient = <floating*> plan.gradients[t] if plan.gradients != NULL else NULL
         double total = 0
         unsigned int denormals = svdfast_flush_denormals()
     for j in range(n_tiles):
         start = begin + part(j, rows, n_tiles)
         stop = begin + part(j + 1, rows, n_tiles)
         # By weights every row keeps its place until the second half; else a thread's tiles follow each other in one.
-        total += run_tile[floating](plan, w, <floating*> plan.gradients[t], first + start, stop - start,
+        total += run_tile[floating](plan, w, gradient, first + start, stop - start,
                                     start if plan.by_weights and plan.mode >= GRADIENT else t * plan.tile_rows,
                                     scale, j > 0, packed)
     svdfast_restore_denormals(denormals)
@@ -589,14 +590,13 @@ cdef class Engine:
             self._make_room_for_packed()
         scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
         self.plan.scratch = <void*> address(scratch)
-        vectors = [aligned_zeros(layout.size if gradients else 0, dtype) for _ in range(n)]
-        block = SUM_SIZE
-        if self.plan.by_weights:
-            block = max(SUM_SIZE, largest)
-        blocks = [aligned_zeros(block if gradients else 0, dtype) for _ in range(n)]
-        self.keep["of threads"] = vectors, blocks
-        self.plan.gradients = <void**> self._pointers("gradients", vectors)
-        self.plan.blocks = <void**> self._pointers("blocks", blocks)
+        if gradients:
+            vectors = [aligned_zeros(layout.size, dtype) for _ in range(n)]
+            block = max(SUM_SIZE, largest) if self.plan.by_weights else SUM_SIZE
+            blocks = [aligned_zeros(block, dtype) for _ in range(n)]
+            self.keep["of threads"] = vectors, blocks
+            self.plan.gradients = <void**> self._pointers("gradients", vectors)
+            self.plan.blocks = <void**> self._pointers("blocks", blocks)
         sums = self.keep["sums"] = aligned_zeros(n * GRAIN, np.float64)
         self.plan.sums = <double*> address(sums)
 

@@ -69,8 +69,11 @@ def real_array(name: str, value: Any) -> NDArray[Any]:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name}: expected an array of numbers: {error}") from None
-    if array.dtype.kind not in "biuf" or array.itemsize > 8:
-        raise TypeError(
-            f"{name}: expected real numbers of at most 64 bits, got dtype {array.dtype}"
-        )
+    real_dtype(name, array.dtype)
     return array
+
+
+def real_dtype(name: str, dtype: np.dtype[Any]) -> None:
+    """Refuses what is not real numbers of at most 64 bits."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise TypeError(f"{name}: expected real numbers of at most 64 bits, got dtype {dtype}")

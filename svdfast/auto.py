@@ -203,7 +203,7 @@ def _sample_loss(run: Run, net: Network) -> float:
     engine = Engine(
         layout, parameters, batch_size=len(rows), n_threads=run.n_threads, gradients=False
     )
-    run.data.bind(engine)
+    run.at_hand.bind(engine)
     engine.set_order(rows)
     return engine.evaluate(len(rows))
 
@@ -219,8 +219,9 @@ def _step_seconds(run: Run, net: Network) -> float:
     moments = [aligned_zeros(layout.size, parameters.dtype) for _ in run.optimizer.kinds]
     engine.set_update(run.optimizer.rule, moments)
     times = []
+    rows = min(run.batch_size, run.data.n_samples)
     for _ in range(1 + TIMED_STEPS):
         began = time.perf_counter()
-        engine.step(0, run.batch_size, 0.0, 1, run.l1, run.l2)
+        engine.step(0, rows, 0.0, 1, run.l1, run.l2)
         times.append(time.perf_counter() - began)
     return min(times[1:])

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Checks samples, targets and weights at the boundary, and brings them to forms that the compiled core reads.
 
-Nothing is copied that can be read as it lies: uint8, float32 and float64 rows are converted tile by tile in the core. Not here: where
-data comes from (datasets.py).
+Nothing is copied that can be read as it lies: uint8, float32 and float64 rows are converted tile by tile in the core. Not here: data
+that is not in memory, or comes in batches (sources.py); data sets to download (datasets.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,9 +16,22 @@ from numpy.typing import ArrayLike, NDArray
 from svdfast._checks import real_array
 from svdfast.losses import Loss
 
-__all__ = ["Inputs", "check_inputs", "check_sample_weight", "check_targets"]
+if TYPE_CHECKING:
+    from svdfast._engine import Engine
 
-_CODES = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1, np.dtype(np.float64): 2}
+__all__ = [
+    "CODES",
+    "Inputs",
+    "Samples",
+    "check_inputs",
+    "check_inputs_shape",
+    "check_sample_weight",
+    "check_targets",
+    "check_targets_shape",
+]
+
+# Types that the compiled core reads, and their codes there.
+CODES = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1, np.dtype(np.float64): 2}
 _CHUNK = 1 << 20  # elements looked at together, so that a check needs little memory
 
 
@@ -31,8 +44,26 @@ class Inputs:
     scale: float
 
 
-def _check_finite(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
-    """Refuses NaN, Inf and what becomes Inf in the network's dtype."""
+@dataclass
+class Samples:
+    """Checked samples with targets and weights, ready for an engine of any layout of the network."""
+
+    inputs: Inputs
+    loss: Loss
+    targets: NDArray[Any]
+    weights: NDArray[Any] | None
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.inputs.array)
+
+    def bind(self, engine: Engine) -> None:
+        """Gives an engine the data to take batches from."""
+        engine.bind(self.inputs, self.loss, self.targets, self.weights)
+
+
+def _check_finite(name: str, array: NDArray[Any], dtype: np.dtype[Any], first_row: int) -> None:
+    """Refuses NaN, Inf and what becomes Inf in the network's dtype. The array begins at `first_row` of the whole."""
     if array.dtype.kind != "f" or array.size == 0:
         return
     rows = max(1, _CHUNK // max(1, array[0].size))
@@ -43,11 +74,17 @@ def _check_finite(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
         if not finite.all():
             place = np.argwhere(~finite)[0]
             value = chunk[tuple(place)]
-            place[0] += start
+            place[0] += first_row + start
             raise ValueError(
                 f"{name}: expected finite numbers of {dtype}, got {value} at "
                 f"{', '.join(str(i) for i in place)}"
             )
+
+
+def _row(wrong: NDArray[np.bool_], first_row: int) -> tuple[tuple[Any, ...], int]:
+    """Where the first wrong element is, and its row in the whole."""
+    place = tuple(np.argwhere(wrong)[0])
+    return place, first_row + int(place[0])
 
 
 def check_inputs(
@@ -58,8 +95,9 @@ def check_inputs(
     *,
     finite: bool = True,
     name: str = "X",
+    first_row: int = 0,
 ) -> Inputs:
-    """Samples in rows for a network of `n_in` inputs.
+    """Samples in rows for a network of `n_in` inputs. They begin at `first_row` of the whole, which messages name.
 
     Raises
     ------
@@ -69,24 +107,51 @@ def check_inputs(
         Not 2-D, not `n_in` columns, or (if `finite`) not finite.
     """
     array = real_array(name, X)
-    if array.ndim != 2:
-        hint = "; use X.reshape(len(X), -1)" if array.ndim > 2 else "; use X.reshape(1, -1) for one"
-        raise ValueError(
-            f"{name}: expected samples in the rows of a 2-D array, got shape {array.shape}"
-            + (hint if array.ndim else "")
-        )
-    if array.shape[1] != n_in:
-        raise ValueError(f"{name}: expected {n_in} columns, got shape {array.shape}")
+    check_inputs_shape(array.shape, n_in, name)
     if finite:
-        _check_finite(name, array, dtype)
-    if array.dtype not in _CODES:
+        _check_finite(name, array, dtype, first_row)
+    if array.dtype not in CODES:
         array = array.astype(dtype)
     itemsize = array.itemsize
     rows_contiguous = array.shape[1] <= 1 or array.strides[1] == itemsize
     if not rows_contiguous or array.strides[0] % itemsize or not array.flags.aligned:
         array = np.ascontiguousarray(array)
-    code = _CODES[array.dtype]
+    code = CODES[array.dtype]
     return Inputs(array, code, uint8_scale if code == 0 else 1.0)
+
+
+def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> None:
+    """Refuses what is not (n_samples, n_in)."""
+    if len(shape) != 2:
+        hint = "; use X.reshape(len(X), -1)" if len(shape) > 2 else "; use X.reshape(1, -1) for one"
+        raise ValueError(
+            f"{name}: expected samples in the rows of a 2-D array, got shape {shape}" + (hint if shape else "")
+        )
+    if shape[1] != n_in:
+        raise ValueError(f"{name}: expected {n_in} columns, got shape {shape}")
+
+
+def check_targets_shape(
+    shape: tuple[int, ...],
+    kind: np.dtype[Any],
+    loss: Loss,
+    n_samples: int,
+    n_out: int,
+    name: str = "y",
+) -> bool:
+    """Refuses a shape or type that does not fit the loss. Returns whether these are class numbers."""
+    if len(shape) == 0 or shape[0] != n_samples:
+        got = "a single number" if len(shape) == 0 else f"shape {shape}"
+        raise ValueError(f"{name}: expected {n_samples} targets, one for each sample, got {got}")
+    if loss.name == "cross_entropy" and len(shape) == 1:
+        if kind.kind not in "iub":
+            raise TypeError(
+                f"{name}: expected integer class numbers (or one-hot rows), got dtype {kind}"
+            )
+        return True
+    if shape != (n_samples, n_out) and (len(shape) > 1 or n_out > 1):
+        raise ValueError(f"{name}: expected shape {(n_samples, n_out)} for {loss.name}, got {shape}")
+    return False
 
 
 def check_targets(
@@ -97,6 +162,7 @@ def check_targets(
     dtype: np.dtype[Any],
     *,
     name: str = "y",
+    first_row: int = 0,
 ) -> NDArray[Any]:
     """Targets as int32 class numbers (p,), or as values (p, n_out) of the network's dtype, C-contiguous.
 
@@ -108,41 +174,36 @@ def check_targets(
         A shape, length or value that does not fit the loss.
     """
     array = real_array(name, y)
-    if array.ndim == 0 or len(array) != n_samples:
-        got = "a single number" if array.ndim == 0 else f"shape {array.shape}"
-        raise ValueError(f"{name}: expected {n_samples} targets, one for each sample, got {got}")
-    if loss.name == "cross_entropy" and array.ndim == 1:
-        if array.dtype.kind not in "iub":
-            raise TypeError(
-                f"{name}: expected integer class numbers (or one-hot rows), got dtype {array.dtype}"
-            )
+    if check_targets_shape(array.shape, array.dtype, loss, n_samples, n_out, name):
         if array.size and (array.min() < 0 or array.max() >= n_out):
+            place, row = _row((array < 0) | (array >= n_out), first_row)
             raise ValueError(
-                f"{name}: expected class numbers from 0 to {n_out - 1}, "
-                f"got {array.min()} to {array.max()}"
+                f"{name}: expected class numbers from 0 to {n_out - 1}, got {array[place]} in row {row}"
             )
         return np.ascontiguousarray(array, dtype=np.int32)
-    if array.ndim == 1 and n_out == 1:
-        array = array[:, np.newaxis]
-    if array.shape != (n_samples, n_out):
-        raise ValueError(
-            f"{name}: expected shape {(n_samples, n_out)} for {loss.name}, got {array.shape}"
-        )
-    _check_finite(name, array, dtype)
+    array = array.reshape(n_samples, n_out)  # from (n_samples,), where there is one output
+    _check_finite(name, array, dtype, first_row)
     if array.size and loss.name == "binary_cross_entropy" and (array.min() < 0 or array.max() > 1):
+        place, row = _row((array < 0) | (array > 1), first_row)
         raise ValueError(
-            f"{name}: expected values from 0 to 1 for {loss.name}, "
-            f"got {array.min()} to {array.max()}"
+            f"{name}: expected values from 0 to 1 for {loss.name}, got {array[place]} in row {row}"
         )
     if array.size and loss.name == "cross_entropy" and array.min() < 0:
-        raise ValueError(f"{name}: expected one-hot rows or shares ≥ 0, got {array.min()}")
+        place, row = _row(array < 0, first_row)
+        raise ValueError(f"{name}: expected one-hot rows or shares ≥ 0, got {array[place]} in row {row}")
     return np.ascontiguousarray(array, dtype=dtype)
 
 
 def check_sample_weight(
-    sample_weight: ArrayLike | None, n_samples: int, dtype: np.dtype[Any]
+    sample_weight: ArrayLike | None,
+    n_samples: int,
+    dtype: np.dtype[Any],
+    *,
+    name: str = "sample_weight",
+    first_row: int = 0,
+    part: bool = False,
 ) -> NDArray[Any] | None:
-    """Weights (p,) ≥ 0 of the network's dtype, or None.
+    """Weights (p,) ≥ 0 of the network's dtype, or None. Those of a part of the data may all be 0.
 
     Raises
     ------
@@ -153,14 +214,14 @@ def check_sample_weight(
     """
     if sample_weight is None:
         return None
-    array = real_array("sample_weight", sample_weight)
+    array = real_array(name, sample_weight)
     if array.shape != (n_samples,):
-        raise ValueError(f"sample_weight: expected shape {(n_samples,)}, got {array.shape}")
-    _check_finite("sample_weight", array, dtype)
+        raise ValueError(f"{name}: expected shape {(n_samples,)}, got {array.shape}")
+    _check_finite(name, array, dtype, first_row)
     array = np.ascontiguousarray(array, dtype=dtype)
-    if array.size and (array.min() < 0 or array.max() == 0):
-        raise ValueError(
-            f"sample_weight: expected weights ≥ 0, not all zero in {dtype}, "
-            f"got {array.min()} to {array.max()}"
-        )
+    if array.size and array.min() < 0:
+        place, row = _row(array < 0, first_row)
+        raise ValueError(f"{name}: expected weights ≥ 0, got {array[place]} in row {row}")
+    if array.size and array.max() == 0 and not part:
+        raise ValueError(f"{name}: expected weights ≥ 0, not all zero in {dtype}")
     return array

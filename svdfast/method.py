@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from svdfast._engine import Engine
 from svdfast.auto import Auto
+from svdfast.data import Samples
 from svdfast.decay import decay_product, interval
 from svdfast.layout import Layout
 from svdfast.moments import carry, relative_scale
-from svdfast.network import Evaluator, Network, TrainingData, Truncation
+from svdfast.network import Evaluator, Network, Truncation
 from svdfast.optimizers import Optimizer
 from svdfast.ranks import RankRule
 
@@ -89,12 +90,20 @@ class _Before:
 
 
 class Run:
-    """The engine of a training and what it is rebuilt from when the network's layout changes."""
+    """The engine of a training and what it is rebuilt from when the network's layout changes.
+
+    Attributes
+    ----------
+    data : Samples
+        What batches are taken from at present: all data, where they are in memory, else some of them.
+    sampled : Samples or None
+        What to take a sample from, where `data` are too few.
+    """
 
     def __init__(
         self,
         net: Network,
-        data: TrainingData,
+        data: Samples,
         optimizer: Optimizer,
         n_threads: int,
         batch_size: int,
@@ -108,6 +117,7 @@ class Run:
         self.scales = [1.0] * len(net.layers)
         self.engine: Engine
         self.order: NDArray[np.int64] | None = None
+        self.sampled: Samples | None = None
 
     @property
     def outdated(self) -> bool:
@@ -146,6 +156,16 @@ class Run:
             self.order = self.engine.order
             del self.engine
 
+    def take(self, data: Samples, order: NDArray[np.int64] | None, largest: int = 0) -> None:
+        """Goes on with other samples, in this order. Batches of them have up to as many rows as before, or up to `largest`."""
+        self.data = data
+        if largest > self.batch_size:
+            self.batch_size = largest
+            self.rebuild()
+        else:
+            data.bind(self.engine)
+        self.engine.set_order(order)
+
     def step(self, start: int, stop: int, learning_rate: float) -> float:
         optimizer = self.optimizer
         value: float = self.engine.step(
@@ -154,17 +174,23 @@ class Run:
         optimizer.n_updates += 1
         return value
 
+    @property
+    def at_hand(self) -> Samples:
+        """What samples of the data are taken from."""
+        return self.data if self.sampled is None else self.sampled
+
     def sample_rows(self) -> NDArray[np.int64]:
-        """Rows of a sample of the data, from all over it."""
-        n_samples = self.data.n_samples
+        """Rows of a sample of the data at hand, from all over them."""
+        n_samples = self.at_hand.n_samples
         rows = np.arange(min(SAMPLE, n_samples)) * n_samples // min(SAMPLE, n_samples)
-        return rows if self.engine.order is None else self.engine.order[rows]
+        order = self.engine.order if self.sampled is None else None
+        return rows if order is None else order[rows]
 
     def sample(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """The inputs of the sample and their weights."""
-        rows, weights = self.sample_rows(), self.data.weights
+        rows, weights = self.sample_rows(), self.at_hand.weights
         of_rows = None if weights is None or not weights[rows].any() else weights[rows]
-        return self.data.inputs.array[rows], of_rows
+        return self.at_hand.inputs.array[rows], of_rows
 
     def restore(self, before: _Before) -> None:
         layout, parameters = before.state

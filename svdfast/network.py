@@ -7,8 +7,9 @@ Not here: training (training.py) and the arithmetic (the compiled engine).
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,11 +22,12 @@ from svdfast._engine import Engine, aligned_zeros
 from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.activations import Activation
 from svdfast.counting import break_even_rank
-from svdfast.data import check_inputs, check_sample_weight, check_targets
+from svdfast.data import Samples, check_inputs, check_sample_weight, check_targets
 from svdfast.initializers import INITIALIZERS, initial_weight
 from svdfast.kernels import dense_forward
 from svdfast.layout import LayerSpec, Layout
 from svdfast.ranks import resolve_rule
+from svdfast.sources import Reader, Rows, input_blocks, is_row_source, settled
 from svdfast.svd import leading_directions, restricted_svd
 
 if TYPE_CHECKING:
@@ -421,14 +423,23 @@ class Network:
         return convert.to_torch(self, logits=logits)
 
     def predict(
-        self, X: ArrayLike, *, precision: str | None = None, n_threads: int | None = None
+        self,
+        X: ArrayLike | Rows,
+        *,
+        out: NDArray[Any] | None = None,
+        precision: str | None = None,
+        n_threads: int | None = None,
     ) -> NDArray[Any]:
         """The network's outputs.
 
         Parameters
         ----------
         X : array_like (n_samples, n_inputs)
-            Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN.
+            Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. What is not in memory (an h5py.Dataset, a zarr.Array)
+            is read in blocks, as in `train`.
+        out : ndarray (n_samples, n_outputs), optional
+            Where to write the outputs: of the network's dtype, C-contiguous and writeable. It may overlap X: the outputs are those of X
+            as it was.
         precision : {"float32", "float64", "bfloat16"}, optional
             Of the products, see `train`.
         n_threads : int, optional
@@ -436,39 +447,69 @@ class Network:
         Returns
         -------
         ndarray (n_samples, n_outputs)
-            Of the network's dtype; probabilities where the output is softmax or sigmoid.
+            Of the network's dtype; probabilities where the output is softmax or sigmoid. `out`, where it is given.
 
         Raises
         ------
         TypeError, ValueError
-            X is not 2-D, real and of the network's width.
+            X is not 2-D, real and of the network's width, or `out` is not as it should be, which is then untouched.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import svdfast as sf
+        >>> net = sf.Network([784, 512, 10], seed=0)
+        >>> out = np.empty((60, 10), dtype="float32")
+        >>> net.predict(np.zeros((60, 784), dtype="uint8"), out=out) is out
+        True
         """
         layout, parameters = self._state
-        inputs = check_inputs(
-            X, layout.sizes[0], parameters.dtype, self.uint8_scale, finite=False
-        )
-        n_samples = len(inputs.array)
-        out = np.empty((n_samples, layout.sizes[-1]), dtype=parameters.dtype)
-        engine = Engine(
-            layout,
-            parameters,
-            batch_size=max(n_samples, 1),
-            n_threads=resolve_threads(n_threads),
-            bfloat16=resolve_precision(precision, self.dtype),
-            gradients=False,
-        )
-        engine.bind(inputs)
+        n_in, n_out = layout.sizes[0], layout.sizes[-1]
+        bfloat16 = resolve_precision(precision, self.dtype)
+        threads = resolve_threads(n_threads)
+        given: Any = X
+        if is_row_source(given):
+            blocks = input_blocks(self, given, finite=False)
+            n_samples = given.shape[0]
+        else:
+            inputs = check_inputs(given, n_in, parameters.dtype, self.uint8_scale, finite=False)
+            blocks = iter([(0, inputs)])
+            given = inputs.array
+            n_samples = len(given)
+        if out is None:
+            result = out = np.empty((n_samples, n_out), dtype=parameters.dtype)
+        else:
+            _check_out(out, (n_samples, n_out), parameters.dtype)
+            # Nothing that is still to be read may be written to.
+            overlaps = (isinstance(given, np.ndarray) and np.may_share_memory(given, out)) or np.may_share_memory(
+                parameters, out
+            )
+            result = np.empty_like(out, subok=False) if overlaps else out
+        engine: Engine | None = None
         with single_threaded_blas.held():
-            engine.predict(out)
+            for start, inputs in blocks:
+                if engine is None:
+                    engine = Engine(
+                        layout,
+                        parameters,
+                        batch_size=max(len(inputs.array), 1),
+                        n_threads=threads,
+                        bfloat16=bfloat16,
+                        gradients=False,
+                    )
+                engine.bind(inputs)
+                engine.predict(result[start : start + len(inputs.array)])
+        if result is not out:
+            out[...] = result
         return out
 
     def evaluate(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: ArrayLike | Rows,
+        y: ArrayLike | Rows,
         loss: str | None = None,
         *,
-        sample_weight: ArrayLike | None = None,
+        sample_weight: ArrayLike | Rows | None = None,
         precision: str | None = None,
         n_threads: int | None = None,
     ) -> Evaluation:
@@ -477,6 +518,7 @@ class Network:
         Parameters
         ----------
         X : array_like (n_samples, n_inputs)
+            What is not in memory (an h5py.Dataset, a zarr.Array) is read in blocks; y and sample_weight too.
         y : array_like (n_samples,) or (n_samples, n_outputs)
         loss : str, optional
             By default the one that goes with the output's activation.
@@ -497,18 +539,25 @@ class Network:
             An argument does not fit the network, or there is no sample.
         """
         bfloat16 = resolve_precision(precision, self.dtype)
-        evaluator = Evaluator(self, X, y, loss, sample_weight, resolve_threads(n_threads), bfloat16)
+        blocks = evaluation_blocks(self, X, y, loss, sample_weight)
+        evaluator = Evaluator(blocks, resolve_threads(n_threads), bfloat16)
         with single_threaded_blas.held():
             return evaluator(self)
 
     def score(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *, precision: str | None = None
+        self,
+        X: ArrayLike | Rows,
+        y: ArrayLike | Rows,
+        sample_weight: ArrayLike | Rows | None = None,
+        *,
+        precision: str | None = None,
     ) -> float:
         """Accuracy of a classifier (softmax or sigmoid output), else R², the share of variance explained.
 
         Parameters
         ----------
         X : array_like (n_samples, n_inputs)
+            What is not in memory is read in blocks, as in `evaluate`.
         y : array_like (n_samples,) or (n_samples, n_outputs)
         sample_weight : array_like (n_samples,), optional
         precision : {"float32", "float64", "bfloat16"}, optional
@@ -530,19 +579,20 @@ class Network:
             accuracy = self.evaluate(X, y, sample_weight=sample_weight, precision=precision).accuracy
             assert accuracy is not None
             return accuracy
-        predicted = self.predict(X, precision=precision).astype(np.float64)
         loss = losses.resolve("mean_squared_error", output)
+        double = np.dtype(np.float64)
+        samples, targets, weights, in_blocks = settled(self, X, y, sample_weight)
+        if in_blocks:
+            blocks = Reader(self, samples, targets, loss, weights, dtype=double).blocks()
+            return _variance_explained(
+                (self.predict(part.inputs.array, precision=precision), part.targets, part.weights) for part in blocks
+            )
+        predicted = self.predict(samples, precision=precision)
         n_samples, n_out = predicted.shape
         _at_least_one(n_samples)
-        target = check_targets(y, loss, n_samples, n_out, np.dtype(np.float64))
-        weight = check_sample_weight(sample_weight, n_samples, np.dtype(np.float64))
-        w = np.ones(n_samples) if weight is None else weight
-        residual = w @ (target - predicted) ** 2
-        spread = w @ (target - np.average(target, axis=0, weights=w)) ** 2
-        constant = (target[w > 0] == target[w > 0][:1]).all(axis=0)
-        r2 = 1 - residual / np.where(constant, 1, spread)
-        r2[constant] = (residual[constant] == 0).astype(np.float64)
-        return float(r2.mean())
+        target = check_targets(targets, loss, n_samples, n_out, double)
+        weight = check_sample_weight(weights, n_samples, double)
+        return _variance_explained([(predicted, target, weight)])
 
     def loss_and_gradient(
         self,
@@ -924,13 +974,56 @@ def _leading(given: NDArray[Any], index: int, W: NDArray[Any], rank: int) -> NDA
     return given[:, :rank]
 
 
-def _at_least_one(n_samples: int) -> None:
+def _check_out(out: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    """Refuses what predictions can't be written to."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out: expected an ndarray, got {type(out).__name__}")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(
+            f"out: expected shape {shape} and dtype {dtype}, got shape {out.shape} and dtype {out.dtype}"
+        )
+    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        raise ValueError("out: expected a C-contiguous, aligned and writeable array, got one that is not")
+
+
+def _variance_explained(
+    blocks: Iterable[tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]],
+) -> float:
+    """R² over blocks of predictions, float64 targets, and weights: see `Network.score`."""
+    total = 0.0
+    mean: Any = 0.0
+    residual: Any = 0.0
+    spread: Any = 0.0
+    first, constant = None, np.True_
+    for predicted, target, weight in blocks:
+        w = np.ones(len(target)) if weight is None else weight
+        here = float(w.sum())
+        if here == 0:
+            continue
+        center = np.average(target, axis=0, weights=w)
+        # Sums of squares around the means of two sets, brought together.
+        away = center - mean if total > 0 else np.zeros_like(center)
+        residual = residual + w @ (target - predicted.astype(np.float64)) ** 2
+        spread = spread + w @ (target - center) ** 2 + away**2 * (total * here / (total + here))
+        mean = center if total == 0 else mean + away * (here / (total + here))
+        total += here
+        counted = target[w > 0]
+        first = counted[:1] if first is None else first
+        constant = constant & (counted == first).all(axis=0)
+    if total == 0:
+        raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
+    r2 = 1 - residual / np.where(constant, 1, spread)
+    r2[constant] = (residual[constant] == 0).astype(np.float64)
+    return float(r2.mean())
+
+
+def _at_least_one(n_samples: int, name: str = "X") -> None:
     if n_samples == 0:
-        raise ValueError("X: expected at least one sample, got none")
+        raise ValueError(f"{name}: expected at least one sample, got none")
 
 
-class TrainingData:
-    """Checked samples, targets and weights, ready for an engine of any layout of the network."""
+class TrainingData(Samples):
+    """Samples, targets and weights in memory, checked as a whole."""
 
     def __init__(
         self,
@@ -943,61 +1036,94 @@ class TrainingData:
         names: tuple[str, str] = ("X", "y"),
     ):
         layout, dtype = net.layout, net.dtype
-        output = layout.layers[-1].activation
-        self.loss = losses.resolve(losses.default_for(output) if loss is None else loss, output)
-        self.inputs = check_inputs(
-            X, layout.sizes[0], dtype, net.uint8_scale, name=names[0]
+        checked = resolve_loss(net, loss)
+        inputs = check_inputs(X, layout.sizes[0], dtype, net.uint8_scale, name=names[0])
+        n_samples = len(inputs.array)
+        _at_least_one(n_samples, names[0])
+        targets = check_targets(y, checked, n_samples, layout.sizes[-1], dtype, name=names[1])
+        super().__init__(
+            inputs, checked, targets, check_sample_weight(sample_weight, n_samples, dtype)
         )
-        self.n_samples = len(self.inputs.array)
-        _at_least_one(self.n_samples)
-        self.targets = check_targets(
-            y, self.loss, self.n_samples, layout.sizes[-1], dtype, name=names[1]
-        )
-        self.weights = check_sample_weight(sample_weight, self.n_samples, dtype)
 
-    def bind(self, engine: Engine) -> None:
-        """Gives an engine the data to take batches from."""
-        engine.bind(self.inputs, self.loss, self.targets, self.weights)
+
+def resolve_loss(net: Network, loss: str | None) -> losses.Loss:
+    """A loss by its name, or the one that goes with the network's output."""
+    output = net.layout.layers[-1].activation
+    return losses.resolve(losses.default_for(output) if loss is None else loss, output)
+
+
+def evaluation_blocks(
+    net: Network,
+    X: Any,
+    y: Any,
+    loss: str | None,
+    sample_weight: Any = None,
+    *,
+    names: tuple[str, str] = ("X", "y"),
+) -> Callable[[], Iterable[Samples]]:
+    """What gives data as an Evaluator takes them: at once where they are in memory, else read and checked in blocks each time."""
+    X, y, sample_weight, in_blocks = settled(net, X, y, sample_weight, names)
+    if in_blocks:
+        return Reader(net, X, y, resolve_loss(net, loss), sample_weight, names=names).blocks
+    data = TrainingData(net, X, y, loss, sample_weight, names=names)
+    return lambda: (data,)
 
 
 class Evaluator:
-    """Loss and accuracy on the same data again and again, whatever the network's layout by then."""
+    """Loss and accuracy on the same data again and again, whatever the network's layout by then.
+
+    Parameters
+    ----------
+    blocks : callable
+        Returns the data, one Samples after the other: see `evaluation_blocks`.
+    n_threads : int
+    bfloat16 : bool
+    """
 
     def __init__(
-        self,
-        net: Network,
-        X: ArrayLike,
-        y: ArrayLike,
-        loss: str | None,
-        sample_weight: ArrayLike | None,
-        n_threads: int,
-        bfloat16: bool = False,
-        *,
-        names: tuple[str, str] = ("X", "y"),
+        self, blocks: Callable[[], Iterable[Samples]], n_threads: int, bfloat16: bool = False
     ):
-        self.data = TrainingData(net, X, y, loss, sample_weight, names=names)
-        self.n_threads, self.bfloat16 = n_threads, bfloat16
+        self.blocks, self.n_threads, self.bfloat16 = blocks, n_threads, bfloat16
 
     def __call__(self, net: Network) -> Evaluation:
-        data = self.data
         layout, parameters = net.state
-        out = np.empty((data.n_samples, layout.sizes[-1]), dtype=parameters.dtype)
-        engine = Engine(
-            layout,
-            parameters,
-            batch_size=data.n_samples,
-            n_threads=self.n_threads,
-            gradients=False,
-            bfloat16=self.bfloat16,
-        )
-        data.bind(engine)
-        loss = engine.evaluate(data.n_samples, out)
-        output = layout.layers[-1].activation.name
-        if output == "softmax":
-            y = data.targets if data.targets.ndim == 1 else data.targets.argmax(axis=1)
-            correct = out.argmax(axis=1) == y
-        elif output == "sigmoid":
-            correct = ((out > 0.5) == (data.targets > 0.5)).all(axis=1)
-        else:
-            return Evaluation(loss, None)
-        return Evaluation(loss, float(np.average(correct, weights=data.weights)))
+        engine, rows = None, 0
+        loss = accuracy = total = 0.0
+        for data in self.blocks():
+            n = data.n_samples
+            weight = n if data.weights is None else float(data.weights.sum(dtype=np.float64))
+            if weight == 0:
+                continue
+            if engine is None or n > rows:
+                rows = n
+                engine = Engine(
+                    layout,
+                    parameters,
+                    batch_size=rows,
+                    n_threads=self.n_threads,
+                    gradients=False,
+                    bfloat16=self.bfloat16,
+                )
+            data.bind(engine)
+            out = np.empty((n, layout.sizes[-1]), dtype=parameters.dtype)
+            here = engine.evaluate(n, out)
+            right = _share_right(layout.layers[-1].activation.name, out, data)
+            # Running means; of one block, its own to the bit.
+            total += weight
+            loss += (here - loss) * (weight / total)
+            accuracy += (right - accuracy) * (weight / total)
+        if total == 0:
+            raise ValueError("expected a sample with a weight above 0, got none")
+        return Evaluation(loss, None if math.isnan(accuracy) else accuracy)
+
+
+def _share_right(output: str, out: NDArray[Any], data: Samples) -> float:
+    """Accuracy as `Network.evaluate` says; NaN where there is none."""
+    if output == "softmax":
+        y = data.targets if data.targets.ndim == 1 else data.targets.argmax(axis=1)
+        correct = out.argmax(axis=1) == y
+    elif output == "sigmoid":
+        correct = ((out > 0.5) == (data.targets > 0.5)).all(axis=1)
+    else:
+        return math.nan
+    return float(np.average(correct, weights=data.weights))

@@ -20,11 +20,23 @@ from numpy.typing import ArrayLike
 from svdfast._checks import count, fraction, one_of, positive_number
 from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.counting import count_multiplications
-from svdfast.method import Event, Method, Run, Settings
-from svdfast.network import Evaluator, Network, TrainingData
+from svdfast.method import SAMPLE, Event, Method, Run, Settings
+from svdfast.network import Evaluator, Network, TrainingData, evaluation_blocks, resolve_loss
 from svdfast.optimizers import Adam, Optimizer
 from svdfast.ranks import RankRule, resolve_rule
 from svdfast.schedules import Constant
+from svdfast.sources import (
+    ArraySource,
+    Batch,
+    BatchSource,
+    Reader,
+    Rows,
+    RowSource,
+    Source,
+    is_iterable_of_batches,
+    settled,
+    validation_batches,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -129,11 +141,11 @@ class TrainingResult:
 
 def train(
     net: Network,
-    X: ArrayLike,
-    y: ArrayLike,
+    X: ArrayLike | Rows | Iterable[Batch],
+    y: ArrayLike | Rows | None = None,
     *,
     epochs: int = 20,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     optimizer: Optimizer | None = None,
     loss: str | None = None,
     rank_fraction: float | None = 0.25,
@@ -152,12 +164,13 @@ def train(
     product_decay: float = 0.0,
     l1: float = 0.0,
     l2: float = 0.0,
-    sample_weight: ArrayLike | None = None,
-    validation: tuple[ArrayLike, ArrayLike] | None = None,
+    sample_weight: ArrayLike | Rows | None = None,
+    validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None = None,
     precision: str | None = None,
     n_threads: int | None = None,
     seed: int | np.random.Generator | None = 0,
-    shuffle: bool = True,
+    shuffle: bool | None = None,
+    steps_per_epoch: int | None = None,
     callbacks: Iterable[Callable[[Event], None]] = (),
     progress: bool = False,
 ) -> TrainingResult:
@@ -173,16 +186,23 @@ def train(
     ----------
     net : Network
         Changed in place.
-    X : array_like (n_samples, n_inputs)
-        Real numbers, finite. uint8, float32 and float64 arrays with contiguous rows are read as they lie, never copied
-        as a whole.
-    y : array_like (n_samples,) or (n_samples, n_outputs)
+    X : array_like (n_samples, n_inputs), or row source, or iterable of batches
+        Real numbers, finite. uint8, float32 and float64 arrays with contiguous rows, a numpy.memmap too, are read as they lie, never
+        copied as a whole.
+
+        A row source is what has `shape`, `dtype` and slices of rows, and is not in memory: an h5py.Dataset, a zarr.Array. Of it blocks
+        of rows are read, each epoch anew, into a pool of 64 MiB; what fits there as a whole is read once. A memmap of another type, or
+        with rows that are not contiguous, is read so, too.
+
+        An iterable of batches, without y, gives (X, y) or (X, y, sample_weight) for each step: of any sizes, each epoch anew. Of an
+        iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches.
+    y : array_like (n_samples,) or (n_samples, n_outputs), or row source
         Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; any for
         mean_squared_error.
     epochs : int
         Passes over the data, ≥ 1.
-    batch_size : int
-        Samples in a mini-batch; the last of an epoch may be smaller.
+    batch_size : int, optional
+        Samples in a mini-batch, by default 256; the last of an epoch may be smaller. Not for an iterable of batches.
     optimizer : Optimizer, optional
         Default Adam(1e-3). Its state goes on where the network's layout is the one that it was used with last, else it
         starts anew.
@@ -231,9 +251,11 @@ def train(
     l1, l2 : float
         Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights (of the factors, where a layer is factored), p the number of
         samples in a mini-batch, or the sum of their weights.
-    sample_weight : array_like (n_samples,), optional
-    validation : (X, y), optional
-        Looked at after each epoch.
+    sample_weight : array_like (n_samples,) or row source, optional
+        For an iterable of batches these are in the batches.
+    validation : (X, y), or iterable of batches, optional
+        Looked at after each epoch. Row sources are read in blocks, each time anew. An iterable of batches is no tuple or list, and can be
+        iterated again and again.
     precision : {"float32", "float64", "bfloat16"}, optional
         Of the products in training. "bfloat16" rounds their operands, of a float32 network, to 8 bits of precision; sums, weights, moments,
         activations and gradients stay float32 (`svdfast.kernels` tells of NaN, infinity and the smallest numbers). Validation, the guard
@@ -243,8 +265,11 @@ def train(
         By default as many as OpenMP would use and the process may run on.
     seed : int, numpy.random.Generator or None
         For the order of the samples.
-    shuffle : bool
-        Whether samples are taken in a new order each epoch. Where one mini-batch holds them all, they are taken as they lie.
+    shuffle : bool, optional
+        Whether samples are taken in a new order each epoch, by default True. Where one mini-batch holds them all, they are taken as they
+        lie. A row source is shuffled by blocks and within the pool, see Notes. Not for an iterable of batches.
+    steps_per_epoch : int, optional
+        Only for an iterable of batches: how many of them make an epoch. By default its length; needed where it has none.
     callbacks : iterable of callable
         Called with an `Event` after each epoch, at the switch and after the recomposition. One that raises `StopTraining`
         ends the training (the network is then recomposed if it would have been).
@@ -258,7 +283,8 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong kind or does not fit; nothing was changed then.
+        An argument is of the wrong kind or does not fit; nothing was changed then. Also where this shows only as rows or batches are read,
+        or an iterator ends too early: then the network is as the last step left it.
     FloatingPointError
         The loss of a step, or the parameters or activations at the switch, are no longer finite; the network is as the last step left
         it. (What the very last step does is seen by looking at the network.)
@@ -266,7 +292,14 @@ def train(
     Notes
     -----
     The same seed and number of threads give bit-identical results. Ctrl-C ends the training between two steps; the network
-    stays usable, in whatever phase it was.
+    stays usable, in whatever phase it was. What reading a row source or an iterable raises goes through, and leaves it so, too.
+
+    Of a row source each epoch takes all blocks of consecutive rows (8 MiB, in whole chunks of the file where these are smaller) in a new
+    random order, eight at a time, and the rows of these in a new random order. A sample comes once an epoch, and a batch is drawn from
+    eight places in the data. Data that are sorted, by class or by time, are better shuffled in their file. With `shuffle=False` rows
+    are taken in order, and results are those of arrays in memory, to the bit.
+
+    What looks at a sample of the inputs, as `activation_aware` and ranks="auto" do, takes it from the pool, or from the first batches.
 
     References
     ----------
@@ -291,7 +324,18 @@ def train(
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
     epochs = count("epochs", epochs)
-    batch_size = count("batch_size", batch_size)
+    in_batches = y is None and is_iterable_of_batches(X)
+    if in_batches:
+        given = {"batch_size": batch_size, "shuffle": shuffle, "sample_weight": sample_weight}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"{name}: expected None with an iterable of batches, got {value!r}")
+    elif steps_per_epoch is not None:
+        raise ValueError(
+            f"steps_per_epoch: expected None with samples that are not an iterable of batches, got {steps_per_epoch!r}"
+        )
+    batch_size = 256 if batch_size is None else count("batch_size", batch_size)
+    shuffle = True if shuffle is None else bool(shuffle)
     l1 = positive_number("l1", l1, or_zero=True)
     l2 = positive_number("l2", l2, or_zero=True)
     one_of("svd_method", svd_method, ("exact", "randomized"))
@@ -339,22 +383,37 @@ def train(
     bfloat16 = resolve_precision(precision, net.dtype)
     threads = resolve_threads(n_threads)
     rng = np.random.default_rng(seed)
-    data = TrainingData(net, X, y, loss, sample_weight)
+    by_name = resolve_loss(net, loss)
     evaluator = None
     if validation is not None:
-        if not isinstance(validation, tuple | list) or len(validation) != 2:
-            raise TypeError("validation: expected a pair (X, y)")
-        evaluator = Evaluator(
-            net, *validation, data.loss.name, None, threads, names=("validation X", "validation y")
-        )
+        if not isinstance(validation, tuple | list):
+            evaluator = Evaluator(validation_batches(net, validation, by_name), threads)
+        elif len(validation) == 2:
+            names = ("validation X", "validation y")
+            evaluator = Evaluator(
+                evaluation_blocks(net, validation[0], validation[1], loss, names=names), threads
+            )
+        else:
+            raise TypeError(
+                "validation: expected a pair (X, y), or an iterable of batches that is no tuple or list"
+            )
+    source: Source
+    if in_batches:
+        n_sampled = 0 if rule is None or net.is_factored else SAMPLE
+        source = BatchSource(net, X, by_name, steps_per_epoch, n_sampled)  # type: ignore[arg-type]
+    else:
+        samples, targets, weights, in_blocks = settled(net, X, y, sample_weight)
+        if in_blocks:
+            reader = Reader(net, samples, targets, by_name, weights)
+            source = RowSource(reader, batch_size, shuffle, rng)
+        else:
+            data = TrainingData(net, samples, targets, loss, weights)
+            source = ArraySource(data, batch_size, shuffle, rng)
 
-    n_samples = data.n_samples
-    batch_size = min(batch_size, n_samples)
-    steps_per_epoch = -(-n_samples // batch_size)
-    n_steps = epochs * steps_per_epoch
+    n_steps = epochs * source.steps_per_epoch
 
     result = TrainingResult(net)
-    run = Run(net, data, optimizer, threads, batch_size, l1, l2, bfloat16)
+    run = Run(net, source.data, optimizer, threads, source.batch_size, l1, l2, bfloat16)
 
     def tell(event: Event) -> None:
         for callback in callbacks:
@@ -364,9 +423,9 @@ def train(
         result.seconds += seconds
 
     def dense_seconds() -> float:
-        """Seconds of a step so far."""
+        """Seconds of a step so far, without what it takes to read samples."""
         seconds: float = sum(p["seconds"] for p in result.phases)
-        return seconds / max(result.n_steps, 1)
+        return max(seconds - source.seconds, 0.0) / max(result.n_steps, 1)
 
     method = Method(
         run,
@@ -389,7 +448,7 @@ def train(
                 result.phases.append(form | {"steps": 0, "seconds": 0.0})
             result.phases[-1]["steps"] += result.n_steps - since
             result.phases[-1]["seconds"] += spent
-        since, spent = result.n_steps, 0.0
+            since, spent = result.n_steps, 0.0
 
     epoch = 1
     bar = _progress_bar(n_steps) if progress else None
@@ -404,10 +463,9 @@ def train(
                 schedule = optimizer.schedule
                 # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
                 constant = schedule.learning_rate if type(schedule) is Constant else None
-                if shuffle and steps_per_epoch > 1:
-                    run.engine.set_order(rng.permutation(n_samples))
+                batches = source.batches(run)
                 began = time.perf_counter()
-                for start in range(0, n_samples, batch_size):
+                for start, stop in batches:
                     if result.n_steps == method.next_step:
                         elapsed = time.perf_counter() - began
                         seconds += elapsed
@@ -417,9 +475,8 @@ def train(
                         method.act(result.n_steps, epoch)
                         run.follow()
                         if bar is not None:
-                            bar.set_postfix_str(_postfix(run.phase, total / start if start else math.nan))
+                            bar.set_postfix_str(run.phase)
                         began = time.perf_counter()
-                    stop = start + batch_size if start + batch_size < n_samples else n_samples
                     rate = schedule(result.n_steps, n_steps) if constant is None else constant
                     value = run.step(start, stop, rate)
                     result.n_steps += 1
@@ -436,7 +493,7 @@ def train(
                     "epoch": epoch,
                     "step": result.n_steps,
                     "phase": run.phase,
-                    "loss": total / n_samples,
+                    "loss": total / source.n_samples,
                     "learning_rate": rate,
                     "seconds": seconds,
                 }
@@ -444,7 +501,7 @@ def train(
                     _add_validation(row, evaluator, net)
                 result.history.append(row)
                 if bar is not None:
-                    bar.set_postfix_str(_postfix(run.phase, row["loss"]))
+                    bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
                 if callbacks:
                     tell(Event("epoch", epoch, result.n_steps, net, row))
     except StopTraining:
@@ -539,8 +596,3 @@ def _progress_bar(n_steps: int) -> Any:
             'progress=True needs tqdm: pip install "svdfast[progress]"'
         ) from None
     return tqdm(total=n_steps, unit="step", leave=False)
-
-
-def _postfix(phase: str, loss: float) -> str:
-    """What stands behind the bar; NaN where the epoch has no loss yet."""
-    return phase if math.isnan(loss) else f"{phase}, loss {loss:.4f}"

@@ -1,0 +1,575 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where batches come from: arrays in memory, rows that are read as they are needed, iterables of batches.
+
+- `ArraySource`: arrays are read as they lie, in a new order each epoch.
+- `RowSource`: of what is not in memory (an h5py.Dataset, a zarr.Array), blocks of consecutive rows are read into a pool of a bounded
+  size, and batches are taken from all over the pool.
+- `BatchSource`: batches come ready, from the user.
+
+A training asks its source for the batches of each epoch, as rows start .. stop of what the source has then bound to the engine. Samples
+are checked when they are there: at once in memory, else as they are read. Not here: the checks (data.py), the loop (training.py).
+
+How well a row source is shuffled: each epoch takes all blocks in a new random order, POOL_BLOCKS of them at a time, and the rows of
+these in a new random order. So each sample comes once an epoch, and a batch is drawn from that many places in the data, wherever they
+are. But within a block neighbours stay near each other: of data that are sorted (by class, by time) a batch sees at most as many
+stretches as the pool has blocks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svdfast._checks import count, real_array, real_dtype
+from svdfast.data import (
+    CODES,
+    Inputs,
+    Samples,
+    check_inputs,
+    check_inputs_shape,
+    check_sample_weight,
+    check_targets,
+    check_targets_shape,
+)
+from svdfast.losses import Loss
+
+if TYPE_CHECKING:
+    from svdfast.method import Run
+    from svdfast.network import Network
+
+__all__ = [
+    "ArraySource",
+    "Batch",
+    "BatchSource",
+    "Reader",
+    "RowSource",
+    "Rows",
+    "Source",
+    "check_batch",
+    "input_blocks",
+    "is_iterable_of_batches",
+    "is_row_source",
+    "settled",
+    "validation_batches",
+]
+
+# Bytes of a pool of rows, and the blocks that it is read in. What is smaller as a whole is read once and kept.
+POOL_BYTES = 64 * 2**20
+POOL_BLOCKS = 8
+# Bytes at most of the inputs of a sample that is kept of batches.
+SAMPLE_BYTES = 32 * 2**20
+
+
+class Rows(Protocol):
+    """What is read row by row: an h5py.Dataset or a zarr.Array, say."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+Batch: TypeAlias = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
+
+
+class Source(Protocol):
+    """Where a training takes its batches from.
+
+    Attributes
+    ----------
+    data : Samples
+        What is there before the first epoch; during it, `Run.data`.
+    loss : Loss
+    batch_size : int
+        Rows of the largest batch that is known of.
+    steps_per_epoch : int
+    n_samples : int
+        Of an epoch; at its end at the latest.
+    seconds : float
+        That went into reading.
+    """
+
+    data: Samples
+    loss: Loss
+    batch_size: int
+    steps_per_epoch: int
+    n_samples: int
+    seconds: float
+
+    def batches(self, run: Run) -> Iterable[tuple[int, int]]:
+        """The rows, start and stop, of each batch of an epoch, its samples bound to the run's engine when it is asked for."""
+
+
+# What says that an object's numbers are in memory (or on a device), or that its slices of rows are no arrays.
+_IN_MEMORY = ("__array_interface__", "__cuda_array_interface__", "__dlpack__", "iloc", "toarray")
+
+
+def is_row_source(value: Any, as_they_lie: Collection[Any] = CODES) -> bool:
+    """Whether this is to be read block by block: rows that are not in memory, or a mapped file whose rows would have to be converted.
+
+    Parameters
+    ----------
+    value : object
+    as_they_lie : collection of dtype
+        Types whose contiguous rows need no conversion.
+    """
+    if isinstance(value, np.memmap) and getattr(value, "_mmap", None) is not None:
+        if value.ndim < 2:
+            return False
+        contiguous = value.shape[1] <= 1 or value.strides[1] == value.itemsize
+        return not (value.dtype in as_they_lie and contiguous and value.flags.aligned)
+    if isinstance(value, np.ndarray | np.generic) or any(hasattr(value, a) for a in _IN_MEMORY):
+        return False
+    return (
+        hasattr(value, "__getitem__")
+        and isinstance(getattr(value, "shape", None), tuple)
+        and isinstance(getattr(value, "dtype", None), np.dtype)
+    )
+
+
+def is_iterable_of_batches(value: Any) -> bool:
+    """Whether this may be an iterable of batches, and is no array."""
+    return (
+        isinstance(value, Iterable)
+        and not isinstance(value, str | bytes | bytearray | Mapping | set | frozenset)
+        and not hasattr(value, "dtype")
+        and not hasattr(value, "__array__")
+    )
+
+
+def _read(name: str, rows: Rows, start: int, stop: int) -> NDArray[Any]:
+    """Rows start .. stop, checked to be what the source's shape and dtype say."""
+    array = real_array(name, rows[start:stop])
+    if array.shape != (stop - start, *rows.shape[1:]) or array.dtype != rows.dtype:
+        raise ValueError(
+            f"{name}: expected rows {start} to {stop} to be an array of shape {(stop - start, *rows.shape[1:])} and dtype {rows.dtype}, "
+            f"got shape {array.shape} and dtype {array.dtype}"
+        )
+    return array
+
+
+def _block_rows(row_bytes: int, rows: Rows, batch_size: int = 1) -> int:
+    """Rows of a block: of a POOL_BLOCKS-th of the pool, whole chunks of the file or else whole batches where these are smaller."""
+    n = max(1, POOL_BYTES // POOL_BLOCKS // max(1, row_bytes), -(-batch_size // POOL_BLOCKS))
+    chunks = getattr(rows, "chunks", None)
+    chunk = chunks[0] if isinstance(chunks, tuple) and chunks and isinstance(chunks[0], int) else 0
+    for unit in (chunk, batch_size):
+        if 0 < unit <= n:
+            return n - n % unit
+    return n
+
+
+def _n_bytes(rows: Rows) -> int:
+    return int(np.prod(rows.shape, dtype=np.int64)) * int(rows.dtype.itemsize)
+
+
+def _small_as_array(name: str, rows: Any) -> Any:
+    """What fits into a pool as a whole, read; else as it is."""
+    if len(rows.shape) > 0 and _n_bytes(rows) <= POOL_BYTES:
+        return _read(name, rows, 0, rows.shape[0])
+    return rows
+
+
+def settled(
+    net: Network, X: Any, y: Any, sample_weight: Any, names: tuple[str, str] = ("X", "y")
+) -> tuple[Any, Any, Any, bool]:
+    """X, y and weights, the small row sources among them read; and whether any is left that is to be read block by block."""
+    given = {names[0]: X, names[1]: y, "sample_weight": sample_weight}
+    left = False
+    for name, value in given.items():
+        if is_row_source(value, CODES if name == names[0] else (net.dtype,)):
+            given[name] = _small_as_array(name, value)
+            left = left or given[name] is value
+    return (*given.values(), left)
+
+
+def input_blocks(net: Network, X: Rows, *, finite: bool, name: str = "X") -> Iterator[tuple[int, Inputs]]:
+    """Blocks of the samples of a row source, checked, and the row that each begins at.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `check_inputs` does; of the shape and dtype before anything is read.
+    """
+    n_in = net.sizes[0]
+    real_dtype(name, X.dtype)
+    check_inputs_shape(X.shape, n_in, name)
+    height = _block_rows(n_in * max(X.dtype.itemsize, net.dtype.itemsize), X)
+
+    def blocks() -> Iterator[tuple[int, Inputs]]:
+        for start in range(0, X.shape[0], height):
+            array = _read(name, X, start, min(start + height, X.shape[0]))
+            yield start, check_inputs(
+                array, n_in, net.dtype, net.uint8_scale, finite=finite, name=name, first_row=start
+            )
+
+    return blocks()
+
+
+class Reader:
+    """Samples of which some part (X, y, weights) is a row source, read and checked block by block.
+
+    What is in memory, and the shapes and types of what is not, are checked at once.
+
+    Parameters
+    ----------
+    net : Network
+    X, y, sample_weight : array_like or Rows
+    loss : Loss
+    dtype : dtype, optional
+        Of targets and weights; by default the network's.
+    names : tuple of str
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        X: Any,
+        y: Any,
+        loss: Loss,
+        sample_weight: Any,
+        *,
+        dtype: np.dtype[Any] | None = None,
+        names: tuple[str, str] = ("X", "y"),
+    ):
+        self.loss, self.names = loss, names
+        self.net_dtype, self.scale = net.dtype, net.uint8_scale
+        self.dtype = net.dtype if dtype is None else dtype
+        self.n_in, self.n_out = net.sizes[0], net.sizes[-1]
+        self.X = self.y = self.w = None
+        self.inputs: Inputs | None = None
+        self.targets = self.weights = None
+        if is_row_source(X):
+            real_dtype(names[0], X.dtype)
+            check_inputs_shape(X.shape, self.n_in, names[0])
+            self.X = X
+            self.n_samples = X.shape[0]
+            self.X_dtype = X.dtype if X.dtype in CODES else self.net_dtype
+        else:
+            self.inputs = check_inputs(X, self.n_in, self.net_dtype, self.scale, name=names[0])
+            self.n_samples = len(self.inputs.array)
+            self.X_dtype = self.inputs.array.dtype
+        if self.n_samples == 0:
+            raise ValueError(f"{names[0]}: expected at least one sample, got none")
+        n = self.n_samples
+        if is_row_source(y, (net.dtype,)):
+            real_dtype(names[1], y.dtype)
+            self.classes = check_targets_shape(y.shape, y.dtype, loss, n, self.n_out, names[1])
+            self.y = y
+        else:
+            self.targets = check_targets(y, loss, n, self.n_out, self.dtype, name=names[1])
+            self.classes = self.targets.dtype == np.int32
+        self.weighted = sample_weight is not None
+        if is_row_source(sample_weight):
+            real_dtype("sample_weight", sample_weight.dtype)
+            if sample_weight.shape != (n,):
+                raise ValueError(f"sample_weight: expected shape {(n,)}, got {sample_weight.shape}")
+            self.w = sample_weight
+        else:
+            self.weights = check_sample_weight(sample_weight, n, self.dtype)
+        self.row_bytes = self.n_in * max(
+            self.X_dtype.itemsize, 0 if self.X is None else self.X.dtype.itemsize
+        ) + (4 if self.classes else self.n_out * self.dtype.itemsize)
+
+    def block_rows(self, batch_size: int = 1) -> int:
+        """Rows to be read at a time."""
+        rows = next(r for r in (self.X, self.y, self.w) if r is not None)
+        return _block_rows(self.row_bytes, rows, batch_size)
+
+    def empty(self, n: int) -> Samples:
+        """Room for n samples."""
+        targets = np.empty(n, np.int32) if self.classes else np.empty((n, self.n_out), self.dtype)
+        return Samples(
+            self._inputs(np.empty((n, self.n_in), self.X_dtype)),
+            self.loss,
+            targets,
+            np.empty(n, self.dtype) if self.weighted else None,
+        )
+
+    def _inputs(self, array: NDArray[Any]) -> Inputs:
+        code = CODES[array.dtype]
+        return Inputs(array, code, self.scale if code == 0 else 1.0)
+
+    def read(self, start: int, stop: int) -> Samples:
+        """Samples start .. stop, checked.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Of rows that are not what they should be; the row is said.
+        """
+        n = stop - start
+        if self.X is not None:
+            inputs = check_inputs(
+                _read(self.names[0], self.X, start, stop),
+                self.n_in, self.net_dtype, self.scale, name=self.names[0], first_row=start,
+            )  # fmt: skip
+        else:
+            assert self.inputs is not None
+            inputs = self._inputs(self.inputs.array[start:stop])
+        if self.y is not None:
+            targets = check_targets(
+                _read(self.names[1], self.y, start, stop),
+                self.loss, n, self.n_out, self.dtype, name=self.names[1], first_row=start,
+            )  # fmt: skip
+        else:
+            assert self.targets is not None
+            targets = self.targets[start:stop]
+        weights = None
+        if self.w is not None:
+            weights = check_sample_weight(
+                _read("sample_weight", self.w, start, stop), n, self.dtype, first_row=start, part=True
+            )
+        elif self.weights is not None:
+            weights = self.weights[start:stop]
+        return Samples(inputs, self.loss, targets, weights)
+
+    def blocks(self) -> Iterator[Samples]:
+        """All samples in order."""
+        height = self.block_rows()
+        for start in range(0, self.n_samples, height):
+            yield self.read(start, min(start + height, self.n_samples))
+
+
+class ArraySource:
+    """Batches of samples in memory; shuffled or as they lie."""
+
+    seconds = 0.0
+
+    def __init__(
+        self, data: Samples, batch_size: int, shuffle: bool, rng: np.random.Generator
+    ):
+        self.data, self.loss, self.n_samples = data, data.loss, data.n_samples
+        self.batch_size = min(batch_size, self.n_samples)
+        self.steps_per_epoch = -(-self.n_samples // self.batch_size)
+        self.shuffle, self.rng = shuffle, rng
+        self._whole = ((0, self.n_samples),)
+
+    def batches(self, run: Run) -> Iterable[tuple[int, int]]:
+        """As `Source` says. Where one batch holds all samples, they are taken as they lie."""
+        if self.steps_per_epoch == 1:
+            return self._whole
+        if self.shuffle:
+            run.engine.set_order(self.rng.permutation(self.n_samples))
+        n, size = self.n_samples, self.batch_size
+        return zip(range(0, n, size), chain(range(size, n, size), (n,)), strict=True)
+
+
+class RowSource:
+    """Batches of what a Reader reads, from a pool of some blocks; see above how they are shuffled.
+
+    Without shuffling they are those of arrays in memory. What a pool leaves, less than a batch, goes into the next.
+    """
+
+    def __init__(self, reader: Reader, batch_size: int, shuffle: bool, rng: np.random.Generator):
+        self.reader, self.loss, self.n_samples = reader, reader.loss, reader.n_samples
+        self.batch_size = min(batch_size, self.n_samples)
+        self.steps_per_epoch = -(-self.n_samples // self.batch_size)
+        self.shuffle, self.rng = shuffle, rng
+        self.seconds = 0.0
+        self.block_rows = reader.block_rows(self.batch_size)
+        self._pool = reader.empty(
+            min(POOL_BLOCKS * self.block_rows, self.n_samples) + self.batch_size - 1
+        )
+        self.data = self._first_rows(0)
+
+    def _arrays(self) -> list[NDArray[Any]]:
+        pool = self._pool
+        return [pool.inputs.array, pool.targets, *([] if pool.weights is None else [pool.weights])]
+
+    def _first_rows(self, n: int) -> Samples:
+        pool = self._pool
+        inputs = Inputs(pool.inputs.array[:n], pool.inputs.code, pool.inputs.scale)
+        weights = None if pool.weights is None else pool.weights[:n]
+        return Samples(inputs, pool.loss, pool.targets[:n], weights)
+
+    def batches(self, run: Run) -> Iterator[tuple[int, int]]:
+        """As `Source` says."""
+        starts = np.arange(0, self.n_samples, self.block_rows)
+        if self.shuffle:
+            starts = self.rng.permutation(starts)
+        filled = 0
+        for first in range(0, len(starts), POOL_BLOCKS):
+            began = time.perf_counter()
+            for start in starts[first : first + POOL_BLOCKS].tolist():
+                samples = self.reader.read(start, min(start + self.block_rows, self.n_samples))
+                weights = [] if samples.weights is None else [samples.weights]
+                parts = [samples.inputs.array, samples.targets, *weights]
+                for array, part in zip(self._arrays(), parts, strict=True):
+                    array[filled : filled + len(part)] = part
+                filled += samples.n_samples
+                del samples, weights, parts, part  # before the next block is there
+            order = self.rng.permutation(filled) if self.shuffle else None
+            run.take(self._first_rows(filled), order)
+            self.seconds += time.perf_counter() - began
+            last = first + POOL_BLOCKS >= len(starts)
+            stop = filled if last else filled - filled % self.batch_size
+            for start in range(0, stop, self.batch_size):
+                yield start, min(start + self.batch_size, stop)
+            left = np.arange(stop, filled) if order is None else order[stop:]
+            for array in self._arrays():
+                array[: len(left)] = array[left]
+            filled = len(left)
+
+
+def check_batch(net: Network, batch: Any, loss: Loss, number: int, name: str = "X") -> Samples:
+    """The samples of the batch of this number, from 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not (X, y) or (X, y, sample_weight), or one of these does not fit the network.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        raise TypeError(
+            f"{name}: expected samples with y, or an iterable of batches (X, y) or (X, y, sample_weight), "
+            f"got a {type(batch).__name__}{length} as batch {number}"
+        )
+    X, y, weight = (*batch, None)[:3]
+    n_in, n_out, dtype = net.sizes[0], net.sizes[-1], net.dtype
+    place = f" of batch {number}" if name == "X" else f" of {name}, batch {number}"
+    inputs = check_inputs(X, n_in, dtype, net.uint8_scale, name=f"X{place}")
+    n = len(inputs.array)
+    if n == 0:
+        raise ValueError(f"X{place}: expected at least one sample, got none")
+    targets = check_targets(y, loss, n, n_out, dtype, name=f"y{place}")
+    weights = check_sample_weight(weight, n, dtype, name=f"sample_weight{place}", part=True)
+    return Samples(inputs, loss, targets, weights)
+
+
+def validation_batches(net: Network, batches: Any, loss: Loss) -> Callable[[], Iterator[Samples]]:
+    """What gives the samples of an iterable of batches for validation, each time anew.
+
+    Raises
+    ------
+    TypeError
+        It is no iterable, or one that can be iterated once only.
+    """
+    if not is_iterable_of_batches(batches) or iter(batches) is batches:
+        raise TypeError(
+            "validation: expected a pair (X, y), or an iterable of batches (X, y) or (X, y, sample_weight) that can be iterated "
+            f"again and again, got {type(batches).__name__}"
+        )
+
+    def samples() -> Iterator[Samples]:
+        for number, batch in enumerate(batches, 1):
+            yield check_batch(net, batch, loss, number, "validation")
+
+    return samples
+
+
+class BatchSource:
+    """Batches as an iterable gives them.
+
+    Parameters
+    ----------
+    net : Network
+    batches : iterable of (X, y) or (X, y, sample_weight)
+        Iterated anew each epoch; an iterator, which can't be, goes on.
+    loss : Loss
+    steps_per_epoch : int, optional
+        By default the iterable's length.
+    n_sampled : int
+        Samples of the first batches that are copied to `Run.sampled`, for what looks at a sample of the data.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The number of batches is not known, there is none, or the first is not as it should be.
+    """
+
+    def __init__(
+        self, net: Network, batches: Iterable[Batch], loss: Loss, steps_per_epoch: int | None, n_sampled: int
+    ):
+        self._net, self.loss, self.dtype = net, loss, net.dtype
+        n_in = net.sizes[0]
+        if steps_per_epoch is None:
+            try:
+                steps_per_epoch = len(batches)  # type: ignore[arg-type]
+            except TypeError:
+                raise ValueError(
+                    "steps_per_epoch: expected the number of batches in an epoch with an iterable that has no length, got None"
+                ) from None
+            if steps_per_epoch == 0:
+                raise ValueError("X: expected at least one batch, got none")
+        self.steps_per_epoch = count("steps_per_epoch", steps_per_epoch)
+        self.seconds = 0.0
+        self.n_samples = self._n_taken = 0
+        self._batches = batches
+        self._iterator = iter(batches)
+        self._one_shot = self._iterator is batches
+        self._first: Samples | None = self._next()
+        self.data = self._first
+        self.batch_size = self.data.n_samples
+        self._sample: Samples | None = None
+        self._n_kept, self._room = 0, 0
+        if n_sampled > 0:
+            self._room = max(1, min(n_sampled, SAMPLE_BYTES // (n_in * self.dtype.itemsize)))
+            targets = self.data.targets
+            self._sample = Samples(
+                Inputs(np.empty((self._room, n_in), self.dtype), CODES[self.dtype], 1.0),
+                loss,
+                np.empty((self._room, *targets.shape[1:]), targets.dtype),
+                np.ones(self._room, self.dtype),
+            )
+
+    def _next(self) -> Samples:
+        """The next batch, checked."""
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            raise ValueError(
+                f"X: expected {self.steps_per_epoch} batches in an epoch, got no more after "
+                f"{self._n_taken} step{'s' * (self._n_taken != 1)}"
+            ) from None
+        self._n_taken += 1
+        return check_batch(self._net, batch, self.loss, self._n_taken)
+
+    def _keep(self, samples: Samples, run: Run) -> None:
+        """Copies rows to the sample while there is room."""
+        sample, start = self._sample, self._n_kept
+        n = min(samples.n_samples, self._room - start)
+        if sample is None or n == 0 or samples.targets.dtype != sample.targets.dtype:
+            return
+        assert sample.weights is not None
+        stop = start + n
+        np.multiply(
+            samples.inputs.array[:n],
+            self.dtype.type(samples.inputs.scale),
+            out=sample.inputs.array[start:stop],
+            casting="same_kind",
+        )
+        sample.targets[start:stop] = samples.targets[:n]
+        if samples.weights is not None:
+            sample.weights[start:stop] = samples.weights[:n]
+        self._n_kept = stop
+        inputs = Inputs(sample.inputs.array[:stop], sample.inputs.code, 1.0)
+        run.sampled = Samples(inputs, self.loss, sample.targets[:stop], sample.weights[:stop])
+
+    def batches(self, run: Run) -> Iterator[tuple[int, int]]:
+        """As `Source` says."""
+        samples, self._first = self._first, None
+        if samples is None and not self._one_shot:
+            self._iterator = iter(self._batches)
+        n_samples = 0
+        for _ in range(self.steps_per_epoch):
+            began = time.perf_counter()
+            if samples is None:
+                samples = self._next()
+            n = samples.n_samples
+            run.take(samples, None, largest=n)
+            self._keep(samples, run)
+            samples = None  # so that it can go when the next is there
+            self.seconds += time.perf_counter() - began
+            n_samples += n
+            yield 0, n
+        self.n_samples = n_samples
