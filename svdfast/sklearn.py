@@ -77,6 +77,19 @@ class _Rate:
         return True
 
 
+class _DenseRows:
+    """A sparse matrix as a row source, of which blocks are made dense as they are read."""
+
+    def __init__(self, X: Any):
+        self.X = X
+        self.shape: tuple[int, int] = X.shape
+        self.dtype: np.dtype[Any] = X.dtype
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        dense: NDArray[Any] = self.X[rows].toarray()
+        return dense
+
+
 def _takes_steps(model: Any) -> bool:
     """Whether the solver can go on with other data: else there is no partial_fit."""
     if model.solver == "lbfgs":
@@ -268,11 +281,18 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             raise ValueError("X_val, y_val: expected both or neither")
         first = not hasattr(self, "network_") or not (self.warm_start or goes_on)
         X, y = validate_data(
-            self, X, y, multi_output=True, y_numeric=isinstance(self, RegressorMixin), dtype=_TYPES, reset=first
+            self,
+            X,
+            y,
+            accept_sparse="csr",
+            multi_output=True,
+            y_numeric=isinstance(self, RegressorMixin),
+            dtype=_TYPES,
+            reset=first,
         )
         y = _flat(y)
         targets, n_out, output = self._encode(y, first, goes_on, classes)
-        weight = check_sample_weight(sample_weight, len(X), np.dtype(np.float64))
+        weight = check_sample_weight(sample_weight, X.shape[0], np.dtype(np.float64))
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
             of_classes = compute_sample_weight(class_weight, y)
@@ -306,9 +326,9 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             )
             X, X_val, _, y_val, targets, _ = parts[:6]
             weight, weight_val = parts[6:] or (None, None)
-            if len(X_val) < 2:
+            if X_val.shape[0] < 2:
                 raise ValueError(
-                    f"validation_fraction: expected at least 2 samples to be held out, got {len(X_val)}"
+                    f"validation_fraction: expected at least 2 samples to be held out, got {X_val.shape[0]}"
                 )
             evaluate = self._validation(X_val, y_val, weight_val)
 
@@ -345,23 +365,20 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         """Loss and score on validation data, if there are any."""
         if X is None or y is None:
             return None
-        X = validate_data(self, X, dtype=_TYPES, reset=False)
+        X = validate_data(self, X, accept_sparse="csr", dtype=_TYPES, reset=False)
         targets, _, _ = self._encode(_flat(np.asarray(y)), False, True, None)
-        net = self.network_
-        c = _loss_scale(net)
+        net, rows = self.network_, _rows(X)
 
         def evaluate() -> tuple[float, float]:
-            found = net.evaluate(X, targets, sample_weight=weight, n_threads=self.n_threads)
+            found = net.evaluate(rows, targets, sample_weight=weight, n_threads=self.n_threads)
             score = found.accuracy
-            if score is None:
-                score = net.score(X, targets, sample_weight=weight)
-            return found.loss / c, score
+            return found.loss, net.score(rows, targets, sample_weight=weight) if score is None else score
 
         return evaluate
 
     def _descend(
         self,
-        X: NDArray[Any],
+        X: Any,
         targets: NDArray[Any],
         weight: NDArray[Any] | None,
         evaluate: Callable[[], tuple[float, float]] | None,
@@ -371,7 +388,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         """Adam or gradient descent, until the loss or the validation score no longer improves."""
         if goes_on and self.early_stopping and self.stopped_:
             return
-        net, n_samples = self.network_, len(X)
+        net, n_samples = self.network_, X.shape[0]
         batch_size = min(200, n_samples) if self.batch_size == "auto" else int(self.batch_size)
         if batch_size > n_samples:
             warnings.warn(
@@ -414,7 +431,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         try:
             self.result_ = train(
                 net,
-                X,
+                _rows(X),
                 targets,
                 epochs=1 if goes_on else self.max_iter,
                 batch_size=batch_size,
@@ -467,8 +484,9 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
         if evaluate is not None:
             loss, score = evaluate()
-            event.info["val_loss"], event.info["val_score"] = loss, score
-            self.validation_loss_curve_.append(loss)  # type: ignore[union-attr]
+            event.info["val_loss"] = loss
+            event.info["val_score" if isinstance(self, RegressorMixin) else "val_accuracy"] = score
+            self.validation_loss_curve_.append(loss / _loss_scale(event.network))  # type: ignore[union-attr]
             self.validation_scores_.append(score)  # type: ignore[union-attr]
             best: float = self.best_validation_score_  # type: ignore[assignment]
             if self.verbose:
@@ -491,10 +509,11 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         self.stopped_ = True
         return True
 
-    def _minimise(self, X: NDArray[Any], targets: NDArray[Any], weight: NDArray[Any] | None) -> None:
+    def _minimise(self, X: Any, targets: NDArray[Any], weight: NDArray[Any] | None) -> None:
         """L-BFGS over all samples at once: a share φ of the iterations dense, then the factors."""
         net = self.network_
         c = _loss_scale(net)
+        X = X.toarray() if hasattr(X, "toarray") else X
 
         def loss_and_gradient(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             net.parameters[:] = w
@@ -536,16 +555,26 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
     # Prediction
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def _outputs(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "network_")
-        X = validate_data(self, X, dtype=_TYPES, reset=False)
-        return self.network_.predict(X, precision=self.precision, n_threads=self.n_threads)
+        X = validate_data(self, X, accept_sparse="csr", dtype=_TYPES, reset=False)
+        return self.network_.predict(_rows(X), precision=self.precision, n_threads=self.n_threads)
 
 
 def _loss_scale(net: Network) -> float:
     """c: the library's loss is c times scikit-learn's, which halves squares and sums over outputs."""
     output, n_out = net.layers[-1].activation.name, net.sizes[-1]
     return {"softmax": 1.0, "sigmoid": 1 / n_out}.get(output, 2 / n_out)
+
+
+def _rows(X: Any) -> Any:
+    """Samples as the library reads them."""
+    return _DenseRows(X) if hasattr(X, "toarray") else X
 
 
 def _flat(y: NDArray[Any]) -> NDArray[Any]:
@@ -748,7 +777,8 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like (n_samples, n_features)
+        X : array_like or sparse matrix (n_samples, n_features)
+            Of a sparse matrix blocks of rows are made dense as they are needed; with "lbfgs" all of it.
         y : array_like (n_samples,) or (n_samples, n_classes)
             Classes, two or more of any kind; or rows of 0 and 1, several of which may be 1 (multi-label).
         sample_weight : array_like (n_samples,), optional
@@ -834,7 +864,7 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like (n_samples, n_features)
+        X : array_like or sparse matrix (n_samples, n_features)
 
         Returns
         -------
@@ -855,7 +885,7 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like (n_samples, n_features)
+        X : array_like or sparse matrix (n_samples, n_features)
 
         Returns
         -------
@@ -872,7 +902,7 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like (n_samples, n_features)
+        X : array_like or sparse matrix (n_samples, n_features)
 
         Returns
         -------
@@ -939,7 +969,7 @@ class SVDMLPRegressor(RegressorMixin, _SVDMLP):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like (n_samples, n_features)
+        X : array_like or sparse matrix (n_samples, n_features)
         y : array_like (n_samples,) or (n_samples, n_outputs)
         sample_weight, X_val, y_val, sample_weight_val, callbacks
             As of `SVDMLPClassifier.fit`.
@@ -987,7 +1017,7 @@ class SVDMLPRegressor(RegressorMixin, _SVDMLP):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array_like (n_samples, n_features)
+        X : array_like or sparse matrix (n_samples, n_features)
 
         Returns
         -------

@@ -7,8 +7,10 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import svdfast as sf
+import svdfast.sources
 
 pytest.importorskip("sklearn", reason="scikit-learn is not there to be compared with")
 
@@ -28,6 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import svdfast.sklearn
 from svdfast.sklearn import SVDMLPClassifier, SVDMLPRegressor
 
 # What a training that is cut short says; the tests of it ask for it.
@@ -251,7 +254,8 @@ def test_validation_data_of_ones_own():
     assert model.validation_scores_[-1] == pytest.approx(accuracy_score(y_test, model.predict(X_test), sample_weight=weight))
     p = model.predict_proba(X_test)[np.arange(len(y_test)), y_test]
     assert model.validation_loss_curve_[-1] == pytest.approx(np.average(-np.log(p), weights=weight), rel=1e-4)
-    assert model.result_.history[-1]["val_score"] == model.validation_scores_[-1]
+    assert model.result_.history[-1]["val_accuracy"] == model.validation_scores_[-1]
+    assert model.result_.history[-1]["val_loss"] == pytest.approx(model.validation_loss_curve_[-1])
     # Without them all samples are trained on, as with them.
     plain = clone(model).fit(X, y)
     np.testing.assert_array_equal(plain.coefs_[0], model.coefs_[0])
@@ -265,6 +269,32 @@ def test_validation_of_a_regressor():
     assert model.validation_scores_[-1] == pytest.approx(r2_score(y[100:], model.predict(X[100:])))
     squares = 0.5 * ((model.predict(X[100:]) - y[100:]) ** 2).sum(axis=1).mean()
     assert model.validation_loss_curve_[-1] == pytest.approx(squares)
+    row = model.result_.history[-1]
+    assert row["val_score"] == model.validation_scores_[-1] and "val_accuracy" not in row
+    # In the history losses are the library's own: the mean of squares.
+    assert row["val_loss"] == pytest.approx(squares)
+    assert row["loss"] == pytest.approx(model.loss_)
+
+
+@pytest.mark.parametrize("kind", [scipy.sparse.csr_array, scipy.sparse.csc_matrix])
+def test_sparse_samples_are_their_dense_rows(kind, monkeypatch):
+    X, X_test, y, y_test = digits()
+    settings = {"hidden_layer_sizes": (32,), "rank": 8, "max_iter": 5, "random_state": 0}
+    dense = SVDMLPClassifier(**settings).fit(X, y, X_val=X_test, y_val=y_test)
+    sparse = SVDMLPClassifier(**settings).fit(kind(X), y, X_val=kind(X_test), y_val=y_test)
+    np.testing.assert_array_equal(sparse.coefs_[0], dense.coefs_[0])
+    assert sparse.validation_scores_ == dense.validation_scores_
+    np.testing.assert_array_equal(sparse.predict_proba(kind(X_test)), dense.predict_proba(X_test))
+    # More of them than a pool holds are never dense as a whole.
+    monkeypatch.setattr(sf.sources, "POOL_BYTES", 64 * 1024)
+    blocks = []
+    read = svdfast.sklearn._DenseRows.__getitem__
+    monkeypatch.setattr(
+        svdfast.sklearn._DenseRows, "__getitem__", lambda self, rows: blocks.append(rows.stop - rows.start) or read(self, rows)
+    )
+    in_blocks = SVDMLPClassifier(**(settings | {"max_iter": 30})).fit(kind(X), y)
+    assert in_blocks.score(kind(X_test), y_test) > 0.85
+    assert max(blocks) <= 64 * 1024 // 8 // 64 // 4
 
 
 @pytest.mark.parametrize("factored", [False, True])
