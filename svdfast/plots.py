@@ -7,7 +7,9 @@ experiments (reproduce/), and what is shown of a training while it runs (callbac
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -232,13 +234,22 @@ def _energy(s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _to_draw_in(figure: Figure | SubFigure | None, width: float, height: float) -> Figure | SubFigure:
     if figure is None:
-        return new_figure(width, height)
+        figure = new_figure(width, height)
+        # A notebook shows a Figure by itself only where something has loaded pyplot; this is what it asks any object for.
+        vars(figure)["_repr_png_"] = partial(_png, figure)
+        return figure
     require_matplotlib()
     from matplotlib.figure import Figure, SubFigure
 
     if not isinstance(figure, Figure | SubFigure):
         raise TypeError(f"figure: expected a matplotlib Figure or SubFigure, got {type(figure).__name__}")
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
 
 
 def _legend(figure: Figure | SubFigure, panels: Sequence[Any], columns: int) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Figures of trainings and of spectra: what is drawn where, odd trainings and networks, and that matplotlib is left as it was."""
 
+import pickle
 import subprocess
 import sys
 
@@ -247,6 +248,13 @@ def test_a_figure_that_is_given(layout):
         left, right = figure.subfigures(1, 2)
         assert result.plot(figure=left) is left and result.network.plot_spectrum(figure=right) is right
         drawn(figure)
+
+
+def test_a_notebook_gets_a_picture():
+    """Also of a figure that was pickled."""
+    figure = trained().plot()
+    for one in (figure, pickle.loads(pickle.dumps(figure))):
+        assert one._repr_png_().startswith(b"\x89PNG")
 
 
 def test_matplotlib_is_left_as_it_was():
