@@ -655,7 +655,14 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
         Of the last call: history, events, `explain()`. None with "lbfgs" or after Ctrl-C.
     coefs_, intercepts_ : list of ndarray
         Of each layer, (n_in, n_out) and (n_out,).
-    n_features_in_, n_outputs_, n_layers_, n_iter_, t_ : int
+    n_features_in_ : int
+        Columns of X.
+    n_outputs_, n_layers_ : int
+        Outputs of the network, and its layers, that of the inputs among them.
+    n_iter_ : int
+        Epochs of the last call; with "lbfgs" iterations.
+    t_ : int
+        Samples seen.
     feature_names_in_ : ndarray (n_features_in_,)
         Where X had names.
     out_activation_ : str
