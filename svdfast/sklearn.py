@@ -663,7 +663,7 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
         Epochs of the last call; with "lbfgs" iterations.
     t_ : int
         Samples seen.
-    feature_names_in_ : ndarray (n_features_in_,)
+    feature_names_in_ : ndarray of str
         Where X had names.
     out_activation_ : str
     loss_, best_loss_ : float
