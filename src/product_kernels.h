@@ -5,6 +5,7 @@
  * with the kind's name appended. No include guard: that is its purpose.
  *
  * Of the includer: VECTOR, WIDTH, PER_WORD; ROWS, DEPTH, HEIGHT, FEW_ROWS, STRIPS; load, store, load_part, store_part, add, zero of floats;
+ * where PER_WORD is 1 DOT_ROWS, and sum of a vector's floats;
  * where PER_WORD is 2 load_along, load_along_part, load_across, load_across_part, which make words; broadcast, multiply_add, transpose
  * of words;
  * FOR_EACH_ROWS; TARGET, INLINE.
@@ -306,10 +307,89 @@ static void NAME(pack_B)(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float 
 }
 #endif
 
+#if PER_WORD == 1
+enum { NAME(AT_ONCE) = 4 };
+
+/* C (rows×n) (+)= A (rows×k) Bᵀ, B (n×k): an element of C is the sum of a vector, so B is read once, as it lies. */
+INLINE void NAME(dots)(const int rows, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
+                       int accumulate, float *C, ptrdiff_t ldc)
+{
+    const int rest = (int)(k % WIDTH);
+    const ptrdiff_t whole = k - rest;
+    for (ptrdiff_t j = 0; j < n; j += NAME(AT_ONCE)) {
+        const int columns = n - j < NAME(AT_ONCE) ? (int)(n - j) : NAME(AT_ONCE);
+        const float *b[NAME(AT_ONCE)];
+        VECTOR c[DOT_ROWS][NAME(AT_ONCE)];
+#pragma GCC unroll 4
+        for (int v = 0; v < NAME(AT_ONCE); v++) {
+            b[v] = B + (j + (v < columns ? v : 0)) * ldb;
+#pragma GCC unroll 4
+            for (int i = 0; i < rows; i++)
+                c[i][v] = NAME(zero)();
+        }
+        for (ptrdiff_t p = 0; p < whole; p += WIDTH) {
+#pragma GCC unroll 4
+            for (int v = 0; v < NAME(AT_ONCE); v++) {
+                const VECTOR x = NAME(load)(b[v] + p);
+#pragma GCC unroll 4
+                for (int i = 0; i < rows; i++)
+                    c[i][v] = NAME(multiply_add)(NAME(load)(A + i * lda + p), x, c[i][v]);
+            }
+        }
+        if (rest > 0)
+#pragma GCC unroll 4
+            for (int v = 0; v < NAME(AT_ONCE); v++) {
+                const VECTOR x = NAME(load_part)(rest, b[v] + whole);
+#pragma GCC unroll 4
+                for (int i = 0; i < rows; i++)
+                    c[i][v] = NAME(multiply_add)(NAME(load_part)(rest, A + i * lda + whole), x, c[i][v]);
+            }
+#pragma GCC unroll 4
+        for (int v = 0; v < NAME(AT_ONCE); v++)
+            if (v < columns)
+#pragma GCC unroll 4
+                for (int i = 0; i < rows; i++) {
+                    float *to = C + i * ldc + j + v;
+                    *to = NAME(sum)(c[i][v]) + (accumulate ? *to : 0);
+                }
+    }
+}
+
+/* Whether A (m×k) Bᵀ was done so: where A has few rows, and these are long enough for the sums to cost little. */
+TARGET static int NAME(by_dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
+                                int accumulate, float *C, ptrdiff_t ldc)
+{
+    if (m > DOT_ROWS || k < 4 * WIDTH)
+        return 0;
+    switch (m) {
+    case 1:
+        NAME(dots)(1, n, k, A, lda, B, ldb, accumulate, C, ldc);
+        return 1;
+    case 2:
+        NAME(dots)(2, n, k, A, lda, B, ldb, accumulate, C, ldc);
+        return 1;
+#if DOT_ROWS > 2
+    case 3:
+        NAME(dots)(3, n, k, A, lda, B, ldb, accumulate, C, ldc);
+        return 1;
+    case 4:
+        NAME(dots)(4, n, k, A, lda, B, ldb, accumulate, C, ldc);
+        return 1;
+#endif
+    }
+    return 0;
+}
+#endif
+
 /* C (m×n) (+)= op(A) op(B) by kernels of a form. TURNED: C's rows are the product's columns. */
 static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                           const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
 {
+#if PER_WORD == 1
+    if (form == TURNED ? NAME(by_dots)(n, m, k, B, ldb, A, lda, accumulate, C, ldc)
+                       : form == ROWS_CONTIGUOUS && transpose_B && NAME(by_dots)(m, n, k, A, lda, B, ldb, accumulate, C, ldc))
+        return;
+#endif
     float space[DEPTH * COLUMNS] __attribute__((aligned(64)));
     const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD;
     const ptrdiff_t n_depths = NAME(n_depths)(words);

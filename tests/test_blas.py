@@ -74,6 +74,16 @@ def test_multiply(rounded, kind, transpose_A, transpose_B, accumulate):
         assert (abs(C - expected) <= bound).all(), (m, n, k)
 
 
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_few_rows_times_a_long_transpose(rounded, accumulate):
+    """As of a few samples to predict: by sums of vectors, whose ends and lengths are met here; rows of 1024 elements alias."""
+    for m, n, k in itertools.product([1, 2, 3, 4, 5], [1, 3, 4, 5, 30], [31, 32, 63, 64, 71, 79, 96, 1024]):
+        A, B, C = operands(m, n, k, False, True, "float32")
+        expected, bound = expected_product(rounded, A, B, C, False, True, accumulate, "float32")
+        multiply(A, B, C, False, True, accumulate, "float32")
+        assert (abs(C - expected) <= bound).all(), (m, n, k)
+
+
 @all_kinds
 @all_transposes
 @pytest.mark.parametrize("garbage", [np.nan, np.inf])
