@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -260,62 +261,78 @@ class Reader:
         dtype: np.dtype[Any] | None = None,
         names: tuple[str, str] = ("X", "y"),
     ):
-        self.loss, self.names = loss, names
-        self.net_dtype, self.scale = net.dtype, net.uint8_scale
-        self.dtype = net.dtype if dtype is None else dtype
-        self.n_in, self.n_out = net.sizes[0], net.sizes[-1]
-        self.X = self.y = self.w = None
-        self.inputs = None
-        self.targets = self.weights = None
+        net_dtype, scale = net.dtype, net.uint8_scale
+        n_in, n_out = net.sizes[0], net.sizes[-1]
+        dtype = net_dtype if dtype is None else dtype
+        self.loss = loss
+        # What gives rows start .. stop of each part.
+        self._inputs: Callable[[int, int], Inputs]
+        self._targets: Callable[[int, int], NDArray[Any]]
+        self._weights: Callable[[int, int], NDArray[Any] | None]
+        steady = []
+
         if is_row_source(X):
-            self.X = _Steady(names[0], X)
-            check_inputs_shape(self.X.shape, self.n_in, names[0])
-            self.n_samples = self.X.shape[0]
-            self.X_dtype = self.X.dtype if self.X.dtype in CODES else self.net_dtype
-        else:
-            self.inputs = check_inputs(X, self.n_in, self.net_dtype, self.scale, name=names[0])
-            self.n_samples = len(self.inputs.array)
-            self.X_dtype = self.inputs.array.dtype
-        if self.n_samples == 0:
-            raise ValueError(f"{names[0]}: expected at least one sample, got none")
-        n = self.n_samples
-        if is_row_source(y, (net.dtype,)):
-            self.y = _Steady(names[1], y)
-            self.classes = check_targets_shape(
-                self.y.shape, self.y.dtype, loss, n, self.n_out, names[1]
+            X_rows = _Steady(names[0], X)
+            steady.append(X_rows)
+            check_inputs_shape(X_rows.shape, n_in, names[0])
+            n = X_rows.shape[0]
+            X_dtype = X_rows.dtype if X_rows.dtype in CODES else net_dtype
+            X_itemsize = max(X_dtype.itemsize, X_rows.dtype.itemsize)
+            self._inputs = lambda start, stop: check_inputs(
+                X_rows.read(start, stop), n_in, net_dtype, scale, name=names[0], first_row=start
             )
         else:
-            self.targets = check_targets(y, loss, n, self.n_out, self.dtype, name=names[1])
-            self.classes = self.targets.dtype == np.int32
-        self.weighted = sample_weight is not None
-        if is_row_source(sample_weight):
-            self.w = _Steady("sample_weight", sample_weight)
-            if self.w.shape != (n,):
-                raise ValueError(f"sample_weight: expected shape {(n,)}, got {self.w.shape}")
+            inputs = check_inputs(X, n_in, net_dtype, scale, name=names[0])
+            n, X_dtype, X_itemsize = len(inputs.array), inputs.array.dtype, inputs.array.itemsize
+            self._inputs = lambda start, stop: replace(inputs, array=inputs.array[start:stop])
+        if n == 0:
+            raise ValueError(f"{names[0]}: expected at least one sample, got none")
+        self.n_samples: int = n
+
+        if is_row_source(y, (net_dtype,)):
+            y_rows = _Steady(names[1], y)
+            steady.append(y_rows)
+            classes = check_targets_shape(y_rows.shape, y_rows.dtype, loss, n, n_out, names[1])
+            self._targets = lambda start, stop: check_targets(
+                y_rows.read(start, stop), loss, stop - start, n_out, dtype, name=names[1], first_row=start
+            )
         else:
-            self.weights = check_sample_weight(sample_weight, n, self.dtype)
-        self.row_bytes = self.n_in * max(
-            self.X_dtype.itemsize, 0 if self.X is None else self.X.dtype.itemsize
-        ) + (4 if self.classes else self.n_out * self.dtype.itemsize)
+            targets = check_targets(y, loss, n, n_out, dtype, name=names[1])
+            classes = targets.dtype == np.int32
+            self._targets = lambda start, stop: targets[start:stop]
+
+        if is_row_source(sample_weight):
+            w_rows = _Steady("sample_weight", sample_weight)
+            steady.append(w_rows)
+            if w_rows.shape != (n,):
+                raise ValueError(f"sample_weight: expected shape {(n,)}, got {w_rows.shape}")
+            self._weights = lambda start, stop: check_sample_weight(
+                w_rows.read(start, stop), stop - start, dtype, first_row=start, part=True
+            )
+        else:
+            weights = check_sample_weight(sample_weight, n, dtype)
+            self._weights = lambda start, stop: None if weights is None else weights[start:stop]
+
+        self._steady = steady[0]
+        self._row_bytes = n_in * X_itemsize + (4 if classes else n_out * dtype.itemsize)
+        self._net, self._X_dtype, self._dtype = net, X_dtype, dtype
+        self._classes, self._weighted = classes, sample_weight is not None
 
     def block_rows(self, batch_size: int = 1) -> int:
         """Rows to be read at a time."""
-        steady = next(rows for rows in (self.X, self.y, self.w) if rows is not None)
-        return _block_rows(self.row_bytes, steady, batch_size)
+        return _block_rows(self._row_bytes, self._steady, batch_size)
 
     def empty(self, n: int) -> Samples:
         """Room for n samples."""
-        targets = np.empty(n, np.int32) if self.classes else np.empty((n, self.n_out), self.dtype)
+        net, dtype = self._net, self._dtype
+        n_in, n_out = net.sizes[0], net.sizes[-1]
+        X = np.empty((n, n_in), self._X_dtype)
         return Samples(
-            self._inputs(np.empty((n, self.n_in), self.X_dtype)),
+            check_inputs(X, n_in, net.dtype, net.uint8_scale, finite=False),
             self.loss,
-            targets,
-            np.empty(n, self.dtype) if self.weighted else None,
+            np.empty(n, np.int32) if self._classes else np.empty((n, n_out), dtype),
+            np.empty(n, dtype) if self._weighted else None,
         )
-
-    def _inputs(self, array: NDArray[Any]) -> Inputs:
-        code = CODES[array.dtype]
-        return Inputs(array, code, self.scale if code == 0 else 1.0)
 
     def read(self, start: int, stop: int) -> Samples:
         """Samples start .. stop, checked.
@@ -325,31 +342,9 @@ class Reader:
         TypeError, ValueError
             Of rows that are not what they should be; the row is said.
         """
-        n = stop - start
-        if self.X is not None:
-            inputs = check_inputs(
-                self.X.read(start, stop),
-                self.n_in, self.net_dtype, self.scale, name=self.names[0], first_row=start,
-            )  # fmt: skip
-        else:
-            assert self.inputs is not None
-            inputs = self._inputs(self.inputs.array[start:stop])
-        if self.y is not None:
-            targets = check_targets(
-                self.y.read(start, stop),
-                self.loss, n, self.n_out, self.dtype, name=self.names[1], first_row=start,
-            )  # fmt: skip
-        else:
-            assert self.targets is not None
-            targets = self.targets[start:stop]
-        weights = None
-        if self.w is not None:
-            weights = check_sample_weight(
-                self.w.read(start, stop), n, self.dtype, first_row=start, part=True
-            )
-        elif self.weights is not None:
-            weights = self.weights[start:stop]
-        return Samples(inputs, self.loss, targets, weights)
+        return Samples(
+            self._inputs(start, stop), self.loss, self._targets(start, stop), self._weights(start, stop)
+        )
 
     def blocks(self) -> Iterator[Samples]:
         """All samples in order."""

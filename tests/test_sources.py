@@ -433,6 +433,20 @@ def test_h5py(small_pool, tmp_path):
             assert net.score(file[name], file["y"]) == pytest.approx(net.score(X, y))
 
 
+def test_a_dataset_of_h5py_that_holds_nothing(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="HDF5 files need h5py")
+    X, y = samples()
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["nothing"], file["number"] = h5py.Empty("f4"), 3.0
+        for name, error in (("nothing", TypeError), ("number", ValueError)):
+            with pytest.raises(error, match="X: expected"):
+                network().predict(file[name])
+            with pytest.raises(error, match="y: expected"):
+                sf.train(network(), X, file[name])
+            with pytest.raises(error, match="sample_weight: expected"):
+                sf.train(network(), X, y, sample_weight=file[name])
+
+
 def test_an_error_of_h5py_goes_through(small_pool, tmp_path):
     h5py = pytest.importorskip("h5py", reason="HDF5 files need h5py")
     X, y = samples(4000)
@@ -935,6 +949,8 @@ def test_batches_from_pytorch():
     torch = pytest.importorskip("torch", reason="a DataLoader needs PyTorch")
     from torch.utils.data import DataLoader, TensorDataset
 
+    with pytest.raises(TypeError, match="X: expected an array of numbers"):
+        network().predict(torch.zeros(3, 6, dtype=torch.bfloat16))  # NumPy has no such type
     X, y = samples()
     loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(y)), batch_size=8)
     ours = trained(loader, None, activation_aware=False, validation=loader)[0]
