@@ -90,7 +90,6 @@ class Source(Protocol):
     ----------
     data : Samples
         What is there before the first epoch; during it, `Run.data`.
-    loss : Loss
     batch_size : int
         Rows of the largest batch that is known of.
     steps_per_epoch : int
@@ -101,7 +100,6 @@ class Source(Protocol):
     """
 
     data: Samples
-    loss: Loss
     batch_size: int
     steps_per_epoch: int
     n_samples: int
@@ -264,7 +262,7 @@ class Reader:
         net_dtype, scale = net.dtype, net.uint8_scale
         n_in, n_out = net.sizes[0], net.sizes[-1]
         dtype = net_dtype if dtype is None else dtype
-        self.loss = loss
+        self._loss = loss
         # What gives rows start .. stop of each part.
         self._inputs: Callable[[int, int], Inputs]
         self._targets: Callable[[int, int], NDArray[Any]]
@@ -329,7 +327,7 @@ class Reader:
         X = np.empty((n, n_in), self._X_dtype)
         return Samples(
             check_inputs(X, n_in, net.dtype, net.uint8_scale, finite=False),
-            self.loss,
+            self._loss,
             np.empty(n, np.int32) if self._classes else np.empty((n, n_out), dtype),
             np.empty(n, dtype) if self._weighted else None,
         )
@@ -343,7 +341,7 @@ class Reader:
             Of rows that are not what they should be; the row is said.
         """
         return Samples(
-            self._inputs(start, stop), self.loss, self._targets(start, stop), self._weights(start, stop)
+            self._inputs(start, stop), self._loss, self._targets(start, stop), self._weights(start, stop)
         )
 
     def blocks(self) -> Iterator[Samples]:
@@ -361,7 +359,7 @@ class ArraySource:
     def __init__(
         self, data: Samples, batch_size: int, shuffle: bool, rng: np.random.Generator
     ):
-        self.data, self.loss, self.n_samples = data, data.loss, data.n_samples
+        self.data, self.n_samples = data, data.n_samples
         self.batch_size = min(batch_size, self.n_samples)
         self.steps_per_epoch = -(-self.n_samples // self.batch_size)
         self.shuffle, self.rng = shuffle, rng
@@ -384,7 +382,7 @@ class RowSource:
     """
 
     def __init__(self, reader: Reader, batch_size: int, shuffle: bool, rng: np.random.Generator):
-        self.reader, self.loss, self.n_samples = reader, reader.loss, reader.n_samples
+        self.reader, self.n_samples = reader, reader.n_samples
         self.batch_size = min(batch_size, self.n_samples)
         self.steps_per_epoch = -(-self.n_samples // self.batch_size)
         self.shuffle, self.rng = shuffle, rng
@@ -401,7 +399,7 @@ class RowSource:
         starts = np.arange(0, self.n_samples, self.block_rows)
         if self.shuffle:
             starts = self.rng.permutation(starts)
-        filled = 0
+        filled, counted = 0, False
         for first in range(0, len(starts), POOL_BLOCKS):
             began = time.perf_counter()
             for start in starts[first : first + POOL_BLOCKS].tolist():
@@ -409,6 +407,7 @@ class RowSource:
                 stop = filled + samples.n_samples
                 for array, part in zip(self._pool.arrays, samples.arrays, strict=True):
                     array[filled:stop] = part
+                counted = counted or samples.weights is None or bool(samples.weights.any())
                 filled = stop
                 del samples, part  # before the next block is there
             order = self.rng.permutation(filled) if self.shuffle else None
@@ -422,6 +421,8 @@ class RowSource:
             for array in self._pool.arrays:
                 array[: len(left)] = array[left]
             filled = len(left)
+        if not counted:
+            raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
 
 
 def check_batch(net: Network, batch: Any, loss: Loss, number: int, name: str = "X") -> Samples:
@@ -500,7 +501,7 @@ class BatchSource:
     def __init__(
         self, net: Network, batches: Iterable[Batch], loss: Loss, steps_per_epoch: int | None, n_sampled: int
     ):
-        self._net, self.loss, self.dtype = net, loss, net.dtype
+        self._net, self._loss, self._dtype = net, loss, net.dtype
         n_in = net.sizes[0]
         if steps_per_epoch is None:
             try:
@@ -523,13 +524,13 @@ class BatchSource:
         self._sample: Samples | None = None
         self._n_kept, self._room = 0, 0
         if n_sampled > 0:
-            self._room = max(1, min(n_sampled, SAMPLE_BYTES // (n_in * self.dtype.itemsize)))
+            self._room = max(1, min(n_sampled, SAMPLE_BYTES // (n_in * self._dtype.itemsize)))
             targets = self.data.targets
             self._sample = Samples(
-                Inputs(np.empty((self._room, n_in), self.dtype), CODES[self.dtype], 1.0),
+                Inputs(np.empty((self._room, n_in), self._dtype), CODES[self._dtype], 1.0),
                 loss,
                 np.empty((self._room, *targets.shape[1:]), targets.dtype),
-                np.ones(self._room, self.dtype),
+                np.ones(self._room, self._dtype),
             )
 
     def _next(self) -> Samples:
@@ -542,7 +543,7 @@ class BatchSource:
                 f"{self._n_taken} step{'s' * (self._n_taken != 1)}"
             ) from None
         self._n_taken += 1
-        return check_batch(self._net, batch, self.loss, self._n_taken)
+        return check_batch(self._net, batch, self._loss, self._n_taken)
 
     def _keep(self, samples: Samples, run: Run) -> None:
         """Copies rows to the sample while there is room."""
@@ -554,7 +555,7 @@ class BatchSource:
         assert part.weights is not None
         np.multiply(
             samples.inputs.array[:n],
-            self.dtype.type(samples.inputs.scale),
+            self._dtype.type(samples.inputs.scale),
             out=part.inputs.array,
             casting="same_kind",
         )

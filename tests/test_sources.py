@@ -277,7 +277,8 @@ def test_variance_explained_in_blocks(small_pool):
         assert net.score(Rows(X), Rows(Y), weight) == pytest.approx(net.score(X, Y, weight), rel=1e-9)
 
 
-def test_no_weight_at_all(small_pool):
+def test_no_weight_at_all(small_pool, monkeypatch):
+    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
     X, y = samples()
     for call in (network().evaluate, network(output="identity").score):
         targets = y if call.__name__ == "evaluate" else np.eye(3)[y]
@@ -285,6 +286,12 @@ def test_no_weight_at_all(small_pool):
             call(Rows(X), targets, sample_weight=Rows(np.zeros(N)))
     with pytest.raises(ValueError, match="sample_weight: expected"):
         sf.train(network(), X, y, epochs=1, validation=Loader(X, y, 8, np.zeros(N)))
+    weight = np.zeros(N)
+    for shuffle in (True, False):
+        with pytest.raises(ValueError, match="sample_weight: expected weights ≥ 0, not all 0"):
+            sf.train(network(), Rows(X), y, sample_weight=Rows(weight), epochs=1, batch_size=8, shuffle=shuffle)
+    weight[3] = 1  # it is enough that some sample counts
+    sf.train(network(), Rows(X), y, sample_weight=Rows(weight), epochs=2, batch_size=8)
 
 
 def test_an_infinite_loss_of_some_block_stays_infinite(small_pool):
