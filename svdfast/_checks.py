@@ -69,6 +69,8 @@ def real_array(name: str, value: Any) -> NDArray[Any]:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name}: expected an array of numbers: {error}") from None
+    except TypeError as error:
+        raise TypeError(f"{name}: expected an array of numbers: {error}") from None
     real_dtype(name, array.dtype)
     return array
 

@@ -7,7 +7,7 @@ that is not in memory, or comes in batches (sources.py); data sets to download (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +56,20 @@ class Samples:
     @property
     def n_samples(self) -> int:
         return len(self.inputs.array)
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """Inputs, targets, and weights where there are any."""
+        return [self.inputs.array, self.targets, *([] if self.weights is None else [self.weights])]
+
+    def part(self, start: int, stop: int) -> Samples:
+        """Samples start .. stop, as views."""
+        return Samples(
+            replace(self.inputs, array=self.inputs.array[start:stop]),
+            self.loss,
+            self.targets[start:stop],
+            None if self.weights is None else self.weights[start:stop],
+        )
 
     def bind(self, engine: Engine) -> None:
         """Gives an engine the data to take batches from."""

@@ -469,7 +469,7 @@ class Network:
         threads = resolve_threads(n_threads)
         given: Any = X
         if is_row_source(given):
-            blocks = input_blocks(self, given, finite=False)
+            blocks = input_blocks(self, given)
             n_samples = given.shape[0]
         else:
             inputs = check_inputs(given, n_in, parameters.dtype, self.uint8_scale, finite=False)
@@ -1108,12 +1108,13 @@ class Evaluator:
             out = np.empty((n, layout.sizes[-1]), dtype=parameters.dtype)
             here = engine.evaluate(n, out)
             right = _share_right(layout.layers[-1].activation.name, out, data)
-            # Running means; of one block, its own to the bit.
+            # Running means; of one block, its own to the bit. What is infinite stays so.
             total += weight
-            loss += (here - loss) * (weight / total)
-            accuracy += (right - accuracy) * (weight / total)
+            share = weight / total
+            loss = loss * (1 - share) + here * share
+            accuracy = accuracy * (1 - share) + right * share
         if total == 0:
-            raise ValueError("expected a sample with a weight above 0, got none")
+            raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
         return Evaluation(loss, None if math.isnan(accuracy) else accuracy)
 
 

@@ -17,9 +17,12 @@ stretches as the pool has blocks.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -87,7 +90,6 @@ class Source(Protocol):
     ----------
     data : Samples
         What is there before the first epoch; during it, `Run.data`.
-    loss : Loss
     batch_size : int
         Rows of the largest batch that is known of.
     steps_per_epoch : int
@@ -98,7 +100,6 @@ class Source(Protocol):
     """
 
     data: Samples
-    loss: Loss
     batch_size: int
     steps_per_epoch: int
     n_samples: int
@@ -128,9 +129,11 @@ def is_row_source(value: Any, as_they_lie: Collection[Any] = CODES) -> bool:
         return not (value.dtype in as_they_lie and contiguous and value.flags.aligned)
     if isinstance(value, np.ndarray | np.generic) or any(hasattr(value, a) for a in _IN_MEMORY):
         return False
+    shape = getattr(value, "shape", None)
     return (
         hasattr(value, "__getitem__")
-        and isinstance(getattr(value, "shape", None), tuple)
+        and isinstance(shape, tuple)
+        and all(isinstance(n, Integral) for n in shape)
         and isinstance(getattr(value, "dtype", None), np.dtype)
     )
 
@@ -145,21 +148,42 @@ def is_iterable_of_batches(value: Any) -> bool:
     )
 
 
-def _read(name: str, rows: Rows, start: int, stop: int) -> NDArray[Any]:
-    """Rows start .. stop, checked to be what the source's shape and dtype say."""
-    array = real_array(name, rows[start:stop])
-    if array.shape != (stop - start, *rows.shape[1:]) or array.dtype != rows.dtype:
-        raise ValueError(
-            f"{name}: expected rows {start} to {stop} to be an array of shape {(stop - start, *rows.shape[1:])} and dtype {rows.dtype}, "
-            f"got shape {array.shape} and dtype {array.dtype}"
-        )
-    return array
+class _Steady:
+    """A row source whose rows are read as arrays of the shape and dtype that it had at first.
+
+    Raises
+    ------
+    TypeError
+        Its numbers are not real.
+    """
+
+    def __init__(self, name: str, rows: Rows):
+        real_dtype(name, rows.dtype)
+        self.name, self.rows = name, rows
+        self.shape, self.dtype = rows.shape, rows.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows start .. stop.
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are not what was promised.
+        """
+        array = real_array(self.name, self.rows[start:stop])
+        expected = (stop - start, *self.shape[1:])
+        if array.shape != expected or array.dtype != self.dtype:
+            raise ValueError(
+                f"{self.name}: expected rows {start} to {stop} to be an array of shape {expected} and dtype {self.dtype}, "
+                f"got shape {array.shape} and dtype {array.dtype}"
+            )
+        return array
 
 
-def _block_rows(row_bytes: int, rows: Rows, batch_size: int = 1) -> int:
+def _block_rows(row_bytes: int, steady: _Steady, batch_size: int = 1) -> int:
     """Rows of a block: of a POOL_BLOCKS-th of the pool, whole chunks of the file or else whole batches where these are smaller."""
     n = max(1, POOL_BYTES // POOL_BLOCKS // max(1, row_bytes), -(-batch_size // POOL_BLOCKS))
-    chunks = getattr(rows, "chunks", None)
+    chunks = getattr(steady.rows, "chunks", None)
     chunk = chunks[0] if isinstance(chunks, tuple) and chunks and isinstance(chunks[0], int) else 0
     for unit in (chunk, batch_size):
         if 0 < unit <= n:
@@ -167,14 +191,10 @@ def _block_rows(row_bytes: int, rows: Rows, batch_size: int = 1) -> int:
     return n
 
 
-def _n_bytes(rows: Rows) -> int:
-    return int(np.prod(rows.shape, dtype=np.int64)) * int(rows.dtype.itemsize)
-
-
 def _small_as_array(name: str, rows: Any) -> Any:
     """What fits into a pool as a whole, read; else as it is."""
-    if len(rows.shape) > 0 and _n_bytes(rows) <= POOL_BYTES:
-        return _read(name, rows, 0, rows.shape[0])
+    if len(rows.shape) > 0 and math.prod(rows.shape) * rows.dtype.itemsize <= POOL_BYTES:
+        return _Steady(name, rows).read(0, rows.shape[0])
     return rows
 
 
@@ -191,8 +211,8 @@ def settled(
     return (*given.values(), left)
 
 
-def input_blocks(net: Network, X: Rows, *, finite: bool, name: str = "X") -> Iterator[tuple[int, Inputs]]:
-    """Blocks of the samples of a row source, checked, and the row that each begins at.
+def input_blocks(net: Network, X: Rows) -> Iterator[tuple[int, Inputs]]:
+    """Blocks of the samples of a row source, which need not be finite, and the row that each begins at.
 
     Raises
     ------
@@ -200,16 +220,15 @@ def input_blocks(net: Network, X: Rows, *, finite: bool, name: str = "X") -> Ite
         As `check_inputs` does; of the shape and dtype before anything is read.
     """
     n_in = net.sizes[0]
-    real_dtype(name, X.dtype)
-    check_inputs_shape(X.shape, n_in, name)
-    height = _block_rows(n_in * max(X.dtype.itemsize, net.dtype.itemsize), X)
+    steady = _Steady("X", X)
+    check_inputs_shape(steady.shape, n_in)
+    n_samples = steady.shape[0]
+    height = _block_rows(n_in * max(steady.dtype.itemsize, net.dtype.itemsize), steady)
 
     def blocks() -> Iterator[tuple[int, Inputs]]:
-        for start in range(0, X.shape[0], height):
-            array = _read(name, X, start, min(start + height, X.shape[0]))
-            yield start, check_inputs(
-                array, n_in, net.dtype, net.uint8_scale, finite=finite, name=name, first_row=start
-            )
+        for start in range(0, n_samples, height):
+            array = steady.read(start, min(start + height, n_samples))
+            yield start, check_inputs(array, n_in, net.dtype, net.uint8_scale, finite=False)
 
     return blocks()
 
@@ -240,63 +259,78 @@ class Reader:
         dtype: np.dtype[Any] | None = None,
         names: tuple[str, str] = ("X", "y"),
     ):
-        self.loss, self.names = loss, names
-        self.net_dtype, self.scale = net.dtype, net.uint8_scale
-        self.dtype = net.dtype if dtype is None else dtype
-        self.n_in, self.n_out = net.sizes[0], net.sizes[-1]
-        self.X = self.y = self.w = None
-        self.inputs: Inputs | None = None
-        self.targets = self.weights = None
+        net_dtype, scale = net.dtype, net.uint8_scale
+        n_in, n_out = net.sizes[0], net.sizes[-1]
+        dtype = net_dtype if dtype is None else dtype
+        self._loss = loss
+        # What gives rows start .. stop of each part.
+        self._inputs: Callable[[int, int], Inputs]
+        self._targets: Callable[[int, int], NDArray[Any]]
+        self._weights: Callable[[int, int], NDArray[Any] | None]
+        steady = []
+
         if is_row_source(X):
-            real_dtype(names[0], X.dtype)
-            check_inputs_shape(X.shape, self.n_in, names[0])
-            self.X = X
-            self.n_samples = X.shape[0]
-            self.X_dtype = X.dtype if X.dtype in CODES else self.net_dtype
+            X_rows = _Steady(names[0], X)
+            steady.append(X_rows)
+            check_inputs_shape(X_rows.shape, n_in, names[0])
+            n = X_rows.shape[0]
+            X_dtype = X_rows.dtype if X_rows.dtype in CODES else net_dtype
+            X_itemsize = max(X_dtype.itemsize, X_rows.dtype.itemsize)
+            self._inputs = lambda start, stop: check_inputs(
+                X_rows.read(start, stop), n_in, net_dtype, scale, name=names[0], first_row=start
+            )
         else:
-            self.inputs = check_inputs(X, self.n_in, self.net_dtype, self.scale, name=names[0])
-            self.n_samples = len(self.inputs.array)
-            self.X_dtype = self.inputs.array.dtype
-        if self.n_samples == 0:
+            inputs = check_inputs(X, n_in, net_dtype, scale, name=names[0])
+            n, X_dtype, X_itemsize = len(inputs.array), inputs.array.dtype, inputs.array.itemsize
+            self._inputs = lambda start, stop: replace(inputs, array=inputs.array[start:stop])
+        if n == 0:
             raise ValueError(f"{names[0]}: expected at least one sample, got none")
-        n = self.n_samples
-        if is_row_source(y, (net.dtype,)):
-            real_dtype(names[1], y.dtype)
-            self.classes = check_targets_shape(y.shape, y.dtype, loss, n, self.n_out, names[1])
-            self.y = y
+        self.n_samples: int = n
+
+        if is_row_source(y, (net_dtype,)):
+            y_rows = _Steady(names[1], y)
+            steady.append(y_rows)
+            classes = check_targets_shape(y_rows.shape, y_rows.dtype, loss, n, n_out, names[1])
+            self._targets = lambda start, stop: check_targets(
+                y_rows.read(start, stop), loss, stop - start, n_out, dtype, name=names[1], first_row=start
+            )
         else:
-            self.targets = check_targets(y, loss, n, self.n_out, self.dtype, name=names[1])
-            self.classes = self.targets.dtype == np.int32
-        self.weighted = sample_weight is not None
+            targets = check_targets(y, loss, n, n_out, dtype, name=names[1])
+            classes = targets.dtype == np.int32
+            self._targets = lambda start, stop: targets[start:stop]
+
         if is_row_source(sample_weight):
-            real_dtype("sample_weight", sample_weight.dtype)
-            if sample_weight.shape != (n,):
-                raise ValueError(f"sample_weight: expected shape {(n,)}, got {sample_weight.shape}")
-            self.w = sample_weight
+            w_rows = _Steady("sample_weight", sample_weight)
+            steady.append(w_rows)
+            if w_rows.shape != (n,):
+                raise ValueError(f"sample_weight: expected shape {(n,)}, got {w_rows.shape}")
+            self._weights = lambda start, stop: check_sample_weight(
+                w_rows.read(start, stop), stop - start, dtype, first_row=start, part=True
+            )
         else:
-            self.weights = check_sample_weight(sample_weight, n, self.dtype)
-        self.row_bytes = self.n_in * max(
-            self.X_dtype.itemsize, 0 if self.X is None else self.X.dtype.itemsize
-        ) + (4 if self.classes else self.n_out * self.dtype.itemsize)
+            weights = check_sample_weight(sample_weight, n, dtype)
+            self._weights = lambda start, stop: None if weights is None else weights[start:stop]
+
+        self._steady = steady[0]
+        self._row_bytes = n_in * X_itemsize + (4 if classes else n_out * dtype.itemsize)
+        self._net, self._X_dtype, self._dtype = net, X_dtype, dtype
+        self._classes, self._weighted = classes, sample_weight is not None
 
     def block_rows(self, batch_size: int = 1) -> int:
         """Rows to be read at a time."""
-        rows = next(r for r in (self.X, self.y, self.w) if r is not None)
-        return _block_rows(self.row_bytes, rows, batch_size)
+        return _block_rows(self._row_bytes, self._steady, batch_size)
 
     def empty(self, n: int) -> Samples:
         """Room for n samples."""
-        targets = np.empty(n, np.int32) if self.classes else np.empty((n, self.n_out), self.dtype)
+        net, dtype = self._net, self._dtype
+        n_in, n_out = net.sizes[0], net.sizes[-1]
+        X = np.empty((n, n_in), self._X_dtype)
         return Samples(
-            self._inputs(np.empty((n, self.n_in), self.X_dtype)),
-            self.loss,
-            targets,
-            np.empty(n, self.dtype) if self.weighted else None,
+            check_inputs(X, n_in, net.dtype, net.uint8_scale, finite=False),
+            self._loss,
+            np.empty(n, np.int32) if self._classes else np.empty((n, n_out), dtype),
+            np.empty(n, dtype) if self._weighted else None,
         )
-
-    def _inputs(self, array: NDArray[Any]) -> Inputs:
-        code = CODES[array.dtype]
-        return Inputs(array, code, self.scale if code == 0 else 1.0)
 
     def read(self, start: int, stop: int) -> Samples:
         """Samples start .. stop, checked.
@@ -306,31 +340,9 @@ class Reader:
         TypeError, ValueError
             Of rows that are not what they should be; the row is said.
         """
-        n = stop - start
-        if self.X is not None:
-            inputs = check_inputs(
-                _read(self.names[0], self.X, start, stop),
-                self.n_in, self.net_dtype, self.scale, name=self.names[0], first_row=start,
-            )  # fmt: skip
-        else:
-            assert self.inputs is not None
-            inputs = self._inputs(self.inputs.array[start:stop])
-        if self.y is not None:
-            targets = check_targets(
-                _read(self.names[1], self.y, start, stop),
-                self.loss, n, self.n_out, self.dtype, name=self.names[1], first_row=start,
-            )  # fmt: skip
-        else:
-            assert self.targets is not None
-            targets = self.targets[start:stop]
-        weights = None
-        if self.w is not None:
-            weights = check_sample_weight(
-                _read("sample_weight", self.w, start, stop), n, self.dtype, first_row=start, part=True
-            )
-        elif self.weights is not None:
-            weights = self.weights[start:stop]
-        return Samples(inputs, self.loss, targets, weights)
+        return Samples(
+            self._inputs(start, stop), self._loss, self._targets(start, stop), self._weights(start, stop)
+        )
 
     def blocks(self) -> Iterator[Samples]:
         """All samples in order."""
@@ -347,7 +359,7 @@ class ArraySource:
     def __init__(
         self, data: Samples, batch_size: int, shuffle: bool, rng: np.random.Generator
     ):
-        self.data, self.loss, self.n_samples = data, data.loss, data.n_samples
+        self.data, self.n_samples = data, data.n_samples
         self.batch_size = min(batch_size, self.n_samples)
         self.steps_per_epoch = -(-self.n_samples // self.batch_size)
         self.shuffle, self.rng = shuffle, rng
@@ -370,54 +382,47 @@ class RowSource:
     """
 
     def __init__(self, reader: Reader, batch_size: int, shuffle: bool, rng: np.random.Generator):
-        self.reader, self.loss, self.n_samples = reader, reader.loss, reader.n_samples
+        self.reader, self.n_samples = reader, reader.n_samples
         self.batch_size = min(batch_size, self.n_samples)
         self.steps_per_epoch = -(-self.n_samples // self.batch_size)
         self.shuffle, self.rng = shuffle, rng
         self.seconds = 0.0
         self.block_rows = reader.block_rows(self.batch_size)
+        # Of the blocks, and of what the pool before has left; no more than there are.
         self._pool = reader.empty(
-            min(POOL_BLOCKS * self.block_rows, self.n_samples) + self.batch_size - 1
+            min(POOL_BLOCKS * self.block_rows + self.batch_size - 1, self.n_samples)
         )
-        self.data = self._first_rows(0)
-
-    def _arrays(self) -> list[NDArray[Any]]:
-        pool = self._pool
-        return [pool.inputs.array, pool.targets, *([] if pool.weights is None else [pool.weights])]
-
-    def _first_rows(self, n: int) -> Samples:
-        pool = self._pool
-        inputs = Inputs(pool.inputs.array[:n], pool.inputs.code, pool.inputs.scale)
-        weights = None if pool.weights is None else pool.weights[:n]
-        return Samples(inputs, pool.loss, pool.targets[:n], weights)
+        self.data = self._pool.part(0, 0)
 
     def batches(self, run: Run) -> Iterator[tuple[int, int]]:
         """As `Source` says."""
         starts = np.arange(0, self.n_samples, self.block_rows)
         if self.shuffle:
             starts = self.rng.permutation(starts)
-        filled = 0
+        filled, counted = 0, False
         for first in range(0, len(starts), POOL_BLOCKS):
             began = time.perf_counter()
             for start in starts[first : first + POOL_BLOCKS].tolist():
                 samples = self.reader.read(start, min(start + self.block_rows, self.n_samples))
-                weights = [] if samples.weights is None else [samples.weights]
-                parts = [samples.inputs.array, samples.targets, *weights]
-                for array, part in zip(self._arrays(), parts, strict=True):
-                    array[filled : filled + len(part)] = part
-                filled += samples.n_samples
-                del samples, weights, parts, part  # before the next block is there
+                stop = filled + samples.n_samples
+                for array, part in zip(self._pool.arrays, samples.arrays, strict=True):
+                    array[filled:stop] = part
+                counted = counted or samples.weights is None or bool(samples.weights.any())
+                filled = stop
+                del samples, part  # before the next block is there
             order = self.rng.permutation(filled) if self.shuffle else None
-            run.take(self._first_rows(filled), order)
+            run.take(self._pool.part(0, filled), order)
             self.seconds += time.perf_counter() - began
             last = first + POOL_BLOCKS >= len(starts)
             stop = filled if last else filled - filled % self.batch_size
             for start in range(0, stop, self.batch_size):
                 yield start, min(start + self.batch_size, stop)
             left = np.arange(stop, filled) if order is None else order[stop:]
-            for array in self._arrays():
+            for array in self._pool.arrays:
                 array[: len(left)] = array[left]
             filled = len(left)
+        if not counted:
+            raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
 
 
 def check_batch(net: Network, batch: Any, loss: Loss, number: int, name: str = "X") -> Samples:
@@ -428,13 +433,16 @@ def check_batch(net: Network, batch: Any, loss: Loss, number: int, name: str = "
     TypeError, ValueError
         It is not (X, y) or (X, y, sample_weight), or one of these does not fit the network.
     """
-    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-        length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+    parts: tuple[Any, ...] = tuple(batch) if isinstance(batch, tuple | list) else ()
+    # A row of samples, where y was forgotten, may have two or three numbers, too.
+    numbers = len(parts) > 0 and all(isinstance(part, Real) for part in parts)
+    if len(parts) not in (2, 3) or numbers:
+        length = f" of {len(parts)}" + " numbers" * numbers if isinstance(batch, tuple | list) else ""
         raise TypeError(
             f"{name}: expected samples with y, or an iterable of batches (X, y) or (X, y, sample_weight), "
             f"got a {type(batch).__name__}{length} as batch {number}"
         )
-    X, y, weight = (*batch, None)[:3]
+    X, y, weight = (*parts, None)[:3]
     n_in, n_out, dtype = net.sizes[0], net.sizes[-1], net.dtype
     place = f" of batch {number}" if name == "X" else f" of {name}, batch {number}"
     inputs = check_inputs(X, n_in, dtype, net.uint8_scale, name=f"X{place}")
@@ -454,15 +462,18 @@ def validation_batches(net: Network, batches: Any, loss: Loss) -> Callable[[], I
     TypeError
         It is no iterable, or one that can be iterated once only.
     """
-    if not is_iterable_of_batches(batches) or iter(batches) is batches:
+    if not is_iterable_of_batches(batches) or isinstance(batches, Iterator):
         raise TypeError(
             "validation: expected a pair (X, y), or an iterable of batches (X, y) or (X, y, sample_weight) that can be iterated "
             f"again and again, got {type(batches).__name__}"
         )
 
     def samples() -> Iterator[Samples]:
+        number = 0
         for number, batch in enumerate(batches, 1):
             yield check_batch(net, batch, loss, number, "validation")
+        if number == 0:
+            raise ValueError("validation: expected batches each time that it is iterated, got none")
 
     return samples
 
@@ -490,7 +501,7 @@ class BatchSource:
     def __init__(
         self, net: Network, batches: Iterable[Batch], loss: Loss, steps_per_epoch: int | None, n_sampled: int
     ):
-        self._net, self.loss, self.dtype = net, loss, net.dtype
+        self._net, self._loss, self._dtype = net, loss, net.dtype
         n_in = net.sizes[0]
         if steps_per_epoch is None:
             try:
@@ -513,13 +524,13 @@ class BatchSource:
         self._sample: Samples | None = None
         self._n_kept, self._room = 0, 0
         if n_sampled > 0:
-            self._room = max(1, min(n_sampled, SAMPLE_BYTES // (n_in * self.dtype.itemsize)))
+            self._room = max(1, min(n_sampled, SAMPLE_BYTES // (n_in * self._dtype.itemsize)))
             targets = self.data.targets
             self._sample = Samples(
-                Inputs(np.empty((self._room, n_in), self.dtype), CODES[self.dtype], 1.0),
+                Inputs(np.empty((self._room, n_in), self._dtype), CODES[self._dtype], 1.0),
                 loss,
                 np.empty((self._room, *targets.shape[1:]), targets.dtype),
-                np.ones(self._room, self.dtype),
+                np.ones(self._room, self._dtype),
             )
 
     def _next(self) -> Samples:
@@ -532,7 +543,7 @@ class BatchSource:
                 f"{self._n_taken} step{'s' * (self._n_taken != 1)}"
             ) from None
         self._n_taken += 1
-        return check_batch(self._net, batch, self.loss, self._n_taken)
+        return check_batch(self._net, batch, self._loss, self._n_taken)
 
     def _keep(self, samples: Samples, run: Run) -> None:
         """Copies rows to the sample while there is room."""
@@ -540,29 +551,28 @@ class BatchSource:
         n = min(samples.n_samples, self._room - start)
         if sample is None or n == 0 or samples.targets.dtype != sample.targets.dtype:
             return
-        assert sample.weights is not None
-        stop = start + n
+        part = sample.part(start, start + n)
+        assert part.weights is not None
         np.multiply(
             samples.inputs.array[:n],
-            self.dtype.type(samples.inputs.scale),
-            out=sample.inputs.array[start:stop],
+            self._dtype.type(samples.inputs.scale),
+            out=part.inputs.array,
             casting="same_kind",
         )
-        sample.targets[start:stop] = samples.targets[:n]
+        part.targets[...] = samples.targets[:n]
         if samples.weights is not None:
-            sample.weights[start:stop] = samples.weights[:n]
-        self._n_kept = stop
-        inputs = Inputs(sample.inputs.array[:stop], sample.inputs.code, 1.0)
-        run.sampled = Samples(inputs, self.loss, sample.targets[:stop], sample.weights[:stop])
+            part.weights[...] = samples.weights[:n]
+        self._n_kept += n
+        run.sampled = sample.part(0, self._n_kept)
 
     def batches(self, run: Run) -> Iterator[tuple[int, int]]:
         """As `Source` says."""
         samples, self._first = self._first, None
-        if samples is None and not self._one_shot:
-            self._iterator = iter(self._batches)
         n_samples = 0
-        for _ in range(self.steps_per_epoch):
+        for step in range(self.steps_per_epoch):
             began = time.perf_counter()
+            if step == 0 and samples is None and not self._one_shot:
+                self._iterator = iter(self._batches)
             if samples is None:
                 samples = self._next()
             n = samples.n_samples

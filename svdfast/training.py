@@ -195,7 +195,8 @@ def train(
         with rows that are not contiguous, is read so, too.
 
         An iterable of batches, without y, gives (X, y) or (X, y, sample_weight) for each step: of any sizes, each epoch anew. Of an
-        iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches.
+        iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches. Their arrays may be used again for the next
+        batch, not for those of validation.
     y : array_like (n_samples,) or (n_samples, n_outputs), or row source
         Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; any for
         mean_squared_error.

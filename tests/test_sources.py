@@ -15,6 +15,7 @@ import pytest
 
 import svdfast as sf
 from svdfast import auto, method, sources
+from svdfast.network import resolve_loss
 from svdfast.sources import is_row_source
 
 SIZES = [6, 16, 14, 3]
@@ -169,6 +170,16 @@ def test_every_epoch_has_another_order_with_every_row_once(small_pool):
     np.testing.assert_array_equal(in_order, np.tile(np.arange(1, 104), (2, 1)))
 
 
+def test_a_pool_has_no_more_room_than_there_are_samples(small_pool):
+    X, y = samples()
+    for batch_size in (N, 1000, 60, 3):
+        net = network()
+        reader = sources.Reader(net, Rows(X), y, resolve_loss(net, None), None)
+        source = sources.RowSource(reader, batch_size, True, np.random.default_rng(0))
+        assert source._pool.n_samples <= min(N, 4 * source.block_rows + batch_size)
+        trained(Rows(X), y, batch_size=batch_size)
+
+
 def test_how_well_rows_are_shuffled(small_pool):
     """Within a pool uniformly: a block's rows lie all over it. Pools are of blocks from anywhere."""
     small_pool(row_bytes=16, rows=10)
@@ -266,12 +277,30 @@ def test_variance_explained_in_blocks(small_pool):
         assert net.score(Rows(X), Rows(Y), weight) == pytest.approx(net.score(X, Y, weight), rel=1e-9)
 
 
-def test_no_weight_at_all(small_pool):
+def test_no_weight_at_all(small_pool, monkeypatch):
+    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
     X, y = samples()
     for call in (network().evaluate, network(output="identity").score):
         targets = y if call.__name__ == "evaluate" else np.eye(3)[y]
-        with pytest.raises(ValueError, match="weight"):
+        with pytest.raises(ValueError, match="sample_weight: expected"):
             call(Rows(X), targets, sample_weight=Rows(np.zeros(N)))
+    with pytest.raises(ValueError, match="sample_weight: expected"):
+        sf.train(network(), X, y, epochs=1, validation=Loader(X, y, 8, np.zeros(N)))
+    weight = np.zeros(N)
+    for shuffle in (True, False):
+        with pytest.raises(ValueError, match="sample_weight: expected weights ≥ 0, not all 0"):
+            sf.train(network(), Rows(X), y, sample_weight=Rows(weight), epochs=1, batch_size=8, shuffle=shuffle)
+    weight[3] = 1  # it is enough that some sample counts
+    sf.train(network(), Rows(X), y, sample_weight=Rows(weight), epochs=2, batch_size=8)
+
+
+def test_an_infinite_loss_of_some_block_stays_infinite(small_pool):
+    small_pool(row_bytes=16)
+    Y = np.zeros(N)
+    Y[7] = 1e200
+    net = sf.Network([1, 1], output="identity", dtype="float64", seed=0)
+    X = np.zeros((N, 1))
+    assert net.evaluate(X, Y).loss == net.evaluate(Rows(X), Y).loss == np.inf
 
 
 def test_predictions_where_they_are_wanted():
@@ -372,6 +401,9 @@ def test_what_is_in_memory_is_no_row_source(tmp_path):
     assert is_row_source(Rows(X))
     assert is_row_source(mapped[:, ::2])
     assert is_row_source(np.memmap(tmp_path / "x", dtype="int16", shape=(4, 6)))
+    array = Rows(X)
+    array.shape = (np.nan, 6)  # as dask's, where the number of rows is not known before they are computed
+    assert not is_row_source(array)
     sparse = pytest.importorskip("scipy.sparse", reason="SciPy's sparse arrays").csr_matrix(X)
     assert not is_row_source(sparse)
     torch = pytest.importorskip("torch", reason="tensors need PyTorch")
@@ -406,6 +438,20 @@ def test_h5py(small_pool, tmp_path):
             np.testing.assert_allclose(net.predict(file[name]), net.predict(X), rtol=1e-12)
             assert net.evaluate(file[name], file["y"]).loss == pytest.approx(net.evaluate(X, y).loss)
             assert net.score(file[name], file["y"]) == pytest.approx(net.score(X, y))
+
+
+def test_a_dataset_of_h5py_that_holds_nothing(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="HDF5 files need h5py")
+    X, y = samples()
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["nothing"], file["number"] = h5py.Empty("f4"), 3.0
+        for name, error in (("nothing", TypeError), ("number", ValueError)):
+            with pytest.raises(error, match="X: expected"):
+                network().predict(file[name])
+            with pytest.raises(error, match="y: expected"):
+                sf.train(network(), X, file[name])
+            with pytest.raises(error, match="sample_weight: expected"):
+                sf.train(network(), X, y, sample_weight=file[name])
 
 
 def test_an_error_of_h5py_goes_through(small_pool, tmp_path):
@@ -521,6 +567,32 @@ def test_rows_that_are_not_what_was_promised(small_pool):
         for call in (lambda s: sf.train(network(), s, y, epochs=1), lambda s: network().predict(s), lambda s: network().evaluate(s, y)):
             with pytest.raises((ValueError, TypeError), match="X: expected"):
                 call(source)
+
+
+@pytest.mark.parametrize("part", ["X", "y", "sample_weight"])
+def test_a_source_that_becomes_another(small_pool, monkeypatch, part):
+    """Its shape and dtype with it, as those of a file that is written anew: none of it is cast to what was there before."""
+    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+    X, y = samples()
+    given = {"X": np.abs(np.round(X)), "y": np.eye(3)[y], "sample_weight": np.ones(N)}
+
+    def training(**data):
+        sf.train(network(), **data, epochs=1, batch_size=8)
+
+    calls = [training, network().evaluate, lambda X, y, sample_weight: network(output="identity").score(X, y, sample_weight)]
+    for change in (lambda a: a.astype("uint8"), lambda a: a.astype("float32"), lambda a: a[:30], lambda a: a[..., np.newaxis]):
+        for call in [*calls, lambda X, **others: network().predict(X)] if part == "X" else calls:
+            data = {name: Rows(array) for name, array in given.items()}
+            source = data[part]
+
+            def act(n, source=source, change=change):
+                if n == 3:
+                    source.array = change(source.array)
+                    source.shape, source.dtype = source.array.shape, source.array.dtype
+
+            source.act = act
+            with pytest.raises(ValueError, match=f"{part}: expected rows"):
+                call(**data)
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -700,8 +772,38 @@ def test_validation_in_batches():
     for wrong in (iter([(V, v)]), 3, "ab", V):
         with pytest.raises(TypeError, match="validation: expected a pair"):
             sf.train(network(), X, y, epochs=1, validation=wrong)
+    with pytest.raises(ValueError, match="validation: expected batches each time"):
+        sf.train(network(), X, y, epochs=1, validation=Loader(V[:0], v, 7))
+    loader = Loader(V, v, 7)
+    iterator = iter(list(loader))
+    loader.__class__ = type("Once", (Loader,), {"__iter__": lambda self: iterator})
+    with pytest.raises(ValueError, match="validation: expected batches each time"):
+        sf.train(network(), X, y, epochs=2, validation=loader)
     with pytest.raises(ValueError, match="X of validation, batch 6: expected finite"):
         sf.train(network(), X, y, epochs=1, validation=Loader(at((37, 0), np.nan, V), v, 7))
+
+
+def test_iterators_are_made_when_they_are_needed(monkeypatch):
+    """To make one may start processes: none before validation, and what it takes is counted as reading."""
+    X, y = samples()
+    clock = [0.0]
+    monkeypatch.setattr(sources, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    class Slow(Loader):
+        def __iter__(self):
+            self.n_iterations += 1
+            clock[0] += 10
+            return iter([(X, y)])
+
+    validation = Slow(X, y, N)
+    sf.train(network(), X, y, epochs=2, recompose=False, validation=validation)
+    assert validation.n_iterations == 2
+    net = network()
+    source = sources.BatchSource(net, Slow(X, y, N), resolve_loss(net, None), None, 0)
+    run = SimpleNamespace(take=lambda *data, largest: None)
+    for epoch in range(3):
+        assert list(source.batches(run)) == [(0, N)]
+        assert source.seconds == 10 * epoch  # the first was made before the first epoch
 
 
 def test_an_iterator_that_ends_too_early():
@@ -769,6 +871,9 @@ def test_arguments_that_do_not_go_with_batches():
             sf.train(net, samples_of)
     with pytest.raises(TypeError, match="X: expected"):
         sf.train(net, loader, y)
+    for columns in (2, 3, 6):  # y was forgotten, and rows are lists
+        with pytest.raises(TypeError, match=f"X: expected samples with y.* got a list of {columns} numbers as batch 1"):
+            sf.train(network(sizes=[columns, 3]), X[:, :columns].tolist())
     for nothing in (None, 3, "abc", {"X": X}):
         with pytest.raises((TypeError, ValueError), match="X: expected"):
             sf.train(net, nothing)
@@ -783,6 +888,8 @@ def test_arguments_that_do_not_go_with_batches():
         (lambda X, y: (X, y, y, y), TypeError, r"got a tuple of 4 as batch 3"),
         (lambda X, y: {"X": X, "y": y}, TypeError, r"got a dict as batch 3"),
         (lambda X, y: None, TypeError, r"got a NoneType as batch 3"),
+        (lambda X, y: [0.0, 1], TypeError, r"got a list of 2 numbers as batch 3"),
+        (lambda X, y: (), TypeError, r"got a tuple of 0 as batch 3"),
         (lambda X, y: (X[:, 1:], y), ValueError, "X of batch 3: expected 6 columns"),
         (lambda X, y: (X * np.nan, y), ValueError, "X of batch 3: expected finite"),
         (lambda X, y: (X[:0], y[:0]), ValueError, "X of batch 3: expected at least one sample"),
@@ -849,6 +956,8 @@ def test_batches_from_pytorch():
     torch = pytest.importorskip("torch", reason="a DataLoader needs PyTorch")
     from torch.utils.data import DataLoader, TensorDataset
 
+    with pytest.raises(TypeError, match="X: expected an array of numbers"):
+        network().predict(torch.zeros(3, 6, dtype=torch.bfloat16))  # NumPy has no such type
     X, y = samples()
     loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(y)), batch_size=8)
     ours = trained(loader, None, activation_aware=False, validation=loader)[0]
