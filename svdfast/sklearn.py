@@ -33,7 +33,7 @@ try:
     from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import LabelBinarizer
     from sklearn.utils import check_random_state, column_or_1d
-    from sklearn.utils.class_weight import compute_sample_weight
+    from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
     from sklearn.utils.validation import check_is_fitted, validate_data
@@ -106,6 +106,10 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         self, y: NDArray[Any], first: bool, goes_on: bool, classes: ArrayLike | None
     ) -> tuple[NDArray[Any], int, str]:
         """Targets as a network takes them, how many outputs it has, and of which activation."""
+        raise NotImplementedError
+
+    def _weight_of_classes(self, class_weight: Any, y: NDArray[Any]) -> NDArray[Any]:
+        """What class weights give each sample."""
         raise NotImplementedError
 
     def __init__(
@@ -215,6 +219,10 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             count("batch_size", self.batch_size)
         if self.n_iter_no_change != math.inf:
             count("n_iter_no_change", self.n_iter_no_change)
+        for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise TypeError(f"{name}: expected True or False, got {value!r}")
 
     def _factoring(self) -> dict[str, Any]:
         """The arguments of `train` that say how hidden layers are factored."""
@@ -236,19 +244,22 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         given = [sizes] if not isinstance(sizes, Iterable) else list(sizes)
         return tuple(count("hidden_layer_sizes", n) for n in given)
 
+    def _hidden_activation(self) -> Activation:
+        return activations.resolve("sigmoid" if self.activation == "logistic" else self.activation, "activation")
+
     def _first_network(self, n_in: int, n_out: int, output: str, dtype: Any) -> Network:
         """The first weights and biases of scikit-learn: uniform, from the same numbers in the same order."""
-        activation = "sigmoid" if self.activation == "logistic" else self.activation
+        activation = self._hidden_activation()
         net = Network(
             [n_in, *self._hidden(), n_out],
-            activations.resolve(activation, "activation"),
+            activation,
             output,
             dtype=dtype if self.dtype is None else self.dtype,
             seed=0,
             uint8_scale=1.0,
         )
         for layer in net.layers:
-            bound = math.sqrt((2 if activation == "sigmoid" else 6) / (layer.n_in + layer.n_out))
+            bound = math.sqrt((2 if activation.name == "sigmoid" else 6) / (layer.n_in + layer.n_out))
             layer.W[...] = self._rng.uniform(-bound, bound, (layer.n_in, layer.n_out)).T
             layer.b[...] = self._rng.uniform(-bound, bound, layer.n_out)
         return net
@@ -274,12 +285,20 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         goes_on: bool = False,
         classes: ArrayLike | None = None,
     ) -> None:
-        """Trains anew, or, if it `goes_on` (partial_fit), for one epoch more."""
+        """Trains anew, or, if it `goes_on` (partial_fit), for one epoch more. Where training anew fails, all is as it was before."""
         self._check()
-        hidden = self._hidden()
-        if (validation[0] is None) != (validation[1] is None):
-            raise ValueError("X_val, y_val: expected both or neither")
         first = not hasattr(self, "network_") or not (self.warm_start or goes_on)
+        before = vars(self).copy()
+        try:
+            self._fit_checked(X, y, sample_weight, validation, tuple(callbacks), first, goes_on, classes)
+        except BaseException:
+            if first:
+                vars(self).clear()
+                vars(self).update(before)
+            raise
+
+    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
+        """Samples and their targets or classes; a column of these as a vector."""
         X, y = validate_data(
             self,
             X,
@@ -288,58 +307,86 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             multi_output=True,
             y_numeric=isinstance(self, RegressorMixin),
             dtype=_TYPES,
-            reset=first,
+            reset=reset,
         )
-        y = _flat(y)
+        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def _fit_checked(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        validation: tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None],
+        callbacks: tuple[Callback, ...],
+        first: bool,
+        goes_on: bool,
+        classes: ArrayLike | None,
+    ) -> None:
+        hidden = self._hidden()
+        X_val, y_val, weight_val = validation
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val, y_val: expected both or neither")
+        if X_val is None and weight_val is not None:
+            raise ValueError("sample_weight_val: expected X_val and y_val with it, got none")
+        X, y = self._validated(X, y, first)
         targets, n_out, output = self._encode(y, first, goes_on, classes)
         weight = check_sample_weight(sample_weight, X.shape[0], np.dtype(np.float64))
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
-            of_classes = compute_sample_weight(class_weight, y)
+            of_classes = self._weight_of_classes(class_weight, y)
             weight = of_classes if weight is None else weight * of_classes
 
-        if first:
+        if first or not goes_on:
             self._rng = check_random_state(self.random_state)
+        if first:
             dtype = X.dtype if X.dtype.kind == "f" else np.float64
             self.network_ = self._first_network(X.shape[1], n_out, output, dtype)
             self._forget()
-        elif not goes_on:
-            self._rng = check_random_state(self.random_state)
-        sizes = self.network_.sizes
-        if (*hidden, n_out) != sizes[1:]:
+        net = self.network_
+        if (*hidden, n_out) != net.sizes[1:]:
             raise ValueError(
-                f"hidden_layer_sizes, y: expected {sizes[1:-1]} and {sizes[-1]} outputs, as the model that goes on has, "
+                f"hidden_layer_sizes, y: expected {net.sizes[1:-1]} and {net.sizes[-1]} outputs, as the model that goes on has, "
                 f"got {hidden} and {n_out}"
             )
+        if hidden and self._hidden_activation() != net.layers[0].activation:
+            raise ValueError(
+                f"activation: expected {net.layers[0].activation.name}, as the model that goes on has, got {self.activation!r}"
+            )
 
-        evaluate = self._validation(*validation)
-        if self.early_stopping and evaluate is None and self.solver != "lbfgs":
+        evaluate = None
+        if X_val is not None:
+            X_val, y_val = self._validated(X_val, y_val, False)
+            targets_val, n_val, _ = self._encode(y_val, False, True, None)
+            if n_val != n_out:
+                raise ValueError(f"y_val: expected {n_out} outputs, as y has, got {n_val}")
+            weight_val = check_sample_weight(weight_val, X_val.shape[0], net.dtype, name="sample_weight_val")
+            evaluate = self._evaluation(X_val, targets_val, weight_val)
+        elif self.early_stopping and self.solver != "lbfgs":
             if goes_on:
                 raise ValueError("early_stopping: expected X_val and y_val with it in partial_fit, got none")
-            given = [X, y, targets] if weight is None else [X, y, targets, weight]
             parts = train_test_split(
-                *given,
+                *([X, targets] if weight is None else [X, targets, weight]),
                 random_state=self._rng,
                 test_size=self.validation_fraction,
                 # As there, where it is of two classes only.
                 stratify=targets if output == "sigmoid" and n_out == 1 else None,
             )
-            X, X_val, _, y_val, targets, _ = parts[:6]
-            weight, weight_val = parts[6:] or (None, None)
+            X, X_val, targets, targets_val = parts[:4]
+            weight, weight_val = parts[4:] or (None, None)
             if X_val.shape[0] < 2:
                 raise ValueError(
                     f"validation_fraction: expected at least 2 samples to be held out, got {X_val.shape[0]}"
                 )
-            evaluate = self._validation(X_val, y_val, weight_val)
+            evaluate = self._evaluation(X_val, targets_val, weight_val)
 
         try:
             if self.solver == "lbfgs":
                 self._minimise(X, targets, weight)
             else:
-                self._descend(X, targets, weight, evaluate, tuple(callbacks), goes_on)
+                self._descend(X, targets, weight, evaluate, callbacks, goes_on)
         except FloatingPointError as error:
             raise ValueError(_NOT_FINITE) from error
-        if not np.isfinite(self.network_.parameters).all():
+        if not np.isfinite(net.parameters).all():
             raise ValueError(_NOT_FINITE)
 
     def _forget(self) -> None:
@@ -359,14 +406,15 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         if hasattr(self, "_optimizer"):
             del self._optimizer
 
-    def _validation(
-        self, X: ArrayLike | None, y: ArrayLike | None, weight: ArrayLike | None
-    ) -> Callable[[], tuple[float, float]] | None:
-        """Loss and score on validation data, if there are any."""
-        if X is None or y is None:
-            return None
-        X = validate_data(self, X, accept_sparse="csr", dtype=_TYPES, reset=False)
-        targets, _, _ = self._encode(_flat(np.asarray(y)), False, True, None)
+    def _begin(self) -> None:
+        """What each call says of itself."""
+        self.n_iter_, self.stopped_ = 0, False
+        self.result_: TrainingResult | None = None
+
+    def _evaluation(
+        self, X: Any, targets: NDArray[Any], weight: NDArray[Any] | None
+    ) -> Callable[[], tuple[float, float]]:
+        """What gives loss and score on validation data."""
         net, rows = self.network_, _rows(X)
 
         def evaluate() -> tuple[float, float]:
@@ -392,8 +440,10 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         batch_size = min(200, n_samples) if self.batch_size == "auto" else int(self.batch_size)
         if batch_size > n_samples:
             warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=4
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=5
             )
+        if not self.early_stopping:
+            self._best = None
         if not (goes_on and hasattr(self, "_optimizer")):
             self._optimizer = self._optimizer_for(net)
         if evaluate is not None and self.validation_scores_ is None:
@@ -408,17 +458,13 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             switch = self._may_switch and len(self.loss_curve_) >= round(
                 fraction("pretrain_fraction", pretrain_fraction) * self.max_iter
             )
-            if switch:
-                settings["pretrain_fraction"] = 0.0
-                self._may_switch = False
-            else:
-                settings = {"rank_fraction": None}
-            if net.is_factored and self._scales is not None:
-                settings["factor_learning_rate"] = self._scales
+            settings = settings | {"pretrain_fraction": 0.0} if switch else {"rank_fraction": None}
         else:
+            switch = True
             settings["pretrain_fraction"] = self.pretrain_fraction
-            self._may_switch = False
-        self.n_iter_, self.stopped_ = 0, False
+        if net.is_factored and self._scales is not None:
+            settings["factor_learning_rate"] = self._scales
+        self._begin()
 
         def tell(event: Event) -> None:
             stop = self._watch(event, n_samples, evaluate)
@@ -427,7 +473,6 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             if stop:
                 raise StopTraining
 
-        self.result_: TrainingResult | None = None
         try:
             self.result_ = train(
                 net,
@@ -447,9 +492,10 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                 **settings,
             )
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn("Training interrupted by user.", stacklevel=5)
+        self._may_switch = self._may_switch and not switch
         if self._best is not None and (self.stopped_ or not goes_on):
-            layout, parameters = self._best
+            _, layout, parameters = self._best
             net.set_state(layout, parameters.copy())
         if not goes_on:
             net.recompose()
@@ -460,7 +506,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                     f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                     "converged yet.",
                     ConvergenceWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def _watch(
@@ -468,8 +514,9 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
     ) -> bool:
         """Notes what an epoch gave. Whether it was one too many without progress."""
         if event.kind in ("switch", "recompose"):
-            # The loss may have risen with the change of form: progress is counted anew.
-            self._to_beat, self._no_improvement_count = math.inf, 0
+            if not all(t.skipped for t in event.info.get("truncations", [])) or event.kind == "recompose":
+                # The loss may have risen with the change of form: progress is counted anew.
+                self._to_beat, self._no_improvement_count = math.inf, 0
             self._scales = event.info.get("learning_rate_scales")
         if event.kind != "epoch":
             return False
@@ -488,15 +535,15 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             event.info["val_score" if isinstance(self, RegressorMixin) else "val_accuracy"] = score
             self.validation_loss_curve_.append(loss / _loss_scale(event.network))  # type: ignore[union-attr]
             self.validation_scores_.append(score)  # type: ignore[union-attr]
-            best: float = self.best_validation_score_  # type: ignore[assignment]
+            self.best_validation_score_ = max(self.best_validation_score_, score)  # type: ignore[type-var]
             if self.verbose:
                 print(f"Validation score: {score:f}")
             if self.early_stopping:
+                best = -math.inf if self._best is None else self._best[0]
                 progress = score >= best + self.tol
                 if score > best:
                     layout, parameters = event.network.state
-                    self._best = layout, parameters.copy()
-            self.best_validation_score_ = max(best, score)
+                    self._best = score, layout, parameters.copy()
         self._no_improvement_count = 0 if progress else self._no_improvement_count + 1
         rate = self._optimizer.schedule
         if isinstance(rate, _Rate):
@@ -537,12 +584,14 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
         if self.rank == "auto":
             raise ValueError("rank: expected other than 'auto' with solver='lbfgs', which takes no steps to be timed")
-        self.n_iter_ = 0
+        self._begin()
         settings = self._factoring()
-        factored = self.rank is not None or self.rank_fraction is not None
+        # With nothing to cut there is no reason to begin anew, without the curvature found so far.
+        ranks = settings.get("ranks", [])
+        whole = isinstance(ranks, list) and all(rank is None for rank in ranks)
         share = PRETRAIN_FRACTION if self.pretrain_fraction is None else self.pretrain_fraction
-        share = fraction("pretrain_fraction", share) if factored else 1.0
-        dense = round(share * self.max_iter)
+        share = fraction("pretrain_fraction", share)
+        dense = self.max_iter if whole else round(share * self.max_iter)
         found = minimise(dense, self.max_fun) if dense > 0 else None
         if dense < self.max_iter and (found is None or found.status == 1):
             net.truncate(**settings, inputs=X, sample_weight=weight)
@@ -550,7 +599,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             net.recompose()
         if found is not None and found.status == 1:
             warnings.warn(
-                f"lbfgs failed to converge after {self.n_iter_} iterations: {found.message}", ConvergenceWarning, stacklevel=4
+                f"lbfgs failed to converge after {self.n_iter_} iterations: {found.message}", ConvergenceWarning, stacklevel=5
             )
 
     # Prediction
@@ -575,11 +624,6 @@ def _loss_scale(net: Network) -> float:
 def _rows(X: Any) -> Any:
     """Samples as the library reads them."""
     return _DenseRows(X) if hasattr(X, "toarray") else X
-
-
-def _flat(y: NDArray[Any]) -> NDArray[Any]:
-    """A column as a vector."""
-    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
 class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
@@ -790,7 +834,7 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
             Classes, two or more of any kind; or rows of 0 and 1, several of which may be 1 (multi-label).
         sample_weight : array_like (n_samples,), optional
         X_val, y_val : array_like, optional
-            Validation data: `validation_scores_` after each epoch, and with `early_stopping` the end.
+            Validation data: `validation_scores_` after each epoch, and with `early_stopping` the end; not with "lbfgs".
         sample_weight_val : array_like, optional
         callbacks : iterable of callable
             Called with an `svdfast.Event` after each epoch, at the switch and after recomposition; not with "lbfgs".
@@ -851,6 +895,10 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
             self.classes_ = self._binarizer.classes_
         elif classes is not None and not np.array_equal(unique_labels(classes), self.classes_):
             raise ValueError(f"classes: expected {self.classes_} as in the first call, got {classes!r}")
+        if (y.ndim == 2) != self._binarizer.y_type_.startswith("multilabel"):
+            raise ValueError(
+                f"y: expected {self._binarizer.y_type_} targets, as the model that goes on has, got {type_of_target(y)}"
+            )
         given = unique_labels(y)
         if not first and not goes_on and set(given) != set(self.classes_):
             raise ValueError(
@@ -865,6 +913,15 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
         rows = self._binarizer.transform(y)
         rows = rows.toarray() if hasattr(rows, "toarray") else rows
         return rows, rows.shape[1], "sigmoid"
+
+    def _weight_of_classes(self, class_weight: Any, y: NDArray[Any]) -> NDArray[Any]:
+        weight: NDArray[Any]
+        if y.ndim == 2:
+            weight = compute_sample_weight(class_weight, y)
+        else:
+            # Of all classes: a call of partial_fit need not have each of them.
+            weight = compute_class_weight(class_weight, classes=self.classes_, y=y)[np.searchsorted(self.classes_, y)]
+        return weight
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most likely class of each sample; rows of 0 and 1 for multi-label.
