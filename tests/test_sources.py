@@ -1038,6 +1038,6 @@ def test_memory_does_not_grow_with_the_data(what, tmp_path):
     if what == "h5py":
         pytest.importorskip("h5py", reason="HDF5 files need h5py")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), what], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-P", "-c", SCRIPT, str(tmp_path), what], stdout=subprocess.PIPE, text=True, check=True
     )
     assert float(done.stdout) < 150
