@@ -293,8 +293,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             self._fit_checked(X, y, sample_weight, validation, tuple(callbacks), first, goes_on, classes)
         except BaseException:
             if first:
-                vars(self).clear()
-                vars(self).update(before)
+                self.__dict__ = before
             raise
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
