@@ -214,7 +214,7 @@ def test_hidden_layers_are_factored(solver):
     X, X_test, y, y_test = digits()
     n = 60 if solver == "lbfgs" else 30
     model = SVDMLPClassifier(
-        (128, 128), rank=[None, 16], pretrain_fraction=0.2, max_iter=n, solver=solver, random_state=0,
+        (128, 128), rank=np.array([None, 16]), pretrain_fraction=0.2, max_iter=n, solver=solver, random_state=0,
         learning_rate_init=0.1 if solver == "sgd" else 0.003, tol=0,
     )  # fmt: skip
     model.fit(X, y)
@@ -609,7 +609,9 @@ def test_it_is_quiet_unless_verbose(capsys):
         ({"rank_fraction": 0.0}, ValueError, "rank_fraction must be"),
         ({"rank_fraction": 2}, ValueError, "rank_fraction must be"),
         ({"rank": 0}, ValueError, "rank: expected"),
+        ({"rank": 2.5}, TypeError, "rank: expected an integer"),
         ({"rank": [1, 2, 3]}, ValueError, "ranks: expected"),
+        ({"rank": [None], "solver": "lbfgs"}, ValueError, "ranks: expected"),
         ({"rank": "most"}, ValueError, "ranks: expected"),
         ({"pretrain_fraction": 2}, ValueError, "pretrain_fraction: expected"),
         ({"pretrain_fraction": 2, "solver": "lbfgs"}, ValueError, "pretrain_fraction: expected"),
@@ -697,6 +699,9 @@ def test_bad_data_are_refused():
     model = SVDMLPClassifier((8,), max_iter=2)
     with pytest.raises(ValueError, match="X_val, y_val: expected both or neither"):
         model.fit(X, y, X_val=X_test)
+    for callbacks in ([3], print):
+        with pytest.raises(TypeError, match="callbacks: expected an iterable of callables"):
+            model.fit(X, y, callbacks=callbacks)
     with pytest.raises(ValueError, match="has classes not in"):
         model.fit(X, y, X_val=X_test, y_val=y_test + 1)
     with pytest.raises(ValueError, match="features"):
