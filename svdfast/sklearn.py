@@ -8,7 +8,6 @@ of its own. Not here: the training itself (training.py), and scikit-learn's own 
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
@@ -232,11 +231,13 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                 return {"rank_fraction": None}
             alpha = self.rank_fraction
             return {"ranks": [resolve_rank(alpha, a.n_in, a.n_out) if a.n_in > NARROW else None for a in hidden]}
-        if isinstance(self.rank, numbers.Integral) and not isinstance(self.rank, bool):
+        if isinstance(self.rank, str):
+            return {"ranks": self.rank}
+        if not isinstance(self.rank, Iterable):
             rank = count("rank", self.rank)
             # Where it is above the smaller side factors would save nothing, whatever the side.
             return {"ranks": [rank if rank <= min(layer.n_in, layer.n_out) else None for layer in hidden]}
-        return {"ranks": self.rank}
+        return {"ranks": list(self.rank)}
 
     def _hidden(self) -> tuple[int, ...]:
         """The hidden layers' neurons."""
@@ -288,13 +289,17 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         """Trains anew, or, if it `goes_on` (partial_fit), for one epoch more. Where training anew fails, all is as it was before."""
         self._check()
         first = not hasattr(self, "network_") or not (self.warm_start or goes_on)
+        if not isinstance(callbacks, Iterable):
+            raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
+        callbacks = tuple(callbacks)
+        if not all(callable(callback) for callback in callbacks):
+            raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
         before = vars(self).copy()
         try:
-            self._fit_checked(X, y, sample_weight, validation, tuple(callbacks), first, goes_on, classes)
+            self._fit_checked(X, y, sample_weight, validation, callbacks, first, goes_on, classes)
         except BaseException:
             if first:
-                vars(self).clear()
-                vars(self).update(before)
+                self.__dict__ = before
             raise
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
@@ -453,7 +458,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         pretrain_fraction = PRETRAIN_FRACTION if self.pretrain_fraction is None else self.pretrain_fraction
         settings = self._factoring()
         if goes_on:
-            if self.rank == "auto":
+            if settings.get("ranks") == "auto":
                 raise ValueError("rank: expected other than 'auto' in partial_fit, which does not know what is to come")
             switch = self._may_switch and len(self.loss_curve_) >= round(
                 fraction("pretrain_fraction", pretrain_fraction) * self.max_iter
@@ -514,7 +519,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
     ) -> bool:
         """Notes what an epoch gave. Whether it was one too many without progress."""
         if event.kind in ("switch", "recompose"):
-            if not all(t.skipped for t in event.info.get("truncations", [])) or event.kind == "recompose":
+            if event.kind == "recompose" or any(not t.skipped for t in event.info["truncations"]):
                 # The loss may have risen with the change of form: progress is counted anew.
                 self._to_beat, self._no_improvement_count = math.inf, 0
             self._scales = event.info.get("learning_rate_scales")
@@ -582,13 +587,12 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             self.loss_ = self.best_loss_ = float(found.fun)
             return found
 
-        if self.rank == "auto":
+        settings = self._factoring()
+        if settings.get("ranks") == "auto":
             raise ValueError("rank: expected other than 'auto' with solver='lbfgs', which takes no steps to be timed")
         self._begin()
-        settings = self._factoring()
         # With nothing to cut there is no reason to begin anew, without the curvature found so far.
-        ranks = settings.get("ranks", [])
-        whole = isinstance(ranks, list) and all(rank is None for rank in ranks)
+        whole = settings.get("ranks") in (None, [None] * (len(net.layers) - 1))
         share = PRETRAIN_FRACTION if self.pretrain_fraction is None else self.pretrain_fraction
         share = fraction("pretrain_fraction", share)
         dense = self.max_iter if whole else round(share * self.max_iter)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The estimators: scikit-learn's own checks, equality with its MLPs where nothing is factored, and what is added to them."""
 
+import copy
 import pickle
 import sys
 import warnings
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 FACTORED = {"hidden_layer_sizes": (64, 48), "rank": 6, "max_iter": 60}
 
 
-@parametrize_with_checks(
+CHECKS = parametrize_with_checks(
     [
         SVDMLPClassifier(),
         SVDMLPRegressor(),
@@ -51,6 +52,10 @@ FACTORED = {"hidden_layer_sizes": (64, 48), "rank": 6, "max_iter": 60}
         SVDMLPRegressor(solver="sgd", learning_rate_init=0.001, nesterovs_momentum=False),
     ]
 )
+
+
+# A list of them: scikit-learn before 1.9 gives an iterator, which pytest takes with a warning.
+@pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
@@ -156,6 +161,8 @@ def test_early_stopping_is_that_of_scikit_learn(kind):
     X, y, ours, theirs = pair(
         kind, **SGD, early_stopping=True, validation_fraction=0.2, n_iter_no_change=3, tol=1e-3, max_iter=200
     )
+    if isinstance(kind, str):
+        y = np.unique(y, return_inverse=True)[1]  # scikit-learn 1.6 can't stop early with strings
     assert_same(ours.fit(X, y), theirs.fit(X, y), X, 1e-8)
     assert ours.n_iter_ < 200
     np.testing.assert_allclose(ours.validation_scores_, theirs.validation_scores_, rtol=1e-9)
@@ -188,6 +195,7 @@ def test_partial_fit_is_that_of_scikit_learn(solver, kind):
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", 1])
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of an option that older scikit-learn sets
 def test_lbfgs_finds_the_minimum(kind):
     X, y, ours, theirs = pair(kind, solver="lbfgs", alpha=5.0, hidden_layer_sizes=[], max_iter=500)
     ours.fit(X, y)
@@ -206,7 +214,7 @@ def test_hidden_layers_are_factored(solver):
     X, X_test, y, y_test = digits()
     n = 60 if solver == "lbfgs" else 30
     model = SVDMLPClassifier(
-        (128, 128), rank=[None, 16], pretrain_fraction=0.2, max_iter=n, solver=solver, random_state=0,
+        (128, 128), rank=np.array([None, 16]), pretrain_fraction=0.2, max_iter=n, solver=solver, random_state=0,
         learning_rate_init=0.1 if solver == "sgd" else 0.003, tol=0,
     )  # fmt: skip
     model.fit(X, y)
@@ -316,6 +324,68 @@ def test_early_stopping_takes_the_best_weights(factored):
     np.testing.assert_array_equal(best.parameters, model.network_.parameters)
 
 
+def test_the_best_weights_are_those_of_this_early_stopping():
+    X, X_test, y, y_test = digits()
+    held_out = {"X_val": X_test, "y_val": y_test}
+    model = SVDMLPClassifier((16,), warm_start=True, early_stopping=True, max_iter=3, random_state=0).fit(X, y, **held_out)
+    before = model.loss_
+    model.set_params(early_stopping=False, max_iter=30).fit(X, y, **held_out)
+    p = model.predict_proba(X)[np.arange(len(y)), y]
+    assert -np.log(p).mean() < before / 2
+    # A score reached before, whose weights were not kept, is not one to go back to.
+    model.set_params(early_stopping=True, max_iter=5, solver="sgd", learning_rate_init=1.0).fit(X, y, **held_out)
+    assert max(model.validation_scores_[33:]) < model.best_validation_score_
+    assert model.score(X_test, y_test) == pytest.approx(max(model.validation_scores_[33:]), abs=1e-12)
+
+
+def test_names_of_features_are_kept_with_early_stopping():
+    pandas = pytest.importorskip("pandas", reason="pandas is not there to name features")
+    X, _, y, _ = digits()
+    X = pandas.DataFrame(X, columns=[f"pixel {i}" for i in range(64)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = SVDMLPClassifier((8,), max_iter=2, early_stopping=True).fit(X, y)
+        model.fit(X, y, X_val=X, y_val=y).predict(X)
+    assert list(model.feature_names_in_) == list(X.columns)
+    with pytest.warns(UserWarning, match="valid feature names"):
+        model.predict(X.to_numpy())
+
+
+def test_lbfgs_with_nothing_to_cut_is_not_begun_anew():
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier((16,), solver="lbfgs", max_iter=40, random_state=0).fit(X, y)
+    dense = clone(model).set_params(rank_fraction=None).fit(X, y)
+    np.testing.assert_array_equal(model.network_.parameters, dense.network_.parameters)
+    # It has no epochs to tell of, nor those of another solver.
+    model.set_params(solver="adam", warm_start=True, max_iter=2).fit(X, y)
+    assert model.result_ is not None
+    assert model.set_params(solver="lbfgs").fit(X, y).result_ is None and dense.result_ is None
+
+
+def test_progress_goes_on_over_a_switch_that_cuts_nothing():
+    X, _, y, _ = digits()
+    settings = {"hidden_layer_sizes": (16,), "max_iter": 60, "tol": 10.0, "n_iter_no_change": 5, "pretrain_fraction": 0.05}
+    model = SVDMLPClassifier(**settings, random_state=0).fit(X, y)
+    dense = SVDMLPClassifier(**(settings | {"rank_fraction": None}), random_state=0).fit(X, y)
+    assert model.n_iter_ == dense.n_iter_ == 7
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_a_copy_made_between_calls_goes_on_alike(solver):
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier(
+        (128, 128), rank=8, max_iter=40, solver=solver, random_state=np.random.RandomState(0), learning_rate="adaptive"
+    )
+    for _ in range(4):
+        model.partial_fit(X, y, classes=range(10))
+        copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        model.partial_fit(X, y)
+        for again in copies:
+            np.testing.assert_array_equal(again.partial_fit(X, y).network_.parameters, model.network_.parameters)
+            assert again.result_.network is again.network_
+
+
 def test_partial_fit_factors_after_its_share_of_calls():
     X, X_test, y, y_test = digits()
     model = SVDMLPClassifier((128, 128), rank=[None, 16], pretrain_fraction=0.2, max_iter=30, random_state=0)
@@ -385,6 +455,11 @@ def test_class_weights():
     by_class = SVDMLPClassifier(**settings, class_weight={0: 1, 1: 3}).fit(X, y, weight)
     by_sample = SVDMLPClassifier(**settings).fit(X, y, weight**2)
     np.testing.assert_array_equal(by_class.coefs_[0], by_sample.coefs_[0])
+    # A call need not have every class.
+    one, other = (SVDMLPClassifier(**settings, class_weight=w).partial_fit(X, y, classes=[0, 1]) for w in ({1: 3}, {0: 1, 1: 3}))
+    for model in (one, other):
+        model.partial_fit(X[~rare], y[~rare])
+    np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
     with pytest.raises(ValueError, match="class_weight: expected a dict or None in partial_fit"):
         SVDMLPClassifier(class_weight="balanced").partial_fit(X, y, classes=[0, 1])
 
@@ -534,7 +609,9 @@ def test_it_is_quiet_unless_verbose(capsys):
         ({"rank_fraction": 0.0}, ValueError, "rank_fraction must be"),
         ({"rank_fraction": 2}, ValueError, "rank_fraction must be"),
         ({"rank": 0}, ValueError, "rank: expected"),
+        ({"rank": 2.5}, TypeError, "rank: expected an integer"),
         ({"rank": [1, 2, 3]}, ValueError, "ranks: expected"),
+        ({"rank": [None], "solver": "lbfgs"}, ValueError, "ranks: expected"),
         ({"rank": "most"}, ValueError, "ranks: expected"),
         ({"pretrain_fraction": 2}, ValueError, "pretrain_fraction: expected"),
         ({"pretrain_fraction": 2, "solver": "lbfgs"}, ValueError, "pretrain_fraction: expected"),
@@ -542,6 +619,8 @@ def test_it_is_quiet_unless_verbose(capsys):
         ({"validation_fraction": 1.0}, ValueError, "validation_fraction: expected"),
         ({"validation_fraction": 0.0001, "early_stopping": True}, ValueError, "validation_fraction: expected at least 2"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change: expected"),
+        ({"shuffle": "no"}, TypeError, "shuffle: expected True or False"),
+        ({"early_stopping": "no"}, TypeError, "early_stopping: expected True or False"),
         ({"dtype": "float16"}, ValueError, "dtype: expected"),
         ({"n_threads": 0}, ValueError, "n_threads: expected"),
         ({"precision": "half"}, ValueError, "precision: expected"),
@@ -553,6 +632,66 @@ def test_bad_parameters_are_refused_at_fit(settings, error, message):
     model = SVDMLPClassifier(**({"hidden_layer_sizes": (120, 110), "max_iter": 3} | settings))
     with pytest.raises(error, match=message):
         model.fit(X, y)
+    assert not hasattr(model, "network_") and not hasattr(model, "n_features_in_")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"sample_weight": -np.ones(150)},
+        {"callbacks": [lambda event: 1 // 0]},
+        {"X_val": np.zeros((2, 12)), "y_val": ["a", "z"]},
+    ],
+)
+def test_a_fit_that_fails_leaves_the_model_as_it_was(broken):
+    X, y = classes("multiclass")
+    model = SVDMLPClassifier((8,), max_iter=3, random_state=0).fit(X[:, :5], np.where(y == "a", "b", "c"))
+    before = model.predict_proba(X[:, :5])
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        model.fit(X, y, **broken)
+    np.testing.assert_array_equal(model.predict_proba(X[:, :5]), before)
+    assert set(model.predict(X[:, :5])) <= set(model.classes_) == {"b", "c"}
+    assert len(model.loss_curve_) == model.n_iter_ == 3
+
+
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        ({"y_val": np.zeros(149)}, "inconsistent numbers of samples"),
+        ({"y_val": np.full(150, np.nan)}, "contains NaN"),
+        ({"y_val": np.zeros((150, 2))}, "y_val: expected 1 outputs"),
+        ({"sample_weight_val": -np.ones(150)}, "sample_weight_val: expected weights"),
+        ({"sample_weight_val": np.ones(149)}, "sample_weight_val: expected shape"),
+        ({"X_val": None, "y_val": None, "sample_weight_val": np.ones(150)}, "sample_weight_val: expected X_val and y_val"),
+    ],
+)
+def test_bad_validation_data_are_refused_before_the_first_step(validation, message):
+    X, y = targets(1)
+    seen = []
+    with pytest.raises(ValueError, match=message):
+        SVDMLPRegressor((8,), max_iter=2).fit(X, y, **({"X_val": X, "y_val": y} | validation), callbacks=[seen.append])
+    assert seen == []
+
+
+def test_a_model_that_goes_on_is_of_one_kind():
+    X, y = classes("multilabel")
+    rows, codes = y[:, :3], np.arange(len(y)) % 3
+    for first, other in ((rows, codes), (codes, rows)):
+        model = SVDMLPClassifier((8,), max_iter=2).fit(X, first)
+        with pytest.raises(ValueError, match="y: expected multi"):
+            model.partial_fit(X, other)
+    with pytest.raises(ValueError, match="activation: expected relu, as the model that goes on has"):
+        model.set_params(activation="tanh", warm_start=True).fit(X, codes)
+
+
+def test_a_switch_call_that_fails_is_made_good():
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier((128, 128), rank=8, pretrain_fraction=0.0).partial_fit(X, y, classes=range(10))
+    assert model.network_.is_factored
+    model = clone(model).set_params(pretrain_fraction=0.01, max_iter=100).partial_fit(X, y, classes=range(10))
+    with pytest.raises(ValueError, match="n_threads"):
+        model.set_params(n_threads=0).partial_fit(X, y)
+    assert model.set_params(n_threads=1).partial_fit(X, y).network_.is_factored
 
 
 def test_bad_data_are_refused():
@@ -560,6 +699,9 @@ def test_bad_data_are_refused():
     model = SVDMLPClassifier((8,), max_iter=2)
     with pytest.raises(ValueError, match="X_val, y_val: expected both or neither"):
         model.fit(X, y, X_val=X_test)
+    for callbacks in ([3], print):
+        with pytest.raises(TypeError, match="callbacks: expected an iterable of callables"):
+            model.fit(X, y, callbacks=callbacks)
     with pytest.raises(ValueError, match="has classes not in"):
         model.fit(X, y, X_val=X_test, y_val=y_test + 1)
     with pytest.raises(ValueError, match="features"):
