@@ -47,7 +47,9 @@ DATA: dict[str, tuple[Callable[[], Any], bool, tuple[int, ...], int]] = {
     ),
 }  # fmt: skip
 
-RATES, PENALTIES = (3e-4, 1e-3, 3e-3), (1e-4, 1e-1)
+RATES = (3e-4, 1e-3, 3e-3)
+PENALTIES, FEW = (1e-4, 1e-1), 2000  # where there are so few samples, the strongest, too
+STRONGEST = 1e1
 
 # None: scikit-learn's; else the rank fraction of ours, 0 for dense.
 FORMS: dict[str, float | None] = {"scikit-learn": None, "dense": 0.0, "α = 1/4": 0.25, "α = 1/8": 0.125}
@@ -87,12 +89,13 @@ def compare(name: str, n_seeds: int, quick: bool) -> list[str]:
     X, y = make()
     if quick:
         X, y, epochs = X[:300], y[:300], 3
+    penalties = PENALTIES if len(X) > FEW else (*PENALTIES, STRONGEST)
     settings: dict[str, Any] = {"hidden_layer_sizes": hidden, "max_iter": epochs}
     X_tune, y_tune, _, _ = split(X, y, classes, 1000)
     tuning = split(X_tune, y_tune, classes, 1000, share=0.2)
     chosen = {}
     for form in FORMS:
-        grid = itertools.product(RATES[1:2], PENALTIES[:1]) if quick else itertools.product(RATES, PENALTIES)
+        grid = itertools.product(RATES[1:2], PENALTIES[:1]) if quick else itertools.product(RATES, penalties)
         scores = {
             (rate, penalty): fitted(
                 form, classes, tuning, **settings, learning_rate_init=rate, alpha=penalty, random_state=1000
