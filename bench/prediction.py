@@ -269,14 +269,7 @@ def table(records: list[dict[str, Any]]) -> str:
                 "" if dense else f"{multiplications(None) / r['multiplications_per_sample']:.2f}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return compare.aligned(rows)
 
 
 def main() -> None:
