@@ -13,7 +13,7 @@ from svdfast.io import load
 from svdfast.network import Network
 from svdfast.optimizers import Adam, AdamW, GradientDescent
 from svdfast.svd import factorize, truncated_svd
-from svdfast.training import Event, StopTraining, TrainingResult, train
+from svdfast.training import Event, StopTraining, TrainingResult, resume, train
 
 __version__ = "0.1.0"
 
@@ -35,6 +35,7 @@ __all__ = [
     "from_torch",
     "kernels",
     "load",
+    "resume",
     "schedules",
     "show_config",
     "train",

@@ -15,12 +15,14 @@ Not here: the switch itself (method.py), the rules that measure nothing (ranks.p
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from svdfast._checks import count
 from svdfast._engine import Engine, aligned_zeros
 from svdfast.counting import count_multiplications
 from svdfast.network import Network
@@ -67,6 +69,23 @@ class Auto:
         self.reason = "the share of pre-training was over"
         self.stable: list[float] = []
         self.vectors: list[NDArray[Any]] = []
+
+    def packed(self) -> dict[str, Any]:
+        """What a checkpoint has of it."""
+        return {
+            "next_step": self.next_step,
+            "first_loss": self.first_loss,
+            "reason": self.reason,
+            "stable": self.stable,
+            "vectors": self.vectors,
+        }
+
+    def unpack(self, values: Mapping[str, Any]) -> None:
+        """Takes what `packed` gave."""
+        self.next_step = count("next_step", values["next_step"], minimum=0)
+        self.first_loss, self.reason = float(values["first_loss"]), str(values["reason"])
+        self.stable = [float(rank) for rank in values["stable"]]
+        self.vectors = [vector.copy() for vector in values["vectors"]]
 
     def levelled(self, run: Run, step: int) -> bool:
         """Looks at the stable ranks before this step; before the first, at the loss."""

@@ -114,9 +114,7 @@ def save(net: Network, path: str | os.PathLike[str], origin: Origin | None = Non
         "format": _FORMAT,
         "version": _VERSION,
         "svdfast": __version__,
-        "sizes": layout.sizes,
-        "ranks": layout.ranks,
-        "activations": [[s.activation.name, s.activation.parameter] for s in layout.layers],
+        **described(layout),
         "uint8_scale": net.uint8_scale,
         "origin": asdict(origin or Origin()),
     }
@@ -268,18 +266,8 @@ class _Header:
             )
         if not isinstance(header["svdfast"], str):
             raise ValueError("its header does not say which svdfast wrote it")
-        sizes = [count("sizes", n) for n in header["sizes"]]
-        ranks = [None if rank is None else count("ranks", rank) for rank in header["ranks"]]
-        functions = [Activation(name, parameter) for name, parameter in header["activations"]]
         uint8_scale = positive_number("uint8_scale", header["uint8_scale"])
-        layout = Layout.build(sizes, ranks, functions)
-        if not layout.layers or ranks[-1] is not None:
-            raise ValueError("it has no dense output layer")
-        for layer in layout.layers:
-            if layer.rank is not None and layer.rank > min(layer.n_in, layer.n_out):
-                raise ValueError(f"rank {layer.rank} of a {layer.n_in} -> {layer.n_out} layer")
-        if max(sizes) > _MOST_PARAMETERS or layout.size > _MOST_PARAMETERS:
-            raise ValueError(f"it has more than {_MOST_PARAMETERS} parameters")
+        layout = parse_layout(header)
         return cls(layout, uint8_scale, Origin.parse(header["origin"], layout))
 
     def network(self, parameters: NDArray[Any]) -> Network:
@@ -287,6 +275,31 @@ class _Header:
         net = Network.__new__(Network)
         net.__setstate__({"state": (self.layout, parameters), "uint8_scale": self.uint8_scale})
         return net
+
+
+def described(layout: Layout) -> dict[str, Any]:
+    """A layout as a header has it."""
+    return {
+        "sizes": layout.sizes,
+        "ranks": layout.ranks,
+        "activations": [[s.activation.name, s.activation.parameter] for s in layout.layers],
+    }
+
+
+def parse_layout(header: Mapping[str, Any]) -> Layout:
+    """What `described` gave, checked."""
+    sizes = [count("sizes", n) for n in header["sizes"]]
+    ranks = [None if rank is None else count("ranks", rank) for rank in header["ranks"]]
+    functions = [Activation(name, parameter) for name, parameter in header["activations"]]
+    layout = Layout.build(sizes, ranks, functions)
+    if not layout.layers or ranks[-1] is not None:
+        raise ValueError("it has no dense output layer")
+    for layer in layout.layers:
+        if layer.rank is not None and layer.rank > min(layer.n_in, layer.n_out):
+            raise ValueError(f"rank {layer.rank} of a {layer.n_in} -> {layer.n_out} layer")
+    if max(sizes) > _MOST_PARAMETERS or layout.size > _MOST_PARAMETERS:
+        raise ValueError(f"it has more than {_MOST_PARAMETERS} parameters")
+    return layout
 
 
 def _places(layout: Layout) -> Iterator[tuple[str, int, tuple[int, ...]]]:

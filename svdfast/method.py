@@ -8,17 +8,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._engine import Engine
+from svdfast._checks import count, positive_number
+from svdfast._engine import Engine, aligned_zeros
 from svdfast.auto import Auto
 from svdfast.data import Samples
 from svdfast.decay import decay_product, interval
+from svdfast.io import described, parse_layout
 from svdfast.layout import Layout
 from svdfast.moments import carry, relative_scale
 from svdfast.network import Evaluator, Network, Truncation
@@ -87,6 +89,11 @@ class _Before:
     n_updates: int
     loss: float
     loss_after: float = 0.0
+
+
+def _packed(state: tuple[Layout, NDArray[Any]], moments: tuple[NDArray[Any], ...], n_updates: int) -> dict[str, Any]:
+    """A network's parameters and its optimizer's state, as a checkpoint has them."""
+    return {"layout": described(state[0]), "parameters": state[1], "moments": moments, "n_updates": n_updates}
 
 
 class Run:
@@ -193,12 +200,51 @@ class Run:
         return self.at_hand.inputs.array[rows], of_rows
 
     def restore(self, before: _Before) -> None:
-        layout, parameters = before.state
-        self.net.set_state(layout, parameters)
-        self.optimizer.adopt((layout, parameters.dtype), before.moments)
-        self.optimizer.n_updates = before.n_updates
+        self._adopt(before.state, before.moments, before.n_updates)
         self.scales = [1.0] * len(self.net.layers)
         self.rebuild()
+
+    def _adopt(
+        self, state: tuple[Layout, NDArray[Any]], moments: tuple[NDArray[Any], ...], n_updates: int
+    ) -> None:
+        self.net.set_state(*state)
+        self.optimizer.adopt((state[0], state[1].dtype), moments)
+        self.optimizer.n_updates = n_updates
+
+    def packed(self) -> dict[str, Any]:
+        """What a checkpoint has of it."""
+        optimizer = self.optimizer
+        return {**_packed(self.net.state, optimizer.moments, optimizer.n_updates), "scales": self.scales}
+
+    def unpack(self, values: Mapping[str, Any]) -> None:
+        """Takes what `packed` gave; `rebuild` is to follow."""
+        state, moments, n_updates = self.unpacked(values)
+        scales = [positive_number("scales", scale) for scale in values["scales"]]
+        if len(scales) != len(state[0].layers):
+            raise ValueError(f"it has {len(scales)} rates for {len(state[0].layers)} layers")
+        self._adopt(state, moments, n_updates)
+        self.scales = scales
+
+    def unpacked(
+        self, values: Mapping[str, Any]
+    ) -> tuple[tuple[Layout, NDArray[Any]], tuple[NDArray[Any], ...], int]:
+        """Parameters and the optimizer's state of a network of these sizes, checked, in memory of their own."""
+        layout, dtype = parse_layout(values["layout"]), self.net.dtype
+        if layout.with_ranks(self.net.layout.ranks) != self.net.layout:
+            raise ValueError(f"it has layers of sizes {layout.sizes}, not {self.net.sizes}, or other activations")
+
+        def vector(array: NDArray[Any]) -> NDArray[Any]:
+            if array.shape != (layout.size,) or array.dtype != dtype:
+                raise ValueError(f"it has {array.dtype} numbers of shape {array.shape} for {layout.size} of {dtype}")
+            own = aligned_zeros(layout.size, dtype)
+            own[:] = array
+            return own
+
+        moments = tuple(vector(array) for array in values["moments"])
+        if len(moments) != len(self.optimizer.kinds):
+            raise ValueError(f"it has {len(moments)} moments, not {len(self.optimizer.kinds)}")
+        n_updates = count("n_updates", values["n_updates"], minimum=0)
+        return (layout, vector(values["parameters"])), moments, n_updates
 
 
 @dataclass
@@ -225,6 +271,7 @@ class Method:
         settings = self.settings
         self.recompose_step = self.n_steps - round(settings.recompose_fraction * self.n_steps)
         self.switch_step = self.guard_step = self.decay_step = self.n_steps
+        self.decay_every = 0
         self.auto: Auto | None = None
         self.ranks: list[int | None] | None = None
         if settings.rule is not None and not self.run.net.is_factored:
@@ -239,6 +286,34 @@ class Method:
                 self.run.scales = self._scales()
             self._plan_decay(0)
         self._plan(-1)
+
+    def packed(self) -> dict[str, Any]:
+        """What a checkpoint has of it; the events apart."""
+        before = self.before
+        return {
+            "steps": [self.next_step, self.switch_step, self.guard_step, self.recompose_step, self.decay_step, self.decay_every],
+            "ranks": self.ranks,
+            "auto": None if self.auto is None else self.auto.packed(),
+            "before": None
+            if before is None
+            else {
+                **_packed(before.state, before.moments, before.n_updates),
+                "loss": before.loss,
+                "loss_after": before.loss_after,
+            },
+        }
+
+    def unpack(self, values: Mapping[str, Any]) -> None:
+        """Takes what `packed` gave."""
+        steps = [count("steps", step, minimum=0) for step in values["steps"]]
+        self.next_step, self.switch_step, self.guard_step, self.recompose_step, self.decay_step, self.decay_every = steps
+        self.ranks, auto, before = values["ranks"], values["auto"], values["before"]
+        if auto is None:
+            self.auto = None
+        elif self.auto is not None:
+            self.auto.unpack(auto)
+        if before is not None:
+            self.before = _Before(*self.run.unpacked(before), float(before["loss"]), float(before["loss_after"]))
 
     def _plan(self, step: int) -> None:
         """Sets next_step to the nearest of what is still to come after `step`."""

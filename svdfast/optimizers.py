@@ -58,6 +58,14 @@ class Optimizer:
         self.kinds = kinds
         self._key: Hashable = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make such an optimizer, its state apart."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.settings.items())})"
+
     def begin(self, key: Hashable, size: int, dtype: DTypeLike) -> None:
         """Keeps the moments if they belong to parameters laid out as `key` says, else starts them at zero."""
         if self._key != key:
@@ -122,11 +130,10 @@ class GradientDescent(Optimizer):
             learning_rate, Rule(0, beta1=momentum, nesterov=bool(nesterov)), ("mean",) if momentum > 0 else ()
         )
 
-    def __repr__(self) -> str:
-        return (
-            f"GradientDescent(learning_rate={self.learning_rate}, momentum={self.rule.beta1}, "
-            f"nesterov={self.rule.nesterov})"
-        )
+    @property
+    def settings(self) -> dict[str, Any]:
+        rule = self.rule
+        return {"learning_rate": self.learning_rate, "momentum": rule.beta1, "nesterov": rule.nesterov}
 
 
 class Adam(Optimizer):
@@ -178,12 +185,10 @@ class Adam(Optimizer):
         )
         super().__init__(learning_rate, rule, ("mean", "square"))
 
-    def __repr__(self) -> str:
-        r = self.rule
-        return (
-            f"Adam(learning_rate={self.learning_rate}, beta1={r.beta1}, beta2={r.beta2}, "
-            f"epsilon={r.epsilon})"
-        )
+    @property
+    def settings(self) -> dict[str, Any]:
+        rule = self.rule
+        return {"learning_rate": self.learning_rate, "beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon}
 
 
 class AdamW(Adam):
@@ -228,9 +233,6 @@ class AdamW(Adam):
             learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, _weight_decay=decay
         )
 
-    def __repr__(self) -> str:
-        r = self.rule
-        return (
-            f"AdamW(learning_rate={self.learning_rate}, weight_decay={r.weight_decay}, "
-            f"beta1={r.beta1}, beta2={r.beta2}, epsilon={r.epsilon})"
-        )
+    @property
+    def settings(self) -> dict[str, Any]:
+        return super().settings | {"weight_decay": self.rule.weight_decay}

@@ -24,7 +24,7 @@ from svdfast.ranks import resolve_rule
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-    from svdfast.training import TrainingResult
+    from svdfast.result import TrainingResult
 
 __all__ = ["STYLES", "new_figure", "plot_spectrum", "plot_training", "require_matplotlib"]
 

@@ -125,3 +125,10 @@ def resolve(learning_rate: float | Schedule) -> Schedule:
     if callable(learning_rate):
         return learning_rate
     return Constant(positive_number("learning_rate", learning_rate, or_zero=True))
+
+
+def is_known(schedule: float | Schedule) -> bool:
+    """Whether this is one of the schedules here, or a number, all through."""
+    if type(schedule) is Warmup:
+        return is_known(schedule.schedule)
+    return type(schedule) in (Constant, Cosine, StepDecay) or not callable(schedule)

@@ -66,6 +66,8 @@ POOL_BYTES = 64 * 2**20
 POOL_BLOCKS = 8
 # Bytes at most of the inputs of a sample that is kept of batches.
 SAMPLE_BYTES = 32 * 2**20
+# Rows by which rows that are not in memory are told from others.
+KNOWN_BY = 64
 
 
 class Rows(Protocol):
@@ -97,8 +99,11 @@ class Source(Protocol):
         Of an epoch; at its end at the latest.
     seconds : float
         That went into reading.
+    replayed : bool
+        Whether a training that goes on has to run through the epochs before, as what an epoch's batches are depends on them.
     """
 
+    replayed: bool
     data: Samples
     batch_size: int
     steps_per_epoch: int
@@ -107,6 +112,9 @@ class Source(Protocol):
 
     def batches(self, run: Run) -> Iterable[tuple[int, int]]:
         """The rows, start and stop, of each batch of an epoch, its samples bound to the run's engine when it is asked for."""
+
+    def known_by(self) -> Iterable[Samples]:
+        """Samples by which these data are told from others."""
 
 
 # What says that an object's numbers are in memory (or on a device), or that its slices of rows are no arrays.
@@ -354,6 +362,7 @@ class Reader:
 class ArraySource:
     """Batches of samples in memory; shuffled or as they lie."""
 
+    replayed = False
     seconds = 0.0
 
     def __init__(
@@ -374,12 +383,18 @@ class ArraySource:
         n, size = self.n_samples, self.batch_size
         return zip(range(0, n, size), chain(range(size, n, size), (n,)), strict=True)
 
+    def known_by(self) -> Iterable[Samples]:
+        """All of them."""
+        return (self.data,)
+
 
 class RowSource:
     """Batches of what a Reader reads, from a pool of some blocks; see above how they are shuffled.
 
     Without shuffling they are those of arrays in memory. What a pool leaves, less than a batch, goes into the next.
     """
+
+    replayed = False
 
     def __init__(self, reader: Reader, batch_size: int, shuffle: bool, rng: np.random.Generator):
         self.reader, self.n_samples = reader, reader.n_samples
@@ -423,6 +438,12 @@ class RowSource:
             filled = len(left)
         if not counted:
             raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
+
+    def known_by(self) -> Iterator[Samples]:
+        """Some rows from all over them."""
+        n = self.n_samples
+        for row in sorted({n * i // (KNOWN_BY - 1) for i in range(KNOWN_BY - 1)} | {n - 1}):
+            yield self.reader.read(row, row + 1)
 
 
 def check_batch(net: Network, batch: Any, loss: Loss, number: int, name: str = "X") -> Samples:
@@ -497,6 +518,8 @@ class BatchSource:
     TypeError, ValueError
         The number of batches is not known, there is none, or the first is not as it should be.
     """
+
+    replayed = True
 
     def __init__(
         self, net: Network, batches: Iterable[Batch], loss: Loss, steps_per_epoch: int | None, n_sampled: int
@@ -583,3 +606,8 @@ class BatchSource:
             n_samples += n
             yield 0, n
         self.n_samples = n_samples
+
+    def known_by(self) -> Iterable[Samples]:
+        """The first batch, before it is taken."""
+        assert self._first is not None
+        return (self._first,)

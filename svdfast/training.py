@@ -1,30 +1,35 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The four steps of the method: dense pre-training, truncation, training of the factors, recomposition.
 
-Here is the schedule (φ, α), the loop over epochs and mini-batches, and the history. Not here: what a step computes (the compiled
-engine) and what truncation is (network.py, svd.py).
+Here is what users call, and the checks of what they give. Not here: the loop (loop.py), what happens between steps (method.py), what a
+step computes (the compiled engine) and what truncation is (network.py, svd.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from svdfast._checks import count, fraction, one_of, positive_number
-from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
-from svdfast.counting import count_multiplications
-from svdfast.method import SAMPLE, Event, Method, Run, Settings
+from svdfast._files import remove_parts
+from svdfast._runtime import resolve_precision, resolve_threads
+from svdfast.checkpoint import Checkpoint, fingerprint, read
+from svdfast.io import described, parse_layout
+from svdfast.loop import Loop, StopTraining
+from svdfast.method import SAMPLE, Event, Run, Settings
 from svdfast.network import Evaluator, Network, TrainingData, evaluation_blocks, resolve_loss
-from svdfast.optimizers import Adam, Optimizer
+from svdfast.optimizers import Adam, AdamW, GradientDescent, Optimizer
 from svdfast.ranks import RankRule, resolve_rule
-from svdfast.schedules import Constant
+from svdfast.result import TrainingResult
+from svdfast.schedules import is_known
 from svdfast.sources import (
     ArraySource,
     Batch,
@@ -38,10 +43,7 @@ from svdfast.sources import (
     validation_batches,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure, SubFigure
-
-__all__ = ["Event", "StopTraining", "TrainingResult", "train"]
+__all__ = ["Event", "StopTraining", "TrainingResult", "resume", "train"]
 
 
 # φ where the user does not say: docs/reproduction.md, "The study".
@@ -51,92 +53,41 @@ PRETRAIN_FRACTION = 0.05
 LATEST_SWITCH = 0.1
 DENSE_TAIL = 0.1
 
+# What a checkpoint can bring back.
+_GENERATORS: dict[str, Callable[[], np.random.BitGenerator]] = {
+    kind.__name__: kind
+    for kind in (np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM, np.random.Philox, np.random.SFC64)
+}
+_OPTIMIZERS = {kind.__name__: kind for kind in (Adam, AdamW, GradientDescent)}
 
-class StopTraining(Exception):
-    """Raised by a callback to end a training early; the result is returned as far as it got."""
 
+@dataclass(frozen=True)
+class Arguments:
+    """Those of `train` that are plain values, as they were given: a checkpoint has them."""
 
-@dataclass
-class TrainingResult:
-    """What `train` returns.
-
-    Attributes
-    ----------
-    network : Network
-        The network that was trained: the same object that was given.
-    history : list of dict
-        A row for each epoch: `epoch` (from 1), `step` (mini-batches done by its end), `phase` at its end ("dense" or "factored"),
-        `loss` (mean over the epoch's mini-batches by their samples, penalties included), `learning_rate` (of its last step), `seconds`
-        (its steps; not the switch, nor validation), and with validation data `val_loss` and `val_accuracy`. Recomposition adds a row
-        of phase "recomposed" with the validation of the recomposed network, no steps and a loss of NaN.
-    events : list of Event
-        What happened between steps: the choice of ranks, the switch, the guard, recomposition.
-    seconds : float
-        Training time: steps, switch, guard and recomposition; not validation after epochs, nor callbacks.
-    n_steps : int
-        Mini-batches done.
-    phases : list of dict
-        The stretches of steps in one form: `phase`, `steps`, `seconds`, and `multiplications`, those of a step for one sample.
-    """
-
-    network: Network
-    history: list[dict[str, Any]] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    seconds: float = 0.0
-    n_steps: int = 0
-    phases: list[dict[str, Any]] = field(default_factory=list)
-
-    def explain(self) -> str:
-        """What was decided, and what it saved by count and by the clock, in a few lines.
-
-        Examples
-        --------
-        >>> import svdfast as sf
-        >>> data = sf.datasets.load("xor")
-        >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
-        >>> print(sf.train(net, *data.train, epochs=1, rank_fraction=None).explain())
-        dense throughout: 1 step
-        """
-        return explain(self)
-
-    def plot(self, against: Literal["seconds", "epochs"] = "seconds", *, figure: Figure | SubFigure | None = None) -> Figure | SubFigure:
-        """Draws the losses, and the accuracy where there is validation of classes.
-
-        Phases are shaded, and the switch, the guard and recomposition marked at the very place where they came; what lies between two
-        phases is the time that they took themselves. Needs matplotlib: the extra `plot`.
-
-        Parameters
-        ----------
-        against : {"seconds", "epochs"}
-            The horizontal axis. Seconds are those of training, as `seconds` has them.
-        figure : matplotlib.figure.Figure or SubFigure, optional
-            To draw in, such as `plt.figure(layout="constrained")` for a window; the legend lies above the panels where that is the layout,
-            else within one. By default a new figure that pyplot knows nothing of: notebooks show it, `savefig` writes it.
-
-        Returns
-        -------
-        matplotlib.figure.Figure or SubFigure
-            Its `axes` are the loss's and the accuracy's.
-
-        Raises
-        ------
-        ImportError
-            matplotlib is not there.
-        TypeError, ValueError
-            An argument is of the wrong kind, or no epoch was finished.
-
-        Examples
-        --------
-        >>> import svdfast as sf
-        >>> data = sf.datasets.load("xor")
-        >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
-        >>> result = sf.train(net, *data.train, epochs=50)
-        >>> figure = result.plot("epochs")  # doctest: +SKIP
-        >>> figure.savefig("training.png")  # doctest: +SKIP
-        """
-        from svdfast import plots
-
-        return plots.plot_training(self, against, figure)
+    epochs: int
+    batch_size: int | None
+    loss: str | None
+    rank_fraction: float | None
+    ranks: Sequence[int | None] | str | None
+    pretrain_fraction: float | None
+    recompose_fraction: float | None
+    recompose: bool
+    force: bool
+    activation_aware: bool
+    svd_method: Literal["exact", "randomized"]
+    split: str
+    moments: str
+    factor_learning_rate: float | Sequence[float] | Literal["auto"]
+    guard_tolerance: float | None
+    guard_action: str
+    product_decay: float
+    l1: float
+    l2: float
+    precision: str | None
+    n_threads: int
+    shuffle: bool | None
+    steps_per_epoch: int | None
 
 
 def train(
@@ -173,6 +124,8 @@ def train(
     steps_per_epoch: int | None = None,
     callbacks: Iterable[Callable[[Event], None]] = (),
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
 ) -> TrainingResult:
     """Trains a network in place by the four steps.
 
@@ -276,6 +229,12 @@ def train(
         ends the training (the network is then recomposed if it would have been).
     progress : bool
         Show a bar on stderr (needs tqdm: the extra `progress`).
+    checkpoint : path, optional
+        Of a file to which the training's whole state is written, from which `resume` goes on. It is replaced when the next state is
+        written whole, never before. There must be no such file yet.
+    checkpoint_every : int, optional
+        Steps from one state to the next; by default one is written at the end of each epoch. The first is written before the first
+        step, the last after the last.
 
     Returns
     -------
@@ -289,6 +248,10 @@ def train(
     FloatingPointError
         The loss of a step, or the parameters or activations at the switch, are no longer finite; the network is as the last step left
         it. (What the very last step does is seen by looking at the network.)
+    FileExistsError
+        There is a file where the checkpoint is to be.
+    OSError
+        The checkpoint can't be written; the file is as it was before.
 
     Notes
     -----
@@ -324,75 +287,222 @@ def train(
         optimizer = Adam()
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
-    epochs = count("epochs", epochs)
+    arguments = Arguments(
+        epochs, batch_size, loss, rank_fraction, ranks, pretrain_fraction, recompose_fraction, recompose, force, activation_aware,
+        svd_method, split, moments, factor_learning_rate, guard_tolerance, guard_action, product_decay, l1, l2, precision,
+        resolve_threads(n_threads), shuffle, steps_per_epoch,
+    )  # fmt: skip
+    rng = np.random.default_rng(seed)
+    if checkpoint is None and checkpoint_every is not None:
+        raise ValueError(f"checkpoint_every: expected None without a checkpoint, got {checkpoint_every!r}")
+    file = None if checkpoint is None else Checkpoint(checkpoint, checkpoint_every)
+    loop = _loop(
+        net, X, y, arguments, optimizer, rng, file,
+        sample_weight=sample_weight, validation=validation, callbacks=callbacks, progress=progress,
+    )  # fmt: skip
+    return loop.finish()
+
+
+def resume(
+    path: str | os.PathLike[str],
+    X: ArrayLike | Rows | Iterable[Batch],
+    y: ArrayLike | Rows | None = None,
+    *,
+    sample_weight: ArrayLike | Rows | None = None,
+    validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None = None,
+    optimizer: Optimizer | None = None,
+    n_threads: int | None = None,
+    callbacks: Iterable[Callable[[Event], None]] = (),
+    progress: bool = False,
+) -> TrainingResult:
+    """Goes on with a training from its checkpoint, to its end.
+
+    Everything else is as `train` was told, and the training ends as it would have without a break, bit for bit: weights, ranks,
+    moments, the order of samples, the schedule, the history. The file is written on as the training goes on. One of a training that
+    had ended gives its result.
+
+    Parameters
+    ----------
+    path : path
+        What `train` was given as `checkpoint`.
+    X, y, sample_weight, validation : as in `train`
+        The same data. Arrays in memory are told from others by all their numbers, row sources by some rows of them, an iterable by its
+        first batch. An iterable of batches, or an iterator, is run through from its beginning up to where the training was, and so has to
+        give the same batches as then.
+    optimizer : Optimizer, optional
+        In place of the one that the training had, moments apart, which have to be of the same kinds. Only needed where its learning rate is
+        a function of the user's own, which the file does not have.
+    n_threads : int, optional
+        By default as many as before.
+    callbacks : iterable of callable
+        As in `train`; they are not in the file, nor is what they remember.
+    progress : bool
+        Show a bar on stderr (needs tqdm: the extra `progress`).
+
+    Returns
+    -------
+    TrainingResult
+        Of the whole training; its network is a new one.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is no checkpoint, is damaged or of another version of the format, or was made with other data.
+    TypeError, ValueError, FloatingPointError
+        As in `train`.
+
+    Notes
+    -----
+    Bit for bit holds on the same kind of machine with the same versions of packages and the same number of threads, and, with
+    ranks="auto", from the choice of ranks on, which times the steps on the machine.
+
+    Reading a file runs nothing that is in it.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import svdfast as sf
+    >>> data = sf.datasets.load("xor")
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = os.path.join(folder.name, "run.ckpt")
+    >>> def power_cut(event):
+    ...     if event.step == 300:
+    ...         raise RuntimeError("power cut")
+    >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
+    >>> sf.train(net, *data.train, epochs=400, checkpoint=path, checkpoint_every=100, callbacks=[power_cut])
+    Traceback (most recent call last):
+    RuntimeError: power cut
+    >>> result = sf.resume(path, *data.train)
+    >>> whole = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
+    >>> sf.train(whole, *data.train, epochs=400).n_steps == result.n_steps
+    True
+    >>> bool((result.network.parameters == whole.parameters).all())
+    True
+    >>> folder.cleanup()
+    """
+    values = read(path)
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+    with _refusing(path):
+        arguments = Arguments(**values["arguments"])
+        net = _first_network(values["network"])
+        rng = np.random.Generator(_GENERATORS[values["state"]["generator"]["bit_generator"]]())
+        every, known = values["every"], values["optimizer"]
+        has_validation = values["data"]["validation"] is not None
+        if optimizer is None and known is not None:
+            optimizer = _OPTIMIZERS[known["name"]](**known["settings"])
+    if optimizer is None:
+        raise ValueError(
+            f"optimizer: expected the one that the training had, as its learning rate is a function, which {os.fspath(path)!r} "
+            "does not have; got None"
+        )
+    if n_threads is not None:
+        arguments = replace(arguments, n_threads=resolve_threads(n_threads))
+    if (validation is not None) != has_validation:
+        expected, got = ("those that the training had", "none") if has_validation else ("none, as before", "some")
+        raise ValueError(f"validation: expected {expected}, got {got}")
+    loop = _loop(
+        net, X, y, arguments, optimizer, rng, Checkpoint(path, every, resumed=True),
+        sample_weight=sample_weight, validation=validation, callbacks=callbacks, progress=progress,
+    )  # fmt: skip
+    for name, expected in values["data"].items():
+        if loop.described["data"].get(name) != expected:
+            raise ValueError(f"{name}: expected the data that {os.fspath(path)!r} was made with, got others")
+    with _refusing(path):
+        loop.restore(values["state"])
+    remove_parts(Path(path))
+    return loop.finish()
+
+
+def _loop(
+    net: Network,
+    X: ArrayLike | Rows | Iterable[Batch],
+    y: ArrayLike | Rows | None,
+    a: Arguments,
+    optimizer: Optimizer,
+    rng: np.random.Generator,
+    checkpoint: Checkpoint | None,
+    *,
+    sample_weight: ArrayLike | Rows | None,
+    validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None,
+    callbacks: Iterable[Callable[[Event], None]],
+    progress: bool,
+) -> Loop:
+    """A training that has not begun, of checked arguments. The network is as it was."""
+    epochs = count("epochs", a.epochs)
     in_batches = y is None and is_iterable_of_batches(X)
     if in_batches:
-        given = {"batch_size": batch_size, "shuffle": shuffle, "sample_weight": sample_weight}
+        given = {"batch_size": a.batch_size, "shuffle": a.shuffle, "sample_weight": sample_weight}
         for name, value in given.items():
             if value is not None:
                 raise ValueError(f"{name}: expected None with an iterable of batches, got {value!r}")
-    elif steps_per_epoch is not None:
+    elif a.steps_per_epoch is not None:
         raise ValueError(
-            f"steps_per_epoch: expected None with samples that are not an iterable of batches, got {steps_per_epoch!r}"
+            f"steps_per_epoch: expected None with samples that are not an iterable of batches, got {a.steps_per_epoch!r}"
         )
-    batch_size = 256 if batch_size is None else count("batch_size", batch_size)
-    shuffle = True if shuffle is None else bool(shuffle)
-    l1 = positive_number("l1", l1, or_zero=True)
-    l2 = positive_number("l2", l2, or_zero=True)
-    one_of("svd_method", svd_method, ("exact", "randomized"))
-    one_of("split", split, ("balanced", "left", "right"))
+    batch_size = 256 if a.batch_size is None else count("batch_size", a.batch_size)
+    shuffle = True if a.shuffle is None else bool(a.shuffle)
+    l1 = positive_number("l1", a.l1, or_zero=True)
+    l2 = positive_number("l2", a.l2, or_zero=True)
+    one_of("svd_method", a.svd_method, ("exact", "randomized"))
+    one_of("split", a.split, ("balanced", "left", "right"))
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
     callbacks = tuple(callbacks)
     if not all(callable(callback) for callback in callbacks):
         raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
-    automatic = isinstance(ranks, str) and ranks == "auto"
+    automatic = isinstance(a.ranks, str) and a.ranks == "auto"
+    pretrain_fraction = a.pretrain_fraction
     if pretrain_fraction is None:
         pretrain_fraction = LATEST_SWITCH if automatic else PRETRAIN_FRACTION
     pretrain_fraction = fraction("pretrain_fraction", pretrain_fraction)
+    recompose_fraction = a.recompose_fraction
     if recompose_fraction is None:
         recompose_fraction = min(DENSE_TAIL, 1 - pretrain_fraction) if automatic else 0.0
     recompose_fraction = fraction("recompose_fraction", recompose_fraction)
-    one_of("moments", moments, ("carry", "restart"))
-    if isinstance(factor_learning_rate, Sequence) and not isinstance(factor_learning_rate, str):
-        scales = [positive_number(f"factor_learning_rate[{i}]", s) for i, s in enumerate(factor_learning_rate)]
-        if len(scales) != len(net.layers):
+    one_of("moments", a.moments, ("carry", "restart"))
+    factor: float | tuple[float, ...] | Literal["auto"] = "auto"
+    if isinstance(a.factor_learning_rate, Sequence) and not isinstance(a.factor_learning_rate, str):
+        factor = tuple(
+            positive_number(f"factor_learning_rate[{i}]", scale) for i, scale in enumerate(a.factor_learning_rate)
+        )
+        if len(factor) != len(net.layers):
             raise ValueError(
-                f"factor_learning_rate: expected {len(net.layers)} numbers, one for each layer, got {len(scales)}"
+                f"factor_learning_rate: expected {len(net.layers)} numbers, one for each layer, got {len(factor)}"
             )
-        factor_learning_rate = tuple(scales)
-    elif factor_learning_rate != "auto":
-        factor_learning_rate = positive_number("factor_learning_rate", factor_learning_rate)
+    elif a.factor_learning_rate != "auto":
+        factor = positive_number("factor_learning_rate", a.factor_learning_rate)
+    guard_tolerance = a.guard_tolerance
     if guard_tolerance is not None:
         guard_tolerance = positive_number("guard_tolerance", guard_tolerance, or_zero=True)
         if validation is None:
             raise ValueError("guard_tolerance: expected validation data with it, got none")
-    product_decay = positive_number("product_decay", product_decay, or_zero=True)
-    one_of("guard_action", guard_action, ("raise", "delay", "undo"))
+    product_decay = positive_number("product_decay", a.product_decay, or_zero=True)
+    one_of("guard_action", a.guard_action, ("raise", "delay", "undo"))
     rule: RankRule | Literal["auto"] | None = None
     if automatic:
         rule = "auto"
-    elif ranks is not None:
-        rule = resolve_rule(net.layout, None, ranks)
-    elif rank_fraction is not None:
-        rule = resolve_rule(net.layout, rank_fraction, None)
+    elif a.ranks is not None:
+        rule = resolve_rule(net.layout, None, a.ranks)
+    elif a.rank_fraction is not None:
+        rule = resolve_rule(net.layout, a.rank_fraction, None)
     if rule is not None and pretrain_fraction < 1 and pretrain_fraction + recompose_fraction > 1:
         raise ValueError(
             "pretrain_fraction, recompose_fraction: expected at most 1 together, "
             f"got {pretrain_fraction} and {recompose_fraction}"
         )
-    bfloat16 = resolve_precision(precision, net.dtype)
-    threads = resolve_threads(n_threads)
-    rng = np.random.default_rng(seed)
-    by_name = resolve_loss(net, loss)
+    bfloat16 = resolve_precision(a.precision, net.dtype)
+    by_name = resolve_loss(net, a.loss)
     evaluator = None
     if validation is not None:
         if not isinstance(validation, tuple | list):
-            evaluator = Evaluator(validation_batches(net, validation, by_name), threads)
+            evaluator = Evaluator(validation_batches(net, validation, by_name), a.n_threads)
         elif len(validation) == 2:
             names = ("validation X", "validation y")
             evaluator = Evaluator(
-                evaluation_blocks(net, validation[0], validation[1], loss, names=names), threads
+                evaluation_blocks(net, validation[0], validation[1], a.loss, names=names), a.n_threads
             )
         else:
             raise TypeError(
@@ -401,199 +511,71 @@ def train(
     source: Source
     if in_batches:
         n_sampled = 0 if rule is None or net.is_factored else SAMPLE
-        source = BatchSource(net, X, by_name, steps_per_epoch, n_sampled)  # type: ignore[arg-type]
+        source = BatchSource(net, X, by_name, a.steps_per_epoch, n_sampled)  # type: ignore[arg-type]
     else:
         samples, targets, weights, in_blocks = settled(net, X, y, sample_weight)
         if in_blocks:
             reader = Reader(net, samples, targets, by_name, weights)
             source = RowSource(reader, batch_size, shuffle, rng)
         else:
-            data = TrainingData(net, samples, targets, loss, weights)
+            data = TrainingData(net, samples, targets, a.loss, weights)
             source = ArraySource(data, batch_size, shuffle, rng)
 
-    n_steps = epochs * source.steps_per_epoch
-
-    result = TrainingResult(net)
-    run = Run(net, source.data, optimizer, threads, source.batch_size, l1, l2, bfloat16)
-
-    def tell(event: Event) -> None:
-        for callback in callbacks:
-            callback(event)
-
-    def spend(seconds: float) -> None:
-        result.seconds += seconds
-
-    def dense_seconds() -> float:
-        """Seconds of a step so far, without what it takes to read samples."""
-        seconds: float = sum(p["seconds"] for p in result.phases)
-        return max(seconds - source.seconds, 0.0) / max(result.n_steps, 1)
-
-    method = Method(
-        run,
-        Settings(
-            rule, pretrain_fraction, recompose_fraction, force, bool(activation_aware), svd_method, split,
-            moments, factor_learning_rate, guard_tolerance, guard_action, product_decay,
-        ),
-        n_steps, evaluator, tell, _diverged, dense_seconds, spend,
+    settings = Settings(
+        rule, pretrain_fraction, recompose_fraction, a.force, bool(a.activation_aware), a.svd_method, a.split, a.moments,
+        factor, guard_tolerance, a.guard_action, product_decay,
     )  # fmt: skip
-    result.events = method.events
-
-    # Steps and their seconds since the network took the form that it has.
-    since, spent = 0, 0.0
-
-    def close_phase() -> None:
-        nonlocal since, spent
-        if result.n_steps > since:
-            form = {"phase": run.phase, "multiplications": count_multiplications(net.shaped(run.ranks)).total}
-            if not result.phases or not form.items() <= result.phases[-1].items():
-                result.phases.append(form | {"steps": 0, "seconds": 0.0})
-            result.phases[-1]["steps"] += result.n_steps - since
-            result.phases[-1]["seconds"] += spent
-            since, spent = result.n_steps, 0.0
-
-    epoch = 1
-    bar = _progress_bar(n_steps) if progress else None
-    try:
-        with single_threaded_blas.held():
-            run.rebuild()
-            for epoch in range(1, epochs + 1):
-                total, seconds, rate = 0.0, 0.0, math.nan
-                if run.outdated:
-                    close_phase()
-                    run.follow()
-                schedule = optimizer.schedule
-                # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
-                constant = schedule.learning_rate if type(schedule) is Constant else None
-                batches = source.batches(run)
-                began = time.perf_counter()
-                for start, stop in batches:
-                    if result.n_steps == method.next_step:
-                        elapsed = time.perf_counter() - began
-                        seconds += elapsed
-                        spent += elapsed
-                        result.seconds += elapsed
-                        close_phase()
-                        method.act(result.n_steps, epoch)
-                        run.follow()
-                        if bar is not None:
-                            bar.set_postfix_str(run.phase)
-                        began = time.perf_counter()
-                    rate = schedule(result.n_steps, n_steps) if constant is None else constant
-                    value = run.step(start, stop, rate)
-                    result.n_steps += 1
-                    total += value * (stop - start)
-                    if not math.isfinite(value):
-                        raise _diverged(f"loss became {value}", result.n_steps, epoch)
-                    if bar is not None:
-                        bar.update()
-                elapsed = time.perf_counter() - began
-                seconds += elapsed
-                spent += elapsed
-                result.seconds += elapsed
-                row: dict[str, Any] = {
-                    "epoch": epoch,
-                    "step": result.n_steps,
-                    "phase": run.phase,
-                    "loss": total / source.n_samples,
-                    "learning_rate": rate,
-                    "seconds": seconds,
-                }
-                if evaluator is not None:
-                    _add_validation(row, evaluator, net)
-                result.history.append(row)
-                if bar is not None:
-                    bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
-                if callbacks:
-                    tell(Event("epoch", epoch, result.n_steps, net, row))
-    except StopTraining:
-        pass
-    finally:
-        if bar is not None:
-            bar.close()
-    close_phase()
-
-    if recompose and net.is_factored:
-        with single_threaded_blas.held():
-            seconds = method.recompose(result.n_steps, epoch, say=False)
-            result.seconds += seconds
-            row = {"epoch": epoch, "step": result.n_steps, "phase": "recomposed", "loss": math.nan}
-            row |= {"learning_rate": math.nan, "seconds": seconds}
-            if evaluator is not None:
-                _add_validation(row, evaluator, net)
-        result.history.append(row)
-        result.events.append(Event("recompose", epoch, result.n_steps, net, {"seconds": seconds}))
-        with contextlib.suppress(StopTraining):
-            tell(result.events[-1])
-    return result
-
-
-def explain(result: TrainingResult) -> str:
-    """The text of `TrainingResult.explain`."""
-    lines = []
-    for event in result.events:
-        info = event.info
-        if event.kind == "ranks":
-            chosen = "dense" if info["ranks"] is None else f"ranks {_listed(info['ranks'])}"
-            lines.append(f"step {event.step}: {info['reason']}; {chosen}, as {info['why']}")
-        elif event.kind == "switch":
-            ranks = [None if t.skipped else t.rank for t in info["truncations"]]
-            scales = ", ".join(f"{scale:.2g}" for scale in info["learning_rate_scales"])
-            lines.append(
-                f"step {event.step}: weights cut to ranks {_listed(ranks)} in {info['seconds']:.2g} s; "
-                f"learning rates × {scales}"
-            )
-        elif event.kind == "guard":
-            lines.append(
-                f"step {event.step}: validation loss {info['loss_before']:.4g} before the cut, {info['loss_after']:.4g} after it, "
-                f"{info['loss_recovered']:.4g} now: {info['action']}"
-            )
-        elif event.kind == "recompose":
-            lines.append(f"step {event.step}: dense again")
-    dense = [p for p in result.phases if p["phase"] == "dense" and p["steps"]]
-    factored = [p for p in result.phases if p["phase"] == "factored" and p["steps"]]
-    if not factored:
-        steps = sum(p["steps"] for p in result.phases)
-        lines.append(f"dense throughout: {steps} step{'s' * (steps != 1)}")
-        return "\n".join(lines)
-    for p in result.phases:
-        lines.append(
-            f"{p['steps']} steps {p['phase']}: {p['multiplications']:,} multiplications for a sample, "
-            f"{1e3 * p['seconds'] / max(p['steps'], 1):.3g} ms a step"
-        )
-    if dense:
-        steps = sum(p["steps"] for p in dense)
-        whole = sum(p["steps"] for p in result.phases)
-        done = sum(p["steps"] * p["multiplications"] for p in result.phases)
-        counted = whole * max(p["multiplications"] for p in dense) / done
-        measured = whole * sum(p["seconds"] for p in dense) / steps / result.seconds
-        lines.append(
-            f"the whole training, against dense steps throughout: {counted:.2f} times fewer multiplications, "
-            f"{measured:.2f} times faster"
-        )
-    return "\n".join(lines)
-
-
-def _listed(ranks: Iterable[int | None]) -> str:
-    return ", ".join("dense" if rank is None else str(rank) for rank in ranks)
-
-
-def _diverged(what: str, step: int, epoch: int) -> FloatingPointError:
-    return FloatingPointError(
-        f"the {what} at step {step} (epoch {epoch}): a smaller learning rate may help"
+    run = Run(net, source.data, optimizer, a.n_threads, source.batch_size, l1, l2, bfloat16)
+    described = {} if checkpoint is None else _described(net, a, optimizer, rng, checkpoint, source, evaluator)
+    return Loop(
+        run, settings, source, rng, evaluator, epochs, a.recompose, callbacks, checkpoint, described, progress
     )
 
 
-def _add_validation(row: dict[str, Any], evaluator: Evaluator, net: Network) -> None:
-    evaluation = evaluator(net)
-    row["val_loss"] = evaluation.loss
-    row["val_accuracy"] = evaluation.accuracy
+def _described(
+    net: Network,
+    arguments: Arguments,
+    optimizer: Optimizer,
+    rng: np.random.Generator,
+    checkpoint: Checkpoint,
+    source: Source,
+    evaluator: Evaluator | None,
+) -> dict[str, Any]:
+    """What a checkpoint has beside the training's state."""
+    from svdfast import __version__
+
+    generator = type(rng.bit_generator).__name__
+    if _GENERATORS.get(generator) is not type(rng.bit_generator):
+        raise TypeError(f"seed: expected one of {', '.join(_GENERATORS)} with a checkpoint, got a {generator}")
+    known = _OPTIMIZERS.get(type(optimizer).__name__) is type(optimizer) and is_known(optimizer.schedule)
+    validation = None if evaluator is None else fingerprint(islice(evaluator.blocks(), 1))
+    return {
+        "svdfast": __version__,
+        "every": checkpoint.every,
+        "arguments": vars(arguments),
+        "network": {**described(net.layout), "uint8_scale": net.uint8_scale, "dtype": net.dtype.name},
+        "optimizer": {"name": type(optimizer).__name__, "settings": optimizer.settings} if known else None,
+        "data": {
+            "X": f"{source.steps_per_epoch} steps, {source.n_samples} samples, {fingerprint(source.known_by())}",
+            "validation": validation,
+        },
+    }
 
 
-def _progress_bar(n_steps: int) -> Any:
+def _first_network(values: Mapping[str, Any]) -> Network:
+    """The network that a training began with, all parameters zero."""
+    layout, kind = parse_layout(values), values["dtype"]
+    one_of("dtype", kind, ("float32", "float64"))
+    net = Network.__new__(Network)
+    scale = positive_number("uint8_scale", values["uint8_scale"])
+    net.__setstate__({"state": (layout, np.zeros((), kind)), "uint8_scale": scale})
+    return net
+
+
+@contextlib.contextmanager
+def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Says of which file it is that something in it is not as it should be."""
     try:
-        from tqdm.auto import tqdm  # a widget in a notebook, text where there are no widgets
-    except ImportError:
-        raise ImportError(
-            'progress=True needs tqdm: pip install "svdfast[progress]"'
-        ) from None
-    return tqdm(total=n_steps, unit="step", leave=False)
+        yield
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+        raise ValueError(f"path: {os.fspath(path)!r} is not a checkpoint of a training: {error}") from None
