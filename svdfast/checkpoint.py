@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -55,7 +56,7 @@ class Checkpoint:
     Attributes
     ----------
     next_step : int
-        Before which step it is to be written; −1 where epochs decide.
+        Before which step it is to be written; none that ever comes where epochs decide.
 
     Raises
     ------
@@ -75,7 +76,7 @@ class Checkpoint:
             raise FileExistsError(
                 f"checkpoint: {os.fspath(path)!r} is there already: go on from it with svdfast.resume, or remove it"
             )
-        self.next_step = -1
+        self.next_step = sys.maxsize
 
     def write(self, step: int, state: Mapping[str, Any]) -> None:
         """Writes the state before this step."""

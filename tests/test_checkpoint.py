@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Trainings that go on from a checkpoint end as they would have without a break, to the bit; files that are not whole are refused.
+
+Processes that are killed: kills.py.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import svdfast as sf
+from svdfast import auto, checkpoint
+
+
+def samples(n=60, n_in=24, seed=0, dtype="float32"):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, n_in)).astype(dtype)
+    return X, (X[:, :3].argmax(axis=1)).astype(int)
+
+
+def network(dtype="float32", width=32, n_in=24):
+    return sf.Network([n_in, width, width, 3], seed=0, dtype=dtype)
+
+
+class Rows:
+    """A row source of an array."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __getitem__(self, rows):
+        return self.array[rows]
+
+
+class Batches:
+    """Batches that differ from epoch to epoch, as of a loader that shuffles."""
+
+    def __init__(self, n=5, sizes=(7, 12, 9)):
+        self.rng, self.n, self.sizes = np.random.default_rng(7), n, sizes
+
+    def __len__(self):
+        return self.n
+
+    def __iter__(self):
+        for i in range(self.n):
+            rows = self.rng.integers(0, 60, self.sizes[i % len(self.sizes)])
+            X, y = samples()
+            yield X[rows], y[rows]
+
+
+def state(path):
+    """What a checkpoint has, but for seconds."""
+    values = checkpoint.read(path)
+    now = values["state"]
+    del now["seconds"]
+    for row in now["history"] + now["phases"]:
+        del row["seconds"]
+    for *_, info in now["events"]:
+        info.pop("seconds")
+        info.pop("seconds_dense", None)
+    return values
+
+
+def same(one, other):
+    """Equal, arrays to the bit and of the same type, NaN as itself."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            same(a, b)
+    elif isinstance(one, np.ndarray):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert one.tobytes() == other.tobytes()
+    elif hasattr(one, "__dataclass_fields__"):
+        same(vars(one), vars(other))
+    else:
+        assert one == other or (one != one and other != other)
+
+
+def timeless(result):
+    """What a result has, but for seconds."""
+    return {
+        "history": [{k: v for k, v in row.items() if k != "seconds"} for row in result.history],
+        "events": [(e.kind, e.epoch, e.step) for e in result.events],
+        "phases": [{k: v for k, v in phase.items() if k != "seconds"} for phase in result.phases],
+        "n_steps": result.n_steps,
+        "ranks": result.network.layout.ranks,
+        "parameters": result.network.parameters,
+    }
+
+
+def every_state(monkeypatch, path, train):
+    """Trains with a checkpoint before each step and after the last; the result, and the files by their steps."""
+    files = {}
+    write = checkpoint.Checkpoint.write
+
+    def keep(self, step, values):
+        write(self, step, values)
+        files.setdefault(step, []).append(self.path.read_bytes())
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "write", keep)
+    result = train(checkpoint=path, checkpoint_every=1)
+    monkeypatch.setattr(checkpoint.Checkpoint, "write", write)
+    return result, files
+
+
+def check(monkeypatch, tmp_path, make, data, *, of=None, first=0, **settings):
+    """Goes on from each step and compares the ends. `make` makes network and settings, `data` the samples, each time anew."""
+    whole_path, path = tmp_path / "whole.ckpt", tmp_path / "again.ckpt"
+    net = make()
+    given = {"epochs": 4, "batch_size": 12, "ranks": [4, 4], "n_threads": 1, **settings}
+    again = {name: given[name] for name in ("validation", "sample_weight", "callbacks") if name in given}
+    optimizer = given.pop("optimizer", sf.Adam)
+
+    whole, files = every_state(
+        monkeypatch, whole_path, lambda **more: sf.train(net, *data(), optimizer=optimizer(), **given, **more)
+    )
+    plain = make()
+    sf.train(plain, *data(), optimizer=optimizer(), **given)
+    same(plain.parameters, net.parameters)  # to write changes nothing
+    end = state(whole_path)
+    assert sorted(files) == list(range(whole.n_steps + 1))
+    for step, contents in files.items():
+        if step < first:
+            continue
+        for content in contents:
+            path.write_bytes(content)
+            result = sf.resume(path, *data(), **again)
+            same(timeless(result), timeless(whole))
+            same(state(path), end)
+    return whole
+
+
+OPTIMIZERS = [
+    lambda: sf.GradientDescent(0.05),
+    lambda: sf.GradientDescent(sf.schedules.StepDecay(0.05), momentum=0.9, nesterov=True),
+    lambda: sf.Adam(sf.schedules.Warmup(sf.schedules.Cosine(3e-3), 0.2)),
+    lambda: sf.AdamW(3e-3, weight_decay=0.1),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_each_optimizer_over_all_phases(monkeypatch, tmp_path, optimizer, dtype):
+    """Switch within an epoch, decay of the product, penalties, weights, and a dense tail."""
+    whole = check(
+        monkeypatch, tmp_path, lambda: network(dtype), lambda: samples(dtype=dtype), optimizer=optimizer,
+        pretrain_fraction=0.35, recompose_fraction=0.3, product_decay=0.1, l1=1e-4, l2=1e-3,
+        sample_weight=np.linspace(0.5, 2, 60), validation=samples(30, seed=1, dtype=dtype),
+    )  # fmt: skip
+    assert [(e.kind, e.step) for e in whole.events] == [("switch", 7), ("recompose", 14)]
+
+
+@pytest.mark.parametrize("settings", [
+    {"pretrain_fraction": 0.5, "moments": "restart", "activation_aware": False},
+    {"pretrain_fraction": 0.0, "recompose": False, "factor_learning_rate": 2.0},
+    {"rank_fraction": None, "ranks": None},
+    {"ranks": "energy:0.9", "svd_method": "randomized"},
+    {"batch_size": 60},
+    {"shuffle": False},
+    {"precision": "bfloat16"},
+    {"guard_tolerance": 0.0, "guard_action": "raise", "validation": samples(30, seed=1), "epochs": 12},
+    {"guard_tolerance": 0.0, "guard_action": "delay", "validation": samples(30, seed=1), "epochs": 12},
+    {"guard_tolerance": 0.0, "guard_action": "undo", "validation": samples(30, seed=1), "epochs": 12},
+    {"seed": np.random.Generator(np.random.MT19937(3))},
+    {"seed": np.random.Generator(np.random.Philox(3))},
+])  # fmt: skip
+def test_each_setting(monkeypatch, tmp_path, settings):
+    settings = dict(settings)
+    seed = settings.pop("seed", None)
+    if seed is not None:
+        start = seed.bit_generator.state
+        Kind = type(seed.bit_generator)
+
+        def make_seed():
+            generator = np.random.Generator(Kind())
+            generator.bit_generator.state = start
+            return generator
+
+        real = sf.train
+        monkeypatch.setattr(sf, "train", lambda *a, **k: real(*a, seed=make_seed(), **k))
+    check(monkeypatch, tmp_path, network, samples, **settings)
+
+
+def test_many_rows_and_two_threads(monkeypatch, tmp_path):
+    check(monkeypatch, tmp_path, network, lambda: samples(1300), batch_size=600, n_threads=2)
+
+
+def test_a_network_that_was_factored_before(monkeypatch, tmp_path):
+    def make():
+        net = network()
+        net.truncate(ranks=[3, None])
+        return net
+
+    check(monkeypatch, tmp_path, make, samples, product_decay=0.1, factor_learning_rate=[2.0, 1.0, 1.0])
+
+
+def test_ranks_that_are_chosen(monkeypatch, tmp_path):
+    """With times that are always the same, as what is chosen depends on them."""
+    monkeypatch.setattr(auto, "OVERHEAD", -1.0)
+    monkeypatch.setattr(auto, "PROGRESS_KEPT", -100.0)
+    monkeypatch.setattr(auto, "_step_seconds", lambda run, net: 1.0 if net.is_factored else 2.0)
+    whole = check(
+        monkeypatch, tmp_path, lambda: network(width=64), samples, ranks="auto", pretrain_fraction=0.5, epochs=8
+    )
+    assert [e.kind for e in whole.events] == ["ranks", "switch", "recompose"]
+
+
+def test_row_sources(monkeypatch, tmp_path):
+    """That are read in several pools of several blocks."""
+    monkeypatch.setattr("svdfast.sources.POOL_BYTES", 2048)
+    for shuffle in (True, False):
+        check(monkeypatch, tmp_path / str(shuffle), network, lambda: (Rows(samples()[0]), samples()[1]), shuffle=shuffle)
+
+
+def test_iterables_and_iterators(monkeypatch, tmp_path):
+    """Of batches that are never the same again."""
+
+    def generator():
+        while True:
+            yield from Batches()
+
+    given = {"batch_size": None, "pretrain_fraction": 0.6}
+    check(monkeypatch, tmp_path / "iterable", network, lambda: (Batches(),), **given)
+    real = sf.train
+    monkeypatch.setattr(sf, "train", lambda *a, **k: real(*a, steps_per_epoch=4, **k))
+    check(monkeypatch, tmp_path / "iterator", network, lambda: (generator(),), **given)
+
+
+def test_callbacks_that_change_the_network_or_stop(monkeypatch, tmp_path):
+    """What they do at the end of an epoch is in the checkpoint of that end."""
+
+    def truncate(event):
+        if event.kind == "epoch" and event.epoch == 2:
+            event.network.truncate(ranks=[5, None])
+        if event.kind == "epoch" and event.epoch == 3:
+            raise sf.StopTraining
+
+    whole = check(
+        monkeypatch, tmp_path, network, samples, ranks=None, rank_fraction=None, callbacks=[truncate]
+    )
+    assert whole.n_steps == 15
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path):
+    for name in ("True", "False", "iterable", "iterator"):
+        (tmp_path / name).mkdir()
+
+
+def test_the_network_and_the_optimizer_go_on_in_a_new_process(monkeypatch, tmp_path):
+    net, path = network(), tmp_path / "run.ckpt"
+    _, files = every_state(
+        monkeypatch, path, lambda **more: sf.train(net, *samples(), epochs=4, batch_size=12, ranks=[4, 4], **more)
+    )
+    path.write_bytes(files[9][0])
+    np.savez(tmp_path / "data.npz", X=samples()[0], y=samples()[1])
+    program = (
+        "import sys, numpy as np, svdfast as sf\n"
+        "data = np.load('data.npz')\n"
+        "sf.resume('run.ckpt', data['X'], data['y']).network.save('net.npz')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    same(sf.load(tmp_path / "net.npz").parameters, net.parameters)
+
+
+def test_when_it_is_written(monkeypatch, tmp_path):
+    """Before the first step, each so many steps or at the ends of epochs, and after the last."""
+    whole = network()
+    sf.train(whole, *samples(), epochs=2, batch_size=12)
+    for every, expected in ((None, [0, 5, 10]), (3, [0, 3, 6, 9, 10]), (5, [0, 5, 10]), (100, [0, 10])):
+        steps = []
+        write = checkpoint.Checkpoint.write
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.Checkpoint, "write", lambda s, n, v: (steps.append(n), write(s, n, v))[1])  # noqa: B023
+            net = network()
+            path = tmp_path / f"{every}.ckpt"
+            sf.train(net, *samples(), epochs=2, batch_size=12, checkpoint=path, checkpoint_every=every)
+        assert steps == expected
+        same(net.parameters, whole.parameters)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """A checkpoint in the midst of a training."""
+    path = tmp_path / "run.ckpt"
+
+    def stop(event):
+        if event.kind == "epoch" and event.epoch == 2:
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        sf.train(
+            sf.Network([24, 6, 3], seed=0), *samples(), batch_size=12, callbacks=[stop], checkpoint=path, checkpoint_every=3,
+            validation=samples(30, seed=1),
+        )  # fmt: skip
+    return path
+
+
+def resume(path, data=None, **settings):
+    return sf.resume(path, *(data or samples()), **{"validation": samples(30, seed=1), **settings})
+
+
+def test_a_file_that_is_cut_short_is_refused(whole):
+    content = whole.read_bytes()
+    for length in [*range(60), *range(60, len(content), 97), len(content) - 1]:
+        whole.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"run\.ckpt' is (damaged|not a checkpoint|a checkpoint of format)"):
+            checkpoint.read(whole)
+    whole.write_bytes(content + b"\0")
+    with pytest.raises(ValueError, match=r"run\.ckpt' is damaged"):
+        checkpoint.read(whole)
+
+
+def test_a_file_with_a_bit_flipped_is_refused(whole):
+    content = whole.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in range(len(content)):
+        if place > 200 and place % 5:
+            continue
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(rng.integers(8))
+        whole.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"run\.ckpt' is (damaged|not a checkpoint|a checkpoint of format)"):
+            checkpoint.read(whole)
+
+
+def test_other_data_are_refused(whole):
+    X, y = samples()
+    for data in [(X + 1e-6, y), (X, 2 - y), (X[:-1], y[:-1]), (X.astype("float64"), y), (X[::-1], y[::-1])]:
+        with pytest.raises(ValueError, match="X: expected the data that"):
+            resume(whole, data)
+    with pytest.raises(ValueError, match="X: expected the data that"):
+        resume(whole, sample_weight=np.ones(60))
+    with pytest.raises(ValueError, match="validation: expected the data that"):
+        resume(whole, validation=samples(31, seed=1))
+    with pytest.raises(ValueError, match="validation: expected those that the training had, got none"):
+        resume(whole, validation=None)
+    with pytest.raises(ValueError, match="24 columns"):
+        resume(whole, samples(n_in=23))
+    resume(whole)
+
+
+def test_row_sources_are_told_apart_by_some_of_their_rows(monkeypatch, tmp_path):
+    monkeypatch.setattr("svdfast.sources.POOL_BYTES", 2048)
+    path, (X, y) = tmp_path / "run.ckpt", samples()
+    sf.train(network(), Rows(X), y, epochs=1, checkpoint=path)
+    with pytest.raises(ValueError, match="X: expected the data that"):
+        sf.resume(path, Rows(X[:-1]), y[:-1])
+    other = X.copy()
+    other[-1, -1] += 1
+    with pytest.raises(ValueError, match="X: expected the data that"):
+        sf.resume(path, Rows(other), y)
+    sf.resume(path, Rows(X), y)
+
+
+def test_other_versions_are_refused(whole, monkeypatch):
+    content = whole.read_bytes()
+    whole.write_bytes(content.replace(b"checkpoint 1", b"checkpoint 2", 1))
+    with pytest.raises(ValueError, match="is a checkpoint of format '2'; this svdfast reads format 1"):
+        resume(whole)
+
+
+def rewritten(path, change):
+    """A file with the right checksum and another content, as somebody with bad intent would make it."""
+    values = checkpoint.read(path)
+    change(values)
+    checkpoint.write(path, values)
+
+
+@pytest.mark.parametrize("change", [
+    lambda v: v["state"].update(n_steps=10**9),
+    lambda v: v["state"].update(epoch=0),
+    lambda v: v["state"].pop("total"),
+    lambda v: v["state"]["run"].update(parameters=np.zeros(3, "float32")),
+    lambda v: v["state"]["run"].update(moments=()),
+    lambda v: v["state"]["run"]["layout"].update(sizes=[24, 2**31, 3]),
+    lambda v: v["state"]["run"].update(scales=[1.0]),
+    lambda v: v["state"]["method"].update(steps=[1]),
+    lambda v: v["state"]["generator"].update(bit_generator="os.system"),
+    lambda v: v["network"].update(dtype="O"),
+    lambda v: v["optimizer"].update(name="Evil"),
+    lambda v: v["arguments"].update(evil=1),
+    lambda v: v["arguments"].update(epochs="many"),
+    lambda v: v.clear(),
+])  # fmt: skip
+def test_a_content_that_makes_no_sense_is_refused(whole, change):
+    rewritten(whole, change)
+    with pytest.raises((ValueError, TypeError)):
+        resume(whole)
+
+
+def test_arrays_of_objects_and_texts_that_are_no_values_are_refused(whole):
+    for text in ('{"array": ["O", [1]]}', '{"array": ["(9,)f8", [1]]}', '{"array": ["f8", [-1]]}', '{"system": ["ls"]}', "{}", "[" * 99999):
+        whole.unlink()
+        part = len(text).to_bytes(8, "little") + text.encode()
+        start = b"svdfast checkpoint 1\n" + part
+        whole.write_bytes(start + __import__("hashlib").sha256(start).digest())
+        with pytest.raises(ValueError, match="not a checkpoint"):
+            checkpoint.read(whole)
+
+
+def test_a_learning_rate_of_the_users_own(tmp_path):
+    """Is no part of a file, so it has to be given again."""
+    path = tmp_path / "run.ckpt"
+
+    def rate(step, n_steps):
+        return 0.01 / (1 + step)
+
+    def interrupt(event):
+        if event.epoch == 2:
+            raise KeyboardInterrupt
+
+    given = {"epochs": 4, "batch_size": 12}
+    for learning_rate in (rate, sf.schedules.Warmup(rate)):
+        path.unlink(missing_ok=True)
+        net = network()
+        with pytest.raises(KeyboardInterrupt):
+            sf.train(net, *samples(), optimizer=sf.Adam(learning_rate), callbacks=[interrupt], checkpoint=path, **given)
+        with pytest.raises(ValueError, match="optimizer: expected the one that the training had"):
+            sf.resume(path, *samples())
+        with pytest.raises(TypeError, match="optimizer: expected an Optimizer, got float"):
+            sf.resume(path, *samples(), optimizer=0.1)
+        with pytest.raises(ValueError, match="moments"):
+            sf.resume(path, *samples(), optimizer=sf.GradientDescent(rate))
+        whole = network()
+        sf.train(whole, *samples(), optimizer=sf.Adam(learning_rate), **given)
+        result = sf.resume(path, *samples(), optimizer=sf.Adam(learning_rate))
+        same(result.network.parameters, whole.parameters)
+
+
+def test_no_file_is_replaced_that_is_not_the_trainings_own(whole):
+    content, net = whole.read_bytes(), network()
+    before = net.parameters.copy()
+    with pytest.raises(FileExistsError, match=r"checkpoint: '.*run.ckpt' is there already"):
+        sf.train(net, *samples(), checkpoint=whole)
+    assert whole.read_bytes() == content
+    same(net.parameters, before)
+
+
+@pytest.mark.parametrize("arguments, error, message", [
+    ({"checkpoint": 3}, TypeError, "checkpoint: expected a path, got int"),
+    ({"checkpoint_every": 3}, ValueError, "checkpoint_every: expected None without a checkpoint, got 3"),
+    ({"checkpoint": "run.ckpt", "checkpoint_every": 0}, ValueError, "checkpoint_every: expected an integer ≥ 1, got 0"),
+    ({"checkpoint": "nowhere/run.ckpt"}, FileNotFoundError, "nowhere"),
+])  # fmt: skip
+def test_bad_arguments(monkeypatch, tmp_path, arguments, error, message):
+    monkeypatch.chdir(tmp_path)
+    net = network()
+    before = net.parameters.copy()
+    with pytest.raises(error, match=message):
+        sf.train(net, *samples(), **arguments)
+    same(net.parameters, before)
+    assert not (tmp_path / "run.ckpt").exists()
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        sf.resume(tmp_path / "run.ckpt", *samples())
+
+
+def test_what_callbacks_leave_in_rows(tmp_path):
+    """Plain values are kept, others refused with their type."""
+    path = tmp_path / "run.ckpt"
+
+    def note(value):
+        return lambda event: event.info.update(mine=value)
+
+    sf.train(network(), *samples(), epochs=1, callbacks=[note({"a": (1, None), 2.5: np.arange(3)})], checkpoint=path)
+    row = sf.resume(path, *samples()).history[0]
+    assert row["mine"]["a"] == (1, None)
+    assert row["mine"][2.5].tolist() == [0, 1, 2]
+    path.unlink()
+    with pytest.raises(TypeError, match="got object"):
+        sf.train(network(), *samples(), epochs=1, callbacks=[note(object())], checkpoint=path)
+
+
+def test_a_full_disk(tmp_path):
+    """The error goes through, and the file is as it was before; the network is as the last step left it."""
+    path = tmp_path / "run.ckpt"
+    size = []
+
+    def fill(event):
+        if event.epoch == 2:
+            size.append(path.read_bytes())
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    net = network()
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            sf.train(net, *samples(), epochs=3, callbacks=[fill], checkpoint=path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == size[0]
+    assert os.listdir(tmp_path).count(".run.ckpt") == 0
+    assert [name for name in os.listdir(tmp_path) if "part" in name] == []
+    result, whole = sf.resume(path, *samples()), network()
+    sf.train(whole, *samples(), epochs=3)
+    same(result.network.parameters, whole.parameters)
+    assert np.isfinite(net.predict(samples()[0])).all()
+
+
+def test_what_killed_processes_have_left_is_removed(tmp_path, whole):
+    left, other = tmp_path / ".run.ckpt.123-456.part", tmp_path / ".other.ckpt.123-456.part"
+    left.write_bytes(b"x")
+    other.write_bytes(b"x")
+    resume(whole)
+    assert not left.exists()
+    assert other.exists()
+
+
+def test_the_form_of_the_file(whole):
+    """As checkpoint.py describes it."""
+    content = whole.read_bytes()
+    start = len(b"svdfast checkpoint 1\n")
+    length = int.from_bytes(content[start : start + 8], "little")
+    values = json.loads(content[start + 8 : start + 8 + length])
+    assert next(iter(values)) == "dict"
