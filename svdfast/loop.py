@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,8 @@ class Loop:
                     if result.n_steps == 0:
                         self._save()
                     self.checkpoint.plan(result.n_steps)
-                while self.epoch <= self.epochs and not self.stopped:
-                    self._train_epoch(bar)
+                if not self.stopped:
+                    self._train(bar)
         except StopTraining:
             self.stopped = True
             if self.checkpoint is not None:
@@ -116,65 +117,68 @@ class Loop:
                 result.seconds += seconds
                 row = {"epoch": epoch, "step": result.n_steps, "phase": "recomposed", "loss": math.nan}
                 row |= {"learning_rate": math.nan, "seconds": seconds}
-                self._add_validation(row)
+                if self.evaluator is not None:
+                    self._add_validation(row)
             result.history.append(row)
             result.events.append(Event("recompose", epoch, result.n_steps, run.net, {"seconds": seconds}))
             with contextlib.suppress(StopTraining):
                 self._tell(result.events[-1])
         return result
 
-    def _train_epoch(self, bar: Any) -> None:
-        """The batches of an epoch that are still to be done, its row of the history, and the callbacks."""
-        run, result, n_steps = self.run, self.result, self.result.n_steps
-        if run.outdated:
-            self._close_phase()
-            run.follow()
-        total, rate = self.total, math.nan
-        schedule = run.optimizer.schedule
-        # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
-        constant = schedule.learning_rate if type(schedule) is Constant else None
-        batches = iter(self.source.batches(run))
-        for _ in range((self.epoch - 1) * self.source.steps_per_epoch, n_steps):
-            next(batches)  # was done before
+    def _train(self, bar: Any) -> None:
+        """What is left of the epochs: their batches, their rows of the history, and the callbacks."""
+        run, result, source, checkpoint = self.run, self.result, self.source, self.checkpoint
+        n_steps, whole = result.n_steps, self.n_steps
+        done = n_steps - (self.epoch - 1) * source.steps_per_epoch  # of the first epoch's batches
         due = self._due()
-        began = time.perf_counter()
-        for start, stop in batches:
-            if n_steps == due:
-                self._count(n_steps, total, began)
-                self._act(bar)
-                due = self._due()
-                began = time.perf_counter()
-            rate = schedule(n_steps, self.n_steps) if constant is None else constant
-            value = run.step(start, stop, rate)
-            n_steps += 1
-            total += value * (stop - start)
-            if not math.isfinite(value):
-                raise diverged(f"loss became {value}", n_steps, self.epoch)
+        for epoch in range(self.epoch, self.epochs + 1):
+            if run.outdated:
+                self._close_phase()
+                run.follow()
+            total, rate = self.total, math.nan
+            schedule = run.optimizer.schedule
+            # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
+            constant = schedule.learning_rate if type(schedule) is Constant else None
+            batches = source.batches(run)
+            if done > 0:
+                batches, done = islice(batches, done, None), 0
+            began = time.perf_counter()
+            for start, stop in batches:
+                if n_steps == due:
+                    self._count(n_steps, total, began)
+                    self._act(bar)
+                    due = self._due()
+                    began = time.perf_counter()
+                rate = schedule(n_steps, whole) if constant is None else constant
+                value = run.step(start, stop, rate)
+                n_steps += 1
+                total += value * (stop - start)
+                if not math.isfinite(value):
+                    raise diverged(f"loss became {value}", n_steps, epoch)
+                if bar is not None:
+                    bar.update()
+            self._count(n_steps, total, began)
+            row: dict[str, Any] = {
+                "epoch": epoch,
+                "step": n_steps,
+                "phase": run.phase,
+                "loss": total / source.n_samples,
+                "learning_rate": rate,
+                "seconds": self.seconds,
+            }
+            if self.evaluator is not None:
+                self._add_validation(row)
+            result.history.append(row)
+            self.epoch = epoch + 1
+            self.total = self.seconds = 0.0
+            if checkpoint is not None:
+                self.generator = self.rng.bit_generator.state
             if bar is not None:
-                bar.update()
-        self._count(n_steps, total, began)
-
-        row: dict[str, Any] = {
-            "epoch": self.epoch,
-            "step": n_steps,
-            "phase": run.phase,
-            "loss": total / self.source.n_samples,
-            "learning_rate": rate,
-            "seconds": self.seconds,
-        }
-        self._add_validation(row)
-        result.history.append(row)
-        if bar is not None:
-            bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
-        event = Event("epoch", self.epoch, n_steps, run.net, row)
-        self.epoch += 1
-        self.total = self.seconds = 0.0
-        if self.checkpoint is not None:
-            self.generator = self.rng.bit_generator.state
-        if self.callbacks:
-            self._tell(event)
-        if self.checkpoint is not None and (self.checkpoint.every is None or self.epoch > self.epochs):
-            self._save()
+                bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
+            if self.callbacks:
+                self._tell(Event("epoch", epoch, n_steps, run.net, row))
+            if checkpoint is not None and (checkpoint.every is None or epoch == self.epochs):
+                self._save()
 
     def _due(self) -> int:
         """Before which step there is something to do."""
@@ -187,7 +191,7 @@ class Loop:
         self.result.n_steps, self.total = n_steps, total
         self.seconds += elapsed
         self.spent += elapsed
-        self._spend(elapsed)
+        self.result.seconds += elapsed
 
     def _act(self, bar: Any) -> None:
         """What is to be done before the next step."""
@@ -226,10 +230,10 @@ class Loop:
         return max(seconds - self.source.seconds, 0.0) / max(self.result.n_steps, 1)
 
     def _add_validation(self, row: dict[str, Any]) -> None:
-        if self.evaluator is not None:
-            evaluation = self.evaluator(self.run.net)
-            row["val_loss"] = evaluation.loss
-            row["val_accuracy"] = evaluation.accuracy
+        assert self.evaluator is not None
+        evaluation = self.evaluator(self.run.net)
+        row["val_loss"] = evaluation.loss
+        row["val_accuracy"] = evaluation.accuracy
 
     def _save(self) -> None:
         """Writes a checkpoint of the state before the next step."""
