@@ -91,7 +91,7 @@ class Loop:
         try:
             with single_threaded_blas.held():
                 run.rebuild()
-                if self.source.replayed and self.epoch <= self.epochs:
+                if self.source.replayed and self.epoch <= self.epochs and not self.stopped:
                     for _ in range(1, self.epoch):
                         for _ in self.source.batches(run):
                             pass
