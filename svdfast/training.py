@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from svdfast._checks import count, fraction, one_of, positive_number
 from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.counting import count_multiplications
+from svdfast.diagnosis import Watch
 from svdfast.method import SAMPLE, Event, Method, Run, Settings
 from svdfast.network import Evaluator, Network, TrainingData, evaluation_blocks, resolve_loss
 from svdfast.optimizers import Adam, Optimizer
@@ -415,6 +416,7 @@ def train(
 
     result = TrainingResult(net)
     run = Run(net, source.data, optimizer, threads, source.batch_size, l1, l2, bfloat16)
+    watch = Watch(run)
 
     def tell(event: Event) -> None:
         for callback in callbacks:
@@ -434,7 +436,7 @@ def train(
             rule, pretrain_fraction, recompose_fraction, force, bool(activation_aware), svd_method, split,
             moments, factor_learning_rate, guard_tolerance, guard_action, product_decay,
         ),
-        n_steps, evaluator, tell, _diverged, dense_seconds, spend,
+        n_steps, evaluator, tell, watch.diverged, dense_seconds, spend,
     )  # fmt: skip
     result.events = method.events
 
@@ -456,11 +458,13 @@ def train(
     try:
         with single_threaded_blas.held():
             run.rebuild()
+            watch.look(0, epoch)
             for epoch in range(1, epochs + 1):
                 total, seconds, rate = 0.0, 0.0, math.nan
                 if run.outdated:
                     close_phase()
                     run.follow()
+                    watch.look(result.n_steps, epoch)
                 schedule = optimizer.schedule
                 # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
                 constant = schedule.learning_rate if type(schedule) is Constant else None
@@ -475,6 +479,7 @@ def train(
                         close_phase()
                         method.act(result.n_steps, epoch)
                         run.follow()
+                        watch.look(result.n_steps, epoch)
                         if bar is not None:
                             bar.set_postfix_str(run.phase)
                         began = time.perf_counter()
@@ -483,13 +488,14 @@ def train(
                     result.n_steps += 1
                     total += value * (stop - start)
                     if not math.isfinite(value):
-                        raise _diverged(f"loss became {value}", result.n_steps, epoch)
+                        raise watch.loss(value, start, stop, result.n_steps, epoch)
                     if bar is not None:
                         bar.update()
                 elapsed = time.perf_counter() - began
                 seconds += elapsed
                 spent += elapsed
                 result.seconds += elapsed
+                watch.look(result.n_steps, epoch)
                 row: dict[str, Any] = {
                     "epoch": epoch,
                     "step": result.n_steps,
@@ -512,9 +518,11 @@ def train(
             bar.close()
     close_phase()
 
+    watch.look(result.n_steps, epoch, always=True)
     if recompose and net.is_factored:
         with single_threaded_blas.held():
             seconds = method.recompose(result.n_steps, epoch, say=False)
+            watch.look(result.n_steps, epoch)
             result.seconds += seconds
             row = {"epoch": epoch, "step": result.n_steps, "phase": "recomposed", "loss": math.nan}
             row |= {"learning_rate": math.nan, "seconds": seconds}
@@ -575,12 +583,6 @@ def explain(result: TrainingResult) -> str:
 
 def _listed(ranks: Iterable[int | None]) -> str:
     return ", ".join("dense" if rank is None else str(rank) for rank in ranks)
-
-
-def _diverged(what: str, step: int, epoch: int) -> FloatingPointError:
-    return FloatingPointError(
-        f"the {what} at step {step} (epoch {epoch}): a smaller learning rate may help"
-    )
 
 
 def _add_validation(row: dict[str, Any], evaluator: Evaluator, net: Network) -> None:
