@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from svdfast._checks import of_layer
 from svdfast._engine import Engine, aligned_zeros
 from svdfast.counting import count_multiplications
 from svdfast.network import Network
@@ -134,11 +135,11 @@ class Auto:
         loss = info["loss_before"] = _sample_loss(run, net)
         info["losses"] = {}
         grams: list[Any] = net.input_grams(*run.sample()) if activation_aware else [None] * len(net.layers)
-        directions = {
-            i: leading_directions(net.layers[i].W, rank, grams[i], svd_method)
-            for i, rank in enumerate(usable[max(usable)])
-            if rank is not None
-        }
+        directions = {}
+        for i, rank in enumerate(usable[max(usable)]):
+            if rank is not None:
+                with of_layer(i):
+                    directions[i] = leading_directions(net.layers[i].W, rank, grams[i], svd_method)
         progress = max(self.first_loss - loss, 0.0)
         for fraction in sorted(usable):
             cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], directions))
@@ -181,7 +182,8 @@ def _cut(net: Network, ranks: list[int | None], directions: dict[int, NDArray[An
     factors = {}
     for i, rank in enumerate(ranks):
         if rank is not None:
-            U, s, Vt = restricted_svd(net.layers[i].W, directions[i][:, :rank])
+            with of_layer(i):
+                U, s, Vt = restricted_svd(net.layers[i].W, directions[i][:, :rank])
             factors[i] = U * np.sqrt(s), np.sqrt(s)[:, np.newaxis] * Vt
     other.set_factors(factors)
     return other

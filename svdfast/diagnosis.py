@@ -2,8 +2,8 @@
 """Numbers that are no longer finite in a training: the last good state kept, and what is told of step, layer and likely cause.
 
 A step whose loss is not finite updates nothing (the engine sees to that), so if the weights are finite then, nothing is lost. But an
-update may make weights infinite, or as good as that, though its loss was finite. That shows in the next loss, or when `Watch.look` looks; a copy that `look`
-has taken is put back then.
+update may make weights infinite, or as good as that, though its loss was finite. That shows in the next loss, or when `Watch.look` looks;
+a copy that `look` has taken is put back then.
 
 Not here: the checks of data before a training (data.py), and the loop that asks (training.py).
 """
@@ -130,7 +130,8 @@ class Watch:
         weights = None if data.weights is None else data.weights[rows]
         for name, array in (("X", X), ("y", targets), ("sample_weight", weights)):
             if array is not None and not _finite(array):
-                return None, f"{name} holds NaN or infinity", "it has changed since it was checked", not _finite(net.parameters)
+                lost = not _finite(net.parameters)
+                return None, f"{name} holds NaN or infinity", "it has changed since it was checked", lost
         X = X.astype(net.dtype) * net.dtype.type(data.inputs.scale)
 
         now = _largest(net.parameters)
