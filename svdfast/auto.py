@@ -83,15 +83,17 @@ class Auto:
                 np.asarray(rng.standard_normal(W.shape[1]), dtype=W.dtype) for W in weights
             ]
         stable = []
-        for i, W in enumerate(weights):
-            # Power iteration goes on from the last look's vector.
-            v = self.vectors[i]
-            for _ in range(3 if self.stable else 20):
-                v = W.T @ (W @ v)
-                v /= max(float(np.linalg.norm(v)), np.finfo(W.dtype).tiny)
-            self.vectors[i] = v
-            top = float(np.linalg.norm(W @ v)) ** 2
-            stable.append(float(np.linalg.norm(W)) ** 2 / top if top > 0 else 1.0)
+        # Where a training diverges this may not be finite; a step, or the switch, tells then.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for i, W in enumerate(weights):
+                # Power iteration goes on from the last look's vector.
+                v = self.vectors[i]
+                for _ in range(3 if self.stable else 20):
+                    v = W.T @ (W @ v)
+                    v /= max(np.linalg.norm(v), np.finfo(W.dtype).tiny)
+                self.vectors[i] = v
+                top = np.square(np.linalg.norm(W @ v), dtype=np.float64)
+                stable.append(float(np.square(np.linalg.norm(W), dtype=np.float64) / top) if top > 0 else 1.0)
         before, self.stable = self.stable, stable
         self.next_step = step + self.every if step + self.every < self.latest else self.n_steps
         if before and all(
