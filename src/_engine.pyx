@@ -30,7 +30,7 @@ import numpy as np
 
 from cython.parallel cimport parallel, prange
 from cython cimport floating
-from libc.math cimport pow
+from libc.math cimport isfinite, pow
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -428,6 +428,20 @@ cdef double run_second_half(const Plan* plan, const floating* w, int t, int n_th
     return penalty
 
 
+cdef double sum_losses(const Plan* plan, int n_threads) noexcept nogil:
+    """Of the threads' parts in the first half."""
+    cdef int t
+    cdef double loss = 0
+    for t in range(n_threads):
+        loss += plan.sums[t * GRAIN]
+    return loss
+
+
+cdef inline bint has_second_half(const Plan* plan, double loss) noexcept nogil:
+    """A step whose loss is not finite updates nothing: parameters and moments stay as they were before it."""
+    return plan.mode == GRADIENT or (plan.mode == UPDATE and isfinite(loss))
+
+
 cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_ssize_t count,
                       double scale) noexcept nogil:
     """Rows first .. first+count. Returns scale * (sum of weighted losses) + penalties."""
@@ -446,10 +460,10 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
     if n == 1:
         if packed:
             pack_weights[floating](plan, w, 0, 1)
-        loss = run_rows[floating](plan, w, 0, 1, first, count, scale, packed)
-        if plan.mode >= GRADIENT:
+        loss = scale * run_rows[floating](plan, w, 0, 1, first, count, scale, packed)
+        if has_second_half(plan, loss):
             penalty = run_second_half[floating](plan, w, 0, 1, first, count)
-        return scale * loss + penalty
+        return loss + penalty
     with parallel(num_threads=n):
         if packed:
             for t in prange(n, schedule="static"):
@@ -461,12 +475,13 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
         svdfast_barrier()
         if plan.mode >= GRADIENT:
             for t in prange(n, schedule="static"):
-                plan.sums[t * GRAIN + 1] = run_second_half[floating](plan, w, t, n, first, count)
-    for t in range(n):
-        loss += plan.sums[t * GRAIN]
-        if plan.mode >= GRADIENT:
+                # All threads decide alike: each adds the same numbers in the same order.
+                plan.sums[t * GRAIN + 1] = (run_second_half[floating](plan, w, t, n, first, count)
+                                            if has_second_half(plan, scale * sum_losses(plan, n)) else 0)
+    if plan.mode >= GRADIENT:
+        for t in range(n):
             penalty += plan.sums[t * GRAIN + 1]
-    return scale * loss + penalty
+    return scale * sum_losses(plan, n) + penalty
 
 
 cdef double sum_weights(const Plan* plan, const floating* weights, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
@@ -728,7 +743,10 @@ cdef class Engine:
         return self._run(GRADIENT, start, stop - start, l1, l2)
 
     def step(self, Py_ssize_t start, Py_ssize_t stop, double learning_rate, Py_ssize_t t, double l1=0, double l2=0):
-        """One update from rows start .. stop, the t-th of its moments (from 1). Returns the loss before it."""
+        """One update from rows start .. stop, the t-th of its moments (from 1). Returns the loss before it.
+
+        Where that is not finite, parameters and moments stay as they are.
+        """
         cdef svdfast_update_rule* rule = &self.plan.rule
         rule.learning_rate = learning_rate
         rule.correction1 = 1 - pow(rule.beta1, t)

@@ -9,6 +9,7 @@ from svdfast import activations, callbacks, datasets, kernels, schedules
 from svdfast.config import show_config
 from svdfast.convert import from_sklearn, from_torch
 from svdfast.counting import break_even_rank, count_multiplications
+from svdfast.diagnosis import NotFinite
 from svdfast.io import load
 from svdfast.network import Network
 from svdfast.optimizers import Adam, AdamW, GradientDescent
@@ -23,6 +24,7 @@ __all__ = [
     "Event",
     "GradientDescent",
     "Network",
+    "NotFinite",
     "StopTraining",
     "TrainingResult",
     "activations",

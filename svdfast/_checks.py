@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Checks of plain arguments: numbers, counts, and that an array is one of numbers. Each names the argument, what was expected
-and what came.
+and what came. And the layer that an error of linear algebra is about.
 
 What an array must be beyond that is checked where it is used: data.py (samples and targets), kernels.py, svd.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -79,3 +81,12 @@ def real_dtype(name: str, dtype: np.dtype[Any]) -> None:
     """Refuses what is not real numbers of at most 64 bits."""
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise TypeError(f"{name}: expected real numbers of at most 64 bits, got dtype {dtype}")
+
+
+@contextlib.contextmanager
+def of_layer(index: int) -> Iterator[None]:
+    """Puts the layer in front of what an error of linear algebra, which knows no layers, says."""
+    try:
+        yield
+    except np.linalg.LinAlgError as error:
+        raise np.linalg.LinAlgError(f"layer {index}: {error}") from error

@@ -19,6 +19,7 @@ from svdfast._checks import count
 from svdfast._runtime import single_threaded_blas
 from svdfast.checkpoint import Checkpoint
 from svdfast.counting import count_multiplications
+from svdfast.diagnosis import Watch
 from svdfast.method import Event, Method, Run, Settings
 from svdfast.network import Evaluator
 from svdfast.result import TrainingResult
@@ -73,8 +74,9 @@ class Loop:
         self.checkpoint, self.described, self.progress = checkpoint, described, progress
         self.n_steps = epochs * source.steps_per_epoch
         self.result = TrainingResult(run.net)
+        self.watch = Watch(run)
         self.method = Method(
-            run, settings, self.n_steps, evaluator, self._tell, diverged, self._dense_seconds, self._spend
+            run, settings, self.n_steps, evaluator, self._tell, self.watch.diverged, self._dense_seconds, self._spend
         )
         self.result.events = self.method.events
         # The epoch, from 1, what the generator was when it began, and the loss and seconds of its steps.
@@ -91,6 +93,7 @@ class Loop:
         try:
             with single_threaded_blas.held():
                 run.rebuild()
+                self.watch.look(result.n_steps, self.epoch)
                 if self.source.replayed and self.epoch <= self.epochs and not self.stopped:
                     for _ in range(1, self.epoch):
                         for _ in self.source.batches(run):
@@ -110,10 +113,12 @@ class Loop:
                 bar.close()
         self._close_phase()
 
+        epoch = max(1, -(-result.n_steps // self.source.steps_per_epoch))
+        self.watch.look(result.n_steps, epoch, always=True)
         if self.recompose and run.net.is_factored:
-            epoch = max(1, -(-result.n_steps // self.source.steps_per_epoch))
             with single_threaded_blas.held():
                 seconds = self.method.recompose(result.n_steps, epoch, say=False)
+                self.watch.look(result.n_steps, epoch)
                 result.seconds += seconds
                 row = {"epoch": epoch, "step": result.n_steps, "phase": "recomposed", "loss": math.nan}
                 row |= {"learning_rate": math.nan, "seconds": seconds}
@@ -127,7 +132,7 @@ class Loop:
 
     def _train(self, bar: Any) -> None:
         """What is left of the epochs: their batches, their rows of the history, and the callbacks."""
-        run, result, source, checkpoint = self.run, self.result, self.source, self.checkpoint
+        run, result, source, checkpoint, watch = self.run, self.result, self.source, self.checkpoint, self.watch
         n_steps, whole = result.n_steps, self.n_steps
         done = n_steps - (self.epoch - 1) * source.steps_per_epoch  # of the first epoch's batches
         due = self._due()
@@ -135,6 +140,7 @@ class Loop:
             if run.outdated:
                 self._close_phase()
                 run.follow()
+                watch.look(n_steps, epoch)
             total, rate = self.total, math.nan
             schedule = run.optimizer.schedule
             # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
@@ -154,10 +160,11 @@ class Loop:
                 n_steps += 1
                 total += value * (stop - start)
                 if not math.isfinite(value):
-                    raise diverged(f"loss became {value}", n_steps, epoch)
+                    raise watch.loss(value, start, stop, n_steps, epoch)
                 if bar is not None:
                     bar.update()
             self._count(n_steps, total, began)
+            watch.look(n_steps, epoch)
             row: dict[str, Any] = {
                 "epoch": epoch,
                 "step": n_steps,
@@ -202,6 +209,7 @@ class Loop:
             self._close_phase()
             self.method.act(step, self.epoch)
             self.run.follow()
+            self.watch.look(step, self.epoch)
             if bar is not None:
                 bar.set_postfix_str(self.run.phase)
 
@@ -236,9 +244,10 @@ class Loop:
         row["val_accuracy"] = evaluation.accuracy
 
     def _save(self) -> None:
-        """Writes a checkpoint of the state before the next step."""
+        """Writes a checkpoint of the state before the next step, if its numbers are finite."""
         assert self.checkpoint is not None
         result = self.result
+        self.watch.look(result.n_steps, self.epoch, always=True)
         state = {
             "n_steps": result.n_steps,
             "epoch": self.epoch,
@@ -278,13 +287,6 @@ class Loop:
         self.method.events[:] = [
             Event(kind, epoch, step, self.run.net, info) for kind, epoch, step, info in state["events"]
         ]
-
-
-def diverged(what: str, step: int, epoch: int) -> FloatingPointError:
-    """The error of a training whose numbers are no longer finite."""
-    return FloatingPointError(
-        f"the {what} at step {step} (epoch {epoch}): a smaller learning rate may help"
-    )
 
 
 def _progress_bar(n_steps: int, done: int) -> Any:

@@ -340,7 +340,7 @@ class Method:
         elif step == self.recompose_step and self.run.net.is_factored:
             self.recompose(step, epoch)
         if step == self.decay_step and self.run.net.is_factored:
-            self._decay(step)
+            self._decay(step, epoch)
         self._plan(step)
 
     def _say(self, kind: str, step: int, epoch: int, info: dict[str, Any]) -> None:
@@ -355,12 +355,15 @@ class Method:
         with np.errstate(over="ignore", invalid="ignore"):
             norm = np.linalg.norm(net.parameters.astype(np.float64))
         if not norm < np.finfo(net.dtype).max:
-            raise self.diverged(f"norm of the parameters became {norm}", step, epoch)
+            raise self.diverged(f"the norm of the parameters became {norm}", step, epoch)
         directions: dict[int, NDArray[Any]] = {}
         if self.auto is not None:
-            decision = self.auto.decide(
-                self.run, self.dense_seconds(), step, settings.svd_method, settings.activation_aware
-            )
+            try:
+                decision = self.auto.decide(
+                    self.run, self.dense_seconds(), step, settings.svd_method, settings.activation_aware
+                )
+            except FloatingPointError as error:
+                raise self.diverged(str(error), step, epoch) from error
             self.auto = None
             parameters = net.parameters.copy()
             self._say("ranks", step, epoch, decision.info)
@@ -396,7 +399,10 @@ class Method:
             and step + recovery < self.recompose_step
         ):
             before = _Before(net.state, optimizer.moments, optimizer.n_updates, self._validate())
-        truncations, scales = self._cut(ranks, directions)
+        try:
+            truncations, scales = self._cut(ranks, directions)
+        except FloatingPointError as error:
+            raise self.diverged(str(error), step, epoch) from error
         if before is not None and net.is_factored:
             before.loss_after = self._validate()
             self.before, self.guard_step = before, step + recovery
@@ -410,13 +416,16 @@ class Method:
             self.decay_every = interval(self.run.net, self.run.batch_size)
             self.decay_step = step + self.decay_every
 
-    def _decay(self, step: int) -> None:
+    def _decay(self, step: int, epoch: int) -> None:
         """For the steps since the last one, at the rate of this one."""
         began = time.perf_counter()
         rate = self.run.optimizer.schedule(step, self.n_steps)
-        for layer in self.run.net.layers:
+        for index, layer in enumerate(self.run.net.layers):
             if layer.rank is not None:
-                decay_product(layer.W1, layer.W2, self.decay_every * rate * self.settings.product_decay)
+                try:
+                    decay_product(layer.W1, layer.W2, self.decay_every * rate * self.settings.product_decay)
+                except FloatingPointError as error:
+                    raise self.diverged(f"layer {index}: {error}", step, epoch) from error
         self._plan_decay(step)
         self.spend(time.perf_counter() - began)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from svdfast import activations, losses
-from svdfast._checks import count, one_of, positive_number
+from svdfast._checks import count, of_layer, one_of, positive_number
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.activations import Activation
@@ -709,6 +709,8 @@ class Network:
         TypeError, ValueError
             A rank is out of range, both or neither of `rank_fraction` and `ranks` are given, a weight is not
             finite, or its norm is not, or `inputs` or `directions` do not fit. The network is then unchanged.
+        numpy.linalg.LinAlgError
+            No way to decompose a weight converged, see `truncated_svd`. Unchanged, too.
         FloatingPointError
             Over `inputs` a layer has inputs that are not finite. Unchanged, too.
 
@@ -719,7 +721,12 @@ class Network:
         rule = resolve_rule(self.layout, rank_fraction, ranks)
         one_of("method", method, ("exact", "randomized"))
         one_of("split", split, ("balanced", "left", "right"))
-        wanted = rule(self.layout.layers[:-1], [layer.weight() for layer in self.layers[:-1]])
+        with np.errstate(over="ignore", invalid="ignore"):
+            weights = [layer.W if layer.rank is None else layer.weight() for layer in self.layers[:-1]]
+        for index, W in enumerate(weights):
+            if not np.isfinite(W).all():
+                raise np.linalg.LinAlgError(f"layer {index}: expected a finite weight, got NaN or infinity in it")
+        wanted = rule(self.layout.layers[:-1], weights)
         usable = self.usable_ranks(wanted, force=force)
         if inputs is None and sample_weight is not None:
             raise ValueError("sample_weight: expected inputs with it, got none")
@@ -741,12 +748,13 @@ class Network:
                     Truncation(index, layer.rank, rank, limit, np.empty(0, self.dtype), 0.0)
                 )
                 continue
-            W = layer.W if layer.rank is None else layer.weight()
-            if directions is not None and index in directions:
-                U = _leading(directions[index], index, W, rank)
-            else:
-                U = leading_directions(W, rank, grams.pop(index, None), method)
-            U, s, Vt = restricted_svd(W, U)
+            W = weights[index]
+            with of_layer(index):
+                if directions is not None and index in directions:
+                    U = _leading(directions[index], index, W, rank)
+                else:
+                    U = leading_directions(W, rank, grams.pop(index, None), method)
+                U, s, Vt = restricted_svd(W, U)
             if not np.isfinite(s[0]):
                 raise ValueError(f"layer {index}: the weight's norm is too large for {self.dtype}")
             left, right = {

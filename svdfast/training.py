@@ -245,9 +245,11 @@ def train(
     TypeError, ValueError
         An argument is of the wrong kind or does not fit; nothing was changed then. Also where this shows only as rows or batches are read,
         or an iterator ends too early: then the network is as the last step left it.
-    FloatingPointError
-        The loss of a step, or the parameters or activations at the switch, are no longer finite; the network is as the last step left
-        it. (What the very last step does is seen by looking at the network.)
+    NotFinite
+        NaN or infinity in the loss of a step, in weights, in the optimizer's moments, or in what the switch looks at. It is a
+        FloatingPointError, and tells the step, the layer, the likely cause, and what the network is now: see Notes.
+    numpy.linalg.LinAlgError
+        No way to decompose a weight converged (`truncated_svd`); the network is as the last step left it.
     FileExistsError
         There is a file where the checkpoint is to be.
     OSError
@@ -257,6 +259,11 @@ def train(
     -----
     The same seed and number of threads give bit-identical results. Ctrl-C ends the training between two steps; the network
     stays usable, in whatever phase it was. What reading a row source or an iterable raises goes through, and leaves it so, too.
+
+    A step whose loss is not finite changes neither weights nor moments, so that the network stays as the step before left it if its weights
+    are good: as where the data have changed since they were checked. If weights are not finite, or have blown up and let a layer's
+    outputs overflow, they are put back to the last good ones, and the optimizer starts anew: those of the beginning, of the last
+    change of form, or of the end of an epoch, 100 steps apart at least. That takes one more vector of the parameters' size.
 
     Of a row source each epoch takes all blocks of consecutive rows (8 MiB, in whole chunks of the file where these are smaller) in a new
     random order, eight at a time, and the rows of these in a new random order. A sample comes once an epoch, and a batch is drawn from
