@@ -114,7 +114,7 @@ def save(net: Network, path: str | os.PathLike[str], origin: Origin | None = Non
         "format": _FORMAT,
         "version": _VERSION,
         "svdfast": __version__,
-        **described(layout),
+        **layout_header(layout),
         "uint8_scale": net.uint8_scale,
         "origin": asdict(origin or Origin()),
     }
@@ -277,7 +277,7 @@ class _Header:
         return net
 
 
-def described(layout: Layout) -> dict[str, Any]:
+def layout_header(layout: Layout) -> dict[str, Any]:
     """A layout as a header has it."""
     return {
         "sizes": layout.sizes,
@@ -287,7 +287,7 @@ def described(layout: Layout) -> dict[str, Any]:
 
 
 def parse_layout(header: Mapping[str, Any]) -> Layout:
-    """What `described` gave, checked."""
+    """What `layout_header` gave, checked."""
     sizes = [count("sizes", n) for n in header["sizes"]]
     ranks = [None if rank is None else count("ranks", rank) for rank in header["ranks"]]
     functions = [Activation(name, parameter) for name, parameter in header["activations"]]

@@ -17,7 +17,7 @@ import numpy as np
 
 from svdfast._checks import count
 from svdfast._runtime import single_threaded_blas
-from svdfast.checkpoint import Checkpoint
+from svdfast.checkpoint import Checkpoint, optimizer_header
 from svdfast.counting import count_multiplications
 from svdfast.diagnosis import Watch
 from svdfast.method import Event, Method, Run, Settings
@@ -50,7 +50,7 @@ class Loop:
         Whether to end dense.
     callbacks : tuple of callable
     checkpoint : Checkpoint or None
-    described : dict
+    about : dict
         What a checkpoint has beside the state: what the training was asked for, and of which data.
     progress : bool
     """
@@ -66,12 +66,12 @@ class Loop:
         recompose: bool,
         callbacks: tuple[Callable[[Event], None], ...],
         checkpoint: Checkpoint | None,
-        described: Mapping[str, Any],
+        about: Mapping[str, Any],
         progress: bool,
     ):
         self.run, self.source, self.rng, self.evaluator = run, source, rng, evaluator
         self.epochs, self.recompose, self.callbacks = epochs, recompose, callbacks
-        self.checkpoint, self.described, self.progress = checkpoint, described, progress
+        self.checkpoint, self.about, self.progress = checkpoint, about, progress
         self.n_steps = epochs * source.steps_per_epoch
         self.result = TrainingResult(run.net)
         self.watch = Watch(run)
@@ -92,16 +92,7 @@ class Loop:
         bar = _progress_bar(self.n_steps, result.n_steps) if self.progress else None
         try:
             with single_threaded_blas.held():
-                run.rebuild()
-                self.watch.look(result.n_steps, self.epoch)
-                if self.source.replayed and self.epoch <= self.epochs and not self.stopped:
-                    for _ in range(1, self.epoch):
-                        for _ in self.source.batches(run):
-                            pass
-                if self.checkpoint is not None:
-                    if result.n_steps == 0:
-                        self._save()
-                    self.checkpoint.plan(result.n_steps)
+                self._begin()
                 if not self.stopped:
                     self._train(bar)
         except StopTraining:
@@ -130,6 +121,27 @@ class Loop:
                 self._tell(result.events[-1])
         return result
 
+    def _begin(self) -> None:
+        """Makes the engine, brings the source to where the training was, and writes the first checkpoint."""
+        run, source, n_steps = self.run, self.source, self.result.n_steps
+        optimizer = vars(run.optimizer).copy()
+        try:
+            run.rebuild()
+            self.watch.look(n_steps, self.epoch)
+            if self.checkpoint is not None:
+                if n_steps == 0:
+                    self._save()
+                self.checkpoint.plan(n_steps)
+        except BaseException:
+            vars(run.optimizer).update(optimizer)  # nothing has been trained
+            raise
+        if source.replayed and self.epoch <= self.epochs and not self.stopped:
+            seconds = source.seconds
+            for _ in range(1, self.epoch):
+                for _ in source.batches(run):
+                    pass
+            source.seconds = seconds
+
     def _train(self, bar: Any) -> None:
         """What is left of the epochs: their batches, their rows of the history, and the callbacks."""
         run, result, source, checkpoint, watch = self.run, self.result, self.source, self.checkpoint, self.watch
@@ -145,24 +157,31 @@ class Loop:
             schedule = run.optimizer.schedule
             # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
             constant = schedule.learning_rate if type(schedule) is Constant else None
+            if checkpoint is not None:
+                self.generator = self.rng.bit_generator.state
             batches = source.batches(run)
             if done > 0:
                 batches, done = islice(batches, done, None), 0
             began = time.perf_counter()
-            for start, stop in batches:
-                if n_steps == due:
-                    self._count(n_steps, total, began)
-                    self._act(bar)
-                    due = self._due()
-                    began = time.perf_counter()
-                rate = schedule(n_steps, whole) if constant is None else constant
-                value = run.step(start, stop, rate)
-                n_steps += 1
-                total += value * (stop - start)
-                if not math.isfinite(value):
-                    raise watch.loss(value, start, stop, n_steps, epoch)
-                if bar is not None:
-                    bar.update()
+            try:
+                for start, stop in batches:
+                    if n_steps == due:
+                        self._count(n_steps, total, began)
+                        self._act(bar)
+                        due = self._due()
+                        began = time.perf_counter()
+                    rate = schedule(n_steps, whole) if constant is None else constant
+                    value = run.step(start, stop, rate)
+                    n_steps += 1
+                    total += value * (stop - start)
+                    if not math.isfinite(value):
+                        raise watch.loss(value, start, stop, n_steps, epoch)
+                    if bar is not None:
+                        bar.update()
+            except StopTraining:
+                # Not of a callback, perhaps, but of what gives batches or rates.
+                result.n_steps, self.total = n_steps, total
+                raise
             self._count(n_steps, total, began)
             watch.look(n_steps, epoch)
             row: dict[str, Any] = {
@@ -178,13 +197,12 @@ class Loop:
             result.history.append(row)
             self.epoch = epoch + 1
             self.total = self.seconds = 0.0
-            if checkpoint is not None:
-                self.generator = self.rng.bit_generator.state
             if bar is not None:
                 bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
             if self.callbacks:
                 self._tell(Event("epoch", epoch, n_steps, run.net, row))
             if checkpoint is not None and (checkpoint.every is None or epoch == self.epochs):
+                self.generator = self.rng.bit_generator.state
                 self._save()
 
     def _due(self) -> int:
@@ -247,21 +265,26 @@ class Loop:
         """Writes a checkpoint of the state before the next step, if its numbers are finite."""
         assert self.checkpoint is not None
         result = self.result
+        if self.run.outdated:
+            self._close_phase()
+            self.run.follow()
         self.watch.look(result.n_steps, self.epoch, always=True)
         state = {
             "n_steps": result.n_steps,
             "epoch": self.epoch,
             "generator": self.generator,
             "total": self.total,
-            "seconds": [self.seconds, self.since, self.spent, self.source.seconds, result.seconds],
+            "since": self.since,
+            "seconds": [self.seconds, self.spent, self.source.seconds, result.seconds],
             "stopped": self.stopped,
             "history": result.history,
             "phases": result.phases,
             "events": [(event.kind, event.epoch, event.step, event.info) for event in result.events],
+            "optimizer": optimizer_header(self.run.optimizer),
             "run": self.run.packed(),
             "method": self.method.packed(),
         }
-        self.checkpoint.write(result.n_steps, {**self.described, "state": state})
+        self.checkpoint.write(result.n_steps, {**self.about, "state": state})
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes back to a state that a checkpoint has.
@@ -276,9 +299,9 @@ class Loop:
         done = (self.epoch - 1) * per_epoch
         most = min(done + per_epoch, self.n_steps)
         result.n_steps = count("n_steps", state["n_steps"], minimum=done, maximum=most)
-        self.generator = self.rng.bit_generator.state = state["generator"]
         self.total = float(state["total"])
-        self.seconds, self.since, self.spent, self.source.seconds, result.seconds = state["seconds"]
+        self.since = count("since", state["since"], minimum=0, maximum=result.n_steps)
+        self.seconds, self.spent, self.source.seconds, result.seconds = map(float, state["seconds"])
         self.stopped = bool(state["stopped"])
         result.history = [dict(row) for row in state["history"]]
         result.phases = [dict(phase) for phase in state["phases"]]

@@ -3,6 +3,10 @@
 
 import json
 
+import pytest
+
+pytest.importorskip("resource", reason="no kills on Windows")
+
 
 def test_killed_trainings_end_as_others(kills):
     happened = kills.survive(kills=3, seed=1)
