@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from svdfast import _in_use
 from svdfast._checks import count, fraction, one_of, positive_number
 from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.counting import count_multiplications
@@ -139,6 +140,7 @@ class TrainingResult:
         return plots.plot_training(self, against, figure)
 
 
+@_in_use.trains
 def train(
     net: Network,
     X: ArrayLike | Rows | Iterable[Batch],
