@@ -89,9 +89,9 @@ class _SingleThreadedBlas:
     def __init__(self) -> None:
         # Held while the process forks, so that a child finds it free. By itself it may be taken again: a signal's handler may train.
         self._lock = threading.RLock()
-        self._users: list[int] = []  # threads, as often as they hold it
+        self._users: dict[object, int] = {}  # one for each `with` block that holds it: its thread
         self._libraries: list[Any] | None = None
-        self._before: list[int] = []
+        self._before: list[int] | None = None  # what is to be given back
 
     def _set(self, numbers: list[int]) -> None:
         assert self._libraries is not None
@@ -101,27 +101,37 @@ class _SingleThreadedBlas:
     @contextmanager
     def held(self) -> Iterator[None]:
         """BLAS at one thread inside."""
-        entered, thread = False, threading.get_ident()
+        user = object()
         try:
-            with self._lock:
-                self._enter(thread)
-                entered = True
+            self._enter(user)
             yield
         finally:
-            if entered:
-                with self._lock:
-                    self._users.remove(thread)
-                    if not self._users:
-                        self._set(self._before)
+            try:
+                self._leave(user)
+            except KeyboardInterrupt:  # which came just then
+                self._leave(user)
+                raise
 
-    def _enter(self, thread: int) -> None:
-        if self._libraries is None:
-            # Looked for once, which takes 1 ms; to set them then takes 10 µs.
-            self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-        if not self._users:
-            self._before = [library.get_num_threads() for library in self._libraries]
-            self._set([1] * len(self._libraries))
-        self._users.append(thread)
+    def _enter(self, user: object) -> None:
+        with self._lock:
+            if self._libraries is None:
+                # Looked for once, which takes 1 ms; to set them then takes 10 µs.
+                self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+            self._users[user] = threading.get_ident()
+            if self._before is None:
+                before = [library.get_num_threads() for library in self._libraries]
+                self._before = before
+                self._set([1] * len(before))
+
+    def _leave(self, user: object) -> None:
+        with self._lock:
+            self._users.pop(user, None)
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if not self._users and self._before is not None:
+            self._set(self._before)
+            self._before = None
 
     def register_at_fork(self) -> None:
         """Has a child of this process not wait for threads that it does not have."""
@@ -131,10 +141,9 @@ class _SingleThreadedBlas:
 
     def _in_child(self) -> None:
         try:
-            me, held = threading.get_ident(), bool(self._users)
-            self._users = [thread for thread in self._users if thread == me]
-            if held and not self._users:
-                self._set(self._before)
+            me = threading.get_ident()
+            self._users = {user: thread for user, thread in self._users.items() if thread == me}
+            self._give_back()
         finally:
             self._lock.release()
 
