@@ -4,6 +4,7 @@
 That trainings at once give what they give alone is in test_threads.py. What may hang runs in a process of its own, with a limit.
 """
 
+import contextlib
 import copy
 import hashlib
 import os
@@ -24,7 +25,7 @@ from svdfast.svd import leading_directions, restricted_svd
 
 # More of the same, for a longer search: how many interrupts, and how many forks.
 N_INTERRUPTS = int(os.environ.get("SVDFAST_TEST_INTERRUPTS", "200"))
-N_FORKS = int(os.environ.get("SVDFAST_TEST_FORKS", "8"))
+N_FORKS = int(os.environ.get("SVDFAST_TEST_FORKS", "4"))
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((64, 8)).astype("float32")
@@ -170,14 +171,12 @@ def test_a_trainings_own_thread_may_do_all_of_it(tmp_path):
     def callback(event):
         if event.kind == "epoch":
             for name, use in (READS | CHANGES).items():
-                try:
+                if name not in ("export", "to_torch", "plot_spectrum"):  # which need extras
                     use(event.network, tmp_path)
-                except ImportError:
-                    continue  # of an extra
-                done.append(name)
+                    done.append(name)
 
     sf.train(network(), X, Y, epochs=2, callbacks=[callback])
-    assert len(done) >= 2 * (len(READS | CHANGES) - 3)
+    assert len(done) == 2 * (len(READS | CHANGES) - 3)
 
 
 def test_a_copy_made_in_a_callback_is_free():
@@ -206,19 +205,16 @@ def fails(kind):
 @pytest.mark.parametrize(
     "settings",
     [{}, fails(sf.StopTraining), fails(KeyboardInterrupt), fails(ValueError), {"epochs": 0}, {"n_threads": 0}, {"loss": "none"},
-     {"optimizer": sf.GradientDescent(1e30)}],
+     {"l2": 1e30}],
 )  # fmt: skip
-def test_networks_are_free_after_whatever_ended_a_training(settings):
-    net = network()
-    optimizer = sf.Adam()
-    try:
-        sf.train(net, X, Y, **({"epochs": 2, "optimizer": optimizer} | settings))
-    except (ValueError, KeyboardInterrupt, FloatingPointError):
-        pass
+def test_network_and_optimizer_are_free_after_whatever_ended_a_training(settings):
+    net, optimizer = network(), sf.GradientDescent()
+    before = net.copy()
+    with contextlib.suppress(ValueError, KeyboardInterrupt, FloatingPointError):
+        sf.train(net, X, Y, optimizer=optimizer, **({"epochs": 2} | settings))
     assert not _in_use._uses
-    in_thread(lambda: sf.train(network(), X, Y, epochs=1, optimizer=settings.get("optimizer", optimizer), loss="cross_entropy")
-              if "optimizer" not in settings else None)()  # fmt: skip
-    in_thread(lambda: net.truncate(0.5))()
+    net.set_state(*before.state)
+    in_thread(lambda: sf.train(net, X, Y, epochs=1, optimizer=optimizer))()
 
 
 def test_networks_are_free_after_a_call_that_was_refused():
@@ -299,67 +295,51 @@ def test_an_optimizer_is_of_one_training_at_a_time_within_a_callback_too():
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_one_estimator_in_two_threads(solver):
-    pytest.importorskip("sklearn")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # that so few epochs are too few
+def test_an_estimator_that_is_fitted_by_another_thread(solver, monkeypatch):
+    sklearn = pytest.importorskip("sklearn")
     from svdfast.sklearn import SVDMLPRegressor
 
-    model = SVDMLPRegressor((12,), random_state=0, max_iter=300, tol=1e-9, solver=solver, warm_start=True)
-    target = X[:, 0] ** 2
-    model.fit(X, target)
-    held, refused = threading.Event(), threading.Event()
+    model = SVDMLPRegressor((12,), random_state=0, max_iter=3, solver=solver, warm_start=True)
+    model.fit(X, X[:, 0])
 
-    def fit():
-        # In the midst of it: another thread waits for the network to be in use.
-        real = sf.Network.loss_and_gradient if solver == "lbfgs" else None
-        if real is not None:
-            first = real(model.network_, X, target)
+    def fit(wait):
+        if solver == "adam":
+            return model.fit(X, X[:, 0], callbacks=[once(wait)])
+        real = sf.Network.loss_and_gradient
 
-            def once(self, *args, **kwargs):
-                held.set()
-                refused.wait(60)
-                return real(self, *args, **kwargs)
+        def slow(net, *args, **kwargs):
+            if net is model.network_:
+                wait()
+            return real(net, *args, **kwargs)
 
-            assert np.isfinite(first[0])
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sf.Network, "loss_and_gradient", once)
-                model.fit(X, target)
-        else:
-            model.fit(X, target, callbacks=[lambda event: (held.set(), refused.wait(60))])
+        monkeypatch.setattr(sf.Network, "loss_and_gradient", slow)
+        return model.fit(X, X[:, 0])
 
-    result = in_thread(fit)
-    assert held.wait(60)
-    try:
+    with Held(fit):
         for use in (lambda: model.predict(X), lambda: copy.deepcopy(model), lambda: pickle.dumps(model)):
             with pytest.raises(RuntimeError, match="network: another thread"):
                 use()
-    finally:
-        refused.set()
-        result()
+        sklearn.base.clone(model).fit(X, X[:, 0])
     again = pickle.loads(pickle.dumps(copy.deepcopy(model)))
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky"])
-def test_searches_in_threads_and_processes_find_the_same(backend):
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_searches_in_threads_and_processes_find_the_same(backend, monkeypatch):
     pytest.importorskip("sklearn")
     import joblib
     from sklearn.model_selection import cross_val_score
 
     from svdfast.sklearn import SVDMLPClassifier
 
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")  # of the processes
     model = SVDMLPClassifier((40,), random_state=0, max_iter=5, tol=0, n_iter_no_change=50)
     settings = {"cv": 4, "scoring": "neg_log_loss"}
-    with pytest.MonkeyPatch.context() as patch:
-        # Of the processes, too.
-        patch.setenv("PYTHONWARNINGS", "ignore")
-        with joblib.parallel_backend(backend):
-            import warnings
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                expected = cross_val_score(model, X, Y, n_jobs=1, **settings)
-                found = cross_val_score(model, X, Y, n_jobs=2, **settings)
-    np.testing.assert_array_equal(found, expected)
+    expected = cross_val_score(model, X, Y, **settings)
+    with joblib.parallel_backend(backend):
+        np.testing.assert_array_equal(cross_val_score(model, X, Y, n_jobs=2, **settings), expected)
 
 
 # ---- many threads
@@ -398,6 +378,7 @@ needs_two_cpus = pytest.mark.skipif(os.cpu_count() == 1, reason="BLAS takes one 
 SIZES = [300, 400, 300, 10]
 BIG = RNG.standard_normal((1000, 300))
 CLASSES = RNG.integers(0, 10, 1000)
+GRAM = np.einsum("ij,ik->jk", BIG, BIG)  # in one thread
 
 
 def digest(*arrays):
@@ -461,7 +442,7 @@ RESULTS = {
     "truncated_svd": lambda dtype: digest(*sf.truncated_svd(weight(dtype), 250), *sf.truncated_svd(weight(dtype), 40)),
     "randomized": lambda dtype: digest(*sf.truncated_svd(weight(dtype), 40, "randomized")),
     "factorize": lambda dtype: digest(*sf.factorize(weight(dtype), 40)),
-    "leading_directions": lambda dtype: digest(leading_directions(weight(dtype), 40, np.cov(BIG.T).astype(dtype))),
+    "leading_directions": lambda dtype: digest(leading_directions(weight(dtype), 40, GRAM.astype(dtype))),
     "restricted_svd": lambda dtype: digest(*restricted_svd(weight(dtype), np.eye(400, 60, dtype=dtype))),
     "truncate": lambda dtype: cut(dtype, rank_fraction=0.25),
     "truncate by energy": lambda dtype: cut(dtype, ranks="energy:0.7"),
@@ -471,8 +452,7 @@ RESULTS = {
     "input_grams": lambda dtype: digest(*large(dtype).input_grams(BIG)),
     "predict": lambda dtype: digest(large(dtype).predict(BIG)),
     "evaluate": lambda dtype: repr(large(dtype).evaluate(BIG, CLASSES)),
-    "score": lambda dtype: repr(large(dtype, output="identity").score(np.tile(BIG, (30, 1)), np.tile(BIG[:, :10], (30, 1)))),
-    "train": trained,
+    "score": lambda dtype: repr(large(dtype, output="identity").score(np.tile(BIG, (12, 1)), np.tile(BIG[:, :10], (12, 1)))),
     "train by energy": lambda dtype: trained(dtype, ranks="energy:0.7"),
     "train auto": chosen,
     "train with decay": lambda dtype: trained(dtype, product_decay=0.1),
@@ -481,8 +461,9 @@ RESULTS = {
 
 
 @needs_two_cpus
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "float64") for name in RESULTS), ("truncate over inputs", "float32"), ("lbfgs", "float32")]
+)
 def test_results_do_not_depend_on_blas_threads(name, dtype):
     found = []
     for n in (1, 2):
@@ -512,7 +493,6 @@ print([hashlib.sha256(a).hexdigest() for a in found])
 
 def output(program, *, timeout=60, **environment):
     """Runs Python code in a new process, and ends it with all its children where it does not end by itself."""
-    # The file that runs is one that children started anew can import.
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | environment, start_new_session=True,
@@ -543,7 +523,7 @@ def network(seed=0):
     return sf.Network([200, 300, 200, 10], seed=seed)
 
 def bits(net):
-    return hashlib.sha256(net.parameters).hexdigest() + hashlib.sha256(net.predict(X, n_threads=2)).hexdigest()
+    return hashlib.sha256(net.parameters).hexdigest() + hashlib.sha256(net.predict(X, n_threads=1)).hexdigest()
 
 def trained(**settings):
     net = network()
@@ -689,37 +669,18 @@ with threadpool_limits(2, user_api="blas"):
 """)
 
 
-WORKER = """
-import hashlib, numpy as np, svdfast as sf
-def work(seed):
-    rng = np.random.default_rng(seed)
-    X, y = rng.standard_normal((512, 200)).astype("float32"), rng.integers(0, 10, 512)
-    net = sf.Network([200, 300, 200, 10], seed=0)
-    sf.train(net, X, y, epochs=1, batch_size=256, pretrain_fraction=0.5, n_threads=2)
-    return hashlib.sha256(net.parameters).hexdigest()
-"""
-
-
 @needs_fork
-@pytest.mark.parametrize("method", ["fork", "spawn", "loky"])
-def test_pools_of_processes(method, tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    if method == "loky":
-        pytest.importorskip("joblib")
-        run = "found = joblib.Parallel(n_jobs=2, backend='loky')(joblib.delayed(work)(seed) for seed in range(3))"
-        imports = "import joblib"
-    else:
-        run = f"with multiprocessing.get_context('{method}').Pool(2) as pool: found = pool.map(work, range(3))"
-        imports = "import multiprocessing"
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    output(f"""
-{imports}
-from worker import work
-if __name__ == "__main__":
-    expected = [work(seed) for seed in range(3)]
-    {run}
-    assert found == expected
-""", PYTHONPATH=path)
+def test_a_pool_of_forked_processes():
+    output(BEGIN + """
+import multiprocessing
+def work(seed):
+    net = network(seed)
+    sf.train(net, X, y, epochs=1, batch_size=256, pretrain_fraction=0.5, n_threads=2)
+    return bits(net)
+expected = [work(seed) for seed in range(4)]
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map(work, range(4)) == expected
+""")
 
 
 # ---- Python without its global lock
@@ -732,7 +693,8 @@ sys._is_gil_enabled = lambda: False
 try:
     import svdfast
 except ImportError as error:
-    print(error, "svdfast._elementwise" in sys.modules)
+    print(error, [name for name in sys.modules if name.startswith(("svdfast._", "numpy", "scipy"))])
+sys._is_gil_enabled = lambda: True
+import svdfast
 """)
-    assert out.startswith("svdfast needs Python's global interpreter lock") and out.endswith("False\n")
-    output("import sys; sys._is_gil_enabled = lambda: True; import svdfast")
+    assert out.startswith("svdfast needs Python's global interpreter lock") and out.endswith(" []\n")
