@@ -197,6 +197,11 @@ class Network:
     TypeError, ValueError
         An argument is of the wrong kind or out of its range.
 
+    Notes
+    -----
+    Any number of threads may read a network at once. Where one trains or changes it, the calls of all others raise RuntimeError, and so does
+    that one's while others read.
+
     Examples
     --------
     >>> import numpy as np

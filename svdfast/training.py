@@ -291,6 +291,8 @@ def train(
     FloatingPointError
         The loss of a step, or the parameters or activations at the switch, are no longer finite; the network is as the last step left
         it. (What the very last step does is seen by looking at the network.)
+    RuntimeError
+        Another thread uses the network, or another training the optimizer; nothing was changed.
 
     Notes
     -----

@@ -129,7 +129,7 @@ CHANGES = {
     "set_factors": lambda net, path: net.set_factors({0: (np.zeros((12, 1), "f"), np.zeros((1, 8), "f"))}),
     "set_state": lambda net, path: net.set_state(*network().state),
     "train": lambda net, path: sf.train(net, X, Y, epochs=1),
-    "train by name": lambda net, path: sf.train(net=net, X=X, y=Y, epochs=1),
+    "train by name": lambda net, path: sf.train(net=net, X=X, y=Y, epochs=1, rank_fraction=None),
 }
 
 
@@ -631,7 +631,7 @@ def work():
         return str(error)
 
 with threadpool_limits(2, user_api="blas"):
-    thread = threading.Thread(target=train)
+    thread = threading.Thread(target=train, daemon=True)
     thread.start()
     begun.wait()
     for i in range(n_forks):
@@ -656,7 +656,7 @@ class Rows:
         return X[rows]
 
 with threadpool_limits(2, user_api="blas"):
-    thread = threading.Thread(target=lambda: net.predict(Rows()))
+    thread = threading.Thread(target=lambda: net.predict(Rows()), daemon=True)
     thread.start()
     reached.wait()
     def work():
