@@ -199,8 +199,8 @@ class Network:
 
     Notes
     -----
-    Any number of threads may read a network at once. Where one trains or changes it, the calls of all others raise RuntimeError, and so does
-    that one's while others read.
+    Any number of threads may read a network at once. Where one trains or changes it, the calls of all others raise RuntimeError, and so
+    does that one's while others read.
 
     Examples
     --------
