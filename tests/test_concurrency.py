@@ -243,7 +243,7 @@ def test_interrupts_at_any_moment_leave_nothing_held():
                 try:
                     # Of short calls most, where more of the time goes to what is to be whole.
                     short = rng.random() < 0.9
-                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 3e-4 if short else 6e-3))
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 3e-4 if short else 6e-3), 30)
                     while True:
                         net.predict(X[:1], n_threads=1)
                         if not short:
@@ -583,6 +583,7 @@ assert trained() == expected and not logged
 @needs_fork
 def test_a_process_forked_in_a_callback_goes_on_with_the_training():
     output(BEGIN + """
+from svdfast import _timing
 expected = trained()
 answers = []
 with threadpool_limits(2, user_api="blas"):
@@ -596,7 +597,9 @@ with threadpool_limits(2, user_api="blas"):
                 with os.fdopen(r) as pipe:
                     assert pipe.read() == expected + str({2})
                 os.wait()
-    found = trained(callbacks=[callback])
+    with _timing.timed() as times:
+        found = trained(callbacks=[callback])
+    assert times.products > 0
     if answers:
         os.write(answers[0], (found + str(blas())).encode())
         os._exit(0)
