@@ -434,7 +434,7 @@ def fitted(dtype):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = SVDMLPRegressor((60,), solver="lbfgs", max_iter=4, random_state=0).fit(BIG.astype(dtype), BIG[:, 0])
+        model = SVDMLPRegressor((200,), solver="lbfgs", max_iter=5, random_state=0).fit(BIG.astype(dtype), BIG[:, 0])
     return digest(model.network_.parameters, model.predict(BIG))
 
 
