@@ -447,7 +447,7 @@ RESULTS = {
     "randomized": lambda dtype: digest(*sf.truncated_svd(weight(dtype), 40, "randomized")),
     "factorize": lambda dtype: digest(*sf.factorize(weight(dtype), 40)),
     "leading_directions": lambda dtype: digest(leading_directions(weight(dtype), 40, GRAM.astype(dtype))),
-    "restricted_svd": lambda dtype: digest(*restricted_svd(weight(dtype), np.eye(400, 60, dtype=dtype))),
+    "restricted_svd": lambda dtype: digest(*restricted_svd(weight(dtype), np.eye(400, 250, dtype=dtype))),
     "truncate": lambda dtype: cut(dtype, rank_fraction=0.25),
     "truncate by energy": lambda dtype: cut(dtype, ranks="energy:0.7"),
     "truncate by budget": lambda dtype: cut(dtype, ranks="budget:0.4"),
