@@ -869,7 +869,6 @@ class Network:
         ]
 
     @_in_use.changes
-    @single_threaded_blas.held()
     def set_factors(self, factors: dict[int, tuple[NDArray[Any], NDArray[Any]]]) -> None:
         """Replaces the weights of some hidden layers by factors, which are copied.
 
@@ -965,7 +964,6 @@ class Network:
         return plots.plot_spectrum(self, rank_fraction, ranks, figure)
 
     @_in_use.changes
-    @single_threaded_blas.held()
     def recompose(self) -> None:
         """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""
         self._rebuild([None] * len(self.layout.layers), {})

@@ -426,6 +426,11 @@ def chosen(dtype):
     return repr(found)
 
 
+def scored(dtype):
+    net, samples = sf.Network([3, 4, 1], output="identity", dtype=dtype, seed=0), BIG.reshape(-1, 3)
+    return [net.score(samples, samples[:, :1] * a) for a in range(1, 20)]
+
+
 def fitted(dtype):
     pytest.importorskip("sklearn")
     import warnings
@@ -456,7 +461,7 @@ RESULTS = {
     "input_grams": lambda dtype: digest(*large(dtype).input_grams(BIG)),
     "predict": lambda dtype: digest(large(dtype).predict(BIG)),
     "evaluate": lambda dtype: repr(large(dtype).evaluate(BIG, CLASSES)),
-    "score": lambda dtype: repr(large(dtype, output="identity").score(np.tile(BIG, (12, 1)), np.tile(BIG[:, :10], (12, 1)))),
+    "score": scored,
     "train by energy": lambda dtype: trained(dtype, ranks="energy:0.7"),
     "train auto": chosen,
     "train with decay": lambda dtype: trained(dtype, product_decay=0.1),
