@@ -26,6 +26,8 @@ Design
 - Pointers in Plan are void*; `floating` functions cast them. One method, `_run`, looks at the type.
 """
 
+import os
+
 import numpy as np
 
 from cython.parallel cimport parallel, prange
@@ -50,6 +52,9 @@ cdef extern from "threads.h" nogil:
     void svdfast_barrier()
 
 HAS_OPENMP = bool(SVDFAST_HAS_OPENMP)
+
+# Whether this process is a fork of one that had this module: GNU's OpenMP would wait for threads that are not there. So it has one.
+cdef bint forked = False
 
 # Rows of a tile: enough for a product to run at speed, few enough for its activations to stay in cache.
 TILE_ROWS = 256
@@ -464,7 +469,8 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
         if has_second_half(plan, loss):
             penalty = run_second_half[floating](plan, w, 0, 1, first, count)
         return loss + penalty
-    with parallel(num_threads=n):
+    # The team may be smaller than n: it takes all n shares then.
+    with parallel(num_threads=1 if forked else n):
         if packed:
             for t in prange(n, schedule="static"):
                 pack_weights[floating](plan, w, t, n)
@@ -512,6 +518,20 @@ def aligned_zeros(Py_ssize_t size, dtype):
 def max_threads():
     """The threads that OpenMP would use by itself; 1 in a build without it."""
     return svdfast_max_threads()
+
+
+def _in_child():
+    global forked
+    forked = True
+
+
+def is_forked():
+    """Whether this process was forked from one that had svdfast loaded."""
+    return forked
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_in_child)
 
 
 cdef class Engine:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """svdfast: train fully connected networks faster by factoring their weights with truncated SVD.
 
-Only names are gathered here. `_runtime` comes first: it has SciPy's BLAS loaded before anything else does.
+Only names are gathered here. `_gil` comes first, as it may refuse; then `_runtime`: it has SciPy's BLAS loaded before anything else does.
 """
 
+from svdfast import _gil  # isort: skip  # noqa: F401
 from svdfast import _runtime  # isort: skip  # noqa: F401
 from svdfast import activations, callbacks, datasets, kernels, schedules
 from svdfast.config import show_config

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast import datasets
+from svdfast._runtime import single_threaded_blas
 from svdfast.io import Origin
 from svdfast.network import Layer, Network
 
@@ -402,6 +403,7 @@ def with_scales(net: Network, data: Data) -> Network:
     return net
 
 
+@single_threaded_blas.held()
 def take_in(net: Network, scale: Scale) -> None:
     """Changes a network of standardised inputs to one of the inputs as they were, x: W·(x - mean)/deviation + b."""
     mean, deviation = scale
@@ -412,6 +414,7 @@ def take_in(net: Network, scale: Scale) -> None:
     layer.b[...] = layer.b - (shift if layer.rank is None else layer.W1 @ shift)
 
 
+@single_threaded_blas.held()
 def take_out(net: Network, scale: Scale) -> None:
     """The way back: u = (x - mean)/deviation are the inputs, W·(deviation·u + mean) + b."""
     mean, deviation = scale

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from svdfast import _in_use
 from svdfast._checks import count
 from svdfast._runtime import single_threaded_blas
 from svdfast.checkpoint import Checkpoint, optimizer_header
@@ -87,7 +88,17 @@ class Loop:
         self.stopped = False
 
     def finish(self) -> TrainingResult:
-        """Trains to the end."""
+        """Trains to the end.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread uses the network, or another training the optimizer.
+        """
+        with _in_use.training(self.run.net, self.run.optimizer):
+            return self._finish()
+
+    def _finish(self) -> TrainingResult:
         result, run = self.result, self.run
         bar = _progress_bar(self.n_steps, result.n_steps) if self.progress else None
         try:

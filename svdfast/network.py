@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from svdfast import activations, losses
+from svdfast import _in_use, activations, losses
 from svdfast._checks import count, of_layer, one_of, positive_number
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
@@ -114,7 +114,8 @@ class Layer:
 
     def weight(self) -> NDArray[Any]:
         """A copy of W (n_out, n_in); for a factored layer the product W1·W2."""
-        return self.W.copy() if self.rank is None else self.W1 @ self.W2
+        with _in_use.reading(self._network), single_threaded_blas.held():
+            return self.W.copy() if self.rank is None else self.W1 @ self.W2
 
     def __repr__(self) -> str:
         form = "dense" if self.rank is None else f"rank {self.rank}"
@@ -196,6 +197,11 @@ class Network:
     TypeError, ValueError
         An argument is of the wrong kind or out of its range.
 
+    Notes
+    -----
+    Any number of threads may read a network at once. Where one trains or changes it, the calls of all others raise RuntimeError, and so
+    does that one's while others read.
+
     Examples
     --------
     >>> import numpy as np
@@ -265,7 +271,8 @@ class Network:
 
     @property
     def state(self) -> tuple[Layout, NDArray[Any]]:
-        """`layout` and `parameters` as they belong together, also while another thread truncates."""
+        """`layout` and `parameters` as they belong together."""
+        _in_use.check(self)
         return self._state
 
     @property
@@ -274,6 +281,7 @@ class Network:
 
     @property
     def parameters(self) -> NDArray[Any]:
+        _in_use.check(self)
         return self._state[1]
 
     @property
@@ -282,7 +290,7 @@ class Network:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.parameters.dtype
+        return self._state[1].dtype
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -301,6 +309,7 @@ class Network:
         ]
         return f"<Network {self.sizes[0]} -> {' -> '.join(forms)}, {self.dtype}>"
 
+    @_in_use.reads
     def __getstate__(self) -> dict[str, Any]:
         layout, parameters = self._state
         return {"state": (layout, parameters.copy()), "uint8_scale": self.uint8_scale}
@@ -318,6 +327,7 @@ class Network:
         other.__setstate__(self.__getstate__())
         return other
 
+    @_in_use.reads
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the network to a file, which `svdfast.load` reads; factored layers stay factored.
 
@@ -340,6 +350,7 @@ class Network:
 
         io.save(self, path)
 
+    @_in_use.reads
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes the network to an ONNX file, which other runtimes run; factored layers stay factored.
 
@@ -379,6 +390,7 @@ class Network:
 
         onnx.save(self, path)
 
+    @_in_use.reads
     def to_torch(self, *, logits: bool = False) -> torch.nn.Sequential:
         """A `torch.nn.Sequential` that computes what the network does, in memory of its own.
 
@@ -422,6 +434,7 @@ class Network:
 
         return convert.to_torch(self, logits=logits)
 
+    @_in_use.reads
     def predict(
         self,
         X: ArrayLike | Rows,
@@ -503,6 +516,7 @@ class Network:
             out[...] = result
         return out
 
+    @_in_use.reads
     def evaluate(
         self,
         X: ArrayLike | Rows,
@@ -544,6 +558,8 @@ class Network:
         with single_threaded_blas.held():
             return evaluator(self)
 
+    @_in_use.reads
+    @single_threaded_blas.held()
     def score(
         self,
         X: ArrayLike | Rows,
@@ -594,6 +610,7 @@ class Network:
         weight = check_sample_weight(weights, n_samples, double)
         return _variance_explained([(predicted, target, weight)])
 
+    @_in_use.reads
     def loss_and_gradient(
         self,
         X: ArrayLike,
@@ -659,6 +676,8 @@ class Network:
             value = engine.gradient(0, data.n_samples, gradient, l1, l2)
         return value, gradient
 
+    @_in_use.changes
+    @single_threaded_blas.held()
     def truncate(
         self,
         rank_fraction: float | None = None,
@@ -771,6 +790,8 @@ class Network:
         self._rebuild(new_ranks, factors)
         return tuple(done)
 
+    @_in_use.reads
+    @single_threaded_blas.held()
     def input_grams(
         self, X: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> list[NDArray[Any]]:
@@ -855,6 +876,7 @@ class Network:
             for i, (rank, layer) in enumerate(zip(ranks, self.layers[:-1], strict=True))
         ]
 
+    @_in_use.changes
     def set_factors(self, factors: dict[int, tuple[NDArray[Any], NDArray[Any]]]) -> None:
         """Replaces the weights of some hidden layers by factors, which are copied.
 
@@ -886,6 +908,7 @@ class Network:
         other.uint8_scale = self.uint8_scale
         return other
 
+    @_in_use.changes
     def set_state(self, layout: Layout, parameters: NDArray[Any]) -> None:
         """Puts back what `state` gave.
 
@@ -897,6 +920,8 @@ class Network:
         """
         self._state = layout, parameters
 
+    @_in_use.reads
+    @single_threaded_blas.held()
     def plot_spectrum(
         self,
         rank_fraction: float | None = None,
@@ -946,6 +971,7 @@ class Network:
 
         return plots.plot_spectrum(self, rank_fraction, ranks, figure)
 
+    @_in_use.changes
     def recompose(self) -> None:
         """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""
         self._rebuild([None] * len(self.layout.layers), {})

@@ -34,7 +34,7 @@ class Rule:
 
 
 class Optimizer:
-    """Base of the optimizers: a rate, a rule, and the state that goes from one training to the next.
+    """Base of the optimizers: a rate, a rule, and the state that goes from one training to the next, one at a time.
 
     Attributes
     ----------

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from svdfast._runtime import single_threaded_blas
+
 __all__ = ["factorize", "leading_directions", "resolve_rank", "restricted_svd", "singular_values", "truncated_svd"]
 
 logger = logging.getLogger("svdfast")
@@ -26,6 +28,7 @@ RIDGE = 1e-2
 Split: TypeAlias = Literal["balanced", "left", "right"]
 
 
+@single_threaded_blas.held()
 def truncated_svd(
     W: npt.ArrayLike,
     rank: SupportsIndex,
@@ -192,6 +195,7 @@ def factorize(
     return U * root, root[:, None] * Vt
 
 
+@single_threaded_blas.held()
 def leading_directions(
     W: FloatArray, rank: int, gram: FloatArray | None = None, method: Method = "exact"
 ) -> FloatArray:
@@ -263,6 +267,7 @@ def _root(gram: FloatArray) -> FloatArray:
     return C
 
 
+@single_threaded_blas.held()
 def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The singular value decomposition of U·Uᵀ·W, W (n, m) projected onto orthonormal directions U (n, l).
 

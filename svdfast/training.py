@@ -251,6 +251,8 @@ def train(
         There is a file where the checkpoint is to be.
     OSError
         The checkpoint can't be written; the file is as it was before.
+    RuntimeError
+        Another thread uses the network, or another training the optimizer; nothing was changed.
 
     Notes
     -----
