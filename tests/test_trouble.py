@@ -483,7 +483,10 @@ def test_trainings_at_the_extremes(one_blas_thread):
             optimizer=sf.Adam(0.01) if case["optimizer"] == "adam" else sf.GradientDescent(0.01, momentum=0.5),
         )  # fmt: skip
         assert np.isfinite(net.parameters).all(), case
-        assert net.evaluate(X, y).loss < before, case
+        after = net.evaluate(X, y).loss
+        assert np.isfinite(after), case
+        if case["ranks"] in ("full", "energy:1"):  # nothing was cut away
+            assert after < before, case
         assert np.isfinite(net.score(X, y)), case
         if case["data"] in ("constant", "zero"):
             out = net.predict(X)
