@@ -530,7 +530,8 @@ class Method:
         run = self.run
         run.follow()
         old, moments = run.net.state, run.optimizer.moments
-        run.net.recompose()
+        with np.errstate(over="ignore", invalid="ignore"):  # the loop looks at it next
+            run.net.recompose()
         if self.settings.moments == "carry":
             layout, parameters = run.net.state
             with np.errstate(all="ignore"):
