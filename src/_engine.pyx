@@ -40,6 +40,9 @@ from svdfast cimport _blas, _elementwise
 from svdfast._elementwise cimport elementwise, svdfast_elementwise, svdfast_update_rule
 
 
+from svdfast._checks import room
+
+
 cdef extern from "denormals.h" nogil:
     unsigned int svdfast_flush_denormals()
     void svdfast_restore_denormals(unsigned int before)
@@ -613,6 +616,8 @@ cdef class Engine:
 
         if bfloat16 and not self.is_double:
             self._make_room_for_packed()
+        vector_bytes = layout.size * dtype.itemsize if gradients else 0
+        room("n_threads" if n > 1 else "sizes", place * dtype.itemsize + n * vector_bytes)
         scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
         forbid(scratch, gaps)
         self.plan.scratch = <void*> address(scratch)
@@ -681,7 +686,7 @@ cdef class Engine:
     def set_order(self, rows):
         """Rows (n,) int64 in the order in which batches take them; None: as they lie."""
         if rows is not None:
-            rows = np.ascontiguousarray(rows, dtype=np.int64)
+            rows = np.require(rows, np.int64, ["C", "A"])
         self.order = rows
         self.plan.rows = NULL
         if rows is not None:
