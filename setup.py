@@ -62,6 +62,7 @@ class BuildExt(build_ext):
             link = [] if msvc else [openmp]
         if SANITIZE:
             link = [*link, "-fsanitize=address,undefined"]
+            self.parallel = True  # minutes each
         for extension in self.extensions:
             extension.extra_compile_args = flags
             extension.extra_link_args = link

@@ -62,7 +62,7 @@ def errors(report):
             (frame.findtext("obj", ""), frame.findtext("fn", "?"), frame.findtext("file", ""), frame.findtext("line", ""))
             for frame in error.iter("frame")
         ]
-        if any("/svdfast/" in obj for obj, *_ in frames):
+        if any(Path(obj).parent.name == "svdfast" for obj, *_ in frames):
             what = error.findtext("what") or error.findtext("xwhat/text")
             place = " < ".join(f"{fn} ({file}:{line})" for _, fn, file, line in frames[:6])
             yield f"{error.findtext('kind')}: {what}: {place}"
