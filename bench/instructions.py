@@ -4,8 +4,8 @@
     python bench/instructions.py             counts, and fails where a step takes over 3 % more than instructions.json says
     python bench/instructions.py --record    writes instructions.json
 
-Another compiler makes other instructions, and another Python calls otherwise, so counts are compared only with those versions that they were
-recorded with; those of float64, whose products are OpenBLAS's, only with that SciPy too. Elsewhere they are printed. AVX2, as valgrind
+Another compiler makes other instructions, and another Python calls otherwise, so counts are compared only with those versions that they
+were recorded with; those of float64, whose products are OpenBLAS's, only with that SciPy too. Elsewhere they are printed. AVX2, as valgrind
 knows no AVX-512, and one thread. Not here: seconds (the other benches).
 """
 
