@@ -42,6 +42,9 @@ from svdfast cimport _blas, _elementwise
 from svdfast._elementwise cimport elementwise, svdfast_elementwise, svdfast_update_rule
 
 
+from svdfast._checks import room
+
+
 cdef extern from "denormals.h" nogil:
     unsigned int svdfast_flush_denormals()
     void svdfast_restore_denormals(unsigned int before)
@@ -50,6 +53,10 @@ cdef extern from "threads.h" nogil:
     int SVDFAST_HAS_OPENMP
     int svdfast_max_threads()
     void svdfast_barrier()
+
+cdef extern from "sanitize.h" nogil:
+    Py_ssize_t SVDFAST_GAP
+    void svdfast_forbid(size_t address, size_t size)
 
 HAS_OPENMP = bool(SVDFAST_HAS_OPENMP)
 
@@ -510,9 +517,29 @@ cdef size_t address(array) except? 0:
 def aligned_zeros(Py_ssize_t size, dtype):
     """A vector of zeros that begins on a 64-byte boundary."""
     dtype = np.dtype(dtype)
-    space = np.zeros(size * dtype.itemsize + 64, dtype=np.uint8)
-    start = -address(space) % 64
-    return space[start : start + size * dtype.itemsize].view(dtype)
+    cdef Py_ssize_t n_bytes = size * dtype.itemsize
+    space = np.zeros(n_bytes + 64 + SVDFAST_GAP, dtype=np.uint8)
+    cdef Py_ssize_t start = -address(space) % 64
+    if SVDFAST_GAP > 0:
+        svdfast_forbid(address(space), start)
+        svdfast_forbid(address(space) + start + n_bytes, 64 - start + SVDFAST_GAP)
+    return space[start : start + n_bytes].view(dtype)
+
+
+cdef Py_ssize_t after(Py_ssize_t place, Py_ssize_t size, list gaps) except? -1:
+    """Where the next part may begin after one of `size` elements at `place`. What is free between them is noted in a sanitizers' build."""
+    cdef Py_ssize_t next_place = place + whole_lines(size)
+    if SVDFAST_GAP > 0 and size > 0:
+        next_place += whole_lines(SVDFAST_GAP // 8)
+        gaps.append((place + size, next_place))
+    return next_place
+
+
+cdef forbid(array, list gaps):
+    """Makes the gaps between an array's parts no one's, for sanitizers."""
+    cdef Py_ssize_t start, stop
+    for start, stop in gaps:
+        svdfast_forbid(address(array) + start * array.itemsize, (stop - start) * array.itemsize)
 
 
 def max_threads():
@@ -572,6 +599,7 @@ cdef class Engine:
                  small_batch=None):
         cdef Py_ssize_t place = 0, rows, i, largest = 0
         cdef LayerPlan* layer
+        cdef list gaps = []
         dtype = parameters.dtype
         self.is_double = dtype.itemsize == 8
         self.keep["parameters"] = parameters
@@ -590,7 +618,7 @@ cdef class Engine:
         if self.plan.by_weights:
             rows = max(rows, batch_size)
         self.plan.X = place
-        place += whole_lines(rows * layout.layers[0].n_in)
+        place = after(place, rows * layout.layers[0].n_in, gaps)
         for i in range(self.plan.n_layers):
             layer = &self.plan.layers[i]
             spec = layout.layers[i]
@@ -599,22 +627,22 @@ cdef class Engine:
             layer.activation, layer.parameter = spec.activation.code, spec.activation.parameter
             layer.rate_scale = 1
             layer.H = place
-            place += whole_lines(rows * layer.l)
+            place = after(place, rows * layer.l, gaps)
             layer.A = place
-            place += whole_lines(rows * layer.n)
+            place = after(place, rows * layer.n, gaps)
             # The last layer's loss and GELU's derivative need Z after A is there.
             if i == self.plan.n_layers - 1 or layer.activation == _elementwise.SVDFAST_GELU:
                 layer.Z = place
-                place += whole_lines(rows * layer.n)
+                place = after(place, rows * layer.n, gaps)
             else:
                 layer.Z = layer.A
             # The loss writes its delta also where there is no gradient.
             layer.dZ = place
             if gradients or i == self.plan.n_layers - 1:
-                place += whole_lines(rows * layer.n)
+                place = after(place, rows * layer.n, gaps)
             layer.D = place
             if gradients:
-                place += whole_lines(rows * layer.l)
+                place = after(place, rows * layer.l, gaps)
             if layer.l == 0:
                 largest = max(largest, block_rows(layer.n, layer.m) * layer.m)
             else:
@@ -623,7 +651,10 @@ cdef class Engine:
 
         if bfloat16 and not self.is_double:
             self._make_room_for_packed()
+        vector_bytes = layout.size * dtype.itemsize if gradients else 0
+        room("n_threads" if n > 1 else "sizes", place * dtype.itemsize + n * vector_bytes)
         scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
+        forbid(scratch, gaps)
         self.plan.scratch = <void*> address(scratch)
         if gradients:
             vectors = [aligned_zeros(layout.size, dtype) for _ in range(n)]
@@ -639,24 +670,26 @@ cdef class Engine:
         """For packed weights, if products take them so."""
         cdef Py_ssize_t place = 0, i
         cdef LayerPlan* layer
+        cdef list gaps = []
         for i in range(self.plan.n_layers):
             layer = &self.plan.layers[i]
             # A first layer forms no dX, but a factored one D = dZ·W1.
             if layer.l == 0:
-                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.m, i > 0, place)
+                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.m, i > 0, place, gaps)
             else:
-                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.l, True, place)
-                layer.W2_forward, layer.W2_backward, place = self._places(layer.l, layer.m, i > 0, place)
+                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.l, True, place, gaps)
+                layer.W2_forward, layer.W2_backward, place = self._places(layer.l, layer.m, i > 0, place, gaps)
         if place > 0:
             packed = self.keep["packed"] = aligned_zeros(place, np.float32)
+            forbid(packed, gaps)
             self.plan.packed = <float*> address(packed)
 
-    cdef tuple _places(self, Py_ssize_t n, Py_ssize_t m, bint backward, Py_ssize_t place):
+    cdef tuple _places(self, Py_ssize_t n, Py_ssize_t m, bint backward, Py_ssize_t place, list gaps):
         """Of a weight (n×m) packed for the forward products and for those of the deltas (-1: for none), and the next that is free."""
-        after = place + whole_lines(_blas.packed_size(n, m))
+        cdef Py_ssize_t end = after(place, _blas.packed_size(n, m), gaps)
         if not (backward and self.plan.batch_rows > 0):
-            return place, -1, after
-        return place, after, after + whole_lines(_blas.packed_size(m, n))
+            return place, -1, end
+        return place, end, after(end, _blas.packed_size(m, n), gaps)
 
     cdef size_t _pointers(self, name, arrays) except? 0:
         table = self.keep[name] = np.array([address(a) for a in arrays], dtype=np.uintp)
@@ -688,7 +721,7 @@ cdef class Engine:
     def set_order(self, rows):
         """Rows (n,) int64 in the order in which batches take them; None: as they lie."""
         if rows is not None:
-            rows = np.ascontiguousarray(rows, dtype=np.int64)
+            rows = np.require(rows, np.int64, ["C", "A"])
         self.order = rows
         self.plan.rows = NULL
         if rows is not None:

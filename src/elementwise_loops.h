@@ -157,7 +157,7 @@ static void NAME(activation_backward)(int activation, double parameter_, ptrdiff
     const REAL parameter = (REAL)parameter_;
     const REAL *Z = Z_, *A = A_;
     REAL *restrict dZ = dZ_, *restrict db = db_;
-    if (!accumulate)
+    if (!accumulate && n > 0)  /* of no outputs there may be no memory either */
         memset(db, 0, (size_t)n * sizeof(REAL));
     switch (activation) {
     case SVDFAST_RELU: DIFFERENTIATE(a <= 0 ? (REAL)0 : g);

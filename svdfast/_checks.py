@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Checks of plain arguments: numbers, counts, and that an array is one of numbers. Each names the argument, what was expected
-and what came. And the layer that an error of linear algebra is about.
+"""Checks of plain arguments: numbers, counts, that an array is one of numbers, and that there is memory for what is asked for.
+Each names the argument, what was expected and what came. And the layer that an error of linear algebra is about.
 
 What an array must be beyond that is checked where it is used: data.py (samples and targets), kernels.py, svd.py.
 """
@@ -11,11 +11,16 @@ import contextlib
 import math
 import numbers
 import operator
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_SMALL = 1 << 26  # bytes up to which nobody asks whether they can be had
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
@@ -90,3 +95,31 @@ def of_layer(index: int) -> Iterator[None]:
         yield
     except np.linalg.LinAlgError as error:
         raise np.linalg.LinAlgError(f"layer {index}: {error}") from error
+
+
+def memory() -> int | None:
+    """Bytes that this process can still get: what Linux says is available, at most a container's limit. None where nobody says."""
+    found = []
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        kibibytes = [int(fields[key].split()[0]) for key in ("MemAvailable", "SwapFree")]
+        found.append(1024 * sum(kibibytes))
+    except (OSError, LookupError, ValueError):
+        pass
+    for limit in _LIMITS:
+        try:
+            found.append(int(Path(limit).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # not this kind of container, or "max"
+            continue
+    return min(found, default=None)
+
+
+def room(name: str, n_bytes: int) -> None:
+    """Refuses, before anything is allocated, what there is no memory for. Linux would promise it, and end the process on its use."""
+    if n_bytes <= _SMALL:
+        return
+    free = memory()
+    most = sys.maxsize if free is None else free
+    if n_bytes > most:
+        raise MemoryError(f"{name}: expected to need at most the {most:,} bytes that can be had, got {n_bytes:,}")

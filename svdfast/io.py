@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._checks import count, positive_number
+from svdfast._checks import count, positive_number, room
 from svdfast._files import written_whole
 from svdfast.activations import Activation
 from svdfast.layout import Layout
@@ -166,6 +166,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Network, Origin]:
     """As `load`, and what the file has of the data."""
     try:
         with open(path, "rb") as file:
+            room("path", os.fstat(file.fileno()).st_size)
             start = file.read(9)
             if start.startswith(b"PK"):
                 return _read_npz(file)
@@ -173,14 +174,13 @@ def read(path: str | os.PathLike[str]) -> tuple[Network, Origin]:
         if start.endswith(b"{") and len(start) == 9:
             return _read_safetensors(os.fsdecode(path))
         raise ValueError("it is neither an .npz archive nor a safetensors file")
-    except FileNotFoundError:
+    except (FileNotFoundError, MemoryError):
         raise
     except (
         ArithmeticError,
         AttributeError,
         EOFError,
         LookupError,
-        MemoryError,
         OSError,
         RuntimeError,
         TypeError,

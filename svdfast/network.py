@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from svdfast import _in_use, activations, losses
-from svdfast._checks import count, of_layer, one_of, positive_number
+from svdfast._checks import count, of_layer, one_of, positive_number, room
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.activations import Activation
@@ -263,6 +263,7 @@ class Network:
         layout = Layout.build(widths, [None] * len(chosen), chosen)
         if layout.size > _INT_MAX:
             raise ValueError(f"sizes: expected at most {_INT_MAX} parameters, got {layout.size}")
+        room("sizes", layout.size * kind.itemsize)
         # Layout and vector belong together, so they change together, in one assignment.
         self._state = layout, aligned_zeros(layout.size, kind)
         rng = np.random.default_rng(seed)
@@ -490,6 +491,7 @@ class Network:
             given = inputs.array
             n_samples = len(given)
         if out is None:
+            room("X", n_samples * n_out * parameters.itemsize)
             result = out = np.empty((n_samples, n_out), dtype=parameters.dtype)
         else:
             _check_out(out, (n_samples, n_out), parameters.dtype)

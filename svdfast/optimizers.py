@@ -11,10 +11,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from svdfast import schedules
-from svdfast._checks import fraction, positive_number
+from svdfast._checks import fraction, positive_number, room
 from svdfast._engine import aligned_zeros
 from svdfast.moments import Kind
 
@@ -70,6 +71,7 @@ class Optimizer:
         """Keeps the moments if they belong to parameters laid out as `key` says, else starts them at zero."""
         if self._key != key:
             self._key = None
+            room("optimizer", len(self.kinds) * size * np.dtype(dtype).itemsize)
             self.moments = tuple(aligned_zeros(size, dtype) for _ in self.kinds)
             self.n_updates = 0
             self._key = key

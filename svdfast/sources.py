@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdfast._checks import count, real_array, real_dtype
+from svdfast._checks import count, real_array, real_dtype, room
 from svdfast.data import (
     CODES,
     Inputs,
@@ -336,6 +336,7 @@ class Reader:
         """Room for n samples."""
         net, dtype = self._net, self._dtype
         n_in, n_out = net.sizes[0], net.sizes[-1]
+        room("batch_size", n * self._row_bytes)
         X = np.empty((n, n_in), self._X_dtype)
         return Samples(
             check_inputs(X, n_in, net.dtype, net.uint8_scale, finite=False),
