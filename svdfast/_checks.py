@@ -20,17 +20,26 @@ def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
     """A finite number > 0 (or ≥ 0) as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not or_zero):
+    number = _as_float(value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
         bound = "≥ 0" if or_zero else "> 0"
-        raise ValueError(f"{name}: expected a finite number {bound}, got {value!r}")
-    return float(value)
+        raise ValueError(f"{name}: expected a finite number {bound}, got {value!r:.100}")
+    return number
+
+
+def _as_float(value: numbers.Real) -> float:
+    """The nearest float; infinity of the same sign where there is none so large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def fraction(name: str, value: Any, *, below_one: bool = False) -> float:
     """A number from 0 to 1 (or below 1) as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number from 0 to 1, got {type(value).__name__}")
-    number = float(value)
+    number = _as_float(value)
     if not 0 <= number <= 1 or (below_one and number == 1):
         bound = "from 0 to below 1" if below_one else "from 0 to 1"
         raise ValueError(f"{name}: expected a number {bound}, got {value!r}")
