@@ -27,7 +27,7 @@ def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
     return number
 
 
-def _as_float(value: numbers.Real) -> float:
+def _as_float(value: Any) -> float:
     """The nearest float; infinity of the same sign where there is none so large."""
     try:
         return float(value)
