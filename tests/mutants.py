@@ -273,7 +273,7 @@ def archive(data, rng):
     if what == 0:
         members.append((name, rng.choice([content, hostile_member(name, content, rng)])))
     elif what == 1:
-        members[index] = (rng.choice(["../../evil.npy", "/etc/evil.npy", "header", "X.npy.npy", ".npy", "\0.npy", "y.npy", "x" * 60_000, "é.npy"]), content)
+        members[index] = (rng.choice(["../../evil.npy", "/etc/evil.npy", "header", "X.npy.npy", ".npy", "y.npy", "x" * 60_000, "é.npy"]), content)
     elif what == 2:
         del members[index]
     elif what == 3:  # a bomb: zeros, pressed to a thousandth
