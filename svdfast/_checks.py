@@ -7,6 +7,7 @@ What an array must be beyond that is checked where it is used: data.py (samples 
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 import operator
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST_ITEMS = 100_000
 
 def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
     """A finite number > 0 (or ≥ 0) as a float."""
@@ -64,6 +66,18 @@ def count(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None
         bound = f"≥ {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ValueError(f"{name}: expected an integer {bound}, got {number}")
     return number
+
+
+def listed(name: str, value: Any, of: str) -> list[Any]:
+    """The items of a short sequence; what goes on without an end is refused."""
+    try:
+        items = iter(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a sequence of {of}, got {type(value).__name__}") from None
+    given = list(itertools.islice(items, _MOST_ITEMS + 1))
+    if len(given) > _MOST_ITEMS:
+        raise ValueError(f"{name}: expected at most {_MOST_ITEMS} {of}, got more")
+    return given
 
 
 def real_array(name: str, value: Any) -> NDArray[Any]:

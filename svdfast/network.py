@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from svdfast import activations, losses
-from svdfast._checks import count, one_of, positive_number, real_array
+from svdfast._checks import count, listed, one_of, positive_number, real_array
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.activations import Activation
@@ -225,12 +225,7 @@ class Network:
         *,
         uint8_scale: float = 1 / 255,
     ):
-        try:
-            given = list(sizes)
-        except TypeError:
-            raise TypeError(
-                f"sizes: expected a sequence of integers, got {type(sizes).__name__}"
-            ) from None
+        given = listed("sizes", sizes, "integers")
         if len(given) < 2:
             raise ValueError(f"sizes: expected inputs and at least one layer, got {given}")
         widths = [count(f"sizes[{i}]", n, maximum=_INT_MAX) for i, n in enumerate(given)]
@@ -238,7 +233,7 @@ class Network:
         if isinstance(hidden, str | Activation):
             chosen = [activations.resolve(hidden, "hidden")] * n_hidden
         else:
-            chosen = [activations.resolve(h, "hidden") for h in hidden]
+            chosen = [activations.resolve(h, "hidden") for h in listed("hidden", hidden, "activations")]
             if len(chosen) != n_hidden:
                 raise ValueError(
                     f"hidden: expected {n_hidden} activations, one for each hidden layer, "
@@ -849,10 +844,7 @@ class Network:
 
     def _checked_ranks(self, ranks: Sequence[int | None]) -> list[int | None]:
         """A rank, or None, for each hidden layer."""
-        try:
-            given = list(ranks)
-        except TypeError:
-            raise TypeError(f"ranks: expected a sequence of integers, got {type(ranks).__name__}") from None
+        given = listed("ranks", ranks, "integers")
         if len(given) != len(self.layers) - 1:
             raise ValueError(f"ranks: expected {len(self.layers) - 1} ranks, one for each hidden layer, got {len(given)}")
         return [None if rank is None else count(f"ranks[{i}]", rank) for i, rank in enumerate(given)]

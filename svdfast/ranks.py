@@ -20,7 +20,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from svdfast._checks import count
+from svdfast._checks import count, listed
 from svdfast.layout import LayerSpec, Layout
 from svdfast.svd import resolve_rank
 
@@ -164,7 +164,7 @@ def resolve_rule(
         return Fraction(float(rank_fraction))
     if isinstance(ranks, str):
         return named_rule(ranks)
-    given = list(ranks)
+    given = listed("ranks", ranks, "integers")
     if len(given) != len(hidden):
         raise ValueError(
             f"ranks: expected {len(hidden)} ranks, one for each hidden layer, got {len(given)}"

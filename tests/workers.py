@@ -28,7 +28,7 @@ def search(script, tries, seed, name_of, *, chunk, limit):
     """Makes the tries; returns counts by name, faults, and seconds. A crash or a hang is a fault of the try at which it came."""
     counts = collections.defaultdict(collections.Counter)
     faults, began, slowest, index = [], time.monotonic(), (0.0, 0), 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MPLBACKEND": "agg"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "MPLBACKEND": "agg"}
     while index < tries:
         stop = min(index + chunk, tries)
         command = [sys.executable, script, "--worker", str(index), str(stop), "--seed", str(seed)]
