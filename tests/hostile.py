@@ -26,10 +26,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import workers
 
 import svdfast as sf
 import svdfast.onnx
-import workers
 
 LIMIT = 60.0
 MEMORY = 3 << 30
@@ -63,8 +63,12 @@ def targets():
             found[name] = lambda world, value=value: value
             for method in sorted(vars_of(value)):
                 static = inspect.getattr_static(value, method)
-                if inspect.isfunction(static) and (not method.startswith("_") or method == "__call__"):
-                    found[f"{name}.{method}"] = lambda world, value=value, method=method: getattr(world.instance(value), method)
+                if inspect.isfunction(static) and (
+                    not method.startswith("_") or method == "__call__"
+                ):
+                    found[f"{name}.{method}"] = lambda world, value=value, method=method: getattr(
+                        world.instance(value), method
+                    )
         elif callable(value):
             found[name] = lambda world, value=value: value
 
@@ -99,11 +103,17 @@ class World:
         numbers = np.random.default_rng(rng.randrange(1000))
         dtype = rng.choice(["float32", "float64"])
         output = rng.choice(["softmax", "sigmoid", "identity"])
-        self.net = sf.Network([5, 9, 7, 3], rng.choice(["relu", "tanh", "gelu"]), output, dtype=dtype, seed=0)
+        self.net = sf.Network(
+            [5, 9, 7, 3], rng.choice(["relu", "tanh", "gelu"]), output, dtype=dtype, seed=0
+        )
         if rng.random() < 0.4:
             self.net.truncate(0.5, force=True)
         self.X = numbers.standard_normal((8, 5)).astype(dtype)
-        self.y = numbers.integers(0, 3, 8) if output == "softmax" else numbers.random((8, 3)).astype(dtype)
+        self.y = (
+            numbers.integers(0, 3, 8)
+            if output == "softmax"
+            else numbers.random((8, 3)).astype(dtype)
+        )
         self.optimizer = rng.choice([sf.Adam, sf.AdamW, sf.GradientDescent])()
         self.W = numbers.standard_normal((7, 5))
 
@@ -125,7 +135,7 @@ class World:
 
     def good(self, where, name):
         """A value that fits a parameter of that name, or None."""
-        p, m, n, l = 6, 5, 4, 2
+        p, m, n, l = 6, 5, 4, 2  # noqa: E741
         kernels = {
             "X": (p, m), "W": (n, m), "W1": (n, l), "W2": (l, m), "b": (n,), "H": (p, l), "Z": (p, n), "A": (p, n), "dA": (p, n),
             "out": (p, n), "out_Z": (p, n), "out_H": (p, l), "out_dX": (p, m), "out_dW": (n, m), "out_dW1": (n, l), "out_dW2": (l, m),
@@ -153,7 +163,16 @@ class World:
         """Uses what a call may have changed."""
         self.net.predict(np.zeros((2, self.net.sizes[0])))
         if self.net.sizes == (5, 9, 7, 3) and isinstance(self.optimizer, sf.optimizers.Optimizer):
-            sf.train(self.net, self.X, self.y, epochs=1, optimizer=self.optimizer, rank_fraction=None, n_threads=1, recompose=False)
+            sf.train(
+                self.net,
+                self.X,
+                self.y,
+                epochs=1,
+                optimizer=self.optimizer,
+                rank_fraction=None,
+                n_threads=1,
+                recompose=False,
+            )
 
 
 # --- Hostile values -----------------------------------------------------------------------------------------------------------------
@@ -245,8 +264,47 @@ def broken_off():
     raise Hostile
 
 
-SHAPES = [(), (0,), (1,), (3,), (8,), (0, 5), (5, 0), (0, 0), (1, 1), (8, 5), (8, 3), (7, 5), (4, 5), (6, 4), (8, 5, 1), (2, 2, 2, 2), (8, 4)]
-KINDS = ["f4", "f8", ">f4", ">f8", "f2", "g", "i1", "u1", "i8", ">i4", "u8", "?", "c8", "O", "S3", "U2", "M8[s]", "m8[s]", "i4,f8", "V4"]
+SHAPES = [
+    (),
+    (0,),
+    (1,),
+    (3,),
+    (8,),
+    (0, 5),
+    (5, 0),
+    (0, 0),
+    (1, 1),
+    (8, 5),
+    (8, 3),
+    (7, 5),
+    (4, 5),
+    (6, 4),
+    (8, 5, 1),
+    (2, 2, 2, 2),
+    (8, 4),
+]
+KINDS = [
+    "f4",
+    "f8",
+    ">f4",
+    ">f8",
+    "f2",
+    "g",
+    "i1",
+    "u1",
+    "i8",
+    ">i4",
+    "u8",
+    "?",
+    "c8",
+    "O",
+    "S3",
+    "U2",
+    "M8[s]",
+    "m8[s]",
+    "i4,f8",
+    "V4",
+]
 VALUES = [0, 1, -1, np.nan, np.inf, -np.inf, 1e300, 1e-310, 3.4e38, 2, 255, 1e-45]
 
 
@@ -258,19 +316,49 @@ def array(rng, like=None):
         if change == "kind":
             kind = rng.choice(KINDS)
         elif change == "shape":
-            shape = rng.choice([shape[::-1], shape[:-1], (*shape, 1), (1, *shape), tuple(n + 1 for n in shape), tuple(0 for _ in shape)])
+            shape = rng.choice(
+                [
+                    shape[::-1],
+                    shape[:-1],
+                    (*shape, 1),
+                    (1, *shape),
+                    tuple(n + 1 for n in shape),
+                    tuple(0 for _ in shape),
+                ]
+            )
     else:
         shape, kind, change = rng.choice(SHAPES), rng.choice(KINDS), None
     if rng.random() < 0.03:  # more than there is memory for, though it takes none itself
-        return np.broadcast_to(np.zeros(1, rng.choice(["u1", "f4", "f8"])), rng.choice([(2**31 + 5, 5), (200_000, 5), (2**20, 2**10), (5, 2**31)]))
+        return np.broadcast_to(
+            np.zeros(1, rng.choice(["u1", "f4", "f8"])),
+            rng.choice([(2**31 + 5, 5), (200_000, 5), (2**20, 2**10), (5, 2**31)]),
+        )
     values = np.random.default_rng(rng.randrange(100)).standard_normal(shape)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = np.zeros(shape, kind) if np.dtype(kind).kind in "VMm" else np.asarray(values).astype(kind)
+        made = (
+            np.zeros(shape, kind)
+            if np.dtype(kind).kind in "VMm"
+            else np.asarray(values).astype(kind)
+        )
         if change in (None, "value") and made.size and made.dtype.kind in "fiu":
             for _ in range(rng.randrange(3)):
-                made.reshape(-1)[rng.randrange(made.size)] = np.float64(rng.choice(VALUES)).astype(made.dtype)
-    how = rng.choice(["plain", "fortran", "read-only", "strided", "misaligned", "reversed", "subclass", "masked", "zero strides"])
+                made.reshape(-1)[rng.randrange(made.size)] = np.float64(rng.choice(VALUES)).astype(
+                    made.dtype
+                )
+    how = rng.choice(
+        [
+            "plain",
+            "fortran",
+            "read-only",
+            "strided",
+            "misaligned",
+            "reversed",
+            "subclass",
+            "masked",
+            "zero strides",
+        ]
+    )
     if how == "fortran":
         made = np.asfortranarray(made)
     elif how == "read-only":
@@ -309,7 +397,13 @@ def hostile(rng, like=None):
         return type(like)(other)
     if isinstance(like, dict) and like and rng.random() < 0.8:
         key = rng.choice(list(like))
-        return rng.choice([{key: hostile(rng, like[key])}, {rng.choice([-1, 2, 99, "a", None, 1.5]): like[key]}, {}])
+        return rng.choice(
+            [
+                {key: hostile(rng, like[key])},
+                {rng.choice([-1, 2, 99, "a", None, 1.5]): like[key]},
+                {},
+            ]
+        )
     if isinstance(like, int | float) and rng.random() < 0.5:
         return rng.choice([0, -1, 1, 2, 3, 0.5, 1e-300, 1e300, -0.0, np.nan, np.inf, -np.inf, 2**31, 2**63, -(2**63), 10**400, 1e9, 65536,
                            np.float32(0.3), np.int8(3), np.uint64(2**64 - 1), np.float16(0.1), np.longdouble(2)])  # fmt: skip
@@ -325,12 +419,12 @@ def hostile(rng, like=None):
         lambda: rng.choice(["", "relu", "softmax", "auto", "energy:0.9", "energy:", "energy:nan", "budget:1e999", "budget:-1", "énergie",
                             "a\0b", "\ud800", "x" * 10_000, "float32", "bfloat16", "%s{}", "cross_entropy", "O", "f8,f4"]),
         lambda: rng.choice([b"", b"relu", bytearray(b"x"), memoryview(b"abc")]),
-        lambda: rng.choice([[], (), {}, set(), [[]], [None], [1, [2]], [[1, 2], [3]], ["a"], [1e400], [10**400], {"a": 1}, {1, 2}, range(5)]),
-        lambda: rng.choice([object(), object, len, lambda *a, **k: None, lambda *a: "rate", lambda *a: np.nan, lambda *a: 10**400, _raise, sys, ..., NotImplemented]),
+        lambda: rng.choice([[], (), {}, set(), [[]], [None], [1, [2]], [[1, 2], [3]], ["a"], [1e400], [10**400], {"a": 1}, {1, 2}, range(5)]),  # noqa: E501
+        lambda: rng.choice([object(), object, len, lambda *a, **k: None, lambda *a: "rate", lambda *a: np.nan, lambda *a: 10**400, _raise, sys, ..., NotImplemented]),  # noqa: E501
         lambda: rng.choice([ArrayRaises(), ArrayLies([1]), ArrayLies(None), ArrayLies(np.zeros(3, object)), ArrayLies(zeros)]),
         lambda: rng.choice([LengthRaises(), LengthLies(5), LengthLies(0), LengthLies(-1), LengthLies(2**62), LengthLies("a")]),
         lambda: rng.choice([IndexLies(2), IndexLies(-1), IndexLies(10**30), IndexLies("a"), IndexLies(_raise), IndexLies(True)]),
-        lambda: rng.choice([FloatLies(0.1), FloatRaises(0.1), ReprRaises(), EqualRaises("relu"), np.str_("relu"), PathRaises(), PathLies()]),
+        lambda: rng.choice([FloatLies(0.1), FloatRaises(0.1), ReprRaises(), EqualRaises("relu"), np.str_("relu"), PathRaises(), PathLies()]),  # noqa: E501
         lambda: rng.choice([
             Rows((8, 5), "f4", lambda i: zeros[:3]), Rows((8, 5), "f4", _raise), Rows((8, 5), "f8", lambda i: zeros[i]),
             Rows((2**40, 5), "f4", lambda i: zeros), Rows((8, 5), "O", lambda i: zeros[i]), Rows("ab", "f4", lambda i: None),
@@ -339,8 +433,8 @@ def hostile(rng, like=None):
             Rows((8, 5), np.dtype("f4"), lambda i: zeros[i].astype("c8")), Rows((2**62, 5), np.dtype("u1"), lambda i: zeros[i]),
         ]),
         lambda: rng.choice([broken_off(), iter([]), iter([1, 2]), iter([(zeros, [0] * 8)]), [(zeros, zeros)], zip([1], [2], strict=True)]),
-        lambda: rng.choice([sf.activations.relu(), sf.activations.Activation("elu", 1e-300), sf.Adam(), sf.schedules.Constant(0.5), sf.Network([1, 1])]),
-        lambda: rng.choice([np.random.default_rng(0), np.random.RandomState(0), np.dtype("f4"), np.float32, np.int64(2), np.datetime64("2020")]),
+        lambda: rng.choice([sf.activations.relu(), sf.activations.Activation("elu", 1e-300), sf.Adam(), sf.schedules.Constant(0.5), sf.Network([1, 1])]),  # noqa: E501
+        lambda: rng.choice([np.random.default_rng(0), np.random.RandomState(0), np.dtype("f4"), np.float32, np.int64(2), np.datetime64("2020")]),  # noqa: E501
     ]  # fmt: skip
     return rng.choice(makers)()
 
@@ -352,7 +446,12 @@ def state_of(value):
     """What a refused call must leave as it is."""
     if isinstance(value, sf.Network):
         return ("network", value.layout, value.parameters.tobytes(), repr(value.uint8_scale))
-    if isinstance(value, np.ndarray) and value.dtype.kind != "O" and 0 < value.size < 10_000 and not np.ma.isMaskedArray(value):
+    if (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind != "O"
+        and 0 < value.size < 10_000
+        and not np.ma.isMaskedArray(value)
+    ):
         return ("array", value.shape, np.asarray(value).tobytes())
     return None
 
@@ -362,7 +461,11 @@ def turn(found, cache={}):  # noqa: B006
     if "names" not in cache:
         with tempfile.TemporaryDirectory() as folder:
             world = World(random.Random(0), Path(folder))
-            names = [name for name in sorted(found) for _ in range(1 + min(12, len(parameters_of(found[name](world)))))]
+            names = [
+                name
+                for name in sorted(found)
+                for _ in range(1 + min(12, len(parameters_of(found[name](world)))))
+            ]
         random.Random(0).shuffle(names)
         cache["names"] = names
     return cache["names"]
@@ -390,7 +493,10 @@ def make_call(index, seed, folder, found):
         arguments[p.name] = hostile(rng, arguments[p.name])
     if name == "train":
         # A long training is no hang.
-        if isinstance(arguments.get("epochs"), int | np.integer | float) and arguments["epochs"] > 50:
+        if (
+            isinstance(arguments.get("epochs"), int | np.integer | float)
+            and arguments["epochs"] > 50
+        ):
             arguments["epochs"] = rng.choice([2, -1, 10**400 * -1, 3.0])
         arguments.setdefault("epochs", 2)
     if len(needed) and rng.random() < 0.01:
@@ -425,16 +531,30 @@ def outcome(name, function, arguments, world):
             except Hostile:
                 pass
             # Rows and batches are read as the training goes on, and a loss that is not finite is seen after a step.
-            reads = any(not isinstance(arguments.get(k), np.ndarray) for k in ("X", "y") if k in arguments)
-            if name == "train" and (kind == "FloatingPointError" or reads or "callbacks" in arguments or "validation" in arguments):
+            reads = any(
+                not isinstance(arguments.get(k), np.ndarray) for k in ("X", "y") if k in arguments
+            )
+            if name == "train" and (
+                kind == "FloatingPointError"
+                or reads
+                or "callbacks" in arguments
+                or "validation" in arguments
+            ):
                 return kind, ""
             if name == "train" and callable(arguments.get("optimizer")):
                 return kind, ""
-            changed = [key for key, value in arguments.items() if before[key] is not None and state_of(value) != before[key]]
+            changed = [
+                key
+                for key, value in arguments.items()
+                if before[key] is not None and state_of(value) != before[key]
+            ]
             if state_of(world.net) != own:
                 changed.append("the network")
             if changed:
-                return "FAULT", f"{type(error).__name__}: {error}; and changed: {', '.join(changed)}"
+                return (
+                    "FAULT",
+                    f"{type(error).__name__}: {error}; and changed: {', '.join(changed)}",
+                )
             return kind, ""
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
@@ -467,7 +587,9 @@ def safe(value):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
@@ -481,8 +603,16 @@ def main():
         work(given.only, given.only + 1, given.seed, only=True)
         return 0
     names = turn(targets())
-    found = workers.search(__file__, given.calls, given.seed, lambda i: names[i % len(names)], chunk=CHUNK, limit=LIMIT)
-    record = {"calls": given.calls, "functions": len(found["by_name"]), "numpy": np.__version__, "svdfast": sf.__version__, **found}
+    found = workers.search(
+        __file__, given.calls, given.seed, lambda i: names[i % len(names)], chunk=CHUNK, limit=LIMIT
+    )
+    record = {
+        "calls": given.calls,
+        "functions": len(found["by_name"]),
+        "numpy": np.__version__,
+        "svdfast": sf.__version__,
+        **found,
+    }
     return workers.write_record(record, given.record)
 
 

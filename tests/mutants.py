@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import svdfast as sf
 import workers
+
+import svdfast as sf
 from svdfast import _cli_data, datasets
 
 LIMIT = 20.0
@@ -89,7 +90,9 @@ def write_data(path):
 
 def samples_content(path):
     X, y = _cli_data.load_samples(str(path), "predict", 4, 1)
-    assert X.ndim == 2 and X.shape[1] == 4 and np.isfinite(X).all() and (y is None or len(y) == len(X))
+    assert (
+        X.ndim == 2 and X.shape[1] == 4 and np.isfinite(X).all() and (y is None or len(y) == len(X))
+    )
     return X.tobytes(), None if y is None else y.tobytes()
 
 
@@ -130,7 +133,9 @@ def hdf5_content(path):
 MODEL = (ValueError,)
 COMMAND = (_cli_data.Failure, _cli_data.UsageError)
 CASES = {
-    "network .npz": Case(".npz", lambda path: a_network().save(path), network_content, MODEL, True, "zip", 6),
+    "network .npz": Case(
+        ".npz", lambda path: a_network().save(path), network_content, MODEL, True, "zip", 6
+    ),
     "samples .csv": Case(".csv", write_csv, samples_content, COMMAND, False, "text", 2),
     "training .csv": Case(".csv", write_csv, training_content, COMMAND, False, "text", 2),
     "samples .npz": Case(".npz", write_data, samples_content, COMMAND, False, "zip", 2),
@@ -141,7 +146,13 @@ CASES = {
 }
 if HAS_SAFETENSORS:
     CASES["network .safetensors"] = Case(
-        ".safetensors", lambda path: a_network().save(path), network_content, MODEL, True, "safetensors", 6
+        ".safetensors",
+        lambda path: a_network().save(path),
+        network_content,
+        MODEL,
+        True,
+        "safetensors",
+        6,
     )
 
 
@@ -149,7 +160,7 @@ if HAS_SAFETENSORS:
 
 NUMBERS = [b"0", b"-1", b"1", b"3", b"65536", b"2147483647", b"2147483648", b"4294967296", b"9223372036854775807", b"18446744073709551616",
            b"1e999", b"nan", b"1" * 400, b"0.5", b"-0", b"99999999999999", b"1" * 5000]  # fmt: skip
-JSON_VALUES = [None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "x", "relu", "\ud800", [], {}, [[]], [1, 2],
+JSON_VALUES = [None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "x", "relu", "\ud800", [], {}, [[]], [1, 2],  # noqa: E501
                [None] * 4, ["a"] * 4, [[1]], {"a": 1}, [1e400], [4, 6, 5, 2**40], [10**9] * 4, [0, 0, 0, 0], [4]]  # fmt: skip
 
 
@@ -161,18 +172,42 @@ def flip(data, rng):
 
 
 def overwrite(data, rng):
-    part = rng.choice([b"\0", b"\xff", b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0" * 8, b"\xff" * 8, rng.randbytes(4)])
+    part = rng.choice(
+        [
+            b"\0",
+            b"\xff",
+            b"\xff\xff\xff\xff",
+            b"\0\0\0\0",
+            b"\x7f\xff\xff\xff",
+            b"\xff\xff\xff\x7f",
+            b"\0" * 8,
+            b"\xff" * 8,
+            rng.randbytes(4),
+        ]
+    )
     place = rng.randrange(len(data))
     data[place : place + len(part)] = part
     return data
 
 
 def cut(data, rng):
-    return data[: rng.randrange(len(data))] if rng.random() < 0.7 else data[rng.randrange(len(data)) :]
+    return (
+        data[: rng.randrange(len(data))] if rng.random() < 0.7 else data[rng.randrange(len(data)) :]
+    )
 
 
 def grow(data, rng):
-    part = rng.choice([b"\0", b"\0" * 100, rng.randbytes(10), bytes(data[:50]), bytes(data[-22:]), bytes(data), b"PK\5\6" + bytes(18)])
+    part = rng.choice(
+        [
+            b"\0",
+            b"\0" * 100,
+            rng.randbytes(10),
+            bytes(data[:50]),
+            bytes(data[-22:]),
+            bytes(data),
+            b"PK\5\6" + bytes(18),
+        ]
+    )
     place = rng.choice([0, len(data), rng.randrange(len(data))])
     data[place:place] = part
     return data
@@ -218,14 +253,18 @@ def hostile_member(name, old, rng):
     header = "{'descr': %s, 'fortran_order': %s, 'shape': %s, }\n"
     objects = io.BytesIO()
     np.save(objects, np.array([Trap()], dtype=object), allow_pickle=True)
-    shape = rng.choice(["()", "(0,)", "(-1,)", "(2147483648,)", "(4611686018427387904,)", "(65536, 65536, 65536)", "(1.5,)", "('a',)", "(True,)",
+    shape = rng.choice(["()", "(0,)", "(-1,)", "(2147483648,)", "(4611686018427387904,)", "(65536, 65536, 65536)", "(1.5,)", "('a',)", "(True,)",  # noqa: E501
                         "(10,)", "6", "None", "(" + "1, " * 70 + ")", "(1000000000,)", "(3000000, 4)"])  # fmt: skip
-    descr = rng.choice(["'<f4'", "'<f8'", "'|O'", "'O'", "'<U400'", "'<U1000000000'", "'|V0'", "[('a', '<f4'), ('b', '|O')]", "'<c8'", "'|S0'",
+    descr = rng.choice(["'<f4'", "'<f8'", "'|O'", "'O'", "'<U400'", "'<U1000000000'", "'|V0'", "[('a', '<f4'), ('b', '|O')]", "'<c8'", "'|S0'",  # noqa: E501
                         "'>f8'", "'nonsense'", "None", "'<M8[s]'", "'|u1'", "('<f4', (1000000,))", "'<f2'", "'|b1'"])  # fmt: skip
     made = [
         lambda: trap,
         objects.getvalue,
-        lambda: npy(header % (descr, rng.choice(["False", "True", "0"]), shape), rng.choice([trap, bytes(100), b""]), rng.choice([(1, 0), (2, 0), (3, 0), (9, 9)])),
+        lambda: npy(
+            header % (descr, rng.choice(["False", "True", "0"]), shape),
+            rng.choice([trap, bytes(100), b""]),
+            rng.choice([(1, 0), (2, 0), (3, 0), (9, 9)]),
+        ),
         lambda: npy("__import__('os').system('touch executed')\n", bytes(10)),
         lambda: npy("{'descr': '<f4', 'fortran_order': False, 'shape': (" + "[" * 300 + ", )}\n"),
         lambda: npy("{" + "(" * 5000),
@@ -244,7 +283,20 @@ def mutate_json(text, rng):
     """Other values in a JSON object, or something that is none."""
     kind = rng.randrange(8)
     if kind == 0:
-        return rng.choice(["", "null", "[]", "[" * 100_000, "{" * 50_000, '{"a":' * 20_000, text[:-1], text + text, text.replace('"', "'"), "\ufeff" + text])
+        return rng.choice(
+            [
+                "",
+                "null",
+                "[]",
+                "[" * 100_000,
+                "{" * 50_000,
+                '{"a":' * 20_000,
+                text[:-1],
+                text + text,
+                text.replace('"', "'"),
+                "\ufeff" + text,
+            ]
+        )
     value = json.loads(text)
     for _ in range(rng.choice([1, 1, 2])):
         key = rng.choice(list(value))
@@ -269,11 +321,33 @@ def archive(data, rng):
     index = rng.randrange(len(members))
     name, content = members[index]
     what = rng.randrange(9)
-    pressed = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    pressed = rng.choice(
+        [
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+            zipfile.ZIP_BZIP2,
+            zipfile.ZIP_LZMA,
+        ]
+    )
     if what == 0:
         members.append((name, rng.choice([content, hostile_member(name, content, rng)])))
     elif what == 1:
-        members[index] = (rng.choice(["../../evil.npy", "/etc/evil.npy", "header", "X.npy.npy", ".npy", "y.npy", "x" * 60_000, "é.npy"]), content)
+        members[index] = (
+            rng.choice(
+                [
+                    "../../evil.npy",
+                    "/etc/evil.npy",
+                    "header",
+                    "X.npy.npy",
+                    ".npy",
+                    "y.npy",
+                    "x" * 60_000,
+                    "é.npy",
+                ]
+            ),
+            content,
+        )
     elif what == 2:
         del members[index]
     elif what == 3:  # a bomb: zeros, pressed to a thousandth
@@ -312,7 +386,17 @@ def directory(data, rng):
     """Numbers in a zip archive's directory: sizes, offsets, methods, flags, checksums."""
     places = [m.start() for m in re.finditer(rb"PK(\x01\x02|\x03\x04|\x05\x06)", bytes(data))]
     place = rng.choice(places) + rng.randrange(4, 46)
-    part = rng.choice([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x01\0", b"\x08\0", b"\x0c\0", b"\xff\xff\xff\x7f", rng.randbytes(2)])
+    part = rng.choice(
+        [
+            b"\0\0\0\0",
+            b"\xff\xff\xff\xff",
+            b"\x01\0",
+            b"\x08\0",
+            b"\x0c\0",
+            b"\xff\xff\xff\x7f",
+            rng.randbytes(2),
+        ]
+    )
     data[place : place + len(part)] = part[: max(0, len(data) - place)]
     return data
 
@@ -332,12 +416,18 @@ def tensors(data, rng):
     elif what == 2:
         value = json.loads(text)
         name = rng.choice([n for n in value if n != "__metadata__"])
-        value[name][rng.choice(["dtype", "shape", "data_offsets"])] = rng.choice([*JSON_VALUES, "F64", "F16", "BF16", "I8", [0, 2**63], [8, 0]])
+        value[name][rng.choice(["dtype", "shape", "data_offsets"])] = rng.choice(
+            [*JSON_VALUES, "F64", "F16", "BF16", "I8", [0, 2**63], [8, 0]]
+        )
         text = json.dumps(value)
     elif what == 3:
         body = rng.choice([body[:-4], body + bytes(8), b"", body[::-1]])
     header = text.encode("utf-8", "replace")
-    claimed = len(header) if what != 4 else rng.choice([0, 1, 2**31, 2**62, 2**64 - 1, 100_000_001, len(header) + 1])
+    claimed = (
+        len(header)
+        if what != 4
+        else rng.choice([0, 1, 2**31, 2**62, 2**64 - 1, 100_000_001, len(header) + 1])
+    )
     return bytearray(struct.pack("<Q", claimed) + header + body)
 
 
@@ -345,7 +435,7 @@ def lines(data, rng):
     """Text with other fields or lines."""
     rows = bytes(data).split(b"\n")
     place = rng.randrange(len(rows))
-    field = rng.choice([b"", b"a", b"\xff\xfe", b"\0", b'"', b'"' * 3, b"nan", b"inf", b"1e400", b"-1e400", b"1_0", b"0x1", b"1j", b"\r", b"1,2", b";",
+    field = rng.choice([b"", b"a", b"\xff\xfe", b"\0", b'"', b'"' * 3, b"nan", b"inf", b"1e400", b"-1e400", b"1_0", b"0x1", b"1j", b"\r", b"1,2", b";",  # noqa: E501
                         b"=1+1", b"9" * 200_000, b'"' + b"x" * 140_000, "\u0663".encode(), b" 1 ", b"# 1"])  # fmt: skip
     what = rng.randrange(5)
     if what == 0:
@@ -363,7 +453,12 @@ def lines(data, rng):
     return bytearray(b"\n".join(rows))
 
 
-FORMS = {"zip": [archive, archive, directory], "safetensors": [tensors, tensors], "text": [lines, lines], "": []}
+FORMS = {
+    "zip": [archive, archive, directory],
+    "safetensors": [tensors, tensors],
+    "text": [lines, lines],
+    "": [],
+}
 
 
 # --- One mutant ---------------------------------------------------------------------------------------------------------------------
@@ -459,7 +554,9 @@ def work(start, stop, seed, show=False):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mutants", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
@@ -473,8 +570,21 @@ def main():
         work(given.only, given.only + 1, given.seed, show=True)
         return 0
     names = turn()
-    found = workers.search(__file__, given.mutants, given.seed, lambda i: names[i % len(names)], chunk=CHUNK, limit=LIMIT)
-    record = {"mutants": given.mutants, "kinds": len(found["by_name"]), "numpy": np.__version__, "svdfast": sf.__version__, **found}
+    found = workers.search(
+        __file__,
+        given.mutants,
+        given.seed,
+        lambda i: names[i % len(names)],
+        chunk=CHUNK,
+        limit=LIMIT,
+    )
+    record = {
+        "mutants": given.mutants,
+        "kinds": len(found["by_name"]),
+        "numpy": np.__version__,
+        "svdfast": sf.__version__,
+        **found,
+    }
     return workers.write_record(record, given.record)
 
 

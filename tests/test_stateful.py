@@ -36,7 +36,11 @@ else:
 SMOOTH = ["tanh", "gelu", "sigmoid", "identity", sf.activations.celu(1.0), sf.activations.elu(1.0)]
 KINKED = ["relu", sf.activations.leaky_relu(0.1)]
 OFTEN = st.sampled_from([True, True, False])  # small layers save nothing
-LOSSES = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy", "identity": "mean_squared_error"}
+LOSSES = {
+    "softmax": "cross_entropy",
+    "sigmoid": "binary_cross_entropy",
+    "identity": "mean_squared_error",
+}
 
 # At most 12 steps at rates of at most 0.1, gradients of some units: what rounding (6e-8, 1e-16) may grow to, with room.
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
@@ -47,7 +51,9 @@ def machine(reference, folder):
 
     class Machine(RuleBasedStateMachine):
         @initialize(
-            sizes=st.one_of([st.lists(st.integers(1, 12), min_size=n, max_size=n) for n in (3, 4, 4, 2)]),
+            sizes=st.one_of(
+                [st.lists(st.integers(1, 12), min_size=n, max_size=n) for n in (3, 4, 4, 2)]
+            ),
             output=st.sampled_from(sorted(LOSSES)),
             dtype=st.sampled_from(sorted(TOLERANCE)),
             adam=st.booleans(),
@@ -65,7 +71,9 @@ def machine(reference, folder):
             functions = [sf.activations.resolve(f) for f in [*hidden, output]]
             layers = [SimpleNamespace(activation=f) for f in functions]
             self.model = SimpleNamespace(
-                sizes=tuple(sizes), layout=SimpleNamespace(ranks=(None,) * len(functions), layers=layers), parameters=None
+                sizes=tuple(sizes),
+                layout=SimpleNamespace(ranks=(None,) * len(functions), layers=layers),
+                parameters=None,
             )
             self.take_bits()
             rng = np.random.default_rng(seed)
@@ -97,7 +105,9 @@ def machine(reference, folder):
 
         def weights(self):
             """Each layer's weight, multiplied together, by the model."""
-            matrices, _, _ = reference.unpack(self.model.parameters, self.model.sizes, self.model.layout.ranks)
+            matrices, _, _ = reference.unpack(
+                self.model.parameters, self.model.sizes, self.model.layout.ranks
+            )
             return [m[0] if len(m) == 1 else m[0] @ m[1] for m in matrices]
 
         def break_even(self, i):
@@ -128,7 +138,9 @@ def machine(reference, folder):
                 assert abs(told[i].dropped_norm - best) <= self.tolerance * size
                 self.close(told[i].singular_values, s[:rank], size)
                 shares = {"balanced": (s, s), "left": (s**2, s**0), "right": (s**0, s**2)}[left]
-                if s[rank - 1] > 1e-3 * s[0]:  # of what is all but zero the directions are anybody's
+                if (
+                    s[rank - 1] > 1e-3 * s[0]
+                ):  # of what is all but zero the directions are anybody's
                     self.close(W1.T @ W1, np.diag(shares[0][:rank]), size**2)
                     self.close(W2 @ W2.T, np.diag(shares[1][:rank]), size**2)
             self.model.layout.ranks = tuple(ranks)
@@ -136,7 +148,11 @@ def machine(reference, folder):
                 assert np.array_equal(layer.b, b)
             self.take_bits()
 
-        @rule(alpha=st.floats(0.01, 1), force=OFTEN, split=st.sampled_from(["balanced", "left", "right"]))
+        @rule(
+            alpha=st.floats(0.01, 1),
+            force=OFTEN,
+            split=st.sampled_from(["balanced", "left", "right"]),
+        )
         def truncate_by_a_share(self, alpha, force, split):
             sizes = self.model.sizes
             least = [min(sizes[i], sizes[i + 1]) for i in range(len(sizes) - 2)]
@@ -148,7 +164,8 @@ def machine(reference, folder):
         def truncate_to_ranks(self, data, force):
             sizes = self.model.sizes
             asked = [
-                data.draw(st.sampled_from([*range(1, min(sizes[i], sizes[i + 1]) + 1), None])) for i in range(len(sizes) - 2)
+                data.draw(st.sampled_from([*range(1, min(sizes[i], sizes[i + 1]) + 1), None]))
+                for i in range(len(sizes) - 2)
             ]
             done = self.net.truncate(ranks=asked, force=force)
             self.compare_cut(asked, done, force, "balanced")
@@ -156,7 +173,10 @@ def machine(reference, folder):
         @rule()
         def recompose(self):
             before = self.model.layout.ranks
-            weights, biases = self.weights(), reference.unpack(self.model.parameters, self.model.sizes, before)[1]
+            weights, biases = (
+                self.weights(),
+                reference.unpack(self.model.parameters, self.model.sizes, before)[1],
+            )
             self.net.recompose()
             self.model.layout.ranks = (None,) * len(before)
             for layer, W, b, rank in zip(self.net.layers, weights, biases, before, strict=True):
@@ -209,7 +229,16 @@ def machine(reference, folder):
             before, self.net = self.net, sf.load(path)
             before.parameters[:] = np.nan
 
-        @rule(how=st.sampled_from([sf.Network.copy, copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))]))
+        @rule(
+            how=st.sampled_from(
+                [
+                    sf.Network.copy,
+                    copy.copy,
+                    copy.deepcopy,
+                    lambda net: pickle.loads(pickle.dumps(net)),
+                ]
+            )
+        )
         def copied(self, how):
             before, self.net = self.net, how(self.net)
             before.parameters[:] = np.nan  # which the copy must not see
@@ -230,7 +259,9 @@ def machine(reference, folder):
                 lambda: self.net.save(folder / "network.pickle"),
                 lambda: sf.train(self.net, wrong, self.y, **arguments),
                 lambda: sf.train(self.net, self.X, self.y[:-1], **arguments),
-                lambda: sf.train(self.net, self.X, self.y, optimizer=self.optimizer, l2=-1.0, **arguments),
+                lambda: sf.train(
+                    self.net, self.X, self.y, optimizer=self.optimizer, l2=-1.0, **arguments
+                ),
             ]
             with pytest.raises((TypeError, ValueError)):
                 data.draw(st.sampled_from(calls))()

@@ -28,11 +28,19 @@ def search(script, tries, seed, name_of, *, chunk, limit):
     """Makes the tries; returns counts by name, faults, and seconds. A crash or a hang is a fault of the try at which it came."""
     counts = collections.defaultdict(collections.Counter)
     faults, began, slowest, index = [], time.monotonic(), (0.0, 0), 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "MPLBACKEND": "agg"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "2",
+        "OPENBLAS_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "passive",
+        "MPLBACKEND": "agg",
+    }
     while index < tries:
         stop = min(index + chunk, tries)
         command = [sys.executable, script, "--worker", str(index), str(stop), "--seed", str(seed)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
         lines = queue.Queue()
         threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True).start()
         ended, at = None, time.monotonic()
