@@ -283,9 +283,8 @@ def _places(layout: Layout) -> Iterator[tuple[str, int, tuple[int, ...]]]:
 
 
 def _tensors(layout: Layout, parameters: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Those tensors as views; C-contiguous, as safetensors takes for granted."""
-    vector = np.ascontiguousarray(parameters)
-    return {name: vector[start : start + math.prod(shape)].reshape(shape) for name, start, shape in _places(layout)}
+    """Those tensors as views; C-contiguous, as safetensors takes for granted and `Network.set_state` sees to."""
+    return {name: parameters[start : start + math.prod(shape)].reshape(shape) for name, start, shape in _places(layout)}
 
 
 def _checksum(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:

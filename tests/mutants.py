@@ -353,7 +353,7 @@ def archive(data, rng):
     elif what == 3:  # a bomb: zeros, pressed to a thousandth
         size = rng.choice([1 << 20] * 8 + [1 << 25] * 2 + [1 << 29])
         shape = rng.choice([f"({size // 8},)", f"({size // 32}, 4)", "(6, 4)", "(6,)"])
-        head = npy("{'descr': '<f8', 'fortran_order': False, 'shape': %s, }\n" % shape)
+        head = npy(f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n")
         members[index] = (name, (head, size))
         pressed = zipfile.ZIP_DEFLATED
     elif what == 4 and name == "header.npy":

@@ -132,15 +132,6 @@ def test_the_file_is_plain_safetensors(dtype, tmp_path):
     assert header["activations"][0] == ["relu", 1.0]
 
 
-def test_parameters_that_lie_apart(path):
-    """safetensors would write them as if they lay together."""
-    net = network("factored")
-    apart = net.copy()
-    apart.set_state(net.layout, np.repeat(net.parameters, 3)[::3])
-    apart.save(path)
-    same(sf.load(path), net)
-
-
 def test_the_format_is_seen_from_the_content(path):
     net = network("factored")
     net.save(path)
