@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -16,12 +17,18 @@ import time
 from pathlib import Path
 
 SHOWN = 40  # faults in a record
+PATIENCE = 15  # seconds of the clock, for one of CPU time: what waits for ever is seen by the first, and the machine may be busy
 
 
 def limit_memory(extra):
     """This process may have so many bytes of address space more than it has."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + extra, used + extra))
+
+
+def limit_time(seconds):
+    """This process is ended unless this is called again before it, with its threads, has computed for so long."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def search(script, tries, seed, name_of, *, chunk, limit):
@@ -46,10 +53,10 @@ def search(script, tries, seed, name_of, *, chunk, limit):
         ended, at = None, time.monotonic()
         while True:
             try:
-                line = lines.get(timeout=limit)
+                line = lines.get(timeout=PATIENCE * limit)
             except queue.Empty:
                 process.kill()
-                ended = f"no answer in {limit} s"
+                ended = f"no answer in {PATIENCE * limit} s"
                 break
             if line is None:
                 break
