@@ -143,6 +143,8 @@ def load(path: str | os.PathLike[str]) -> Network:
 
     Raises
     ------
+    TypeError
+        `path` is no path.
     FileNotFoundError
         There is no such file.
     ValueError
@@ -165,6 +167,7 @@ def load(path: str | os.PathLike[str]) -> Network:
 
 def read(path: str | os.PathLike[str]) -> tuple[Network, Origin]:
     """As `load`, and what the file has of the data."""
+    path = os.fspath(path)  # not a number, which would be a file that is open, and then closed
     try:
         with open(path, "rb") as file:
             start = file.read(9)

@@ -5,8 +5,9 @@
     python tests/hostile.py --seed 0 --only 4711          one call again, in this process
 
 Allowed is a result, or an error of those in ALLOWED, and whatever a hostile argument itself raises (Hostile). A fault is any other error
-(from inside, as an IndexError is), a warning, a crash, a call that takes longer than LIMIT seconds of CPU time, and a refusal that changed an array
-or a network among the arguments. Calls are made in processes of their own with MEMORY bytes of address space beyond what they begin with.
+(from inside, as an IndexError is), a warning, a crash, a call that takes longer than LIMIT
+seconds of CPU time, and a refusal that changed an array or a network among the arguments.
+Calls are made in processes of their own with MEMORY bytes of address space beyond what they begin with.
 After a call that is accepted the network and the optimizer are used once more.
 
 Not here: damaged files (mutants.py).
@@ -42,6 +43,13 @@ SKIPPED = {
 }
 
 
+# What imports another library, seconds of it: left out with --light.
+HEAVY = {
+    "from_sklearn", "from_torch", "onnx.to_onnx", "Network.export", "Network.plot_spectrum", "Network.to_torch", "TrainingResult.plot",
+    "callbacks.TensorBoard",
+}  # fmt: skip
+
+
 class Hostile(Exception):
     """Raised by a hostile argument when it is looked at."""
 
@@ -49,12 +57,12 @@ class Hostile(Exception):
 # --- What is called -----------------------------------------------------------------------------------------------------------------
 
 
-def targets():
+def targets(light=False):
     """(name, callable made from a fresh world) of all that is public, found by introspection."""
     found = {}
 
     def add(name, value):
-        if name in SKIPPED:
+        if name in SKIPPED or (light and name in HEAVY):
             return
         if isinstance(value, types.ModuleType):
             for inner in value.__all__:
@@ -63,9 +71,8 @@ def targets():
             found[name] = lambda world, value=value: value
             for method in sorted(vars_of(value)):
                 static = inspect.getattr_static(value, method)
-                if inspect.isfunction(static) and (
-                    not method.startswith("_") or method == "__call__"
-                ):
+                public = not method.startswith("_") or method == "__call__"
+                if inspect.isfunction(static) and public and not (light and f"{name}.{method}" in HEAVY):
                     found[f"{name}.{method}"] = lambda world, value=value, method=method: getattr(
                         world.instance(value), method
                     )
@@ -566,10 +573,10 @@ def outcome(name, function, arguments, world):
             return "FAULT", f"{type(error).__name__}: {str(error)[:200]} ({where})"
 
 
-def work(start, stop, seed, only=None):
+def work(start, stop, seed, light=False, only=None):
     """The worker's loop: a line for each call."""
     workers.limit_memory(MEMORY)
-    found = targets()
+    found = targets(light)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for index in range(start, stop):
@@ -593,20 +600,22 @@ def main():
     )
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--light", action="store_true", help="without what imports other libraries")
     parser.add_argument("--only", type=int)
     parser.add_argument("--record", type=Path)
     parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        work(*given.worker, given.seed)
+        work(*given.worker, given.seed, given.light)
         return 0
     if given.only is not None:
-        work(given.only, given.only + 1, given.seed, only=True)
+        work(given.only, given.only + 1, given.seed, given.light, only=True)
         return 0
-    names = turn(targets())
+    names = turn(targets(given.light))
     found = workers.search(
-        __file__, given.calls, given.seed, lambda i: names[i % len(names)], chunk=CHUNK, limit=LIMIT
-    )
+        __file__, given.calls, given.seed, lambda i: names[i % len(names)], chunk=CHUNK, limit=LIMIT,
+        more=["--light"] * given.light,
+    )  # fmt: skip
     record = {
         "calls": given.calls,
         "functions": len(found["by_name"]),

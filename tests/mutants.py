@@ -5,8 +5,8 @@
     python tests/mutants.py --seed 0 --only 4711          one again, in this process
 
 Allowed is a file that is read, to the same content where a checksum guards it, or the error that the reader promises. A fault is any
-other error or warning, a crash, a read that takes longer than LIMIT seconds of CPU time or asks for more than MEMORY bytes (files here are small),
-and a pickle that is executed: each hostile pickle would make a file. A kind of file more is an entry in `CASES`.
+other error or warning, a crash, a read that takes longer than LIMIT seconds of CPU time or asks for more than MEMORY bytes (files here
+are small), and a pickle that is executed: each hostile pickle would make a file. A kind of file more is an entry in `CASES`.
 
 Not here: hostile arguments (hostile.py).
 """

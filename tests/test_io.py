@@ -700,3 +700,12 @@ def test_a_large_network_comes_back_whole(path):
     net.truncate(0.1)
     net.save(path)
     same(sf.load(path), net)
+
+
+def test_a_number_is_no_path(tmp_path):
+    """It would be an open file's, as 1 is standard output, and be closed."""
+    with open(tmp_path / "file", "wb") as file:
+        with pytest.raises(TypeError):
+            sf.load(file.fileno())
+        file.write(b"still open")
+        file.flush()

@@ -31,7 +31,7 @@ def limit_time(seconds):
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def search(script, tries, seed, name_of, *, chunk, limit):
+def search(script, tries, seed, name_of, *, chunk, limit, more=()):
     """Makes the tries; returns counts by name, faults, and seconds. A crash or a hang is a fault of the try at which it came."""
     counts = collections.defaultdict(collections.Counter)
     faults, began, slowest, index = [], time.monotonic(), (0.0, 0), 0
@@ -44,12 +44,13 @@ def search(script, tries, seed, name_of, *, chunk, limit):
     }
     while index < tries:
         stop = min(index + chunk, tries)
-        command = [sys.executable, script, "--worker", str(index), str(stop), "--seed", str(seed)]
+        command = [sys.executable, script, "--worker", str(index), str(stop), "--seed", str(seed), *more]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
         )
         lines = queue.Queue()
-        threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True).start()
+        reader = threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True)
+        reader.start()
         ended, at = None, time.monotonic()
         while True:
             try:
@@ -70,6 +71,8 @@ def search(script, tries, seed, name_of, *, chunk, limit):
                 faults.append([done, name, what])
             index = done + 1
         code = process.wait()
+        reader.join()
+        process.stdout.close()
         if index < stop or code != 0:
             last = min(index, stop - 1)
             counts[name_of(last)]["FAULT"] += 1
