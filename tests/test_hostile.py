@@ -6,6 +6,7 @@ The large searches are commands, see there; tests/recorded/ has what they counte
 
 import importlib.util
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,29 @@ def test_faults_of_files_are_seen(scripts, tmp_path):
     assert outcome(mutants.network_content, expected="something else") == "FAULT"
     assert outcome(lambda path: {}["a"]) == "FAULT"
     assert outcome(too_much) == "FAULT"
+
+
+def test_no_pickle_is_executed(scripts, tmp_path, monkeypatch):
+    """As the file itself, and as each of its arrays."""
+    mutants = scripts["mutants"]
+    monkeypatch.chdir(tmp_path)
+    trap = np.empty(6, dtype=object)
+    trap[:] = mutants.Trap()
+    for name, case in mutants.CASES.items():
+        path = tmp_path / f"s{case.suffix}"
+        path.write_bytes(pickle.dumps(mutants.Trap()))
+        assert mutants.read(case, path, None) == ("refused", ""), name
+        if case.form != "zip":
+            continue
+        case.write(path)
+        with np.load(path) as file:
+            arrays = dict(file)
+        for key in arrays:
+            np.savez(path, **{**arrays, key: trap})
+            assert mutants.read(case, path, None) == ("refused", ""), (name, key)
+    assert not (tmp_path / "executed").exists()
+    pickle.loads(pickle.dumps(mutants.Trap())).close()
+    assert (tmp_path / "executed").exists()  # so it would have been seen
 
 
 @pytest.mark.parametrize("how", ["os.abort()", "time.sleep(60)", "while_true()"])
