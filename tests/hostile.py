@@ -611,13 +611,13 @@ def main():
     if given.only is not None:
         work(given.only, given.only + 1, given.seed, given.light, only=True)
         return 0
+    workers.stops_when_told()
     names = turn(targets(given.light))
     found = workers.search(
         __file__, given.calls, given.seed, lambda i: names[i % len(names)], chunk=CHUNK, limit=LIMIT,
         more=["--light"] * given.light,
     )  # fmt: skip
     record = {
-        "calls": given.calls,
         "functions": len(found["by_name"]),
         "numpy": np.__version__,
         "svdfast": sf.__version__,

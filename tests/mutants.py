@@ -481,6 +481,7 @@ def prepare(folder):
 
 
 def attempt(index, seed, good, folder, show=False):
+    workers.stops_when_told()
     names = turn()
     name = names[index % len(names)]
     case = CASES[name]
@@ -570,6 +571,7 @@ def main():
     if given.only is not None:
         work(given.only, given.only + 1, given.seed, show=True)
         return 0
+    workers.stops_when_told()
     names = turn()
     found = workers.search(
         __file__,
@@ -580,7 +582,6 @@ def main():
         limit=LIMIT,
     )
     record = {
-        "mutants": given.mutants,
         "kinds": len(found["by_name"]),
         "numpy": np.__version__,
         "svdfast": sf.__version__,

@@ -31,8 +31,20 @@ def limit_time(seconds):
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
+def stops_when_told():
+    """SIGTERM is as Ctrl-C."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
 def search(script, tries, seed, name_of, *, chunk, limit, more=()):
-    """Makes the tries; returns counts by name, faults, and seconds. A crash or a hang is a fault of the try at which it came."""
+    """Makes the tries; returns counts by name, faults, and seconds. A crash or a hang is a fault of the try at which it came.
+
+    Ctrl-C, or SIGTERM where `stops_when_told` was called, ends it: the tries that were made are counted.
+    """
     counts = collections.defaultdict(collections.Counter)
     faults, began, slowest, index = [], time.monotonic(), (0.0, 0), 0
     environment = {
@@ -51,10 +63,14 @@ def search(script, tries, seed, name_of, *, chunk, limit, more=()):
         lines = queue.Queue()
         reader = threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True)
         reader.start()
-        ended, at = None, time.monotonic()
+        ended, stopped, at = None, False, time.monotonic()
         while True:
             try:
                 line = lines.get(timeout=PATIENCE * limit)
+            except KeyboardInterrupt:
+                process.kill()
+                stopped = True
+                break
             except queue.Empty:
                 process.kill()
                 ended = f"no answer in {PATIENCE * limit} s"
@@ -73,6 +89,8 @@ def search(script, tries, seed, name_of, *, chunk, limit, more=()):
         code = process.wait()
         reader.join()
         process.stdout.close()
+        if stopped:
+            break
         if index < stop or code != 0:
             last = min(index, stop - 1)
             counts[name_of(last)]["FAULT"] += 1
@@ -82,7 +100,7 @@ def search(script, tries, seed, name_of, *, chunk, limit, more=()):
     for counter in counts.values():
         total.update(counter)
     return {
-        "seed": seed, "seconds": round(time.monotonic() - began, 1), "slowest_seconds": round(slowest[0], 2),
+        "tries": sum(total.values()), "seed": seed, "seconds": round(time.monotonic() - began, 1), "slowest_seconds": round(slowest[0], 2),
         "slowest": slowest[1], "outcomes": dict(sorted(total.items())), "n_faults": len(faults), "faults": faults[:SHOWN],
         "by_name": {name: dict(sorted(counts[name].items())) for name in sorted(counts)},
     }  # fmt: skip
