@@ -8,6 +8,7 @@ What an array must be beyond that is checked where it is used: data.py (samples 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import numbers
 import operator
@@ -22,22 +23,32 @@ from numpy.typing import NDArray
 _SMALL = 1 << 26  # bytes up to which nobody asks whether they can be had
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
+_MOST_ITEMS = 100_000
 
 def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
     """A finite number > 0 (or ≥ 0) as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not or_zero):
+    number = _as_float(value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
         bound = "≥ 0" if or_zero else "> 0"
-        raise ValueError(f"{name}: expected a finite number {bound}, got {value!r}")
-    return float(value)
+        raise ValueError(f"{name}: expected a finite number {bound}, got {value!r:.100}")
+    return number
+
+
+def _as_float(value: Any) -> float:
+    """The nearest float; infinity of the same sign where there is none so large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def fraction(name: str, value: Any, *, below_one: bool = False) -> float:
     """A number from 0 to 1 (or below 1) as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number from 0 to 1, got {type(value).__name__}")
-    number = float(value)
+    number = _as_float(value)
     if not 0 <= number <= 1 or (below_one and number == 1):
         bound = "from 0 to below 1" if below_one else "from 0 to 1"
         raise ValueError(f"{name}: expected a number {bound}, got {value!r}")
@@ -62,6 +73,18 @@ def count(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None
         bound = f"≥ {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ValueError(f"{name}: expected an integer {bound}, got {number}")
     return number
+
+
+def listed(name: str, value: Any, of: str) -> list[Any]:
+    """The items of a short sequence; what goes on without an end is refused."""
+    try:
+        items = iter(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a sequence of {of}, got {type(value).__name__}") from None
+    given = list(itertools.islice(items, _MOST_ITEMS + 1))
+    if len(given) > _MOST_ITEMS:
+        raise ValueError(f"{name}: expected at most {_MOST_ITEMS} {of}, got more")
+    return given
 
 
 def real_array(name: str, value: Any) -> NDArray[Any]:

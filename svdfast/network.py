@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from svdfast import _in_use, activations, losses
-from svdfast._checks import count, of_layer, one_of, positive_number, room
+from svdfast._checks import count, listed, of_layer, one_of, positive_number, real_array, room
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.activations import Activation
@@ -231,12 +231,7 @@ class Network:
         *,
         uint8_scale: float = 1 / 255,
     ):
-        try:
-            given = list(sizes)
-        except TypeError:
-            raise TypeError(
-                f"sizes: expected a sequence of integers, got {type(sizes).__name__}"
-            ) from None
+        given = listed("sizes", sizes, "integers")
         if len(given) < 2:
             raise ValueError(f"sizes: expected inputs and at least one layer, got {given}")
         widths = [count(f"sizes[{i}]", n, maximum=_INT_MAX) for i, n in enumerate(given)]
@@ -244,7 +239,7 @@ class Network:
         if isinstance(hidden, str | Activation):
             chosen = [activations.resolve(hidden, "hidden")] * n_hidden
         else:
-            chosen = [activations.resolve(h, "hidden") for h in hidden]
+            chosen = [activations.resolve(h, "hidden") for h in listed("hidden", hidden, "activations")]
             if len(chosen) != n_hidden:
                 raise ValueError(
                     f"hidden: expected {n_hidden} activations, one for each hidden layer, "
@@ -875,8 +870,15 @@ class Network:
             if rank is None
             or not (force or rank <= break_even_rank(layer.n_in, layer.n_out, first_layer=i == 0))
             else rank
-            for i, (rank, layer) in enumerate(zip(ranks, self.layers[:-1], strict=True))
+            for i, (rank, layer) in enumerate(zip(self._checked_ranks(ranks), self.layers[:-1], strict=True))
         ]
+
+    def _checked_ranks(self, ranks: Sequence[int | None]) -> list[int | None]:
+        """A rank, or None, for each hidden layer."""
+        given = listed("ranks", ranks, "integers")
+        if len(given) != len(self.layers) - 1:
+            raise ValueError(f"ranks: expected {len(self.layers) - 1} ranks, one for each hidden layer, got {len(given)}")
+        return [None if rank is None else count(f"ranks[{i}]", rank) for i, rank in enumerate(given)]
 
     @_in_use.changes
     def set_factors(self, factors: dict[int, tuple[NDArray[Any], NDArray[Any]]]) -> None:
@@ -886,11 +888,30 @@ class Network:
         ----------
         factors : dict of int to (W1, W2)
             By hidden layer, from 0: arrays (n_out, rank) and (rank, n_in).
+
+        Raises
+        ------
+        TypeError, ValueError
+            There is no such layer, or its factors do not fit. The network is then unchanged.
         """
+        if not isinstance(factors, Mapping):
+            raise TypeError(f"factors: expected a dict of pairs of arrays, got {type(factors).__name__}")
         ranks = list(self.layout.ranks)
-        for index, (W1, _) in factors.items():
-            ranks[index] = W1.shape[1]
-        self._rebuild(ranks, factors)
+        checked = {}
+        for key, pair in factors.items():
+            index = count("factors", key, minimum=0, maximum=len(ranks) - 2)
+            layer = self.layers[index]
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise TypeError(f"factors[{index}]: expected a pair of arrays, got {type(pair).__name__}")
+            W1, W2 = (real_array(f"factors[{index}]", part) for part in pair)
+            rank = W1.shape[-1] if W1.ndim else 0
+            if rank < 1 or (W1.shape, W2.shape) != ((layer.n_out, rank), (rank, layer.n_in)):
+                raise ValueError(
+                    f"factors[{index}]: expected shapes ({layer.n_out}, rank) and (rank, {layer.n_in}), "
+                    f"got {W1.shape} and {W2.shape}"
+                )
+            ranks[index], checked[index] = rank, (W1, W2)
+        self._rebuild(ranks, checked)
 
     def shaped(self, ranks: Sequence[int | None]) -> Network:
         """A network of the same sizes with other ranks and all parameters zero, for what depends on shapes alone, as counts do.
@@ -904,8 +925,10 @@ class Network:
         -------
         Network
         """
+        layout = self.layout.with_ranks([*self._checked_ranks(ranks), None])
+        if layout.size > _INT_MAX:
+            raise ValueError(f"ranks: expected at most {_INT_MAX} parameters, got {layout.size}")
         other = Network.__new__(Network)
-        layout = self.layout.with_ranks([*ranks, None])
         other._state = layout, aligned_zeros(layout.size, self.dtype)
         other.uint8_scale = self.uint8_scale
         return other
@@ -919,7 +942,24 @@ class Network:
         layout : Layout
         parameters : ndarray (layout.size,)
             Used as it lies, not copied.
+
+        Raises
+        ------
+        TypeError, ValueError
+            They do not belong together. The network is then unchanged.
         """
+        if not isinstance(layout, Layout):
+            raise TypeError(f"layout: expected a Layout, got {type(layout).__name__}")
+        if not isinstance(parameters, np.ndarray) or isinstance(parameters, np.ma.MaskedArray):
+            raise TypeError(f"parameters: expected an ndarray, got {type(parameters).__name__}")
+        if parameters.shape != (layout.size,) or parameters.dtype not in (np.float32, np.float64):
+            raise ValueError(
+                f"parameters: expected shape ({layout.size},) and dtype float32 or float64, "
+                f"got shape {parameters.shape} and dtype {parameters.dtype}"
+            )
+        flags = parameters.flags
+        if not (flags.c_contiguous and flags.aligned and flags.writeable):
+            raise ValueError("parameters: expected a contiguous, aligned and writeable array, got one that is not")
         self._state = layout, parameters
 
     @_in_use.reads

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._checks import count, of_layer
+from svdfast._checks import count, listed, of_layer
 from svdfast.layout import LayerSpec, Layout
 from svdfast.svd import resolve_rank, singular_values
 
@@ -165,7 +165,7 @@ def resolve_rule(
         return Fraction(float(rank_fraction))
     if isinstance(ranks, str):
         return named_rule(ranks)
-    given = list(ranks)
+    given = listed("ranks", ranks, "integers")
     if len(given) != len(hidden):
         raise ValueError(
             f"ranks: expected {len(hidden)} ranks, one for each hidden layer, got {len(given)}"
