@@ -229,7 +229,10 @@ def test_networks_are_free_after_a_call_that_was_refused():
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
-def test_interrupts_at_any_moment_leave_nothing_held():
+def test_interrupts_at_any_moment_leave_nothing_held(monkeypatch):
+    # Python drops an interrupt that comes while it finalizes an object: the next one ends the call then.
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda about: dropped.append(about.exc_type))
     net, rng, seen = network(), random.Random(0), 0
     net.predict(X)  # BLAS's libraries are looked for once
 
@@ -243,7 +246,7 @@ def test_interrupts_at_any_moment_leave_nothing_held():
                 try:
                     # Of short calls most, where more of the time goes to what is to be whole.
                     short = rng.random() < 0.9
-                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 3e-4 if short else 6e-3), 30)
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 3e-4 if short else 6e-3), 2)
                     while True:
                         net.predict(X[:1], n_threads=1)
                         if not short:
@@ -258,6 +261,7 @@ def test_interrupts_at_any_moment_leave_nothing_held():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    assert set(dropped) <= {KeyboardInterrupt}
 
 
 # ---- optimizers
