@@ -1026,6 +1026,7 @@ def _check_out(out: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         raise ValueError("out: expected a C-contiguous, aligned and writeable array, got one that is not")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # squares of targets that large are infinite, and R² is then NaN or -inf
 def _variance_explained(
     blocks: Iterable[tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]],
 ) -> float:

@@ -8,6 +8,7 @@ optimizer's `learning_rate`; a number means a constant rate. Not here: what an o
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,6 +62,7 @@ class StepDecay:
             fraction("at", share)
 
     def __call__(self, step: int, n_steps: int) -> float:
+        step, n_steps = operator.index(step), operator.index(n_steps)
         passed = sum(step >= share * n_steps for share in self.at)
         return float(self.learning_rate * self.factor**passed)
 
@@ -85,6 +87,7 @@ class Cosine:
         positive_number("final", self.final, or_zero=True)
 
     def __call__(self, step: int, n_steps: int) -> float:
+        step, n_steps = operator.index(step), operator.index(n_steps)
         share = 0.5 * (1 + math.cos(math.pi * step / max(n_steps, 1)))
         return self.final + (self.learning_rate - self.final) * share
 
@@ -109,6 +112,7 @@ class Warmup:
         fraction("warmup_fraction", self.warmup_fraction)
 
     def __call__(self, step: int, n_steps: int) -> float:
+        step, n_steps = operator.index(step), operator.index(n_steps)
         length = round(self.warmup_fraction * n_steps)
         rate = resolve(self.schedule)(step, n_steps)
         return rate * (step + 1) / length if step < length else rate
