@@ -113,7 +113,7 @@ class Warmup:
 
     def __call__(self, step: int, n_steps: int) -> float:
         step, n_steps = operator.index(step), operator.index(n_steps)
-        length = round(self.warmup_fraction * n_steps)
+        length = max(1, round(self.warmup_fraction * n_steps))  # of one step: it has the full rate
         rate = resolve(self.schedule)(step, n_steps)
         return rate * (step + 1) / length if step < length else rate
 
