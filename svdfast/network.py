@@ -1006,6 +1006,8 @@ class Network:
 
 def _leading(given: NDArray[Any], index: int, W: NDArray[Any], rank: int) -> NDArray[Any]:
     """The first `rank` of given directions, their shape and type checked."""
+    if not isinstance(given, np.ndarray):
+        raise TypeError(f"directions[{index}]: expected an ndarray, got {type(given).__name__}")
     if given.ndim != 2 or len(given) != len(W) or given.shape[1] < rank or given.dtype != W.dtype:
         raise ValueError(
             f"directions[{index}]: expected an array of shape ({len(W)}, {rank} or more) and dtype {W.dtype}, "
