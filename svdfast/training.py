@@ -502,7 +502,8 @@ def train(
                 seconds += elapsed
                 spent += elapsed
                 result.seconds += elapsed
-                watch.look(result.n_steps, epoch)
+                if result.n_steps >= watch.due:
+                    watch.look(result.n_steps, epoch)
                 row: dict[str, Any] = {
                     "epoch": epoch,
                     "step": result.n_steps,
