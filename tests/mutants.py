@@ -33,7 +33,7 @@ import numpy as np
 import workers
 
 import svdfast as sf
-from svdfast import _cli_data, datasets
+from svdfast import _cli_data, checkpoint, datasets
 
 LIMIT = 20.0
 MEMORY = 400 << 20
@@ -75,6 +75,31 @@ def network_content(path):
     net = sf.load(path)
     net.predict(np.ones((2, net.sizes[0])))  # what was taken must be usable
     return net.layout, net.dtype.str, net.uint8_scale, net.parameters.tobytes()
+
+
+def stop(event):
+    raise sf.StopTraining
+
+
+def write_checkpoint(path):
+    """In the midst of a training, with a guard that is still to look."""
+    path.unlink(missing_ok=True)
+    X, y = np.arange(40.0, dtype=np.float32).reshape(10, 4) / 40, np.arange(10) % 3
+    train = dict(ranks=[2, None], force=True, pretrain_fraction=0.3, guard_tolerance=1.0, validation=(X, y), batch_size=4)
+    with contextlib.suppress(KeyError):
+        sf.train(sf.Network([4, 6, 5, 3], seed=0), X, y, **train, checkpoint=path, checkpoint_every=7, callbacks=[raises])
+
+
+def raises(event):
+    if event.epoch == 3:
+        raise KeyError
+
+
+def checkpoint_content(path):
+    X, y = np.arange(40.0, dtype=np.float32).reshape(10, 4) / 40, np.arange(10) % 3
+    result = sf.resume(path, X, y, validation=(X, y), callbacks=[stop])
+    result.network.predict(X)
+    return result.network.layout, result.network.parameters.tobytes()
 
 
 def write_csv(path):
@@ -131,11 +156,13 @@ def hdf5_content(path):
 
 
 MODEL = (ValueError,)
+CHECKPOINT = (ValueError, TypeError, MemoryError, sf.NotFinite)
 COMMAND = (_cli_data.Failure, _cli_data.UsageError)
 CASES = {
     "network .npz": Case(
         ".npz", lambda path: a_network().save(path), network_content, MODEL, True, "zip", 6
     ),
+    "checkpoint": Case(".ckpt", write_checkpoint, checkpoint_content, CHECKPOINT, True, "checkpoint", 4),
     "samples .csv": Case(".csv", write_csv, samples_content, COMMAND, False, "text", 2),
     "training .csv": Case(".csv", write_csv, training_content, COMMAND, False, "text", 2),
     "samples .npz": Case(".npz", write_data, samples_content, COMMAND, False, "zip", 2),
@@ -431,6 +458,36 @@ def tensors(data, rng):
     return bytearray(struct.pack("<Q", claimed) + header + body)
 
 
+def states(data, rng):
+    """A checkpoint with another value somewhere, whose checksum is right."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.ckpt"
+        path.write_bytes(data)
+        try:
+            values = checkpoint.read(path)
+        except ValueError:  # other mutators were here before
+            return data
+        for _ in range(rng.choice([1, 1, 2])):
+            inside = values
+            while True:
+                key = rng.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
+                if not isinstance(inside[key], dict | list) or not inside[key] or rng.random() < 0.1:
+                    break
+                inside = inside[key]
+            old = inside[key]
+            arrays = [np.zeros(3), np.zeros(0, np.float32), np.full(9, np.nan, np.float32)]
+            if isinstance(old, np.ndarray):
+                arrays += [old[:-1], old.astype(np.float64), old * np.float32("nan"), np.zeros_like(old)]
+            inside[key] = rng.choice(JSON_VALUES + arrays * (5 if isinstance(old, np.ndarray) else 1))
+            if rng.random() < 0.1:
+                del inside[key]
+                if not inside:
+                    break
+        path.unlink()
+        checkpoint.write(path, values)
+        return bytearray(path.read_bytes())
+
+
 def lines(data, rng):
     """Text with other fields or lines."""
     rows = bytes(data).split(b"\n")
@@ -457,6 +514,7 @@ FORMS = {
     "zip": [archive, archive, directory],
     "safetensors": [tensors, tensors],
     "text": [lines, lines],
+    "checkpoint": [states, states, states],
     "": [],
 }
 
