@@ -297,8 +297,7 @@ cdef void run_rows(const Plan* plan, const floating* w, int t, int n_threads, co
                    bint packed) noexcept nogil:
     """First half: thread t's rows of the chunk, in tiles of nearly equal height."""
     cdef:
-        Py_ssize_t begin, stop, first, last
-        Py_ssize_t n_tiles, j, i
+        Py_ssize_t begin = 0, stop = 0, first, last, n_tiles, j, i
         # Tiles that are all equal, of each part of the batch, where products' rounding depends on them.
         Py_ssize_t of_sum = 0
         unsigned int denormals = svdfast_flush_denormals()
@@ -621,7 +620,8 @@ cdef class Engine:
         n = self.plan.n_threads = max(1, min(n_threads, batch_size))
         if tile_rows is None:
             tile_rows = TILE_ROWS if layout.n_weights < MANY_WEIGHTS else 2 * TILE_ROWS
-        self.plan.tile_rows = max(1, min(tile_rows, (batch_size + n - 1) // n))
+        # Halves of what does not fit into one tile are not few.
+        self.plan.tile_rows = max(1, min(tile_rows, max(2 * FEW_ROWS + 1, (batch_size + n - 1) // n)))
         self.plan.call_rows = CALL_ROWS if reproducible and _blas.by_blas(self.is_double) else 0
         self.plan.tile_rows = max(self.plan.tile_rows, self.plan.call_rows)
         self.plan.sum_rows = SUM_ROWS if sum_rows is None else sum_rows
