@@ -88,6 +88,7 @@ class Arguments:
     n_threads: int
     shuffle: bool | None
     steps_per_epoch: int | None
+    reproducible: bool = False
 
 
 def train(
@@ -119,6 +120,7 @@ def train(
     validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None = None,
     precision: str | None = None,
     n_threads: int | None = None,
+    reproducible: bool = False,
     seed: int | np.random.Generator | None = 0,
     shuffle: bool | None = None,
     steps_per_epoch: int | None = None,
@@ -217,6 +219,10 @@ def train(
         have some width; else a warning is logged. By default the network's dtype.
     n_threads : int, optional
         By default as many as OpenMP would use and the process may run on.
+    reproducible : bool
+        Whether the result must not depend on `n_threads`, to the bit, also where products are BLAS's: of a float64 network, and on CPUs
+        without AVX2. These take 5 to 15 % longer then, and of a small batch only as many threads as it has times 64 rows are used.
+        Other networks' results never depend on it, and cost nothing more.
     seed : int, numpy.random.Generator or None
         For the order of the samples.
     shuffle : bool, optional
@@ -255,7 +261,8 @@ def train(
 
     Notes
     -----
-    The same seed and number of threads give bit-identical results. Ctrl-C ends the training between two steps; the network
+    On one kind of machine the same seed gives bit-identical results, whatever the number of threads: of a float32 network (bfloat16, too)
+    where products are svdfast's own (`show_config`), of others with `reproducible`, and without it for one number of threads. Ctrl-C ends the training between two steps; the network
     stays usable, in whatever phase it was. What reading a row source or an iterable raises goes through, and leaves it so, too.
 
     Of a row source each epoch takes all blocks of consecutive rows (8 MiB, in whole chunks of the file where these are smaller) in a new
@@ -290,7 +297,7 @@ def train(
     arguments = Arguments(
         epochs, batch_size, loss, rank_fraction, ranks, pretrain_fraction, recompose_fraction, recompose, force, activation_aware,
         svd_method, split, moments, factor_learning_rate, guard_tolerance, guard_action, product_decay, l1, l2, precision,
-        resolve_threads(n_threads), shuffle, steps_per_epoch,
+        resolve_threads(n_threads), shuffle, steps_per_epoch, reproducible,
     )  # fmt: skip
     rng = np.random.default_rng(seed)
     if checkpoint is None and checkpoint_every is not None:
@@ -355,7 +362,8 @@ def resume(
 
     Notes
     -----
-    Bit for bit holds on the same kind of machine with the same versions of packages and the same number of threads, and, with
+    Bit for bit holds on the same kind of machine with the same versions of packages and, as in `train`, some with the same number of
+    threads only, and, with
     ranks="auto", from the choice of ranks on, which times the steps on the machine.
 
     Reading a file runs nothing that is in it.
@@ -498,11 +506,12 @@ def _loop(
     evaluator = None
     if validation is not None:
         if not isinstance(validation, tuple | list):
-            evaluator = Evaluator(validation_batches(net, validation, by_name), a.n_threads)
+            evaluator = Evaluator(validation_batches(net, validation, by_name), a.n_threads, reproducible=a.reproducible)
         elif len(validation) == 2:
             names = ("validation X", "validation y")
             evaluator = Evaluator(
-                evaluation_blocks(net, validation[0], validation[1], a.loss, names=names), a.n_threads
+                evaluation_blocks(net, validation[0], validation[1], a.loss, names=names), a.n_threads,
+                reproducible=a.reproducible,
             )
         else:
             raise TypeError(
@@ -525,7 +534,7 @@ def _loop(
         rule, pretrain_fraction, recompose_fraction, a.force, bool(a.activation_aware), a.svd_method, a.split, a.moments,
         factor, guard_tolerance, a.guard_action, product_decay,
     )  # fmt: skip
-    run = Run(net, source.data, optimizer, a.n_threads, source.batch_size, l1, l2, bfloat16)
+    run = Run(net, source.data, optimizer, a.n_threads, source.batch_size, l1, l2, bfloat16, a.reproducible)
     described = {} if checkpoint is None else _described(net, a, optimizer, rng, checkpoint, source, evaluator)
     return Loop(
         run, settings, source, rng, evaluator, epochs, a.recompose, callbacks, checkpoint, described, progress

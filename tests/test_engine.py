@@ -76,20 +76,6 @@ def test_chunks_and_threads_give_the_same_update(n_threads, sum_rows, optimizer)
     np.testing.assert_allclose(ends[1][1], ends[0][1], rtol=1e-6, atol=1e-9)
 
 
-def test_float32_gives_the_same_bits_for_any_number_of_threads_where_products_are_ours():
-    """Of the weights' gradient of a small batch: a sum over all samples in their order, whoever forms it."""
-    from svdfast import _blas
-
-    if _blas.float32_products() != "svdfast":
-        pytest.skip("this CPU has neither AVX2 nor AVX-512, so no products of our own")
-    X, y = samples(_engine.SUM_ROWS)
-    net = sf.Network([9, 400, 300, 5], seed=0)
-    gradients = [net.loss_and_gradient(X, y, n_threads=n)[1] for n in (1, 2, 5)]
-    n_weights = net.layout.n_weights
-    for gradient in gradients[1:]:
-        np.testing.assert_array_equal(gradient[:n_weights], gradients[0][:n_weights])
-
-
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only done on x86")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n_samples", [10, _engine.SUM_ROWS + 1])
