@@ -18,10 +18,11 @@ Design
   and gradients and moments have the same layout.
 - One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
 - The same bits whatever the number of threads: it decides who computes a number, never from what or in which order. A row's forward
-  and backward pass do not depend on the rows beside it, nor an element of ∂W on the block that it is in; ∂W and ∂b are sums over the batch's rows in their
-  order, ∂W by parts of SUM_ROWS that depend on the batch alone; losses are kept by row, penalties by a few rows of a weight, and added in order.
-  Our own products are so: the numbers of a row of op(A) do not depend on how many rows there are, beyond FEW_ROWS. BLAS's are not, so
-  where an Engine is to be `reproducible` each call to it has rows that depend on the batch and the network alone, fewer than would be fastest.
+  and backward pass do not depend on the rows beside it, nor an element of ∂W on the block that it is in; ∂W and ∂b are sums over
+  the batch's rows in their order, ∂W by parts of SUM_ROWS that depend on the batch alone; losses are kept by row, penalties by a few
+  rows of a weight, and added in order. Our own products are so: a row of op(A) gives the same numbers however many rows there are,
+  beyond FEW_ROWS. BLAS's are not, so where an Engine is to be `reproducible` each call to it has rows that depend on the batch and the
+  network alone, fewer than would be fastest.
 - Numbers too small to be normal count as zero inside, and inside only (denormals.h says why).
 - Pointers in Plan are void*; `floating` functions cast them. One method, `_run`, looks at the type.
 """
@@ -149,7 +150,7 @@ cdef struct Plan:
     void* outputs               # where they are wanted (PREDICT, EVALUATE), else NULL
     void* gradient              # where it is asked for (GRADIENT)
 
-# What goes through both halves at once: rows of the batch, and of the parts over which weights' gradients are formed some, from sum to stop.
+# What goes through both halves at once: rows of the batch, which are its parts `sum` .. `stop` (see SUM_ROWS).
 cdef struct Chunk:
     Py_ssize_t first            # row of the data
     Py_ssize_t count
@@ -211,7 +212,6 @@ cdef void run_tile(const Plan* plan, const floating* w, Py_ssize_t first, Py_ssi
         const floating* weights = <const floating*> plan.weights
         const char* source = plan.source
         const floating* X
-        const floating* X_tile
         floating* A
         floating* Z
         floating* dZ
@@ -241,7 +241,6 @@ cdef void run_tile(const Plan* plan, const floating* w, Py_ssize_t first, Py_ssi
         A = scratch + plan.X + slot * plan.layers[0].m
         loops.gather(plan.X_type, p, plan.layers[0].m, source, plan.X_stride, rows, plan.X_scale, A)
         X = A
-    X_tile = X
 
     for i in range(plan.n_layers):
         layer = &plan.layers[i]

@@ -261,9 +261,10 @@ def train(
 
     Notes
     -----
-    On one kind of machine the same seed gives bit-identical results, whatever the number of threads: of a float32 network (bfloat16, too)
-    where products are svdfast's own (`show_config`), of others with `reproducible`, and without it for one number of threads. Ctrl-C ends the training between two steps; the network
-    stays usable, in whatever phase it was. What reading a row source or an iterable raises goes through, and leaves it so, too.
+    On one kind of machine the same seed gives bit-identical results, whatever the number of threads: of a float32 network (bfloat16,
+    too) where products are svdfast's own (`show_config`), of others with `reproducible`; without it they are so for one number of
+    threads. Ctrl-C ends the training between two steps; the network stays usable, in whatever phase it was. What reading a row source
+    or an iterable raises goes through, and leaves it so, too.
 
     Of a row source each epoch takes all blocks of consecutive rows (8 MiB, in whole chunks of the file where these are smaller) in a new
     random order, eight at a time, and the rows of these in a new random order. A sample comes once an epoch, and a batch is drawn from
