@@ -103,8 +103,13 @@ SETTINGS = {
 
 @needs_two_threads
 @pytest.mark.parametrize("batch_size", [64, 1100])
-@pytest.mark.parametrize("products", [None, "blas", "avx2", "emulated"])
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize(
+    ("kind", "products"),
+    [
+        ("float32", None), ("float32", "avx2"), ("float32", "blas"), ("float64", None),
+        ("bfloat16", None), ("bfloat16", "emulated"), ("bfloat16", "blas"),
+    ],
+)  # fmt: skip
 def test_the_number_of_threads_changes_no_bit(kind, products, batch_size):
     """Of the parameters after a training with a switch and penalties, its losses, and what is measured on the way."""
     settings = {**SETTINGS[kind], "n_epochs": 2}
@@ -143,7 +148,7 @@ def everything(batch_size, n_threads, dtype, n_epochs, **settings):
 
 @needs_two_threads
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("n", [1, 4, 5, 9, 10, 64, 130, 513, 2100])
+@pytest.mark.parametrize("n", [4, 9, 64, 130, 513, 2100])
 def test_the_number_of_threads_changes_no_bit_of_a_step(n, dtype):
     """Of layers that no tile and no block divides evenly, dense and factored."""
     X, y = samples(1, n)
