@@ -5,6 +5,9 @@ Environment variables, read at build time only:
 
 SVDFAST_OPENMP=0    build without OpenMP, single-threaded, even where the compiler has it.
 SVDFAST_DEBUG=1     bounds checks in Cython code, assertions in C, no optimisation.
+SVDFAST_SANITIZE=1  AddressSanitizer, UndefinedBehaviorSanitizer and bounds checks (GCC). Python then has to be run with
+                    LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" and
+                    ASAN_OPTIONS=detect_leaks=0, as the interpreter itself is built without.
 SVDFAST_COVERAGE=1  line tracing for coverage of .pyx files (slow; Python 3.11 only).
 """
 
@@ -19,14 +22,15 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("SVDFAST_DEBUG") == "1"
+SANITIZE = os.environ.get("SVDFAST_SANITIZE") == "1"
 COVERAGE = os.environ.get("SVDFAST_COVERAGE") == "1"
 OPENMP = os.environ.get("SVDFAST_OPENMP") != "0"
 
 DIRECTIVES = {
     "language_level": 3,
-    "boundscheck": DEBUG,
+    "boundscheck": DEBUG or SANITIZE,
     "wraparound": False,
-    "initializedcheck": DEBUG,
+    "initializedcheck": DEBUG or SANITIZE,
     "cdivision": True,
     "embedsignature": False,
     "linetrace": COVERAGE,
@@ -35,6 +39,8 @@ DIRECTIVES = {
 # GCC 12 turns loops into vector instructions only from -O3 on. errno and trapping would keep sqrt and ?: from it;
 # -ffast-math would change results, and linking with it the user's whole process.
 C_FLAGS_UNIX = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+if SANITIZE:
+    C_FLAGS_UNIX = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 # MSVC knows `restrict` from C11 on, and takes comments for the system's own encoding where it is not told.
 C_FLAGS_MSVC = [*(["/Od", "/Zi"] if DEBUG else ["/O2"]), "/std:c11", "/utf-8"]
 
@@ -54,6 +60,9 @@ class BuildExt(build_ext):
         if OPENMP and self._runs_with(openmp):
             flags.append(openmp)
             link = [] if msvc else [openmp]
+        if SANITIZE:
+            link = [*link, "-fsanitize=address,undefined"]
+            self.parallel = True  # minutes each
         for extension in self.extensions:
             extension.extra_compile_args = flags
             extension.extra_link_args = link
@@ -88,14 +97,15 @@ def extension(name, *sources, depends=()):
 
 
 LOOPS = ["src/elementwise.h", "src/elementwise_types.h", "src/elementwise_loops.h"]
+SANITIZERS = "src/sanitize.h"
 
 setup(
     ext_modules=cythonize(
         [
             extension("_elementwise", "src/elementwise.c", depends=[*LOOPS, "src/elementwise_timed.h", "src/timing.h"]),
-            extension("_blas", "src/product.c", depends=["src/product.h", "src/product_kernels.h", "src/timing.h"]),
+            extension("_blas", "src/product.c", depends=["src/product.h", "src/product_kernels.h", "src/timing.h", SANITIZERS]),
             extension("cython_kernels", depends=LOOPS[:1]),
-            extension("_engine", depends=[LOOPS[0], "src/threads.h", "src/denormals.h"]),
+            extension("_engine", depends=[LOOPS[0], "src/threads.h", "src/denormals.h", SANITIZERS]),
         ],
         include_path=["."],
         compiler_directives=DIRECTIVES,

@@ -88,7 +88,7 @@ def peak_memory(n_threads: int, n_samples: int) -> dict[str, Any]:
     counted = {
         "data": n_samples * (SIZES[0] + 8),  # uint8 rows; class numbers
         "labels and order": n_samples * (4 + 2 * 8),  # int32; of this epoch and the last
-        "parameters and moments": 3 * 4 * layout.size,
+        "parameters, their last good copy, and moments": 4 * 4 * layout.size,
         "scratch": 4 * n_threads * (256 * row + layout.size),
     }
     before, code_before = status("VmRSS"), status("RssFile")

@@ -27,6 +27,8 @@ Design
 - Pointers in Plan are void*; `floating` functions cast them. One method, `_run`, looks at the type.
 """
 
+import os
+
 import numpy as np
 
 from cython.parallel cimport parallel, prange
@@ -41,6 +43,9 @@ from svdfast cimport _blas, _elementwise
 from svdfast._elementwise cimport elementwise, svdfast_elementwise, svdfast_update_rule
 
 
+from svdfast._checks import room
+
+
 cdef extern from "denormals.h" nogil:
     unsigned int svdfast_flush_denormals()
     void svdfast_restore_denormals(unsigned int before)
@@ -50,7 +55,14 @@ cdef extern from "threads.h" nogil:
     int svdfast_max_threads()
     void svdfast_barrier()
 
+cdef extern from "sanitize.h" nogil:
+    Py_ssize_t SVDFAST_GAP
+    void svdfast_forbid(size_t address, size_t size)
+
 HAS_OPENMP = bool(SVDFAST_HAS_OPENMP)
+
+# Whether this process is a fork of one that had this module: GNU's OpenMP would wait for threads that are not there. So it has one.
+cdef bint forked = False
 
 # Rows of a tile: enough for a product to run at speed, few enough for its activations to stay in cache.
 TILE_ROWS = 256
@@ -483,7 +495,8 @@ cdef double run_chunk(const Plan* plan, const floating* w, int n, const Chunk* c
         if has_second_half(plan, scale * loss):
             run_second_half[floating](plan, w, 0, 1, chunk)
         return loss
-    with parallel(num_threads=n):
+    # The team may be smaller than n: it takes all n shares then.
+    with parallel(num_threads=1 if forked else n):
         if pack:
             for t in prange(n, schedule="static"):
                 pack_weights[floating](plan, w, t, n)
@@ -558,14 +571,48 @@ cdef size_t address(array) except? 0:
 def aligned_zeros(Py_ssize_t size, dtype):
     """A vector of zeros that begins on a 64-byte boundary."""
     dtype = np.dtype(dtype)
-    space = np.zeros(size * dtype.itemsize + 64, dtype=np.uint8)
-    start = -address(space) % 64
-    return space[start : start + size * dtype.itemsize].view(dtype)
+    cdef Py_ssize_t n_bytes = size * dtype.itemsize
+    space = np.zeros(n_bytes + 64 + SVDFAST_GAP, dtype=np.uint8)
+    cdef Py_ssize_t start = -address(space) % 64
+    if SVDFAST_GAP > 0:
+        svdfast_forbid(address(space), start)
+        svdfast_forbid(address(space) + start + n_bytes, 64 - start + SVDFAST_GAP)
+    return space[start : start + n_bytes].view(dtype)
+
+
+cdef Py_ssize_t after(Py_ssize_t place, Py_ssize_t size, list gaps) except? -1:
+    """Where the next part may begin after one of `size` elements at `place`. What is free between them is noted in a sanitizers' build."""
+    cdef Py_ssize_t next_place = place + whole_lines(size)
+    if SVDFAST_GAP > 0 and size > 0:
+        next_place += whole_lines(SVDFAST_GAP // 8)
+        gaps.append((place + size, next_place))
+    return next_place
+
+
+cdef forbid(array, list gaps):
+    """Makes the gaps between an array's parts no one's, for sanitizers."""
+    cdef Py_ssize_t start, stop
+    for start, stop in gaps:
+        svdfast_forbid(address(array) + start * array.itemsize, (stop - start) * array.itemsize)
 
 
 def max_threads():
     """The threads that OpenMP would use by itself; 1 in a build without it."""
     return svdfast_max_threads()
+
+
+def _in_child():
+    global forked
+    forked = True
+
+
+def is_forked():
+    """Whether this process was forked from one that had svdfast loaded."""
+    return forked
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_in_child)
 
 
 cdef class Engine:
@@ -608,6 +655,7 @@ cdef class Engine:
                  tile_rows=None, sum_rows=None):
         cdef Py_ssize_t place = 0, rows, i, largest = 0, most
         cdef LayerPlan* layer
+        cdef list gaps = []
         dtype = parameters.dtype
         self.is_double = dtype.itemsize == 8
         self.keep["parameters"] = parameters
@@ -633,7 +681,7 @@ cdef class Engine:
             rows = max(rows, most)
         self.plan.loss_rows = max(rows, min(batch_size, EVALUATED_TILES * rows), self.plan.sum_rows)
         self.plan.X = place
-        place += whole_lines(rows * layout.layers[0].n_in)
+        place = after(place, rows * layout.layers[0].n_in, gaps)
         for i in range(self.plan.n_layers):
             layer = &self.plan.layers[i]
             spec = layout.layers[i]
@@ -642,22 +690,22 @@ cdef class Engine:
             layer.activation, layer.parameter = spec.activation.code, spec.activation.parameter
             layer.rate_scale = 1
             layer.H = place
-            place += whole_lines(rows * layer.l)
+            place = after(place, rows * layer.l, gaps)
             layer.A = place
-            place += whole_lines(rows * layer.n)
+            place = after(place, rows * layer.n, gaps)
             # The last layer's loss and GELU's derivative need Z after A is there.
             if i == self.plan.n_layers - 1 or layer.activation == _elementwise.SVDFAST_GELU:
                 layer.Z = place
-                place += whole_lines(rows * layer.n)
+                place = after(place, rows * layer.n, gaps)
             else:
                 layer.Z = layer.A
             # The loss writes its delta also where there is no gradient.
             layer.dZ = place
             if gradients or i == self.plan.n_layers - 1:
-                place += whole_lines(rows * layer.n)
+                place = after(place, rows * layer.n, gaps)
             layer.D = place
             if gradients:
-                place += whole_lines(rows * layer.l)
+                place = after(place, rows * layer.l, gaps)
             layer.P1, layer.P2 = self.plan.n_penalties, 0
             if layer.l == 0:
                 largest = max(largest, self._make_room_for_weight(layer.n, layer.m))
@@ -669,7 +717,10 @@ cdef class Engine:
 
         if bfloat16 and not self.is_double:
             self._make_room_for_packed()
+        vector_bytes = layout.size * dtype.itemsize if gradients else 0
+        room("n_threads" if n > 1 else "sizes", place * dtype.itemsize + n * vector_bytes)
         scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
+        forbid(scratch, gaps)
         self.plan.scratch = <void*> address(scratch)
         if gradients:
             blocks = [aligned_zeros(largest, dtype) for _ in range(n)]
@@ -695,24 +746,26 @@ cdef class Engine:
         """For packed weights, if products take them so."""
         cdef Py_ssize_t place = 0, i
         cdef LayerPlan* layer
+        cdef list gaps = []
         for i in range(self.plan.n_layers):
             layer = &self.plan.layers[i]
             # A first layer forms no dX, but a factored one D = dZ·W1.
             if layer.l == 0:
-                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.m, i > 0, place)
+                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.m, i > 0, place, gaps)
             else:
-                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.l, True, place)
-                layer.W2_forward, layer.W2_backward, place = self._places(layer.l, layer.m, i > 0, place)
+                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.l, True, place, gaps)
+                layer.W2_forward, layer.W2_backward, place = self._places(layer.l, layer.m, i > 0, place, gaps)
         if place > 0:
             packed = self.keep["packed"] = aligned_zeros(place, np.float32)
+            forbid(packed, gaps)
             self.plan.packed = <float*> address(packed)
 
-    cdef tuple _places(self, Py_ssize_t n, Py_ssize_t m, bint backward, Py_ssize_t place):
+    cdef tuple _places(self, Py_ssize_t n, Py_ssize_t m, bint backward, Py_ssize_t place, list gaps):
         """Of a weight (n×m) packed for the forward products and for those of the deltas (-1: for none), and the next that is free."""
-        after = place + whole_lines(_blas.packed_size(n, m))
+        cdef Py_ssize_t end = after(place, _blas.packed_size(n, m), gaps)
         if not (backward and self.plan.batch_rows > 0):
-            return place, -1, after
-        return place, after, after + whole_lines(_blas.packed_size(m, n))
+            return place, -1, end
+        return place, end, after(end, _blas.packed_size(m, n), gaps)
 
     cdef size_t _pointers(self, name, arrays) except? 0:
         table = self.keep[name] = np.array([address(a) for a in arrays], dtype=np.uintp)
@@ -744,7 +797,7 @@ cdef class Engine:
     def set_order(self, rows):
         """Rows (n,) int64 in the order in which batches take them; None: as they lie."""
         if rows is not None:
-            rows = np.ascontiguousarray(rows, dtype=np.int64)
+            rows = np.require(rows, np.int64, ["C", "A"])
         self.order = rows
         self.plan.rows = NULL
         if rows is not None:
@@ -819,7 +872,10 @@ cdef class Engine:
         return self._run(GRADIENT, start, stop - start, l1, l2)
 
     def step(self, Py_ssize_t start, Py_ssize_t stop, double learning_rate, Py_ssize_t t, double l1=0, double l2=0):
-        """One update from rows start .. stop, the t-th of its moments (from 1). Returns the loss before it."""
+        """One update from rows start .. stop, the t-th of its moments (from 1). Returns the loss before it.
+
+        Where that is not finite, parameters and moments stay as they are.
+        """
         cdef svdfast_update_rule* rule = &self.plan.rule
         rule.learning_rate = learning_rate
         rule.correction1 = 1 - pow(rule.beta1, t)

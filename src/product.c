@@ -21,6 +21,7 @@
  * - Sizes that are not multiples are met by kernels of fewer rows, panels filled with zeros, and partial stores.
  */
 #include "product.h"
+#include "sanitize.h"
 
 #include <stdint.h>
 #include <string.h>
@@ -80,7 +81,11 @@ static inline void fetch(int transpose_B, ptrdiff_t columns, ptrdiff_t first, pt
 INLINE __m256 NAME(zero)(void) { return _mm256_setzero_ps(); }
 INLINE __m256 NAME(load)(const float *x) { return _mm256_loadu_ps(x); }
 INLINE void NAME(store)(float *to, __m256 x) { _mm256_storeu_ps(to, x); }
-INLINE __m256 NAME(broadcast)(const float *x) { return _mm256_broadcast_ss(x); }
+INLINE __m256 NAME(broadcast)(const float *x)
+{
+    SVDFAST_LOADS(x, 1);
+    return _mm256_broadcast_ss(x);
+}
 INLINE __m256 NAME(multiply_add)(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE __m256 NAME(add)(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
 
@@ -95,7 +100,9 @@ INLINE float NAME(sum)(__m256 x)
 INLINE __m256 NAME(load_part)(int count, const float *x)
 {
     const __m256i places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_maskload_ps(x, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), places));
+    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), places);
+    SVDFAST_LOADS(x, (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(mask)));
+    return _mm256_maskload_ps(x, mask);
 }
 
 /* By halves: storing under a mask takes some CPUs tens of cycles. */
@@ -112,6 +119,7 @@ INLINE void NAME(store_part)(int count, float *to, __m256 x)
         to += 4;
     }
     if (count & 2) {
+        SVDFAST_STORES(to, 3);
         _mm_storel_pi((__m64 *)to, part);
         part = _mm_movehl_ps(part, part);
         to += 2;
@@ -185,8 +193,20 @@ INLINE __m512 NAME(broadcast)(const float *x) { return _mm512_set1_ps(*x); }
 INLINE __m512 NAME(multiply_add)(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE __m512 NAME(add)(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
 INLINE float NAME(sum)(__m512 x) { return _mm512_reduce_add_ps(x); }
-INLINE __m512 NAME(load_part)(int count, const float *x) { return _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), x); }
-INLINE void NAME(store_part)(int count, float *to, __m512 x) { _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), x); }
+
+INLINE __m512 NAME(load_part)(int count, const float *x)
+{
+    const __mmask16 mask = (__mmask16)((1u << count) - 1);
+    SVDFAST_LOADS(x, mask);
+    return _mm512_maskz_loadu_ps(mask, x);
+}
+
+INLINE void NAME(store_part)(int count, float *to, __m512 x)
+{
+    const __mmask16 mask = (__mmask16)((1u << count) - 1);
+    SVDFAST_STORES(to, mask);
+    _mm512_mask_storeu_ps(to, mask, x);
+}
 
 /* x (16×16) = its transpose. */
 INLINE void NAME(transpose)(__m512 x[16])

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """svdfast: train fully connected networks faster by factoring their weights with truncated SVD.
 
-Only names are gathered here. `_runtime` comes first: it has SciPy's BLAS loaded before anything else does.
+Only names are gathered here. `_gil` comes first, as it may refuse; then `_runtime`: it has SciPy's BLAS loaded before anything else does.
 """
 
+from svdfast import _gil  # isort: skip  # noqa: F401
 from svdfast import _runtime  # isort: skip  # noqa: F401
 from svdfast import activations, callbacks, datasets, kernels, schedules
 from svdfast.config import show_config
 from svdfast.convert import from_sklearn, from_torch
 from svdfast.counting import break_even_rank, count_multiplications
+from svdfast.diagnosis import NotFinite
 from svdfast.io import load
 from svdfast.network import Network
 from svdfast.optimizers import Adam, AdamW, GradientDescent
@@ -23,6 +25,7 @@ __all__ = [
     "Event",
     "GradientDescent",
     "Network",
+    "NotFinite",
     "StopTraining",
     "TrainingResult",
     "activations",

@@ -1,36 +1,54 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Checks of plain arguments: numbers, counts, and that an array is one of numbers. Each names the argument, what was expected
-and what came.
+"""Checks of plain arguments: numbers, counts, that an array is one of numbers, and that there is memory for what is asked for.
+Each names the argument, what was expected and what came. And the layer that an error of linear algebra is about.
 
 What an array must be beyond that is checked where it is used: data.py (samples and targets), kernels.py, svd.py.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import numbers
 import operator
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+_SMALL = 1 << 26  # bytes up to which nobody asks whether they can be had
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+_MOST_ITEMS = 100_000
 
 def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
     """A finite number > 0 (or ≥ 0) as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not or_zero):
+    number = _as_float(value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
         bound = "≥ 0" if or_zero else "> 0"
-        raise ValueError(f"{name}: expected a finite number {bound}, got {value!r}")
-    return float(value)
+        raise ValueError(f"{name}: expected a finite number {bound}, got {value!r:.100}")
+    return number
+
+
+def _as_float(value: Any) -> float:
+    """The nearest float; infinity of the same sign where there is none so large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def fraction(name: str, value: Any, *, below_one: bool = False) -> float:
     """A number from 0 to 1 (or below 1) as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number from 0 to 1, got {type(value).__name__}")
-    number = float(value)
+    number = _as_float(value)
     if not 0 <= number <= 1 or (below_one and number == 1):
         bound = "from 0 to below 1" if below_one else "from 0 to 1"
         raise ValueError(f"{name}: expected a number {bound}, got {value!r}")
@@ -57,6 +75,18 @@ def count(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None
     return number
 
 
+def listed(name: str, value: Any, of: str) -> list[Any]:
+    """The items of a short sequence; what goes on without an end is refused."""
+    try:
+        items = iter(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a sequence of {of}, got {type(value).__name__}") from None
+    given = list(itertools.islice(items, _MOST_ITEMS + 1))
+    if len(given) > _MOST_ITEMS:
+        raise ValueError(f"{name}: expected at most {_MOST_ITEMS} {of}, got more")
+    return given
+
+
 def real_array(name: str, value: Any) -> NDArray[Any]:
     """Real numbers of at most 64 bits as an array; nothing sparse or masked, whose numbers an array would not show."""
     if value is None:
@@ -79,3 +109,40 @@ def real_dtype(name: str, dtype: np.dtype[Any]) -> None:
     """Refuses what is not real numbers of at most 64 bits."""
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise TypeError(f"{name}: expected real numbers of at most 64 bits, got dtype {dtype}")
+
+
+@contextlib.contextmanager
+def of_layer(index: int) -> Iterator[None]:
+    """Puts the layer in front of what an error of linear algebra, which knows no layers, says."""
+    try:
+        yield
+    except np.linalg.LinAlgError as error:
+        raise np.linalg.LinAlgError(f"layer {index}: {error}") from error
+
+
+def memory() -> int | None:
+    """Bytes that this process can still get: what Linux says is available, at most a container's limit. None where nobody says."""
+    found = []
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        kibibytes = [int(fields[key].split()[0]) for key in ("MemAvailable", "SwapFree")]
+        found.append(1024 * sum(kibibytes))
+    except (OSError, LookupError, ValueError):
+        pass
+    for limit in _LIMITS:
+        try:
+            found.append(int(Path(limit).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # not this kind of container, or "max"
+            continue
+    return min(found, default=None)
+
+
+def room(name: str, n_bytes: int) -> None:
+    """Refuses, before anything is allocated, what there is no memory for. Linux would promise it, and end the process on its use."""
+    if n_bytes <= _SMALL:
+        return
+    free = memory()
+    most = sys.maxsize if free is None else free
+    if n_bytes > most:
+        raise MemoryError(f"{name}: expected to need at most the {most:,} bytes that can be had, got {n_bytes:,}")

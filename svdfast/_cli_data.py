@@ -13,8 +13,6 @@ import csv
 import logging
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO, TypeAlias
@@ -23,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast import datasets
+from svdfast._files import DAMAGED, check_claim
+from svdfast._runtime import single_threaded_blas
 from svdfast.io import Origin
 from svdfast.network import Layer, Network
 
@@ -280,8 +280,18 @@ def _read_npz(name: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> 
                     f"expected array{'s' * (len(needed) > 1)} {' and '.join(needed)}, "
                     f"got no {' and no '.join(missing)} (there: {there})"
                 )
+            members = archive.zip
+            assert members is not None
+            wanted = {name for key in (*needed, *optional) for name in (key, f"{key}.npy")}
+            for entry in members.infolist():
+                if entry.filename in wanted:
+                    check_claim(members, entry)
             return {key: archive[key] for key in (*needed, *optional) if key in archive}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except OSError:
+        raise
+    except MemoryError:
+        raise Failure("there is not enough memory for its arrays") from None
+    except DAMAGED as error:
         # NumPy tells of pickles wherever it does not know the format.
         raise Failure(f"not an .npz file of plain arrays ({error})") from None
 
@@ -402,6 +412,7 @@ def with_scales(net: Network, data: Data) -> Network:
     return net
 
 
+@single_threaded_blas.held()
 def take_in(net: Network, scale: Scale) -> None:
     """Changes a network of standardised inputs to one of the inputs as they were, x: W·(x - mean)/deviation + b."""
     mean, deviation = scale
@@ -412,6 +423,7 @@ def take_in(net: Network, scale: Scale) -> None:
     layer.b[...] = layer.b - (shift if layer.rank is None else layer.W1 @ shift)
 
 
+@single_threaded_blas.held()
 def take_out(net: Network, scale: Scale) -> None:
     """The way back: u = (x - mean)/deviation are the inputs, W·(deviation·u + mean) + b."""
     mean, deviation = scale

@@ -87,10 +87,11 @@ class _SingleThreadedBlas:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
+        # Held while the process forks, so that a child finds it free. By itself it may be taken again: a signal's handler may train.
+        self._lock = threading.RLock()
+        self._users: dict[object, int] = {}  # one for each `with` block that holds it: its thread
         self._libraries: list[Any] | None = None
-        self._before: list[int] = []
+        self._before: list[int] | None = None  # what is to be given back
 
     def _set(self, numbers: list[int]) -> None:
         assert self._libraries is not None
@@ -100,33 +101,59 @@ class _SingleThreadedBlas:
     @contextmanager
     def held(self) -> Iterator[None]:
         """BLAS at one thread inside."""
-        entered = False
+        user = object()
         try:
-            with self._lock:
-                self._enter()
-                entered = True
+            self._enter(user)
             yield
         finally:
-            if entered:
-                with self._lock:
-                    self._users -= 1
-                    if self._users == 0:
-                        self._set(self._before)
+            try:
+                self._leave(user)
+            except KeyboardInterrupt:  # which came just then
+                self._leave(user)
+                raise
 
-    def _enter(self) -> None:
-        if self._libraries is None:
-            # Looked for once, which takes 1 ms; to set them then takes 10 µs.
-            self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-        if self._users == 0:
-            self._before = [library.get_num_threads() for library in self._libraries]
-            self._set([1] * len(self._libraries))
-        self._users += 1
+    def _enter(self, user: object) -> None:
+        with self._lock:
+            if self._libraries is None:
+                # Looked for once, which takes 1 ms; to set them then takes 10 µs.
+                self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+            self._users[user] = threading.get_ident()
+            if self._before is None:
+                before = [library.get_num_threads() for library in self._libraries]
+                self._before = before
+                self._set([1] * len(before))
+
+    def _leave(self, user: object) -> None:
+        with self._lock:
+            self._users.pop(user, None)
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if not self._users and self._before is not None:
+            self._set(self._before)
+            self._before = None
+
+    def register_at_fork(self) -> None:
+        """Has a child of this process not wait for threads that it does not have."""
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            lock = self._lock
+            os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=self._in_child)
+
+    def _in_child(self) -> None:
+        try:
+            me = threading.get_ident()
+            self._users = {user: thread for user, thread in self._users.items() if thread == me}
+            self._give_back()
+        finally:
+            self._lock.release()
 
 
 single_threaded_blas = _SingleThreadedBlas()
+single_threaded_blas.register_at_fork()
 
 
 _said_emulated = False
+_said_forked = False
 
 
 def resolve_precision(precision: str | None, dtype: DTypeLike) -> bool:
@@ -159,18 +186,31 @@ def resolve_precision(precision: str | None, dtype: DTypeLike) -> bool:
 
 
 def resolve_threads(n_threads: int | None) -> int:
-    """The number of threads: as asked for, or as many as OpenMP would use and this process may run on."""
+    """The number of threads: as asked for, or as many as OpenMP would use and this process may run on.
+
+    A forked process has one thread, which does the work of so many, one share after the other; a warning is logged then, once.
+    """
     from svdfast import _engine
     from svdfast._checks import count
 
+    global _said_forked
     if not _engine.HAS_OPENMP:
         if n_threads is not None:
             count("n_threads", n_threads, maximum=1024)
         return 1
-    if n_threads is not None:
-        return count("n_threads", n_threads, maximum=1024)
-    try:
-        available = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS, nor Windows
-        available = os.cpu_count() or 1
-    return max(1, min(int(_engine.max_threads()), available))
+    if n_threads is None:
+        try:
+            available = len(os.sched_getaffinity(0))
+        except AttributeError:  # not on macOS, nor Windows
+            available = os.cpu_count() or 1
+        n_threads = max(1, min(int(_engine.max_threads()), available))
+    else:
+        n_threads = count("n_threads", n_threads, maximum=1024)
+    if n_threads > 1 and _engine.is_forked() and not _said_forked:
+        _said_forked = True
+        logger.warning(
+            "this process was forked from one that had svdfast loaded, and so runs in one thread, with the results of %d: "
+            "start processes by spawn or forkserver for more, or ask for n_threads=1",
+            n_threads,
+        )
+    return n_threads

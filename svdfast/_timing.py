@@ -7,6 +7,7 @@ to work out. The clocks are in src/timing.h; outside `timed` they cost a branch 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from svdfast import _blas, _elementwise
 __all__ = ["Times", "timed"]
 
 _one_at_a_time = threading.Lock()
+_timing_thread = 0
 
 
 @dataclass
@@ -41,6 +43,8 @@ def timed() -> Iterator[Times]:
     """
     if not _one_at_a_time.acquire(blocking=False):
         raise RuntimeError("timed: something is being timed already")
+    global _timing_thread
+    _timing_thread = threading.get_ident()
     try:
         times = Times()
         _blas.measure(True)
@@ -54,3 +58,15 @@ def timed() -> Iterator[Times]:
             times.elementwise, times.gather, times.update = _elementwise.measured()
     finally:
         _one_at_a_time.release()
+
+
+def _in_child() -> None:
+    """What another thread was timing when the process was forked has no end here."""
+    if _one_at_a_time.locked() and _timing_thread != threading.get_ident():
+        _blas.measure(False)
+        _elementwise.measure(False)
+        _one_at_a_time.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_in_child)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._checks import count
+from svdfast._checks import count, of_layer
 from svdfast._engine import Engine, aligned_zeros
 from svdfast.counting import count_multiplications
 from svdfast.network import Network
@@ -101,15 +101,17 @@ class Auto:
                 np.asarray(rng.standard_normal(W.shape[1]), dtype=W.dtype) for W in weights
             ]
         stable = []
-        for i, W in enumerate(weights):
-            # Power iteration goes on from the last look's vector.
-            v = self.vectors[i]
-            for _ in range(3 if self.stable else 20):
-                v = W.T @ (W @ v)
-                v /= max(float(np.linalg.norm(v)), np.finfo(W.dtype).tiny)
-            self.vectors[i] = v
-            top = float(np.linalg.norm(W @ v)) ** 2
-            stable.append(float(np.linalg.norm(W)) ** 2 / top if top > 0 else 1.0)
+        # Where a training diverges this may not be finite; a step, or the switch, tells then.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for i, W in enumerate(weights):
+                # Power iteration goes on from the last look's vector.
+                v = self.vectors[i]
+                for _ in range(3 if self.stable else 20):
+                    v = W.T @ (W @ v)
+                    v /= max(np.linalg.norm(v), np.finfo(W.dtype).tiny)
+                self.vectors[i] = v
+                top = np.square(np.linalg.norm(W @ v), dtype=np.float64)
+                stable.append(float(np.square(np.linalg.norm(W), dtype=np.float64) / top) if top > 0 else 1.0)
         before, self.stable = self.stable, stable
         self.next_step = step + self.every if step + self.every < self.latest else self.n_steps
         if before and all(
@@ -153,11 +155,11 @@ class Auto:
         loss = info["loss_before"] = _sample_loss(run, net)
         info["losses"] = {}
         grams: list[Any] = net.input_grams(*run.sample()) if activation_aware else [None] * len(net.layers)
-        directions = {
-            i: leading_directions(net.layers[i].W, rank, grams[i], svd_method)
-            for i, rank in enumerate(usable[max(usable)])
-            if rank is not None
-        }
+        directions = {}
+        for i, rank in enumerate(usable[max(usable)]):
+            if rank is not None:
+                with of_layer(i):
+                    directions[i] = leading_directions(net.layers[i].W, rank, grams[i], svd_method)
         progress = max(self.first_loss - loss, 0.0)
         for fraction in sorted(usable):
             cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], directions))
@@ -200,7 +202,8 @@ def _cut(net: Network, ranks: list[int | None], directions: dict[int, NDArray[An
     factors = {}
     for i, rank in enumerate(ranks):
         if rank is not None:
-            U, s, Vt = restricted_svd(net.layers[i].W, directions[i][:, :rank])
+            with of_layer(i):
+                U, s, Vt = restricted_svd(net.layers[i].W, directions[i][:, :rank])
             factors[i] = U * np.sqrt(s), np.sqrt(s)[:, np.newaxis] * Vt
     other.set_factors(factors)
     return other

@@ -70,9 +70,13 @@ class TensorBoard:
 
         Raises
         ------
+        TypeError
+            `event` is something else.
         ValueError
             It was closed.
         """
+        if not isinstance(event, Event):
+            raise TypeError(f"event: expected an Event, got {type(event).__name__}")
         if self._closed:
             raise ValueError("this TensorBoard was closed: make a new one for another training")
         write, info = self._writer, event.info

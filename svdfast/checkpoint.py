@@ -18,7 +18,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._checks import count
-from svdfast._files import written_whole
-from svdfast.data import Samples
+from svdfast._files import remove_parts, written_whole
 from svdfast.network import Truncation
-from svdfast.schedules import Constant, Cosine, StepDecay, Warmup
+from svdfast.optimizers import Adam, AdamW, GradientDescent, Optimizer
+from svdfast.schedules import Constant, Cosine, StepDecay, Warmup, is_known
 
-__all__ = ["Checkpoint", "fingerprint", "read", "write"]
+__all__ = ["Checkpoint", "fingerprint", "optimizer_header", "parse_optimizer", "read", "write"]
 
 _MAGIC = b"svdfast checkpoint "
 _VERSION = 1
 _START = _MAGIC + b"%d\n" % _VERSION
+_OPTIMIZERS = {kind.__name__: kind for kind in (Adam, AdamW, GradientDescent)}
 _RECORDS = {kind.__name__: kind for kind in (Constant, Cosine, StepDecay, Truncation, Warmup)}
+_KINDS = "biuf"  # of arrays: real numbers
 _CHUNK = 1 << 24  # bytes hashed together
 
 
@@ -60,8 +62,8 @@ class Checkpoint:
 
     Raises
     ------
-    FileExistsError
-        It would replace a file that is not its own.
+    FileExistsError, IsADirectoryError
+        It would replace what is not its own.
     TypeError, ValueError
         An argument is of the wrong kind.
     """
@@ -72,10 +74,14 @@ class Checkpoint:
         except TypeError:
             raise TypeError(f"checkpoint: expected a path, got {type(path).__name__}") from None
         self.every = None if every is None else count("checkpoint_every", every)
+        self.path = self.path.absolute()  # as a callback may change the folder
+        if not resumed and self.path.is_dir():
+            raise IsADirectoryError(f"checkpoint: expected the path of a file, got the folder {os.fspath(path)!r}")
         if not resumed and self.path.exists():
             raise FileExistsError(
                 f"checkpoint: {os.fspath(path)!r} is there already: go on from it with svdfast.resume, or remove it"
             )
+        remove_parts(self.path)
         self.next_step = sys.maxsize
 
     def write(self, step: int, state: Mapping[str, Any]) -> None:
@@ -120,6 +126,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError
         It is no checkpoint, of another version, or damaged.
     """
+    try:
+        path = Path(path)
+    except TypeError:
+        raise TypeError(f"path: expected a path, got {type(path).__name__}") from None
     with open(path, "rb") as file:
         start = file.read(len(_START))
         if not start.startswith(_MAGIC):
@@ -131,7 +141,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             )
         rest = file.read()
     content, digest = memoryview(rest)[:-32], rest[-32:]
-    if hashlib.sha256(start + content).digest() != digest:
+    found = hashlib.sha256(start)
+    found.update(content)
+    if found.digest() != digest:
         raise ValueError(
             f"path: {os.fspath(path)!r} is damaged: it was cut short, or changed since it was written (its checksum is not that of "
             "its content)"
@@ -144,15 +156,28 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"path: {os.fspath(path)!r} is not a checkpoint: {error}") from None
 
 
-def fingerprint(parts: Iterable[Samples]) -> str:
-    """A SHA-256 of samples, targets and weights: of their numbers, shapes and types."""
+def optimizer_header(optimizer: Optimizer) -> dict[str, Any] | None:
+    """An optimizer as a file has it, its state apart; None where it, or its schedule, is of a class or function of the user's own."""
+    name = type(optimizer).__name__
+    if _OPTIMIZERS.get(name) is not type(optimizer) or not is_known(optimizer.schedule):
+        return None
+    return {"name": name, "settings": optimizer.settings | {"learning_rate": optimizer.schedule}}
+
+
+def parse_optimizer(values: Mapping[str, Any]) -> Optimizer:
+    """What `optimizer_header` gave."""
+    optimizer: Optimizer = _OPTIMIZERS[values["name"]](**values["settings"])
+    return optimizer
+
+
+def fingerprint(arrays: Iterable[NDArray[Any]]) -> str:
+    """A SHA-256 of arrays: of their numbers, shapes and types."""
     digest = hashlib.sha256()
-    for samples in parts:
-        for array in samples.arrays:
-            digest.update(f"{array.dtype.str} {array.shape} ".encode())
-            rows = max(1, _CHUNK // max(1, array[:1].nbytes))
-            for start in range(0, len(array), rows):
-                digest.update(_bytes(array[start : start + rows]))
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape} ".encode())
+        rows = max(1, _CHUNK // max(1, array[:1].nbytes))
+        for start in range(0, len(array), rows):
+            digest.update(_bytes(array[start : start + rows]))
     return digest.hexdigest()
 
 
@@ -161,25 +186,44 @@ def _bytes(array: NDArray[Any]) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
+class _NotPlain(TypeError):
+    """A value that no file can have, and where it is."""
+
+    def __init__(self, value: Any):
+        self.kind, self.place = type(value).__name__, ""
+
+    def __str__(self) -> str:
+        return f"checkpoint: expected numbers, texts, lists, tuples, dicts and arrays of numbers in{self.place}, got {self.kind}"
+
+
 def _plain(value: Any, arrays: list[NDArray[Any]]) -> Any:
     """A value as JSON has it; arrays in it are put aside."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic):
-        return _plain(value.item(), arrays)
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.bool_ | np.integer | np.floating) and value.dtype.itemsize <= 8:
+        return value.item()
+    if type(value) is np.ndarray and value.dtype.kind in _KINDS:
         arrays.append(value)
         return {"array": [value.dtype.str, list(value.shape)]}
     if isinstance(value, tuple):
         return {"tuple": [_plain(item, arrays) for item in value]}
-    if isinstance(value, Sequence):
+    if isinstance(value, list):
         return [_plain(item, arrays) for item in value]
     if isinstance(value, Mapping):
-        return {"dict": [[_plain(key, arrays), _plain(item, arrays)] for key, item in value.items()]}
+        return {"dict": [[_plain(key, arrays), _item(key, item, arrays)] for key, item in value.items()]}
     name = type(value).__name__
     if _RECORDS.get(name) is type(value):
         return {name: [_plain(getattr(value, field.name), arrays) for field in fields(value)]}
-    raise TypeError(f"checkpoint: expected numbers, texts and arrays in what callbacks leave in events and rows, got {name}")
+    raise _NotPlain(value)
+
+
+def _item(key: Any, item: Any, arrays: list[NDArray[Any]]) -> Any:
+    """What is plain of an item of a dict; an error says its key."""
+    try:
+        return _plain(item, arrays)
+    except _NotPlain as error:
+        error.place = f" {key}{error.place}"
+        raise
 
 
 def _value(plain: Any, content: memoryview) -> Any:
@@ -195,7 +239,7 @@ def _value(plain: Any, content: memoryview) -> Any:
         ((kind, items),) = plain.items()
         if kind == "array":
             dtype, shape = np.dtype(items[0]), tuple(count("shape", n, minimum=0) for n in items[1])
-            if dtype.kind not in "biuf":
+            if dtype.kind not in _KINDS:
                 raise ValueError(f"it has an array of {dtype}")
             start, place = place, place + math.prod(shape) * dtype.itemsize
             return np.frombuffer(content[start:place], dtype).reshape(shape)

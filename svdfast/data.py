@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdfast._checks import real_array
+from svdfast._checks import real_array, room
 from svdfast.losses import Loss
 
 if TYPE_CHECKING:
@@ -76,6 +76,17 @@ class Samples:
         engine.bind(self.inputs, self.loss, self.targets, self.weights)
 
 
+def as_read(array: NDArray[Any], dtype: np.dtype[Any] | type[np.generic]) -> NDArray[Any]:
+    """An array as the compiled core reads it, copied only where it is not so: of that type, C-contiguous and aligned."""
+    return np.require(array, dtype, ["C", "A", "E"])
+
+
+def _room_for_copy(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    """Refuses an array that `as_read` would copy to more memory than there is."""
+    if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
+        room(name, array.size * dtype.itemsize)
+
+
 def _check_finite(name: str, array: NDArray[Any], dtype: np.dtype[Any], first_row: int) -> None:
     """Refuses NaN, Inf and what becomes Inf in the network's dtype. The array begins at `first_row` of the whole."""
     if array.dtype.kind != "f" or array.size == 0:
@@ -122,14 +133,16 @@ def check_inputs(
     """
     array = real_array(name, X)
     check_inputs_shape(array.shape, n_in, name)
+    kind = array.dtype if array.dtype in CODES else dtype
+    itemsize = kind.itemsize
+    rows_contiguous = array.shape[1] <= 1 or array.strides[1] == itemsize
+    copied = array.dtype != kind or not rows_contiguous or array.strides[0] % itemsize or not array.flags.aligned
+    if copied:
+        room(name, array.size * itemsize)
     if finite:
         _check_finite(name, array, dtype, first_row)
-    if array.dtype not in CODES:
-        array = array.astype(dtype)
-    itemsize = array.itemsize
-    rows_contiguous = array.shape[1] <= 1 or array.strides[1] == itemsize
-    if not rows_contiguous or array.strides[0] % itemsize or not array.flags.aligned:
-        array = np.ascontiguousarray(array)
+    if copied:
+        array = as_read(array, kind)
     code = CODES[array.dtype]
     return Inputs(array, code, uint8_scale if code == 0 else 1.0)
 
@@ -189,13 +202,15 @@ def check_targets(
     """
     array = real_array(name, y)
     if check_targets_shape(array.shape, array.dtype, loss, n_samples, n_out, name):
+        _room_for_copy(name, array, np.dtype(np.int32))
         if array.size and (array.min() < 0 or array.max() >= n_out):
             place, row = _row((array < 0) | (array >= n_out), first_row)
             raise ValueError(
                 f"{name}: expected class numbers from 0 to {n_out - 1}, got {array[place]} in row {row}"
             )
-        return np.ascontiguousarray(array, dtype=np.int32)
+        return as_read(array, np.int32)
     array = array.reshape(n_samples, n_out)  # from (n_samples,), where there is one output
+    _room_for_copy(name, array, dtype)
     _check_finite(name, array, dtype, first_row)
     if array.size and loss.name == "binary_cross_entropy" and (array.min() < 0 or array.max() > 1):
         place, row = _row((array < 0) | (array > 1), first_row)
@@ -205,7 +220,7 @@ def check_targets(
     if array.size and loss.name == "cross_entropy" and array.min() < 0:
         place, row = _row(array < 0, first_row)
         raise ValueError(f"{name}: expected one-hot rows or shares ≥ 0, got {array[place]} in row {row}")
-    return np.ascontiguousarray(array, dtype=dtype)
+    return as_read(array, dtype)
 
 
 def check_sample_weight(
@@ -231,8 +246,9 @@ def check_sample_weight(
     array = real_array(name, sample_weight)
     if array.shape != (n_samples,):
         raise ValueError(f"{name}: expected shape {(n_samples,)}, got {array.shape}")
+    _room_for_copy(name, array, dtype)
     _check_finite(name, array, dtype, first_row)
-    array = np.ascontiguousarray(array, dtype=dtype)
+    array = as_read(array, dtype)
     if array.size and array.min() < 0:
         place, row = _row(array < 0, first_row)
         raise ValueError(f"{name}: expected weights ≥ 0, got {array[place]} in row {row}")

@@ -37,6 +37,7 @@ Split: TypeAlias = tuple[Inputs, Labels]
 _logger = logging.getLogger("svdfast")
 
 _TIMEOUT = 60.0  # seconds without a byte
+_SCHEME = "https"  # of addresses, and of those that they redirect to
 
 
 class _File(NamedTuple):
@@ -338,7 +339,7 @@ def _download(folder: str, file: str) -> bytes:
         raise FileNotFoundError(f"{file} was not found and has no address to download from: {how}")
     _logger.info("downloading %s (%d bytes) to %s", url + file, files[file].size, cache)
     try:
-        with urllib.request.urlopen(url + file, timeout=_TIMEOUT) as response:
+        with _opener(url + file).open(url + file, timeout=_TIMEOUT) as response:
             content = _read_at_most(response, files[file].size + 1)
         if len(content) < files[file].size:
             raise ConnectionError(f"it broke off after {len(content)} of {files[file].size} bytes")
@@ -354,6 +355,24 @@ def _download(folder: str, file: str) -> bytes:
             f"({error or type(error).__name__}): {how}"
         ) from error
     return content
+
+
+def _opener(url: str) -> Any:
+    """What opens addresses of HTTPS; urllib's own goes on to HTTP and FTP where a server says so."""
+    import urllib.error
+    import urllib.request
+
+    def check(url: str) -> None:
+        if not url.lower().startswith(_SCHEME + "://"):
+            raise urllib.error.URLError(f"expected an address of {_SCHEME}, got {url[:200]}")
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+            check(newurl)
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    check(url)
+    return urllib.request.build_opener(Redirects)
 
 
 def _read_at_most(response: Any, limit: int) -> bytes:

@@ -41,6 +41,11 @@ def decay_product(W1: NDArray[Any], W2: NDArray[Any], amount: float) -> None:
     amount : float
         c ≥ 0.
 
+    Raises
+    ------
+    FloatingPointError
+        The Gram matrices are not finite; nothing was changed.
+
     References
     ----------
     M. Khodak, N. Tenenholtz, L. Mackey, N. Fusi, "Initialization and regularization of factorized neural layers", ICLR 2021.
@@ -54,7 +59,10 @@ def decay_product(W1: NDArray[Any], W2: NDArray[Any], amount: float) -> None:
     >>> W1, W2
     (array([[1.]]), array([[1.]]))
     """
-    right, left = amount * (W2 @ W2.T), amount * (W1.T @ W1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        right, left = amount * (W2 @ W2.T), amount * (W1.T @ W1)
+    if not (np.isfinite(right).all() and np.isfinite(left).all()):
+        raise FloatingPointError(f"the factors are too large for their product to decay in {W1.dtype}")
     for gram in (right, left):
         gram[np.diag_indices_from(gram)] += 1
     W1[...] = scipy.linalg.solve(right, W1.T, assume_a="pos", check_finite=False).T

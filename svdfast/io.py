@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -25,8 +24,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._checks import count, positive_number
-from svdfast._files import written_whole
+from svdfast._checks import count, positive_number, room
+from svdfast._files import DAMAGED, check_claim, written_whole
 from svdfast.activations import Activation
 from svdfast.layout import Layout
 from svdfast.network import Network
@@ -114,7 +113,7 @@ def save(net: Network, path: str | os.PathLike[str], origin: Origin | None = Non
         "format": _FORMAT,
         "version": _VERSION,
         "svdfast": __version__,
-        **described(layout),
+        **layout_header(layout),
         "uint8_scale": net.uint8_scale,
         "origin": asdict(origin or Origin()),
     }
@@ -142,6 +141,8 @@ def load(path: str | os.PathLike[str]) -> Network:
 
     Raises
     ------
+    TypeError
+        `path` is no path.
     FileNotFoundError
         There is no such file.
     ValueError
@@ -164,8 +165,10 @@ def load(path: str | os.PathLike[str]) -> Network:
 
 def read(path: str | os.PathLike[str]) -> tuple[Network, Origin]:
     """As `load`, and what the file has of the data."""
+    path = os.fspath(path)  # not a number, which would be a file that is open, and then closed
     try:
         with open(path, "rb") as file:
+            room("path", os.fstat(file.fileno()).st_size)
             start = file.read(9)
             if start.startswith(b"PK"):
                 return _read_npz(file)
@@ -173,36 +176,19 @@ def read(path: str | os.PathLike[str]) -> tuple[Network, Origin]:
         if start.endswith(b"{") and len(start) == 9:
             return _read_safetensors(os.fsdecode(path))
         raise ValueError("it is neither an .npz archive nor a safetensors file")
-    except FileNotFoundError:
+    except (FileNotFoundError, MemoryError):
         raise
-    except (
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        MemoryError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        struct.error,
-        zipfile.BadZipFile,
-    ) as error:
+    except DAMAGED as error:
         raise ValueError(f"path: {os.fspath(path)!r} is not a network file: {error}") from None
 
 
 def _read_npz(file: BinaryIO) -> tuple[Network, Origin]:
-    # No small file may ask for much memory: NumPy takes what an array's own header claims.
-    size = os.fstat(file.fileno()).st_size
+    # No small file may ask for much memory.
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise ValueError("its arrays are compressed")
-            with archive.open(entry) as array:
-                np.lib.format.read_magic(array)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
-            if math.prod(shape) * dtype.itemsize > size:
-                raise ValueError(f"its array {entry.filename[:40]!r} is larger than the file")
+            check_claim(archive, entry)
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         if sorted(arrays.files) != ["header", "parameters"]:
@@ -277,7 +263,7 @@ class _Header:
         return net
 
 
-def described(layout: Layout) -> dict[str, Any]:
+def layout_header(layout: Layout) -> dict[str, Any]:
     """A layout as a header has it."""
     return {
         "sizes": layout.sizes,
@@ -287,7 +273,7 @@ def described(layout: Layout) -> dict[str, Any]:
 
 
 def parse_layout(header: Mapping[str, Any]) -> Layout:
-    """What `described` gave, checked."""
+    """What `layout_header` gave, checked."""
     sizes = [count("sizes", n) for n in header["sizes"]]
     ranks = [None if rank is None else count("ranks", rank) for rank in header["ranks"]]
     functions = [Activation(name, parameter) for name, parameter in header["activations"]]
@@ -314,9 +300,8 @@ def _places(layout: Layout) -> Iterator[tuple[str, int, tuple[int, ...]]]:
 
 
 def _tensors(layout: Layout, parameters: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Those tensors as views; C-contiguous, as safetensors takes for granted."""
-    vector = np.ascontiguousarray(parameters)
-    return {name: vector[start : start + math.prod(shape)].reshape(shape) for name, start, shape in _places(layout)}
+    """Those tensors as views; C-contiguous, as safetensors takes for granted and `Network.set_state` sees to."""
+    return {name: parameters[start : start + math.prod(shape)].reshape(shape) for name, start, shape in _places(layout)}
 
 
 def _checksum(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from svdfast import _in_use
 from svdfast._checks import count
 from svdfast._runtime import single_threaded_blas
-from svdfast.checkpoint import Checkpoint
+from svdfast.checkpoint import Checkpoint, optimizer_header
 from svdfast.counting import count_multiplications
+from svdfast.diagnosis import Watch
 from svdfast.method import Event, Method, Run, Settings
 from svdfast.network import Evaluator
 from svdfast.result import TrainingResult
@@ -49,7 +51,7 @@ class Loop:
         Whether to end dense.
     callbacks : tuple of callable
     checkpoint : Checkpoint or None
-    described : dict
+    about : dict
         What a checkpoint has beside the state: what the training was asked for, and of which data.
     progress : bool
     """
@@ -65,16 +67,17 @@ class Loop:
         recompose: bool,
         callbacks: tuple[Callable[[Event], None], ...],
         checkpoint: Checkpoint | None,
-        described: Mapping[str, Any],
+        about: Mapping[str, Any],
         progress: bool,
     ):
         self.run, self.source, self.rng, self.evaluator = run, source, rng, evaluator
         self.epochs, self.recompose, self.callbacks = epochs, recompose, callbacks
-        self.checkpoint, self.described, self.progress = checkpoint, described, progress
+        self.checkpoint, self.about, self.progress = checkpoint, about, progress
         self.n_steps = epochs * source.steps_per_epoch
         self.result = TrainingResult(run.net)
+        self.watch = Watch(run)
         self.method = Method(
-            run, settings, self.n_steps, evaluator, self._tell, diverged, self._dense_seconds, self._spend
+            run, settings, self.n_steps, evaluator, self._tell, self.watch.diverged, self._dense_seconds, self._spend
         )
         self.result.events = self.method.events
         # The epoch, from 1, what the generator was when it began, and the loss and seconds of its steps.
@@ -85,20 +88,22 @@ class Loop:
         self.stopped = False
 
     def finish(self) -> TrainingResult:
-        """Trains to the end."""
+        """Trains to the end.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread uses the network, or another training the optimizer.
+        """
+        with _in_use.training(self.run.net, self.run.optimizer):
+            return self._finish()
+
+    def _finish(self) -> TrainingResult:
         result, run = self.result, self.run
         bar = _progress_bar(self.n_steps, result.n_steps) if self.progress else None
         try:
             with single_threaded_blas.held():
-                run.rebuild()
-                if self.source.replayed and self.epoch <= self.epochs:
-                    for _ in range(1, self.epoch):
-                        for _ in self.source.batches(run):
-                            pass
-                if self.checkpoint is not None:
-                    if result.n_steps == 0:
-                        self._save()
-                    self.checkpoint.plan(result.n_steps)
+                self._begin()
                 if not self.stopped:
                     self._train(bar)
         except StopTraining:
@@ -110,10 +115,12 @@ class Loop:
                 bar.close()
         self._close_phase()
 
+        epoch = max(1, -(-result.n_steps // self.source.steps_per_epoch))
+        self.watch.look(result.n_steps, epoch, always=True)
         if self.recompose and run.net.is_factored:
-            epoch = max(1, -(-result.n_steps // self.source.steps_per_epoch))
             with single_threaded_blas.held():
                 seconds = self.method.recompose(result.n_steps, epoch, say=False)
+                self.watch.look(result.n_steps, epoch)
                 result.seconds += seconds
                 row = {"epoch": epoch, "step": result.n_steps, "phase": "recomposed", "loss": math.nan}
                 row |= {"learning_rate": math.nan, "seconds": seconds}
@@ -125,9 +132,30 @@ class Loop:
                 self._tell(result.events[-1])
         return result
 
+    def _begin(self) -> None:
+        """Makes the engine, brings the source to where the training was, and writes the first checkpoint."""
+        run, source, n_steps = self.run, self.source, self.result.n_steps
+        optimizer = vars(run.optimizer).copy()
+        try:
+            run.rebuild()
+            self.watch.look(n_steps, self.epoch)
+            if self.checkpoint is not None:
+                if n_steps == 0:
+                    self._save()
+                self.checkpoint.plan(n_steps)
+        except BaseException:
+            vars(run.optimizer).update(optimizer)  # nothing has been trained
+            raise
+        if source.replayed and self.epoch <= self.epochs and not self.stopped:
+            seconds = source.seconds
+            for _ in range(1, self.epoch):
+                for _ in source.batches(run):
+                    pass
+            source.seconds = seconds
+
     def _train(self, bar: Any) -> None:
         """What is left of the epochs: their batches, their rows of the history, and the callbacks."""
-        run, result, source, checkpoint = self.run, self.result, self.source, self.checkpoint
+        run, result, source, checkpoint, watch = self.run, self.result, self.source, self.checkpoint, self.watch
         n_steps, whole = result.n_steps, self.n_steps
         done = n_steps - (self.epoch - 1) * source.steps_per_epoch  # of the first epoch's batches
         due = self._due()
@@ -135,29 +163,38 @@ class Loop:
             if run.outdated:
                 self._close_phase()
                 run.follow()
+                watch.look(n_steps, epoch)
             total, rate = self.total, math.nan
             schedule = run.optimizer.schedule
             # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
             constant = schedule.learning_rate if type(schedule) is Constant else None
+            if checkpoint is not None:
+                self.generator = self.rng.bit_generator.state
             batches = source.batches(run)
             if done > 0:
                 batches, done = islice(batches, done, None), 0
             began = time.perf_counter()
-            for start, stop in batches:
-                if n_steps == due:
-                    self._count(n_steps, total, began)
-                    self._act(bar)
-                    due = self._due()
-                    began = time.perf_counter()
-                rate = schedule(n_steps, whole) if constant is None else constant
-                value = run.step(start, stop, rate)
-                n_steps += 1
-                total += value * (stop - start)
-                if not math.isfinite(value):
-                    raise diverged(f"loss became {value}", n_steps, epoch)
-                if bar is not None:
-                    bar.update()
+            try:
+                for start, stop in batches:
+                    if n_steps == due:
+                        self._count(n_steps, total, began)
+                        self._act(bar)
+                        due = self._due()
+                        began = time.perf_counter()
+                    rate = schedule(n_steps, whole) if constant is None else constant
+                    value = run.step(start, stop, rate)
+                    n_steps += 1
+                    total += value * (stop - start)
+                    if not math.isfinite(value):
+                        raise watch.loss(value, start, stop, n_steps, epoch)
+                    if bar is not None:
+                        bar.update()
+            except StopTraining:
+                # Not of a callback, perhaps, but of what gives batches or rates.
+                result.n_steps, self.total = n_steps, total
+                raise
             self._count(n_steps, total, began)
+            watch.look(n_steps, epoch)
             row: dict[str, Any] = {
                 "epoch": epoch,
                 "step": n_steps,
@@ -171,13 +208,12 @@ class Loop:
             result.history.append(row)
             self.epoch = epoch + 1
             self.total = self.seconds = 0.0
-            if checkpoint is not None:
-                self.generator = self.rng.bit_generator.state
             if bar is not None:
                 bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
             if self.callbacks:
                 self._tell(Event("epoch", epoch, n_steps, run.net, row))
             if checkpoint is not None and (checkpoint.every is None or epoch == self.epochs):
+                self.generator = self.rng.bit_generator.state
                 self._save()
 
     def _due(self) -> int:
@@ -202,6 +238,7 @@ class Loop:
             self._close_phase()
             self.method.act(step, self.epoch)
             self.run.follow()
+            self.watch.look(step, self.epoch)
             if bar is not None:
                 bar.set_postfix_str(self.run.phase)
 
@@ -236,23 +273,29 @@ class Loop:
         row["val_accuracy"] = evaluation.accuracy
 
     def _save(self) -> None:
-        """Writes a checkpoint of the state before the next step."""
+        """Writes a checkpoint of the state before the next step, if its numbers are finite."""
         assert self.checkpoint is not None
         result = self.result
+        if self.run.outdated:
+            self._close_phase()
+            self.run.follow()
+        self.watch.look(result.n_steps, self.epoch, always=True)
         state = {
             "n_steps": result.n_steps,
             "epoch": self.epoch,
             "generator": self.generator,
             "total": self.total,
-            "seconds": [self.seconds, self.since, self.spent, self.source.seconds, result.seconds],
+            "since": self.since,
+            "seconds": [self.seconds, self.spent, self.source.seconds, result.seconds],
             "stopped": self.stopped,
             "history": result.history,
             "phases": result.phases,
             "events": [(event.kind, event.epoch, event.step, event.info) for event in result.events],
+            "optimizer": optimizer_header(self.run.optimizer),
             "run": self.run.packed(),
             "method": self.method.packed(),
         }
-        self.checkpoint.write(result.n_steps, {**self.described, "state": state})
+        self.checkpoint.write(result.n_steps, {**self.about, "state": state})
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes back to a state that a checkpoint has.
@@ -267,9 +310,9 @@ class Loop:
         done = (self.epoch - 1) * per_epoch
         most = min(done + per_epoch, self.n_steps)
         result.n_steps = count("n_steps", state["n_steps"], minimum=done, maximum=most)
-        self.generator = self.rng.bit_generator.state = state["generator"]
         self.total = float(state["total"])
-        self.seconds, self.since, self.spent, self.source.seconds, result.seconds = state["seconds"]
+        self.since = count("since", state["since"], minimum=0, maximum=result.n_steps)
+        self.seconds, self.spent, self.source.seconds, result.seconds = map(float, state["seconds"])
         self.stopped = bool(state["stopped"])
         result.history = [dict(row) for row in state["history"]]
         result.phases = [dict(phase) for phase in state["phases"]]
@@ -278,13 +321,6 @@ class Loop:
         self.method.events[:] = [
             Event(kind, epoch, step, self.run.net, info) for kind, epoch, step, info in state["events"]
         ]
-
-
-def diverged(what: str, step: int, epoch: int) -> FloatingPointError:
-    """The error of a training whose numbers are no longer finite."""
-    return FloatingPointError(
-        f"the {what} at step {step} (epoch {epoch}): a smaller learning rate may help"
-    )
 
 
 def _progress_bar(n_steps: int, done: int) -> Any:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What happens between steps of a training: the switch to factors, the guard that looks at it, and recomposition.
 
-`Method` knows before which step it wants to act next; the loop (training.py) asks it then. Not here: the loop, and how ranks are chosen
+`Method` knows before which step it wants to act next; the loop (loop.py) asks it then. Not here: the loop, and how ranks are chosen
 (ranks.py, auto.py), how moments are carried (moments.py).
 """
 
@@ -20,7 +20,7 @@ from svdfast._engine import Engine, aligned_zeros
 from svdfast.auto import Auto
 from svdfast.data import Samples
 from svdfast.decay import decay_product, interval
-from svdfast.io import described, parse_layout
+from svdfast.io import layout_header, parse_layout
 from svdfast.layout import Layout
 from svdfast.moments import carry, relative_scale
 from svdfast.network import Evaluator, Network, Truncation
@@ -35,6 +35,8 @@ RECOVERY = 0.02
 SAMPLE = 2048
 # The factors' learning rate is at most so many times the optimizer's, and at least its inverse.
 LARGEST_SCALE = 4.0
+# Of steps, in a checkpoint: as far as floats count.
+_LARGEST_COUNT = 2**53
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class _Before:
 
 def _packed(state: tuple[Layout, NDArray[Any]], moments: tuple[NDArray[Any], ...], n_updates: int) -> dict[str, Any]:
     """A network's parameters and its optimizer's state, as a checkpoint has them."""
-    return {"layout": described(state[0]), "parameters": state[1], "moments": moments, "n_updates": n_updates}
+    return {"layout": layout_header(state[0]), "parameters": state[1], "moments": moments, "n_updates": n_updates}
 
 
 class Run:
@@ -245,7 +247,7 @@ class Run:
         moments = tuple(vector(array) for array in values["moments"])
         if len(moments) != len(self.optimizer.kinds):
             raise ValueError(f"it has {len(moments)} moments, not {len(self.optimizer.kinds)}")
-        n_updates = count("n_updates", values["n_updates"], minimum=0)
+        n_updates = count("n_updates", values["n_updates"], minimum=0, maximum=_LARGEST_COUNT)
         return (layout, vector(values["parameters"])), moments, n_updates
 
 
@@ -307,9 +309,12 @@ class Method:
 
     def unpack(self, values: Mapping[str, Any]) -> None:
         """Takes what `packed` gave."""
-        steps = [count("steps", step, minimum=0) for step in values["steps"]]
+        steps = [count("steps", step, minimum=0, maximum=_LARGEST_COUNT) for step in values["steps"]]
         self.next_step, self.switch_step, self.guard_step, self.recompose_step, self.decay_step, self.decay_every = steps
-        self.ranks, auto, before = values["ranks"], values["auto"], values["before"]
+        ranks, auto, before = values["ranks"], values["auto"], values["before"]
+        if ranks is not None and len(ranks) != len(self.run.net.layers) - 1:
+            raise ValueError(f"it has {len(ranks)} ranks for {len(self.run.net.layers) - 1} hidden layers")
+        self.ranks = None if ranks is None else [None if rank is None else count("ranks", rank) for rank in ranks]
         if auto is None:
             self.auto = None
         elif self.auto is not None:
@@ -342,7 +347,7 @@ class Method:
         elif step == self.recompose_step and self.run.net.is_factored:
             self.recompose(step, epoch)
         if step == self.decay_step and self.run.net.is_factored:
-            self._decay(step)
+            self._decay(step, epoch)
         self._plan(step)
 
     def _say(self, kind: str, step: int, epoch: int, info: dict[str, Any]) -> None:
@@ -357,12 +362,15 @@ class Method:
         with np.errstate(over="ignore", invalid="ignore"):
             norm = np.linalg.norm(net.parameters.astype(np.float64))
         if not norm < np.finfo(net.dtype).max:
-            raise self.diverged(f"norm of the parameters became {norm}", step, epoch)
+            raise self.diverged(f"the norm of the parameters became {norm}", step, epoch)
         directions: dict[int, NDArray[Any]] = {}
         if self.auto is not None:
-            decision = self.auto.decide(
-                self.run, self.dense_seconds(), step, settings.svd_method, settings.activation_aware
-            )
+            try:
+                decision = self.auto.decide(
+                    self.run, self.dense_seconds(), step, settings.svd_method, settings.activation_aware
+                )
+            except FloatingPointError as error:
+                raise self.diverged(str(error), step, epoch) from error
             self.auto = None
             parameters = net.parameters.copy()
             self._say("ranks", step, epoch, decision.info)
@@ -398,7 +406,10 @@ class Method:
             and step + recovery < self.recompose_step
         ):
             before = _Before(net.state, optimizer.moments, optimizer.n_updates, self._validate())
-        truncations, scales = self._cut(ranks, directions)
+        try:
+            truncations, scales = self._cut(ranks, directions)
+        except FloatingPointError as error:
+            raise self.diverged(str(error), step, epoch) from error
         if before is not None and net.is_factored:
             before.loss_after = self._validate()
             self.before, self.guard_step = before, step + recovery
@@ -412,13 +423,16 @@ class Method:
             self.decay_every = interval(self.run.net, self.run.batch_size)
             self.decay_step = step + self.decay_every
 
-    def _decay(self, step: int) -> None:
+    def _decay(self, step: int, epoch: int) -> None:
         """For the steps since the last one, at the rate of this one."""
         began = time.perf_counter()
         rate = self.run.optimizer.schedule(step, self.n_steps)
-        for layer in self.run.net.layers:
+        for index, layer in enumerate(self.run.net.layers):
             if layer.rank is not None:
-                decay_product(layer.W1, layer.W2, self.decay_every * rate * self.settings.product_decay)
+                try:
+                    decay_product(layer.W1, layer.W2, self.decay_every * rate * self.settings.product_decay)
+                except FloatingPointError as error:
+                    raise self.diverged(f"layer {index}: {error}", step, epoch) from error
         self._plan_decay(step)
         self.spend(time.perf_counter() - began)
 
@@ -518,7 +532,8 @@ class Method:
         run = self.run
         run.follow()
         old, moments = run.net.state, run.optimizer.moments
-        run.net.recompose()
+        with np.errstate(over="ignore", invalid="ignore"):  # the loop looks at it next
+            run.net.recompose()
         if self.settings.moments == "carry":
             layout, parameters = run.net.state
             with np.errstate(all="ignore"):

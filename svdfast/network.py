@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from svdfast import activations, losses
-from svdfast._checks import count, one_of, positive_number
+from svdfast import _in_use, activations, losses
+from svdfast._checks import count, listed, of_layer, one_of, positive_number, real_array, room
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.activations import Activation
@@ -114,7 +114,8 @@ class Layer:
 
     def weight(self) -> NDArray[Any]:
         """A copy of W (n_out, n_in); for a factored layer the product W1·W2."""
-        return self.W.copy() if self.rank is None else self.W1 @ self.W2
+        with _in_use.reading(self._network), single_threaded_blas.held():
+            return self.W.copy() if self.rank is None else self.W1 @ self.W2
 
     def __repr__(self) -> str:
         form = "dense" if self.rank is None else f"rank {self.rank}"
@@ -196,6 +197,11 @@ class Network:
     TypeError, ValueError
         An argument is of the wrong kind or out of its range.
 
+    Notes
+    -----
+    Any number of threads may read a network at once. Where one trains or changes it, the calls of all others raise RuntimeError, and so
+    does that one's while others read.
+
     Examples
     --------
     >>> import numpy as np
@@ -225,12 +231,7 @@ class Network:
         *,
         uint8_scale: float = 1 / 255,
     ):
-        try:
-            given = list(sizes)
-        except TypeError:
-            raise TypeError(
-                f"sizes: expected a sequence of integers, got {type(sizes).__name__}"
-            ) from None
+        given = listed("sizes", sizes, "integers")
         if len(given) < 2:
             raise ValueError(f"sizes: expected inputs and at least one layer, got {given}")
         widths = [count(f"sizes[{i}]", n, maximum=_INT_MAX) for i, n in enumerate(given)]
@@ -238,7 +239,7 @@ class Network:
         if isinstance(hidden, str | Activation):
             chosen = [activations.resolve(hidden, "hidden")] * n_hidden
         else:
-            chosen = [activations.resolve(h, "hidden") for h in hidden]
+            chosen = [activations.resolve(h, "hidden") for h in listed("hidden", hidden, "activations")]
             if len(chosen) != n_hidden:
                 raise ValueError(
                     f"hidden: expected {n_hidden} activations, one for each hidden layer, "
@@ -257,6 +258,7 @@ class Network:
         layout = Layout.build(widths, [None] * len(chosen), chosen)
         if layout.size > _INT_MAX:
             raise ValueError(f"sizes: expected at most {_INT_MAX} parameters, got {layout.size}")
+        room("sizes", layout.size * kind.itemsize)
         # Layout and vector belong together, so they change together, in one assignment.
         self._state = layout, aligned_zeros(layout.size, kind)
         rng = np.random.default_rng(seed)
@@ -265,7 +267,8 @@ class Network:
 
     @property
     def state(self) -> tuple[Layout, NDArray[Any]]:
-        """`layout` and `parameters` as they belong together, also while another thread truncates."""
+        """`layout` and `parameters` as they belong together."""
+        _in_use.check(self)
         return self._state
 
     @property
@@ -274,6 +277,7 @@ class Network:
 
     @property
     def parameters(self) -> NDArray[Any]:
+        _in_use.check(self)
         return self._state[1]
 
     @property
@@ -282,7 +286,7 @@ class Network:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.parameters.dtype
+        return self._state[1].dtype
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -301,6 +305,7 @@ class Network:
         ]
         return f"<Network {self.sizes[0]} -> {' -> '.join(forms)}, {self.dtype}>"
 
+    @_in_use.reads
     def __getstate__(self) -> dict[str, Any]:
         layout, parameters = self._state
         return {"state": (layout, parameters.copy()), "uint8_scale": self.uint8_scale}
@@ -318,6 +323,7 @@ class Network:
         other.__setstate__(self.__getstate__())
         return other
 
+    @_in_use.reads
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the network to a file, which `svdfast.load` reads; factored layers stay factored.
 
@@ -340,6 +346,7 @@ class Network:
 
         io.save(self, path)
 
+    @_in_use.reads
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes the network to an ONNX file, which other runtimes run; factored layers stay factored.
 
@@ -379,6 +386,7 @@ class Network:
 
         onnx.save(self, path)
 
+    @_in_use.reads
     def to_torch(self, *, logits: bool = False) -> torch.nn.Sequential:
         """A `torch.nn.Sequential` that computes what the network does, in memory of its own.
 
@@ -422,6 +430,7 @@ class Network:
 
         return convert.to_torch(self, logits=logits)
 
+    @_in_use.reads
     def predict(
         self,
         X: ArrayLike | Rows,
@@ -477,6 +486,7 @@ class Network:
             given = inputs.array
             n_samples = len(given)
         if out is None:
+            room("X", n_samples * n_out * parameters.itemsize)
             result = out = np.empty((n_samples, n_out), dtype=parameters.dtype)
         else:
             _check_out(out, (n_samples, n_out), parameters.dtype)
@@ -503,6 +513,7 @@ class Network:
             out[...] = result
         return out
 
+    @_in_use.reads
     def evaluate(
         self,
         X: ArrayLike | Rows,
@@ -544,6 +555,8 @@ class Network:
         with single_threaded_blas.held():
             return evaluator(self)
 
+    @_in_use.reads
+    @single_threaded_blas.held()
     def score(
         self,
         X: ArrayLike | Rows,
@@ -594,6 +607,7 @@ class Network:
         weight = check_sample_weight(weights, n_samples, double)
         return _variance_explained([(predicted, target, weight)])
 
+    @_in_use.reads
     def loss_and_gradient(
         self,
         X: ArrayLike,
@@ -659,6 +673,8 @@ class Network:
             value = engine.gradient(0, data.n_samples, gradient, l1, l2)
         return value, gradient
 
+    @_in_use.changes
+    @single_threaded_blas.held()
     def truncate(
         self,
         rank_fraction: float | None = None,
@@ -709,6 +725,8 @@ class Network:
         TypeError, ValueError
             A rank is out of range, both or neither of `rank_fraction` and `ranks` are given, a weight is not
             finite, or its norm is not, or `inputs` or `directions` do not fit. The network is then unchanged.
+        numpy.linalg.LinAlgError
+            No way to decompose a weight converged, see `truncated_svd`. Unchanged, too.
         FloatingPointError
             Over `inputs` a layer has inputs that are not finite. Unchanged, too.
 
@@ -719,7 +737,12 @@ class Network:
         rule = resolve_rule(self.layout, rank_fraction, ranks)
         one_of("method", method, ("exact", "randomized"))
         one_of("split", split, ("balanced", "left", "right"))
-        wanted = rule(self.layout.layers[:-1], [layer.weight() for layer in self.layers[:-1]])
+        with np.errstate(over="ignore", invalid="ignore"):
+            weights = [layer.W if layer.rank is None else layer.weight() for layer in self.layers[:-1]]
+        for index, W in enumerate(weights):
+            if not np.isfinite(W).all():
+                raise np.linalg.LinAlgError(f"layer {index}: expected a finite weight, got NaN or infinity in it")
+        wanted = rule(self.layout.layers[:-1], weights)
         usable = self.usable_ranks(wanted, force=force)
         if inputs is None and sample_weight is not None:
             raise ValueError("sample_weight: expected inputs with it, got none")
@@ -741,12 +764,13 @@ class Network:
                     Truncation(index, layer.rank, rank, limit, np.empty(0, self.dtype), 0.0)
                 )
                 continue
-            W = layer.W if layer.rank is None else layer.weight()
-            if directions is not None and index in directions:
-                U = _leading(directions[index], index, W, rank)
-            else:
-                U = leading_directions(W, rank, grams.pop(index, None), method)
-            U, s, Vt = restricted_svd(W, U)
+            W = weights[index]
+            with of_layer(index):
+                if directions is not None and index in directions:
+                    U = _leading(directions[index], index, W, rank)
+                else:
+                    U = leading_directions(W, rank, grams.pop(index, None), method)
+                U, s, Vt = restricted_svd(W, U)
             if not np.isfinite(s[0]):
                 raise ValueError(f"layer {index}: the weight's norm is too large for {self.dtype}")
             left, right = {
@@ -763,6 +787,8 @@ class Network:
         self._rebuild(new_ranks, factors)
         return tuple(done)
 
+    @_in_use.reads
+    @single_threaded_blas.held()
     def input_grams(
         self, X: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> list[NDArray[Any]]:
@@ -844,9 +870,17 @@ class Network:
             if rank is None
             or not (force or rank <= break_even_rank(layer.n_in, layer.n_out, first_layer=i == 0))
             else rank
-            for i, (rank, layer) in enumerate(zip(ranks, self.layers[:-1], strict=True))
+            for i, (rank, layer) in enumerate(zip(self._checked_ranks(ranks), self.layers[:-1], strict=True))
         ]
 
+    def _checked_ranks(self, ranks: Sequence[int | None]) -> list[int | None]:
+        """A rank, or None, for each hidden layer."""
+        given = listed("ranks", ranks, "integers")
+        if len(given) != len(self.layers) - 1:
+            raise ValueError(f"ranks: expected {len(self.layers) - 1} ranks, one for each hidden layer, got {len(given)}")
+        return [None if rank is None else count(f"ranks[{i}]", rank) for i, rank in enumerate(given)]
+
+    @_in_use.changes
     def set_factors(self, factors: dict[int, tuple[NDArray[Any], NDArray[Any]]]) -> None:
         """Replaces the weights of some hidden layers by factors, which are copied.
 
@@ -854,11 +888,30 @@ class Network:
         ----------
         factors : dict of int to (W1, W2)
             By hidden layer, from 0: arrays (n_out, rank) and (rank, n_in).
+
+        Raises
+        ------
+        TypeError, ValueError
+            There is no such layer, or its factors do not fit. The network is then unchanged.
         """
+        if not isinstance(factors, Mapping):
+            raise TypeError(f"factors: expected a dict of pairs of arrays, got {type(factors).__name__}")
         ranks = list(self.layout.ranks)
-        for index, (W1, _) in factors.items():
-            ranks[index] = W1.shape[1]
-        self._rebuild(ranks, factors)
+        checked = {}
+        for key, pair in factors.items():
+            index = count("factors", key, minimum=0, maximum=len(ranks) - 2)
+            layer = self.layers[index]
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise TypeError(f"factors[{index}]: expected a pair of arrays, got {type(pair).__name__}")
+            W1, W2 = (real_array(f"factors[{index}]", part) for part in pair)
+            rank = W1.shape[-1] if W1.ndim else 0
+            if rank < 1 or (W1.shape, W2.shape) != ((layer.n_out, rank), (rank, layer.n_in)):
+                raise ValueError(
+                    f"factors[{index}]: expected shapes ({layer.n_out}, rank) and (rank, {layer.n_in}), "
+                    f"got {W1.shape} and {W2.shape}"
+                )
+            ranks[index], checked[index] = rank, (W1, W2)
+        self._rebuild(ranks, checked)
 
     def shaped(self, ranks: Sequence[int | None]) -> Network:
         """A network of the same sizes with other ranks and all parameters zero, for what depends on shapes alone, as counts do.
@@ -872,12 +925,15 @@ class Network:
         -------
         Network
         """
+        layout = self.layout.with_ranks([*self._checked_ranks(ranks), None])
+        if layout.size > _INT_MAX:
+            raise ValueError(f"ranks: expected at most {_INT_MAX} parameters, got {layout.size}")
         other = Network.__new__(Network)
-        layout = self.layout.with_ranks([*ranks, None])
         other._state = layout, aligned_zeros(layout.size, self.dtype)
         other.uint8_scale = self.uint8_scale
         return other
 
+    @_in_use.changes
     def set_state(self, layout: Layout, parameters: NDArray[Any]) -> None:
         """Puts back what `state` gave.
 
@@ -886,9 +942,28 @@ class Network:
         layout : Layout
         parameters : ndarray (layout.size,)
             Used as it lies, not copied.
+
+        Raises
+        ------
+        TypeError, ValueError
+            They do not belong together. The network is then unchanged.
         """
+        if not isinstance(layout, Layout):
+            raise TypeError(f"layout: expected a Layout, got {type(layout).__name__}")
+        if not isinstance(parameters, np.ndarray) or isinstance(parameters, np.ma.MaskedArray):
+            raise TypeError(f"parameters: expected an ndarray, got {type(parameters).__name__}")
+        if parameters.shape != (layout.size,) or parameters.dtype not in (np.float32, np.float64):
+            raise ValueError(
+                f"parameters: expected shape ({layout.size},) and dtype float32 or float64, "
+                f"got shape {parameters.shape} and dtype {parameters.dtype}"
+            )
+        flags = parameters.flags
+        if not (flags.c_contiguous and flags.aligned and flags.writeable):
+            raise ValueError("parameters: expected a contiguous, aligned and writeable array, got one that is not")
         self._state = layout, parameters
 
+    @_in_use.reads
+    @single_threaded_blas.held()
     def plot_spectrum(
         self,
         rank_fraction: float | None = None,
@@ -938,6 +1013,7 @@ class Network:
 
         return plots.plot_spectrum(self, rank_fraction, ranks, figure)
 
+    @_in_use.changes
     def recompose(self) -> None:
         """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""
         self._rebuild([None] * len(self.layout.layers), {})

@@ -11,10 +11,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from svdfast import schedules
-from svdfast._checks import fraction, positive_number
+from svdfast._checks import count, fraction, positive_number, room
 from svdfast._engine import aligned_zeros
 from svdfast.moments import Kind
 
@@ -34,7 +35,7 @@ class Rule:
 
 
 class Optimizer:
-    """Base of the optimizers: a rate, a rule, and the state that goes from one training to the next.
+    """Base of the optimizers: a rate, a rule, and the state that goes from one training to the next, one at a time.
 
     Attributes
     ----------
@@ -68,14 +69,28 @@ class Optimizer:
 
     def begin(self, key: Hashable, size: int, dtype: DTypeLike) -> None:
         """Keeps the moments if they belong to parameters laid out as `key` says, else starts them at zero."""
+        size = count("size", size, maximum=2**31 - 1)
+        if dtype is None or np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
         if self._key != key:
             self._key = None
+            room("optimizer", len(self.kinds) * size * np.dtype(dtype).itemsize)
             self.moments = tuple(aligned_zeros(size, dtype) for _ in self.kinds)
             self.n_updates = 0
             self._key = key
+        # Compiled loops write to them.
+        if len(self.moments) != len(self.kinds) or any(
+            m.shape != (size,) or m.dtype != dtype or not (m.flags.c_contiguous and m.flags.aligned and m.flags.writeable)
+            for m in self.moments
+        ):
+            raise ValueError(f"moments: expected {len(self.kinds)} vectors of {size} elements and dtype {dtype}, got others")
 
     def adopt(self, key: Hashable, moments: tuple[NDArray[Any], ...]) -> None:
         """Goes on with these moments, which belong to parameters laid out as `key` says."""
+        if not isinstance(moments, tuple) or not all(isinstance(m, np.ndarray) for m in moments):
+            raise TypeError(f"moments: expected a tuple of arrays, got {type(moments).__name__}")
+        if len(moments) != len(self.kinds):
+            raise ValueError(f"moments: expected {len(self.kinds)} of them, got {len(moments)}")
         self.moments = moments
         self._key = key
 

@@ -16,10 +16,11 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from svdfast._checks import one_of
+from svdfast._checks import of_layer, one_of
 from svdfast.counting import break_even_rank
 from svdfast.network import Layer, Network
 from svdfast.ranks import resolve_rule
+from svdfast.svd import singular_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -220,7 +221,8 @@ def _spectrum(index: int, layer: Layer) -> NDArray[np.float64]:
         )
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is said
             W = _finite(index, R1 @ R2.T)
-    return np.asarray(scipy.linalg.svd(W, compute_uv=False, check_finite=False), dtype=np.float64)
+    with of_layer(index):
+        return singular_values(W).astype(np.float64)
 
 
 def _energy(s: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
-from svdfast._checks import count
+from svdfast._checks import count, listed, of_layer
 from svdfast.layout import LayerSpec, Layout
-from svdfast.svd import resolve_rank
+from svdfast.svd import resolve_rank, singular_values
 
 __all__ = ["Budget", "NARROW", "Energy", "Fraction", "Given", "RankRule", "resolve_rule"]
 
@@ -65,7 +64,7 @@ class Energy:
     share: float
 
     def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
-        return [least_rank(_squares(W), self.share) for W in weights]
+        return [least_rank(s, self.share) for s in _squares(weights)]
 
 
 def least_rank(squares: NDArray[Any], share: float) -> int:
@@ -86,7 +85,7 @@ class Budget:
         # A rank costs forward m + n, ∂W1 n, ∂W2 m, D n, and ∂X m but in the first layer (method: counting.py).
         costs = [(3 if i > 0 else 2) * a.n_in + 3 * a.n_out for i, a in enumerate(layers)]
         whole = sum((3 if i > 0 else 2) * a.n_in * a.n_out for i, a in enumerate(layers))
-        return list(bought_ranks([_squares(W) for W in weights], costs, self.share * whole))
+        return list(bought_ranks(_squares(weights), costs, self.share * whole))
 
 
 def bought_ranks(squares: Sequence[NDArray[Any]], costs: Sequence[int], budget: float) -> list[int]:
@@ -109,11 +108,13 @@ def bought_ranks(squares: Sequence[NDArray[Any]], costs: Sequence[int], budget: 
     return ranks
 
 
-def _squares(W: NDArray[Any]) -> NDArray[Any]:
-    """Squared singular values, largest first, in float64."""
-    s = scipy.linalg.svd(W, compute_uv=False, check_finite=False)
-    square: NDArray[Any] = np.square(s, dtype=np.float64)
-    return square
+def _squares(weights: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Of each weight the squared singular values, largest first, in float64."""
+    squares = []
+    for index, W in enumerate(weights):
+        with of_layer(index):
+            squares.append(np.square(singular_values(W), dtype=np.float64))
+    return squares
 
 
 def _share(text: str, word: str) -> float:
@@ -164,7 +165,7 @@ def resolve_rule(
         return Fraction(float(rank_fraction))
     if isinstance(ranks, str):
         return named_rule(ranks)
-    given = list(ranks)
+    given = listed("ranks", ranks, "integers")
     if len(given) != len(hidden):
         raise ValueError(
             f"ranks: expected {len(hidden)} ranks, one for each hidden layer, got {len(given)}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from svdfast._checks import fraction, positive_number
 
@@ -32,7 +33,7 @@ class Constant:
     learning_rate: float
 
     def __post_init__(self) -> None:
-        positive_number("learning_rate", self.learning_rate, or_zero=True)
+        _set(self, learning_rate=positive_number("learning_rate", self.learning_rate, or_zero=True))
 
     def __call__(self, step: int, n_steps: int) -> float:
         return self.learning_rate
@@ -55,10 +56,9 @@ class StepDecay:
     at: tuple[float, ...] = (0.5, 0.75)
 
     def __post_init__(self) -> None:
-        positive_number("learning_rate", self.learning_rate, or_zero=True)
-        positive_number("factor", self.factor)
-        for share in self.at:
-            fraction("at", share)
+        rate = positive_number("learning_rate", self.learning_rate, or_zero=True)
+        at = tuple(fraction("at", share) for share in self.at)
+        _set(self, learning_rate=rate, factor=positive_number("factor", self.factor), at=at)
 
     def __call__(self, step: int, n_steps: int) -> float:
         passed = sum(step >= share * n_steps for share in self.at)
@@ -81,8 +81,8 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        positive_number("learning_rate", self.learning_rate, or_zero=True)
-        positive_number("final", self.final, or_zero=True)
+        rate = positive_number("learning_rate", self.learning_rate, or_zero=True)
+        _set(self, learning_rate=rate, final=positive_number("final", self.final, or_zero=True))
 
     def __call__(self, step: int, n_steps: int) -> float:
         share = 0.5 * (1 + math.cos(math.pi * step / max(n_steps, 1)))
@@ -105,13 +105,19 @@ class Warmup:
     warmup_fraction: float = 0.05
 
     def __post_init__(self) -> None:
-        resolve(self.schedule)
-        fraction("warmup_fraction", self.warmup_fraction)
+        schedule = resolve(self.schedule)
+        _set(self, schedule=schedule, warmup_fraction=fraction("warmup_fraction", self.warmup_fraction))
 
     def __call__(self, step: int, n_steps: int) -> float:
         length = round(self.warmup_fraction * n_steps)
         rate = resolve(self.schedule)(step, n_steps)
         return rate * (step + 1) / length if step < length else rate
+
+
+def _set(of: object, /, **values: Any) -> None:
+    """Replaces what a frozen schedule was given by what the checks made of it: numbers of any type are floats from then on."""
+    for name, value in values.items():
+        object.__setattr__(of, name, value)
 
 
 def resolve(learning_rate: float | Schedule) -> Schedule:

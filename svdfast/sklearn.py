@@ -15,8 +15,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from svdfast import activations
+from svdfast import _in_use, activations
 from svdfast._checks import count, fraction, one_of, positive_number
+from svdfast._runtime import single_threaded_blas
 from svdfast.activations import Activation
 from svdfast.data import check_sample_weight
 from svdfast.network import Network
@@ -385,10 +386,12 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             evaluate = self._evaluation(X_val, targets_val, weight_val)
 
         try:
-            if self.solver == "lbfgs":
-                self._minimise(X, targets, weight)
-            else:
-                self._descend(X, targets, weight, evaluate, callbacks, goes_on)
+            # SciPy's L-BFGS multiplies with BLAS, too.
+            with _in_use.changing(net), single_threaded_blas.held():
+                if self.solver == "lbfgs":
+                    self._minimise(X, targets, weight)
+                else:
+                    self._descend(X, targets, weight, evaluate, callbacks, goes_on)
         except FloatingPointError as error:
             raise ValueError(_NOT_FINITE) from error
         if not np.isfinite(net.parameters).all():

@@ -7,7 +7,7 @@
 - `BatchSource`: batches come ready, from the user.
 
 A training asks its source for the batches of each epoch, as rows start .. stop of what the source has then bound to the engine. Samples
-are checked when they are there: at once in memory, else as they are read. Not here: the checks (data.py), the loop (training.py).
+are checked when they are there: at once in memory, else as they are read. Not here: the checks (data.py), the loop (loop.py).
 
 How well a row source is shuffled: each epoch takes all blocks in a new random order, POOL_BLOCKS of them at a time, and the rows of
 these in a new random order. So each sample comes once an epoch, and a batch is drawn from that many places in the data, wherever they
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdfast._checks import count, real_array, real_dtype
+from svdfast._checks import count, real_array, real_dtype, room
 from svdfast.data import (
     CODES,
     Inputs,
@@ -113,8 +113,8 @@ class Source(Protocol):
     def batches(self, run: Run) -> Iterable[tuple[int, int]]:
         """The rows, start and stop, of each batch of an epoch, its samples bound to the run's engine when it is asked for."""
 
-    def known_by(self) -> Iterable[Samples]:
-        """Samples by which these data are told from others."""
+    def known_by(self) -> Iterable[NDArray[Any]]:
+        """Arrays by which these data are told from others."""
 
 
 # What says that an object's numbers are in memory (or on a device), or that its slices of rows are no arrays.
@@ -276,6 +276,7 @@ class Reader:
         self._targets: Callable[[int, int], NDArray[Any]]
         self._weights: Callable[[int, int], NDArray[Any] | None]
         steady = []
+        self._in_memory: list[NDArray[Any]] = []
 
         if is_row_source(X):
             X_rows = _Steady(names[0], X)
@@ -290,6 +291,7 @@ class Reader:
         else:
             inputs = check_inputs(X, n_in, net_dtype, scale, name=names[0])
             n, X_dtype, X_itemsize = len(inputs.array), inputs.array.dtype, inputs.array.itemsize
+            self._in_memory.append(inputs.array)
             self._inputs = lambda start, stop: replace(inputs, array=inputs.array[start:stop])
         if n == 0:
             raise ValueError(f"{names[0]}: expected at least one sample, got none")
@@ -305,6 +307,7 @@ class Reader:
         else:
             targets = check_targets(y, loss, n, n_out, dtype, name=names[1])
             classes = targets.dtype == np.int32
+            self._in_memory.append(targets)
             self._targets = lambda start, stop: targets[start:stop]
 
         if is_row_source(sample_weight):
@@ -317,6 +320,7 @@ class Reader:
             )
         else:
             weights = check_sample_weight(sample_weight, n, dtype)
+            self._in_memory += [] if weights is None else [weights]
             self._weights = lambda start, stop: None if weights is None else weights[start:stop]
 
         self._steady = steady[0]
@@ -332,6 +336,7 @@ class Reader:
         """Room for n samples."""
         net, dtype = self._net, self._dtype
         n_in, n_out = net.sizes[0], net.sizes[-1]
+        room("batch_size", n * self._row_bytes)
         X = np.empty((n, n_in), self._X_dtype)
         return Samples(
             check_inputs(X, n_in, net.dtype, net.uint8_scale, finite=False),
@@ -351,6 +356,13 @@ class Reader:
         return Samples(
             self._inputs(start, stop), self._loss, self._targets(start, stop), self._weights(start, stop)
         )
+
+    def known_by(self) -> Iterator[NDArray[Any]]:
+        """What is in memory, and of what is not some rows from all over it."""
+        yield from self._in_memory
+        n = self.n_samples
+        for row in sorted({n * i // (KNOWN_BY - 1) for i in range(KNOWN_BY - 1)} | {n - 1}):
+            yield from self.read(row, row + 1).arrays
 
     def blocks(self) -> Iterator[Samples]:
         """All samples in order."""
@@ -383,9 +395,9 @@ class ArraySource:
         n, size = self.n_samples, self.batch_size
         return zip(range(0, n, size), chain(range(size, n, size), (n,)), strict=True)
 
-    def known_by(self) -> Iterable[Samples]:
+    def known_by(self) -> Iterable[NDArray[Any]]:
         """All of them."""
-        return (self.data,)
+        return self.data.arrays
 
 
 class RowSource:
@@ -439,11 +451,9 @@ class RowSource:
         if not counted:
             raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
 
-    def known_by(self) -> Iterator[Samples]:
-        """Some rows from all over them."""
-        n = self.n_samples
-        for row in sorted({n * i // (KNOWN_BY - 1) for i in range(KNOWN_BY - 1)} | {n - 1}):
-            yield self.reader.read(row, row + 1)
+    def known_by(self) -> Iterable[NDArray[Any]]:
+        """As the Reader says."""
+        return self.reader.known_by()
 
 
 def check_batch(net: Network, batch: Any, loss: Loss, number: int, name: str = "X") -> Samples:
@@ -607,7 +617,7 @@ class BatchSource:
             yield 0, n
         self.n_samples = n_samples
 
-    def known_by(self) -> Iterable[Samples]:
+    def known_by(self) -> Iterable[NDArray[Any]]:
         """The first batch, before it is taken."""
         assert self._first is not None
-        return (self._first,)
+        return self._first.arrays

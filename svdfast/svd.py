@@ -5,6 +5,7 @@ This file is linear algebra on one matrix. It knows nothing of layers, networks 
 `svdfast.network` decides which weights are factored and when.
 """
 
+import logging
 import math
 import numbers
 import operator
@@ -14,7 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-__all__ = ["factorize", "leading_directions", "resolve_rank", "restricted_svd", "truncated_svd"]
+from svdfast._runtime import single_threaded_blas
+
+__all__ = ["factorize", "leading_directions", "resolve_rank", "restricted_svd", "singular_values", "truncated_svd"]
+
+logger = logging.getLogger("svdfast")
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 Method: TypeAlias = Literal["exact", "randomized"]
@@ -23,6 +28,7 @@ RIDGE = 1e-2
 Split: TypeAlias = Literal["balanced", "left", "right"]
 
 
+@single_threaded_blas.held()
 def truncated_svd(
     W: npt.ArrayLike,
     rank: SupportsIndex,
@@ -74,9 +80,14 @@ def truncated_svd(
     ValueError
         `W` is not two-dimensional, is empty or holds NaN or infinity; `rank` is out of range;
         `n_oversamples` or `n_iterations` is negative; `method` is unknown.
+    numpy.linalg.LinAlgError
+        No way of those below converged.
 
     Notes
     -----
+    Where LAPACK's gesdd, divide and conquer, does not converge, gesvd is tried, plain QR iteration, and after it the randomized
+    decomposition; each time with a warning in the log "svdfast".
+
     "exact" takes a float32 W of at least 128 rows and columns, and a rank of at most half of them, through the eigenvectors of its
     Gram matrix, G = W·Wᵀ = U·Σ²·Uᵀ (the smaller of W·Wᵀ and Wᵀ·W) in float64, of which only `rank` are computed. There rounding disturbs G
     by about ε₆₄·σ₁², and Vt = Σ⁻¹·Uᵀ·W loses its orthogonality by ε₆₄·(σ₁/σ_l)²: less than float32 keeps, unless σ_l is thousands of times
@@ -113,7 +124,7 @@ def truncated_svd(
     _check_choice("method", method, get_args(Method))
 
     if method == "exact":
-        U, s, Vt = _leading_svd(matrix, rank) or _full_svd(matrix)
+        U, s, Vt = _leading_svd(matrix, rank) or _full_svd(matrix, rank)
     else:
         rng = np.random.default_rng(seed)
         U, s, Vt = _randomized_svd(matrix, rank + oversamples, iterations, rng)
@@ -184,6 +195,7 @@ def factorize(
     return U * root, root[:, None] * Vt
 
 
+@single_threaded_blas.held()
 def leading_directions(
     W: FloatArray, rank: int, gram: FloatArray | None = None, method: Method = "exact"
 ) -> FloatArray:
@@ -210,6 +222,11 @@ def leading_directions(
     -------
     U : ndarray (n, rank)
 
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        W·C is not finite, or no way to decompose it converged. A G whose C can't be found is left out, with a warning in the log.
+
     References
     ----------
     P. Chen, H.-F. Yu, I. Dhillon, C.-J. Hsieh, "DRONE: Data-aware low-rank compression for large NLP models", NeurIPS 2021.
@@ -227,7 +244,16 @@ def leading_directions(
            [1.]])
     """
     if gram is not None:
-        W = W @ _root(gram)
+        try:
+            root = _root(gram)
+        except scipy.linalg.LinAlgError:
+            logger.warning("the Gram matrix of a layer's inputs has no Cholesky factor: the weight is cut without it")
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                W = W @ root
+            if not np.isfinite(W).all():
+                raise scipy.linalg.LinAlgError(f"the norm of W over the inputs is too large for {W.dtype}")
+            del root
         del gram  # the decomposition needs the memory
     return truncated_svd(W, rank, method)[0]
 
@@ -241,12 +267,18 @@ def _root(gram: FloatArray) -> FloatArray:
     return C
 
 
+@single_threaded_blas.held()
 def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The singular value decomposition of U·Uᵀ·W, W (n, m) projected onto orthonormal directions U (n, l).
 
     Returns
     -------
     U, s, Vt : ndarray (n, l), (l,), (l, m)
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        Uᵀ·W is not finite, or no way to decompose it converged.
 
     Examples
     --------
@@ -255,8 +287,31 @@ def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray
     >>> restricted_svd(np.diag([3.0, 2.0]), np.eye(2)[:, 1:])[1]
     array([2.])
     """
-    left, s, Vt = _full_svd(U.T @ W)
+    with np.errstate(over="ignore", invalid="ignore"):
+        projected = U.T @ W
+    # LAPACK might never come back.
+    if not np.isfinite(projected).all():
+        raise scipy.linalg.LinAlgError(f"the norm of W is too large for {W.dtype}")
+    left, s, Vt = _full_svd(projected)
     return U @ left, s, Vt
+
+
+def singular_values(W: FloatArray) -> FloatArray:
+    """All of a finite matrix, largest first.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        No way to find them converged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.svd import singular_values
+    >>> singular_values(np.array([[0.0, 2.0], [3.0, 0.0]]))
+    array([3., 2.])
+    """
+    return _full_svd(W, vectors=False)[1]
 
 
 def resolve_rank(rank_fraction: float, n_in: SupportsIndex, n_out: SupportsIndex) -> int:
@@ -352,6 +407,7 @@ def _leading_svd(W: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, Floa
             overwrite_a=True,
         )  # fmt: skip
     except scipy.linalg.LinAlgError:
+        logger.warning("eigh did not converge on the Gram matrix of a matrix of shape %s: its SVD is taken instead", W.shape)
         return None
     squares, U = squares[::-1], U[:, ::-1]
     # G is disturbed by about n·ε₆₄·σ₁², and uᵢᵀ·G·uⱼ, divided by σᵢ·σⱼ, must not show it in float32.
@@ -365,16 +421,32 @@ def _leading_svd(W: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, Floa
     return (U, s, Vt) if W.shape[0] <= W.shape[1] else (Vt.T, s, U.T)
 
 
-def _full_svd(W: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _full_svd(
+    W: FloatArray, rank: int | None = None, *, vectors: bool = True
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The whole SVD of a finite matrix; where LAPACK does not converge, of as many triplets as `rank` asks for at least."""
+    found = _lapack_svd(W, vectors)
+    if found is None:
+        logger.warning("no SVD of LAPACK converged on a matrix of shape %s: the randomized one is taken instead", W.shape)
+        n_vectors = min(W.shape) if rank is None else rank + 10
+        found = _randomized_svd(W, n_vectors, 4, np.random.default_rng(0))
+    return found
+
+
+def _lapack_svd(W: FloatArray, vectors: bool = True) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    """The whole SVD of a finite matrix, the vectors empty where they are not wanted; None where nothing converges."""
     # gesdd, divide and conquer, is several times faster and now and then fails to converge on a
     # matrix that gesvd, the plain QR iteration, still decomposes.
-    try:
-        U, s, Vt = scipy.linalg.svd(W, full_matrices=False, check_finite=False)
-    except scipy.linalg.LinAlgError:
-        U, s, Vt = scipy.linalg.svd(
-            W, full_matrices=False, check_finite=False, lapack_driver="gesvd"
-        )
-    return U, s, Vt
+    for driver in ("gesdd", "gesvd"):
+        try:
+            found = scipy.linalg.svd(
+                W, full_matrices=False, compute_uv=vectors, check_finite=False, lapack_driver=driver
+            )
+        except scipy.linalg.LinAlgError:
+            logger.warning("%s did not converge on a matrix of shape %s", driver, W.shape)
+        else:
+            return found if vectors else (W[:, :0], found, W[:0])
+    return None
 
 
 def _randomized_svd(
@@ -392,7 +464,10 @@ def _randomized_svd(
         # Without the QR in between, every column would turn to the first singular vector.
         Q = _orthonormal(W.T @ Q)  # (m×k) = (n×m)ᵀ(n×k)
         Q = _orthonormal(W @ Q)  # (n×k) = (n×m)(m×k)
-    U, s, Vt = _full_svd(Q.T @ W)  # (k×m) = (n×k)ᵀ(n×m)
+    found = _lapack_svd(Q.T @ W)  # (k×m) = (n×k)ᵀ(n×m)
+    if found is None:
+        raise scipy.linalg.LinAlgError(f"no SVD of a matrix of shape {W.shape} converged: gesdd, gesvd, randomized")
+    U, s, Vt = found
     return Q @ U, s * scale, Vt  # (n×k) = (n×k)(k×k)
 
 

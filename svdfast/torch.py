@@ -10,16 +10,18 @@ Not here: svdfast's networks from and to PyTorch (convert.py).
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svdfast import ranks as rules
 from svdfast._checks import count, one_of
 from svdfast.counting import break_even_rank
-from svdfast.svd import resolve_rank
+from svdfast.svd import resolve_rank, singular_values, truncated_svd
 
 try:
     import torch
@@ -30,6 +32,10 @@ except ImportError:
     ) from None
 
 __all__ = ["FactoredLinear", "Truncation", "factorize", "recompose"]
+
+logger = logging.getLogger("svdfast")
+
+_NotConverged: type[Exception] = vars(torch.linalg)["LinAlgError"]  # torch's types leave it out
 
 
 class FactoredLinear(nn.Module):
@@ -452,7 +458,7 @@ def _ranks_by_rule(ranks: str, parts: Collection[nn.Linear | FactoredLinear]) ->
         return []
     rule = rules.named_rule(ranks)
     squares = [
-        np.square(torch.linalg.svdvals(_weight(part)).cpu().numpy(), dtype=np.float64) for part in parts
+        np.square(_singular_values(_weight(part)), dtype=np.float64) for part in parts
     ]
     if isinstance(rule, rules.Energy):
         return [rules.least_rank(s, rule.share) for s in squares]
@@ -467,10 +473,10 @@ def _cut(
 ) -> tuple[FactoredLinear, float]:
     """The factored layer and ‖W − W1·W2‖_F."""
     W = _weight(part)
-    if method == "exact":
-        U, s, Vh = torch.linalg.svd(W, full_matrices=False)
-    else:
-        U, s, Vh = _randomized_svd(W, rank)
+    try:
+        U, s, Vh = _svd(W) if method == "exact" else _randomized_svd(W, rank)
+    except np.linalg.LinAlgError as error:
+        raise np.linalg.LinAlgError(f"module: {name!r}: {error}") from error
     if not bool(torch.isfinite(s).all()):
         raise ValueError(f"module: {name!r}: its norm is too large for {W.dtype}")
     root = s[:rank].sqrt()
@@ -489,6 +495,27 @@ def _cut(
     return made.train(part.training), dropped
 
 
+def _svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The whole SVD; where torch's does not converge, by the ways of `svdfast.svd`."""
+    try:
+        U, s, Vh = torch.linalg.svd(W, full_matrices=False)
+    except _NotConverged:
+        logger.warning("torch.linalg.svd did not converge on a matrix of shape %s: SciPy's is taken instead", tuple(W.shape))
+        found = truncated_svd(W.numpy(force=True), min(W.shape))
+        U, s, Vh = (torch.from_numpy(part).to(W.device) for part in found)
+    return U, s, Vh
+
+
+def _singular_values(W: Tensor) -> NDArray[Any]:
+    """All, largest first; falling back as `_svd` does."""
+    try:
+        values: NDArray[Any] = torch.linalg.svdvals(W).numpy(force=True)
+    except _NotConverged:
+        logger.warning("torch.linalg.svdvals did not converge on a matrix of shape %s: SciPy's is taken instead", tuple(W.shape))
+        values = singular_values(W.numpy(force=True))
+    return values
+
+
 def _randomized_svd(W: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """As `svdfast.svd` has it: 10 vectors more than the rank, 4 power iterations; torch's own generator is left alone."""
     n, m = W.shape
@@ -503,7 +530,7 @@ def _randomized_svd(W: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
             # Without the QR in between, every column would turn to the first singular vector.
             Q, _ = torch.linalg.qr(W.T @ Q)
             Q, _ = torch.linalg.qr(W @ Q)
-        U, s, Vh = torch.linalg.svd(Q.T @ W, full_matrices=False)
+        U, s, Vh = _svd(Q.T @ W)
         return Q @ U, s * scale, Vh
 
 

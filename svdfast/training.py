@@ -12,24 +12,22 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from svdfast._checks import count, fraction, one_of, positive_number
-from svdfast._files import remove_parts
 from svdfast._runtime import resolve_precision, resolve_threads
-from svdfast.checkpoint import Checkpoint, fingerprint, read
-from svdfast.io import described, parse_layout
+from svdfast.checkpoint import Checkpoint, fingerprint, parse_optimizer, read
+from svdfast.data import Samples
+from svdfast.io import layout_header, parse_layout
 from svdfast.loop import Loop, StopTraining
 from svdfast.method import SAMPLE, Event, Run, Settings
 from svdfast.network import Evaluator, Network, TrainingData, evaluation_blocks, resolve_loss
-from svdfast.optimizers import Adam, AdamW, GradientDescent, Optimizer
-from svdfast.ranks import RankRule, resolve_rule
+from svdfast.optimizers import Adam, Optimizer
+from svdfast.ranks import Given, RankRule, resolve_rule
 from svdfast.result import TrainingResult
-from svdfast.schedules import is_known
 from svdfast.sources import (
     ArraySource,
     Batch,
@@ -54,14 +52,13 @@ LATEST_SWITCH = 0.1
 DENSE_TAIL = 0.1
 
 # What a checkpoint can bring back.
-_GENERATORS: dict[str, Callable[[], np.random.BitGenerator]] = {
+_GENERATORS: dict[str, Callable[[], Any]] = {
     kind.__name__: kind
     for kind in (np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM, np.random.Philox, np.random.SFC64)
 }
-_OPTIMIZERS = {kind.__name__: kind for kind in (Adam, AdamW, GradientDescent)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Those of `train` that are plain values, as they were given: a checkpoint has them."""
 
@@ -251,13 +248,17 @@ def train(
     TypeError, ValueError
         An argument is of the wrong kind or does not fit; nothing was changed then. Also where this shows only as rows or batches are read,
         or an iterator ends too early: then the network is as the last step left it.
-    FloatingPointError
-        The loss of a step, or the parameters or activations at the switch, are no longer finite; the network is as the last step left
-        it. (What the very last step does is seen by looking at the network.)
+    NotFinite
+        NaN or infinity in the loss of a step, in weights, in the optimizer's moments, or in what the switch looks at. It is a
+        FloatingPointError, and tells the step, the layer, the likely cause, and what the network is now: see Notes.
+    numpy.linalg.LinAlgError
+        No way to decompose a weight converged (`truncated_svd`); the network is as the last step left it.
     FileExistsError
         There is a file where the checkpoint is to be.
     OSError
         The checkpoint can't be written; the file is as it was before.
+    RuntimeError
+        Another thread uses the network, or another training the optimizer; nothing was changed.
 
     Notes
     -----
@@ -265,6 +266,11 @@ def train(
     too) where products are svdfast's own (`show_config`), of others with `reproducible`; without it they are so for one number of
     threads. Ctrl-C ends the training between two steps; the network stays usable, in whatever phase it was. What reading a row source
     or an iterable raises goes through, and leaves it so, too.
+
+    A step whose loss is not finite changes neither weights nor moments, so that the network stays as the step before left it if its weights
+    are good: as where the data have changed since they were checked. If weights are not finite, or have blown up and let a layer's
+    outputs overflow, they are put back to the last good ones, and the optimizer starts anew: those of the beginning, of the last
+    change of form, or of the end of an epoch, 100 steps apart at least. That takes one more vector of the parameters' size.
 
     Of a row source each epoch takes all blocks of consecutive rows (8 MiB, in whole chunks of the file where these are smaller) in a new
     random order, eight at a time, and the rows of these in a new random order. A sample comes once an epoch, and a batch is drawn from
@@ -296,10 +302,31 @@ def train(
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
     arguments = Arguments(
-        epochs, batch_size, loss, rank_fraction, ranks, pretrain_fraction, recompose_fraction, recompose, force, activation_aware,
-        svd_method, split, moments, factor_learning_rate, guard_tolerance, guard_action, product_decay, l1, l2, precision,
-        resolve_threads(n_threads), shuffle, steps_per_epoch, reproducible,
-    )  # fmt: skip
+        epochs=epochs,
+        batch_size=batch_size,
+        loss=loss,
+        rank_fraction=rank_fraction,
+        ranks=ranks,
+        pretrain_fraction=pretrain_fraction,
+        recompose_fraction=recompose_fraction,
+        recompose=recompose,
+        force=force,
+        activation_aware=activation_aware,
+        svd_method=svd_method,
+        split=split,
+        moments=moments,
+        factor_learning_rate=factor_learning_rate,
+        guard_tolerance=guard_tolerance,
+        guard_action=guard_action,
+        product_decay=product_decay,
+        l1=l1,
+        l2=l2,
+        precision=precision,
+        n_threads=resolve_threads(n_threads),
+        shuffle=shuffle,
+        steps_per_epoch=steps_per_epoch,
+        reproducible=reproducible,
+    )
     rng = np.random.default_rng(seed)
     if checkpoint is None and checkpoint_every is not None:
         raise ValueError(f"checkpoint_every: expected None without a checkpoint, got {checkpoint_every!r}")
@@ -334,16 +361,16 @@ def resume(
     path : path
         What `train` was given as `checkpoint`.
     X, y, sample_weight, validation : as in `train`
-        The same data. Arrays in memory are told from others by all their numbers, row sources by some rows of them, an iterable by its
-        first batch. An iterable of batches, or an iterator, is run through from its beginning up to where the training was, and so has to
-        give the same batches as then.
+        The same data. Arrays in memory are told from others by all their numbers, row sources by some rows of them (of validation all), an
+        iterable by its first batch. An iterable of batches, or an iterator, is run through from its beginning up to where the training
+        was, and so has to give the same batches as then.
     optimizer : Optimizer, optional
-        In place of the one that the training had, moments apart, which have to be of the same kinds. Only needed where its learning rate is
-        a function of the user's own, which the file does not have.
+        In place of the one that the training had, moments apart, which have to be of the same kinds. Only needed where it, or its learning
+        rate, is of a class or a function of the user's own, which the file does not have.
     n_threads : int, optional
         By default as many as before.
     callbacks : iterable of callable
-        As in `train`; they are not in the file, nor is what they remember.
+        As in `train`; they are not in the file, nor is what they remember. Of a training that had ended they are told the recomposition.
     progress : bool
         Show a bar on stderr (needs tqdm: the extra `progress`).
 
@@ -396,19 +423,21 @@ def resume(
         raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
     with _refusing(path):
         arguments = Arguments(**values["arguments"])
-        net = _first_network(values["network"])
-        rng = np.random.Generator(_GENERATORS[values["state"]["generator"]["bit_generator"]]())
-        every, known = values["every"], values["optimizer"]
-        has_validation = values["data"]["validation"] is not None
+        state, data = values["state"], values["data"]
+        net = _first_network(values["network"], state["run"])
+        rng = _generator(state["generator"])
+        n_moments, known, every = len(state["run"]["moments"]), state["optimizer"], values["every"]
         if optimizer is None and known is not None:
-            optimizer = _OPTIMIZERS[known["name"]](**known["settings"])
+            optimizer = parse_optimizer(known)
+        arguments = replace(arguments, n_threads=resolve_threads(arguments.n_threads if n_threads is None else n_threads))
+        has_validation = data["validation"] is not None
     if optimizer is None:
         raise ValueError(
-            f"optimizer: expected the one that the training had, as its learning rate is a function, which {os.fspath(path)!r} "
-            "does not have; got None"
+            f"optimizer: expected the one that the training had, got None: {os.fspath(path)!r} does not have it, as it, or its learning "
+            "rate, is of a class or a function of your own"
         )
-    if n_threads is not None:
-        arguments = replace(arguments, n_threads=resolve_threads(n_threads))
+    if len(optimizer.kinds) != n_moments:
+        raise ValueError(f"optimizer: expected one of {n_moments} moments, as the training had, got {optimizer}")
     if (validation is not None) != has_validation:
         expected, got = ("those that the training had", "none") if has_validation else ("none, as before", "some")
         raise ValueError(f"validation: expected {expected}, got {got}")
@@ -416,12 +445,11 @@ def resume(
         net, X, y, arguments, optimizer, rng, Checkpoint(path, every, resumed=True),
         sample_weight=sample_weight, validation=validation, callbacks=callbacks, progress=progress,
     )  # fmt: skip
-    for name, expected in values["data"].items():
-        if loop.described["data"].get(name) != expected:
-            raise ValueError(f"{name}: expected the data that {os.fspath(path)!r} was made with, got others")
+    for name, names in (("training", "X, y, sample_weight"), ("validation", "validation")):
+        if loop.about["data"][name] != data.get(name):
+            raise ValueError(f"{names}: expected the data that {os.fspath(path)!r} was made with, got others")
     with _refusing(path):
-        loop.restore(values["state"])
-    remove_parts(Path(path))
+        loop.restore(state)
     return loop.finish()
 
 
@@ -536,20 +564,21 @@ def _loop(
         factor, guard_tolerance, a.guard_action, product_decay,
     )  # fmt: skip
     run = Run(net, source.data, optimizer, a.n_threads, source.batch_size, l1, l2, bfloat16, a.reproducible)
-    described = {} if checkpoint is None else _described(net, a, optimizer, rng, checkpoint, source, evaluator)
-    return Loop(
-        run, settings, source, rng, evaluator, epochs, a.recompose, callbacks, checkpoint, described, progress
-    )
+    about: dict[str, Any] = {}
+    if checkpoint is not None:
+        # Numbers of any type, and sequences, as the checks have made plain values of them.
+        a = replace(a, ranks=list(rule.ranks) if isinstance(rule, Given) else a.ranks, factor_learning_rate=factor, l1=l1, l2=l2)
+        about = _about(net, a, rng, checkpoint, source)
+        blocks: Iterable[Samples] = () if evaluator is None else evaluator.blocks()
+        if not isinstance(validation, tuple | list):
+            blocks = islice(blocks, 1)
+        known = fingerprint(array for block in blocks for array in block.arrays)
+        about["data"]["validation"] = None if evaluator is None else known
+    return Loop(run, settings, source, rng, evaluator, epochs, bool(a.recompose), callbacks, checkpoint, about, progress)
 
 
-def _described(
-    net: Network,
-    arguments: Arguments,
-    optimizer: Optimizer,
-    rng: np.random.Generator,
-    checkpoint: Checkpoint,
-    source: Source,
-    evaluator: Evaluator | None,
+def _about(
+    net: Network, arguments: Arguments, rng: np.random.Generator, checkpoint: Checkpoint, source: Source
 ) -> dict[str, Any]:
     """What a checkpoint has beside the training's state."""
     from svdfast import __version__
@@ -557,29 +586,39 @@ def _described(
     generator = type(rng.bit_generator).__name__
     if _GENERATORS.get(generator) is not type(rng.bit_generator):
         raise TypeError(f"seed: expected one of {', '.join(_GENERATORS)} with a checkpoint, got a {generator}")
-    known = _OPTIMIZERS.get(type(optimizer).__name__) is type(optimizer) and is_known(optimizer.schedule)
-    validation = None if evaluator is None else fingerprint(islice(evaluator.blocks(), 1))
     return {
         "svdfast": __version__,
         "every": checkpoint.every,
         "arguments": vars(arguments),
-        "network": {**described(net.layout), "uint8_scale": net.uint8_scale, "dtype": net.dtype.name},
-        "optimizer": {"name": type(optimizer).__name__, "settings": optimizer.settings} if known else None,
+        "network": {**layout_header(net.layout), "uint8_scale": net.uint8_scale, "dtype": net.dtype.name},
         "data": {
-            "X": f"{source.steps_per_epoch} steps, {source.n_samples} samples, {fingerprint(source.known_by())}",
-            "validation": validation,
+            "training": f"{source.steps_per_epoch} steps, {source.n_samples} samples, {fingerprint(source.known_by())}",
         },
     }
 
 
-def _first_network(values: Mapping[str, Any]) -> Network:
-    """The network that a training began with, all parameters zero."""
-    layout, kind = parse_layout(values), values["dtype"]
-    one_of("dtype", kind, ("float32", "float64"))
+def _generator(state: Mapping[str, Any]) -> np.random.Generator:
+    """A generator in this state. NumPy does not look at the places in these two's buffers."""
+    kind = state["bit_generator"]
+    if kind == "MT19937":
+        count("pos", state["state"]["pos"], minimum=0, maximum=624)
+    elif kind == "Philox":
+        count("buffer_pos", state["buffer_pos"], minimum=0, maximum=4)
+    bits = _GENERATORS[kind]()
+    bits.state = state
+    return np.random.Generator(bits)
+
+
+def _first_network(first: Mapping[str, Any], run: Mapping[str, Any]) -> Network:
+    """The network that a training began with, of the same layers as it has now, all parameters zero."""
+    layout, now = parse_layout(first), parse_layout(run["layout"])
+    one_of("dtype", first["dtype"], ("float32", "float64"))
+    parameters = run["parameters"]
+    if parameters.shape != (now.size,) or parameters.dtype.name != first["dtype"] or now.with_ranks(layout.ranks) != layout:
+        raise ValueError("its parameters are not those of the layers that it began with")
     net = Network.__new__(Network)
-    scale = positive_number("uint8_scale", values["uint8_scale"])
-    net.__setstate__({"state": (layout, np.zeros((), kind)), "uint8_scale": scale})
-    return net
+    net.__setstate__({"state": (now, parameters), "uint8_scale": positive_number("uint8_scale", first["uint8_scale"])})
+    return net.shaped(layout.ranks[:-1])  # memory that nobody has touched
 
 
 @contextlib.contextmanager

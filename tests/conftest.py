@@ -24,6 +24,12 @@ def reference():
 
 
 @pytest.fixture(scope="session")
+def kills():
+    """tests/kills.py: trainings that are killed and go on."""
+    return _load("kills")
+
+
+@pytest.fixture(scope="session")
 def rounded(reference):
     """Float32 arrays rounded to bfloat16."""
     return reference.rounded_to_bfloat16

@@ -6,9 +6,9 @@ Processes that are killed: kills.py.
 
 import json
 import os
-import resource
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -98,8 +98,8 @@ def timeless(result):
     }
 
 
-def every_state(monkeypatch, path, train):
-    """Trains with a checkpoint before each step and after the last; the result, and the files by their steps."""
+def every_state(monkeypatch, path, train, every=1):
+    """Trains with checkpoints; the result, and the files by their steps."""
     files = {}
     write = checkpoint.Checkpoint.write
 
@@ -108,12 +108,12 @@ def every_state(monkeypatch, path, train):
         files.setdefault(step, []).append(self.path.read_bytes())
 
     monkeypatch.setattr(checkpoint.Checkpoint, "write", keep)
-    result = train(checkpoint=path, checkpoint_every=1)
+    result = train(checkpoint=path, checkpoint_every=every)
     monkeypatch.setattr(checkpoint.Checkpoint, "write", write)
     return result, files
 
 
-def check(monkeypatch, tmp_path, make, data, *, of=None, first=0, **settings):
+def check(monkeypatch, tmp_path, make, data, *, first=0, every=1, **settings):
     """Goes on from each step and compares the ends. `make` makes network and settings, `data` the samples, each time anew."""
     whole_path, path = tmp_path / "whole.ckpt", tmp_path / "again.ckpt"
     net = make()
@@ -122,13 +122,13 @@ def check(monkeypatch, tmp_path, make, data, *, of=None, first=0, **settings):
     optimizer = given.pop("optimizer", sf.Adam)
 
     whole, files = every_state(
-        monkeypatch, whole_path, lambda **more: sf.train(net, *data(), optimizer=optimizer(), **given, **more)
+        monkeypatch, whole_path, lambda **more: sf.train(net, *data(), optimizer=optimizer(), **given, **more), every
     )
     plain = make()
     sf.train(plain, *data(), optimizer=optimizer(), **given)
     same(plain.parameters, net.parameters)  # to write changes nothing
     end = state(whole_path)
-    assert sorted(files) == list(range(whole.n_steps + 1))
+    assert every is None or sorted(files) == list(range(whole.n_steps + 1))
     for step, contents in files.items():
         if step < first:
             continue
@@ -168,9 +168,6 @@ def test_each_optimizer_over_all_phases(monkeypatch, tmp_path, optimizer, dtype)
     {"batch_size": 60},
     {"shuffle": False},
     {"precision": "bfloat16"},
-    {"guard_tolerance": 0.0, "guard_action": "raise", "validation": samples(30, seed=1), "epochs": 12},
-    {"guard_tolerance": 0.0, "guard_action": "delay", "validation": samples(30, seed=1), "epochs": 12},
-    {"guard_tolerance": 0.0, "guard_action": "undo", "validation": samples(30, seed=1), "epochs": 12},
     {"seed": np.random.Generator(np.random.MT19937(3))},
     {"seed": np.random.Generator(np.random.Philox(3))},
 ])  # fmt: skip
@@ -189,6 +186,17 @@ def test_each_setting(monkeypatch, tmp_path, settings):
         real = sf.train
         monkeypatch.setattr(sf, "train", lambda *a, **k: real(*a, seed=make_seed(), **k))
     check(monkeypatch, tmp_path, network, samples, **settings)
+
+
+@pytest.mark.parametrize("action, expected", [
+    ("raise", ["raised", "raised", "raised", "kept"]), ("delay", ["delayed", "undone"]), ("undo", ["undone"]),
+])  # fmt: skip
+def test_the_guard(monkeypatch, tmp_path, action, expected):
+    whole = check(
+        monkeypatch, tmp_path, network, samples, ranks=[1, 1], optimizer=lambda: sf.Adam(0.01), epochs=10, pretrain_fraction=0.35,
+        recompose_fraction=0.2, product_decay=0.1, validation=samples(200, seed=1), guard_tolerance=0.0, guard_action=action,
+    )  # fmt: skip
+    assert [e.info["action"] for e in whole.events if e.kind == "guard"] == expected
 
 
 def test_many_rows_and_two_threads(monkeypatch, tmp_path):
@@ -236,19 +244,62 @@ def test_iterables_and_iterators(monkeypatch, tmp_path):
     check(monkeypatch, tmp_path / "iterator", network, lambda: (generator(),), **given)
 
 
-def test_callbacks_that_change_the_network_or_stop(monkeypatch, tmp_path):
-    """What they do at the end of an epoch is in the checkpoint of that end."""
+@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("last", [2, 3, 4])
+def test_callbacks_that_change_the_network_or_stop(monkeypatch, tmp_path, every, last):
+    """What they do at the end of an epoch, the last one too, is in the checkpoint of that end."""
 
-    def truncate(event):
+    def change(event):
         if event.kind == "epoch" and event.epoch == 2:
             event.network.truncate(ranks=[5, None])
-        if event.kind == "epoch" and event.epoch == 3:
+        if event.kind == "epoch" and event.epoch == 4:
+            event.network.truncate(ranks=[None, 3], force=True) if not event.network.is_factored else event.network.recompose()
+        if event.kind == "epoch" and event.epoch == last:
             raise sf.StopTraining
 
     whole = check(
-        monkeypatch, tmp_path, network, samples, ranks=None, rank_fraction=None, callbacks=[truncate]
+        monkeypatch, tmp_path, network, samples, ranks=None, rank_fraction=None, callbacks=[change], recompose=False, every=every
     )
-    assert whole.n_steps == 15
+    assert whole.n_steps == 5 * last
+
+
+def test_a_callback_that_changes_the_schedule(monkeypatch, tmp_path):
+    made = []
+
+    def optimizer():
+        made.append(sf.Adam(0.01))
+        return made[-1]
+
+    def slower(event):
+        if event.epoch == 2:
+            for optimizer in made:
+                optimizer.schedule = sf.schedules.Constant(1e-4)
+
+    whole = check(monkeypatch, tmp_path, network, samples, optimizer=optimizer, callbacks=[slower], first=10)
+    assert [row["learning_rate"] for row in whole.history[:4]] == [0.01, 0.01, 1e-4, 1e-4]
+
+
+def test_a_rate_in_another_type(monkeypatch, tmp_path):
+    rate = np.float32(1e-3)
+    for schedule in (rate, sf.schedules.Cosine(rate), sf.schedules.StepDecay(rate, np.float32(0.3), [0.5])):
+        folder = tmp_path / type(schedule).__name__
+        folder.mkdir()
+        check(monkeypatch, folder, network, samples, optimizer=lambda: sf.Adam(schedule))  # noqa: B023
+
+
+def test_a_learning_rate_that_stops(monkeypatch, tmp_path):
+    """The steps before it are counted."""
+
+    def rate(step, n_steps):
+        if step == 7:
+            raise sf.StopTraining
+        return 0.01
+
+    path, net = tmp_path / "run.ckpt", network()
+    result = sf.train(net, *samples(), batch_size=12, optimizer=sf.Adam(rate), checkpoint=path)
+    assert result.n_steps == sum(phase["steps"] for phase in result.phases) == 7
+    again = sf.resume(path, *samples(), optimizer=sf.Adam(rate))
+    same(timeless(again), timeless(result))
 
 
 @pytest.fixture(autouse=True)
@@ -337,9 +388,9 @@ def test_a_file_with_a_bit_flipped_is_refused(whole):
 def test_other_data_are_refused(whole):
     X, y = samples()
     for data in [(X + 1e-6, y), (X, 2 - y), (X[:-1], y[:-1]), (X.astype("float64"), y), (X[::-1], y[::-1])]:
-        with pytest.raises(ValueError, match="X: expected the data that"):
+        with pytest.raises(ValueError, match="X, y, sample_weight: expected the data that"):
             resume(whole, data)
-    with pytest.raises(ValueError, match="X: expected the data that"):
+    with pytest.raises(ValueError, match="X, y, sample_weight: expected the data that"):
         resume(whole, sample_weight=np.ones(60))
     with pytest.raises(ValueError, match="validation: expected the data that"):
         resume(whole, validation=samples(31, seed=1))
@@ -354,12 +405,16 @@ def test_row_sources_are_told_apart_by_some_of_their_rows(monkeypatch, tmp_path)
     monkeypatch.setattr("svdfast.sources.POOL_BYTES", 2048)
     path, (X, y) = tmp_path / "run.ckpt", samples()
     sf.train(network(), Rows(X), y, epochs=1, checkpoint=path)
-    with pytest.raises(ValueError, match="X: expected the data that"):
+    with pytest.raises(ValueError, match="X, y, sample_weight: expected the data that"):
         sf.resume(path, Rows(X[:-1]), y[:-1])
     other = X.copy()
     other[-1, -1] += 1
-    with pytest.raises(ValueError, match="X: expected the data that"):
+    with pytest.raises(ValueError, match="X, y, sample_weight: expected the data that"):
         sf.resume(path, Rows(other), y)
+    other_y = y.copy()
+    other_y[7] = (y[7] + 1) % 3
+    with pytest.raises(ValueError, match="X, y, sample_weight: expected the data that"):
+        sf.resume(path, Rows(X), other_y)
     sf.resume(path, Rows(X), y)
 
 
@@ -387,8 +442,15 @@ def rewritten(path, change):
     lambda v: v["state"]["run"].update(scales=[1.0]),
     lambda v: v["state"]["method"].update(steps=[1]),
     lambda v: v["state"]["generator"].update(bit_generator="os.system"),
+    lambda v: v["state"].update(generator=np.random.MT19937(0).state | {"state": {"key": np.zeros(624, "u4"), "pos": 2**30}}),
+    lambda v: v["state"].update(generator=np.random.Philox(0).state | {"buffer_pos": -(2**30)}),
+    lambda v: v["state"].update(seconds=["x"] * 4),
+    lambda v: v["state"]["run"].update(n_updates=10**30),
+    lambda v: v["state"]["method"].update(ranks="junk"),
+    lambda v: v["arguments"].update(n_threads=10**30),
+    lambda v: v["data"].pop("training"),
     lambda v: v["network"].update(dtype="O"),
-    lambda v: v["optimizer"].update(name="Evil"),
+    lambda v: v["state"]["optimizer"].update(name="Evil"),
     lambda v: v["arguments"].update(evil=1),
     lambda v: v["arguments"].update(epochs="many"),
     lambda v: v.clear(),
@@ -397,6 +459,21 @@ def test_a_content_that_makes_no_sense_is_refused(whole, change):
     rewritten(whole, change)
     with pytest.raises((ValueError, TypeError)):
         resume(whole)
+
+
+def test_a_small_file_takes_little_memory(whole):
+    """However many weights the network was said to begin with."""
+    tracemalloc.start()
+
+    def change(values):
+        values["network"]["sizes"] = [24, 30000, 30000, 3]
+        values["state"]["run"]["layout"]["sizes"] = [24, 30000, 30000, 3]
+
+    rewritten(whole, change)
+    with pytest.raises(ValueError, match="not a checkpoint of a training"):
+        resume(whole)
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
 
 
 def test_arrays_of_objects_and_texts_that_are_no_values_are_refused(whole):
@@ -430,7 +507,7 @@ def test_a_learning_rate_of_the_users_own(tmp_path):
             sf.resume(path, *samples())
         with pytest.raises(TypeError, match="optimizer: expected an Optimizer, got float"):
             sf.resume(path, *samples(), optimizer=0.1)
-        with pytest.raises(ValueError, match="moments"):
+        with pytest.raises(ValueError, match="optimizer: expected one of 2 moments"):
             sf.resume(path, *samples(), optimizer=sf.GradientDescent(rate))
         whole = network()
         sf.train(whole, *samples(), optimizer=sf.Adam(learning_rate), **given)
@@ -451,6 +528,7 @@ def test_no_file_is_replaced_that_is_not_the_trainings_own(whole):
     ({"checkpoint": 3}, TypeError, "checkpoint: expected a path, got int"),
     ({"checkpoint_every": 3}, ValueError, "checkpoint_every: expected None without a checkpoint, got 3"),
     ({"checkpoint": "run.ckpt", "checkpoint_every": 0}, ValueError, "checkpoint_every: expected an integer ≥ 1, got 0"),
+    ({"checkpoint": "."}, IsADirectoryError, "checkpoint: expected the path of a file, got the folder"),
     ({"checkpoint": "nowhere/run.ckpt"}, FileNotFoundError, "nowhere"),
 ])  # fmt: skip
 def test_bad_arguments(monkeypatch, tmp_path, arguments, error, message):
@@ -463,7 +541,19 @@ def test_bad_arguments(monkeypatch, tmp_path, arguments, error, message):
     assert not (tmp_path / "run.ckpt").exists()
 
 
+def test_a_checkpoint_that_cannot_be_written_changes_nothing(tmp_path):
+    optimizer, net = sf.Adam(), network()
+    sf.train(network(width=8), *samples(), epochs=2, optimizer=optimizer)
+    moments, n_updates = optimizer.moments, optimizer.n_updates
+    with pytest.raises(FileNotFoundError):
+        sf.train(net, *samples(), optimizer=optimizer, checkpoint=tmp_path / "nowhere" / "run.ckpt")
+    assert optimizer.n_updates == n_updates == 2
+    assert all(one is other for one, other in zip(optimizer.moments, moments, strict=True))
+
+
 def test_no_file(tmp_path):
+    with pytest.raises(TypeError, match="path: expected a path, got NoneType"):
+        sf.resume(None, *samples())
     with pytest.raises(FileNotFoundError):
         sf.resume(tmp_path / "run.ckpt", *samples())
 
@@ -480,12 +570,16 @@ def test_what_callbacks_leave_in_rows(tmp_path):
     assert row["mine"]["a"] == (1, None)
     assert row["mine"][2.5].tolist() == [0, 1, 2]
     path.unlink()
-    with pytest.raises(TypeError, match="got object"):
-        sf.train(network(), *samples(), epochs=1, callbacks=[note(object())], checkpoint=path)
+    for value in (object(), b"x", np.array(["x"]), np.array([1j]), np.ma.array([1.0]), np.longdouble(1), range(3)):
+        path.unlink(missing_ok=True)
+        with pytest.raises(TypeError, match=f"numbers in state history mine, got {type(value).__name__}"):
+            sf.train(network(), *samples(), epochs=1, callbacks=[note({"a": 1}), note(value)], checkpoint=path)
+        assert sf.resume(path, *samples()).n_steps == 1  # from the file before
 
 
 def test_a_full_disk(tmp_path):
     """The error goes through, and the file is as it was before; the network is as the last step left it."""
+    resource = pytest.importorskip("resource")  # not on Windows
     path = tmp_path / "run.ckpt"
     size = []
 
@@ -502,7 +596,6 @@ def test_a_full_disk(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_bytes() == size[0]
-    assert os.listdir(tmp_path).count(".run.ckpt") == 0
     assert [name for name in os.listdir(tmp_path) if "part" in name] == []
     result, whole = sf.resume(path, *samples()), network()
     sf.train(whole, *samples(), epochs=3)

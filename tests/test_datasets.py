@@ -313,6 +313,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if content is None:
             self.send_error(404)
             return
+        if isinstance(content, str):
+            self.send_response(302)
+            self.send_header("Location", content)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         self.send_response(200)
         if self.server.announced != "nothing":
             self.send_header("Content-Length", str(self.server.announced or len(content)))
@@ -326,6 +332,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tiny, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(datasets, "_SCHEME", "http")
     with Server() as server:
         url = f"http://127.0.0.1:{server.server_port}/files/"
         folder = datasets._FOLDERS["mnist"]._replace(url=url)
@@ -412,6 +419,7 @@ def test_not_on_the_server(tiny, server):
 def test_unreachable(tiny, monkeypatch):
     cache = tiny[2]
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(datasets, "_SCHEME", "http")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: it refuses
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
@@ -432,7 +440,30 @@ def test_cache_that_cannot_be_written(tiny, server):
         sf.datasets.load("mnist")
 
 
+def test_a_redirect(tiny, server):
+    """To an address of the same kind it is followed, to any other not."""
+    arrays, contents, cache = tiny
+    first = IDX_FILES[0]
+    server.contents[first] = "/moved"
+    server.contents["moved"] = contents[first]
+    check_tiny(arrays)
+    (cache / first).unlink()
+    for where in ("https://127.0.0.1:1/x", "ftp://127.0.0.1/x"):
+        server.contents[first] = where
+        with pytest.raises(FileNotFoundError, match=f"expected an address of http, got {where}"):
+            sf.datasets.load("mnist")
+        assert not (cache / first).exists()
+
+
+def test_plain_http_is_not_asked(tiny, server, monkeypatch):
+    monkeypatch.setattr(datasets, "_SCHEME", "https")
+    with pytest.raises(FileNotFoundError, match="expected an address of https, got http://127"):
+        sf.datasets.load("mnist")
+    assert server.asked == []
+
+
 def test_addresses_are_https():
+    assert datasets._SCHEME == "https"
     for folder in datasets._FOLDERS.values():
         assert folder.url is None or (folder.url.startswith("https://") and folder.url[-1] == "/")
 

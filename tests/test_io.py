@@ -132,15 +132,6 @@ def test_the_file_is_plain_safetensors(dtype, tmp_path):
     assert header["activations"][0] == ["relu", 1.0]
 
 
-def test_parameters_that_lie_apart(path):
-    """safetensors would write them as if they lay together."""
-    net = network("factored")
-    apart = net.copy()
-    apart.set_state(net.layout, np.repeat(net.parameters, 3)[::3])
-    apart.save(path)
-    same(sf.load(path), net)
-
-
 def test_the_format_is_seen_from_the_content(path):
     net = network("factored")
     net.save(path)
@@ -709,3 +700,12 @@ def test_a_large_network_comes_back_whole(path):
     net.truncate(0.1)
     net.save(path)
     same(sf.load(path), net)
+
+
+def test_a_number_is_no_path(tmp_path):
+    """It would be an open file's, as 1 is standard output, and be closed."""
+    with open(tmp_path / "file", "wb") as file:
+        with pytest.raises(TypeError):
+            sf.load(file.fileno())
+        file.write(b"still open")
+        file.flush()

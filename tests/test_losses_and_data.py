@@ -8,6 +8,7 @@ import pytest
 
 import svdfast as sf
 from svdfast import losses
+from svdfast.network import TrainingData
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
@@ -427,3 +428,27 @@ def test_bad_weights_are_refused(weight, error, call):
     with pytest.raises(error, match="sample_weight: expected"):
         calls(net)[call](PLAIN, sample_weight=weight)
     np.testing.assert_array_equal(net.parameters, before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_not_aligned_is_copied(dtype):
+    """The compiled core reads whole numbers at their own addresses."""
+
+    def shifted(array):
+        space = np.zeros(array.nbytes + 1, np.uint8)
+        moved = space[1:].view(array.dtype).reshape(array.shape)
+        moved[...] = array
+        assert not moved.flags.aligned
+        return moved
+
+    rng = np.random.default_rng(0)
+    dtype = np.dtype(dtype)
+    X, values, weights = (rng.random(shape).astype(dtype) for shape in ((50, 3), (50, 2), 50))
+    labels = rng.integers(0, 2, 50).astype(np.int32)
+    net = sf.Network([3, 2], seed=0, dtype=dtype)
+    for y, loss in ((labels, "cross_entropy"), (values, "cross_entropy")):
+        given = TrainingData(net, shifted(X), shifted(y), loss, shifted(weights))
+        assert all(array.flags.aligned for array in given.arrays)
+        for array, plain in zip(given.arrays, (X, y, weights), strict=True):
+            np.testing.assert_array_equal(array, plain)
+    np.testing.assert_array_equal(net.predict(shifted(X)), net.predict(X))

@@ -2,6 +2,7 @@
 """The network: construction, views, prediction, evaluation, truncation, recomposition, copies."""
 
 import copy
+import itertools
 import pickle
 
 import numpy as np
@@ -708,3 +709,51 @@ def test_score_of_constant_targets():
     assert net.score(X, np.full(3, 0.1)) == 0
     net.layers[0].b[:] = 0.1
     assert net.score(X, np.full(3, 0.1)) == 1
+
+
+def test_states_that_do_not_belong_together():
+    """What the compiled core would read or write beyond its end."""
+    net = sf.Network([4, 6, 3], seed=0)
+    layout, parameters = net.state
+    other = sf.Network([4, 7, 3]).layout
+    wrong = [
+        (other, parameters, ValueError),
+        (None, parameters, TypeError),
+        (layout, parameters[:-1], ValueError),
+        (layout, parameters.astype(">f4"), ValueError),
+        (layout, np.repeat(parameters, 3)[::3], ValueError),
+        (layout, np.frombuffer(parameters.tobytes(), np.float32), ValueError),
+        (layout, parameters.tolist(), TypeError),
+    ]
+    for state, vector, error in wrong:
+        with pytest.raises(error):
+            net.set_state(state, vector)
+        assert net.state[0] is layout and net.state[1] is parameters
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {1: (np.ones((3, 2)), np.ones((2, 6)))},  # the output layer
+        {-1: (np.ones((6, 2)), np.ones((2, 4)))},
+        {0: (np.ones((6, 2)), np.ones((1, 4)))},
+        {0: (np.ones((6, 0)), np.ones((0, 4)))},
+        {0: np.ones((6, 2))},
+        {0: (np.ones((6, 2)), None)},
+        [(0, 1)],
+    ],
+)
+def test_factors_that_do_not_fit(factors):
+    net = sf.Network([4, 6, 3], seed=0)
+    before = net.parameters
+    with pytest.raises((TypeError, ValueError), match="factors"):
+        net.set_factors(factors)
+    assert net.parameters is before
+
+
+def test_sequences_without_an_end():
+    for arguments in ({"sizes": itertools.count(1)}, {"sizes": [2, 2, 2], "hidden": itertools.repeat("relu")}):
+        with pytest.raises(ValueError, match="at most 100000"):
+            sf.Network(**arguments)
+    with pytest.raises(ValueError, match="at most 100000"):
+        sf.Network([4, 6, 3]).truncate(ranks=itertools.count(1))

@@ -328,3 +328,30 @@ def test_repr_is_how_it_was_made():
         assert type(again) is type(optimizer)
         assert again.rule == optimizer.rule
         assert again.learning_rate == optimizer.learning_rate
+
+
+def test_moments_that_do_not_fit(make_data):
+    """A loop writes to them: what is too short, of another type or missing is refused before it."""
+    net = sf.Network([4, 6, 3], seed=0)
+    X, y = make_data(net, "cross_entropy", 8)
+    optimizer = sf.Adam()
+    options = {"epochs": 1, "optimizer": optimizer, "rank_fraction": None}
+    sf.train(net, X, y, **options)
+    good, before = optimizer.moments, net.parameters.copy()
+    for wrong in ((), good[:1], (good[0], good[1][:-1]), (good[0], good[1].astype("f8")), (good[0], good[1][::-1])):
+        optimizer.moments = wrong
+        with pytest.raises(ValueError, match="moments: expected 2"):
+            sf.train(net, X, y, **options)
+    with pytest.raises(TypeError, match="moments"):
+        optimizer.adopt("key", [1, 2])
+    optimizer.moments = good
+    assert np.array_equal(net.parameters, before)
+    sf.train(net, X, y, **options)
+
+
+def test_numbers_larger_than_a_float():
+    for number in (10**400, -(10**400)):
+        with pytest.raises(ValueError, match="learning_rate: expected a finite number"):
+            sf.Adam(number)
+        with pytest.raises(ValueError, match="beta1"):
+            sf.Adam(beta1=number)

@@ -36,7 +36,7 @@ OPTIONAL = (
     "h5py", "matplotlib", "onnx", "onnxruntime", "safetensors", "sklearn", "tensorboardX", "torch", "tqdm", "zarr"
 )  # fmt: skip
 REQUIRED = ["numpy", "scipy", "threadpoolctl"]
-PAPERS = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md")
+PAPERS = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md")
 
 needs_sources = pytest.mark.skipif(
     not (ROOT / "setup.py").is_file(), reason="the sources are not beside the tests"

@@ -262,29 +262,6 @@ def test_predictions_at_once():
             np.testing.assert_array_equal(result, expected[i % 2])
 
 
-def test_predictions_during_a_training():
-    """Whatever step they see, and whatever form: finite rows that sum to 1."""
-    net = sf.Network(SIZES, dtype="float64", seed=0)
-    X, y = samples(0)
-    done = threading.Event()
-    predicted = []
-
-    def train():
-        try:
-            sf.train(net, X, y, epochs=15, batch_size=64, pretrain_fraction=0.5)
-        finally:
-            done.set()
-
-    def predict():
-        while not done.is_set():
-            predicted.append(net.predict(X[:50]))
-
-    at_once(train, predict, predict)
-    assert len(predicted) > 2
-    for P in predicted:
-        np.testing.assert_allclose(P.sum(1), 1, atol=1e-9)
-
-
 # ---- BLAS's threads
 
 

@@ -3,6 +3,7 @@
 
 import copy
 import io
+import logging
 import sys
 import types
 
@@ -506,6 +507,25 @@ def test_a_last_weight_that_is_not_finite_changes_nothing(method, value, match):
         factorize(model, rank_fraction=0.1, force=True, method=method)
     modules, _ = state(model)
     assert modules == before[0]
+
+
+@pytest.mark.parametrize("method", ["exact", "randomized"])
+@pytest.mark.parametrize("ranks", [None, "energy:0.9"])
+def test_a_decomposition_that_does_not_converge_is_done_otherwise(ranks, method, monkeypatch, caplog):
+    def fails(W, **settings):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    how = dict(rank_fraction=0.5) if ranks is None else dict(ranks=ranks)
+    expected, model = perceptron(), perceptron()
+    model.load_state_dict(expected.state_dict())
+    factorize(expected, force=True, method=method, **how)
+    monkeypatch.setattr(torch.linalg, "svd", fails)
+    monkeypatch.setattr(torch.linalg, "svdvals", fails)
+    with caplog.at_level(logging.WARNING, logger="svdfast"):
+        factorize(model, force=True, method=method, **how)
+    assert caplog.records and all("did not converge on a matrix of shape" in r.getMessage() for r in caplog.records)
+    X = torch.randn(5, next(iter(model.children())).in_features, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(X), expected(X), rtol=1e-4, atol=1e-4)
 
 
 def test_weights_without_numbers():

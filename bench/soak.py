@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Millions of steps of one training, at a stretch and then in pieces: whether memory stays flat, the loss finite, and the end the same.
+
+    python bench/soak.py [--minutes 30] [--pieces 6] [--out FILE]
+
+A small network on MNIST, which all four steps of the method take for `--minutes` together: half of them at a stretch, half of them in
+processes that are killed and go on from the checkpoint. Where MNIST is not there, on random numbers of its shape. Not here: kills at each
+moment of a training (tests/kills.py), speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+
+import svdfast as sf
+
+BATCH, EVERY = 24, 20_000
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def data() -> tuple[Any, Any]:
+    try:
+        X, y = sf.datasets.load("mnist").train
+    except FileNotFoundError:
+        rng = np.random.default_rng(0)
+        X = rng.integers(0, 256, (60_000, 784), dtype=np.uint8)
+        y = rng.integers(0, 10, 60_000)
+    return X, y
+
+
+class Watch:
+    """A callback: resident memory and loss at the end of each epoch."""
+
+    def __init__(self) -> None:
+        self.mebibytes: list[float] = []
+        self.finite = True
+
+    def __call__(self, event: sf.Event) -> None:
+        if event.kind == "epoch":
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self.mebibytes.append(pages * PAGE / 2**20)
+            self.finite = self.finite and math.isfinite(event.info["loss"])
+
+
+def work(folder: Path, epochs: int) -> dict[str, Any]:
+    """The training, from its checkpoint where there is one, to its end."""
+    path, watch = folder / "run.ckpt", Watch()
+    X, y = data()
+    if path.exists():
+        result = sf.resume(path, X, y, callbacks=[watch])
+    else:
+        net = sf.Network([784, 32, 32, 10], seed=0)
+        result = sf.train(
+            net, X, y, epochs=epochs, batch_size=BATCH, optimizer=sf.AdamW(sf.schedules.Cosine(1e-3), weight_decay=0.1),
+            ranks=[8, 8], force=True, pretrain_fraction=0.3, recompose_fraction=0.2, product_decay=1e-3, n_threads=1,
+            checkpoint=path, checkpoint_every=EVERY, callbacks=[watch],
+        )  # fmt: skip
+    after = watch.mebibytes[len(watch.mebibytes) // 10 :]  # what the first epochs take stays
+    return {
+        "steps": result.n_steps,
+        "loss": result.history[-1]["loss"],
+        "finite": watch.finite,
+        "accuracy": result.network.evaluate(X, y).accuracy,
+        "sha256": hashlib.sha256(result.network.parameters.tobytes()).hexdigest(),
+        "mebibytes": [after[0], after[-1], max(after)],
+    }
+
+
+def in_pieces(folder: Path, epochs: int, seconds: float | None) -> tuple[dict[str, Any], int]:
+    """The same in processes that are killed after so many seconds, if any; and how many were."""
+    command = [sys.executable, __file__, "--work", str(folder), "--epochs", str(epochs)]
+    killed = 0
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            killed += 1
+            continue
+        if process.returncode:
+            raise SystemExit(f"! it ended with {process.returncode}")
+        return json.loads(output), killed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--pieces", type=int, default=6)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--epochs", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work is not None:
+        print(json.dumps(work(arguments.work, arguments.epochs)))
+        return
+    print(machine.describe(), "\n")
+    X, y = data()
+    began = time.perf_counter()
+    trial = sf.train(sf.Network([784, 32, 32, 10], seed=0), X, y, epochs=2, batch_size=BATCH, n_threads=1)
+    seconds = arguments.minutes * 60 / 2
+    epochs = max(2, round(seconds / (trial.seconds / 2)))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "whole").mkdir()
+        (Path(folder) / "pieces").mkdir()
+        whole, none = in_pieces(Path(folder) / "whole", epochs, None)
+        assert none == 0
+        pieces, killed = in_pieces(Path(folder) / "pieces", epochs, seconds / arguments.pieces)
+    minutes = (time.perf_counter() - began) / 60
+    first, last, largest = whole["mebibytes"]
+    print(f"{whole['steps']:,} steps at a stretch, and as many in {killed + 1} processes, {killed} of them killed: {minutes:.1f} minutes")
+    print(f"resident memory {first:.1f} MiB after a tenth of the epochs, {last:.1f} at the end, {largest:.1f} at most")
+    print(f"loss {whole['loss']:.3g}, accuracy {whole['accuracy']:.4f}, all losses finite: {whole['finite'] and pieces['finite']}")
+    same = whole["sha256"] == pieces["sha256"]
+    print(f"the same parameters, to the bit: {same}")
+    if arguments.out is not None:
+        record = {"command": f"python bench/soak.py --minutes {arguments.minutes:g} --pieces {arguments.pieces}", "minutes": minutes}
+        record |= {"killed": killed, "whole": whole, "pieces": pieces}
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    if not (same and whole["finite"] and pieces["finite"] and killed > 0 and last < first + 16):
+        raise SystemExit("! it did not hold")
+
+
+if __name__ == "__main__":
+    main()

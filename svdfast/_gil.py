@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Refuses a CPython that runs without its global lock, before anything compiled is loaded: what is here was never tested there."""
+
+import sys
+
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError(
+        "svdfast needs Python's global interpreter lock (GIL), and this free-threaded Python runs without it: "
+        "start it with PYTHON_GIL=1, or take another build"
+    )

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which networks and optimizers are in use, and by which thread: any number may read one, or one alone change it.
+
+Nobody waits: what can't be had now is refused. What is kept here is of the process, never of the network, so that copies and pickles know
+nothing of it. Not here: arrays that somebody took from a network before; they are NumPy's, and nobody looks after them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["changes", "changing", "check", "reading", "reads", "training"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NOBODY = 0  # no thread has this number
+
+
+class _Use:
+    """One use of one object, from its beginning to its end, by a thread."""
+
+    __slots__ = ("alone", "changes", "thing", "thread")
+
+    def __init__(self, thing: object, *, changes: bool, alone: bool = False):
+        self.thing, self.changes = thing, changes
+        self.alone = alone  # not even its own thread may use it beside
+        self.thread = threading.get_ident()
+
+    def allows(self, other: _Use) -> bool:
+        if self.thing is not other.thing:
+            return True
+        if self.thread == other.thread:
+            return not (self.alone or other.alone)
+        return not (self.changes or other.changes)
+
+
+# Uses come in under the lock and go by one call of `discard`, which no signal can come before once the body of a `try` was left.
+_uses: set[_Use] = set()
+# Held while the process forks, so that a child finds it free. By itself it may be taken again: a signal's handler may use networks, too.
+_lock = threading.RLock()
+
+
+def _refuse(new: _Use) -> None:
+    for use in list(_uses):
+        if use.allows(new):
+            continue
+        if new.alone:
+            raise RuntimeError(
+                "optimizer: in use by another training, which goes on; give each training an optimizer of its own (copy.deepcopy)"
+            )
+        if use.thread == _NOBODY:
+            raise RuntimeError("network: another thread was changing it when this process was forked; fork with a copy of it")
+        doing = "is training or changing it" if use.changes else "is reading it"
+        raise RuntimeError(
+            f"network: another thread {doing}; give each thread a network of its own, a copy made before or in a callback of the training "
+            "(Network.copy)"
+        )
+
+
+def _begin(*uses: _Use) -> None:
+    with _lock:
+        for use in uses:
+            _refuse(use)
+        _uses.update(uses)
+
+
+def check(net: object) -> None:
+    """Raises where another thread is changing a network.
+
+    Raises
+    ------
+    RuntimeError
+    """
+    if _uses:
+        _refuse(_Use(net, changes=False))
+
+
+@contextmanager
+def _used(thing: object, changes: bool) -> Iterator[None]:
+    use = _Use(thing, changes=changes)
+    try:
+        _begin(use)
+        yield
+    finally:
+        _uses.discard(use)
+
+
+def reading(net: object) -> Any:
+    """A context in which no other thread can change a network; RuntimeError where one does already."""
+    return _used(net, False)
+
+
+def changing(net: object) -> Any:
+    """A context in which no other thread can use a network; RuntimeError where one does already."""
+    return _used(net, True)
+
+
+def reads(method: Callable[P, T]) -> Callable[P, T]:
+    """A method of a network that reads it."""
+    return _guarded(method, False)
+
+
+def changes(method: Callable[P, T]) -> Callable[P, T]:
+    """A method of a network that changes it."""
+    return _guarded(method, True)
+
+
+def _guarded(method: Callable[P, T], changes: bool) -> Callable[P, T]:
+    @functools.wraps(method)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        use = _Use(args[0], changes=changes)
+        try:
+            _begin(use)
+            return method(*args, **kwargs)
+        finally:
+            _uses.discard(use)
+
+    return guarded
+
+
+@contextmanager
+def training(net: object, optimizer: object) -> Iterator[None]:
+    """A context that has a network and an optimizer for itself; RuntimeError where another thread uses the one, or a training the other."""
+    uses = _Use(net, changes=True), _Use(optimizer, changes=True, alone=True)
+    try:
+        _begin(*uses)
+        yield
+    finally:
+        _uses.difference_update(uses)
+
+
+def _in_child() -> None:
+    """Other threads are gone: what they read is free, what they were changing is as they left it and nobody's."""
+    try:
+        me = threading.get_ident()
+        for use in list(_uses):
+            if use.thread != me:
+                if use.changes:
+                    use.thread = _NOBODY
+                else:
+                    _uses.discard(use)
+    finally:
+        _lock.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_in_child)

@@ -1,0 +1,630 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Every public function and method, called with hostile arguments; what comes of it is counted.
+
+    python tests/hostile.py --calls 100000 --seed 0 --record tests/recorded/hostile.json
+    python tests/hostile.py --seed 0 --only 4711          one call again, in this process
+
+Allowed is a result, or an error of those in ALLOWED, and whatever a hostile argument itself raises (Hostile). A fault is any other error
+(from inside, as an IndexError is), a warning, a crash, a call that takes longer than LIMIT
+seconds of CPU time, and a refusal that changed an array or a network among the arguments.
+Calls are made in processes of their own with MEMORY bytes of address space beyond what they begin with.
+After a call that is accepted the network and the optimizer are used once more.
+
+Not here: damaged files (mutants.py).
+"""
+
+import argparse
+import decimal
+import fractions
+import inspect
+import json
+import os
+import random
+import sys
+import tempfile
+import types
+import warnings
+from pathlib import Path
+
+import numpy as np
+import workers
+
+import svdfast as sf
+import svdfast.onnx
+
+LIMIT = 20.0
+MEMORY = 3 << 30
+CHUNK = 20_000  # calls of one process
+ALLOWED = (TypeError, ValueError, MemoryError, FloatingPointError, OSError, ImportError)
+SKIPPED = {
+    "datasets.load": "tested with a server (test_datasets.py)",
+    "show_config": "has no argument",
+    "StopTraining": "an exception",
+}
+
+
+# What imports another library, seconds of it: left out with --light.
+HEAVY = {
+    "from_sklearn", "from_torch", "onnx.to_onnx", "Network.export", "Network.plot_spectrum", "Network.to_torch", "TrainingResult.plot",
+    "callbacks.TensorBoard",
+}  # fmt: skip
+
+
+class Hostile(Exception):
+    """Raised by a hostile argument when it is looked at."""
+
+
+# --- What is called -----------------------------------------------------------------------------------------------------------------
+
+
+def targets(light=False):
+    """(name, callable made from a fresh world) of all that is public, found by introspection."""
+    found = {}
+
+    def add(name, value):
+        if name in SKIPPED or (light and name in HEAVY):
+            return
+        if isinstance(value, types.ModuleType):
+            for inner in value.__all__:
+                add(f"{value.__name__.removeprefix('svdfast.')}.{inner}", getattr(value, inner))
+        elif isinstance(value, type):
+            found[name] = lambda world, value=value: value
+            for method in sorted(vars_of(value)):
+                static = inspect.getattr_static(value, method)
+                public = not method.startswith("_") or method == "__call__"
+                if inspect.isfunction(static) and public and not (light and f"{name}.{method}" in HEAVY):
+                    found[f"{name}.{method}"] = lambda world, value=value, method=method: getattr(
+                        world.instance(value), method
+                    )
+        elif callable(value):
+            found[name] = lambda world, value=value: value
+
+    for name in sf.__all__:
+        add(name, getattr(sf, name))
+    add("onnx", svdfast.onnx)
+    return found
+
+
+def vars_of(kind):
+    names = set()
+    for base in kind.__mro__[:-1]:
+        if base.__module__.startswith("svdfast"):
+            names |= set(vars(base))
+    return names
+
+
+class Writer:
+    """What TensorBoard's callback writes to."""
+
+    def add_scalar(self, *args, **kwargs): ...
+    def add_text(self, *args, **kwargs): ...
+    def flush(self): ...
+    def close(self): ...
+
+
+class World:
+    """What calls are made with: good values, fresh for each call, so that nothing is left of the one before."""
+
+    def __init__(self, rng, folder):
+        self.rng, self.folder = rng, folder
+        numbers = np.random.default_rng(rng.randrange(1000))
+        dtype = rng.choice(["float32", "float64"])
+        output = rng.choice(["softmax", "sigmoid", "identity"])
+        self.net = sf.Network(
+            [5, 9, 7, 3], rng.choice(["relu", "tanh", "gelu"]), output, dtype=dtype, seed=0
+        )
+        if rng.random() < 0.4:
+            self.net.truncate(0.5, force=True)
+        self.X = numbers.standard_normal((8, 5)).astype(dtype)
+        self.y = (
+            numbers.integers(0, 3, 8)
+            if output == "softmax"
+            else numbers.random((8, 3)).astype(dtype)
+        )
+        self.optimizer = rng.choice([sf.Adam, sf.AdamW, sf.GradientDescent])()
+        self.W = numbers.standard_normal((7, 5))
+
+    def instance(self, kind):
+        if issubclass(kind, sf.Network):
+            return self.net
+        arguments = {
+            sf.Event: lambda: ("epoch", 1, 1, self.net, {"loss": 1.0, "seconds": 1.0}),
+            sf.TrainingResult: lambda: (self.net,),
+            sf.activations.Activation: lambda: ("relu", 0.0),
+            sf.datasets.Dataset: lambda: ("xor", (self.X, self.y), (self.X, self.y), 2),
+            sf.schedules.Constant: lambda: (0.1,),
+            sf.schedules.StepDecay: lambda: (0.1, 10),
+            sf.schedules.Cosine: lambda: (0.1,),
+            sf.schedules.Warmup: lambda: (0.1, 0.1),
+            sf.callbacks.TensorBoard: lambda: (Writer(),),
+        }.get(kind, tuple)()
+        return kind(*arguments)
+
+    def good(self, where, name):
+        """A value that fits a parameter of that name, or None."""
+        p, m, n, l = 6, 5, 4, 2  # noqa: E741
+        kernels = {
+            "X": (p, m), "W": (n, m), "W1": (n, l), "W2": (l, m), "b": (n,), "H": (p, l), "Z": (p, n), "A": (p, n), "dA": (p, n),
+            "out": (p, n), "out_Z": (p, n), "out_H": (p, l), "out_dX": (p, m), "out_dW": (n, m), "out_dW1": (n, l), "out_dW2": (l, m),
+            "out_db": (n,),
+        }  # fmt: skip
+        if where.startswith("kernels.") and name in kernels:
+            return np.random.default_rng(1).standard_normal(kernels[name])
+        wide = np.zeros(self.net.layout.size, self.net.dtype)
+        values = {
+            "X": self.X, "y": self.y, "net": self.net, "network": self.net, "sizes": [5, 9, 3], "W": self.W, "rank": 2, "epochs": 1,
+            "optimizer": self.optimizer, "path": str(self.folder / self.rng.choice(["a.npz", "a.safetensors", "a.onnx"])),
+            "batch_size": 4, "n_in": 5, "n_out": 4, "rank_fraction": 0.5, "ranks": [2, None], "learning_rate": 0.01, "seed": 0,
+            "activation": "relu", "loss": None, "sample_weight": np.ones(8), "inputs": self.X, "n_threads": 1, "layers": None,
+            "validation": (self.X, self.y), "callbacks": [], "factors": {0: (np.ones((9, 2)), np.ones((2, 5)))}, "out": None,
+            "layout": self.net.layout, "parameters": wide, "key": (self.net.layout, self.net.dtype), "size": 10, "dtype": "float32",
+            "moments": "carry" if where == "train" else (wide, wide), "step": 1, "n_steps": 10, "schedule": sf.schedules.Constant(0.1),
+            "event": self.instance(sf.Event), "log_dir": str(self.folder), "rule": self.optimizer.rule, "kinds": ("mean",),
+            "steps": 5, "warmup": 5, "every": 5, "factor": 0.5, "final": 0.0, "peak": 0.1, "steps_per_epoch": None, "shuffle": False,
+            "figure": None, "train": (self.X, self.y), "test": (self.X, self.y), "name": "relu", "n_classes": 3, "parameter": 0.0,
+            "estimator": None, "module": None, "progress": False, "exc_type": None, "kind": None, "error": None, "trace": None,
+        }  # fmt: skip
+        return values.get(name)
+
+    def probe(self):
+        """Uses what a call may have changed."""
+        self.net.predict(np.zeros((2, self.net.sizes[0])))
+        if self.net.sizes == (5, 9, 7, 3) and isinstance(self.optimizer, sf.optimizers.Optimizer):
+            sf.train(
+                self.net,
+                self.X,
+                self.y,
+                epochs=1,
+                optimizer=self.optimizer,
+                rank_fraction=None,
+                n_threads=1,
+                recompose=False,
+            )
+
+
+# --- Hostile values -----------------------------------------------------------------------------------------------------------------
+
+
+def _raise(*args, **kwargs):
+    raise Hostile
+
+
+class ArrayRaises:
+    __array__ = _raise
+
+
+class ArrayLies:
+    def __init__(self, value):
+        self.value = value
+
+    def __array__(self, dtype=None, copy=None):
+        return self.value
+
+
+class LengthRaises:
+    __len__ = _raise
+    __getitem__ = _raise
+
+
+class LengthLies(list):
+    def __init__(self, length, items=(1, 2)):
+        super().__init__(items)
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+
+class IndexLies:
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value() if callable(self.value) else self.value
+
+
+class FloatLies(float):
+    def __float__(self):
+        return "no number"
+
+
+class FloatRaises(float):
+    __float__ = _raise
+    __lt__ = __gt__ = __le__ = __ge__ = _raise
+
+
+class Rows:
+    """A row source that is not what it says."""
+
+    def __init__(self, shape, dtype, rows):
+        self.shape, self.dtype, self.rows = shape, dtype, rows
+
+    def __getitem__(self, index):
+        return self.rows(index)
+
+
+class EqualRaises(str):
+    __eq__ = _raise
+    __hash__ = str.__hash__
+
+
+class ReprRaises:
+    __repr__ = _raise
+
+
+class Subclass(np.ndarray):
+    def __array_ufunc__(self, *args, **kwargs):
+        raise Hostile
+
+
+class PathRaises:
+    __fspath__ = _raise
+
+
+class PathLies:
+    def __fspath__(self):
+        return 5
+
+
+def broken_off():
+    yield 1
+    raise Hostile
+
+
+SHAPES = [
+    (),
+    (0,),
+    (1,),
+    (3,),
+    (8,),
+    (0, 5),
+    (5, 0),
+    (0, 0),
+    (1, 1),
+    (8, 5),
+    (8, 3),
+    (7, 5),
+    (4, 5),
+    (6, 4),
+    (8, 5, 1),
+    (2, 2, 2, 2),
+    (8, 4),
+]
+KINDS = [
+    "f4",
+    "f8",
+    ">f4",
+    ">f8",
+    "f2",
+    "g",
+    "i1",
+    "u1",
+    "i8",
+    ">i4",
+    "u8",
+    "?",
+    "c8",
+    "O",
+    "S3",
+    "U2",
+    "M8[s]",
+    "m8[s]",
+    "i4,f8",
+    "V4",
+]
+VALUES = [0, 1, -1, np.nan, np.inf, -np.inf, 1e300, 1e-310, 3.4e38, 2, 255, 1e-45]
+
+
+def array(rng, like=None):
+    """An array of any shape, type and way to lie; or one like a good one in all but something."""
+    if like is not None and rng.random() < 0.6:
+        shape, kind = like.shape, like.dtype.str
+        change = rng.choice(["value", "kind", "layout", "shape"])
+        if change == "kind":
+            kind = rng.choice(KINDS)
+        elif change == "shape":
+            shape = rng.choice(
+                [
+                    shape[::-1],
+                    shape[:-1],
+                    (*shape, 1),
+                    (1, *shape),
+                    tuple(n + 1 for n in shape),
+                    tuple(0 for _ in shape),
+                ]
+            )
+    else:
+        shape, kind, change = rng.choice(SHAPES), rng.choice(KINDS), None
+    if rng.random() < 0.03:  # more than there is memory for, though it takes none itself
+        # Of numbers that may be NaN not so many, for to look at each takes its time.
+        kind = rng.choice(["u1", "f4", "f8"])
+        shapes = [(2**31 + 5, 5), (5, 2**31)] if kind == "u1" else [(200_000, 5), (2**15, 2**10), (2**40, 0)]
+        return np.broadcast_to(np.zeros(1, kind), rng.choice(shapes))
+    values = np.random.default_rng(rng.randrange(100)).standard_normal(shape)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = (
+            np.zeros(shape, kind)
+            if np.dtype(kind).kind in "VMm"
+            else np.asarray(values).astype(kind)
+        )
+        if change in (None, "value") and made.size and made.dtype.kind in "fiu":
+            for _ in range(rng.randrange(3)):
+                made.reshape(-1)[rng.randrange(made.size)] = np.float64(rng.choice(VALUES)).astype(
+                    made.dtype
+                )
+    how = rng.choice(
+        [
+            "plain",
+            "fortran",
+            "read-only",
+            "strided",
+            "misaligned",
+            "reversed",
+            "subclass",
+            "masked",
+            "zero strides",
+        ]
+    )
+    if how == "fortran":
+        made = np.asfortranarray(made)
+    elif how == "read-only":
+        made.flags.writeable = False
+    elif how == "strided" and made.ndim:
+        made = np.repeat(made, 2, axis=-1)[..., ::2]
+    elif how == "misaligned" and made.size and made.dtype.kind not in "OV":
+        buffer = np.zeros(made.nbytes + 1, np.uint8)
+        other = buffer[1:].view(made.dtype).reshape(made.shape)
+        other[...] = made
+        made = other
+    elif how == "reversed" and made.ndim:
+        made = made[::-1]
+    elif how == "subclass":
+        made = made.view(Subclass)
+    elif how == "masked":
+        made = np.ma.masked_array(made)
+    elif how == "zero strides" and made.ndim and made.shape[0]:
+        made = np.broadcast_to(made[:1], made.shape)
+    return made
+
+
+def hostile(rng, like=None):
+    """Any value; often one near to a good one."""
+    if isinstance(like, np.ndarray) and rng.random() < 0.7:
+        return array(rng, like)
+    if isinstance(like, list | tuple) and like and rng.random() < 0.6:
+        other = list(like)
+        what = rng.randrange(3)
+        if what == 0:
+            other[rng.randrange(len(other))] = hostile(rng, like[rng.randrange(len(like))])
+        elif what == 1:
+            other.append(hostile(rng))
+        else:
+            del other[0]
+        return type(like)(other)
+    if isinstance(like, dict) and like and rng.random() < 0.8:
+        key = rng.choice(list(like))
+        return rng.choice(
+            [
+                {key: hostile(rng, like[key])},
+                {rng.choice([-1, 2, 99, "a", None, 1.5]): like[key]},
+                {},
+            ]
+        )
+    if isinstance(like, int | float) and rng.random() < 0.5:
+        return rng.choice([0, -1, 1, 2, 3, 0.5, 1e-300, 1e300, -0.0, np.nan, np.inf, -np.inf, 2**31, 2**63, -(2**63), 10**400, 1e9, 65536,
+                           np.float32(0.3), np.int8(3), np.uint64(2**64 - 1), np.float16(0.1), np.longdouble(2)])  # fmt: skip
+    zeros = np.zeros((8, 5))
+    makers = [
+        lambda: array(rng),
+        lambda: array(rng),
+        lambda: None,
+        lambda: rng.choice([True, False, np.True_]),
+        lambda: rng.choice([0, -1, 1, 7, 2**31 - 1, 2**31, 2**62, 2**63, 2**64, -(2**63) - 1, 10**400, -(10**400)]),
+        lambda: rng.choice([0.0, -0.0, -0.5, 1.0, 1.5, np.nan, np.inf, -np.inf, 1e-320, 1e308, 1e-45]),
+        lambda: rng.choice([1j, fractions.Fraction(1, 3), fractions.Fraction(10**400), decimal.Decimal("0.5"), decimal.Decimal("sNaN")]),
+        lambda: rng.choice(["", "relu", "softmax", "auto", "energy:0.9", "energy:", "energy:nan", "budget:1e999", "budget:-1", "énergie",
+                            "a\0b", "\ud800", "x" * 10_000, "float32", "bfloat16", "%s{}", "cross_entropy", "O", "f8,f4"]),
+        lambda: rng.choice([b"", b"relu", bytearray(b"x"), memoryview(b"abc")]),
+        lambda: rng.choice([[], (), {}, set(), [[]], [None], [1, [2]], [[1, 2], [3]], ["a"], [1e400], [10**400], {"a": 1}, {1, 2}, range(5)]),  # noqa: E501
+        lambda: rng.choice([object(), object, len, lambda *a, **k: None, lambda *a: "rate", lambda *a: np.nan, lambda *a: 10**400, _raise, sys, ..., NotImplemented]),  # noqa: E501
+        lambda: rng.choice([ArrayRaises(), ArrayLies([1]), ArrayLies(None), ArrayLies(np.zeros(3, object)), ArrayLies(zeros)]),
+        lambda: rng.choice([LengthRaises(), LengthLies(5), LengthLies(0), LengthLies(-1), LengthLies(2**62), LengthLies("a")]),
+        lambda: rng.choice([IndexLies(2), IndexLies(-1), IndexLies(10**30), IndexLies("a"), IndexLies(_raise), IndexLies(True)]),
+        lambda: rng.choice([FloatLies(0.1), FloatRaises(0.1), ReprRaises(), EqualRaises("relu"), np.str_("relu"), PathRaises(), PathLies()]),  # noqa: E501
+        lambda: rng.choice([
+            Rows((8, 5), "f4", lambda i: zeros[:3]), Rows((8, 5), "f4", _raise), Rows((8, 5), "f8", lambda i: zeros[i]),
+            Rows((2**40, 5), "f4", lambda i: zeros), Rows((8, 5), "O", lambda i: zeros[i]), Rows("ab", "f4", lambda i: None),
+            Rows((8, 5), "nothing", lambda i: zeros), Rows((-8, 5), "f4", lambda i: zeros[i]), Rows((8.5, 5), "f4", lambda i: zeros[i]),
+            Rows((8, 5), np.dtype("f4"), lambda i: None), Rows((), np.dtype("f4"), lambda i: zeros), Rows(None, None, None),
+            Rows((8, 5), np.dtype("f4"), lambda i: zeros[i].astype("c8")), Rows((2**62, 5), np.dtype("u1"), lambda i: zeros[i]),
+        ]),
+        lambda: rng.choice([broken_off(), iter([]), iter([1, 2]), iter([(zeros, [0] * 8)]), [(zeros, zeros)], zip([1], [2], strict=True)]),
+        lambda: rng.choice([sf.activations.relu(), sf.activations.Activation("elu", 1e-300), sf.Adam(), sf.schedules.Constant(0.5), sf.Network([1, 1])]),  # noqa: E501
+        lambda: rng.choice([np.random.default_rng(0), np.random.RandomState(0), np.dtype("f4"), np.float32, np.int64(2), np.datetime64("2020")]),  # noqa: E501
+    ]  # fmt: skip
+    return rng.choice(makers)()
+
+
+# --- One call ------------------------------------------------------------------------------------------------------------------------
+
+
+def state_of(value):
+    """What a refused call must leave as it is."""
+    if isinstance(value, sf.Network):
+        return ("network", value.layout, value.parameters.tobytes(), repr(value.uint8_scale))
+    if (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind != "O"
+        and 0 < value.size < 10_000
+        and not np.ma.isMaskedArray(value)
+    ):
+        return ("array", value.shape, np.asarray(value).tobytes())
+    return None
+
+
+def turn(found, cache={}):  # noqa: B006
+    """In what order they are called: one of many parameters more often."""
+    if "names" not in cache:
+        with tempfile.TemporaryDirectory() as folder:
+            world = World(random.Random(0), Path(folder))
+            names = [
+                name
+                for name in sorted(found)
+                for _ in range(1 + min(12, len(parameters_of(found[name](world)))))
+            ]
+        random.Random(0).shuffle(names)
+        cache["names"] = names
+    return cache["names"]
+
+
+def parameters_of(function):
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def make_call(index, seed, folder, found):
+    rng = random.Random(f"{seed} {index}")
+    name = turn(found)[index % len(turn(found))]
+    world = World(rng, folder)
+    function = found[name](world)
+    parameters = parameters_of(function)
+    needed = [p for p in parameters if p.default is p.empty]
+    others = [p for p in parameters if p.default is not p.empty]
+    chosen = needed + [p for p in others if rng.random() < min(1.0, 2.5 / max(1, len(others)))]
+    arguments = {p.name: world.good(name, p.name) for p in chosen}
+    for p in rng.sample(chosen, min(len(chosen), rng.choice([1, 1, 1, 2, 3]))):
+        arguments[p.name] = hostile(rng, arguments[p.name])
+    if name == "train":
+        # A long training is no hang.
+        if (
+            isinstance(arguments.get("epochs"), int | np.integer | float)
+            and arguments["epochs"] > 50
+        ):
+            arguments["epochs"] = rng.choice([2, -1, 10**400 * -1, 3.0])
+        arguments.setdefault("epochs", 2)
+    if len(needed) and rng.random() < 0.01:
+        arguments.pop(needed[0].name, None)
+    return name, function, arguments, world
+
+
+def outcome(name, function, arguments, world):
+    """(kind, what) of a call; kind is "result", the name of an allowed error, or "FAULT"."""
+    before = {key: state_of(value) for key, value in arguments.items()}
+    own = state_of(world.net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # NumPy's, of how hostile classes are written.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        try:
+            function(**arguments)
+            world.probe()
+            return "result", ""
+        except Hostile:
+            return "Hostile", ""
+        except OverflowError as error:
+            # A schedule computes with the step as it comes.
+            if name.startswith("schedules.") and name.endswith("__call__"):
+                return "OverflowError", ""
+            return "FAULT", f"OverflowError: {error}"
+        except ALLOWED as error:
+            kind = next(allowed.__name__ for allowed in ALLOWED if isinstance(error, allowed))
+            try:
+                str(error)
+            except Hostile:
+                pass
+            # Rows and batches are read as the training goes on, and a loss that is not finite is seen after a step.
+            reads = any(
+                not isinstance(arguments.get(k), np.ndarray) for k in ("X", "y") if k in arguments
+            )
+            if name == "train" and (
+                kind == "FloatingPointError"
+                or reads
+                or "callbacks" in arguments
+                or "validation" in arguments
+            ):
+                return kind, ""
+            if name == "train" and callable(arguments.get("optimizer")):
+                return kind, ""
+            changed = [
+                key
+                for key, value in arguments.items()
+                if before[key] is not None and state_of(value) != before[key]
+            ]
+            if state_of(world.net) != own:
+                changed.append("the network")
+            if changed:
+                return (
+                    "FAULT",
+                    f"{type(error).__name__}: {error}; and changed: {', '.join(changed)}",
+                )
+            return kind, ""
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            place = error.__traceback__
+            while place.tb_next is not None:
+                place = place.tb_next
+            where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
+            return "FAULT", f"{type(error).__name__}: {str(error)[:200]} ({where})"
+
+
+def work(start, stop, seed, light=False, only=None):
+    """The worker's loop: a line for each call."""
+    workers.limit_memory(MEMORY)
+    found = targets(light)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for index in range(start, stop):
+            workers.limit_time(LIMIT)
+            name, function, arguments, world = make_call(index, seed, Path(folder), found)
+            if only is not None:
+                print(name, {k: safe(v) for k, v in arguments.items()})
+            print(json.dumps([index, name, *outcome(name, function, arguments, world)]), flush=True)
+
+
+def safe(value):
+    try:
+        return repr(value)[:300]
+    except Exception as error:
+        return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--light", action="store_true", help="without what imports other libraries")
+    parser.add_argument("--only", type=int)
+    parser.add_argument("--record", type=Path)
+    parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        work(*given.worker, given.seed, given.light)
+        return 0
+    if given.only is not None:
+        work(given.only, given.only + 1, given.seed, given.light, only=True)
+        return 0
+    workers.stops_when_told()
+    names = turn(targets(given.light))
+    found = workers.search(
+        __file__, given.calls, given.seed, lambda i: names[i % len(names)], chunk=CHUNK, limit=LIMIT,
+        more=["--light"] * given.light,
+    )  # fmt: skip
+    record = {
+        "functions": len(found["by_name"]),
+        "numpy": np.__version__,
+        "svdfast": sf.__version__,
+        **found,
+    }
+    return workers.write_record(record, given.record)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

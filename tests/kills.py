@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Training processes that are killed at random moments, and go on from their checkpoints: each ends as it would have without.
+
+    python tests/kills.py --kills 200            what is recorded in recorded/kills.json (--record)
+    python tests/kills.py --kills 200 --disk F   F on a small file system, which is then filled up to the last bytes
+
+A training is a process. It ends by SIGKILL or Ctrl-C (SIGINT) at a random moment, from the start of Python on, or, now and then, because
+its disk is full or its folder can't be written to. Then the same command goes on with it, until it has ended. Not here: states that are
+damaged, and each state that a training can be in (test_checkpoint.py).
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+RECORD = Path(__file__).parent / "recorded" / "kills.json"
+INTERRUPTED, BROKEN_OFF = 10, 11  # how a training ends by Ctrl-C, and where a file can't be written
+NOBODY = 65534
+
+# What a training is: its network's dtype and the arguments of `train`.
+TRAININGS = [
+    ("float32", {"epochs": 12, "batch_size": 50, "checkpoint_every": 1}),
+    ("float64", {"epochs": 12, "batch_size": 50, "checkpoint_every": 3, "recompose_fraction": 0.3, "pretrain_fraction": 0.4}),
+    ("float32", {"epochs": 40, "batch_size": 600, "n_threads": 2, "product_decay": 0.1, "l2": 1e-3}),
+    ("float32", {"epochs": 12, "batch_size": 64, "checkpoint_every": 2, "guard_tolerance": 0.0, "guard_action": "delay"}),
+    ("float32", {"epochs": 12, "batch_size": 50, "checkpoint_every": 5, "precision": "bfloat16"}),
+]
+
+
+def train(folder, number, how):
+    """In the training's process. Prints the SHA-256 of the parameters at the end."""
+    import numpy as np
+
+    import svdfast as sf
+
+    dtype, settings = TRAININGS[number]
+    rng = np.random.default_rng(number)
+    X = rng.standard_normal((1500, 48)).astype(dtype)
+    y = X[:, :5].argmax(axis=1)
+    given = {"validation": (X[:200], y[:200])} if "guard_tolerance" in settings else {}
+    os.chdir(folder)
+    if how == "read-only" and os.getuid() == 0:
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    elif how.startswith("limit "):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(how[6:]), resource.RLIM_INFINITY))
+    net = sf.Network([48, 64, 64, 5], seed=number, dtype=dtype)
+    try:
+        if os.path.exists("run.ckpt"):
+            net = sf.resume("run.ckpt", X, y, **given).network
+        else:
+            optimizer = (sf.Adam, sf.AdamW, sf.GradientDescent)[number % 3](sf.schedules.Cosine(2e-3))
+            sf.train(net, X, y, optimizer=optimizer, ranks=[8, 8], checkpoint="run.ckpt", **settings, **given)
+    except KeyboardInterrupt:
+        assert np.isfinite(net.predict(X)).all()
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        assert np.isfinite(net.predict(X)).all()
+        sys.exit(BROKEN_OFF)
+    print(hashlib.sha256(net.parameters.tobytes()).hexdigest(), net.layout.ranks, flush=True)
+
+
+def start(folder, number, how="as it should"):
+    command = [sys.executable, __file__, "train", str(folder), str(number), how]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+class Ballast:
+    """Fills a file system but for some bytes."""
+
+    def __init__(self, folder, free):
+        self.path = folder / "ballast"
+        with open(self.path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        os.truncate(self.path, max(0, self.path.stat().st_size - free))
+
+    def remove(self):
+        self.path.unlink()
+
+
+def survive(kills, seed, disk=None):
+    """Kills until there were so many, and all trainings that were begun have ended. Returns what happened."""
+    chance = random.Random(seed)
+    happened = Counter()
+    expected, seconds = {}, {}
+    with tempfile.TemporaryDirectory(dir=disk) as base:
+        folder = Path(base) / "run"
+        while happened["killed"] < kills:
+            number = happened["trainings"] % len(TRAININGS)
+            if number not in expected:
+                folder.mkdir()
+                began = time.monotonic()
+                process = start(folder, number)
+                expected[number], errors = process.communicate(timeout=300)
+                seconds[number] = time.monotonic() - began
+                if process.returncode:
+                    raise AssertionError(errors)
+                shutil.rmtree(folder)
+            folder.mkdir()
+            if os.getuid() == 0:
+                os.chown(folder, NOBODY, NOBODY)
+            while True:
+                how = chance.choices(["as it should", "read-only", "full"], [8, 1, 1])[0]
+                file = folder / "run.ckpt"
+                ballast = None
+                if how == "full":
+                    room = chance.randrange(file.stat().st_size if file.exists() else 20000)
+                    if disk is None:
+                        how = f"limit {room}"
+                    else:
+                        ballast = Ballast(folder, room)
+                elif how == "read-only":
+                    folder.chmod(0o555)
+                process = start(folder, number, how)
+                send = chance.choice([signal.SIGKILL] * 4 + [signal.SIGINT])
+                try:
+                    output, errors = process.communicate(timeout=chance.uniform(0.2, 0.8) * seconds[number])
+                except subprocess.TimeoutExpired:
+                    process.send_signal(send)
+                    output, errors = process.communicate(timeout=60)
+                folder.chmod(0o755)
+                if ballast is not None:
+                    ballast.remove()
+                happened["left in the midst of writing"] += len(list(folder.glob(".*.part")))
+                code = process.returncode
+                by_ctrl_c = send == signal.SIGINT and (code in (INTERRUPTED, -send) or "KeyboardInterrupt" in errors)
+                if code == 0:
+                    break
+                if code == -signal.SIGKILL:
+                    happened["killed"] += 1
+                elif by_ctrl_c:
+                    happened["interrupted"] += 1
+                elif code == BROKEN_OFF and how != "as it should":
+                    happened["read-only" if how == "read-only" else "full"] += 1
+                else:
+                    raise AssertionError(f"training {number} ({how}) ended with {code}: {errors}")
+            if output != expected[number]:
+                raise AssertionError(f"training {number} ended as {output!r}, not {expected[number]!r}; seed {seed}")
+            happened["trainings"] += 1
+            shutil.rmtree(folder)
+    return dict(happened)
+
+
+def main():
+    if sys.argv[1:2] == ["train"]:
+        train(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--disk", type=Path, help="a folder on a small file system")
+    parser.add_argument("--record", action="store_true")
+    arguments = parser.parse_args()
+    happened = survive(arguments.kills, arguments.seed, arguments.disk)
+    print(json.dumps(happened))
+    if arguments.record:
+        command = f"python tests/kills.py --kills {arguments.kills} --seed {arguments.seed}" + " --disk F" * (arguments.disk is not None)
+        record = {"command": command, "python": platform.python_version(), "system": platform.system(), **happened}
+        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

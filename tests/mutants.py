@@ -1,0 +1,594 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Damaged and hostile files, read as svdfast reads them; what comes of it is counted.
+
+    python tests/mutants.py --mutants 50000 --seed 0 --record tests/recorded/mutants.json
+    python tests/mutants.py --seed 0 --only 4711          one again, in this process
+
+Allowed is a file that is read, to the same content where a checksum guards it, or the error that the reader promises. A fault is any
+other error or warning, a crash, a read that takes longer than LIMIT seconds of CPU time or asks for more than MEMORY bytes (files here
+are small), and a pickle that is executed: each hostile pickle would make a file. A kind of file more is an entry in `CASES`.
+
+Not here: hostile arguments (hostile.py).
+"""
+
+import argparse
+import contextlib
+import gzip
+import io
+import json
+import os
+import pickle
+import random
+import re
+import struct
+import sys
+import tempfile
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import workers
+
+import svdfast as sf
+from svdfast import _cli_data, datasets
+
+LIMIT = 20.0
+MEMORY = 400 << 20
+CHUNK = 10_000  # mutants of one process
+
+try:
+    import safetensors  # noqa: F401
+except ImportError:
+    HAS_SAFETENSORS = False
+else:
+    HAS_SAFETENSORS = True
+
+
+@dataclass
+class Case:
+    """A kind of file.
+
+    write(path) writes a good one, read(path) gives its content as something to compare, `error` is what the reader promises. `guarded`: a
+    checksum guards the content, so that bytes changed at random never give another. `form` tells of what mutators know: "zip",
+    "safetensors", "text" or "".
+    """
+
+    suffix: str
+    write: Any
+    read: Any
+    error: tuple
+    guarded: bool
+    form: str
+    weight: int = 1
+
+
+def a_network():
+    net = sf.Network([4, 6, 5, 3], ["relu", sf.activations.elu(0.5)], seed=0)
+    net.truncate(ranks=[2, None], force=True)
+    return net
+
+
+def network_content(path):
+    net = sf.load(path)
+    net.predict(np.ones((2, net.sizes[0])))  # what was taken must be usable
+    return net.layout, net.dtype.str, net.uint8_scale, net.parameters.tobytes()
+
+
+def write_csv(path):
+    rows = np.random.default_rng(0).standard_normal((6, 5)).round(3)
+    path.write_text("a,b,c,d,y\n" + "\n".join(",".join(map(str, row)) for row in rows) + "\n")
+
+
+def write_data(path):
+    numbers = np.random.default_rng(0)
+    save = np.savez_compressed if path.name.startswith("c") else np.savez
+    save(path, X=numbers.standard_normal((6, 4)), y=numbers.integers(0, 2, 6))
+
+
+def samples_content(path):
+    X, y = _cli_data.load_samples(str(path), "predict", 4, 1)
+    assert (
+        X.ndim == 2 and X.shape[1] == 4 and np.isfinite(X).all() and (y is None or len(y) == len(X))
+    )
+    return X.tobytes(), None if y is None else y.tobytes()
+
+
+def training_content(path):
+    arguments = argparse.Namespace(
+        data=str(path), seed=0, task="auto", no_standardise=False, dtype="float32"
+    )  # fmt: skip
+    data = _cli_data.load(arguments)
+    assert len(data.X) == len(data.y)
+    return data.X.tobytes(), data.y.tobytes()
+
+
+def write_idx(path):
+    pixels = np.arange(5 * 4 * 3, dtype=np.uint8)
+    data = struct.pack(">BBBBIII", 0, 0, 8, 3, 5, 4, 3) + pixels.tobytes()
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def idx_content(path):
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = datasets._gunzip(content, datasets._LARGEST_IDX, path.name)
+    return datasets._parse_idx(content, path.name).tobytes()
+
+
+_HDF5 = "catvnoncat", "train_catvnoncat.h5"
+
+
+def write_hdf5(path):
+    """No data set, but as long as one where it is in the checksummed list; only a prefix of its form."""
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(2000))
+
+
+def hdf5_content(path):
+    return datasets._read_checked(path, datasets._FOLDERS[_HDF5[0]].files[_HDF5[1]])
+
+
+MODEL = (ValueError,)
+COMMAND = (_cli_data.Failure, _cli_data.UsageError)
+CASES = {
+    "network .npz": Case(
+        ".npz", lambda path: a_network().save(path), network_content, MODEL, True, "zip", 6
+    ),
+    "samples .csv": Case(".csv", write_csv, samples_content, COMMAND, False, "text", 2),
+    "training .csv": Case(".csv", write_csv, training_content, COMMAND, False, "text", 2),
+    "samples .npz": Case(".npz", write_data, samples_content, COMMAND, False, "zip", 2),
+    "training .npz": Case(".npz", write_data, training_content, COMMAND, False, "zip", 2),
+    "idx": Case(".idx", write_idx, idx_content, (ValueError,), False, "", 1),
+    "idx .gz": Case(".gz", write_idx, idx_content, (ValueError,), True, "", 1),
+    "hdf5": Case(".h5", write_hdf5, hdf5_content, (ValueError,), True, "", 1),
+}
+if HAS_SAFETENSORS:
+    CASES["network .safetensors"] = Case(
+        ".safetensors",
+        lambda path: a_network().save(path),
+        network_content,
+        MODEL,
+        True,
+        "safetensors",
+        6,
+    )
+
+
+# --- Mutators: bytes and a random.Random to (bytes, whether they were changed at random) ------------------------------------------------
+
+NUMBERS = [b"0", b"-1", b"1", b"3", b"65536", b"2147483647", b"2147483648", b"4294967296", b"9223372036854775807", b"18446744073709551616",
+           b"1e999", b"nan", b"1" * 400, b"0.5", b"-0", b"99999999999999", b"1" * 5000]  # fmt: skip
+JSON_VALUES = [None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "x", "relu", "\ud800", [], {}, [[]], [1, 2],  # noqa: E501
+               [None] * 4, ["a"] * 4, [[1]], {"a": 1}, [1e400], [4, 6, 5, 2**40], [10**9] * 4, [0, 0, 0, 0], [4]]  # fmt: skip
+
+
+def flip(data, rng):
+    for _ in range(rng.choice([1, 1, 1, 2, 8])):
+        place = rng.randrange(len(data))
+        data[place] ^= 1 << rng.randrange(8)
+    return data
+
+
+def overwrite(data, rng):
+    part = rng.choice(
+        [
+            b"\0",
+            b"\xff",
+            b"\xff\xff\xff\xff",
+            b"\0\0\0\0",
+            b"\x7f\xff\xff\xff",
+            b"\xff\xff\xff\x7f",
+            b"\0" * 8,
+            b"\xff" * 8,
+            rng.randbytes(4),
+        ]
+    )
+    place = rng.randrange(len(data))
+    data[place : place + len(part)] = part
+    return data
+
+
+def cut(data, rng):
+    return (
+        data[: rng.randrange(len(data))] if rng.random() < 0.7 else data[rng.randrange(len(data)) :]
+    )
+
+
+def grow(data, rng):
+    part = rng.choice(
+        [
+            b"\0",
+            b"\0" * 100,
+            rng.randbytes(10),
+            bytes(data[:50]),
+            bytes(data[-22:]),
+            bytes(data),
+            b"PK\5\6" + bytes(18),
+        ]
+    )
+    place = rng.choice([0, len(data), rng.randrange(len(data))])
+    data[place:place] = part
+    return data
+
+
+def remove(data, rng):
+    place = rng.randrange(len(data))
+    del data[place : place + rng.choice([1, 2, 4, 50])]
+    return data
+
+
+def number(data, rng):
+    """Another number where there is one in text: in headers of .npy and of safetensors, in CSV."""
+    places = [m.span() for m in re.finditer(rb"\d+", bytes(data))]
+    start, stop = rng.choice(places)
+    new = rng.choice(NUMBERS)
+    if rng.random() < 0.5:  # as long as it was, so that lengths still fit
+        new = new[: stop - start].rjust(stop - start, b"0")
+    data[start:stop] = new
+    return data
+
+
+BYTES = [flip, flip, overwrite, cut, grow, remove, number]
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __reduce__(self):
+        return open, (str(Path.cwd() / "executed"), "w")
+
+
+def npy(header, body=b"", version=(1, 0)):
+    """An .npy file of any header."""
+    text = header.encode("latin-1", "replace")
+    length = struct.pack("<H" if version == (1, 0) else "<I", min(len(text), 65535))
+    return b"\x93NUMPY" + bytes(version) + length + text + body
+
+
+def hostile_member(name, old, rng):
+    """What a member of an archive is replaced with."""
+    trap = pickle.dumps(Trap())
+    header = "{'descr': %s, 'fortran_order': %s, 'shape': %s, }\n"
+    objects = io.BytesIO()
+    np.save(objects, np.array([Trap()], dtype=object), allow_pickle=True)
+    shape = rng.choice(["()", "(0,)", "(-1,)", "(2147483648,)", "(4611686018427387904,)", "(65536, 65536, 65536)", "(1.5,)", "('a',)", "(True,)",  # noqa: E501
+                        "(10,)", "6", "None", "(" + "1, " * 70 + ")", "(1000000000,)", "(3000000, 4)"])  # fmt: skip
+    descr = rng.choice(["'<f4'", "'<f8'", "'|O'", "'O'", "'<U400'", "'<U1000000000'", "'|V0'", "[('a', '<f4'), ('b', '|O')]", "'<c8'", "'|S0'",  # noqa: E501
+                        "'>f8'", "'nonsense'", "None", "'<M8[s]'", "'|u1'", "('<f4', (1000000,))", "'<f2'", "'|b1'"])  # fmt: skip
+    made = [
+        lambda: trap,
+        objects.getvalue,
+        lambda: npy(
+            header % (descr, rng.choice(["False", "True", "0"]), shape),
+            rng.choice([trap, bytes(100), b""]),
+            rng.choice([(1, 0), (2, 0), (3, 0), (9, 9)]),
+        ),
+        lambda: npy("__import__('os').system('touch executed')\n", bytes(10)),
+        lambda: npy("{'descr': '<f4', 'fortran_order': False, 'shape': (" + "[" * 300 + ", )}\n"),
+        lambda: npy("{" + "(" * 5000),
+        lambda: old[: rng.randrange(len(old) + 1)],
+        lambda: old + bytes(rng.randrange(1, 100)),
+        lambda: bytes(flip(bytearray(old or b"\0"), rng)),
+        lambda: bytes(number(bytearray(old), rng)) if re.search(rb"\d", old) else b"",
+        lambda: b"",
+        lambda: b"\x80\x05" + rng.randbytes(5),
+        lambda: b"cos\nsystem\n(S'touch executed'\ntR.",
+    ]
+    return rng.choice(made)()
+
+
+def mutate_json(text, rng):
+    """Other values in a JSON object, or something that is none."""
+    kind = rng.randrange(8)
+    if kind == 0:
+        return rng.choice(
+            [
+                "",
+                "null",
+                "[]",
+                "[" * 100_000,
+                "{" * 50_000,
+                '{"a":' * 20_000,
+                text[:-1],
+                text + text,
+                text.replace('"', "'"),
+                "\ufeff" + text,
+            ]
+        )
+    value = json.loads(text)
+    for _ in range(rng.choice([1, 1, 2])):
+        key = rng.choice(list(value))
+        inside = value[key]
+        if isinstance(inside, list) and inside and rng.random() < 0.6:
+            inside[rng.randrange(len(inside))] = rng.choice(JSON_VALUES)
+        elif isinstance(inside, dict) and inside and rng.random() < 0.6:
+            inside[rng.choice(list(inside))] = rng.choice(JSON_VALUES)
+        elif rng.random() < 0.2:
+            del value[key]
+            if not value:
+                break
+        else:
+            value[key] = rng.choice(JSON_VALUES)
+    return json.dumps(value)
+
+
+def archive(data, rng):
+    """A zip archive with another content, which its own checksums fit."""
+    with zipfile.ZipFile(io.BytesIO(bytes(data))) as file:
+        members = [(name, file.read(name)) for name in file.namelist()]
+    index = rng.randrange(len(members))
+    name, content = members[index]
+    what = rng.randrange(9)
+    pressed = rng.choice(
+        [
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+            zipfile.ZIP_BZIP2,
+            zipfile.ZIP_LZMA,
+        ]
+    )
+    if what == 0:
+        members.append((name, rng.choice([content, hostile_member(name, content, rng)])))
+    elif what == 1:
+        members[index] = (
+            rng.choice(
+                [
+                    "../../evil.npy",
+                    "/etc/evil.npy",
+                    "header",
+                    "X.npy.npy",
+                    ".npy",
+                    "y.npy",
+                    "x" * 60_000,
+                    "é.npy",
+                ]
+            ),
+            content,
+        )
+    elif what == 2:
+        del members[index]
+    elif what == 3:  # a bomb: zeros, pressed to a thousandth
+        size = rng.choice([1 << 20] * 20 + [1 << 25] * 4 + [1 << 29])
+        shape = rng.choice([f"({size // 8},)", f"({size // 32}, 4)", "(6, 4)", "(6,)"])
+        head = npy(f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n")
+        members[index] = (name, (head, size))
+        pressed = zipfile.ZIP_DEFLATED
+    elif what == 4 and name == "header.npy":
+        text = mutate_json(str(np.load(io.BytesIO(content))), rng)
+        out = io.BytesIO()
+        with contextlib.suppress(UnicodeEncodeError):
+            np.save(out, np.array(text))
+        members[index] = (name, out.getvalue())
+    elif what == 5:
+        members += [(f"{i}.npy", b"") for i in range(rng.choice([1, 2000]))]
+    else:
+        members[index] = (name, hostile_member(name, content, rng))
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that come twice
+        with zipfile.ZipFile(out, "w", pressed, compresslevel=1) as file:
+            for name, content in members:
+                if isinstance(content, tuple):
+                    head, size = content
+                    with file.open(name, "w") as member:
+                        member.write(head)
+                        for _ in range(size >> 20):
+                            member.write(bytes(1 << 20))
+                else:
+                    file.writestr(name, content)
+    return bytearray(out.getvalue())
+
+
+def directory(data, rng):
+    """Numbers in a zip archive's directory: sizes, offsets, methods, flags, checksums."""
+    places = [m.start() for m in re.finditer(rb"PK(\x01\x02|\x03\x04|\x05\x06)", bytes(data))]
+    place = rng.choice(places) + rng.randrange(4, 46)
+    part = rng.choice(
+        [
+            b"\0\0\0\0",
+            b"\xff\xff\xff\xff",
+            b"\x01\0",
+            b"\x08\0",
+            b"\x0c\0",
+            b"\xff\xff\xff\x7f",
+            rng.randbytes(2),
+        ]
+    )
+    data[place : place + len(part)] = part[: max(0, len(data) - place)]
+    return data
+
+
+def tensors(data, rng):
+    """A safetensors file with another header, whose length fits."""
+    (length,) = struct.unpack("<Q", data[:8])
+    text, body = bytes(data[8 : 8 + length]).decode(), bytes(data[8 + length :])
+    what = rng.randrange(5)
+    if what == 0:
+        text = mutate_json(text, rng)
+    elif what == 1:
+        value = json.loads(text)
+        meta = value["__metadata__"]
+        meta["svdfast"] = mutate_json(meta["svdfast"], rng)
+        text = json.dumps(value)
+    elif what == 2:
+        value = json.loads(text)
+        name = rng.choice([n for n in value if n != "__metadata__"])
+        value[name][rng.choice(["dtype", "shape", "data_offsets"])] = rng.choice(
+            [*JSON_VALUES, "F64", "F16", "BF16", "I8", [0, 2**63], [8, 0]]
+        )
+        text = json.dumps(value)
+    elif what == 3:
+        body = rng.choice([body[:-4], body + bytes(8), b"", body[::-1]])
+    header = text.encode("utf-8", "replace")
+    claimed = (
+        len(header)
+        if what != 4
+        else rng.choice([0, 1, 2**31, 2**62, 2**64 - 1, 100_000_001, len(header) + 1])
+    )
+    return bytearray(struct.pack("<Q", claimed) + header + body)
+
+
+def lines(data, rng):
+    """Text with other fields or lines."""
+    rows = bytes(data).split(b"\n")
+    place = rng.randrange(len(rows))
+    field = rng.choice([b"", b"a", b"\xff\xfe", b"\0", b'"', b'"' * 3, b"nan", b"inf", b"1e400", b"-1e400", b"1_0", b"0x1", b"1j", b"\r", b"1,2", b";",  # noqa: E501
+                        b"=1+1", b"9" * 200_000, b'"' + b"x" * 140_000, "\u0663".encode(), b" 1 ", b"# 1"])  # fmt: skip
+    what = rng.randrange(5)
+    if what == 0:
+        rows.insert(place, field)
+    elif what == 1:
+        fields = rows[place].split(b",")
+        fields[rng.randrange(len(fields))] = field
+        rows[place] = b",".join(fields)
+    elif what == 2:
+        rows[place] = b",".join([field[:20]] * rng.choice([1, 5, 6, 10_000]))
+    elif what == 3:
+        rows = rows[:1] + rows[place:]
+    else:
+        rows[place] += b"," + field
+    return bytearray(b"\n".join(rows))
+
+
+FORMS = {
+    "zip": [archive, archive, directory],
+    "safetensors": [tensors, tensors],
+    "text": [lines, lines],
+    "": [],
+}
+
+
+# --- One mutant ---------------------------------------------------------------------------------------------------------------------
+
+
+def turn():
+    return [name for name, case in CASES.items() for _ in range(case.weight)]
+
+
+def prepare(folder):
+    """Good files, and their content."""
+    good = {}
+    for number_, (name, case) in enumerate(CASES.items()):
+        for start in ("c", "s"):
+            path = folder / f"{start}{number_}{case.suffix}"
+            case.write(path)
+            content = None if name == "hdf5" else case.read(path)
+            good.setdefault(name, []).append((path.read_bytes(), content))
+    return good
+
+
+def attempt(index, seed, good, folder, show=False):
+    workers.stops_when_told()
+    names = turn()
+    name = names[index % len(names)]
+    case = CASES[name]
+    rng = random.Random(f"{seed} {index}")
+    original, content = rng.choice(good[name])
+    choices = BYTES + FORMS[case.form] * 2
+    if case.form == "":
+        choices = [m for m in choices if m is not number]
+    mutators = [rng.choice(choices)]
+    if rng.random() < 0.1:
+        mutators.append(rng.choice([flip, cut, grow, overwrite]))
+    data = bytearray(original)
+    for mutator in mutators:
+        data = mutator(data, rng) if data else data
+    path = folder / f"mutant{case.suffix}"
+    path.write_bytes(data)
+    random_bytes = all(mutator in BYTES or mutator is directory for mutator in mutators)
+    if show:
+        print(name, [m.__name__ for m in mutators], len(data), path)
+    kind, what = read(case, path, content if random_bytes and case.guarded else None)
+    if (folder / "executed").exists():
+        (folder / "executed").unlink()
+        kind, what = "FAULT", "a pickle or a header was executed"
+    return name, kind, what and f"{what} [{', '.join(m.__name__ for m in mutators)}]"
+
+
+def truly_large(path):
+    """Whether an archive has what it claims: then it may be refused for want of memory."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return max(entry.file_size for entry in file.infolist()) > MEMORY // 4
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+
+
+def read(case, path, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            got = case.read(path)
+        except case.error as error:
+            memory = error
+            while memory is not None:
+                if isinstance(memory, MemoryError) and not truly_large(path):
+                    return "FAULT", f"asks for too much memory: {str(error)[:200]}"
+                memory = memory.__context__
+            return "refused", ""
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            place = error.__traceback__
+            while place.tb_next is not None:
+                place = place.tb_next
+            where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
+            return "FAULT", f"{type(error).__name__}: {str(error)[:200]} ({where})"
+    if expected is not None and got != expected:
+        return "FAULT", "read as something else"
+    return "read", ""
+
+
+def work(start, stop, seed, show=False):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        os.chdir(folder)
+        good = prepare(folder)
+        workers.limit_memory(MEMORY)
+        for index in range(start, stop):
+            workers.limit_time(LIMIT)
+            print(json.dumps([index, *attempt(index, seed, good, folder, show)]), flush=True)
+        if show:
+            os.replace(next(folder.glob("mutant*")), Path(tempfile.gettempdir()) / "svdfast-mutant")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--mutants", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int)
+    parser.add_argument("--record", type=Path)
+    parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        work(*given.worker, given.seed)
+        return 0
+    if given.only is not None:
+        work(given.only, given.only + 1, given.seed, show=True)
+        return 0
+    workers.stops_when_told()
+    names = turn()
+    found = workers.search(
+        __file__,
+        given.mutants,
+        given.seed,
+        lambda i: names[i % len(names)],
+        chunk=CHUNK,
+        limit=LIMIT,
+    )
+    record = {
+        "kinds": len(found["by_name"]),
+        "numpy": np.__version__,
+        "svdfast": sf.__version__,
+        **found,
+    }
+    return workers.write_record(record, given.record)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
