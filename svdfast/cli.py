@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from svdfast import __version__, io
 from svdfast._cli_arguments import (
     check_writable,
@@ -152,7 +154,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return int(end.code or 0)
     except UsageError as error:
         return _complain(error, 2)
-    except (Failure, FloatingPointError) as error:
+    except (Failure, FloatingPointError, np.linalg.LinAlgError) as error:
         return _complain(error, 1)
     except MemoryError as error:
         return _complain(f"out of memory{f': {error}' if str(error) else ''}", 1)

@@ -61,13 +61,18 @@ class Watch:
     Parameters
     ----------
     run : svdfast.method.Run
+
+    Attributes
+    ----------
+    due : int
+        Steps after which a copy is old, while the parameters are the same array.
     """
 
     def __init__(self, run: Run):
         self.run = run
         self._good: tuple[Layout, NDArray[Any]] | None = None
         self._source: NDArray[Any] | None = None  # what the copy is of
-        self._step = 0
+        self._step = self.due = 0
 
     def look(self, step: int, epoch: int, *, always: bool = False) -> None:
         """Copies the network's parameters, `step` steps having been done, if they are others or the last copy is old.
@@ -79,7 +84,7 @@ class Watch:
         """
         run = self.run
         layout, parameters = run.net.state
-        if not always and parameters is self._source and step - self._step < EVERY:
+        if not always and parameters is self._source and step < self.due:
             return
         if not (_finite(parameters) and all(_finite(moment) for moment in run.optimizer.moments)):
             raise self._error(f"after step {step}", step, epoch)
@@ -89,7 +94,7 @@ class Watch:
             self._source = parameters
         assert self._good is not None
         self._good[1][...] = parameters
-        self._step = step
+        self._step, self.due = step, step + EVERY
 
     def loss(self, value: float, start: int, stop: int, step: int, epoch: int) -> NotFinite:
         """What to raise where the loss of this step, of rows start .. stop of the run's data, is not finite."""

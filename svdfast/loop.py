@@ -194,7 +194,8 @@ class Loop:
                 result.n_steps, self.total = n_steps, total
                 raise
             self._count(n_steps, total, began)
-            watch.look(n_steps, epoch)
+            if n_steps >= watch.due:
+                watch.look(n_steps, epoch)
             row: dict[str, Any] = {
                 "epoch": epoch,
                 "step": n_steps,

@@ -1042,6 +1042,8 @@ class Network:
 
 def _leading(given: NDArray[Any], index: int, W: NDArray[Any], rank: int) -> NDArray[Any]:
     """The first `rank` of given directions, their shape and type checked."""
+    if not isinstance(given, np.ndarray):
+        raise TypeError(f"directions[{index}]: expected an ndarray, got {type(given).__name__}")
     if given.ndim != 2 or len(given) != len(W) or given.shape[1] < rank or given.dtype != W.dtype:
         raise ValueError(
             f"directions[{index}]: expected an array of shape ({len(W)}, {rank} or more) and dtype {W.dtype}, "
@@ -1062,6 +1064,7 @@ def _check_out(out: Any, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         raise ValueError("out: expected a C-contiguous, aligned and writeable array, got one that is not")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # squares of targets that large are infinite, and R² is then NaN or -inf
 def _variance_explained(
     blocks: Iterable[tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]],
 ) -> float:

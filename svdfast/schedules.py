@@ -8,6 +8,7 @@ optimizer's `learning_rate`; a number means a constant rate. Not here: what an o
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,7 @@ class StepDecay:
         _set(self, learning_rate=rate, factor=positive_number("factor", self.factor), at=at)
 
     def __call__(self, step: int, n_steps: int) -> float:
+        step, n_steps = operator.index(step), operator.index(n_steps)
         passed = sum(step >= share * n_steps for share in self.at)
         return float(self.learning_rate * self.factor**passed)
 
@@ -85,6 +87,7 @@ class Cosine:
         _set(self, learning_rate=rate, final=positive_number("final", self.final, or_zero=True))
 
     def __call__(self, step: int, n_steps: int) -> float:
+        step, n_steps = operator.index(step), operator.index(n_steps)
         share = 0.5 * (1 + math.cos(math.pi * step / max(n_steps, 1)))
         return self.final + (self.learning_rate - self.final) * share
 
@@ -109,7 +112,8 @@ class Warmup:
         _set(self, schedule=schedule, warmup_fraction=fraction("warmup_fraction", self.warmup_fraction))
 
     def __call__(self, step: int, n_steps: int) -> float:
-        length = round(self.warmup_fraction * n_steps)
+        step, n_steps = operator.index(step), operator.index(n_steps)
+        length = max(1, round(self.warmup_fraction * n_steps))  # of one step: it has the full rate
         rate = resolve(self.schedule)(step, n_steps)
         return rate * (step + 1) / length if step < length else rate
 

@@ -14,6 +14,7 @@ Not here: damaged files (mutants.py).
 """
 
 import argparse
+import contextlib
 import decimal
 import fractions
 import inspect
@@ -170,16 +171,17 @@ class World:
         """Uses what a call may have changed."""
         self.net.predict(np.zeros((2, self.net.sizes[0])))
         if self.net.sizes == (5, 9, 7, 3) and isinstance(self.optimizer, sf.optimizers.Optimizer):
-            sf.train(
-                self.net,
-                self.X,
-                self.y,
-                epochs=1,
-                optimizer=self.optimizer,
-                rank_fraction=None,
-                n_threads=1,
-                recompose=False,
-            )
+            with contextlib.suppress(FloatingPointError):  # of numbers that are not finite, which may be set
+                sf.train(
+                    self.net,
+                    self.X,
+                    self.y,
+                    epochs=1,
+                    optimizer=self.optimizer,
+                    rank_fraction=None,
+                    n_threads=1,
+                    recompose=False,
+                )
 
 
 # --- Hostile values -----------------------------------------------------------------------------------------------------------------

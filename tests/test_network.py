@@ -757,3 +757,15 @@ def test_sequences_without_an_end():
             sf.Network(**arguments)
     with pytest.raises(ValueError, match="at most 100000"):
         sf.Network([4, 6, 3]).truncate(ranks=itertools.count(1))
+
+
+def test_score_of_targets_whose_squares_are_infinite():
+    """Without a warning, and without a number that looks like one."""
+    net = sf.Network([2, 1], output="identity", dtype="float64", seed=0)
+    assert not np.isfinite(net.score(np.ones((2, 2)), [1e300, -1e300]))
+
+
+def test_directions_that_are_no_arrays():
+    net = sf.Network([4, 6, 3], seed=0)
+    with pytest.raises(TypeError, match=r"directions\[0\]: expected an ndarray, got int"):
+        net.truncate(ranks=[2], force=True, directions={0: 1})

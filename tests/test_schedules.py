@@ -111,3 +111,14 @@ def test_a_rate_of_zero_changes_nothing():
         before = net.parameters.copy()
         sf.train(net, X, np.arange(10) % 2, epochs=2, rank_fraction=None, optimizer=optimizer)
         np.testing.assert_array_equal(net.parameters, before)
+
+
+@pytest.mark.parametrize("make", [sf.schedules.StepDecay, sf.schedules.Cosine, sf.schedules.Warmup])
+def test_steps_are_integers(make):
+    make(0.1)(-1, -10)  # is no step, and no division by zero
+    assert make(0.1)(np.int64(3), 10) == make(0.1)(3, 10)
+    for wrong in (1.5, "1", None, np.ones(2)):
+        with pytest.raises(TypeError):
+            make(0.1)(wrong, 10)
+        with pytest.raises(TypeError):
+            make(0.1)(1, wrong)
