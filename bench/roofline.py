@@ -84,7 +84,8 @@ def step_products(net: Any, batch: int) -> Iterator[Product]:
         else:
             maps += [(m, l, name + "W2", i > 0), (l, n, name + "W1", True)]
     many = net.layout.n_weights >= _engine.MANY_WEIGHTS
-    for i, rows_of_sum in enumerate(cut(batch, _engine.SUM_ROWS)):
+    few = net.layout.n_weights <= _engine.FEW_WEIGHTS
+    for i, rows_of_sum in enumerate(cut(batch, _engine.SUM_ROWS // (1 + few))):
         for p in cut(rows_of_sum, _engine.TILE_ROWS * (1 + many)):
             for m, n, name, _ in maps:
                 yield Product(f"{name} forward", p, n, m, False, True)

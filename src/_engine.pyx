@@ -70,8 +70,10 @@ TILE_ROWS = 256
 # Weights from which on a tile has twice as many rows: they do not stay in cache from one tile to the next, nor does their gradient.
 MANY_WEIGHTS = 1_000_000
 
-# Rows of a batch whose part of the weights' gradients one product forms; a chunk is one such part, or more for many threads.
+# Rows of a batch whose part of the weights' gradients one product forms; a chunk is one such part, or more for many threads. Half of
+# them, which are still in the cache, where the network has few weights, so that to add to their gradients costs little.
 SUM_ROWS = 512
+FEW_WEIGHTS = 262144
 
 # Rows of a tile up to which products may take another way, in other bits: no thread gets so few where another number would not.
 cdef Py_ssize_t FEW_ROWS = 4
@@ -634,7 +636,7 @@ cdef class Engine:
     reproducible : bool
         Whether results must not depend on the number of threads, whosever products are used.
     tile_rows, sum_rows : int, optional
-        Instead of TILE_ROWS and SUM_ROWS.
+        Instead of those of TILE_ROWS and SUM_ROWS.
     """
 
     cdef Plan plan
@@ -667,11 +669,13 @@ cdef class Engine:
         n = self.plan.n_threads = max(1, min(n_threads, batch_size))
         if tile_rows is None:
             tile_rows = TILE_ROWS if layout.n_weights < MANY_WEIGHTS else 2 * TILE_ROWS
+        if sum_rows is None:
+            sum_rows = SUM_ROWS if layout.n_weights > FEW_WEIGHTS else SUM_ROWS // 2
         # Halves of what does not fit into one tile are not few.
         self.plan.tile_rows = max(1, min(tile_rows, max(2 * FEW_ROWS + 1, (batch_size + n - 1) // n)))
         self.plan.call_rows = CALL_ROWS if reproducible and _blas.by_blas(self.is_double) else 0
         self.plan.tile_rows = max(self.plan.tile_rows, self.plan.call_rows)
-        self.plan.sum_rows = SUM_ROWS if sum_rows is None else sum_rows
+        self.plan.sum_rows = sum_rows
         # Of all threads' tiles, and of one part at least.
         self.plan.chunk_sums = max(1, n * self.plan.tile_rows // self.plan.sum_rows)
         self.plan.batch_rows = batch_size if gradients else 0
