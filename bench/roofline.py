@@ -74,6 +74,7 @@ def cut(total: int, most: int) -> list[int]:
 
 def step_products(net: Any, batch: int) -> Iterator[Product]:
     """Every product of a step on one thread, as _engine.pyx does them."""
+    by_weights = batch <= _engine.SUM_ROWS
     # Each product of a forward pass: inputs, outputs, its name, whether an input gradient is formed from it.
     maps = []
     for i, layer in enumerate(net.layers):
@@ -84,17 +85,18 @@ def step_products(net: Any, batch: int) -> Iterator[Product]:
         else:
             maps += [(m, l, name + "W2", i > 0), (l, n, name + "W1", True)]
     many = net.layout.n_weights >= _engine.MANY_WEIGHTS
-    few = net.layout.n_weights <= _engine.FEW_WEIGHTS
-    for i, rows_of_sum in enumerate(cut(batch, _engine.SUM_ROWS // (1 + few))):
-        for p in cut(rows_of_sum, _engine.TILE_ROWS * (1 + many)):
-            for m, n, name, _ in maps:
-                yield Product(f"{name} forward", p, n, m, False, True)
-            for m, n, name, backward in maps:
-                if backward:
-                    yield Product(f"{name} backward", p, m, n, False, False)
+    for j, p in enumerate(cut(batch, _engine.TILE_ROWS * (1 + many))):
+        for m, n, name, _ in maps:
+            yield Product(f"{name} forward", p, n, m, False, True)
+        for m, n, name, backward in maps:
+            if backward:
+                yield Product(f"{name} backward", p, m, n, False, False)
+            if not by_weights:
+                yield Product(f"{name} gradient", n, m, p, True, False, j > 0)
+    if by_weights:
         for m, n, name, _ in maps:
             for rows in cut(n, max(1, BLOCK_SIZE // m)):
-                yield Product(f"{name} gradient", rows, m, rows_of_sum, True, False, i > 0)
+                yield Product(f"{name} gradient", rows, m, batch, True, False)
 
 
 def gflops(product: Product, n_threads: int = 1, repeats: int = 7, seconds: float = 0.005) -> float:

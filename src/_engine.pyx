@@ -6,23 +6,30 @@ training (svdfast/training.py).
 
 Design
 - Two halves a step, a barrier after each. In the first, threads share the batch's rows: tiles of rows go forward through every layer,
-  through the loss, and back as deltas (∂Z, D) while they are in cache. In the second, threads share the rows of each weight: a block of
-  rows of ∂W = ∂Zᵀ·X is formed over the whole batch and its weights are updated at once, while the block is in cache. No gradient is
-  stored, none is summed over threads.
-- A large batch would not stay in cache until then. It goes through both halves in chunks of rows, whose gradients are added to one vector,
-  each thread to its own part; what the last chunk adds is updated at once.
+  through the loss, and back as deltas (∂Z, D) while they are in cache. The second half updates. Where the weights' gradients are
+  formed depends on the batch:
+- A small batch leaves them to the second half, in which threads share the rows of each weight: a block of rows of ∂W = ∂Zᵀ·X is
+  formed over the whole batch and its weights are updated at once, while the block is in cache. No gradient is stored, none is
+  summed over threads.
+- A large batch would not stay in cache until then. There each tile adds to a gradient vector of its thread's own, as soon as its
+  deltas are there, and in the second half threads share the flat vector: a block of the gradients is summed and its parameters
+  updated (`by_tiles`).
+- A `reproducible` large batch goes through both halves of a small one in chunks of rows, whose gradients are added to one vector, each
+  thread to its own part; what the last chunk adds is updated at once. On two threads and small ranks that is up to a tenth slower.
 - For bfloat16 products by instructions, weights are packed once a step, by all threads, before the first half, if more than one tile takes
   them; a barrier follows.
 - Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. A block of rows of a
   weight is one stretch of it,
   and gradients and moments have the same layout.
 - One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
-- The same bits whatever the number of threads: it decides who computes a number, never from what or in which order. A row's forward
-  and backward pass do not depend on the rows beside it, nor an element of ∂W on the block that it is in; ∂W and ∂b are sums over
+- The split depends on the batch, the network and the number of threads, on nothing that varies from run to run, so the same
+  numbers are added in the same order and results repeat bit for bit.
+- `reproducible`, the same bits whatever the number of threads: it decides who computes a number, never from what or in which order. A row's
+  forward and backward pass do not depend on the rows beside it, nor an element of ∂W on the block that it is in; ∂W and ∂b are sums over
   the batch's rows in their order, ∂W by parts of SUM_ROWS that depend on the batch alone; losses are kept by row, penalties by a few
   rows of a weight, and added in order. Our own products are so: a row of op(A) gives the same numbers however many rows there are,
-  beyond FEW_ROWS. BLAS's are not, so where an Engine is to be `reproducible` each call to it has rows that depend on the batch and the
-  network alone, fewer than would be fastest.
+  beyond FEW_ROWS. BLAS's are not, so so each call to it has rows that depend on the batch and the network alone, fewer than would be
+  fastest.
 - Numbers too small to be normal count as zero inside, and inside only (denormals.h says why).
 - Pointers in Plan are void*; `floating` functions cast them. One method, `_run`, looks at the type.
 """
@@ -70,10 +77,9 @@ TILE_ROWS = 256
 # Weights from which on a tile has twice as many rows: they do not stay in cache from one tile to the next, nor does their gradient.
 MANY_WEIGHTS = 1_000_000
 
-# Rows of a batch whose part of the weights' gradients one product forms; a chunk is one such part, or more for many threads. Half of
-# them, which are still in the cache, where the network has few weights, so that to add to their gradients costs little.
+# Rows of the largest batch that leaves the weights' gradients to the second half; and of larger ones, if they are to be reproducible, the
+# rows whose part of the gradients one product forms. A chunk is one such part, or more for many threads.
 SUM_ROWS = 512
-FEW_WEIGHTS = 262144
 
 # Rows of a tile up to which products may take another way, in other bits: no thread gets so few where another number would not.
 cdef Py_ssize_t FEW_ROWS = 4
@@ -89,6 +95,9 @@ cdef Py_ssize_t BLOCK_SIZE = 262144
 
 # Rows of such a block at least: each block goes over all inputs of the batch.
 cdef Py_ssize_t BLOCK_ROWS = 48
+
+# Elements of a block of a sum of gradients: what stays in the first-level cache.
+cdef Py_ssize_t SUM_SIZE = 2048
 
 # Elements of a weight at least whose penalties are summed by one call: whole rows, which no two threads share.
 cdef Py_ssize_t PENALTY_SIZE = 512
@@ -125,6 +134,7 @@ cdef struct Plan:
     Py_ssize_t n_weights        # of them, before the biases
     Py_ssize_t tile_rows
     Py_ssize_t batch_rows       # of the largest batch that a gradient may be asked of
+    bint by_tiles               # each tile forms its part of the gradients
     Py_ssize_t sum_rows         # see SUM_ROWS
     Py_ssize_t chunk_sums       # parts of so many rows that a chunk has at most
     Py_ssize_t loss_rows        # rows whose losses there is room for
@@ -147,11 +157,12 @@ cdef struct Plan:
     # scratch: of all threads, and one for each
     void* scratch               # activations and deltas, see LayerPlan
     float* packed               # weights as bfloat16 products take them, see LayerPlan; NULL: none
-    void** blocks               # for each thread, of the largest block of a weight's gradient
+    void** gradients            # by tiles: a thread's
+    void** blocks               # a thread's, of the largest block of a gradient
     void* weight_sums           # gradient of the weights over several chunks; NULL: there is one
     void* bias_sums             # gradient of the biases
     double* losses              # of a chunk's rows
-    double* penalties           # of a few rows of a weight each, see PENALTY_SIZE
+    double* penalties           # of a few rows of a weight each, see PENALTY_SIZE; by tiles: a thread's
     Py_ssize_t n_penalties
     # the update
     svdfast_update_rule rule    # a layer's own differs in the rate
@@ -212,9 +223,12 @@ cdef inline const floating* operand(const Plan* plan, bint packed, const floatin
     return <const floating*> (plan.packed + place) if place >= 0 else NULL
 
 
-cdef void run_tile(const Plan* plan, const floating* w, Py_ssize_t first, Py_ssize_t p, Py_ssize_t slot, double* losses,
-                   double scale, bint packed) noexcept nogil:
-    """Takes rows first .. first+p of the data forward and back. Their place in the scratch begins at row `slot`."""
+cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_ssize_t first, Py_ssize_t p, Py_ssize_t slot,
+                   double* losses, double scale, bint accumulate, bint packed) noexcept nogil:
+    """Takes rows first .. first+p of the data forward and back. Their place in the scratch begins at row `slot`.
+
+    By tiles, `gradient` is overwritten by theirs, or has them added.
+    """
     cdef:
         const svdfast_elementwise* loops = elementwise(sizeof(floating))
         floating* scratch = <floating*> plan.scratch
@@ -226,8 +240,10 @@ cdef void run_tile(const Plan* plan, const floating* w, Py_ssize_t first, Py_ssi
         const floating* weights = <const floating*> plan.weights
         const char* source = plan.source
         const floating* X
+        const floating* X_tile
         floating* A
         floating* Z
+        floating* H
         floating* dZ
         floating* D
         floating* dX
@@ -255,6 +271,7 @@ cdef void run_tile(const Plan* plan, const floating* w, Py_ssize_t first, Py_ssi
         A = scratch + plan.X + slot * plan.layers[0].m
         loops.gather(plan.X_type, p, plan.layers[0].m, source, plan.X_stride, rows, plan.X_scale, A)
         X = A
+    X_tile = X
 
     for i in range(plan.n_layers):
         layer = &plan.layers[i]
@@ -299,6 +316,21 @@ cdef void run_tile(const Plan* plan, const floating* w, Py_ssize_t first, Py_ssi
                                                        Z, A, dZ, D, NULL, dX,
                                                        p, layer.m, layer.n, layer.l, activation, layer.parameter,
                                                        False, bfloat16)
+        if not plan.by_tiles:
+            continue
+        X = scratch + plan.layers[i - 1].A + slot * layer.m if i > 0 else X_tile
+        if layer.l == 0:
+            kernels.weight_gradient[floating](X, dZ, gradient + layer.W1, p, layer.m, layer.n, 0, layer.n, accumulate,
+                                              plan.bfloat16)
+        else:
+            H = scratch + layer.H + slot * layer.l
+            kernels.weight_gradient[floating](H, dZ, gradient + layer.W1, p, layer.l, layer.n, 0, layer.n, accumulate,
+                                              plan.bfloat16)
+            kernels.weight_gradient[floating](X, D, gradient + layer.W2, p, layer.m, layer.l, 0, layer.l, accumulate,
+                                              plan.bfloat16)
+        if not accumulate:
+            memset(gradient + layer.b, 0, layer.n * sizeof(floating))
+        loops.add_rows(p, layer.n, dZ, layer.n, gradient + layer.b)
 
 
 cdef inline Py_ssize_t sum_begin(const Chunk* chunk, Py_ssize_t i) noexcept nogil:
@@ -338,10 +370,11 @@ cdef void run_slice(const Plan* plan, const floating* w, int t, const Chunk* chu
     cdef:
         Py_ssize_t top = begin + part(j, stop - begin, n_tiles)
         Py_ssize_t bottom = begin + part(j + 1, stop - begin, n_tiles)
-    # For a gradient every row keeps its place until the second half; else a thread's tiles follow each other in one.
+        # Every row keeps its place until the second half if it is needed there; else a thread's tiles follow each other in one.
+        Py_ssize_t slot = top if plan.mode >= GRADIENT and not plan.by_tiles else t * plan.tile_rows
+        floating* gradient = <floating*> plan.gradients[t] if plan.by_tiles else NULL
     if bottom > top:
-        run_tile[floating](plan, w, chunk.first + top, bottom - top, top if plan.mode >= GRADIENT else t * plan.tile_rows,
-                           plan.losses + top, scale, packed)
+        run_tile[floating](plan, w, gradient, chunk.first + top, bottom - top, slot, plan.losses + top, scale, j > 0, packed)
 
 
 cdef double finish(const Plan* plan, const floating* w, floating* g, Py_ssize_t place, Py_ssize_t n,
@@ -463,11 +496,50 @@ cdef void run_biases(const Plan* plan, const floating* w, int t, int n_threads, 
         finish[floating](plan, w, g + begin - plan.n_weights, begin, stop - begin, &plan.bias_rule)
 
 
+cdef double run_sums(const Plan* plan, const floating* w, int t, int n_threads, Py_ssize_t first, Py_ssize_t stop,
+                     const svdfast_update_rule* rule) noexcept nogil:
+    """By tiles: sums the threads' gradients over first .. stop, block by block, and updates each block. Returns the penalties."""
+    cdef:
+        const svdfast_elementwise* loops = elementwise(sizeof(floating))
+        Py_ssize_t count
+        int i
+        floating* g
+        double penalty = 0
+    while first < stop:
+        count = min(SUM_SIZE, stop - first)
+        g = <floating*> plan.gradient + first if plan.mode == GRADIENT else <floating*> plan.blocks[t]
+        memcpy(g, <floating*> plan.gradients[0] + first, count * sizeof(floating))
+        for i in range(1, n_threads):
+            loops.add_rows(1, count, <floating*> plan.gradients[i] + first, count, g)
+        penalty += finish[floating](plan, w, g, first, count, rule)
+        first += count
+    return penalty
+
+
+cdef double run_stretch(const Plan* plan, const floating* w, int t, int n_threads) noexcept nogil:
+    """By tiles: thread t's part of the flat vector. Returns the penalties, which are, as decay is, for weights only."""
+    cdef:
+        # Parts begin on cache lines, so threads do not write to the same one.
+        Py_ssize_t first = part(t, plan.size, n_threads) // GRAIN * GRAIN
+        Py_ssize_t stop = plan.size if t == n_threads - 1 else part(t + 1, plan.size, n_threads) // GRAIN * GRAIN
+        Py_ssize_t end
+        int i
+        double penalty = 0
+    # A layer's weights end where the next one's begin.
+    for i in range(plan.n_layers):
+        end = plan.layers[i + 1].W1 if i + 1 < plan.n_layers else plan.n_weights
+        penalty += run_sums[floating](plan, w, t, n_threads, max(first, plan.layers[i].W1), min(stop, end), &plan.layers[i].rule)
+    return penalty + run_sums[floating](plan, w, t, n_threads, max(first, plan.n_weights), stop, &plan.bias_rule)
+
+
 cdef void run_second_half(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
     """Thread t's part of the gradient, and after the last chunk of the update."""
     cdef unsigned int denormals = svdfast_flush_denormals()
-    run_weights[floating](plan, w, t, n_threads, chunk)
-    run_biases[floating](plan, w, t, n_threads, chunk)
+    if plan.by_tiles:
+        plan.penalties[t] = run_stretch[floating](plan, w, t, n_threads)
+    else:
+        run_weights[floating](plan, w, t, n_threads, chunk)
+        run_biases[floating](plan, w, t, n_threads, chunk)
     svdfast_restore_denormals(denormals)
 
 
@@ -526,7 +598,7 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
         double loss = 0, penalty = 0
     chunk.batch_rows = count
     chunk.n_sums = (count + plan.sum_rows - 1) // plan.sum_rows
-    if plan.mode == PREDICT:
+    if plan.mode == PREDICT or (plan.mode >= GRADIENT and plan.by_tiles):
         of_chunk = chunk.n_sums
     elif plan.mode == EVALUATE:
         of_chunk = max(1, plan.loss_rows // plan.sum_rows)
@@ -548,7 +620,7 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
         loss = run_chunk[floating](plan, w, n, &chunk, loss, scale, packed, packed and i == 0)
     loss *= scale
     if has_second_half(plan, loss) and (plan.rule.l1 != 0 or plan.rule.l2 != 0):
-        for i in range(plan.n_penalties):
+        for i in range(n if plan.by_tiles else plan.n_penalties):
             penalty += plan.penalties[i]
     return loss + penalty
 
@@ -670,20 +742,21 @@ cdef class Engine:
         if tile_rows is None:
             tile_rows = TILE_ROWS if layout.n_weights < MANY_WEIGHTS else 2 * TILE_ROWS
         if sum_rows is None:
-            sum_rows = SUM_ROWS if layout.n_weights > FEW_WEIGHTS else SUM_ROWS // 2
+            sum_rows = SUM_ROWS
         # Halves of what does not fit into one tile are not few.
         self.plan.tile_rows = max(1, min(tile_rows, max(2 * FEW_ROWS + 1, (batch_size + n - 1) // n)))
         self.plan.call_rows = CALL_ROWS if reproducible and _blas.by_blas(self.is_double) else 0
         self.plan.tile_rows = max(self.plan.tile_rows, self.plan.call_rows)
         self.plan.sum_rows = sum_rows
+        self.plan.by_tiles = gradients and not reproducible and batch_size > sum_rows
         # Of all threads' tiles, and of one part at least.
         self.plan.chunk_sums = max(1, n * self.plan.tile_rows // self.plan.sum_rows)
         self.plan.batch_rows = batch_size if gradients else 0
         rows = n * self.plan.tile_rows
         most = min(batch_size, self.plan.chunk_sums * self.plan.sum_rows)
-        if gradients:
+        if gradients and not self.plan.by_tiles:
             rows = max(rows, most)
-        self.plan.loss_rows = max(rows, min(batch_size, EVALUATED_TILES * rows), self.plan.sum_rows)
+        self.plan.loss_rows = max(rows, min(batch_size, EVALUATED_TILES * rows), self.plan.sum_rows, self.plan.batch_rows)
         self.plan.X = place
         place = after(place, rows * layout.layers[0].n_in, gaps)
         for i in range(self.plan.n_layers):
@@ -727,14 +800,18 @@ cdef class Engine:
         forbid(scratch, gaps)
         self.plan.scratch = <void*> address(scratch)
         if gradients:
-            blocks = [aligned_zeros(largest, dtype) for _ in range(n)]
+            blocks = [aligned_zeros(SUM_SIZE if self.plan.by_tiles else largest, dtype) for _ in range(n)]
             bias_sums = aligned_zeros(layout.size - layout.n_weights, dtype)
-            penalties = aligned_zeros(self.plan.n_penalties, np.float64)
+            penalties = aligned_zeros(max(n, self.plan.n_penalties), np.float64)
             self.keep["gradients"] = blocks, bias_sums, penalties
             self.plan.blocks = <void**> self._pointers("blocks", blocks)
             self.plan.bias_sums = <void*> address(bias_sums)
             self.plan.penalties = <double*> address(penalties)
-            if batch_size > most:
+            if self.plan.by_tiles:
+                vectors = [aligned_zeros(layout.size, dtype) for _ in range(n)]
+                self.plan.gradients = <void**> self._pointers("vectors", vectors)
+                self.keep["gradients"] = *self.keep["gradients"], *vectors
+            elif batch_size > most:
                 weight_sums = self.keep["weight_sums"] = aligned_zeros(layout.n_weights, dtype)
                 self.plan.weight_sums = <void*> address(weight_sums)
         losses = self.keep["losses"] = aligned_zeros(self.plan.loss_rows, np.float64)

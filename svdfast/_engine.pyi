@@ -16,7 +16,6 @@ HAS_OPENMP: bool
 TILE_ROWS: int
 MANY_WEIGHTS: int
 SUM_ROWS: int
-FEW_WEIGHTS: int
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]: ...
 def max_threads() -> int: ...

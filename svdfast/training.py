@@ -217,9 +217,9 @@ def train(
     n_threads : int, optional
         By default as many as OpenMP would use and the process may run on.
     reproducible : bool
-        Whether the result must not depend on `n_threads`, to the bit, also where products are BLAS's: of a float64 network, and on CPUs
-        without AVX2. These take 5 to 15 % longer then, and of a small batch only as many threads as it has times 64 rows are used.
-        Other networks' results never depend on it, and cost nothing more.
+        Whether the result must not depend on `n_threads`, to the bit. A step of a large batch may take up to a tenth longer then, where
+        products are BLAS's (of a float64 network, and on CPUs without AVX2) up to a seventh; of a small batch by BLAS only as many
+        threads as it has times 64 rows are used.
     seed : int, numpy.random.Generator or None
         For the order of the samples.
     shuffle : bool, optional
@@ -262,10 +262,9 @@ def train(
 
     Notes
     -----
-    On one kind of machine the same seed gives bit-identical results, whatever the number of threads: of a float32 network (bfloat16,
-    too) where products are svdfast's own (`show_config`), of others with `reproducible`; without it they are so for one number of
-    threads. Ctrl-C ends the training between two steps; the network stays usable, in whatever phase it was. What reading a row source
-    or an iterable raises goes through, and leaves it so, too.
+    On one kind of machine the same seed and number of threads give bit-identical results; with `reproducible` the same seed, whatever
+    the number of threads. Ctrl-C ends the training between two steps; the network stays usable, in whatever phase it was. What reading
+    a row source or an iterable raises goes through, and leaves it so, too.
 
     A step whose loss is not finite changes neither weights nor moments, so that the network stays as the step before left it if its weights
     are good: as where the data have changed since they were checked. If weights are not finite, or have blown up and let a layer's

@@ -26,10 +26,11 @@ def samples(n):
 
 
 
+@pytest.mark.parametrize("reproducible", [False, True])
 @pytest.mark.parametrize("n_samples", [1, 2, 7, 65])
 @pytest.mark.parametrize("sum_rows", [1, 3, 64, 1000])
 @pytest.mark.parametrize("tile_rows", [1, 5, 64])
-def test_chunks_and_tiles_give_the_same_gradient(n_samples, sum_rows, tile_rows):
+def test_chunks_and_tiles_give_the_same_gradient(n_samples, sum_rows, tile_rows, reproducible):
     net = network("float64")
     X, y = samples(n_samples)
     expected_value, expected = net.loss_and_gradient(X, y, l2=0.1, n_threads=1)
@@ -41,6 +42,7 @@ def test_chunks_and_tiles_give_the_same_gradient(n_samples, sum_rows, tile_rows)
         n_threads=1,
         tile_rows=tile_rows,
         sum_rows=sum_rows,
+        reproducible=reproducible,
     )
     data.bind(engine)
     gradient = np.full(net.layout.size, np.nan)
@@ -54,7 +56,8 @@ def test_chunks_and_tiles_give_the_same_gradient(n_samples, sum_rows, tile_rows)
 @pytest.mark.parametrize("n_threads", [2, 3])
 @pytest.mark.parametrize("sum_rows", [150, 1000])
 @pytest.mark.parametrize("optimizer", [sf.Adam, sf.GradientDescent])
-def test_chunks_and_threads_give_the_same_update(n_threads, sum_rows, optimizer):
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_chunks_and_threads_give_the_same_update(n_threads, sum_rows, optimizer, reproducible):
     X, y = samples(1000)
     ends = []
     for threads, chunk in ((1, 1000), (n_threads, sum_rows)):
@@ -62,7 +65,7 @@ def test_chunks_and_threads_give_the_same_update(n_threads, sum_rows, optimizer)
         net.truncate(ranks=[None, 20])
         data = TrainingData(net, X, y, None, None)
         engine = Engine(
-            net.layout, net.parameters, batch_size=1000, n_threads=threads, sum_rows=chunk
+            net.layout, net.parameters, batch_size=1000, n_threads=threads, sum_rows=chunk, reproducible=reproducible
         )
         data.bind(engine)
         rule = optimizer(0.01)
