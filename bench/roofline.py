@@ -74,7 +74,7 @@ def cut(total: int, most: int) -> list[int]:
 
 def step_products(net: Any, batch: int) -> Iterator[Product]:
     """Every product of a step on one thread, as _engine.pyx does them."""
-    by_weights = batch <= _engine.SMALL_BATCH
+    by_weights = batch <= _engine.SUM_ROWS
     # Each product of a forward pass: inputs, outputs, its name, whether an input gradient is formed from it.
     maps = []
     for i, layer in enumerate(net.layers):

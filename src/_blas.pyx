@@ -77,14 +77,17 @@ cdef void multiply_rounded(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_
                            bint accumulate, float* C, Py_ssize_t ldc) noexcept nogil:
     """Of operands rounded to bfloat16, without an instruction for it, in blocks of 128×128, which fit on the stack."""
     cdef:
-        Py_ssize_t i, j, p, m_, n_, k_
+        Py_ssize_t i, j, p, m_, n_, k_, block
+        # Nearly equal: a product of few rows would be taken another way, in other bits.
+        Py_ssize_t n_blocks = (m + 127) // 128
         float[128 * 128] a
         float[128 * 128] b
     # Once also where k is 0, for C's sake.
     for p in range(0, max(k, 1), 128):
         k_ = min(k - p, 128)
-        for i in range(0, m, 128):
-            m_ = min(m - i, 128)
+        for block in range(n_blocks):
+            i = block * m // n_blocks
+            m_ = (block + 1) * m // n_blocks - i
             if transpose_A:
                 svdfast_round_bfloat16(k_, m_, A + p * lda + i, lda, a)
             else:
@@ -182,6 +185,11 @@ def measure(bint on):
 def measured():
     """Seconds of all threads in products, and operations, 2·m·n·k each."""
     return svdfast_total_seconds(SVDFAST_PRODUCTS), int(svdfast_total_operations())
+
+
+cdef bint by_blas(bint is_double) noexcept nogil:
+    """Whether products of that type are BLAS's, whose rounding may depend on the number of rows in a call."""
+    return is_double or not own_products
 
 
 def float32_products():

@@ -7,13 +7,14 @@ arguments (svdfast/kernels.py).
 Design
 - Samples lie in rows, so a layer Z = W·X + b of column samples reads Z = X·Wᵀ + b here: the same memory.
 - Each kernel is products and one pass over their result. Bias and activation share the pass of the forward product; the
-  activation's derivative and the bias's gradient share the pass before the backward products.
+  activation's derivative has the pass before the backward products, the bias's gradient one of its own, which the engine does otherwise.
 - The factored backward forms D = ∂Z·W1 once, for ∂W2 and ∂X, and takes H = X·W2ᵀ from the forward kernel.
 - Backward has two halves. The deltas (∂Z, D, ∂X) are of rows of samples, the weights' gradients of rows of weights; the engine splits
   each over threads by its own rows.
 """
 
 from cython cimport floating
+from libc.string cimport memset
 
 from svdfast._blas cimport gemm
 from svdfast._elementwise cimport elementwise
@@ -28,12 +29,21 @@ cdef void dense_forward(
     elementwise(sizeof(floating)).bias_activation(activation, parameter, p, n, b, Z, A)
 
 
+cdef void bias_gradient(const floating* dZ, floating* db, Py_ssize_t p, Py_ssize_t n, bint accumulate) noexcept nogil:
+    """db (n) = or += the sum over rows of dZ (p×n); nothing where db is NULL."""
+    if db != NULL:
+        if not accumulate:
+            memset(db, 0, n * sizeof(floating))
+        elementwise(sizeof(floating)).add_rows(p, n, dZ, n, db)
+
+
 cdef void dense_backward_deltas(
         const floating* W, const floating* Z, const floating* A, floating* dZ, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
         bint accumulate, int bfloat16) noexcept nogil:
-    # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
-    elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
+    # dZ = dA * f'(Z)
+    elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ)
+    bias_gradient[floating](dZ, db, p, n, accumulate)
     if dX != NULL:
         # dX (p×m) = dZ (p×n) · W (n×m)
         gemm[floating](bfloat16, False, False, p, m, n, dZ, n, W, m, False, dX, m)
@@ -73,8 +83,9 @@ cdef void factored_backward_deltas(
         floating* dZ, floating* D, floating* db, floating* dX,
         Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
         bint accumulate, int bfloat16) noexcept nogil:
-    # dZ = dA * f'(Z);  db (n) = sum over rows of dZ
-    elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate)
+    # dZ = dA * f'(Z)
+    elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ)
+    bias_gradient[floating](dZ, db, p, n, accumulate)
     # D (p×l) = dZ (p×n) · W1 (n×l)
     gemm[floating](bfloat16, False, False, p, l, n, dZ, n, W1, l, False, D, l)
     if dX != NULL:

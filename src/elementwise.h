@@ -51,16 +51,15 @@ typedef struct {
     void (*bias_activation)(int activation, double parameter, ptrdiff_t p, ptrdiff_t n,
                             const void *b, void *Z, void *A);
 
-    /* dZ (p, n): dA on entry, dA * f'(Z) on return; db (n) = or += its column sums.
-     * Reads A, and Z only for GELU. */
+    /* dZ (p, n): dA on entry, dA * f'(Z) on return. Reads A, and Z only for GELU. */
     void (*activation_backward)(int activation, double parameter, ptrdiff_t p, ptrdiff_t n,
-                                const void *Z, const void *A, void *dZ, void *db, int accumulate);
+                                const void *Z, const void *A, void *dZ);
 
-    /* Returns sum_i w_i loss_i over a tile of p samples. delta (p, n) = scale * w_i * d loss_i / dZ for the cross-entropies,
+    /* losses[i] = w_i loss_i of a tile of p samples. delta (p, n) = scale * w_i * d loss_i / dZ for the cross-entropies,
      * which are computed from Z; scale * w_i * d loss_i / dA for the mean squared error, which is computed from A.
      * Sample i is row rows[i] (rows NULL: row i) of labels (integer classes), of targets (., n) and of weights (NULL: 1). */
-    double (*loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A, const int32_t *labels,
-                   const void *targets, const void *weights, const int64_t *rows, double scale, void *delta);
+    void (*loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A, const int32_t *labels, const void *targets,
+                 const void *weights, const int64_t *rows, double scale, void *delta, double *losses);
 
     /* w is updated by the rule, with g + l1 sign(w) + l2 w for its gradient: one pass. m, v: the moments, NULL where the rule
      * has none. Returns l1 sum|w| + l2/2 sum w^2 of w before the update. */
@@ -69,8 +68,8 @@ typedef struct {
     /* The same gradient without an update: g += l1 sign(w) + l2 w. */
     double (*add_penalty)(const svdfast_update_rule *rule, ptrdiff_t n, const void *w, void *g);
 
-    /* y += x */
-    void (*add)(ptrdiff_t n, const void *x, void *y);
+    /* y (n) += the rows of X (p, n), one after the other; rows `stride` elements apart. */
+    void (*add_rows)(ptrdiff_t p, ptrdiff_t n, const void *X, ptrdiff_t stride, void *y);
 
     /* out (p, m) = scale * X[rows[i]]; X: rows of `type`, `stride` elements apart; rows NULL: row i. */
     void (*gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrdiff_t stride, const int64_t *rows,
@@ -90,7 +89,7 @@ int svdfast_elementwise_available(const char *name);
 /* Hand out, from now on, a table that times each loop (timing.h), with all sums at 0; or the plain one again. No loop may be running. */
 void svdfast_elementwise_measure(int on);
 
-/* Seconds of all threads since then: in bias_activation, activation_backward and loss; in gather; in update, add_penalty and add. */
+/* Seconds of all threads since then: in bias_activation, activation_backward and loss; in gather; in update, add_penalty and add_rows. */
 void svdfast_elementwise_measured(double *loops, double *gather, double *update);
 
 #endif

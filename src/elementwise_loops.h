@@ -137,28 +137,24 @@ static void NAME(bias_activation)(int activation, double parameter_, ptrdiff_t p
 
 #undef ACTIVATE
 
-/* dZ = dA * (expression in a, z, g = dA), with column sums. */
+/* dZ = dA * (expression in a, g = dA). */
 #define DIFFERENTIATE(expression)                                               \
     for (ptrdiff_t i = 0; i < p; i++) {                                         \
         const REAL *restrict ai = A + i * n;                                    \
         REAL *restrict gi = dZ + i * n;                                         \
         for (ptrdiff_t j = 0; j < n; j++) {                                     \
             const REAL a = ai[j], g = gi[j];                                    \
-            const REAL d = (expression);                                        \
-            gi[j] = d;                                                          \
-            db[j] += d;                                                         \
+            gi[j] = (expression);                                               \
         }                                                                       \
     }                                                                           \
     break
 
 static void NAME(activation_backward)(int activation, double parameter_, ptrdiff_t p, ptrdiff_t n, const void *Z_,
-                                      const void *A_, void *dZ_, void *db_, int accumulate)
+                                      const void *A_, void *dZ_)
 {
     const REAL parameter = (REAL)parameter_;
     const REAL *Z = Z_, *A = A_;
-    REAL *restrict dZ = dZ_, *restrict db = db_;
-    if (!accumulate && n > 0)  /* of no outputs there may be no memory either */
-        memset(db, 0, (size_t)n * sizeof(REAL));
+    REAL *restrict dZ = dZ_;
     switch (activation) {
     case SVDFAST_RELU: DIFFERENTIATE(a <= 0 ? (REAL)0 : g);
     case SVDFAST_LEAKY_RELU: DIFFERENTIATE(a <= 0 ? parameter * g : g);
@@ -173,9 +169,7 @@ static void NAME(activation_backward)(int activation, double parameter_, ptrdiff
             for (ptrdiff_t j = 0; j < n; j++) {
                 const REAL z = Z[i * n + j];
                 const REAL density = (REAL)0.39894228040143267794 * NAME(exponential)((REAL)-0.5 * z * z);
-                const REAL d = (NAME(normal_cdf)(z) + z * density) * dZ[i * n + j];
-                dZ[i * n + j] = d;
-                db[j] += d;
+                dZ[i * n + j] = (NAME(normal_cdf)(z) + z * density) * dZ[i * n + j];
             }
         break;
     case SVDFAST_SOFTMAX:
@@ -184,17 +178,11 @@ static void NAME(activation_backward)(int activation, double parameter_, ptrdiff
             REAL inner = 0;
             for (ptrdiff_t j = 0; j < n; j++)
                 inner += A[i * n + j] * dZ[i * n + j];
-            for (ptrdiff_t j = 0; j < n; j++) {
-                const REAL d = A[i * n + j] * (dZ[i * n + j] - inner);
-                dZ[i * n + j] = d;
-                db[j] += d;
-            }
+            for (ptrdiff_t j = 0; j < n; j++)
+                dZ[i * n + j] = A[i * n + j] * (dZ[i * n + j] - inner);
         }
         break;
-    default:
-        for (ptrdiff_t i = 0; i < p; i++)
-            for (ptrdiff_t j = 0; j < n; j++)
-                db[j] += dZ[i * n + j];
+    default: break;
     }
 }
 
@@ -205,14 +193,11 @@ static void NAME(activation_backward)(int activation, double parameter_, ptrdiff
  *     loss_i = sum_j y_ij (s_i - z_ij),  s_i = log sum_j e^z_ij;    d loss_i / dz_ij = softmax(z_i)_j sum_k y_ik - y_ij
  *
  * In passes over a block of rows, so that the exponentials run over one long row however few the classes. */
-static double NAME(cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const int32_t *labels, const REAL *targets,
-                                  const REAL *weights, const int64_t *rows, double scale, REAL *delta)
+static void NAME(cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const int32_t *labels, const REAL *targets,
+                                  const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)
 {
     enum { BLOCK = 64 };
     REAL largest[BLOCK];
-    double total = 0;
-    if (n == 0)
-        return 0;
     for (ptrdiff_t first = 0; first < p; first += BLOCK) {
         const ptrdiff_t count = p - first < BLOCK ? p - first : BLOCK;
         const REAL *z = Z + first * n;
@@ -237,7 +222,7 @@ static double NAME(cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const
             const double log_sum = (double)largest[i] + log((double)sum);
             if (labels != NULL) {
                 const ptrdiff_t y = labels[row];
-                total += weight * (log_sum - (double)z[i * n + y]);
+                losses[first + i] = weight * (log_sum - (double)z[i * n + y]);
                 const REAL factor = c / sum;
                 for (ptrdiff_t j = 0; j < n; j++)
                     e[i * n + j] *= factor;
@@ -251,23 +236,21 @@ static double NAME(cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const
                     loss += y[j] == 0 ? 0 : (double)y[j] * (log_sum - (double)z[i * n + j]);
                     mass += y[j];
                 }
-                total += weight * loss;
+                losses[first + i] = weight * loss;
                 const REAL factor = mass / sum;
                 for (ptrdiff_t j = 0; j < n; j++)
                     e[i * n + j] = c * (e[i * n + j] * factor - y[j]);
             }
         }
     }
-    return total;
 }
 
 /* Binary cross-entropy with sigmoid, from the pre-activation, mean over the n outputs:
  *
  *     loss = max(z, 0) - z y + log(1 + e^-|z|);    d loss / dz = sigmoid(z) - y */
-static double NAME(binary_cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const REAL *targets, const REAL *weights,
-                                         const int64_t *rows, double scale, REAL *delta)
+static void NAME(binary_cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const REAL *targets, const REAL *weights,
+                                         const int64_t *rows, double scale, REAL *delta, double *losses)
 {
-    double total = 0;
     for (ptrdiff_t i = 0; i < p; i++) {
         const ptrdiff_t row = rows == NULL ? i : rows[i];
         const double weight = weights == NULL ? 1 : (double)weights[row];
@@ -281,16 +264,14 @@ static double NAME(binary_cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z
             loss += (double)(z < 0 ? (REAL)0 : z) - (double)z * (double)y[j] + log1p((double)e);
             delta[i * n + j] = c * ((z < 0 ? e * right : right) - y[j]);
         }
-        total += weight * loss / (double)n;
+        losses[i] = weight * loss / (double)n;
     }
-    return total;
 }
 
 /* Mean over the n outputs of (a - y)^2, from the activation. */
-static double NAME(mean_squared_error)(ptrdiff_t p, ptrdiff_t n, const REAL *A, const REAL *targets, const REAL *weights,
-                                       const int64_t *rows, double scale, REAL *delta)
+static void NAME(mean_squared_error)(ptrdiff_t p, ptrdiff_t n, const REAL *A, const REAL *targets, const REAL *weights,
+                                       const int64_t *rows, double scale, REAL *delta, double *losses)
 {
-    double total = 0;
     for (ptrdiff_t i = 0; i < p; i++) {
         const ptrdiff_t row = rows == NULL ? i : rows[i];
         const double weight = weights == NULL ? 1 : (double)weights[row];
@@ -302,21 +283,17 @@ static double NAME(mean_squared_error)(ptrdiff_t p, ptrdiff_t n, const REAL *A, 
             loss += (double)d * (double)d;
             delta[i * n + j] = c * d;
         }
-        total += weight * loss / (double)n;
+        losses[i] = weight * loss / (double)n;
     }
-    return total;
 }
 
-static double NAME(loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A, const int32_t *labels,
-                         const void *targets, const void *weights, const int64_t *rows, double scale, void *delta)
+static void NAME(loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A, const int32_t *labels, const void *targets,
+                       const void *weights, const int64_t *rows, double scale, void *delta, double *losses)
 {
     switch (loss) {
-    case SVDFAST_CROSS_ENTROPY:
-        return NAME(cross_entropy)(p, n, Z, labels, targets, weights, rows, scale, delta);
-    case SVDFAST_BINARY_CROSS_ENTROPY:
-        return NAME(binary_cross_entropy)(p, n, Z, targets, weights, rows, scale, delta);
-    default:
-        return NAME(mean_squared_error)(p, n, A, targets, weights, rows, scale, delta);
+    case SVDFAST_CROSS_ENTROPY: NAME(cross_entropy)(p, n, Z, labels, targets, weights, rows, scale, delta, losses); break;
+    case SVDFAST_BINARY_CROSS_ENTROPY: NAME(binary_cross_entropy)(p, n, Z, targets, weights, rows, scale, delta, losses); break;
+    default: NAME(mean_squared_error)(p, n, A, targets, weights, rows, scale, delta, losses);
     }
 }
 
@@ -438,12 +415,15 @@ static double NAME(add_penalty)(const svdfast_update_rule *rule, ptrdiff_t n, co
     return penalty;
 }
 
-static void NAME(add)(ptrdiff_t n, const void *x_, void *y_)
+static void NAME(add_rows)(ptrdiff_t p, ptrdiff_t n, const void *X_, ptrdiff_t stride, void *y_)
 {
-    const REAL *restrict x = x_;
+    const REAL *X = X_;
     REAL *restrict y = y_;
-    for (ptrdiff_t i = 0; i < n; i++)
-        y[i] += x[i];
+    for (ptrdiff_t i = 0; i < p; i++) {
+        const REAL *restrict x = X + i * stride;
+        for (ptrdiff_t j = 0; j < n; j++)
+            y[j] += x[j];
+    }
 }
 
 /* One loop for each type of the source; a row's elements lie together. */
@@ -470,5 +450,5 @@ static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrd
 #undef GATHER
 
 static const svdfast_elementwise NAME(table) = {
-    NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add), NAME(gather),
+    NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add_rows), NAME(gather),
 };

@@ -11,20 +11,19 @@ static void NAME(bias_activation)(int activation, double parameter, ptrdiff_t p,
 }
 
 static void NAME(activation_backward)(int activation, double parameter, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A,
-                                      void *dZ, void *db, int accumulate)
+                                      void *dZ)
 {
     const double start = svdfast_clock();
-    selected->TYPE->activation_backward(activation, parameter, p, n, Z, A, dZ, db, accumulate);
+    selected->TYPE->activation_backward(activation, parameter, p, n, Z, A, dZ);
     svdfast_add_time(SVDFAST_LOOPS, start, 0);
 }
 
-static double NAME(loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A, const int32_t *labels,
-                         const void *targets, const void *weights, const int64_t *rows, double scale, void *delta)
+static void NAME(loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A, const int32_t *labels, const void *targets,
+                       const void *weights, const int64_t *rows, double scale, void *delta, double *losses)
 {
     const double start = svdfast_clock();
-    const double sum = selected->TYPE->loss(loss, p, n, Z, A, labels, targets, weights, rows, scale, delta);
+    selected->TYPE->loss(loss, p, n, Z, A, labels, targets, weights, rows, scale, delta, losses);
     svdfast_add_time(SVDFAST_LOOPS, start, 0);
-    return sum;
 }
 
 static double NAME(update)(const svdfast_update_rule *rule, ptrdiff_t n, const void *g, void *w, void *m, void *v)
@@ -43,10 +42,10 @@ static double NAME(add_penalty)(const svdfast_update_rule *rule, ptrdiff_t n, co
     return penalty;
 }
 
-static void NAME(add)(ptrdiff_t n, const void *x, void *y)
+static void NAME(add_rows)(ptrdiff_t p, ptrdiff_t n, const void *X, ptrdiff_t stride, void *y)
 {
     const double start = svdfast_clock();
-    selected->TYPE->add(n, x, y);
+    selected->TYPE->add_rows(p, n, X, stride, y);
     svdfast_add_time(SVDFAST_UPDATING, start, 0);
 }
 
@@ -59,5 +58,5 @@ static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrd
 }
 
 static const svdfast_elementwise NAME(table) = {
-    NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add), NAME(gather),
+    NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add_rows), NAME(gather),
 };

@@ -4,6 +4,8 @@
 from cython cimport floating
 
 
+cdef bint by_blas(bint is_double) noexcept nogil
+
 cdef Py_ssize_t packed_size(Py_ssize_t n, Py_ssize_t k) noexcept nogil
 
 cdef void pack(bint transpose_B, Py_ssize_t n, Py_ssize_t k, const float* B, Py_ssize_t ldb, int i, int count,

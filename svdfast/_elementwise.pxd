@@ -45,13 +45,12 @@ cdef extern from "elementwise.h" nogil:
 
     ctypedef struct svdfast_elementwise:
         void (*bias_activation)(int, double, Py_ssize_t, Py_ssize_t, const void*, void*, void*) noexcept nogil
-        void (*activation_backward)(int, double, Py_ssize_t, Py_ssize_t, const void*, const void*, void*, void*,
-                                    int) noexcept nogil
-        double (*loss)(int, Py_ssize_t, Py_ssize_t, const void*, const void*, const int32_t*, const void*,
-                       const void*, const int64_t*, double, void*) noexcept nogil
+        void (*activation_backward)(int, double, Py_ssize_t, Py_ssize_t, const void*, const void*, void*) noexcept nogil
+        void (*loss)(int, Py_ssize_t, Py_ssize_t, const void*, const void*, const int32_t*, const void*,
+                     const void*, const int64_t*, double, void*, double*) noexcept nogil
         double (*update)(const svdfast_update_rule*, Py_ssize_t, const void*, void*, void*, void*) noexcept nogil
         double (*add_penalty)(const svdfast_update_rule*, Py_ssize_t, const void*, void*) noexcept nogil
-        void (*add)(Py_ssize_t, const void*, void*) noexcept nogil
+        void (*add_rows)(Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, void*) noexcept nogil
         void (*gather)(int, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, const int64_t*, double, void*) noexcept nogil
 
 

@@ -15,7 +15,7 @@ from svdfast.optimizers import Rule
 HAS_OPENMP: bool
 TILE_ROWS: int
 MANY_WEIGHTS: int
-SMALL_BATCH: int
+SUM_ROWS: int
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]: ...
 def max_threads() -> int: ...
@@ -34,8 +34,9 @@ class Engine:
         n_threads: int,
         gradients: bool = True,
         bfloat16: bool = False,
+        reproducible: bool = False,
         tile_rows: int | None = None,
-        small_batch: int | None = None,
+        sum_rows: int | None = None,
     ) -> None: ...
     def bind(
         self,

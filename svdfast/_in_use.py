@@ -77,8 +77,9 @@ def check(net: object) -> None:
     ------
     RuntimeError
     """
-    if _uses:
-        _refuse(_Use(net, changes=False))
+    for use in tuple(_uses):  # a copy, as other threads change it; nothing is made for the most usual answer
+        if use.changes and use.thing is net and use.thread != threading.get_ident():
+            _refuse(_Use(net, changes=False))
 
 
 @contextmanager

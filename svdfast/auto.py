@@ -223,7 +223,12 @@ def _sample_loss(run: Run, net: Network) -> float:
     layout, parameters = net.state
     rows = run.sample_rows()
     engine = Engine(
-        layout, parameters, batch_size=len(rows), n_threads=run.n_threads, gradients=False
+        layout,
+        parameters,
+        batch_size=len(rows),
+        n_threads=run.n_threads,
+        gradients=False,
+        reproducible=run.reproducible,
     )
     run.at_hand.bind(engine)
     engine.set_order(rows)
@@ -234,7 +239,8 @@ def _step_seconds(run: Run, net: Network) -> float:
     """The shortest of a few steps of a network, on which nothing depends."""
     layout, parameters = net.state
     engine = Engine(
-        layout, parameters, batch_size=run.batch_size, n_threads=run.n_threads, bfloat16=run.bfloat16
+        layout, parameters, batch_size=run.batch_size, n_threads=run.n_threads, bfloat16=run.bfloat16,
+        reproducible=run.reproducible,
     )
     run.data.bind(engine)
     engine.set_order(run.engine.order)

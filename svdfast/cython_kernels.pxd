@@ -46,7 +46,7 @@ cdef void dense_backward(
 cdef void dense_backward_deltas(
     const floating* W, const floating* Z, const floating* A,                # IN; Z is read for GELU only
     floating* dZ,                                                           # IN dA, OUT dZ
-    floating* db, floating* dX,                                             # OUT; dX NULL: not formed
+    floating* db, floating* dX,                                             # OUT; NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
     bint accumulate, int bfloat16) noexcept nogil  # add to db
 
@@ -73,6 +73,6 @@ cdef void factored_backward(
 cdef void factored_backward_deltas(
     const floating* W1, const floating* W2, const floating* Z, const floating* A,   # IN; Z is read for GELU only
     floating* dZ, floating* D,                                              # IN dA, OUT dZ; OUT
-    floating* db, floating* dX,                                             # OUT; dX NULL: not formed
+    floating* db, floating* dX,                                             # OUT; NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
     bint accumulate, int bfloat16) noexcept nogil  # add to db

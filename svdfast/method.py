@@ -119,10 +119,11 @@ class Run:
         l1: float,
         l2: float,
         bfloat16: bool = False,
+        reproducible: bool = False,
     ):
         self.net, self.data, self.optimizer = net, data, optimizer
         self.n_threads, self.batch_size, self.bfloat16 = n_threads, batch_size, bfloat16
-        self.l1, self.l2 = l1, l2
+        self.l1, self.l2, self.reproducible = l1, l2, reproducible
         self.scales = [1.0] * len(net.layers)
         self.engine: Engine
         self.order: NDArray[np.int64] | None = None
@@ -153,6 +154,7 @@ class Run:
             batch_size=self.batch_size,
             n_threads=self.n_threads,
             bfloat16=self.bfloat16,
+            reproducible=self.reproducible,
         )
         self.data.bind(self.engine)
         self.engine.set_order(self.order)

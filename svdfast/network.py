@@ -1156,13 +1156,19 @@ class Evaluator:
     blocks : callable
         Returns the data, one Samples after the other: see `evaluation_blocks`.
     n_threads : int
-    bfloat16 : bool
+    bfloat16, reproducible : bool
+        See the engine.
     """
 
     def __init__(
-        self, blocks: Callable[[], Iterable[Samples]], n_threads: int, bfloat16: bool = False
+        self,
+        blocks: Callable[[], Iterable[Samples]],
+        n_threads: int,
+        bfloat16: bool = False,
+        reproducible: bool = False,
     ):
-        self.blocks, self.n_threads, self.bfloat16 = blocks, n_threads, bfloat16
+        self.blocks, self.n_threads = blocks, n_threads
+        self.bfloat16, self.reproducible = bfloat16, reproducible
 
     def __call__(self, net: Network) -> Evaluation:
         layout, parameters = net.state
@@ -1182,6 +1188,7 @@ class Evaluator:
                     n_threads=self.n_threads,
                     gradients=False,
                     bfloat16=self.bfloat16,
+                    reproducible=self.reproducible,
                 )
             data.bind(engine)
             out = np.empty((n, layout.sizes[-1]), dtype=parameters.dtype)

@@ -85,6 +85,7 @@ class Arguments:
     n_threads: int
     shuffle: bool | None
     steps_per_epoch: int | None
+    reproducible: bool = False
 
 
 def train(
@@ -116,6 +117,7 @@ def train(
     validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None = None,
     precision: str | None = None,
     n_threads: int | None = None,
+    reproducible: bool = False,
     seed: int | np.random.Generator | None = 0,
     shuffle: bool | None = None,
     steps_per_epoch: int | None = None,
@@ -214,6 +216,10 @@ def train(
         have some width; else a warning is logged. By default the network's dtype.
     n_threads : int, optional
         By default as many as OpenMP would use and the process may run on.
+    reproducible : bool
+        Whether the result must not depend on `n_threads`, to the bit. A step of a large batch may take up to a tenth longer then, where
+        products are BLAS's (of a float64 network, and on CPUs without AVX2) up to a seventh; of a small batch by BLAS only as many
+        threads as it has times 64 rows are used.
     seed : int, numpy.random.Generator or None
         For the order of the samples.
     shuffle : bool, optional
@@ -256,8 +262,9 @@ def train(
 
     Notes
     -----
-    The same seed and number of threads give bit-identical results. Ctrl-C ends the training between two steps; the network
-    stays usable, in whatever phase it was. What reading a row source or an iterable raises goes through, and leaves it so, too.
+    On one kind of machine the same seed and number of threads give bit-identical results; with `reproducible` the same seed, whatever
+    the number of threads. Ctrl-C ends the training between two steps; the network stays usable, in whatever phase it was. What reading
+    a row source or an iterable raises goes through, and leaves it so, too.
 
     A step whose loss is not finite changes neither weights nor moments, so that the network stays as the step before left it if its weights
     are good: as where the data have changed since they were checked. If weights are not finite, or have blown up and let a layer's
@@ -317,6 +324,7 @@ def train(
         n_threads=resolve_threads(n_threads),
         shuffle=shuffle,
         steps_per_epoch=steps_per_epoch,
+        reproducible=reproducible,
     )
     rng = np.random.default_rng(seed)
     if checkpoint is None and checkpoint_every is not None:
@@ -381,7 +389,8 @@ def resume(
 
     Notes
     -----
-    Bit for bit holds on the same kind of machine with the same versions of packages and the same number of threads, and, with
+    Bit for bit holds on the same kind of machine with the same versions of packages and, as in `train`, some with the same number of
+    threads only, and, with
     ranks="auto", from the choice of ranks on, which times the steps on the machine.
 
     Reading a file runs nothing that is in it.
@@ -525,11 +534,12 @@ def _loop(
     evaluator = None
     if validation is not None:
         if not isinstance(validation, tuple | list):
-            evaluator = Evaluator(validation_batches(net, validation, by_name), a.n_threads)
+            evaluator = Evaluator(validation_batches(net, validation, by_name), a.n_threads, reproducible=a.reproducible)
         elif len(validation) == 2:
             names = ("validation X", "validation y")
             evaluator = Evaluator(
-                evaluation_blocks(net, validation[0], validation[1], a.loss, names=names), a.n_threads
+                evaluation_blocks(net, validation[0], validation[1], a.loss, names=names), a.n_threads,
+                reproducible=a.reproducible,
             )
         else:
             raise TypeError(
@@ -552,7 +562,7 @@ def _loop(
         rule, pretrain_fraction, recompose_fraction, a.force, bool(a.activation_aware), a.svd_method, a.split, a.moments,
         factor, guard_tolerance, a.guard_action, product_decay,
     )  # fmt: skip
-    run = Run(net, source.data, optimizer, a.n_threads, source.batch_size, l1, l2, bfloat16)
+    run = Run(net, source.data, optimizer, a.n_threads, source.batch_size, l1, l2, bfloat16, a.reproducible)
     about: dict[str, Any] = {}
     if checkpoint is not None:
         # Numbers of any type, and sequences, as the checks have made plain values of them.

@@ -26,10 +26,11 @@ def samples(n):
 
 
 
+@pytest.mark.parametrize("reproducible", [False, True])
 @pytest.mark.parametrize("n_samples", [1, 2, 7, 65])
-@pytest.mark.parametrize("small_batch", [1, 3, 64, 1000])
+@pytest.mark.parametrize("sum_rows", [1, 3, 64, 1000])
 @pytest.mark.parametrize("tile_rows", [1, 5, 64])
-def test_chunks_and_tiles_give_the_same_gradient(n_samples, small_batch, tile_rows):
+def test_chunks_and_tiles_give_the_same_gradient(n_samples, sum_rows, tile_rows, reproducible):
     net = network("float64")
     X, y = samples(n_samples)
     expected_value, expected = net.loss_and_gradient(X, y, l2=0.1, n_threads=1)
@@ -40,7 +41,8 @@ def test_chunks_and_tiles_give_the_same_gradient(n_samples, small_batch, tile_ro
         batch_size=n_samples,
         n_threads=1,
         tile_rows=tile_rows,
-        small_batch=small_batch,
+        sum_rows=sum_rows,
+        reproducible=reproducible,
     )
     data.bind(engine)
     gradient = np.full(net.layout.size, np.nan)
@@ -52,17 +54,18 @@ def test_chunks_and_tiles_give_the_same_gradient(n_samples, small_batch, tile_ro
 
 @pytest.mark.skipif(not _engine.HAS_OPENMP, reason="built without OpenMP: one thread")
 @pytest.mark.parametrize("n_threads", [2, 3])
-@pytest.mark.parametrize("small_batch", [150, 1000])
+@pytest.mark.parametrize("sum_rows", [150, 1000])
 @pytest.mark.parametrize("optimizer", [sf.Adam, sf.GradientDescent])
-def test_chunks_and_threads_give_the_same_update(n_threads, small_batch, optimizer):
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_chunks_and_threads_give_the_same_update(n_threads, sum_rows, optimizer, reproducible):
     X, y = samples(1000)
     ends = []
-    for threads, chunk in ((1, 1000), (n_threads, small_batch)):
+    for threads, chunk in ((1, 1000), (n_threads, sum_rows)):
         net = sf.Network([9, 400, 300, 5], dtype="float64", seed=0)
         net.truncate(ranks=[None, 20])
         data = TrainingData(net, X, y, None, None)
         engine = Engine(
-            net.layout, net.parameters, batch_size=1000, n_threads=threads, small_batch=chunk
+            net.layout, net.parameters, batch_size=1000, n_threads=threads, sum_rows=chunk, reproducible=reproducible
         )
         data.bind(engine)
         rule = optimizer(0.01)
@@ -76,23 +79,9 @@ def test_chunks_and_threads_give_the_same_update(n_threads, small_batch, optimiz
     np.testing.assert_allclose(ends[1][1], ends[0][1], rtol=1e-6, atol=1e-9)
 
 
-def test_float32_gives_the_same_bits_for_any_number_of_threads_where_products_are_ours():
-    """Of the weights' gradient of a small batch: a sum over all samples in their order, whoever forms it."""
-    from svdfast import _blas
-
-    if _blas.float32_products() != "svdfast":
-        pytest.skip("this CPU has neither AVX2 nor AVX-512, so no products of our own")
-    X, y = samples(_engine.SMALL_BATCH)
-    net = sf.Network([9, 400, 300, 5], seed=0)
-    gradients = [net.loss_and_gradient(X, y, n_threads=n)[1] for n in (1, 2, 5)]
-    n_weights = net.layout.n_weights
-    for gradient in gradients[1:]:
-        np.testing.assert_array_equal(gradient[:n_weights], gradients[0][:n_weights])
-
-
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only done on x86")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("n_samples", [10, _engine.SMALL_BATCH + 1])
+@pytest.mark.parametrize("n_samples", [10, _engine.SUM_ROWS + 1])
 def test_moments_do_not_stay_below_the_normal_numbers(dtype, n_samples):
     """Inputs that are zero: no gradient for the first weight, whose moments shrink to zero, not to a denormal number."""
     net = sf.Network([3, 20, 2], dtype=dtype, seed=0)

@@ -131,10 +131,10 @@ def test_the_learning_rates_of_factors(optimizer, factor, expected):
 
 
 @pytest.mark.parametrize("batch_size", [11, 4])
-@pytest.mark.parametrize("small_batch", [512, 0])
-def test_a_scale_is_of_a_layers_weights_alone(batch_size, small_batch, monkeypatch):
+@pytest.mark.parametrize("sum_rows", [512, 3])
+def test_a_scale_is_of_a_layers_weights_alone(batch_size, sum_rows, monkeypatch):
     """Plain descent by a scaled rate is a step by the rate along a gradient that is scaled where the layer's weights are."""
-    monkeypatch.setattr(_engine, "SMALL_BATCH", small_batch)
+    monkeypatch.setattr(_engine, "SUM_ROWS", sum_rows)
     X, y = data()
     X, y = X[:batch_size], y[:batch_size]
     net = networks()[1]

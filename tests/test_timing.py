@@ -11,11 +11,11 @@ import pytest
 
 import svdfast as sf
 from svdfast import _blas, _elementwise
-from svdfast._engine import SMALL_BATCH
+from svdfast._engine import SUM_ROWS
 from svdfast._timing import timed
 
 SIZES = (40, 32, 24, 5)
-BATCHES = (1, 50, SMALL_BATCH, 2 * SMALL_BATCH + 3)  # by weights and by tiles, the last in tiles of two heights
+BATCHES = (1, 50, SUM_ROWS, 2 * SUM_ROWS + 3)  # by weights and by tiles, the last in tiles of two heights
 
 
 def trained(net, batch, n_threads, steps=2, **settings):
