@@ -818,7 +818,8 @@ def test_weights_that_cannot_be_cut(value, folder, complaint):
     net = wide()
     net.layers[1].W[0, 0] = value
     net.save("net.npz")
-    assert complaint("compress", "net.npz", "--rank-fraction", "1/8", status=1).startswith("net.npz: layer 1: expected a finite weight, got NaN or infinity")
+    message = complaint("compress", "net.npz", "--rank-fraction", "1/8", status=1)
+    assert message.startswith("net.npz: layer 1: expected a finite weight, got NaN or infinity")
     assert os.listdir() == ["net.npz"]
 
 
