@@ -52,6 +52,7 @@ def train(folder, number, how):
     y = X[:, :5].argmax(axis=1)
     given = {"validation": (X[:200], y[:200])} if "guard_tolerance" in settings else {}
     os.chdir(folder)
+    print("begun", flush=True)
     if how == "read-only" and os.getuid() == 0:
         os.setgid(NOBODY)
         os.setuid(NOBODY)
@@ -104,8 +105,9 @@ def survive(kills, seed, disk=None):
             number = happened["trainings"] % len(TRAININGS)
             if number not in expected:
                 folder.mkdir()
-                began = time.monotonic()
                 process = start(folder, number)
+                process.stdout.readline()  # "begun"
+                began = time.monotonic()
                 expected[number], errors = process.communicate(timeout=300)
                 seconds[number] = time.monotonic() - began
                 if process.returncode:
@@ -127,18 +129,22 @@ def survive(kills, seed, disk=None):
                 elif how == "read-only":
                     folder.chmod(0o555)
                 process = start(folder, number, how)
-                send = chance.choice([signal.SIGKILL] * 4 + [signal.SIGINT])
+                sent = None
+                # Some are killed as Python starts, most as they train.
+                begun = chance.random() < 0.9 and process.stdout.readline() == "begun\n"
                 try:
-                    output, errors = process.communicate(timeout=chance.uniform(0.2, 0.8) * seconds[number])
+                    output, errors = process.communicate(timeout=chance.random() * (0.4 * seconds[number] if begun else 0.5))
                 except subprocess.TimeoutExpired:
-                    process.send_signal(send)
+                    sent = chance.choice([signal.SIGKILL] * 4 + [signal.SIGINT])
+                    process.send_signal(sent)
                     output, errors = process.communicate(timeout=60)
                 folder.chmod(0o755)
                 if ballast is not None:
                     ballast.remove()
                 happened["left in the midst of writing"] += len(list(folder.glob(".*.part")))
                 code = process.returncode
-                by_ctrl_c = send == signal.SIGINT and (code in (INTERRUPTED, -send) or "KeyboardInterrupt" in errors)
+                # Before it had begun an import may have made another error of the KeyboardInterrupt.
+                by_ctrl_c = sent == signal.SIGINT and (code == INTERRUPTED or not (begun or "begun" in output))
                 if code == 0:
                     break
                 if code == -signal.SIGKILL:
@@ -149,7 +155,7 @@ def survive(kills, seed, disk=None):
                     happened["read-only" if how == "read-only" else "full"] += 1
                 else:
                     raise AssertionError(f"training {number} ({how}) ended with {code}: {errors}")
-            if output != expected[number]:
+            if output.removeprefix("begun\n") != expected[number]:
                 raise AssertionError(f"training {number} ended as {output!r}, not {expected[number]!r}; seed {seed}")
             happened["trainings"] += 1
             shutil.rmtree(folder)
