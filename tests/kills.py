@@ -143,8 +143,9 @@ def survive(kills, seed, disk=None):
                     ballast.remove()
                 happened["left in the midst of writing"] += len(list(folder.glob(".*.part")))
                 code = process.returncode
-                # Before it had begun an import may have made another error of the KeyboardInterrupt.
-                by_ctrl_c = sent == signal.SIGINT and (code == INTERRUPTED or not (begun or "begun" in output))
+                # Before it had begun an import may have made another error of the KeyboardInterrupt; and it may come as Python ends.
+                expected_codes = (INTERRUPTED, -signal.SIGINT) if begun or "begun" in output else (code,)
+                by_ctrl_c = sent == signal.SIGINT and code in expected_codes
                 if code == 0:
                     break
                 if code == -signal.SIGKILL:

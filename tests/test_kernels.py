@@ -390,6 +390,9 @@ def test_lists_are_arrays():
 
 
 class HasToarray:
+    def __repr__(self):
+        return "HasToarray()"  # the same in each process, as the tests' names are
+
     def toarray(self):
         raise AssertionError("densified without being asked")
 
