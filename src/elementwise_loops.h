@@ -222,6 +222,11 @@ static void NAME(cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const i
             const double log_sum = (double)largest[i] + log((double)sum);
             if (labels != NULL) {
                 const ptrdiff_t y = labels[row];
+                /* They were checked, but are the caller's, who may have changed them since. */
+                if (y < 0 || y >= n) {
+                    losses[first + i] = NAN;
+                    continue;
+                }
                 losses[first + i] = weight * (log_sum - (double)z[i * n + y]);
                 const REAL factor = c / sum;
                 for (ptrdiff_t j = 0; j < n; j++)

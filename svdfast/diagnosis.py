@@ -133,6 +133,8 @@ class Watch:
             rows = slice(*batch) if order is None else order[slice(*batch)]
         X, targets = data.inputs.array[rows], data.targets[rows]
         weights = None if data.weights is None else data.weights[rows]
+        if targets.dtype == np.int32 and not ((targets >= 0) & (targets < net.sizes[-1])).all():
+            return None, "y holds what is no class number", "it has changed since it was checked", not _finite(net.parameters)
         for name, array in (("X", X), ("y", targets), ("sample_weight", weights)):
             if array is not None and not _finite(array):
                 lost = not _finite(net.parameters)

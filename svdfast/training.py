@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from svdfast._checks import count, fraction, one_of, positive_number
+from svdfast._checks import count, fraction, listed, one_of, positive_number
 from svdfast._runtime import resolve_precision, resolve_threads
 from svdfast.checkpoint import Checkpoint, fingerprint, parse_optimizer, read
 from svdfast.data import Samples
@@ -484,9 +484,7 @@ def _loop(
     l2 = positive_number("l2", a.l2, or_zero=True)
     one_of("svd_method", a.svd_method, ("exact", "randomized"))
     one_of("split", a.split, ("balanced", "left", "right"))
-    if not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
-    callbacks = tuple(callbacks)
+    callbacks = tuple(listed("callbacks", callbacks, "callables"))
     if not all(callable(callback) for callback in callbacks):
         raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
     automatic = isinstance(a.ranks, str) and a.ranks == "auto"

@@ -146,3 +146,29 @@ def test_accuracy_with_the_reports_settings():
         mean, spread = re.search(rf"(\d+\.\d+) ± (\d\.\d+) % {kind}", README).groups()
         values = [run["test_accuracy"] for run in runs if run["form"] == form]
         assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" == f"{mean} ± {spread}"
+
+
+def test_reliability():
+    """The table of recorded runs is that of the records; each run is as large as it has to be."""
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    runs = {row[0]: row[1:] for row in rows(page.split("## Recorded runs")[1])}
+    kills, hostile, mutants, soak = (
+        json.loads((ROOT / "tests" / "recorded" / f"{name}.json").read_text()) for name in ("kills", "hostile", "mutants", "soak")
+    )
+    whole = soak["whole"]
+
+    def numbers(text):
+        return [int(number.replace(",", "")) for number in re.findall(r"[0-9][0-9,]*", text)]
+
+    names = ("killed", "left in the midst of writing", "interrupted", "full", "read-only", "trainings")
+    assert numbers(runs["Kills"][1]) == [kills[name] for name in names]
+    assert numbers(runs["Calls"][1]) == [hostile["tries"], hostile["n_faults"]]
+    assert numbers(runs["Mutants"][1]) == [mutants["tries"], mutants["n_faults"]]
+    first, last, _ = whole["mebibytes"]
+    assert numbers(runs["Soak"][1]) == [whole["steps"], soak["killed"], round(soak["minutes"]), round(first), round(last)]
+
+    assert kills["killed"] >= 200 and kills["left in the midst of writing"] > 0
+    assert hostile["tries"] >= 100_000 and mutants["tries"] >= 50_000
+    assert hostile["n_faults"] == mutants["n_faults"] == 0
+    assert soak["minutes"] >= 30 and whole["steps"] >= 2_000_000
+    assert whole["sha256"] == soak["pieces"]["sha256"] and whole["finite"] and soak["pieces"]["finite"]

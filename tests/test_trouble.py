@@ -51,15 +51,17 @@ def stopped(net, X, y, **settings):
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize("small_batch", [1, 1000])
+@pytest.mark.parametrize("sum_rows, reproducible", [(1, False), (1000, False), (64, True)])
 @pytest.mark.parametrize("optimizer", [sf.Adam(), sf.GradientDescent(0.1, momentum=0.9)], ids=["adam", "momentum"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_step_whose_loss_is_not_finite_changes_nothing(n_threads, small_batch, optimizer, bad):
+def test_a_step_whose_loss_is_not_finite_changes_nothing(n_threads, sum_rows, reproducible, optimizer, bad):
     net = sf.Network([9, 40, 30, 5], dtype="float64", seed=0)
     rng = np.random.default_rng(1)
     data = TrainingData(net, rng.standard_normal((1000, 9)), rng.integers(0, 5, 1000), None, None)
     # The last row is another thread's than the first.
-    engine = Engine(net.layout, net.parameters, batch_size=1000, n_threads=n_threads, small_batch=small_batch)
+    engine = Engine(
+        net.layout, net.parameters, batch_size=1000, n_threads=n_threads, sum_rows=sum_rows, reproducible=reproducible
+    )
     data.bind(engine)
     moments = [np.full(net.layout.size, 0.5) for _ in optimizer.kinds]
     engine.set_update(optimizer.rule, moments)
@@ -76,25 +78,32 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing(n_threads, small_batch,
     assert all((moment != 0.5).all() for moment in moments)
 
 
-@pytest.mark.parametrize("name", ["X", "y", "sample_weight"])
-def test_data_that_go_bad_cost_only_the_step_that_met_them(name):
+@pytest.mark.parametrize("name, value, told", [
+    ("X", np.nan, "X holds NaN or infinity"),
+    ("y", np.nan, "y holds NaN or infinity"),
+    ("sample_weight", np.nan, "sample_weight holds NaN or infinity"),
+    ("y", 3, "y holds what is no class number"),
+    ("y", -(2**31), "y holds what is no class number"),
+])  # fmt: skip
+def test_data_that_go_bad_cost_only_the_step_that_met_them(name, value, told):
     """The network and the optimizer are those of a training that ended before."""
     n = 400
     X, _ = samples(n)
-    data = {"X": X, "y": np.ones((n, 3), "float32"), "sample_weight": np.ones(n, "float32")}
+    y = np.ones((n, 3), "float32") if np.isnan(value) else np.ones(n, "int32")
+    data = {"X": X, "y": y, "sample_weight": np.ones(n, "float32")}
 
     def spoil(event):
         if event.kind == "epoch" and event.epoch == 3:
-            data[name][5] = np.nan
+            data[name][5] = value
 
-    settings = dict(output="identity")
+    settings = dict(output="identity" if np.isnan(value) else "softmax")
     net, optimizer = network(**settings), sf.Adam()
     shorter, before = network(**settings), sf.Adam()
     common = dict(shuffle=False, rank_fraction=None, batch_size=16)
     sf.train(shorter, **data, optimizer=before, epochs=3, **common)
     error = stopped(net, **data, optimizer=optimizer, callbacks=[spoil], **common)
     assert (error.step, error.epoch, error.layer, error.restored) == (76, 4, None, 75)
-    assert f"loss became nan at step 76 (epoch 4): {name} holds NaN or infinity" in str(error)
+    assert f"loss became nan at step 76 (epoch 4): {told}" in str(error)
     assert "the network is as step 75 left it" in str(error)
     np.testing.assert_array_equal(net.parameters, shorter.parameters)
     assert optimizer.n_updates == before.n_updates == 75
