@@ -85,7 +85,7 @@ class Arguments:
     n_threads: int
     shuffle: bool | None
     steps_per_epoch: int | None
-    reproducible: bool = False
+    reproducible: bool
 
 
 def train(
@@ -389,9 +389,8 @@ def resume(
 
     Notes
     -----
-    Bit for bit holds on the same kind of machine with the same versions of packages and, as in `train`, some with the same number of
-    threads only, and, with
-    ranks="auto", from the choice of ranks on, which times the steps on the machine.
+    Bit for bit holds on the same kind of machine with the same versions of packages and, unless the training is `reproducible`, the same
+    number of threads; with ranks="auto" it holds from the choice of ranks on, which times the steps on the machine.
 
     Reading a file runs nothing that is in it.
 
