@@ -12,6 +12,7 @@ damaged, and each state that a training can be in (test_checkpoint.py).
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -29,6 +30,7 @@ from pathlib import Path
 RECORD = Path(__file__).parent / "recorded" / "kills.json"
 INTERRUPTED, BROKEN_OFF = 10, 11  # how a training ends by Ctrl-C, and where a file can't be written
 NOBODY = 65534
+LIVES = 20  # of a training at most; then it is let end
 
 # What a training is: its network's dtype and the arguments of `train`.
 TRAININGS = [
@@ -116,7 +118,7 @@ def survive(kills, seed, disk=None):
             folder.mkdir()
             if os.getuid() == 0:
                 os.chown(folder, NOBODY, NOBODY)
-            while True:
+            for life in itertools.count():
                 how = chance.choices(["as it should", "read-only", "full"], [8, 1, 1])[0]
                 file = folder / "run.ckpt"
                 ballast = None
@@ -133,7 +135,8 @@ def survive(kills, seed, disk=None):
                 # Some are killed as Python starts, most as they train.
                 begun = chance.random() < 0.9 and process.stdout.readline() == "begun\n"
                 try:
-                    output, errors = process.communicate(timeout=chance.random() * (0.4 * seconds[number] if begun else 0.5))
+                    longest = 0.4 * seconds[number] if begun else 0.5
+                    output, errors = process.communicate(timeout=chance.random() * longest if life < LIVES else 300)
                 except subprocess.TimeoutExpired:
                     sent = chance.choice([signal.SIGKILL] * 4 + [signal.SIGINT])
                     process.send_signal(sent)
