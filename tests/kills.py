@@ -79,7 +79,8 @@ def train(folder, number, how):
 
 def start(folder, number, how="as it should"):
     command = [sys.executable, __file__, "train", str(folder), str(number), how]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Not buffered, so that to read a line takes no more than it.
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
 
 
 class Ballast:
@@ -113,7 +114,7 @@ def survive(kills, seed, disk=None):
                 expected[number], errors = process.communicate(timeout=300)
                 seconds[number] = time.monotonic() - began
                 if process.returncode:
-                    raise AssertionError(errors)
+                    raise AssertionError(errors.decode())
                 shutil.rmtree(folder)
             folder.mkdir()
             if os.getuid() == 0:
@@ -133,7 +134,7 @@ def survive(kills, seed, disk=None):
                 process = start(folder, number, how)
                 sent = None
                 # Some are killed as Python starts, most as they train.
-                begun = chance.random() < 0.9 and process.stdout.readline() == "begun\n"
+                begun = chance.random() < 0.9 and process.stdout.readline() == b"begun\n"
                 try:
                     longest = 0.4 * seconds[number] if begun else 0.5
                     output, errors = process.communicate(timeout=chance.random() * longest if life < LIVES else 300)
@@ -147,7 +148,7 @@ def survive(kills, seed, disk=None):
                 happened["left in the midst of writing"] += len(list(folder.glob(".*.part")))
                 code = process.returncode
                 # Before it had begun an import may have made another error of the KeyboardInterrupt; and it may come as Python ends.
-                expected_codes = (INTERRUPTED, -signal.SIGINT) if begun or "begun" in output else (code,)
+                expected_codes = (INTERRUPTED, -signal.SIGINT) if begun or b"begun" in output else (code,)
                 by_ctrl_c = sent == signal.SIGINT and code in expected_codes
                 if code == 0:
                     break
@@ -158,8 +159,8 @@ def survive(kills, seed, disk=None):
                 elif code == BROKEN_OFF and how != "as it should":
                     happened["read-only" if how == "read-only" else "full"] += 1
                 else:
-                    raise AssertionError(f"training {number} ({how}) ended with {code}: {errors}")
-            if output.removeprefix("begun\n") != expected[number]:
+                    raise AssertionError(f"training {number} ({how}) ended with {code}: {errors.decode()}")
+            if output.removeprefix(b"begun\n") != expected[number]:
                 raise AssertionError(f"training {number} ended as {output!r}, not {expected[number]!r}; seed {seed}")
             happened["trainings"] += 1
             shutil.rmtree(folder)
