@@ -318,7 +318,10 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
                                                        False, bfloat16)
         if not plan.by_tiles:
             continue
-        X = scratch + plan.layers[i - 1].A + slot * layer.m if i > 0 else X_tile
+        if i > 0:
+            X = scratch + plan.layers[i - 1].A + slot * layer.m
+        else:
+            X = X_tile
         if layer.l == 0:
             kernels.weight_gradient[floating](X, dZ, gradient + layer.W1, p, layer.m, layer.n, 0, layer.n, accumulate,
                                               plan.bfloat16)
