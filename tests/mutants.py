@@ -13,6 +13,7 @@ Not here: hostile arguments (hostile.py).
 
 import argparse
 import contextlib
+import copy
 import gzip
 import io
 import json
@@ -478,7 +479,7 @@ def states(data, rng):
             arrays = [np.zeros(3), np.zeros(0, np.float32), np.full(9, np.nan, np.float32)]
             if isinstance(old, np.ndarray):
                 arrays += [old[:-1], old.astype(np.float64), old * np.float32("nan"), np.zeros_like(old)]
-            inside[key] = rng.choice(JSON_VALUES + arrays * (5 if isinstance(old, np.ndarray) else 1))
+            inside[key] = copy.deepcopy(rng.choice(JSON_VALUES + arrays * (5 if isinstance(old, np.ndarray) else 1)))
             if rng.random() < 0.1:
                 del inside[key]
                 if not inside:
