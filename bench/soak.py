@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Millions of steps of one training, at a stretch and then in pieces: whether memory stays flat, the loss finite, and the end the same.
+"""Millions of steps of one training at a stretch, the last quarter again in pieces: memory stays flat, the loss finite, the end the same.
 
     python bench/soak.py [--minutes 30] [--pieces 6] [--out FILE]
 
-A small network on MNIST, which all four steps of the method take for `--minutes` together: half of them at a stretch, half of them in
-processes that are killed and go on from the checkpoint. Where MNIST is not there, on random numbers of its shape. Not here: kills at each
-moment of a training (tests/kills.py), speed.
+A small network on MNIST, by all four steps of the method, for so many minutes at a stretch. Its checkpoint of three quarters is kept,
+and the last quarter is done again from there, in processes that are killed and go on. Where MNIST is not there, on random numbers of its
+shape. Not here: kills at each moment of a training (tests/kills.py), speed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ import numpy as np
 import svdfast as sf
 
 BATCH, EVERY = 24, 20_000
+SHORTEST = 20.0  # seconds of a piece: to start and to get as far as a checkpoint takes some
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -42,14 +44,17 @@ def data() -> tuple[Any, Any]:
 
 
 class Watch:
-    """A callback: resident memory and loss at the end of each epoch."""
+    """A callback: resident memory and loss at the end of each epoch; and a copy of the checkpoint after three quarters of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path, epochs: int) -> None:
+        self.path, self.copied_after = path, 3 * epochs // 4
         self.mebibytes: list[float] = []
         self.finite = True
 
     def __call__(self, event: sf.Event) -> None:
         if event.kind == "epoch":
+            if event.epoch == self.copied_after:
+                shutil.copy(self.path, self.path.with_suffix(".later"))
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             self.mebibytes.append(pages * PAGE / 2**20)
             self.finite = self.finite and math.isfinite(event.info["loss"])
@@ -57,7 +62,8 @@ class Watch:
 
 def work(folder: Path, epochs: int) -> dict[str, Any]:
     """The training, from its checkpoint where there is one, to its end."""
-    path, watch = folder / "run.ckpt", Watch()
+    path = folder / "run.ckpt"
+    watch = Watch(path, epochs)
     X, y = data()
     if path.exists():
         result = sf.resume(path, X, y, callbacks=[watch])
@@ -80,7 +86,7 @@ def work(folder: Path, epochs: int) -> dict[str, Any]:
 
 
 def in_pieces(folder: Path, epochs: int, seconds: float | None) -> tuple[dict[str, Any], int]:
-    """The same in processes that are killed after so many seconds, if any; and how many were."""
+    """The training in processes that are killed after so many seconds, if any; and how many were."""
     command = [sys.executable, __file__, "--work", str(folder), "--epochs", str(epochs)]
     killed = 0
     while True:
@@ -112,17 +118,18 @@ def main() -> None:
     X, y = data()
     began = time.perf_counter()
     trial = sf.train(sf.Network([784, 32, 32, 10], seed=0), X, y, epochs=2, batch_size=BATCH, n_threads=1)
-    seconds = arguments.minutes * 60 / 2
-    epochs = max(2, round(seconds / (trial.seconds / 2)))
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "whole").mkdir()
-        (Path(folder) / "pieces").mkdir()
-        whole, none = in_pieces(Path(folder) / "whole", epochs, None)
-        assert none == 0
-        pieces, killed = in_pieces(Path(folder) / "pieces", epochs, seconds / arguments.pieces)
-    minutes = (time.perf_counter() - began) / 60
+    seconds = arguments.minutes * 60
+    epochs = max(4, round(seconds / (trial.seconds / 2)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "pieces").mkdir()
+        whole, _ = in_pieces(folder, epochs, None)
+        minutes = (time.perf_counter() - began) / 60
+        shutil.move(folder / "run.later", folder / "pieces" / "run.ckpt")
+        pieces, killed = in_pieces(folder / "pieces", epochs, max(SHORTEST, seconds / 4 / arguments.pieces))
     first, last, largest = whole["mebibytes"]
-    print(f"{whole['steps']:,} steps at a stretch, and as many in {killed + 1} processes, {killed} of them killed: {minutes:.1f} minutes")
+    print(f"{whole['steps']:,} steps at a stretch: {minutes:.1f} minutes")
+    print(f"the last quarter again, in {killed + 1} processes, {killed} of them killed")
     print(f"resident memory {first:.1f} MiB after a tenth of the epochs, {last:.1f} at the end, {largest:.1f} at most")
     print(f"loss {whole['loss']:.3g}, accuracy {whole['accuracy']:.4f}, all losses finite: {whole['finite'] and pieces['finite']}")
     same = whole["sha256"] == pieces["sha256"]

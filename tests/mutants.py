@@ -330,15 +330,15 @@ def mutate_json(text, rng):
         key = rng.choice(list(value))
         inside = value[key]
         if isinstance(inside, list) and inside and rng.random() < 0.6:
-            inside[rng.randrange(len(inside))] = rng.choice(JSON_VALUES)
+            inside[rng.randrange(len(inside))] = copy.deepcopy(rng.choice(JSON_VALUES))
         elif isinstance(inside, dict) and inside and rng.random() < 0.6:
-            inside[rng.choice(list(inside))] = rng.choice(JSON_VALUES)
+            inside[rng.choice(list(inside))] = copy.deepcopy(rng.choice(JSON_VALUES))
         elif rng.random() < 0.2:
             del value[key]
             if not value:
                 break
         else:
-            value[key] = rng.choice(JSON_VALUES)
+            value[key] = copy.deepcopy(rng.choice(JSON_VALUES))
     return json.dumps(value)
 
 
@@ -444,8 +444,8 @@ def tensors(data, rng):
     elif what == 2:
         value = json.loads(text)
         name = rng.choice([n for n in value if n != "__metadata__"])
-        value[name][rng.choice(["dtype", "shape", "data_offsets"])] = rng.choice(
-            [*JSON_VALUES, "F64", "F16", "BF16", "I8", [0, 2**63], [8, 0]]
+        value[name][rng.choice(["dtype", "shape", "data_offsets"])] = copy.deepcopy(
+            rng.choice([*JSON_VALUES, "F64", "F16", "BF16", "I8", [0, 2**63], [8, 0]])
         )
         text = json.dumps(value)
     elif what == 3:
