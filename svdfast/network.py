@@ -737,6 +737,8 @@ class Network:
         rule = resolve_rule(self.layout, rank_fraction, ranks)
         one_of("method", method, ("exact", "randomized"))
         one_of("split", split, ("balanced", "left", "right"))
+        if directions is not None and not isinstance(directions, Mapping):
+            raise TypeError(f"directions: expected a mapping of int to ndarray, got {type(directions).__name__}")
         with np.errstate(over="ignore", invalid="ignore"):
             weights = [layer.W if layer.rank is None else layer.weight() for layer in self.layers[:-1]]
         for index, W in enumerate(weights):

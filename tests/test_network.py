@@ -177,6 +177,16 @@ def test_views_of_another_form_are_refused():
     assert net.layers[2].W.shape == (5, 18)
 
 
+def test_directions_that_are_no_mapping_are_refused():
+    """A sequence without an end, say."""
+    class Endless:
+        def __getitem__(self, i):
+            return i
+
+    with pytest.raises(TypeError, match="directions: expected a mapping of int to ndarray, got Endless"):
+        sf.Network([4, 3, 2], seed=0).truncate(ranks=[1], force=True, directions=Endless())
+
+
 def test_truncation_from_directions_that_are_known():
     """One decomposition serves every rank up to its own."""
     net = sf.Network([30, 24, 20, 3], seed=0)
