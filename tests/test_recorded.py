@@ -165,7 +165,7 @@ def test_reliability():
     assert numbers(runs["Calls"][1]) == [hostile["tries"], hostile["n_faults"]]
     assert numbers(runs["Mutants"][1]) == [mutants["tries"], mutants["n_faults"]]
     first, last, _ = whole["mebibytes"]
-    assert numbers(runs["Soak"][1]) == [whole["steps"], soak["killed"], round(soak["minutes"]), round(first), round(last)]
+    assert numbers(runs["Soak"][1]) == [whole["steps"], round(soak["minutes"]), soak["killed"], round(first), round(last)]
 
     assert kills["killed"] >= 200 and kills["left in the midst of writing"] > 0
     assert hostile["tries"] >= 100_000 and mutants["tries"] >= 50_000
