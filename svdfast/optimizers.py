@@ -147,6 +147,7 @@ class GradientDescent(Optimizer):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The arguments that make such an optimizer, its state apart."""
         rule = self.rule
         return {"learning_rate": self.learning_rate, "momentum": rule.beta1, "nesterov": rule.nesterov}
 
@@ -202,6 +203,7 @@ class Adam(Optimizer):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The arguments that make such an optimizer, its state apart."""
         rule = self.rule
         return {"learning_rate": self.learning_rate, "beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon}
 
@@ -250,4 +252,5 @@ class AdamW(Adam):
 
     @property
     def settings(self) -> dict[str, Any]:
+        """The arguments that make such an optimizer, its state apart."""
         return super().settings | {"weight_decay": self.rule.weight_decay}
