@@ -105,7 +105,7 @@ cdef Py_ssize_t PENALTY_SIZE = 512
 # Multiplications that must be there for each thread before a batch is split; below, waking a thread costs more.
 cdef double WORK_PER_THREAD = 1e6
 
-# Elements of 64 bytes at least: parts of scratch memory begin on cache lines.
+# Elements of 64 bytes at least: parts of vectors begin on cache lines, so threads do not write to the same one.
 cdef Py_ssize_t GRAIN = 16
 
 cdef enum Mode:

@@ -29,7 +29,7 @@ except ImportError:  # Python was built without it, and zipfile refuses such arc
         """Never raised."""
 
 
-# What zipfile and NumPy raise over archives that are damaged, or made to be.
+# What is raised over files that are damaged, or made to be: by zipfile and NumPy over archives, and by what takes values from them.
 DAMAGED = (
     ArithmeticError, AttributeError, EOFError, LookupError, LZMAError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError,
     ValueError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._checks import count
-from svdfast._files import remove_parts, written_whole
+from svdfast._files import DAMAGED, remove_parts, written_whole
 from svdfast.network import Truncation
 from svdfast.optimizers import Adam, AdamW, GradientDescent, Optimizer
 from svdfast.schedules import Constant, Cosine, StepDecay, Warmup, is_known
@@ -152,7 +152,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         place = 8 + int.from_bytes(content[:8], "little")
         values = json.loads(bytes(content[8:place]))
         return dict(_value(values, content[place:]))
-    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(f"path: {os.fspath(path)!r} is not a checkpoint: {error}") from None
 
 

@@ -257,10 +257,14 @@ class _Header:
         return cls(layout, uint8_scale, Origin.parse(header["origin"], layout))
 
     def network(self, parameters: NDArray[Any]) -> Network:
-        """A network of its own memory; one number as `parameters` is for all of them."""
-        net = Network.__new__(Network)
-        net.__setstate__({"state": (self.layout, parameters), "uint8_scale": self.uint8_scale})
-        return net
+        return made_network(self.layout, parameters, self.uint8_scale)
+
+
+def made_network(layout: Layout, parameters: NDArray[Any], uint8_scale: float) -> Network:
+    """A network of its own memory; one number as `parameters` is for all of them."""
+    net = Network.__new__(Network)
+    net.__setstate__({"state": (layout, parameters), "uint8_scale": uint8_scale})
+    return net
 
 
 def layout_header(layout: Layout) -> dict[str, Any]:

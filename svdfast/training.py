@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from svdfast._checks import count, fraction, listed, one_of, positive_number
+from svdfast._files import DAMAGED
 from svdfast._runtime import resolve_precision, resolve_threads
 from svdfast.checkpoint import Checkpoint, fingerprint, parse_optimizer, read
 from svdfast.data import Samples
-from svdfast.io import layout_header, parse_layout
+from svdfast.io import layout_header, made_network, parse_layout
 from svdfast.loop import Loop, StopTraining
 from svdfast.method import SAMPLE, Event, Run, Settings
 from svdfast.network import Evaluator, Network, TrainingData, evaluation_blocks, resolve_loss
@@ -612,8 +613,7 @@ def _first_network(first: Mapping[str, Any], run: Mapping[str, Any]) -> Network:
     parameters = run["parameters"]
     if parameters.shape != (now.size,) or parameters.dtype.name != first["dtype"] or now.with_ranks(layout.ranks) != layout:
         raise ValueError("its parameters are not those of the layers that it began with")
-    net = Network.__new__(Network)
-    net.__setstate__({"state": (now, parameters), "uint8_scale": positive_number("uint8_scale", first["uint8_scale"])})
+    net = made_network(now, parameters, positive_number("uint8_scale", first["uint8_scale"]))
     return net.shaped(layout.ranks[:-1])  # memory that nobody has touched
 
 
@@ -622,5 +622,5 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Says of which file it is that something in it is not as it should be."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(f"path: {os.fspath(path)!r} is not a checkpoint of a training: {error}") from None

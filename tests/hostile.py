@@ -13,7 +13,6 @@ After a call that is accepted the network and the optimizer are used once more.
 Not here: damaged files (mutants.py).
 """
 
-import argparse
 import contextlib
 import decimal
 import fractions
@@ -575,7 +574,7 @@ def outcome(name, function, arguments, world):
             return "FAULT", f"{type(error).__name__}: {str(error)[:200]} ({where})"
 
 
-def work(start, stop, seed, light=False, only=None):
+def work(start, stop, seed, show=False, light=False):
     """The worker's loop: a line for each call."""
     workers.limit_memory(MEMORY)
     found = targets(light)
@@ -584,7 +583,7 @@ def work(start, stop, seed, light=False, only=None):
         for index in range(start, stop):
             workers.limit_time(LIMIT)
             name, function, arguments, world = make_call(index, seed, Path(folder), found)
-            if only is not None:
+            if show:
                 print(name, {k: safe(v) for k, v in arguments.items()})
             print(json.dumps([index, name, *outcome(name, function, arguments, world)]), flush=True)
 
@@ -597,35 +596,10 @@ def safe(value):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--calls", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--light", action="store_true", help="without what imports other libraries")
-    parser.add_argument("--only", type=int)
-    parser.add_argument("--record", type=Path)
-    parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        work(*given.worker, given.seed, given.light)
-        return 0
-    if given.only is not None:
-        work(given.only, given.only + 1, given.seed, given.light, only=True)
-        return 0
-    workers.stops_when_told()
-    names = turn(targets(given.light))
-    found = workers.search(
-        __file__, given.calls, given.seed, lambda i: names[i % len(names)], chunk=CHUNK, limit=LIMIT,
-        more=["--light"] * given.light,
+    return workers.main(
+        __file__, __doc__, "calls", "functions", work, lambda light: turn(targets(light)), chunk=CHUNK, limit=LIMIT,
+        light="without what imports other libraries",
     )  # fmt: skip
-    record = {
-        "functions": len(found["by_name"]),
-        "numpy": np.__version__,
-        "svdfast": sf.__version__,
-        **found,
-    }
-    return workers.write_record(record, given.record)
 
 
 if __name__ == "__main__":

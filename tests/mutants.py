@@ -615,38 +615,7 @@ def work(start, stop, seed, show=False):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--mutants", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int)
-    parser.add_argument("--record", type=Path)
-    parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        work(*given.worker, given.seed)
-        return 0
-    if given.only is not None:
-        work(given.only, given.only + 1, given.seed, show=True)
-        return 0
-    workers.stops_when_told()
-    names = turn()
-    found = workers.search(
-        __file__,
-        given.mutants,
-        given.seed,
-        lambda i: names[i % len(names)],
-        chunk=CHUNK,
-        limit=LIMIT,
-    )
-    record = {
-        "kinds": len(found["by_name"]),
-        "numpy": np.__version__,
-        "svdfast": sf.__version__,
-        **found,
-    }
-    return workers.write_record(record, given.record)
+    return workers.main(__file__, __doc__, "mutants", "kinds", work, turn, chunk=CHUNK, limit=LIMIT)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ That trainings at once give what they give alone is in test_threads.py. What may
 
 import contextlib
 import copy
+import functools
 import hashlib
 import os
 import pickle
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -38,25 +40,10 @@ def network(seed=0):
 
 def in_thread(function):
     """Starts a thread; returns what waits for it and gives back its result or error."""
-    done = []
-
-    def work():
-        try:
-            done.append((function(), None))
-        except BaseException as error:
-            done.append((None, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-
-    def result():
-        thread.join(60)
-        ((value, error),) = done
-        if error is not None:
-            raise error
-        return value
-
-    return result
+    one = ThreadPoolExecutor(1)
+    future = one.submit(function)
+    one.shutdown(wait=False)
+    return functools.partial(future.result, 120)
 
 
 class Held:

@@ -5,12 +5,14 @@ A library chooses its kernels once, when it is loaded, so most tests of that run
 on any CPU by setting OPENBLAS_CORETYPE=Haswell while one library loads.
 """
 
+import functools
 import json
 import logging
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -393,25 +395,10 @@ def test_blas_has_its_threads_back_after_a_training_within_a_training(three_thre
 
 def in_thread(function):
     """Starts a thread; returns what waits for it and gives back its result or error."""
-    done = []
-
-    def work():
-        try:
-            done.append((function(), None))
-        except BaseException as error:
-            done.append((None, error))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-
-    def result():
-        thread.join(120)
-        ((value, error),) = done
-        if error is not None:
-            raise error
-        return value
-
-    return result
+    one = ThreadPoolExecutor(1)
+    future = one.submit(function)
+    one.shutdown(wait=False)
+    return functools.partial(future.result, 120)
 
 
 def test_blas_has_one_thread_within_a_training_that_is_not_in_the_main_thread(three_threads):

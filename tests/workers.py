@@ -4,6 +4,7 @@
 The script is called anew with --worker START STOP --seed SEED and prints a line [index, name, kind, what] of JSON for each try.
 """
 
+import argparse
 import collections
 import json
 import os
@@ -119,3 +120,37 @@ def write_record(record, path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 1 if record["n_faults"] else 0
+
+
+def main(script, doc, tries, kinds, work, turn, *, chunk, limit, light=None):
+    """The command: searches, or does a worker's part, or makes one try again in this process. Gives the exit status.
+
+    work(start, stop, seed, show) makes tries, turn() gives the names that they have by turns; both take `light` where there is such an
+    option, whose help is `light`. `tries` and `kinds` are what the numbers of tries and of names are called.
+    """
+    import numpy as np
+
+    import svdfast as sf
+
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(f"--{tries}", type=int, default=1000, dest="tries")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int)
+    parser.add_argument("--record", type=Path)
+    parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
+    if light is not None:
+        parser.add_argument("--light", action="store_true", help=light)
+    given = parser.parse_args()
+    options = {} if light is None else {"light": given.light}
+    if given.worker:
+        work(*given.worker, given.seed, **options)
+        return 0
+    if given.only is not None:
+        work(given.only, given.only + 1, given.seed, show=True, **options)
+        return 0
+    stops_when_told()
+    names = turn(**options)
+    more = ["--light"] if options.get("light") else []
+    found = search(script, given.tries, given.seed, lambda i: names[i % len(names)], chunk=chunk, limit=limit, more=more)
+    versions = {"numpy": np.__version__, "svdfast": sf.__version__}
+    return write_record({kinds: len(found["by_name"]), **versions, **found}, given.record)
