@@ -86,26 +86,39 @@ class BuildExt(build_ext):
         return found
 
 
-def extension(name, *sources, depends=()):
+FOLDERS = ["products", "loops", "engine", "platform"]
+
+
+def extension(module, source, *more, depends=()):
     return Extension(
-        f"svdfast.{name}",
-        [f"src/{name}.pyx", *sources],
-        include_dirs=["src"],
+        f"svdfast.{module}",
+        [f"src/{source}", *(f"src/{path}" for path in more)],
+        include_dirs=[f"src/{folder}" for folder in FOLDERS],
         define_macros=MACROS,
-        depends=list(depends),
+        depends=[f"src/{path}" for path in depends],
     )
 
 
-LOOPS = ["src/elementwise.h", "src/elementwise_types.h", "src/elementwise_loops.h"]
-SANITIZERS = "src/sanitize.h"
+LOOPS = ["loops/elementwise.h", "loops/elementwise_types.h", "loops/elementwise_loops.h"]
+SANITIZERS = "platform/sanitize.h"
+TIMING = "platform/timing.h"
 
 setup(
     ext_modules=cythonize(
         [
-            extension("_elementwise", "src/elementwise.c", depends=[*LOOPS, "src/elementwise_timed.h", "src/timing.h"]),
-            extension("_blas", "src/product.c", depends=["src/product.h", "src/product_kernels.h", "src/timing.h", SANITIZERS]),
-            extension("cython_kernels", depends=LOOPS[:1]),
-            extension("_engine", depends=[LOOPS[0], "src/threads.h", "src/denormals.h", SANITIZERS]),
+            extension(
+                "_elementwise", "loops/_elementwise.pyx", "loops/elementwise.c",
+                depends=[*LOOPS, "loops/elementwise_timed.h", TIMING],
+            ),
+            extension(
+                "_blas", "products/_blas.pyx", "products/product.c",
+                depends=["products/product.h", "products/product_kernels.h", TIMING, SANITIZERS],
+            ),
+            extension("cython_kernels", "cython_kernels.pyx", depends=LOOPS[:1]),
+            extension(
+                "_engine", "engine/_engine.pyx",
+                depends=[LOOPS[0], "platform/threads.h", "platform/denormals.h", SANITIZERS],
+            ),
         ],
         include_path=["."],
         compiler_directives=DIRECTIVES,

@@ -29,7 +29,7 @@ from typing import Any
 import machine
 
 import svdfast as sf
-from svdfast.moments import carry
+from svdfast.training.moments import carry
 
 # Adam with half a cosine from these rates down to 0, the same grid for each form.
 RATES = (1e-3, 3e-3, 9e-3)

@@ -698,9 +698,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def worker_environment(system: str) -> dict[str, str]:
     """svdfast chooses the kernels of its OpenBLAS itself; a peer is given the same, lest it run at half its speed."""
-    from svdfast import _runtime
+    from svdfast._process import runtime
 
-    narrow = any(_runtime.is_narrow(b) for b in _runtime.loaded_blas() if not _runtime.is_scipys(b))
+    narrow = any(runtime.is_narrow(b) for b in runtime.loaded_blas() if not runtime.is_scipys(b))
     if system == "svdfast" or not narrow or "OPENBLAS_CORETYPE" in os.environ:
         return {}
     return {"OPENBLAS_CORETYPE": "SkylakeX"}

@@ -26,9 +26,9 @@ import machine
 import numpy as np
 
 import svdfast as sf
-from svdfast import _runtime
-from svdfast.method import Run
-from svdfast.network import TrainingData
+from svdfast._process import runtime
+from svdfast.model.network import TrainingData
+from svdfast.training.method import Run
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (32, 256, 2048)
@@ -121,7 +121,7 @@ def main() -> None:
     if arguments.quick:
         widths, fractions, n_rounds = WIDTHS[:3], SHOWN, 1
     command = shlex.join(["python", "bench/crossover.py", *sys.argv[1:]])
-    with _runtime.single_threaded_blas.held():
+    with runtime.single_threaded_blas.held():
         lines = table(arguments.threads, widths, fractions, n_rounds)
     threads = f"{arguments.threads} thread{'s' * (arguments.threads != 1)}"
     text = "\n".join(

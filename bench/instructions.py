@@ -46,8 +46,8 @@ def steps():
 
     import svdfast as sf
     from svdfast._engine import Engine
-    from svdfast._runtime import single_threaded_blas
-    from svdfast.network import TrainingData
+    from svdfast._process.runtime import single_threaded_blas
+    from svdfast.model.network import TrainingData
 
     rng = np.random.default_rng(0)
     with single_threaded_blas.held():

@@ -22,7 +22,7 @@ from test_bench_kernels import LAYERS, Arrays, P, ranks
 
 import svdfast as sf
 from svdfast import _blas, cython_kernels
-from svdfast._runtime import single_threaded_blas
+from svdfast._process.runtime import single_threaded_blas
 
 
 def seconds(work: Callable[[], None], times: int) -> float:

@@ -18,7 +18,7 @@ import machine
 import numpy as np
 
 from svdfast import _blas
-from svdfast._runtime import single_threaded_blas
+from svdfast._process.runtime import single_threaded_blas
 
 # Inputs and outputs of layers, and the two products of a factored one of rank 128.
 LAYERS = [(784, 512), (512, 256), (784, 128), (128, 512), (128, 128), (1024, 1024), (2048, 2048)]

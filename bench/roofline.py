@@ -39,8 +39,8 @@ import numpy as np
 import svdfast as sf
 from svdfast import _engine
 from svdfast._blas import multiply
-from svdfast._runtime import single_threaded_blas
-from svdfast._timing import timed
+from svdfast._process.runtime import single_threaded_blas
+from svdfast._process.timing import timed
 
 RANK_FRACTIONS = (None, 1 / 4, 1 / 8)
 PARTS = ("products", "elementwise", "gather", "update", "rest")

@@ -4,18 +4,18 @@
 Only names are gathered here. `_gil` comes first, as it may refuse; then `_runtime`: it has SciPy's BLAS loaded before anything else does.
 """
 
-from svdfast import _gil  # isort: skip  # noqa: F401
-from svdfast import _runtime  # isort: skip  # noqa: F401
-from svdfast import activations, callbacks, datasets, kernels, schedules
-from svdfast.config import show_config
-from svdfast.convert import from_sklearn, from_torch
-from svdfast.counting import break_even_rank, count_multiplications
-from svdfast.diagnosis import NotFinite
-from svdfast.io import load
-from svdfast.network import Network
-from svdfast.optimizers import Adam, AdamW, GradientDescent
-from svdfast.svd import factorize, truncated_svd
-from svdfast.training import Event, StopTraining, TrainingResult, resume, train
+from svdfast._process import gil  # isort: skip  # noqa: F401
+from svdfast._process import runtime  # isort: skip  # noqa: F401
+from svdfast import activations, callbacks, datasets, kernels, ranks, schedules
+from svdfast._process.config import show_config
+from svdfast.interop.files import load
+from svdfast.interop.networks import from_sklearn, from_torch
+from svdfast.model.counting import break_even_rank, count_multiplications
+from svdfast.model.network import Network
+from svdfast.model.svd import factorize, truncated_svd
+from svdfast.training.diagnosis import NotFinite
+from svdfast.training.optimizers import Adam, AdamW, GradientDescent
+from svdfast.training.train import Event, StopTraining, TrainingResult, resume, train
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "from_torch",
     "kernels",
     "load",
+    "ranks",
     "resume",
     "schedules",
     "show_config",

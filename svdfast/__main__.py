@@ -3,7 +3,7 @@
 
 import sys
 
-from svdfast.cli import main
+from svdfast.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from svdfast.optimizers import Rule
+from svdfast.training.optimizers import Rule
 
 INSTRUCTION_SETS: tuple[str, ...]
 

@@ -7,10 +7,10 @@ from typing import Any
 from numpy.typing import DTypeLike, NDArray
 from typing_extensions import disjoint_base
 
-from svdfast.data import Inputs
-from svdfast.layout import Layout
-from svdfast.losses import Loss
-from svdfast.optimizers import Rule
+from svdfast.data.checks import Inputs
+from svdfast.model.layout import Layout
+from svdfast.model.losses import Loss
+from svdfast.training.optimizers import Rule
 
 HAS_OPENMP: bool
 TILE_ROWS: int

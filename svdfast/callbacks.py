@@ -7,7 +7,7 @@ import os
 from types import TracebackType
 from typing import Any
 
-from svdfast.method import Event
+from svdfast.training.method import Event
 
 __all__ = ["TensorBoard"]
 

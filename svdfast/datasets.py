@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from svdfast._files import written_whole
+from svdfast._process.files import written_whole
 
 __all__ = ["NAMES", "Dataset", "load"]
 

@@ -45,9 +45,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svdfast import cython_kernels
-from svdfast._checks import real_array
-from svdfast._runtime import resolve_precision
-from svdfast.activations import Activation, resolve
+from svdfast._process.checks import real_array
+from svdfast._process.runtime import resolve_precision
+from svdfast.model.activations import Activation, resolve
 
 __all__ = ["dense_backward", "dense_forward", "factored_backward", "factored_forward"]
 

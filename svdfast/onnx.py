@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfcx
 
-from svdfast._files import written_whole
-from svdfast.activations import Activation
-from svdfast.network import Network
+from svdfast._process.files import written_whole
+from svdfast.model.activations import Activation
+from svdfast.model.network import Network
 
 if TYPE_CHECKING:
     import onnx

@@ -16,16 +16,16 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from svdfast._checks import of_layer, one_of
-from svdfast.counting import break_even_rank
-from svdfast.network import Layer, Network
-from svdfast.ranks import resolve_rule
-from svdfast.svd import singular_values
+from svdfast._process.checks import of_layer, one_of
+from svdfast.model.counting import break_even_rank
+from svdfast.model.network import Layer, Network
+from svdfast.model.ranks import resolve_rule
+from svdfast.model.svd import singular_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-    from svdfast.result import TrainingResult
+    from svdfast.training.result import TrainingResult
 
 __all__ = ["STYLES", "new_figure", "plot_spectrum", "plot_training", "require_matplotlib"]
 

@@ -15,16 +15,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from svdfast import _in_use, activations
-from svdfast._checks import count, fraction, one_of, positive_number
-from svdfast._runtime import single_threaded_blas
-from svdfast.activations import Activation
-from svdfast.data import check_sample_weight
-from svdfast.network import Network
-from svdfast.optimizers import Adam, GradientDescent, Optimizer
-from svdfast.ranks import NARROW
-from svdfast.svd import resolve_rank
-from svdfast.training import PRETRAIN_FRACTION, Event, StopTraining, TrainingResult, train
+from svdfast._process import in_use
+from svdfast._process.checks import count, fraction, one_of, positive_number
+from svdfast._process.runtime import single_threaded_blas
+from svdfast.data.checks import check_sample_weight
+from svdfast.model import activations
+from svdfast.model.activations import Activation
+from svdfast.model.network import Network
+from svdfast.model.ranks import NARROW
+from svdfast.model.svd import resolve_rank
+from svdfast.training.optimizers import Adam, GradientDescent, Optimizer
+from svdfast.training.train import PRETRAIN_FRACTION, Event, StopTraining, TrainingResult, train
 
 try:
     import scipy.optimize
@@ -387,7 +388,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
         try:
             # SciPy's L-BFGS multiplies with BLAS, too.
-            with _in_use.changing(net), single_threaded_blas.held():
+            with in_use.changing(net), single_threaded_blas.held():
                 if self.solver == "lbfgs":
                     self._minimise(X, targets, weight)
                 else:

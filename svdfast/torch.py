@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast import ranks as rules
-from svdfast._checks import count, one_of
-from svdfast.counting import break_even_rank
-from svdfast.svd import resolve_rank, singular_values, truncated_svd
+from svdfast._process.checks import count, one_of
+from svdfast.model import ranks as rules
+from svdfast.model.counting import break_even_rank
+from svdfast.model.svd import resolve_rank, singular_values, truncated_svd
 
 try:
     import torch

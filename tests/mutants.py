@@ -34,7 +34,9 @@ import numpy as np
 import workers
 
 import svdfast as sf
-from svdfast import _cli_data, checkpoint, datasets
+from svdfast import datasets
+from svdfast.cli import data as cli_data
+from svdfast.training import checkpoint
 
 LIMIT = 20.0
 MEMORY = 400 << 20
@@ -115,7 +117,7 @@ def write_data(path):
 
 
 def samples_content(path):
-    X, y = _cli_data.load_samples(str(path), "predict", 4, 1)
+    X, y = cli_data.load_samples(str(path), "predict", 4, 1)
     assert (
         X.ndim == 2 and X.shape[1] == 4 and np.isfinite(X).all() and (y is None or len(y) == len(X))
     )
@@ -126,7 +128,7 @@ def training_content(path):
     arguments = argparse.Namespace(
         data=str(path), seed=0, task="auto", no_standardise=False, dtype="float32"
     )  # fmt: skip
-    data = _cli_data.load(arguments)
+    data = cli_data.load(arguments)
     assert len(data.X) == len(data.y)
     return data.X.tobytes(), data.y.tobytes()
 
@@ -158,7 +160,7 @@ def hdf5_content(path):
 
 MODEL = (ValueError,)
 CHECKPOINT = (ValueError, TypeError, MemoryError, sf.NotFinite)
-COMMAND = (_cli_data.Failure, _cli_data.UsageError)
+COMMAND = (cli_data.Failure, cli_data.UsageError)
 CASES = {
     "network .npz": Case(
         ".npz", lambda path: a_network().save(path), network_content, MODEL, True, "zip", 6

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import _blas, _runtime, auto, kernels, method
+from svdfast import _blas, kernels
+from svdfast._process import runtime
+from svdfast.training import auto, method
 
 
 @pytest.fixture(params=["instructions", "emulated"], autouse=True)
@@ -235,7 +237,7 @@ def test_auto_times_the_form_that_is_trained(monkeypatch):
 
 
 def test_one_warning_where_it_is_emulated(way, monkeypatch, caplog):
-    monkeypatch.setattr(_runtime, "_said_emulated", False)
+    monkeypatch.setattr(runtime, "_said_emulated", False)
     net = sf.Network([40, 8, 3], seed=0)
     with caplog.at_level(logging.WARNING, logger="svdfast"):
         net.predict(samples()[0])

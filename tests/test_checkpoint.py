@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import auto, checkpoint
+from svdfast.training import auto, checkpoint
 
 
 def samples(n=60, n_in=24, seed=0, dtype="float32"):
@@ -225,7 +225,7 @@ def test_ranks_that_are_chosen(monkeypatch, tmp_path):
 
 def test_row_sources(monkeypatch, tmp_path):
     """That are read in several pools of several blocks."""
-    monkeypatch.setattr("svdfast.sources.POOL_BYTES", 2048)
+    monkeypatch.setattr("svdfast.data.sources.POOL_BYTES", 2048)
     for shuffle in (True, False):
         check(monkeypatch, tmp_path / str(shuffle), network, lambda: (Rows(samples()[0]), samples()[1]), shuffle=shuffle)
 
@@ -402,7 +402,7 @@ def test_other_data_are_refused(whole):
 
 
 def test_row_sources_are_told_apart_by_some_of_their_rows(monkeypatch, tmp_path):
-    monkeypatch.setattr("svdfast.sources.POOL_BYTES", 2048)
+    monkeypatch.setattr("svdfast.data.sources.POOL_BYTES", 2048)
     path, (X, y) = tmp_path / "run.ckpt", samples()
     sf.train(network(), Rows(X), y, epochs=1, checkpoint=path)
     with pytest.raises(ValueError, match="X, y, sample_weight: expected the data that"):

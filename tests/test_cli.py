@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import _cli_comparison, _cli_data, datasets
-from svdfast.cli import main
+from svdfast import datasets
+from svdfast.cli import comparison as cli_comparison
+from svdfast.cli import data as cli_data
+from svdfast.cli.main import main
 
 DATA = os.environ.get("SVDFAST_DATA", "")
 QUICK = ["--hidden", "16,16", "--epochs", "2", "--threads", "1"]
@@ -101,7 +103,7 @@ def test_help(argv, capsys, monkeypatch):
 
 def test_help_tells_the_defaults(capsys):
     out = run(["train", "--help"], capsys)[1]
-    for name, defaults in _cli_data.DEFAULTS.items():
+    for name, defaults in cli_data.DEFAULTS.items():
         hidden = ",".join(map(str, defaults.hidden))
         rank = f"1/{round(1 / defaults.rank_fraction)}"
         row = [name, hidden, rank, str(defaults.epochs), str(defaults.batch_size)]
@@ -109,7 +111,7 @@ def test_help_tells_the_defaults(capsys):
 
 
 def test_names_are_those_of_datasets():
-    assert set(_cli_data.DEFAULTS) == set(datasets.NAMES)
+    assert set(cli_data.DEFAULTS) == set(datasets.NAMES)
 
 
 def test_version(capsys):
@@ -314,8 +316,8 @@ def test_ranks_by_a_rule(rule, capsys):
 
 def test_precision(capsys, monkeypatch):
     seen = []
-    original = _cli_comparison.train
-    monkeypatch.setattr(_cli_comparison, "train", lambda *a, **k: seen.append(k["precision"]) or original(*a, **k))
+    original = cli_comparison.train
+    monkeypatch.setattr(cli_comparison, "train", lambda *a, **k: seen.append(k["precision"]) or original(*a, **k))
     assert "float32, products in bfloat16, " in train(capsys, "xor", *QUICK, "--precision", "bfloat16")
     assert set(seen) == {"bfloat16"}
     status, _, err = run(["train", "xor", *QUICK, "--precision", "bfloat16", "--dtype", "float64"], capsys)

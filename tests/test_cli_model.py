@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import _cli_model, datasets, io
-from svdfast.cli import main
+from svdfast import datasets
+from svdfast.cli import model as cli_model
+from svdfast.cli.main import main
+from svdfast.interop import files as io
 
 REASON = "safetensors is not installed"
 COMMAND = [sys.executable, "-P", "-m", "svdfast"]
@@ -794,7 +796,7 @@ def test_no_more_rows_than_needed(folder, call, monkeypatch):
     net.save("net.npz")
     X = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
     np.savez("data.npz", X=X)
-    monkeypatch.setattr(_cli_model, "_MOST_ROWS", 5)
+    monkeypatch.setattr(cli_model, "_MOST_ROWS", 5)
     call("compress", "net.npz", "--rank-fraction", "1/8", "--data", "data.npz")
     net.truncate(0.125, inputs=X[::10])
     np.testing.assert_array_equal(sf.load("net-compressed.npz").parameters, net.parameters)

@@ -22,8 +22,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import svdfast as sf
-from svdfast import _in_use, _runtime
-from svdfast.svd import leading_directions, restricted_svd
+from svdfast._process import in_use, runtime
+from svdfast.model.svd import leading_directions, restricted_svd
 
 # More of the same, for a longer search: how many interrupts, and how many forks.
 N_INTERRUPTS = int(os.environ.get("SVDFAST_TEST_INTERRUPTS", "1000"))
@@ -199,7 +199,7 @@ def test_network_and_optimizer_are_free_after_whatever_ended_a_training(settings
     before = net.copy()
     with contextlib.suppress(ValueError, KeyboardInterrupt, FloatingPointError):
         sf.train(net, X, Y, optimizer=optimizer, **({"epochs": 2} | settings))
-    assert not _in_use._uses
+    assert not in_use._uses
     net.set_state(*before.state)
     in_thread(lambda: sf.train(net, X, Y, epochs=1, optimizer=optimizer))()
 
@@ -210,7 +210,7 @@ def test_networks_are_free_after_a_call_that_was_refused():
         net.predict(X[:, :3])
     with pytest.raises(ValueError, match="ranks"):
         net.truncate(ranks=[1])
-    assert not _in_use._uses
+    assert not in_use._uses
     in_thread(net.recompose)()
 
 
@@ -241,8 +241,8 @@ def test_interrupts_at_any_moment_leave_nothing_held(monkeypatch):
                             sf.train(net, X, Y, epochs=1, batch_size=32)
                 except KeyboardInterrupt:
                     seen += 1
-                assert not _in_use._uses
-                guard = _runtime.single_threaded_blas
+                assert not in_use._uses
+                guard = runtime.single_threaded_blas
                 assert not guard._users
                 assert {library.get_num_threads() for library in guard._libraries or ()} <= {2}
     finally:
@@ -469,7 +469,7 @@ def test_results_do_not_depend_on_blas_threads(name, dtype):
     for n in (1, 2):
         with threadpool_limits(n, user_api="blas"):
             found.append(RESULTS[name](dtype))
-            assert {library["num_threads"] for library in _runtime.loaded_blas()} == {n}
+            assert {library["num_threads"] for library in runtime.loaded_blas()} == {n}
     assert found[0] == found[1]
 
 
@@ -579,7 +579,7 @@ assert trained() == expected and not logged
 @needs_fork
 def test_a_process_forked_in_a_callback_goes_on_with_the_training():
     output(BEGIN + """
-from svdfast import _timing
+from svdfast._process import timing
 expected = trained()
 answers = []
 with threadpool_limits(2, user_api="blas"):
@@ -593,7 +593,7 @@ with threadpool_limits(2, user_api="blas"):
                 with os.fdopen(r) as pipe:
                     assert pipe.read() == expected + str({2})
                 os.wait()
-    with _timing.timed() as times:
+    with timing.timed() as times:
         found = trained(callbacks=[callback])
     assert times.products > 0
     if answers:
@@ -607,7 +607,7 @@ with threadpool_limits(2, user_api="blas"):
 @needs_fork
 def test_a_process_forked_while_another_thread_trains():
     output(BEGIN + f"""
-from svdfast import _timing
+from svdfast._process import timing
 n_forks = {N_FORKS}
 own, other, stop, begun = network(1), network(), threading.Event(), threading.Event()
 expected = own.predict(X, n_threads=2).tobytes()
@@ -618,14 +618,14 @@ def train():
         begun.set()
         if stop.is_set():
             raise sf.StopTraining
-    with _timing.timed():
+    with timing.timed():
         sf.train(other, X, y, epochs=100000, batch_size=64, n_threads=2, rank_fraction=None, callbacks=[callback])
 
 def work():
     assert blas() == {{2}}
     assert own.predict(X, n_threads=2).tobytes() == expected
     assert trained() == alone
-    with _timing.timed() as times:
+    with timing.timed() as times:
         trained()
     assert times.products > 0
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import activations
+from svdfast.model import activations
 
 ACTIVATIONS = [
     activations.identity(),

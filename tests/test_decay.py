@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import decay
-from svdfast.decay import decay_product, interval
-from svdfast.svd import factorize
+from svdfast.model.svd import factorize
+from svdfast.training import decay
+from svdfast.training.decay import decay_product, interval
 
 
 def samples(n=60, n_in=24):
@@ -71,7 +71,7 @@ def test_decay_every_few_steps_is_decay_at_each(monkeypatch):
     """With k times the rate: near to it where rates are small; the last five of a hundred steps have none."""
 
     def trained(every):
-        monkeypatch.setattr("svdfast.method.interval", lambda net, batch_size: every)
+        monkeypatch.setattr("svdfast.training.method.interval", lambda net, batch_size: every)
         net = sf.Network([24, 32, 32, 3], dtype="float64", seed=0)
         net.truncate(ranks=[4, 4])
         sf.train(net, *samples(), epochs=20, batch_size=12, optimizer=sf.GradientDescent(1e-3), product_decay=1.0, recompose=False)

@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 import svdfast as sf
-from svdfast import cli
+from svdfast.cli.main import main as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

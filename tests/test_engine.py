@@ -9,8 +9,8 @@ import pytest
 import svdfast as sf
 from svdfast import _engine
 from svdfast._engine import Engine
-from svdfast._runtime import single_threaded_blas
-from svdfast.network import TrainingData
+from svdfast._process.runtime import single_threaded_blas
+from svdfast.model.network import TrainingData
 
 
 def network(dtype):

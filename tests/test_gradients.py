@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import _engine, activations
+from svdfast import _engine
+from svdfast.model import activations
 
 ACTIVATIONS = {
     "identity": activations.identity(),

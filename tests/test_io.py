@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import activations, io
+from svdfast.interop import files as io
+from svdfast.model import activations
 
 SUFFIXES = [".npz", ".safetensors"]
 REASON = "safetensors is not installed"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import losses
-from svdfast.network import TrainingData
+from svdfast.model import losses
+from svdfast.model.network import TrainingData
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 

@@ -3,13 +3,13 @@
 
 import numpy as np
 import pytest
+import svdfast.network
 
 import svdfast as sf
-import svdfast.network
-from svdfast import auto
-from svdfast.method import Run
-from svdfast.network import TrainingData
-from svdfast.svd import leading_directions
+from svdfast.model.network import TrainingData
+from svdfast.model.svd import leading_directions
+from svdfast.training import auto
+from svdfast.training.method import Run
 
 
 def samples(n=60, n_in=24, seed=0):

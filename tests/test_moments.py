@@ -6,9 +6,9 @@ import pytest
 
 import svdfast as sf
 from svdfast import _engine
-from svdfast.method import Run
-from svdfast.moments import carry, project, recompose, relative_scale
-from svdfast.network import TrainingData
+from svdfast.model.network import TrainingData
+from svdfast.training.method import Run
+from svdfast.training.moments import carry, project, recompose, relative_scale
 
 
 def networks(rank=3, dtype="float64"):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import activations
-from svdfast.svd import leading_directions
+from svdfast.model import activations
+from svdfast.model.svd import leading_directions
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 

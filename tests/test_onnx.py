@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import activations
-from svdfast.layout import Layout
+from svdfast.model import activations
+from svdfast.model.layout import Layout
 
 ACTIVATIONS = [
     activations.identity(),

@@ -87,7 +87,7 @@ def sdist(tmp_path_factory):
     for built in ("docs/_build/index.html", "docs/reference/generated/train.rst"):
         (copy / built).parent.mkdir(parents=True, exist_ok=True)
         (copy / built).touch()
-    for path in copy.glob("src/*.c"):
+    for path in copy.glob("src/**/*.c"):
         if path.with_suffix(".pyx").exists():
             path.unlink()
     build = "from setuptools.build_meta import build_sdist; build_sdist('..')"

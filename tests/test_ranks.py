@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast.ranks import Budget, Energy, resolve_rule
+from svdfast.model.ranks import Budget, Energy, resolve_rule
 
 
 def with_spectra(net, *spectra):

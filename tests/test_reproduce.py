@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib", reason="the figures need matplotlib")
 
 import svdfast as sf
 from svdfast import datasets
-from svdfast.cli import main
+from svdfast.cli.main import main
 from svdfast.reproduce import (
     EXPERIMENTS,
     _records,

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import _checks
-from svdfast.network import TrainingData
+from svdfast._process import checks
+from svdfast.model.network import TrainingData
 
 
 @pytest.fixture
 def little(monkeypatch):
     """A machine that has 100 KB left, and says so even where little is asked for."""
-    monkeypatch.setattr(_checks, "_SMALL", 0)
+    monkeypatch.setattr(checks, "_SMALL", 0)
 
     def leave(n_bytes):
-        monkeypatch.setattr(_checks, "memory", lambda: n_bytes)
+        monkeypatch.setattr(checks, "memory", lambda: n_bytes)
 
     leave(100_000)
     return leave
@@ -36,20 +36,20 @@ def refused(argument, n_bytes, function, *args, **kwargs):
 
 
 def test_what_is_left_is_a_number_of_bytes_or_not_known():
-    left = _checks.memory()
+    left = checks.memory()
     if os.path.exists("/proc/meminfo"):
         assert left is not None
     assert left is None or 0 < left < 2**60
-    _checks.room("x", 0)
+    checks.room("x", 0)
     with pytest.raises(MemoryError, match=r"x: expected .* got 1,152,921,504,606,846,976"):
-        _checks.room("x", 2**60)
+        checks.room("x", 2**60)
 
 
 def test_where_nobody_says_what_is_left_only_the_impossible_is_refused(monkeypatch):
-    monkeypatch.setattr(_checks, "memory", lambda: None)
-    _checks.room("x", 2**62)
+    monkeypatch.setattr(checks, "memory", lambda: None)
+    checks.room("x", 2**62)
     with pytest.raises(MemoryError, match="x: expected"):
-        _checks.room("x", 2**63)
+        checks.room("x", 2**63)
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("float64", 8)])

@@ -19,7 +19,8 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import svdfast as sf
-from svdfast import _elementwise, _engine, _runtime
+from svdfast import _elementwise, _engine
+from svdfast._process import runtime
 
 X = np.random.default_rng(0).random((96, 6)).astype(np.float32)
 Y = X[:, :3].argmax(axis=1)
@@ -34,10 +35,10 @@ del os.environ["OPENBLAS_CORETYPE"]
 REPORT = """
 before = dict(os.environ)
 import svdfast
-from svdfast import _runtime
+from svdfast._process import runtime
 print(json.dumps({
     "environment": dict(os.environ) == before,
-    "scipys": [l.get("architecture") for l in _runtime.loaded_blas() if _runtime.is_scipys(l)],
+    "scipys": [l.get("architecture") for l in runtime.loaded_blas() if runtime.is_scipys(l)],
     "logged": [r.getMessage() for r in records],
     "levels": [r.levelname for r in records],
     "config": svdfast.show_config(),
@@ -82,8 +83,8 @@ def native():
 def blas(package):
     """The BLAS of NumPy or SciPy in this process."""
     found = [
-        library for library in _runtime.loaded_blas()
-        if _runtime.is_scipys(library) == (package == "scipy")
+        library for library in runtime.loaded_blas()
+        if runtime.is_scipys(library) == (package == "scipy")
         and library["internal_api"] == "openblas"
     ]  # fmt: skip
     if not found:
@@ -126,7 +127,7 @@ def test_narrow_kernels_stay_on_a_narrow_cpu(no_avx512, native):
 
 def test_what_openblas_chooses_well_is_left(two_openblas, native):
     found = report()
-    wide = _runtime.WIDE_KERNELS if "avx512" in _elementwise.available_instruction_sets() else set()
+    wide = runtime.WIDE_KERNELS if "avx512" in _elementwise.available_instruction_sets() else set()
     assert found["scipys"] == [native] or (native not in wide and found["scipys"] == ["SkylakeX"])
     assert found["environment"]
     assert found["logged"] == found["config"]["warnings"] == []
@@ -170,7 +171,7 @@ def test_keep_blas_keeps_the_warning_to_show_config(avx512):
 
 
 def test_scipy_loaded_before_with_wide_kernels_is_not_warned_of(two_openblas, native):
-    if _runtime.is_narrow({"internal_api": "openblas", "architecture": native}):
+    if runtime.is_narrow({"internal_api": "openblas", "architecture": native}):
         pytest.skip(f"OpenBLAS chooses {native} on this CPU, which has AVX-512")
     found = report("import scipy.linalg\n")
     assert found["scipys"] == [native]
@@ -197,9 +198,9 @@ def loading(monkeypatch):
                 raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(_runtime, "loaded_blas", lambda: libraries)
-            patch.setattr(_runtime.importlib, "import_module", load)
-            _runtime._load_scipys_blas()
+            patch.setattr(runtime, "loaded_blas", lambda: libraries)
+            patch.setattr(runtime.importlib, "import_module", load)
+            runtime._load_scipys_blas()
         (value,) = seen
         return value
 
@@ -264,7 +265,7 @@ def test_a_library_loaded_before_is_warned_of_not_asked_of(loading, caplog):
     ],
 )
 def test_scipys_library_is_known_by_its_path(path, expected):
-    assert _runtime.is_scipys({"filepath": path}) is expected
+    assert runtime.is_scipys({"filepath": path}) is expected
 
 
 def blas_threads():
@@ -488,7 +489,7 @@ needs_openmp = pytest.mark.skipif(not _engine.HAS_OPENMP, reason="built without 
 @pytest.mark.parametrize("given", [1, 2, np.int64(2), np.uint8(1)])
 def test_resolve_threads_takes_integers(given, monkeypatch):
     monkeypatch.setattr(_engine, "HAS_OPENMP", True)
-    found = _runtime.resolve_threads(given)
+    found = runtime.resolve_threads(given)
     assert found == given
     assert type(found) is int
 
@@ -501,13 +502,13 @@ def test_resolve_threads_takes_integers(given, monkeypatch):
 def test_resolve_threads_refuses(given, error, openmp, monkeypatch):
     monkeypatch.setattr(_engine, "HAS_OPENMP", openmp)
     with pytest.raises(error, match="n_threads: expected"):
-        _runtime.resolve_threads(given)
+        runtime.resolve_threads(given)
 
 
 @needs_openmp
 def test_resolve_threads_refuses_more_than_are_sensible():
     with pytest.raises(ValueError, match="n_threads: expected"):
-        _runtime.resolve_threads(1025)
+        runtime.resolve_threads(1025)
 
 
 @pytest.mark.parametrize(("openmps", "cpus", "expected"), [(8, 2, 2), (2, 8, 2), (0, 4, 1)])
@@ -515,12 +516,12 @@ def test_resolve_threads_by_default(openmps, cpus, expected, monkeypatch):
     monkeypatch.setattr(_engine, "HAS_OPENMP", True)
     monkeypatch.setattr(_engine, "max_threads", lambda: openmps)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(cpus), raising=False)
-    assert _runtime.resolve_threads(None) == expected
+    assert runtime.resolve_threads(None) == expected
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)
-    assert _runtime.resolve_threads(None) == expected
+    assert runtime.resolve_threads(None) == expected
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert _runtime.resolve_threads(None) == 1
+    assert runtime.resolve_threads(None) == 1
 
 
 @needs_openmp
@@ -533,8 +534,8 @@ def test_resolve_threads_follows_openmps_variable(n):
 
 def test_without_openmp_there_is_one_thread(monkeypatch):
     monkeypatch.setattr(_engine, "HAS_OPENMP", False)
-    assert _runtime.resolve_threads(None) == 1
-    assert _runtime.resolve_threads(8) == 1
+    assert runtime.resolve_threads(None) == 1
+    assert runtime.resolve_threads(8) == 1
     config = sf.show_config()
     assert config["openmp"] is False
     assert config["threads"] == 1
@@ -550,7 +551,7 @@ def test_show_config_has_what_was_promised():
     assert config["instruction_set"] in config["instruction_sets"]
     assert config["threads"] >= 1
     assert config["openmp"] is bool(_engine.HAS_OPENMP)
-    assert len(config["blas"]) == len(_runtime.loaded_blas())
+    assert len(config["blas"]) == len(runtime.loaded_blas())
     assert [v.split()[0] for v in config["versions"]] == [
         "python", "svdfast", "numpy", "scipy", "threadpoolctl",
     ]  # fmt: skip
@@ -569,7 +570,7 @@ def test_show_config_is_a_table():
 
 
 def test_show_config_says_none_where_there_is_nothing(monkeypatch):
-    monkeypatch.setattr(_runtime, "loaded_blas", list)
+    monkeypatch.setattr(runtime, "loaded_blas", list)
     config = sf.show_config()
     assert config["blas"] == config["warnings"] == []
     lines = [line.split() for line in str(config).splitlines()]
@@ -580,7 +581,7 @@ def test_show_config_says_none_where_there_is_nothing(monkeypatch):
 def test_show_config_warns_of_scipys_narrow_kernels_only(monkeypatch):
     monkeypatch.setattr(_elementwise, "available_instruction_sets", lambda: ("baseline", "avx512"))
     libraries = [lib | {"architecture": "Zen"} for lib in (NUMPYS, SCIPYS)]
-    monkeypatch.setattr(_runtime, "loaded_blas", lambda: libraries)
+    monkeypatch.setattr(runtime, "loaded_blas", lambda: libraries)
     (warning,) = sf.show_config()["warnings"]
     assert "Zen" in warning
     assert "OPENBLAS_CORETYPE=SkylakeX" in warning

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast.schedules import Constant, Cosine, StepDecay, Warmup, resolve
+from svdfast.training.schedules import Constant, Cosine, StepDecay, Warmup, resolve
 
 
 def test_constant():

@@ -9,9 +9,9 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse
+import svdfast.sources
 
 import svdfast as sf
-import svdfast.sources
 
 pytest.importorskip("sklearn", reason="scikit-learn is not there to be compared with")
 

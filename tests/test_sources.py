@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast import auto, method, sources
-from svdfast.network import resolve_loss
-from svdfast.sources import is_row_source
+from svdfast.data import sources
+from svdfast.data.sources import is_row_source
+from svdfast.model.network import resolve_loss
+from svdfast.training import auto, method
 
 SIZES = [6, 16, 14, 3]
 N = 101
@@ -729,7 +730,7 @@ def test_a_buffer_that_is_used_again():
 def test_the_switch_takes_its_sample_from_the_first_batches(monkeypatch, phi, kind):
     """All that were seen, up to a number of rows."""
     monkeypatch.setattr(method, "SAMPLE", 30)
-    monkeypatch.setattr("svdfast.training.SAMPLE", 30)
+    monkeypatch.setattr("svdfast.training.train.SAMPLE", 30)
     X, y = samples(96)
     X = np.abs(np.round(50 * X)).astype(kind)
     net, other = network(), network()

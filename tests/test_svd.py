@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import svdfast as sf
-from svdfast.svd import resolve_rank
+from svdfast.model.svd import resolve_rank
 
 METHODS = ["exact", "randomized"]
 DTYPES = [np.float32, np.float64]

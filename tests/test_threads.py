@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import svdfast as sf
 from svdfast import _blas, _engine
 from svdfast._engine import Engine
-from svdfast._runtime import single_threaded_blas
-from svdfast.network import TrainingData
+from svdfast._process.runtime import single_threaded_blas
+from svdfast.model.network import TrainingData
 
 needs_two_threads = pytest.mark.skipif(
     not _engine.HAS_OPENMP, reason="built without OpenMP: one thread"

@@ -12,7 +12,7 @@ import pytest
 import svdfast as sf
 from svdfast import _blas, _elementwise
 from svdfast._engine import SUM_ROWS
-from svdfast._timing import timed
+from svdfast._process.timing import timed
 
 SIZES = (40, 32, 24, 5)
 BATCHES = (1, 50, SUM_ROWS, 2 * SUM_ROWS + 3)  # by weights and by tiles, the last in tiles of two heights

@@ -11,11 +11,11 @@ import pytest
 import scipy.linalg
 
 import svdfast as sf
-from svdfast import svd
 from svdfast._engine import Engine
-from svdfast._runtime import single_threaded_blas
-from svdfast.decay import decay_product
-from svdfast.network import TrainingData
+from svdfast._process.runtime import single_threaded_blas
+from svdfast.model import svd
+from svdfast.model.network import TrainingData
+from svdfast.training.decay import decay_product
 
 # Trainings at the extremes, drawn at random from all combinations; thousands of them are a search of some minutes.
 N_EXTREME = int(os.environ.get("SVDFAST_EXTREME_TRAININGS", 60))

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from svdfast._checks import count
-from svdfast._files import written_whole
+from svdfast._process.checks import count
+from svdfast._process.files import written_whole
 from svdfast.plots import require_matplotlib
 from svdfast.reproduce import cat, images, mnist, small, study, xor
 from svdfast.reproduce._experiment import Experiment, Plan, Record

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdfast._files import written_whole
+from svdfast._process.files import written_whole
 from svdfast.plots import STYLES
 
 if TYPE_CHECKING:

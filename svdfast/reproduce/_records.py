@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from svdfast._files import written_whole
+from svdfast._process.files import written_whole
 from svdfast.reproduce._experiment import Job, Record
 from svdfast.reproduce._training import machine
 

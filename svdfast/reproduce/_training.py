@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from svdfast import datasets
-from svdfast.config import show_config
-from svdfast.counting import count_multiplications
-from svdfast.network import Network
-from svdfast.optimizers import Adam, GradientDescent
-from svdfast.schedules import Constant, Cosine
-from svdfast.training import train
+from svdfast._process.config import show_config
+from svdfast.model.counting import count_multiplications
+from svdfast.model.network import Network
+from svdfast.training.optimizers import Adam, GradientDescent
+from svdfast.training.schedules import Constant, Cosine
+from svdfast.training.train import train
 
 # The report's method where this library's defaults differ: all hidden weights are factored, whatever that saves, by a plain SVD; the
 # optimizer begins anew, with the learning rate as it was.

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svdfast.model.svd import truncated_svd
 from svdfast.plots import STYLES, new_figure
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
 from svdfast.reproduce._tables import spread, table
-from svdfast.svd import truncated_svd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

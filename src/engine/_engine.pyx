@@ -1,0 +1,967 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The whole network over one mini-batch: forward, loss, backward, gradient sum, update.
+
+Not here: the products of a layer (cython_kernels.pyx), the loops (elementwise.h), checks of arguments and the schedule of a
+training (svdfast/training.py).
+
+Design
+- Two halves a step, a barrier after each. In the first, threads share the batch's rows: tiles of rows go forward through every layer,
+  through the loss, and back as deltas (∂Z, D) while they are in cache. The second half updates. Where the weights' gradients are
+  formed depends on the batch:
+- A small batch leaves them to the second half, in which threads share the rows of each weight: a block of rows of ∂W = ∂Zᵀ·X is
+  formed over the whole batch and its weights are updated at once, while the block is in cache. No gradient is stored, none is
+  summed over threads.
+- A large batch would not stay in cache until then. There each tile adds to a gradient vector of its thread's own, as soon as its
+  deltas are there, and in the second half threads share the flat vector: a block of the gradients is summed and its parameters
+  updated (`by_tiles`).
+- A `reproducible` large batch goes through both halves of a small one in chunks of rows, whose gradients are added to one vector, each
+  thread to its own part; what the last chunk adds is updated at once. On two threads and small ranks that is up to a tenth slower.
+- For bfloat16 products by instructions, weights are packed once a step, by all threads, before the first half, if more than one tile takes
+  them; a barrier follows.
+- Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. A block of rows of a
+  weight is one stretch of it,
+  and gradients and moments have the same layout.
+- One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
+- The split depends on the batch, the network and the number of threads, on nothing that varies from run to run, so the same
+  numbers are added in the same order and results repeat bit for bit.
+- `reproducible`, the same bits whatever the number of threads: it decides who computes a number, never from what or in which order. A row's
+  forward and backward pass do not depend on the rows beside it, nor an element of ∂W on the block that it is in; ∂W and ∂b are sums over
+  the batch's rows in their order, ∂W by parts of SUM_ROWS that depend on the batch alone; losses are kept by row, penalties by a few
+  rows of a weight, and added in order. Our own products are so: a row of op(A) gives the same numbers however many rows there are,
+  beyond FEW_ROWS. BLAS's are not, so so each call to it has rows that depend on the batch and the network alone, fewer than would be
+  fastest.
+- Numbers too small to be normal count as zero inside, and inside only (denormals.h says why).
+- Pointers in Plan are void*; `floating` functions cast them. One method, `_run`, looks at the type.
+"""
+
+import os
+
+import numpy as np
+
+from cython.parallel cimport parallel, prange
+from cython cimport floating
+from libc.math cimport isfinite, pow
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from svdfast cimport cython_kernels as kernels
+from svdfast cimport _blas, _elementwise
+from svdfast._elementwise cimport elementwise, svdfast_elementwise, svdfast_update_rule
+
+
+from svdfast._process.checks import room
+
+
+cdef extern from "denormals.h" nogil:
+    unsigned int svdfast_flush_denormals()
+    void svdfast_restore_denormals(unsigned int before)
+
+cdef extern from "threads.h" nogil:
+    int SVDFAST_HAS_OPENMP
+    int svdfast_max_threads()
+    void svdfast_barrier()
+
+cdef extern from "sanitize.h" nogil:
+    Py_ssize_t SVDFAST_GAP
+    void svdfast_forbid(size_t address, size_t size)
+
+HAS_OPENMP = bool(SVDFAST_HAS_OPENMP)
+
+# Whether this process is a fork of one that had this module: GNU's OpenMP would wait for threads that are not there. So it has one.
+cdef bint forked = False
+
+# Rows of a tile: enough for a product to run at speed, few enough for its activations to stay in cache.
+TILE_ROWS = 256
+
+# Weights from which on a tile has twice as many rows: they do not stay in cache from one tile to the next, nor does their gradient.
+MANY_WEIGHTS = 1_000_000
+
+# Rows of the largest batch that leaves the weights' gradients to the second half; and of larger ones, if they are to be reproducible, the
+# rows whose part of the gradients one product forms. A chunk is one such part, or more for many threads.
+SUM_ROWS = 512
+
+# Rows of a tile up to which products may take another way, in other bits: no thread gets so few where another number would not.
+cdef Py_ssize_t FEW_ROWS = 4
+
+# Rows of a product by BLAS, of samples or of a weight, where results must not depend on the number of threads.
+cdef Py_ssize_t CALL_ROWS = 64
+
+# Tiles of a thread between whose losses and the next none are added, where there is no gradient.
+cdef Py_ssize_t EVALUATED_TILES = 16
+
+# Elements of a block of a weight's gradient: what stays in the second-level cache between product and update.
+cdef Py_ssize_t BLOCK_SIZE = 262144
+
+# Rows of such a block at least: each block goes over all inputs of the batch.
+cdef Py_ssize_t BLOCK_ROWS = 48
+
+# Elements of a block of a sum of gradients: what stays in the first-level cache.
+cdef Py_ssize_t SUM_SIZE = 2048
+
+# Elements of a weight at least whose penalties are summed by one call: whole rows, which no two threads share.
+cdef Py_ssize_t PENALTY_SIZE = 512
+
+# Multiplications that must be there for each thread before a batch is split; below, waking a thread costs more.
+cdef double WORK_PER_THREAD = 1e6
+
+# Elements of 64 bytes at least: parts of vectors begin on cache lines, so threads do not write to the same one.
+cdef Py_ssize_t GRAIN = 16
+
+cdef enum Mode:
+    PREDICT     # outputs
+    EVALUATE    # outputs, if asked for, and loss
+    GRADIENT    # loss and gradient
+    UPDATE      # loss, gradient and update
+
+cdef struct LayerPlan:
+    Py_ssize_t m, n, l          # inputs, outputs, rank (0: dense)
+    Py_ssize_t W1, W2, b        # places in the flat vector; a dense weight is at W1
+    Py_ssize_t H, Z, A          # places in the scratch; Z == A: the activation overwrites
+    Py_ssize_t dZ, D
+    Py_ssize_t W1_forward, W2_forward, W1_backward, W2_backward     # places of packed weights; -1: there are none
+    int activation
+    double parameter
+    Py_ssize_t P1, P2           # places of the weights' penalties
+    double rate_scale           # of the learning rate, for the layer's weights
+    svdfast_update_rule rule    # of the layer's weights, in this step
+
+cdef struct Plan:
+    int n_layers
+    bint bfloat16               # the products' operands are rounded to it
+    LayerPlan* layers
+    Py_ssize_t size             # of the flat vector
+    Py_ssize_t n_weights        # of them, before the biases
+    Py_ssize_t tile_rows
+    Py_ssize_t batch_rows       # of the largest batch that a gradient may be asked of
+    bint by_tiles               # each tile forms its part of the gradients
+    Py_ssize_t sum_rows         # see SUM_ROWS
+    Py_ssize_t chunk_sums       # parts of so many rows that a chunk has at most
+    Py_ssize_t loss_rows        # rows whose losses there is room for
+    Py_ssize_t call_rows        # see CALL_ROWS; 0: any
+    int n_threads
+    double work                 # multiplications for one sample
+    Py_ssize_t X                # place in the scratch
+    # the network and what it is trained on
+    void* parameters
+    int loss
+    int X_type
+    const char* source
+    Py_ssize_t X_itemsize
+    Py_ssize_t X_stride         # elements from row to row
+    double X_scale
+    const int32_t* labels
+    const void* targets
+    const void* weights
+    const int64_t* rows         # NULL: in order
+    # scratch: of all threads, and one for each
+    void* scratch               # activations and deltas, see LayerPlan
+    float* packed               # weights as bfloat16 products take them, see LayerPlan; NULL: none
+    void** gradients            # by tiles: a thread's
+    void** blocks               # a thread's, of the largest block of a gradient
+    void* weight_sums           # gradient of the weights over several chunks; NULL: there is one
+    void* bias_sums             # gradient of the biases
+    double* losses              # of a chunk's rows
+    double* penalties           # of a few rows of a weight each, see PENALTY_SIZE; by tiles: a thread's
+    Py_ssize_t n_penalties
+    # the update
+    svdfast_update_rule rule    # a layer's own differs in the rate
+    svdfast_update_rule bias_rule
+    void* moment1
+    void* moment2
+    # one run
+    Mode mode
+    bint in_place               # X is used as it lies, not gathered
+    void* outputs               # where they are wanted (PREDICT, EVALUATE), else NULL
+    void* gradient              # where it is asked for (GRADIENT)
+
+# What goes through both halves at once: rows of the batch, which are its parts `sum` .. `stop` (see SUM_ROWS).
+cdef struct Chunk:
+    Py_ssize_t first            # row of the data
+    Py_ssize_t count
+    Py_ssize_t batch_rows
+    Py_ssize_t n_sums           # of the whole batch
+    Py_ssize_t sum, stop
+
+
+cdef inline Py_ssize_t part(Py_ssize_t i, Py_ssize_t size, Py_ssize_t count) noexcept nogil:
+    """Where the i-th of `count` nearly equal parts begins. A division takes long beside the work of a small network."""
+    return i * size if count == 1 else i * size // count
+
+
+cdef bint from_pre_activation(const Plan* plan) noexcept nogil:
+    """Both cross-entropies include the output's activation: they start from Z and end at dZ."""
+    return plan.loss in (_elementwise.SVDFAST_CROSS_ENTROPY, _elementwise.SVDFAST_BINARY_CROSS_ENTROPY)
+
+
+cdef void pack_weights(const Plan* plan, const floating* w, int t, int n_threads) noexcept nogil:
+    """Thread t's part of every weight, for the forward products and, if there will be any, for those of the deltas."""
+    cdef int i
+    cdef const LayerPlan* layer
+    if floating is float:
+        for i in range(plan.n_layers):
+            layer = &plan.layers[i]
+            if layer.l == 0:
+                pack_weight(plan, w + layer.W1, layer.n, layer.m, layer.W1_forward, layer.W1_backward, t, n_threads)
+            else:
+                pack_weight(plan, w + layer.W1, layer.n, layer.l, layer.W1_forward, layer.W1_backward, t, n_threads)
+                pack_weight(plan, w + layer.W2, layer.l, layer.m, layer.W2_forward, layer.W2_backward, t, n_threads)
+
+
+cdef void pack_weight(const Plan* plan, const float* W, Py_ssize_t n, Py_ssize_t m, Py_ssize_t forward,
+                      Py_ssize_t backward, int t, int n_threads) noexcept nogil:
+    """Of a weight (n×m): X·Wᵀ takes Wᵀ (m×n), dZ·W takes W."""
+    _blas.pack(True, n, m, W, m, t, n_threads, plan.packed + forward)
+    if plan.mode >= GRADIENT and backward >= 0:
+        _blas.pack(False, m, n, W, m, t, n_threads, plan.packed + backward)
+
+
+cdef inline const floating* operand(const Plan* plan, bint packed, const floating* W, Py_ssize_t place) noexcept nogil:
+    """The weight, or where it is packed; NULL where no product takes it."""
+    if not packed:
+        return W
+    return <const floating*> (plan.packed + place) if place >= 0 else NULL
+
+
+cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_ssize_t first, Py_ssize_t p, Py_ssize_t slot,
+                   double* losses, double scale, bint accumulate, bint packed) noexcept nogil:
+    """Takes rows first .. first+p of the data forward and back. Their place in the scratch begins at row `slot`.
+
+    By tiles, `gradient` is overwritten by theirs, or has them added.
+    """
+    cdef:
+        const svdfast_elementwise* loops = elementwise(sizeof(floating))
+        floating* scratch = <floating*> plan.scratch
+        const LayerPlan* last = &plan.layers[plan.n_layers - 1]
+        const LayerPlan* layer
+        const int64_t* rows = plan.rows
+        const int32_t* labels = plan.labels
+        const floating* targets = <const floating*> plan.targets
+        const floating* weights = <const floating*> plan.weights
+        const char* source = plan.source
+        const floating* X
+        const floating* X_tile
+        floating* A
+        floating* Z
+        floating* H
+        floating* dZ
+        floating* D
+        floating* dX
+        int i, activation
+        int bfloat16 = 2 if packed else plan.bfloat16   # of products with a weight
+        # Both cross-entropies start from Z: the output's activation is computed only where outputs are wanted.
+        int last_activation = (_elementwise.SVDFAST_IDENTITY if plan.outputs == NULL and from_pre_activation(plan)
+                               else last.activation)
+
+    if rows != NULL:
+        rows += first
+    else:
+        source += first * plan.X_stride * plan.X_itemsize
+        if labels != NULL:
+            labels += first
+        if targets != NULL:
+            targets += first * last.n
+        if weights != NULL:
+            weights += first
+
+    # X (p×m)
+    if plan.in_place:
+        X = <const floating*> source
+    else:
+        A = scratch + plan.X + slot * plan.layers[0].m
+        loops.gather(plan.X_type, p, plan.layers[0].m, source, plan.X_stride, rows, plan.X_scale, A)
+        X = A
+    X_tile = X
+
+    for i in range(plan.n_layers):
+        layer = &plan.layers[i]
+        activation = last_activation if i == plan.n_layers - 1 else layer.activation
+        A = scratch + layer.A + slot * layer.n
+        if layer.l == 0:
+            kernels.dense_forward[floating](X, operand(plan, packed, w + layer.W1, layer.W1_forward), w + layer.b,
+                                            scratch + layer.Z + slot * layer.n, A,
+                                            p, layer.m, layer.n, activation, layer.parameter, bfloat16)
+        else:
+            kernels.factored_forward[floating](X, operand(plan, packed, w + layer.W1, layer.W1_forward),
+                                               operand(plan, packed, w + layer.W2, layer.W2_forward), w + layer.b,
+                                               scratch + layer.H + slot * layer.l, scratch + layer.Z + slot * layer.n, A,
+                                               p, layer.m, layer.n, layer.l, activation, layer.parameter, bfloat16)
+        X = A
+
+    if plan.outputs != NULL:
+        memcpy(<floating*> plan.outputs + first * last.n, X, p * last.n * sizeof(floating))
+    if plan.mode == PREDICT:
+        return
+
+    # dZ (p×n) of the last layer, or its dA where the loss starts from A
+    loops.loss(plan.loss, p, last.n, scratch + last.Z + slot * last.n, X, labels, targets, weights, rows, scale,
+               scratch + last.dZ + slot * last.n, losses)
+    if plan.mode == EVALUATE:
+        return
+
+    for i in range(plan.n_layers - 1, -1, -1):
+        layer = &plan.layers[i]
+        activation = last_activation if i == plan.n_layers - 1 else layer.activation
+        Z = scratch + layer.Z + slot * layer.n
+        A = scratch + layer.A + slot * layer.n
+        dZ = scratch + layer.dZ + slot * layer.n
+        D = scratch + layer.D + slot * layer.l
+        dX = scratch + plan.layers[i - 1].dZ + slot * layer.m if i > 0 else NULL
+        if layer.l == 0:
+            kernels.dense_backward_deltas[floating](operand(plan, packed, w + layer.W1, layer.W1_backward), Z, A, dZ, NULL, dX,
+                                                    p, layer.m, layer.n, activation, layer.parameter, False, bfloat16)
+        else:
+            kernels.factored_backward_deltas[floating](operand(plan, packed, w + layer.W1, layer.W1_backward),
+                                                       operand(plan, packed, w + layer.W2, layer.W2_backward),
+                                                       Z, A, dZ, D, NULL, dX,
+                                                       p, layer.m, layer.n, layer.l, activation, layer.parameter,
+                                                       False, bfloat16)
+        if not plan.by_tiles:
+            continue
+        if i > 0:
+            X = scratch + plan.layers[i - 1].A + slot * layer.m
+        else:
+            X = X_tile
+        if layer.l == 0:
+            kernels.weight_gradient[floating](X, dZ, gradient + layer.W1, p, layer.m, layer.n, 0, layer.n, accumulate,
+                                              plan.bfloat16)
+        else:
+            H = scratch + layer.H + slot * layer.l
+            kernels.weight_gradient[floating](H, dZ, gradient + layer.W1, p, layer.l, layer.n, 0, layer.n, accumulate,
+                                              plan.bfloat16)
+            kernels.weight_gradient[floating](X, D, gradient + layer.W2, p, layer.m, layer.l, 0, layer.l, accumulate,
+                                              plan.bfloat16)
+        if not accumulate:
+            memset(gradient + layer.b, 0, layer.n * sizeof(floating))
+        loops.add_rows(p, layer.n, dZ, layer.n, gradient + layer.b)
+
+
+cdef inline Py_ssize_t sum_begin(const Chunk* chunk, Py_ssize_t i) noexcept nogil:
+    """Row of the chunk at which the i-th part of the batch begins."""
+    return part(i, chunk.batch_rows, chunk.n_sums) - part(chunk.sum, chunk.batch_rows, chunk.n_sums)
+
+
+cdef void run_rows(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk, double scale,
+                   bint packed) noexcept nogil:
+    """First half: thread t's rows of the chunk, in tiles of nearly equal height."""
+    cdef:
+        Py_ssize_t begin = 0, stop = 0, first, last, n_tiles, j, i
+        # Tiles that are all equal, of each part of the batch, where products' rounding depends on them.
+        Py_ssize_t of_sum = 0
+        unsigned int denormals = svdfast_flush_denormals()
+    if plan.call_rows > 0:
+        of_sum = (chunk.batch_rows + chunk.n_sums * plan.call_rows - 1) // (chunk.n_sums * plan.call_rows)
+        n_tiles = of_sum * (chunk.stop - chunk.sum)
+        first, last = part(t, n_tiles, n_threads), part(t + 1, n_tiles, n_threads)
+    else:
+        begin = part(t, chunk.count, n_threads)
+        stop = part(t + 1, chunk.count, n_threads)
+        first, last = 0, (stop - begin + plan.tile_rows - 1) // plan.tile_rows
+    for j in range(first, last):
+        if of_sum > 0:
+            i = chunk.sum + j // of_sum
+            begin = sum_begin(chunk, i)
+            run_slice[floating](plan, w, t, chunk, begin, sum_begin(chunk, i + 1), j % of_sum, of_sum, scale, packed)
+        else:
+            run_slice[floating](plan, w, t, chunk, begin, stop, j, last, scale, packed)
+    svdfast_restore_denormals(denormals)
+
+
+cdef void run_slice(const Plan* plan, const floating* w, int t, const Chunk* chunk, Py_ssize_t begin, Py_ssize_t stop,
+                    Py_ssize_t j, Py_ssize_t n_tiles, double scale, bint packed) noexcept nogil:
+    """The j-th of n_tiles tiles of rows begin .. stop of the chunk."""
+    cdef:
+        Py_ssize_t top = begin + part(j, stop - begin, n_tiles)
+        Py_ssize_t bottom = begin + part(j + 1, stop - begin, n_tiles)
+        # Every row keeps its place until the second half if it is needed there; else a thread's tiles follow each other in one.
+        Py_ssize_t slot = top if plan.mode >= GRADIENT and not plan.by_tiles else t * plan.tile_rows
+        floating* gradient = <floating*> plan.gradients[t] if plan.by_tiles else NULL
+    if bottom > top:
+        run_tile[floating](plan, w, gradient, chunk.first + top, bottom - top, slot, plan.losses + top, scale, j > 0, packed)
+
+
+cdef double finish(const Plan* plan, const floating* w, floating* g, Py_ssize_t place, Py_ssize_t n,
+                   const svdfast_update_rule* rule) noexcept nogil:
+    """Updates n parameters from `place` on by their gradient g, or adds the penalties to it. Returns the penalties."""
+    cdef:
+        const svdfast_elementwise* loops = elementwise(sizeof(floating))
+        floating* m = <floating*> plan.moment1
+        floating* v = <floating*> plan.moment2
+    if plan.mode == GRADIENT:
+        return loops.add_penalty(rule, n, w + place, g)
+    if m != NULL:
+        m += place
+    if v != NULL:
+        v += place
+    return loops.update(rule, n, g, <void*> (w + place), m, v)
+
+
+cdef Py_ssize_t block_rows(Py_ssize_t n, Py_ssize_t m) noexcept nogil:
+    """Rows of a block of a weight's gradient (n×m)."""
+    return min(n, max(BLOCK_ROWS, BLOCK_SIZE // m))
+
+
+cdef Py_ssize_t penalty_rows(Py_ssize_t m) noexcept nogil:
+    """Rows of m elements whose penalties are summed by one call."""
+    return (PENALTY_SIZE + m - 1) // m
+
+
+cdef void run_weight(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk, const floating* X,
+                     const floating* dZ, Py_ssize_t place, Py_ssize_t penalties, Py_ssize_t m, Py_ssize_t n,
+                     const svdfast_update_rule* rule) noexcept nogil:
+    """Thread t's rows of dW (n×m) = dZᵀ·X over the chunk, block by block, and after the last chunk the update of each block."""
+    cdef:
+        bint penalized = rule.l1 != 0 or rule.l2 != 0
+        Py_ssize_t step = penalty_rows(m) if penalized else 1
+        # Rows that are not divided among threads, those of one penalty or of one call, and of such units the most in a block.
+        Py_ssize_t unit = 1
+        Py_ssize_t n_units = n
+        Py_ssize_t height = block_rows(n, m)
+        Py_ssize_t begin, units, n_blocks, j, i, first, stop, row
+        floating* g
+    if penalized or plan.call_rows > 0:
+        unit = (max(plan.call_rows, step) + step - 1) // step * step
+        n_units = (n + unit - 1) // unit
+        height = 1 if plan.call_rows > 0 else max(1, height // unit)
+    begin = part(t, n_units, n_threads)
+    units = part(t + 1, n_units, n_threads) - begin
+    n_blocks = (units + height - 1) // height
+    for j in range(n_blocks):
+        first = (begin + part(j, units, n_blocks)) * unit
+        stop = min(n, (begin + part(j + 1, units, n_blocks)) * unit)
+        if plan.mode == GRADIENT:
+            g = <floating*> plan.gradient + place + first * m
+        elif chunk.stop - chunk.sum < chunk.n_sums:
+            g = <floating*> plan.weight_sums + place + first * m
+        else:
+            g = <floating*> plan.blocks[t]
+        for i in range(chunk.sum, chunk.stop):
+            row = sum_begin(chunk, i)
+            kernels.weight_gradient[floating](X + row * m, dZ + row * n, g, sum_begin(chunk, i + 1) - row, m, n, first, stop,
+                                              i > 0, plan.bfloat16)
+        if chunk.stop < chunk.n_sums:
+            continue
+        if not penalized:
+            finish[floating](plan, w, g, place + first * m, (stop - first) * m, rule)
+            continue
+        for i in range(first // step, (stop + step - 1) // step):
+            row = i * step
+            plan.penalties[penalties + i] = finish[floating](plan, w, g + (row - first) * m, place + row * m,
+                                                             (min(stop, row + step) - row) * m, rule)
+
+
+cdef void run_weights(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
+    """Thread t's rows of every weight."""
+    cdef:
+        const floating* scratch = <const floating*> plan.scratch
+        const LayerPlan* layer
+        const floating* X
+        int i
+    for i in range(plan.n_layers):
+        layer = &plan.layers[i]
+        if i > 0:
+            X = scratch + plan.layers[i - 1].A
+        elif plan.in_place:
+            X = <const floating*> (plan.source + chunk.first * plan.X_stride * plan.X_itemsize)
+        else:
+            X = scratch + plan.X
+        if layer.l == 0:
+            run_weight[floating](plan, w, t, n_threads, chunk, X, scratch + layer.dZ, layer.W1, layer.P1, layer.m, layer.n,
+                                 &layer.rule)
+        else:
+            # dW1 (n×l) = dZᵀ·H;  dW2 (l×m) = Dᵀ·X
+            run_weight[floating](plan, w, t, n_threads, chunk, scratch + layer.H, scratch + layer.dZ, layer.W1, layer.P1,
+                                 layer.l, layer.n, &layer.rule)
+            run_weight[floating](plan, w, t, n_threads, chunk, X, scratch + layer.D, layer.W2, layer.P2, layer.m, layer.l,
+                                 &layer.rule)
+
+
+cdef void run_biases(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
+    """Thread t's part of db = sum over rows of dZ, of all layers, and of the update."""
+    cdef:
+        const svdfast_elementwise* loops = elementwise(sizeof(floating))
+        const floating* scratch = <const floating*> plan.scratch
+        const LayerPlan* layer
+        Py_ssize_t begin = plan.n_weights + part(t, plan.size - plan.n_weights, n_threads)
+        Py_ssize_t stop = plan.n_weights + part(t + 1, plan.size - plan.n_weights, n_threads)
+        Py_ssize_t first, last
+        int i
+        floating* g = (<floating*> plan.gradient + plan.n_weights if plan.mode == GRADIENT else <floating*> plan.bias_sums)
+    if chunk.sum == 0:
+        memset(g + begin - plan.n_weights, 0, (stop - begin) * sizeof(floating))
+    for i in range(plan.n_layers):
+        layer = &plan.layers[i]
+        first, last = max(begin, layer.b), min(stop, layer.b + layer.n)
+        if first < last:
+            loops.add_rows(chunk.count, last - first, scratch + layer.dZ + (first - layer.b), layer.n, g + (first - plan.n_weights))
+    # Penalties and decay are for weights only.
+    if chunk.stop == chunk.n_sums:
+        finish[floating](plan, w, g + begin - plan.n_weights, begin, stop - begin, &plan.bias_rule)
+
+
+cdef double run_sums(const Plan* plan, const floating* w, int t, int n_threads, Py_ssize_t first, Py_ssize_t stop,
+                     const svdfast_update_rule* rule) noexcept nogil:
+    """By tiles: sums the threads' gradients over first .. stop, block by block, and updates each block. Returns the penalties."""
+    cdef:
+        const svdfast_elementwise* loops = elementwise(sizeof(floating))
+        Py_ssize_t count
+        int i
+        floating* g
+        double penalty = 0
+    while first < stop:
+        count = min(SUM_SIZE, stop - first)
+        g = <floating*> plan.gradient + first if plan.mode == GRADIENT else <floating*> plan.blocks[t]
+        memcpy(g, <floating*> plan.gradients[0] + first, count * sizeof(floating))
+        for i in range(1, n_threads):
+            loops.add_rows(1, count, <floating*> plan.gradients[i] + first, count, g)
+        penalty += finish[floating](plan, w, g, first, count, rule)
+        first += count
+    return penalty
+
+
+cdef double run_stretch(const Plan* plan, const floating* w, int t, int n_threads) noexcept nogil:
+    """By tiles: thread t's part of the flat vector. Returns the penalties, which are, as decay is, for weights only."""
+    cdef:
+        # Parts begin on cache lines, so threads do not write to the same one.
+        Py_ssize_t first = part(t, plan.size, n_threads) // GRAIN * GRAIN
+        Py_ssize_t stop = plan.size if t == n_threads - 1 else part(t + 1, plan.size, n_threads) // GRAIN * GRAIN
+        Py_ssize_t end
+        int i
+        double penalty = 0
+    # A layer's weights end where the next one's begin.
+    for i in range(plan.n_layers):
+        end = plan.layers[i + 1].W1 if i + 1 < plan.n_layers else plan.n_weights
+        penalty += run_sums[floating](plan, w, t, n_threads, max(first, plan.layers[i].W1), min(stop, end), &plan.layers[i].rule)
+    return penalty + run_sums[floating](plan, w, t, n_threads, max(first, plan.n_weights), stop, &plan.bias_rule)
+
+
+cdef void run_second_half(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
+    """Thread t's part of the gradient, and after the last chunk of the update."""
+    cdef unsigned int denormals = svdfast_flush_denormals()
+    if plan.by_tiles:
+        plan.penalties[t] = run_stretch[floating](plan, w, t, n_threads)
+    else:
+        run_weights[floating](plan, w, t, n_threads, chunk)
+        run_biases[floating](plan, w, t, n_threads, chunk)
+    svdfast_restore_denormals(denormals)
+
+
+cdef double sum_losses(const Plan* plan, double loss, Py_ssize_t count) noexcept nogil:
+    """`loss` and those of the chunk's rows, added in order."""
+    cdef Py_ssize_t i
+    for i in range(count):
+        loss += plan.losses[i]
+    return loss
+
+
+cdef inline bint has_second_half(const Plan* plan, double loss) noexcept nogil:
+    """A step whose loss is not finite updates nothing: parameters and moments stay as they were before it."""
+    return plan.mode == GRADIENT or (plan.mode == UPDATE and isfinite(loss))
+
+
+cdef double run_chunk(const Plan* plan, const floating* w, int n, const Chunk* chunk, double loss, double scale,
+                      bint packed, bint pack) noexcept nogil:
+    """Both halves, by n threads. Returns `loss` and the weighted losses of the chunk's rows."""
+    cdef int t
+    if n == 1:
+        if pack:
+            pack_weights[floating](plan, w, 0, 1)
+        run_rows[floating](plan, w, 0, 1, chunk, scale, packed)
+        if plan.mode != PREDICT:
+            loss = sum_losses(plan, loss, chunk.count)
+        if has_second_half(plan, scale * loss):
+            run_second_half[floating](plan, w, 0, 1, chunk)
+        return loss
+    # The team may be smaller than n: it takes all n shares then.
+    with parallel(num_threads=1 if forked else n):
+        if pack:
+            for t in prange(n, schedule="static"):
+                pack_weights[floating](plan, w, t, n)
+            svdfast_barrier()
+        for t in prange(n, schedule="static"):
+            run_rows[floating](plan, w, t, n, chunk, scale, packed)
+        # No thread may update what another still reads.
+        svdfast_barrier()
+        if plan.mode >= GRADIENT:
+            for t in prange(n, schedule="static"):
+                # All threads decide alike: each adds the same numbers in the same order.
+                if has_second_half(plan, scale * sum_losses(plan, loss, chunk.count)):
+                    run_second_half[floating](plan, w, t, n, chunk)
+    return loss if plan.mode == PREDICT else sum_losses(plan, loss, chunk.count)
+
+
+cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_ssize_t count,
+                      double scale) noexcept nogil:
+    """Rows first .. first+count. Returns scale * (sum of weighted losses) + penalties."""
+    cdef:
+        int n = plan.n_threads
+        Py_ssize_t n_chunks, of_chunk, i, begin
+        bint packed
+        Chunk chunk
+        double loss = 0, penalty = 0
+    chunk.batch_rows = count
+    chunk.n_sums = (count + plan.sum_rows - 1) // plan.sum_rows
+    if plan.mode == PREDICT or (plan.mode >= GRADIENT and plan.by_tiles):
+        of_chunk = chunk.n_sums
+    elif plan.mode == EVALUATE:
+        of_chunk = max(1, plan.loss_rows // plan.sum_rows)
+    else:
+        of_chunk = plan.chunk_sums
+    n_chunks = (chunk.n_sums + of_chunk - 1) // of_chunk
+    # As many threads as there is work for.
+    if count * plan.work < n * WORK_PER_THREAD:
+        n = max(1, <int> (count * plan.work / WORK_PER_THREAD))
+    if n > 1:
+        n = max(1, <int> min(n, count // (n_chunks * (FEW_ROWS + 1))))
+    # Where more than one tile takes the weights they are packed once for all.
+    packed = plan.packed != NULL and _blas.packed_size(1, 1) > 0 and (n > 1 or count > plan.tile_rows)
+    for i in range(n_chunks):
+        chunk.sum, chunk.stop = part(i, chunk.n_sums, n_chunks), part(i + 1, chunk.n_sums, n_chunks)
+        begin = part(chunk.sum, count, chunk.n_sums)
+        chunk.first = first + begin
+        chunk.count = part(chunk.stop, count, chunk.n_sums) - begin
+        loss = run_chunk[floating](plan, w, n, &chunk, loss, scale, packed, packed and i == 0)
+    loss *= scale
+    if has_second_half(plan, loss) and (plan.rule.l1 != 0 or plan.rule.l2 != 0):
+        for i in range(n if plan.by_tiles else plan.n_penalties):
+            penalty += plan.penalties[i]
+    return loss + penalty
+
+
+cdef double sum_weights(const Plan* plan, const floating* weights, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+    cdef double total = 0
+    cdef Py_ssize_t i
+    for i in range(first, first + count):
+        total += weights[i if plan.rows == NULL else plan.rows[i]]
+    return total
+
+
+cdef Py_ssize_t whole_lines(Py_ssize_t n) noexcept nogil:
+    """n rounded up to whole GRAINs."""
+    return (n + GRAIN - 1) // GRAIN * GRAIN
+
+
+cdef size_t address(array) except? 0:
+    return <size_t> array.__array_interface__["data"][0]
+
+
+def aligned_zeros(Py_ssize_t size, dtype):
+    """A vector of zeros that begins on a 64-byte boundary."""
+    dtype = np.dtype(dtype)
+    cdef Py_ssize_t n_bytes = size * dtype.itemsize
+    space = np.zeros(n_bytes + 64 + SVDFAST_GAP, dtype=np.uint8)
+    cdef Py_ssize_t start = -address(space) % 64
+    if SVDFAST_GAP > 0:
+        svdfast_forbid(address(space), start)
+        svdfast_forbid(address(space) + start + n_bytes, 64 - start + SVDFAST_GAP)
+    return space[start : start + n_bytes].view(dtype)
+
+
+cdef Py_ssize_t after(Py_ssize_t place, Py_ssize_t size, list gaps) except? -1:
+    """Where the next part may begin after one of `size` elements at `place`. What is free between them is noted in a sanitizers' build."""
+    cdef Py_ssize_t next_place = place + whole_lines(size)
+    if SVDFAST_GAP > 0 and size > 0:
+        next_place += whole_lines(SVDFAST_GAP // 8)
+        gaps.append((place + size, next_place))
+    return next_place
+
+
+cdef forbid(array, list gaps):
+    """Makes the gaps between an array's parts no one's, for sanitizers."""
+    cdef Py_ssize_t start, stop
+    for start, stop in gaps:
+        svdfast_forbid(address(array) + start * array.itemsize, (stop - start) * array.itemsize)
+
+
+def max_threads():
+    """The threads that OpenMP would use by itself; 1 in a build without it."""
+    return svdfast_max_threads()
+
+
+def _in_child():
+    global forked
+    forked = True
+
+
+def is_forked():
+    """Whether this process was forked from one that had svdfast loaded."""
+    return forked
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_in_child)
+
+
+cdef class Engine:
+    """One network's layout bound to its parameters and to scratch memory for batches of up to `batch_size` rows.
+
+    Not safe for use by two Python threads at once: each makes its own. Arguments were checked by the callers.
+
+    Parameters
+    ----------
+    layout : svdfast.layout.Layout
+    parameters : ndarray (layout.size,), float32 or float64, contiguous
+        Used in place, and changed by `step`.
+    batch_size : int
+    n_threads : int
+    gradients : bool
+        Whether `gradient` or `step` will be called.
+    bfloat16 : bool
+        Whether the products' operands are rounded to bfloat16; of float32 only.
+    reproducible : bool
+        Whether results must not depend on the number of threads, whosever products are used.
+    tile_rows, sum_rows : int, optional
+        Instead of those of TILE_ROWS and SUM_ROWS.
+    """
+
+    cdef Plan plan
+    cdef bint is_double
+    cdef dict keep              # the arrays that Plan points into
+    cdef readonly object order  # rows in the order in which batches take them, or None
+
+    def __cinit__(self, layout, *args, **kwargs):
+        self.plan.layers = <LayerPlan*> calloc(len(layout.layers), sizeof(LayerPlan))
+        if self.plan.layers == NULL:
+            raise MemoryError
+        self.keep = {}
+
+    def __dealloc__(self):
+        free(self.plan.layers)
+
+    def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, bfloat16=False, reproducible=False,
+                 tile_rows=None, sum_rows=None):
+        cdef Py_ssize_t place = 0, rows, i, largest = 0, most
+        cdef LayerPlan* layer
+        cdef list gaps = []
+        dtype = parameters.dtype
+        self.is_double = dtype.itemsize == 8
+        self.keep["parameters"] = parameters
+        self.plan.parameters = <void*> address(parameters)
+        self.plan.bfloat16 = bfloat16
+        self.plan.n_layers = len(layout.layers)
+        self.plan.size = layout.size
+        self.plan.n_weights = layout.n_weights
+        n = self.plan.n_threads = max(1, min(n_threads, batch_size))
+        if tile_rows is None:
+            tile_rows = TILE_ROWS if layout.n_weights < MANY_WEIGHTS else 2 * TILE_ROWS
+        if sum_rows is None:
+            sum_rows = SUM_ROWS
+        # Halves of what does not fit into one tile are not few.
+        self.plan.tile_rows = max(1, min(tile_rows, max(2 * FEW_ROWS + 1, (batch_size + n - 1) // n)))
+        self.plan.call_rows = CALL_ROWS if reproducible and _blas.by_blas(self.is_double) else 0
+        self.plan.tile_rows = max(self.plan.tile_rows, self.plan.call_rows)
+        self.plan.sum_rows = sum_rows
+        self.plan.by_tiles = gradients and not reproducible and batch_size > sum_rows
+        # Of all threads' tiles, and of one part at least.
+        self.plan.chunk_sums = max(1, n * self.plan.tile_rows // self.plan.sum_rows)
+        self.plan.batch_rows = batch_size if gradients else 0
+        rows = n * self.plan.tile_rows
+        most = min(batch_size, self.plan.chunk_sums * self.plan.sum_rows)
+        if gradients and not self.plan.by_tiles:
+            rows = max(rows, most)
+        self.plan.loss_rows = max(rows, min(batch_size, EVALUATED_TILES * rows), self.plan.sum_rows, self.plan.batch_rows)
+        self.plan.X = place
+        place = after(place, rows * layout.layers[0].n_in, gaps)
+        for i in range(self.plan.n_layers):
+            layer = &self.plan.layers[i]
+            spec = layout.layers[i]
+            layer.m, layer.n, layer.l = spec.n_in, spec.n_out, spec.rank or 0
+            layer.W1, layer.W2, layer.b = spec.W1, spec.W2, spec.b
+            layer.activation, layer.parameter = spec.activation.code, spec.activation.parameter
+            layer.rate_scale = 1
+            layer.H = place
+            place = after(place, rows * layer.l, gaps)
+            layer.A = place
+            place = after(place, rows * layer.n, gaps)
+            # The last layer's loss and GELU's derivative need Z after A is there.
+            if i == self.plan.n_layers - 1 or layer.activation == _elementwise.SVDFAST_GELU:
+                layer.Z = place
+                place = after(place, rows * layer.n, gaps)
+            else:
+                layer.Z = layer.A
+            # The loss writes its delta also where there is no gradient.
+            layer.dZ = place
+            if gradients or i == self.plan.n_layers - 1:
+                place = after(place, rows * layer.n, gaps)
+            layer.D = place
+            if gradients:
+                place = after(place, rows * layer.l, gaps)
+            layer.P1, layer.P2 = self.plan.n_penalties, 0
+            if layer.l == 0:
+                largest = max(largest, self._make_room_for_weight(layer.n, layer.m))
+            else:
+                largest = max(largest, self._make_room_for_weight(layer.n, layer.l))
+                layer.P2 = self.plan.n_penalties
+                largest = max(largest, self._make_room_for_weight(layer.l, layer.m))
+            self.plan.work += 3 * (layer.m * layer.n if layer.l == 0 else layer.l * (layer.m + layer.n))
+
+        if bfloat16 and not self.is_double:
+            self._make_room_for_packed()
+        vector_bytes = layout.size * dtype.itemsize if gradients else 0
+        room("n_threads" if n > 1 else "sizes", place * dtype.itemsize + n * vector_bytes)
+        scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
+        forbid(scratch, gaps)
+        self.plan.scratch = <void*> address(scratch)
+        if gradients:
+            blocks = [aligned_zeros(SUM_SIZE if self.plan.by_tiles else largest, dtype) for _ in range(n)]
+            bias_sums = aligned_zeros(layout.size - layout.n_weights, dtype)
+            penalties = aligned_zeros(max(n, self.plan.n_penalties), np.float64)
+            self.keep["gradients"] = blocks, bias_sums, penalties
+            self.plan.blocks = <void**> self._pointers("blocks", blocks)
+            self.plan.bias_sums = <void*> address(bias_sums)
+            self.plan.penalties = <double*> address(penalties)
+            if self.plan.by_tiles:
+                vectors = [aligned_zeros(layout.size, dtype) for _ in range(n)]
+                self.plan.gradients = <void**> self._pointers("vectors", vectors)
+                self.keep["gradients"] = *self.keep["gradients"], *vectors
+            elif batch_size > most:
+                weight_sums = self.keep["weight_sums"] = aligned_zeros(layout.n_weights, dtype)
+                self.plan.weight_sums = <void*> address(weight_sums)
+        losses = self.keep["losses"] = aligned_zeros(self.plan.loss_rows, np.float64)
+        self.plan.losses = <double*> address(losses)
+
+    cdef Py_ssize_t _make_room_for_weight(self, Py_ssize_t n, Py_ssize_t m) except -1:
+        """For the penalties of a weight (n×m). Returns the elements of the largest block of its gradient."""
+        cdef Py_ssize_t step = penalty_rows(m)
+        self.plan.n_penalties += (n + step - 1) // step
+        return min(n, max(block_rows(n, m), self.plan.call_rows + step)) * m
+
+    cdef _make_room_for_packed(self):
+        """For packed weights, if products take them so."""
+        cdef Py_ssize_t place = 0, i
+        cdef LayerPlan* layer
+        cdef list gaps = []
+        for i in range(self.plan.n_layers):
+            layer = &self.plan.layers[i]
+            # A first layer forms no dX, but a factored one D = dZ·W1.
+            if layer.l == 0:
+                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.m, i > 0, place, gaps)
+            else:
+                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.l, True, place, gaps)
+                layer.W2_forward, layer.W2_backward, place = self._places(layer.l, layer.m, i > 0, place, gaps)
+        if place > 0:
+            packed = self.keep["packed"] = aligned_zeros(place, np.float32)
+            forbid(packed, gaps)
+            self.plan.packed = <float*> address(packed)
+
+    cdef tuple _places(self, Py_ssize_t n, Py_ssize_t m, bint backward, Py_ssize_t place, list gaps):
+        """Of a weight (n×m) packed for the forward products and for those of the deltas (-1: for none), and the next that is free."""
+        cdef Py_ssize_t end = after(place, _blas.packed_size(n, m), gaps)
+        if not (backward and self.plan.batch_rows > 0):
+            return place, -1, end
+        return place, end, after(end, _blas.packed_size(m, n), gaps)
+
+    cdef size_t _pointers(self, name, arrays) except? 0:
+        table = self.keep[name] = np.array([address(a) for a in arrays], dtype=np.uintp)
+        return address(table)
+
+    def bind(self, inputs, loss=None, targets=None, weights=None):
+        """The data that batches are taken from: svdfast.data.Inputs and Targets; weights (n,) of the network's dtype."""
+        X = inputs.array
+        self.keep["data"] = X, targets, weights
+        self.plan.source = <const char*> address(X)
+        self.plan.X_type = inputs.code
+        self.plan.X_itemsize = X.itemsize
+        self.plan.X_stride = X.strides[0] // X.itemsize
+        self.plan.X_scale = inputs.scale
+        self.plan.rows = NULL
+        self.plan.labels = NULL
+        self.plan.targets = NULL
+        self.plan.weights = NULL
+        self.plan.loss = -1
+        if loss is not None:
+            self.plan.loss = loss.code
+            if targets.dtype == np.int32:
+                self.plan.labels = <const int32_t*> address(targets)
+            else:
+                self.plan.targets = <const void*> address(targets)
+            if weights is not None:
+                self.plan.weights = <const void*> address(weights)
+
+    def set_order(self, rows):
+        """Rows (n,) int64 in the order in which batches take them; None: as they lie."""
+        if rows is not None:
+            rows = np.require(rows, np.int64, ["C", "A"])
+        self.order = rows
+        self.plan.rows = NULL
+        if rows is not None:
+            self.plan.rows = <const int64_t*> address(rows)
+
+    def set_rate_scales(self, scales):
+        """What the learning rate is multiplied with for the weights of each layer; 1 at first. Biases keep the plain rate."""
+        cdef int i
+        for i in range(self.plan.n_layers):
+            self.plan.layers[i].rate_scale = scales[i]
+
+    def set_update(self, rule, moments):
+        """The update: svdfast.optimizers.Rule, and its moments, each a vector laid out as the parameters are."""
+        self.keep["moments"] = moments
+        self.plan.moment1 = <void*> address(moments[0]) if len(moments) > 0 else NULL
+        self.plan.moment2 = <void*> address(moments[1]) if len(moments) > 1 else NULL
+        self.plan.rule.rule = rule.code
+        self.plan.rule.nesterov = rule.nesterov
+        self.plan.rule.beta1 = rule.beta1
+        self.plan.rule.beta2 = rule.beta2
+        self.plan.rule.epsilon = rule.epsilon
+        self.plan.rule.weight_decay = rule.weight_decay
+
+    cdef double _run(self, Mode mode, Py_ssize_t first, Py_ssize_t count, double l1, double l2,
+                     out=None) except? -1:
+        cdef Plan* plan = &self.plan
+        cdef double scale = 1, total = count, value
+        cdef int i
+        plan.mode = mode
+        plan.outputs = NULL if out is None else <void*> address(out)
+        plan.in_place = (plan.rows == NULL and plan.X_scale == 1 and plan.X_stride == plan.layers[0].m
+                         and plan.X_itemsize == (8 if self.is_double else 4))
+        if count == 0:
+            return 0
+        if mode >= GRADIENT and count > plan.batch_rows:
+            raise ValueError(f"stop - start: expected at most {plan.batch_rows} rows, got {count}")
+        with nogil:
+            if mode != PREDICT:
+                if plan.weights != NULL:
+                    if self.is_double:
+                        total = sum_weights[double](plan, <const double*> plan.weights, first, count)
+                    else:
+                        total = sum_weights[float](plan, <const float*> plan.weights, first, count)
+                # A batch whose weights are all 0 has no loss, no gradient and no penalties.
+                scale = 1 / total if total > 0 else 0
+            plan.rule.l1 = l1 / total if total > 0 else 0
+            plan.rule.l2 = l2 / total if total > 0 else 0
+            plan.bias_rule = plan.rule
+            plan.bias_rule.l1 = 0
+            plan.bias_rule.l2 = 0
+            plan.bias_rule.weight_decay = 0
+            for i in range(plan.n_layers):
+                plan.layers[i].rule = plan.rule
+                plan.layers[i].rule.learning_rate *= plan.layers[i].rate_scale
+            if self.is_double:
+                value = run_batch[double](plan, <const double*> plan.parameters, first, count, scale)
+            else:
+                value = run_batch[float](plan, <const float*> plan.parameters, first, count, scale)
+        return value
+
+    def predict(self, out):
+        """Writes the outputs of all rows to `out` (n, n_outputs), C-contiguous, of the network's dtype."""
+        self._run(PREDICT, 0, out.shape[0], 0, 0, out)
+
+    def evaluate(self, Py_ssize_t n, out=None):
+        """Mean loss over n rows, without penalties; their outputs to `out` where it is given."""
+        return self._run(EVALUATE, 0, n, 0, 0, out)
+
+    def gradient(self, Py_ssize_t start, Py_ssize_t stop, out, double l1=0, double l2=0):
+        """Loss over rows start .. stop with penalties; its gradient to `out` (layout.size,)."""
+        self.plan.gradient = <void*> address(out)
+        return self._run(GRADIENT, start, stop - start, l1, l2)
+
+    def step(self, Py_ssize_t start, Py_ssize_t stop, double learning_rate, Py_ssize_t t, double l1=0, double l2=0):
+        """One update from rows start .. stop, the t-th of its moments (from 1). Returns the loss before it.
+
+        Where that is not finite, parameters and moments stay as they are.
+        """
+        cdef svdfast_update_rule* rule = &self.plan.rule
+        rule.learning_rate = learning_rate
+        rule.correction1 = 1 - pow(rule.beta1, t)
+        rule.correction2 = 1 - pow(rule.beta2, t)
+        return self._run(UPDATE, start, stop - start, l1, l2)

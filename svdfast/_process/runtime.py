@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The process around the core: which kernels SciPy's BLAS runs, how many threads it and we take.
+
+Nothing that is changed here stays changed: an environment variable is set only while a library loads, BLAS's number of
+threads only while a training runs. What was found is shown by config.py.
+
+Why: OpenBLAS chooses its kernels once, when it is loaded, and on some CPUs that have AVX-512 (AMD's Zen 5) chooses its AVX2 ones, at half
+the speed (OpenMathLib/OpenBLAS#6029). NumPy's copy, loaded before, shows what SciPy's would choose.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np  # its BLAS is looked at, too
+from numpy.typing import DTypeLike
+from threadpoolctl import ThreadpoolController
+
+from svdfast import _elementwise
+
+logger = logging.getLogger("svdfast")
+
+# OpenBLAS's names for its kernels that use AVX-512.
+WIDE_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
+ADVICE = (
+    "SciPy's OpenBLAS runs its {architecture} kernels although this CPU has AVX-512, at about half the speed. "
+    "Import svdfast before scipy, or set OPENBLAS_CORETYPE=SkylakeX before Python starts."
+)
+
+
+def loaded_blas() -> list[dict[str, Any]]:
+    """What threadpoolctl says of each BLAS in the process."""
+    return list(ThreadpoolController().select(user_api="blas").info())
+
+
+def is_scipys(library: Mapping[str, Any]) -> bool:
+    """Whether a library of `loaded_blas` lies with SciPy rather than NumPy."""
+    path = str(library.get("filepath", "")).replace("\\", "/")
+    return "/scipy.libs/" in path or "/scipy/" in path
+
+
+def is_narrow(library: Mapping[str, Any]) -> bool:
+    """Whether a library is an OpenBLAS without AVX-512 kernels, on a CPU that has AVX-512."""
+    return (
+        library.get("internal_api") == "openblas"
+        and "avx512" in _elementwise.available_instruction_sets()
+        and library.get("architecture") not in WIDE_KERNELS
+    )
+
+
+def _load_scipys_blas() -> None:
+    before = loaded_blas()
+    already = any(is_scipys(library) for library in before)
+    ask = (
+        not already
+        and os.environ.get("SVDFAST_KEEP_BLAS", "") in ("", "0")
+        and "OPENBLAS_CORETYPE" not in os.environ
+        and any(is_narrow(library) for library in before)
+    )
+    if ask:
+        os.environ["OPENBLAS_CORETYPE"] = "SkylakeX"
+    try:
+        importlib.import_module("scipy.linalg.cython_blas")
+    finally:
+        if ask:
+            del os.environ["OPENBLAS_CORETYPE"]
+    if already and os.environ.get("SVDFAST_KEEP_BLAS", "") in ("", "0"):
+        for library in before:
+            if is_scipys(library) and is_narrow(library):
+                logger.warning(ADVICE.format(architecture=library.get("architecture")))
+
+
+_load_scipys_blas()
+
+
+class _SingleThreadedBlas:
+    """Holds BLAS at one thread while any training or prediction runs, and gives back what was there after the last.
+
+    threadpoolctl lets only one Python thread at a time set OpenBLAS's threads, which is right for a limit that a `with` block
+    ends, and wrong here, where the last to leave may be another than the first to come: so OpenBLAS is set past that.
+    """
+
+    def __init__(self) -> None:
+        # Held while the process forks, so that a child finds it free. By itself it may be taken again: a signal's handler may train.
+        self._lock = threading.RLock()
+        self._users: dict[object, int] = {}  # one for each `with` block that holds it: its thread
+        self._libraries: list[Any] | None = None
+        self._before: list[int] | None = None  # what is to be given back
+
+    def _set(self, numbers: list[int]) -> None:
+        assert self._libraries is not None
+        for library, number in zip(self._libraries, numbers, strict=True):
+            getattr(library, "_real_set_num_threads", library.set_num_threads)(number)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """BLAS at one thread inside."""
+        user = object()
+        try:
+            self._enter(user)
+            yield
+        finally:
+            try:
+                self._leave(user)
+            except KeyboardInterrupt:  # which came just then
+                self._leave(user)
+                raise
+
+    def _enter(self, user: object) -> None:
+        with self._lock:
+            if self._libraries is None:
+                # Looked for once, which takes 1 ms; to set them then takes 10 µs.
+                self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+            self._users[user] = threading.get_ident()
+            if self._before is None:
+                before = [library.get_num_threads() for library in self._libraries]
+                self._before = before
+                self._set([1] * len(before))
+
+    def _leave(self, user: object) -> None:
+        with self._lock:
+            self._users.pop(user, None)
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if not self._users and self._before is not None:
+            self._set(self._before)
+            self._before = None
+
+    def register_at_fork(self) -> None:
+        """Has a child of this process not wait for threads that it does not have."""
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            lock = self._lock
+            os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=self._in_child)
+
+    def _in_child(self) -> None:
+        try:
+            me = threading.get_ident()
+            self._users = {user: thread for user, thread in self._users.items() if thread == me}
+            self._give_back()
+        finally:
+            self._lock.release()
+
+
+single_threaded_blas = _SingleThreadedBlas()
+single_threaded_blas.register_at_fork()
+
+
+_said_emulated = False
+_said_forked = False
+
+
+def resolve_precision(precision: str | None, dtype: DTypeLike) -> bool:
+    """Whether products of a dtype are of operands rounded to bfloat16, as asked for by name; None is the dtype itself.
+
+    The first time that is asked for on a CPU without instructions for it, a warning is logged.
+    """
+    from svdfast import _blas
+
+    global _said_emulated
+    own = np.dtype(dtype).name
+    if precision is None:
+        return False
+    if not isinstance(precision, str):
+        raise TypeError(f"precision: expected a name or None, got {precision!r}")
+    if precision == own:
+        return False
+    if precision != "bfloat16":
+        names = f"{own} or bfloat16" if own == "float32" else own
+        raise ValueError(f"precision: expected {names} for {own} arrays, got {precision!r}")
+    if own != "float32":
+        raise ValueError(f"precision: bfloat16 is for arrays and networks of float32, these are {own}")
+    if _blas.bfloat16_products() == "emulated" and not _said_emulated:
+        _said_emulated = True
+        logger.warning(
+            "bfloat16 products are emulated, which is slower than float32: this CPU or this build has no instructions for them, or "
+            "SVDFAST_PRODUCTS gives all products to BLAS"
+        )
+    return True
+
+
+def resolve_threads(n_threads: int | None) -> int:
+    """The number of threads: as asked for, or as many as OpenMP would use and this process may run on.
+
+    A forked process has one thread, which does the work of so many, one share after the other; a warning is logged then, once.
+    """
+    from svdfast import _engine
+    from svdfast._process.checks import count
+
+    global _said_forked
+    if not _engine.HAS_OPENMP:
+        if n_threads is not None:
+            count("n_threads", n_threads, maximum=1024)
+        return 1
+    if n_threads is None:
+        try:
+            available = len(os.sched_getaffinity(0))
+        except AttributeError:  # not on macOS, nor Windows
+            available = os.cpu_count() or 1
+        n_threads = max(1, min(int(_engine.max_threads()), available))
+    else:
+        n_threads = count("n_threads", n_threads, maximum=1024)
+    if n_threads > 1 and _engine.is_forked() and not _said_forked:
+        _said_forked = True
+        logger.warning(
+            "this process was forked from one that had svdfast loaded, and so runs in one thread, with the results of %d: "
+            "start processes by spawn or forkserver for more, or ask for n_threads=1",
+            n_threads,
+        )
+    return n_threads

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`svdfast train`: the two trainings from one network, what each prints, and the table that compares them.
+
+Not here: the arguments (cli.py), the data (_cli_data.py), and how a network is trained (training.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._process.runtime import resolve_threads
+from svdfast.cli.data import DEFAULTS, FILE_DEFAULTS, Data, Failure, UsageError
+from svdfast.model.counting import count_multiplications
+from svdfast.model.network import Evaluation, Network, Truncation
+from svdfast.model.ranks import NARROW
+from svdfast.model.svd import resolve_rank
+from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
+from svdfast.training.train import Event, TrainingResult, train
+
+__all__ = ["SGD_LEARNING_RATE", "Comparison", "say"]
+
+Array = NDArray[Any]
+
+SGD_LEARNING_RATE = 0.1
+_MOST_LINES = 20
+
+
+def say(text: str = "") -> None:
+    """Prints a line at once, also to a terminal that lacks some of its characters."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+class Comparison:
+    """The two trainings from one network: their settings, what each prints, and the table."""
+
+    def __init__(self, arguments: argparse.Namespace, data: Data):
+        defaults = DEFAULTS.get(arguments.data, FILE_DEFAULTS)
+
+        def setting(name: str) -> Any:
+            value = getattr(arguments, name)
+            return getattr(defaults, name) if value is None else value
+
+        self.arguments, self.data = arguments, data
+        self.alpha: float = setting("rank_fraction")
+        self.pretrain_fraction: float | None = arguments.pretrain_fraction
+        self.epochs: int = setting("epochs")
+        self.batch_size = min(setting("batch_size"), len(data.X))
+        self.learning_rate: float = setting("learning_rate")
+        if arguments.learning_rate is None and arguments.optimizer == "sgd":
+            self.learning_rate = SGD_LEARNING_RATE
+        self.threads = resolve_threads(arguments.threads)
+
+        n_in = data.X.shape[1]
+        hidden = setting("hidden")
+        try:
+            self.first = Network(
+                [n_in, *hidden, data.n_out],
+                output=data.output,
+                dtype=arguments.dtype,
+                seed=arguments.seed,
+            )
+        except ValueError as error:
+            raise UsageError(f"--hidden: {error}") from None
+        keep = setting("keep_dense")
+        if keep is None:
+            keep = (1,) if n_in <= NARROW and len(hidden) > 1 else ()
+        if keep and max(keep) > len(hidden):
+            raise UsageError(
+                f"--keep-dense: expected numbers from 1 to {len(hidden)}, got {max(keep)}"
+            )
+        self.kept = [] if arguments.ranks else sorted({number - 1 for number in keep})
+        self.ranks: str | list[int | None] = arguments.ranks or [
+            None if i in self.kept else resolve_rank(self.alpha, layer.n_in, layer.n_out)
+            for i, layer in enumerate(self.first.layers[:-1])
+        ]
+        self._warm_up()
+
+    def optimizer(self) -> Optimizer:
+        """A new one, for its state belongs to one training."""
+        arguments = self.arguments
+        if arguments.optimizer == "sgd":
+            return GradientDescent(self.learning_rate, momentum=arguments.momentum or 0.0)
+        if arguments.optimizer == "adamw":
+            decay = 0.01 if arguments.weight_decay is None else arguments.weight_decay
+            return AdamW(self.learning_rate, weight_decay=decay)
+        return Adam(self.learning_rate)
+
+    def _warm_up(self) -> None:
+        """A dense step, an SVD and a factored step on a copy, so that none is measured cold."""
+        n = self.batch_size
+        self._fit(
+            self.first.copy(), self.ranks, self.data.X[:n], self.data.y[:n], epochs=2,
+            pretrain_fraction=0.5,
+        )  # fmt: skip
+
+    def _fit(
+        self, net: Network, ranks: Sequence[int | None] | str | None, X: Array, y: Array, **settings: Any
+    ) -> TrainingResult:
+        arguments = self.arguments
+        try:
+            return train(
+                net,
+                X,
+                y,
+                batch_size=self.batch_size,
+                optimizer=self.optimizer(),
+                rank_fraction=None,
+                ranks=ranks,
+                recompose=False,
+                force=arguments.force,
+                svd_method=arguments.svd_method,
+                activation_aware=not arguments.plain_svd,
+                product_decay=arguments.product_decay,
+                precision=arguments.precision,
+                n_threads=self.threads,
+                seed=arguments.seed,
+                **settings,
+            )
+        except ValueError as error:  # an SVD of weights that are no longer finite
+            raise Failure(error) from None
+
+    def introduce(self) -> None:
+        """Prints what is trained, on what, and how."""
+        data, net, arguments = self.data, self.first, self.arguments
+        kind = "regression" if data.n_classes is None else f"{data.n_classes} classes"
+        say(
+            f"{data.title}: {len(data.X):,} training and {len(data.X_test):,} test samples, "
+            f"{data.X.shape[1]:,} features, {kind}"
+        )
+        for note in data.notes:
+            say(f"  {note}")
+        say(
+            f"network {'-'.join(map(str, net.sizes))}, relu and {data.output}, {net.dtype}"
+            f"{', products in bfloat16' if arguments.precision == 'bfloat16' else ''}, "
+            f"{len(net.parameters):,} parameters"
+        )
+        say(
+            f"{self.epochs} epochs, batches of {self.batch_size}, {arguments.optimizer}, "
+            f"learning rate {self.learning_rate:g}, {self.threads} "
+            f"{'thread' if self.threads == 1 else 'threads'}, seed {arguments.seed}"
+        )
+
+    def train(
+        self, title: str, ranks: Sequence[int | None] | str | None
+    ) -> tuple[Network, TrainingResult]:
+        """Trains a copy of the first network and prints a line an epoch, or every few epochs."""
+        bar = _bar_class()
+        write_line: Callable[[str], object] = say if bar is None else bar.write
+        every = -(-self.epochs // _MOST_LINES)
+        score_name = "val R²" if self.data.n_classes is None else "val accuracy"
+
+        def tell(event: Event) -> None:
+            if event.kind == "switch":
+                for line in self._describe_switch(event):
+                    write_line(line)
+            elif event.kind == "ranks":
+                write_line(f"       step {event.step}: {event.info['reason']}; {event.info['why']}")
+            elif event.kind == "recompose":
+                write_line(f"       step {event.step}: dense again")
+            elif event.kind == "epoch" and (event.epoch % every == 0 or event.epoch in (1, self.epochs)):
+                row = event.info
+                score = self._score(Evaluation(row["val_loss"], row["val_accuracy"]))
+                write_line(
+                    f"{row['epoch']:5}  {row['phase']:8}  {row['loss']:9.4g}  "
+                    f"{row['val_loss']:9.4g}  {score:>12}  {row['seconds']:8.3f}"
+                )
+
+        say()
+        say(title)
+        say(f"epoch  phase          loss   val loss  {score_name:>12}   seconds")
+        net = self.first.copy()
+        result = self._fit(
+            net,
+            ranks,
+            self.data.X,
+            self.data.y,
+            epochs=self.epochs,
+            pretrain_fraction=self.pretrain_fraction,
+            validation=(self.data.X_test, self.data.y_test),
+            callbacks=[tell],
+            progress=bar is not None,
+        )
+        return net, result
+
+    def _describe_switch(self, event: Event) -> list[str]:
+        truncations: tuple[Truncation, ...] = event.info["truncations"]
+        layers = event.network.layers
+
+        def sizes(index: int) -> str:
+            return f"layer {index + 1} ({layers[index].n_in} to {layers[index].n_out})"
+
+        lines = []
+        done = [f"{sizes(t.layer)} to rank {t.rank}" for t in truncations if not t.skipped]
+        if done:
+            lines.append(
+                f"       step {event.step}, {event.info['seconds']:.2f} s: SVD of {', '.join(done)}"
+            )
+        if self.kept:
+            names = ", ".join(sizes(i) for i in self.kept)
+            lines.append(f"       kept dense (--keep-dense): {names}")
+        skipped = [
+            f"{sizes(t.layer)}, rank {t.requested_rank}, break-even rank {t.break_even_rank}"
+            for t in truncations
+            if t.skipped
+        ]
+        if skipped:
+            lines.append(
+                "       left dense, as factoring saves no multiplications (--force factors them): "
+                + "; ".join(skipped)
+            )
+        return lines
+
+    def _score(self, evaluation: Evaluation) -> str:
+        """Accuracy, or R² of a single output: 1 - loss/variance, on the test or validation set."""
+        return self._format_score(evaluation, self.data.y_test)
+
+    def _format_score(self, evaluation: Evaluation, y: Array) -> str:
+        if evaluation.accuracy is not None:
+            return f"{100 * evaluation.accuracy:.2f} %"
+        variance = float(np.var(y, dtype=np.float64))
+        return f"{1 - evaluation.loss / variance:.4f}" if variance else "undefined"
+
+    def report(
+        self, dense: Network, dense_result: TrainingResult, net: Network, result: TrainingResult
+    ) -> None:
+        """Prints the table, with the factored network evaluated, recomposed and evaluated again."""
+        # As it was while it was factored: a dense tail may have followed.
+        switch = next((e for e in reversed(result.events) if e.kind == "switch"), None)
+        cut = net
+        if switch is not None and not net.is_factored:
+            ranks = {t.layer: t.rank for t in switch.info["truncations"]}
+            cut = net.shaped([ranks.get(i) for i in range(len(net.layers) - 1)])
+        step, forward = count_multiplications(cut, "step"), count_multiplications(cut, "forward")
+        networks = [self._evaluate(dense), self._evaluate(net)]
+        factored = net.is_factored
+        began = time.perf_counter()
+        net.recompose()
+        recompose_seconds = time.perf_counter() - began
+        networks.append(self._evaluate(net))
+
+        seconds = result.seconds + recompose_seconds
+        switch_seconds = 0.0 if switch is None else switch.info["seconds"]
+        measured = dense_result.seconds / seconds
+        dense_forward = f"{forward.dense_total:,}"
+        rows: list[tuple[str, ...]] = [
+            ("", "dense", "SVD, factored", "SVD, recomposed", "dense : SVD"),
+            (
+                "training time, s",
+                f"{dense_result.seconds:.3f}",
+                f"{result.seconds:.3f}",
+                f"{seconds:.3f}",
+                f"{measured:.2f}",
+            ),
+            (
+                "  of it SVD, recomposition",
+                "",
+                f"{switch_seconds:.3f}",
+                f"{recompose_seconds:.3f}",
+                "",
+            ),
+            (
+                "multiplications a sample, step",
+                f"{step.dense_total:,}",
+                f"{step.total:,}",
+                "",
+                f"{step.ratio:.2f}",
+            ),
+            (
+                "multiplications a sample, forward",
+                dense_forward,
+                f"{forward.total:,}",
+                dense_forward,
+                f"{forward.ratio:.2f}",
+            ),
+        ]
+        score = "R²" if self.data.n_classes is None else "accuracy"
+        for index, (part, y) in enumerate((("train", self.data.y), ("test", self.data.y_test))):
+            rows.append((f"{part} loss", *(f"{e[index].loss:.4g}" for e in networks), ""))
+            rows.append(
+                (f"{part} {score}", *(self._format_score(e[index], y) for e in networks), "")
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        say()
+        for row in rows:
+            cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            say("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
+        say()
+        if self.arguments.ranks is not None:
+            say(result.explain())
+        elif factored:
+            share = 1.0 if switch is None else switch.step / result.n_steps
+            overall = 1 / (share + (1 - share) / step.ratio)
+            say(
+                f"Counted: a dense step takes {step.ratio:.2f} times the multiplications of a "
+                f"factored one, dense training {overall:.2f}\n"
+                f"times those of all {result.n_steps:,} steps. Measured: {measured:.2f} times the "
+                "time, SVD and recomposition included,\nvalidation not."
+            )
+        else:
+            say("No layer was factored, so both trainings did the same.")
+
+    def _evaluate(self, net: Network) -> tuple[Evaluation, Evaluation]:
+        data = self.data
+        return (
+            net.evaluate(data.X, data.y, n_threads=self.threads),
+            net.evaluate(data.X_test, data.y_test, n_threads=self.threads),
+        )
+
+
+def _bar_class() -> Any:
+    """tqdm where it can be shown: it is installed and standard error is a terminal; else None."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command `svdfast`: train the same network dense and factored, and show what factoring did; use what was trained; repeat the report's
+experiments.
+
+Here is how it begins and ends, and the arguments of its commands. Not here: how these are parsed (_cli_arguments.py), the data
+(_cli_data.py), what is trained and printed (_cli_comparison.py, reproduce/), and the commands that take a saved network (_cli_model.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from svdfast import __version__
+from svdfast._process.config import show_config
+from svdfast.cli.arguments import (
+    check_writable,
+    integer,
+    layer_numbers,
+    momentum,
+    not_negative,
+    positive,
+    pretrain_fraction,
+    rank_fraction,
+    rank_rule_or_auto,
+    threads,
+    widths,
+)
+from svdfast.cli.comparison import SGD_LEARNING_RATE, Comparison, say
+from svdfast.cli.data import DEFAULTS, MOST_CLASSES, Failure, UsageError, load, short, with_scales
+from svdfast.cli.model import add_commands
+from svdfast.interop import files as io
+from svdfast.model.ranks import NARROW
+
+__all__ = ["main"]
+
+_INTERRUPTED = 128 + 2  # what shells give for a process that SIGINT ended
+_BROKEN_PIPE = 128 + 13  # and for one that SIGPIPE ended
+
+
+_DESCRIPTION = """\
+Train a fully connected network twice from the same first weights, on the same samples in the same
+order: dense throughout, and by the four steps of the method (dense pre-training, truncated SVD of
+the hidden weights, training of the factors, recomposition). A table at the end compares them.
+"""
+
+_REPRODUCE = """\
+Repeat the report's experiments and print its tables beside what came out here. FOLDER gets every
+run (JSON, CSV), the tables (Markdown) and the figures (PNG, SVG). After Ctrl-C the same command
+goes on where it was.
+"""
+
+_REPRODUCE_EPILOG = """\
+experiments:
+  xor     section 4.1: table 1, figure 3
+  cat     section 4.2: table 2, figure 4 (needs its two files)
+  mnist   section 4.3: table 3, figure 5
+  small   section 4.3: a network with too few neurons
+  images  section 3.2.2: pictures compressed and freed from noise
+  study   section 6: rank and pre-training over a grid, two data sets; larger networks
+  all     all of these (the default)
+
+Figures need matplotlib and pictures scikit-learn: pip install "svdfast[demo,plot]".
+
+exit status:
+  0 done; 1 something was left out or failed; 2 the arguments are wrong; 130 ended by Ctrl-C
+"""
+
+_EPILOG = f"""\
+data:
+  digits         1,797 images of 8x8 that come with scikit-learn (the default)
+  xor            four rows
+  mnist          60,000 and 10,000 images of 28x28, downloaded once (12 MB)
+  fashion-mnist  the same in number and size, downloaded once (31 MB)
+  cat            209 and 50 images of 64x64x3; you need to have the two files
+  FILE.csv       numbers and commas; the last column is the target; the first line may name columns
+  FILE.npz       arrays X (a sample in a row) and y, and X_test and y_test if there is a test set
+
+  A file without a test set has a fifth of its rows held out. A target of at most {MOST_CLASSES}
+  integers is taken for classes (see --task). Features are brought to mean 0 and standard deviation
+  1, as is a target that is not classes; uint8 is taken for pixels and divided by 255 instead.
+  SVDFAST_DATA may name a folder that has the files of mnist, fashion-mnist and cat.
+
+defaults:
+  data           hidden     rank  epochs  batch  learning rate
+  digits         1024,1024  1/8   40      128    0.001
+  xor            20,20      1/2   800     4      0.01
+  mnist          512,256    1/4   20      2048   0.0003
+  fashion-mnist  512,256    1/4   20      2048   0.0003
+  cat            100        1/2   100     209    0.001
+  a file         512,256    1/4   20      256    0.001
+
+examples:
+  svdfast train
+  svdfast train mnist --rank-fraction 1/8 --learning-rate 0.001
+  svdfast train digits --hidden 2048,2048 --epochs 20 --threads 2
+  svdfast train measurements.csv --task regression --save network.npz
+  svdfast predict network.npz new.csv
+
+exit status:
+  0 done; 1 it failed: data not found or not usable, training diverged, file not written;
+  2 the arguments are wrong; 130 ended by Ctrl-C
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command `svdfast`.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; by default those of the process.
+
+    Returns
+    -------
+    int
+        The exit status: 0 done, 1 failed, 2 wrong arguments, 130 ended by Ctrl-C, 141 the reader of
+        the output is gone.
+
+    Examples
+    --------
+    >>> from svdfast.cli.main import main
+    >>> main(["--version"])
+    svdfast 0.1.0
+    0
+    """
+    try:
+        status = _run(argv)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("svdfast: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except OSError as error:  # of standard output: all others were handled
+        # Python flushes it once more as it ends, which would fail again.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return _BROKEN_PIPE
+        return _complain(f"standard output: {error.strerror or error}", 1)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = _parser().parse_args(argv)
+        arguments.run(arguments)
+    except SystemExit as end:  # of --help and --version
+        return int(end.code or 0)
+    except UsageError as error:
+        return _complain(error, 2)
+    except (Failure, FloatingPointError, np.linalg.LinAlgError) as error:
+        return _complain(error, 1)
+    except MemoryError as error:
+        return _complain(f"out of memory{f': {error}' if str(error) else ''}", 1)
+    return 0
+
+
+def _complain(message: object, status: int) -> int:
+    print(f"svdfast: error: {message}", file=sys.stderr)
+    return status
+
+
+# Arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\nTry '{self.prog} --help'.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="svdfast",
+        description="Train fully connected networks faster by factoring their weights.",
+        epilog="'svdfast train' needs no arguments; 'svdfast COMMAND --help' tells which a command takes.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"svdfast {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], **texts: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **texts
+        )
+        added.set_defaults(run=run)
+        return added
+
+    command(
+        "info",
+        _info,
+        help="show the CPU, BLAS, threads and versions in use",
+        description="Show the CPU's features, BLAS, threads and versions in use.",
+    )
+    repeat = command(
+        "reproduce", _reproduce, help="repeat the report's experiments", description=_REPRODUCE, epilog=_REPRODUCE_EPILOG
+    )
+    repeat.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="which, see below (default: all)")
+    repeat.add_argument(
+        "--seeds", type=integer(1, 1000), metavar="N", help="trainings of each kind (default: 20 of xor, 10 of cat, 3 of study, 5 else)"
+    )
+    repeat.add_argument("--quick", action="store_true", help="a few samples and epochs: only whether all of it works")
+    repeat.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="default: reproduction, and reproduction-quick with --quick"
+    )
+
+    add = command(
+        "train",
+        _train,
+        help="train a network dense and factored, and compare",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+    )
+    names = ", ".join(DEFAULTS)
+    add.add_argument(
+        "data", nargs="?", default="digits", metavar="DATA", help=f"{names}, FILE.csv or FILE.npz"
+    )
+
+    group = add.add_argument_group("network")
+    group.add_argument(
+        "--hidden", type=widths, metavar="N,N", help="neurons of each hidden layer: 1024,1024"
+    )
+    group.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    group.add_argument("--save", type=Path, metavar="FILE", help="write the recomposed network "
+                       "to FILE.npz or FILE.safetensors, for svdfast predict, compress, export and svdfast.load; it takes "
+                       "DATA's own numbers, before they are standardised")  # fmt: skip
+
+    group = add.add_argument_group("factoring")
+    group.add_argument(
+        "--rank-fraction",
+        type=rank_fraction,
+        metavar="A",
+        help="keep A times the smaller side of a weight as its rank: 1/4 or 0.25",
+    )
+    group.add_argument(
+        "--ranks",
+        type=rank_rule_or_auto,
+        metavar="RULE",
+        help="instead: auto, which measures; energy:E, the rank that keeps a share E of a weight's energy; budget:B, the directions "
+        "that are worth most for a share B of the multiplications",
+    )
+    group.add_argument(
+        "--pretrain-fraction",
+        type=pretrain_fraction,
+        metavar="P",
+        help="share of the steps before the SVD, dense (default 0.05; with --ranks auto the latest, 0.1)",
+    )
+    group.add_argument(
+        "--svd-method",
+        choices=("exact", "randomized"),
+        default="exact",
+        help="default exact; randomized may be faster for small ranks of large weights",
+    )
+    group.add_argument(
+        "--plain-svd",
+        action="store_true",
+        help="cut so that the weights change least, instead of the layers' outputs over a sample",
+    )
+    group.add_argument(
+        "--product-decay", type=not_negative, default=0.0, metavar="D", help="of the factors' product (default 0)"
+    )
+    group.add_argument(
+        "--keep-dense",
+        type=layer_numbers,
+        metavar="I,I",
+        help="hidden layers that stay dense, counted from 1, or 'none' (for digits and files the "
+        f"default is 1 if there are at most {NARROW} features, for there a low rank costs "
+        "accuracy and saves little; else none)",
+    )
+    group.add_argument(
+        "--force",
+        action="store_true",
+        help="factor also layers in which that saves no multiplications",
+    )
+
+    group = add.add_argument_group("training")
+    group.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="of the products of a float32 network; bfloat16 is faster where the CPU has it, see svdfast info",
+    )
+    group.add_argument("--epochs", type=integer(1), metavar="N", help="passes over the data")
+    group.add_argument(
+        "--batch-size", type=integer(1), metavar="N", help="samples in a mini-batch"
+    )
+    group.add_argument(
+        "--optimizer",
+        choices=("adam", "adamw", "sgd"),
+        default="adam",
+        help="default adam; sgd is gradient descent",
+    )
+    group.add_argument(
+        "--learning-rate",
+        type=positive,
+        metavar="R",
+        help=f"constant; default: see below, and {SGD_LEARNING_RATE} for sgd",
+    )
+    group.add_argument("--momentum", type=momentum, metavar="M", help="of sgd (default 0)")
+    group.add_argument(
+        "--weight-decay", type=not_negative, metavar="D", help="of adamw (default 0.01)"
+    )
+    group.add_argument(
+        "--threads",
+        type=threads,
+        metavar="N",
+        help="default: as many as the process may run on",
+    )
+    group.add_argument(
+        "--seed",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="of the first weights, the order of the samples and the test set (default 0)",
+    )
+
+    group = add.add_argument_group("data files")
+    group.add_argument(
+        "--task",
+        choices=("auto", "classification", "regression"),
+        default="auto",
+        help="what the target is (default: classes if it has few integers)",
+    )
+    group.add_argument(
+        "--no-standardise", action="store_true", help="take features and targets as they are"
+    )
+
+    add_commands(command)
+    return parser
+
+
+# Commands
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    say(str(show_config()))
+
+
+def _reproduce(arguments: argparse.Namespace) -> None:
+    # Here, for it takes long to import and nothing else needs it.
+    from svdfast.reproduce import EXPERIMENTS, reproduce
+
+    names = list(dict.fromkeys(arguments.experiments or ["all"]))
+    for name in names:
+        if name not in ("all", *EXPERIMENTS):
+            raise UsageError(f"EXPERIMENT: expected one of {', '.join(EXPERIMENTS)} or all, got {short(name)}")
+    if "all" in names:
+        names = list(EXPERIMENTS)
+    out = arguments.out or Path("reproduction-quick" if arguments.quick else "reproduction")
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    try:
+        left_out = reproduce(names, out, seeds=arguments.seeds, quick=arguments.quick, say=say, tell=tell)
+    except (ImportError, ValueError) as error:
+        raise Failure(error) from None
+    except BrokenPipeError:  # of standard output, which main sees to
+        raise
+    except OSError as error:
+        raise Failure(f"{error.filename or out}: {error.strerror or error}") from None
+    except KeyboardInterrupt:
+        tell("The runs that were done are kept: the same command goes on.")
+        raise
+    if left_out:
+        raise Failure("\n".join(left_out))
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    if arguments.save is not None:
+        check_writable("--save", arguments.save, io.SUFFIXES)
+    if arguments.ranks is not None and not (arguments.rank_fraction is arguments.keep_dense is None):
+        raise UsageError("--ranks: expected neither --rank-fraction nor --keep-dense with it")
+    if arguments.momentum is not None and arguments.optimizer != "sgd":
+        raise UsageError(f"--momentum: {arguments.optimizer} has none; it goes with sgd")
+    if arguments.weight_decay is not None and arguments.optimizer != "adamw":
+        raise UsageError(f"--weight-decay: {arguments.optimizer} has none; it goes with adamw")
+    if arguments.precision is not None and arguments.dtype != "float32":
+        raise UsageError(f"--precision: goes with --dtype float32, not {arguments.dtype}")
+    data = load(arguments)
+    comparison = Comparison(arguments, data)
+    comparison.introduce()
+    dense, dense_result = comparison.train("dense", None)
+    net, result = comparison.train("SVD", comparison.ranks)
+    comparison.report(dense, dense_result, net, result)
+    if arguments.save is not None:
+        saved = with_scales(net, data)
+        try:
+            io.save(saved, arguments.save, data.origin)
+        except OSError as error:
+            raise Failure(f"--save: {arguments.save}: {error.strerror or error}") from None
+        if saved.dtype != net.dtype:
+            say(f"Saved as {saved.dtype}, for the file's numbers vary so little about their mean that {net.dtype} would blur them.")
+        say(f"The recomposed network is in {arguments.save}.")
+
+

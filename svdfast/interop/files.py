@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Network files, .npz or .safetensors: plain arrays and one JSON text, the header. Loading never unpickles and runs nothing.
+
+    .npz           NumPy's archive: `header`, and `parameters` as they lie in the network
+    .safetensors   a tensor for each of layers.0.W, or layers.0.W1 and layers.0.W2, and layers.0.b, and so on, by which other
+                   libraries find them; the header is in the metadata as `svdfast`, with a checksum, for the format has none
+
+The header has the format and its version, the svdfast that wrote it, sizes, ranks, activations with their parameters, the scale of uint8
+samples, and, where the command line wrote it, what it knows of the data (`Origin`). Not here: data sets (datasets.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._process.checks import count, positive_number, room
+from svdfast._process.files import DAMAGED, check_claim, written_whole
+from svdfast.model.activations import Activation
+from svdfast.model.layout import Layout
+from svdfast.model.network import Network
+
+__all__ = ["SUFFIXES", "Origin", "check_name", "load", "read", "save"]
+
+SUFFIXES = (".npz", ".safetensors")
+
+_FORMAT = "svdfast network"
+_VERSION = 1
+_LARGEST_LABEL = 2**63 - 1
+_MOST_PARAMETERS = 2**31 - 1  # as in a new Network
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of the data that a network was trained on, what its predictions do not need, and what is made of them, or of the network, may.
+
+    Attributes
+    ----------
+    labels : tuple of int, optional
+        What the classes 0, 1, ... are called there.
+    mean, deviation : tuple of float, optional
+        Of each feature, where the network was trained on standardised ones; its first layer takes them as they are.
+    """
+
+    labels: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+
+    @classmethod
+    def parse(cls, values: Any, layout: Layout) -> Origin:
+        """Checks what a header says."""
+        labels, mean, deviation = values["labels"], values["mean"], values["deviation"]
+        if labels is not None:
+            labels = tuple(
+                count("labels", label, minimum=-_LARGEST_LABEL - 1, maximum=_LARGEST_LABEL) for label in labels
+            )
+            n_out, output = layout.sizes[-1], layout.layers[-1].activation.name
+            n_classes = {"softmax": n_out, "sigmoid": 2 if n_out == 1 else 0}.get(output, 0)
+            if len(labels) != n_classes or len(set(labels)) != n_classes:
+                raise ValueError(f"it has {len(labels)} labels for {n_classes} classes, or the same one twice")
+        if (mean is None) != (deviation is None):
+            raise ValueError("it has means without deviations, or deviations without means")
+        if mean is not None:
+            mean = tuple(math.copysign(positive_number("mean", abs(x), or_zero=True), x) for x in mean)
+            deviation = tuple(positive_number("deviation", x) for x in deviation)
+            if not len(mean) == len(deviation) == layout.sizes[0]:
+                raise ValueError(f"it has {len(mean)} means and {len(deviation)} deviations of {layout.sizes[0]} features")
+        return cls(labels, mean, deviation)
+
+
+def check_name(path: str | os.PathLike[str]) -> Path:
+    """The path, where `save` can write a file of that name: its suffix is known and what it needs is installed.
+
+    Raises
+    ------
+    ValueError
+        It ends in something else.
+    ImportError
+        .safetensors, and the package is missing.
+    """
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise ValueError(f"path: expected a name that ends in {' or '.join(SUFFIXES)}, got {target.name!r}")
+    if target.suffix == ".safetensors":
+        _safetensors()
+    return target
+
+
+def save(net: Network, path: str | os.PathLike[str], origin: Origin | None = None) -> None:
+    """Writes a network to a file; factored layers stay factored. See `Network.save`.
+
+    Parameters
+    ----------
+    net : Network
+    path : path that ends in .npz or .safetensors
+    origin : Origin, optional
+    """
+    from svdfast import __version__
+
+    target = check_name(path)
+    layout, parameters = net.state
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "svdfast": __version__,
+        **layout_header(layout),
+        "uint8_scale": net.uint8_scale,
+        "origin": asdict(origin or Origin()),
+    }
+    text = json.dumps(header)
+    if target.suffix == ".npz":
+        with written_whole(target) as file:
+            np.savez(file, header=np.array(text), parameters=parameters)
+        return
+    tensors = _tensors(layout, parameters)
+    metadata = {"svdfast": text, "crc32": _checksum(text, tensors)}
+    with written_whole(target) as file:
+        file.write(_safetensors().numpy.save(tensors, metadata))
+
+
+def load(path: str | os.PathLike[str]) -> Network:
+    """Reads a network that `Network.save` wrote. Which of its two formats a file has is seen from its content, not its name.
+
+    Parameters
+    ----------
+    path : path of a file
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    TypeError
+        `path` is no path.
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is damaged, was not written by `Network.save`, or was written by a later svdfast in a format that this one does not know.
+    ImportError
+        It is a safetensors file and the package is missing: pip install "svdfast[safetensors]".
+
+    Examples
+    --------
+    >>> import svdfast as sf, tempfile, os
+    >>> net = sf.Network([4, 3], seed=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     net.save(os.path.join(folder, "net.npz"))
+    ...     again = sf.load(os.path.join(folder, "net.npz"))
+    >>> bool((again.parameters == net.parameters).all())
+    True
+    """
+    return read(path)[0]
+
+
+def read(path: str | os.PathLike[str]) -> tuple[Network, Origin]:
+    """As `load`, and what the file has of the data."""
+    path = os.fspath(path)  # not a number, which would be a file that is open, and then closed
+    try:
+        with open(path, "rb") as file:
+            room("path", os.fstat(file.fileno()).st_size)
+            start = file.read(9)
+            if start.startswith(b"PK"):
+                return _read_npz(file)
+        # A safetensors file has its header's length in 8 bytes, then the header.
+        if start.endswith(b"{") and len(start) == 9:
+            return _read_safetensors(os.fsdecode(path))
+        raise ValueError("it is neither an .npz archive nor a safetensors file")
+    except (FileNotFoundError, MemoryError):
+        raise
+    except DAMAGED as error:
+        raise ValueError(f"path: {os.fspath(path)!r} is not a network file: {error}") from None
+
+
+def _read_npz(file: BinaryIO) -> tuple[Network, Origin]:
+    # No small file may ask for much memory.
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("its arrays are compressed")
+            check_claim(archive, entry)
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        if sorted(arrays.files) != ["header", "parameters"]:
+            raise ValueError(f"its arrays are {_listed(arrays.files)}, not header and parameters")
+        header = _Header.parse(str(arrays["header"]))
+        parameters: NDArray[Any] = arrays["parameters"]
+    if parameters.shape != (header.layout.size,):
+        raise ValueError(f"it has parameters of shape {parameters.shape}, not ({header.layout.size},)")
+    if parameters.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"its parameters are {parameters.dtype}, not float32 or float64")
+    return header.network(parameters), header.origin
+
+
+def _read_safetensors(path: str) -> tuple[Network, Origin]:
+    package = _safetensors()
+    try:
+        # What it opens it has checked: the tensors fill the file, and none reaches beyond it.
+        with package.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if "svdfast" not in metadata:
+                raise ValueError("it is a safetensors file of something else")
+            text = metadata["svdfast"]
+            header = _Header.parse(text)
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            expected = {name: shape for name, _, shape in _places(header.layout)}
+            if shapes != expected:
+                other = sorted(name for name in shapes.keys() | expected if shapes.get(name) != expected.get(name))
+                raise ValueError(f"its tensors are not those of its header: {_listed(other)}")
+            kinds = {part.get_dtype() for part in slices.values()}
+            if kinds not in ({"F32"}, {"F64"}):
+                raise ValueError(f"its tensors are {_listed(sorted(kinds))}, not all F32 or all F64")
+            net = header.network(np.zeros((), np.float32 if kinds == {"F32"} else np.float64))
+            tensors = _tensors(*net.state)
+            for name, tensor in tensors.items():
+                tensor[...] = file.get_tensor(name)
+    except package.SafetensorError as error:
+        raise ValueError(str(error)) from None
+    if metadata.get("crc32") != _checksum(text, tensors):
+        raise ValueError("its checksum is not that of its content: it is damaged, or something else changed it")
+    return net, header.origin
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file's header says, checked; nothing in it is trusted."""
+
+    layout: Layout
+    uint8_scale: float
+    origin: Origin
+
+    @classmethod
+    def parse(cls, text: str) -> _Header:
+        header = json.loads(text)
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise ValueError("its header is of another format")
+        version = count("version", header["version"])
+        if version != _VERSION:
+            raise ValueError(
+                f"it is of format {version}, which svdfast {str(header.get('svdfast'))[:20]!r} wrote; this svdfast reads format {_VERSION}"
+            )
+        if not isinstance(header["svdfast"], str):
+            raise ValueError("its header does not say which svdfast wrote it")
+        uint8_scale = positive_number("uint8_scale", header["uint8_scale"])
+        layout = parse_layout(header)
+        return cls(layout, uint8_scale, Origin.parse(header["origin"], layout))
+
+    def network(self, parameters: NDArray[Any]) -> Network:
+        return made_network(self.layout, parameters, self.uint8_scale)
+
+
+def made_network(layout: Layout, parameters: NDArray[Any], uint8_scale: float) -> Network:
+    """A network of its own memory; one number as `parameters` is for all of them."""
+    net = Network.__new__(Network)
+    net.__setstate__({"state": (layout, parameters), "uint8_scale": uint8_scale})
+    return net
+
+
+def layout_header(layout: Layout) -> dict[str, Any]:
+    """A layout as a header has it."""
+    return {
+        "sizes": layout.sizes,
+        "ranks": layout.ranks,
+        "activations": [[s.activation.name, s.activation.parameter] for s in layout.layers],
+    }
+
+
+def parse_layout(header: Mapping[str, Any]) -> Layout:
+    """What `layout_header` gave, checked."""
+    sizes = [count("sizes", n) for n in header["sizes"]]
+    ranks = [None if rank is None else count("ranks", rank) for rank in header["ranks"]]
+    functions = [Activation(name, parameter) for name, parameter in header["activations"]]
+    layout = Layout.build(sizes, ranks, functions)
+    if not layout.layers or ranks[-1] is not None:
+        raise ValueError("it has no dense output layer")
+    for layer in layout.layers:
+        if layer.rank is not None and layer.rank > min(layer.n_in, layer.n_out):
+            raise ValueError(f"rank {layer.rank} of a {layer.n_in} -> {layer.n_out} layer")
+    if max(sizes) > _MOST_PARAMETERS or layout.size > _MOST_PARAMETERS:
+        raise ValueError(f"it has more than {_MOST_PARAMETERS} parameters")
+    return layout
+
+
+def _places(layout: Layout) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Names of a network's tensors in a safetensors file, where each begins in its parameters, and shapes."""
+    for i, layer in enumerate(layout.layers):
+        if layer.rank is None:
+            yield f"layers.{i}.W", layer.W1, (layer.n_out, layer.n_in)
+        else:
+            yield f"layers.{i}.W1", layer.W1, (layer.n_out, layer.rank)
+            yield f"layers.{i}.W2", layer.W2, (layer.rank, layer.n_in)
+        yield f"layers.{i}.b", layer.b, (layer.n_out,)
+
+
+def _tensors(layout: Layout, parameters: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Those tensors as views; C-contiguous, as safetensors takes for granted and `Network.set_state` sees to."""
+    return {name: parameters[start : start + math.prod(shape)].reshape(shape) for name, start, shape in _places(layout)}
+
+
+def _checksum(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """CRC-32 of the header and of the tensors in the network's order, in hexadecimal."""
+    crc = zlib.crc32(text.encode())
+    for tensor in tensors.values():
+        crc = zlib.crc32(tensor.data, crc)
+    return f"{crc:08x}"
+
+
+def _listed(names: list[str]) -> str:
+    """The first few of some names."""
+    shown = ", ".join(repr(name)[:40] for name in names[:5])
+    return (shown or "none") + (", ..." if len(names) > 5 else "")
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise ImportError('safetensors files need a package: pip install "svdfast[safetensors]"') from None
+    return safetensors

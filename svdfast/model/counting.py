@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Count the multiplications that factoring saves, exactly and for one sample.
+
+Counts are integers worked out from the sizes of the layers. Nothing here is timed: how fast a
+product runs depends on the machine, and small ones run slower than their count says.
+"""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, SupportsIndex, TypeAlias, get_args
+
+__all__ = ["LayerCount", "MultiplicationCount", "break_even_rank", "count_multiplications"]
+
+Mode: TypeAlias = Literal["forward", "step"]
+
+
+class _Layer(Protocol):
+    @property
+    def n_in(self) -> int: ...
+    @property
+    def n_out(self) -> int: ...
+    @property
+    def rank(self) -> int | None: ...
+
+
+class _Network(Protocol):
+    @property
+    def layers(self) -> Sequence[_Layer]: ...
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Multiplications of one layer for one sample.
+
+    Attributes
+    ----------
+    n_in, n_out : int
+        Inputs m and outputs n.
+    rank : int or None
+        The l-value, None for a dense layer.
+    multiplications : int
+        What the layer takes as it is.
+    dense : int
+        What it would take dense.
+    """
+
+    n_in: int
+    n_out: int
+    rank: int | None
+    multiplications: int
+    dense: int
+
+
+@dataclass(frozen=True)
+class MultiplicationCount:
+    """Multiplications of a network for one sample, by layer and in total.
+
+    ``str()`` gives a plain text table.
+
+    Attributes
+    ----------
+    mode : {"forward", "step"}
+        What was counted.
+    layers : tuple of LayerCount
+        The layers, first to last.
+    """
+
+    mode: Mode
+    layers: tuple[LayerCount, ...]
+
+    @property
+    def total(self) -> int:
+        """Multiplications of the network as it is."""
+        return sum(layer.multiplications for layer in self.layers)
+
+    @property
+    def dense_total(self) -> int:
+        """Multiplications of the same network with every layer dense."""
+        return sum(layer.dense for layer in self.layers)
+
+    @property
+    def ratio(self) -> float:
+        """Dense over factored: above 1 where factoring saves."""
+        return self.dense_total / self.total
+
+    def __str__(self) -> str:
+        header = ("layer", "rank", "dense", self.mode, "ratio")
+        rows = [
+            (
+                f"{layer.n_in}-{layer.n_out}",
+                "dense" if layer.rank is None else str(layer.rank),
+                f"{layer.dense:,}",
+                f"{layer.multiplications:,}",
+                f"{layer.dense / layer.multiplications:.2f}",
+            )
+            for layer in self.layers
+        ]
+        rows.append(("total", "", f"{self.dense_total:,}", f"{self.total:,}", f"{self.ratio:.2f}"))
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                [row[0].ljust(widths[0])]
+                + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            )
+            for row in (header, *rows)
+        )
+
+
+def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationCount:
+    """Count the multiplications of a network's matrix products for one sample.
+
+    The products are counted, as in the report, section 3.3.4, and not what grows only with the
+    number of neurons (biases, activations) or is done once a batch (the optimizer's update). The
+    report counts l·(m+n) for the backward pass too; a step is counted here product by product:
+
+    ==================  =======  ==============
+    .                   dense    factored
+    ==================  =======  ==============
+    forward             m·n      l·(m+n)
+    step                3·m·n    3·l·(m+n)
+    step, first layer   2·m·n    2·l·m + 3·l·n
+    ==================  =======  ==============
+
+    The first layer has no input gradient to compute: that saves m·n dense, but only l·m
+    factored, for W1ᵀ·∂Z is needed for ∂W2 all the same.
+
+    Parameters
+    ----------
+    net : Network
+        Or anything else with a sequence ``layers`` of objects that have ``n_in``, ``n_out`` and
+        ``rank`` (None for a dense layer).
+    mode : {"step", "forward"}, default "step"
+        A whole training step (forward and backward), or the forward pass alone.
+
+    Returns
+    -------
+    MultiplicationCount
+
+    Raises
+    ------
+    TypeError
+        A size or a rank is not an integer.
+    ValueError
+        `mode` is unknown, `net` has no layers, or a size or a rank is below 1.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace as Layer
+    >>> from svdfast.model.counting import count_multiplications
+    >>> layers = [Layer(n_in=784, n_out=512, rank=128), Layer(n_in=512, n_out=256, rank=64),
+    ...           Layer(n_in=256, n_out=10, rank=None)]
+    >>> count = count_multiplications(Layer(layers=layers))
+    >>> print(count)
+    layer     rank      dense     step  ratio
+    784-512    128    802,816  397,312   2.02
+    512-256     64    393,216  147,456   2.67
+    256-10   dense      7,680    7,680   1.00
+    total           1,203,712  552,448   2.18
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode must be 'forward' or 'step', got {mode!r}")
+    if len(net.layers) == 0:
+        raise ValueError("net must have at least one layer, got none")
+    layers = []
+    for index, layer in enumerate(net.layers):
+        m = _as_size(f"n_in of layer {index}", layer.n_in)
+        n = _as_size(f"n_out of layer {index}", layer.n_out)
+        rank = None if layer.rank is None else _as_size(f"rank of layer {index}", layer.rank)
+        dense, by_rank = _costs(m, n, mode, first_layer=index == 0)
+        count = dense if rank is None else rank * by_rank
+        layers.append(LayerCount(m, n, rank, count, dense))
+    return MultiplicationCount(mode, tuple(layers))
+
+
+def break_even_rank(n_in: SupportsIndex, n_out: SupportsIndex, first_layer: bool = False) -> int:
+    """Give the largest rank at which training a factored layer multiplies less than a dense one.
+
+    A hidden layer saves where l < mn/(m+n) (the report, section 3.3.4), forward and backward
+    alike. The first layer, which has no input gradient, saves over a whole step only where
+    l < 2mn/(2m+3n).
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Inputs m and outputs n, each at least 1.
+    first_layer : bool, default False
+        Whether it is the first layer of its network.
+
+    Returns
+    -------
+    int
+        The rank l, or 0 where no rank saves anything.
+
+    Raises
+    ------
+    TypeError
+        `n_in` or `n_out` is not an integer.
+    ValueError
+        `n_in` or `n_out` is below 1.
+
+    Examples
+    --------
+    So α = 1/2 saves nothing on a square layer:
+
+    >>> from svdfast.model.counting import break_even_rank
+    >>> break_even_rank(512, 512)
+    255
+    >>> break_even_rank(784, 512, first_layer=True)
+    258
+    """
+    m = _as_size("n_in", n_in)
+    n = _as_size("n_out", n_out)
+    dense, by_rank = _costs(m, n, "step", first_layer=first_layer)
+    return (dense - 1) // by_rank
+
+
+def _costs(m: int, n: int, mode: Mode, *, first_layer: bool) -> tuple[int, int]:
+    """Multiplications of a layer dense, and factored for each unit of rank."""
+    if mode == "forward":
+        return m * n, m + n
+    if first_layer:
+        return 2 * m * n, 2 * m + 3 * n
+    return 3 * m * n, 3 * (m + n)
+
+
+def _as_size(name: str, value: SupportsIndex) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1, got {size}")
+    return size

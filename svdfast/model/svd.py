@@ -1,0 +1,477 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Truncated singular value decomposition, and the two factors it gives a weight.
+
+This file is linear algebra on one matrix. It knows nothing of layers, networks or training:
+`svdfast.network` decides which weights are factored and when.
+"""
+
+import logging
+import math
+import numbers
+import operator
+from typing import Any, Literal, SupportsIndex, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from svdfast._process.runtime import single_threaded_blas
+
+__all__ = ["factorize", "leading_directions", "resolve_rank", "restricted_svd", "singular_values", "truncated_svd"]
+
+logger = logging.getLogger("svdfast")
+
+FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
+Method: TypeAlias = Literal["exact", "randomized"]
+# What is added to a Gram matrix, as a share of its mean diagonal: directions that a sample does not have may come all the same.
+RIDGE = 1e-2
+Split: TypeAlias = Literal["balanced", "left", "right"]
+
+
+@single_threaded_blas.held()
+def truncated_svd(
+    W: npt.ArrayLike,
+    rank: SupportsIndex,
+    method: Method = "exact",
+    *,
+    n_oversamples: SupportsIndex = 10,
+    n_iterations: SupportsIndex = 4,
+    seed: int | np.random.Generator = 0,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Keep the ``rank`` largest singular values of a matrix: W ≈ U·diag(s)·Vt.
+
+    No matrix of rank l is nearer to W in the Frobenius or the spectral norm than the exact one
+    (Eckart and Young, 1936). The report, section 3.3.1, uses it to factor a weight; its step 2
+    in section 3.3.2.
+
+    Parameters
+    ----------
+    W : array_like of shape (n, m)
+        Real matrix in any memory layout; it is not modified. ``float32`` and ``float64`` are
+        computed as such, integers and booleans as ``float64``.
+    rank : int
+        Singular values to keep, l, from 1 to min(n, m).
+    method : {"exact", "randomized"}, default "exact"
+        "exact" decomposes W whole by LAPACK. "randomized" looks for the range of W with
+        ``rank + n_oversamples`` random vectors: faster for a rank far below min(n, m), and
+        close to the exact one where the singular values fall off.
+    n_oversamples : int, default 10
+        Random vectors beyond ``rank``; "randomized" only.
+    n_iterations : int, default 4
+        Power iterations, which make the leading directions stand out; "randomized" only.
+    seed : int or numpy.random.Generator, default 0
+        What the random vectors are drawn from; "randomized" only.
+
+    Returns
+    -------
+    U : ndarray of shape (n, rank)
+        Left singular vectors, orthonormal columns.
+    s : ndarray of shape (rank,)
+        Singular values, largest first, never negative.
+    Vt : ndarray of shape (rank, m)
+        Right singular vectors, orthonormal rows.
+        All three have the dtype computed in, are C-contiguous and own their memory.
+
+    Raises
+    ------
+    TypeError
+        `W` is not real ``float32``, ``float64``, integer or boolean; or `rank`,
+        `n_oversamples` or `n_iterations` is not an integer.
+    ValueError
+        `W` is not two-dimensional, is empty or holds NaN or infinity; `rank` is out of range;
+        `n_oversamples` or `n_iterations` is negative; `method` is unknown.
+    numpy.linalg.LinAlgError
+        No way of those below converged.
+
+    Notes
+    -----
+    Where LAPACK's gesdd, divide and conquer, does not converge, gesvd is tried, plain QR iteration, and after it the randomized
+    decomposition; each time with a warning in the log "svdfast".
+
+    "exact" takes a float32 W of at least 128 rows and columns, and a rank of at most half of them, through the eigenvectors of its
+    Gram matrix, G = W·Wᵀ = U·Σ²·Uᵀ (the smaller of W·Wᵀ and Wᵀ·W) in float64, of which only `rank` are computed. There rounding disturbs G
+    by about ε₆₄·σ₁², and Vt = Σ⁻¹·Uᵀ·W loses its orthogonality by ε₆₄·(σ₁/σ_l)²: less than float32 keeps, unless σ_l is thousands of times
+    smaller than σ₁, when LAPACK's SVD is used, as it is in all other cases.
+
+    "randomized" is algorithm 4.4 with 5.1 of N. Halko, P. G. Martinsson, J. A. Tropp, "Finding
+    structure with randomness", SIAM Review 53, 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.model.svd import truncated_svd
+    >>> W = np.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> U, s, Vt = truncated_svd(W, 2)
+    >>> s
+    array([3., 2.])
+    >>> np.abs(U * s @ Vt)
+    array([[3., 0., 0.],
+           [0., 2., 0.],
+           [0., 0., 0.]])
+    """
+    matrix = _as_matrix(W)
+    rank = _as_integer("rank", rank)
+    oversamples = _as_integer("n_oversamples", n_oversamples)
+    iterations = _as_integer("n_iterations", n_iterations)
+    if not 1 <= rank <= min(matrix.shape):
+        raise ValueError(
+            f"rank must be from 1 to {min(matrix.shape)} for W of shape {matrix.shape}, got {rank}"
+        )
+    if oversamples < 0:
+        raise ValueError(f"n_oversamples must not be negative, got {oversamples}")
+    if iterations < 0:
+        raise ValueError(f"n_iterations must not be negative, got {iterations}")
+    _check_choice("method", method, get_args(Method))
+
+    if method == "exact":
+        U, s, Vt = _leading_svd(matrix, rank) or _full_svd(matrix, rank)
+    else:
+        rng = np.random.default_rng(seed)
+        U, s, Vt = _randomized_svd(matrix, rank + oversamples, iterations, rng)
+    # LAPACK hands back Fortran order, and a slice would keep the whole decomposition alive.
+    return (
+        np.array(U[:, :rank], order="C"),
+        np.array(s[:rank]),
+        np.array(Vt[:rank], order="C"),
+    )
+
+
+def factorize(
+    W: npt.ArrayLike,
+    rank: SupportsIndex,
+    split: Split = "balanced",
+    method: Method = "exact",
+    seed: int | np.random.Generator = 0,
+) -> tuple[FloatArray, FloatArray]:
+    """Factor a weight into two thin ones by truncated SVD: W ≈ W1·W2.
+
+    W1·W2 = U_l·Σ_l·V_lᵀ, the report, section 3.3.1. The report does not say which factor takes
+    Σ_l; `split` does. The product is the same, the training that follows is not: "balanced"
+    starts both factors at the same norm, so that neither learns much faster than the other.
+
+    Parameters
+    ----------
+    W : array_like of shape (n, m)
+        Weight, (outputs, inputs). See `truncated_svd` for the dtypes.
+    rank : int
+        The l-value, from 1 to min(n, m).
+    split : {"balanced", "left", "right"}, default "balanced"
+        Where the singular values go: their square roots into each factor, all into W1, or all
+        into W2.
+    method : {"exact", "randomized"}, default "exact"
+        As in `truncated_svd`.
+    seed : int or numpy.random.Generator, default 0
+        As in `truncated_svd`.
+
+    Returns
+    -------
+    W1 : ndarray of shape (n, rank)
+    W2 : ndarray of shape (rank, m)
+        Both C-contiguous, ``float32`` for a ``float32`` W, else ``float64``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `truncated_svd`; ValueError also for an unknown `split`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.model.svd import factorize
+    >>> W = np.outer([1.0, 2.0, 2.0], [3.0, 4.0])
+    >>> W1, W2 = factorize(W, 1)
+    >>> W1.shape, W2.shape
+    ((3, 1), (1, 2))
+    >>> bool(np.allclose(W1 @ W2, W))
+    True
+    """
+    _check_choice("split", split, get_args(Split))
+    U, s, Vt = truncated_svd(W, rank, method, seed=seed)
+    if split == "left":
+        return U * s, Vt
+    if split == "right":
+        return U, s[:, None] * Vt
+    root = np.sqrt(s)
+    return U * root, root[:, None] * Vt
+
+
+@single_threaded_blas.held()
+def leading_directions(
+    W: FloatArray, rank: int, gram: FloatArray | None = None, method: Method = "exact"
+) -> FloatArray:
+    """Orthonormal directions of a weight's outputs, first those that count most: the best matrix of rank l is U·Uᵀ·W.
+
+    Best is the least ‖W − P‖_F, and U are left singular vectors of W. With the Gram matrix of a layer's inputs it is the least change of
+    the layer's outputs over these, ‖(W − P)·X‖_F, or with G = X·Xᵀ ≈ C·Cᵀ ("activation-aware"; samples are columns of X here)
+
+        ‖(W − P)·X‖_F² = tr((W − P)·G·(W − P)ᵀ) = ‖W·C − P·C‖_F²
+
+    so that P·C is W·C cut by SVD, U its left singular vectors, and P = U·Uᵀ·W.
+
+    Parameters
+    ----------
+    W : ndarray (n, m)
+    rank : int
+        l.
+    gram : ndarray (m, m), optional
+        G to a factor, symmetric, without negative eigenvalues; a hundredth of its mean diagonal is added to the diagonal. Overwritten.
+    method : {"exact", "randomized"}
+        As in `truncated_svd`.
+
+    Returns
+    -------
+    U : ndarray (n, rank)
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        W·C is not finite, or no way to decompose it converged. A G whose C can't be found is left out, with a warning in the log.
+
+    References
+    ----------
+    P. Chen, H.-F. Yu, I. Dhillon, C.-J. Hsieh, "DRONE: Data-aware low-rank compression for large NLP models", NeurIPS 2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.model.svd import leading_directions
+    >>> W = np.diag([3.0, 2.0])
+    >>> abs(leading_directions(W, 1)).round(2) + 0.0
+    array([[1.],
+           [0.]])
+    >>> abs(leading_directions(W, 1, gram=np.diag([1.0, 9.0]))).round(2) + 0.0
+    array([[0.],
+           [1.]])
+    """
+    if gram is not None:
+        try:
+            root = _root(gram)
+        except scipy.linalg.LinAlgError:
+            logger.warning("the Gram matrix of a layer's inputs has no Cholesky factor: the weight is cut without it")
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                W = W @ root
+            if not np.isfinite(W).all():
+                raise scipy.linalg.LinAlgError(f"the norm of W over the inputs is too large for {W.dtype}")
+            del root
+        del gram  # the decomposition needs the memory
+    return truncated_svd(W, rank, method)[0]
+
+
+def _root(gram: FloatArray) -> FloatArray:
+    """C, lower triangular, of C·Cᵀ = G with a ridge, which keeps G far enough from singular for float32, too."""
+    G = gram.T  # in Fortran's order, as LAPACK has it, so that C takes its place
+    mean = np.trace(G) / len(G)
+    G[np.diag_indices_from(G)] += RIDGE * mean if mean > 0 else 1.0
+    C: FloatArray = scipy.linalg.cholesky(G, lower=True, overwrite_a=True, check_finite=False)
+    return C
+
+
+@single_threaded_blas.held()
+def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The singular value decomposition of U·Uᵀ·W, W (n, m) projected onto orthonormal directions U (n, l).
+
+    Returns
+    -------
+    U, s, Vt : ndarray (n, l), (l,), (l, m)
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        Uᵀ·W is not finite, or no way to decompose it converged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.model.svd import restricted_svd
+    >>> restricted_svd(np.diag([3.0, 2.0]), np.eye(2)[:, 1:])[1]
+    array([2.])
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        projected = U.T @ W
+    # LAPACK might never come back.
+    if not np.isfinite(projected).all():
+        raise scipy.linalg.LinAlgError(f"the norm of W is too large for {W.dtype}")
+    left, s, Vt = _full_svd(projected)
+    return U @ left, s, Vt
+
+
+def singular_values(W: FloatArray) -> FloatArray:
+    """All of a finite matrix, largest first.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        No way to find them converged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.model.svd import singular_values
+    >>> singular_values(np.array([[0.0, 2.0], [3.0, 0.0]]))
+    array([3., 2.])
+    """
+    return _full_svd(W, vectors=False)[1]
+
+
+def resolve_rank(rank_fraction: float, n_in: SupportsIndex, n_out: SupportsIndex) -> int:
+    """Give the rank that a scale α keeps of one layer: l = ⌊α·min(m, n)⌋, at least 1.
+
+    The report, section 3.3.5, which takes α = 1/2, 1/4, 1/8.
+
+    Parameters
+    ----------
+    rank_fraction : float
+        α, above 0 and at most 1.
+    n_in, n_out : int
+        Inputs m and outputs n of the layer, each at least 1.
+
+    Returns
+    -------
+    int
+        The rank, from 1 to min(n_in, n_out).
+
+    Raises
+    ------
+    TypeError
+        `rank_fraction` is not a number, or `n_in` or `n_out` is not an integer.
+    ValueError
+        `rank_fraction` is outside (0, 1], or `n_in` or `n_out` is below 1.
+
+    Examples
+    --------
+    >>> from svdfast.model.svd import resolve_rank
+    >>> resolve_rank(0.25, 784, 512)
+    128
+    >>> resolve_rank(0.25, 2, 20)
+    1
+    """
+    if isinstance(rank_fraction, bool) or not isinstance(rank_fraction, numbers.Real):
+        raise TypeError(f"rank_fraction must be a number, got {rank_fraction!r}")
+    if not 0.0 < rank_fraction <= 1.0:
+        raise ValueError(f"rank_fraction must be above 0 and at most 1, got {rank_fraction!r}")
+    sizes = {"n_in": _as_integer("n_in", n_in), "n_out": _as_integer("n_out", n_out)}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    # 0.29 · 100 is 28.999999999999996 in floating point, and means 29.
+    return max(1, math.floor(rank_fraction * min(sizes.values()) + 1e-9))
+
+
+def _as_integer(name: str, value: SupportsIndex) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _as_matrix(W: npt.ArrayLike) -> FloatArray:
+    """Check W and give it in the native dtype to compute in, without a copy where it can."""
+    array = np.asarray(W)
+    if array.dtype.kind in "iub":
+        dtype: np.dtype[Any] = np.dtype(np.float64)
+    elif array.dtype.newbyteorder("=") in (np.float32, np.float64):
+        dtype = array.dtype.newbyteorder("=")
+    else:
+        raise TypeError(f"W must be float32, float64, integer or boolean, got {array.dtype}")
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"W must be a matrix with at least one entry, got shape {array.shape}")
+    matrix: FloatArray = array.astype(dtype, copy=False)
+    if not np.isfinite(matrix).all():
+        raise ValueError("W must be finite, got NaN or infinity in it")
+    return matrix
+
+
+def _leading_svd(W: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    """The first `rank` triplets by the Gram matrix in float64; None where another way is better, or needed.
+
+    G. H. Golub, C. F. Van Loan, Matrix Computations, 4th edition, section 8.6.3, on what squaring costs.
+    """
+    smaller = min(W.shape)
+    if W.dtype != np.float32 or smaller < 128 or rank > smaller // 2:
+        return None
+    A = W.astype(np.float64)
+    if W.shape[0] > W.shape[1]:
+        A = A.T
+    # Eigenvalues come smallest first.
+    try:
+        squares, U = scipy.linalg.eigh(
+            A @ A.T, subset_by_index=[smaller - rank, smaller - 1], check_finite=False,
+            overwrite_a=True,
+        )  # fmt: skip
+    except scipy.linalg.LinAlgError:
+        logger.warning("eigh did not converge on the Gram matrix of a matrix of shape %s: its SVD is taken instead", W.shape)
+        return None
+    squares, U = squares[::-1], U[:, ::-1]
+    # G is disturbed by about n·ε₆₄·σ₁², and uᵢᵀ·G·uⱼ, divided by σᵢ·σⱼ, must not show it in float32.
+    enough = smaller * np.finfo(np.float64).eps / np.finfo(np.float32).eps
+    if not squares[-1] > enough * squares[0]:
+        return None
+    s = np.sqrt(squares)
+    Vt = (U.T @ A) / s[:, np.newaxis]
+    with np.errstate(over="ignore"):  # a norm beyond float32 is infinite, as LAPACK has it
+        U, s, Vt = (part.astype(np.float32) for part in (U, s, Vt))
+    return (U, s, Vt) if W.shape[0] <= W.shape[1] else (Vt.T, s, U.T)
+
+
+def _full_svd(
+    W: FloatArray, rank: int | None = None, *, vectors: bool = True
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The whole SVD of a finite matrix; where LAPACK does not converge, of as many triplets as `rank` asks for at least."""
+    found = _lapack_svd(W, vectors)
+    if found is None:
+        logger.warning("no SVD of LAPACK converged on a matrix of shape %s: the randomized one is taken instead", W.shape)
+        n_vectors = min(W.shape) if rank is None else rank + 10
+        found = _randomized_svd(W, n_vectors, 4, np.random.default_rng(0))
+    return found
+
+
+def _lapack_svd(W: FloatArray, vectors: bool = True) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    """The whole SVD of a finite matrix, the vectors empty where they are not wanted; None where nothing converges."""
+    # gesdd, divide and conquer, is several times faster and now and then fails to converge on a
+    # matrix that gesvd, the plain QR iteration, still decomposes.
+    for driver in ("gesdd", "gesvd"):
+        try:
+            found = scipy.linalg.svd(
+                W, full_matrices=False, compute_uv=vectors, check_finite=False, lapack_driver=driver
+            )
+        except scipy.linalg.LinAlgError:
+            logger.warning("%s did not converge on a matrix of shape %s", driver, W.shape)
+        else:
+            return found if vectors else (W[:, :0], found, W[:0])
+    return None
+
+
+def _randomized_svd(
+    W: FloatArray, n_vectors: int, n_iterations: int, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    n, m = W.shape
+    k = min(n_vectors, n, m)
+    # LAPACK guards itself against overflow; the plain products here would not.
+    scale = max(W.max(), -W.min())
+    if scale > 0:
+        W = W / scale
+    sketch = rng.standard_normal((m, k), dtype=np.float64).astype(W.dtype)  # the same for both
+    Q = _orthonormal(W @ sketch)  # (n×k) = (n×m)(m×k)
+    for _ in range(n_iterations):
+        # Without the QR in between, every column would turn to the first singular vector.
+        Q = _orthonormal(W.T @ Q)  # (m×k) = (n×m)ᵀ(n×k)
+        Q = _orthonormal(W @ Q)  # (n×k) = (n×m)(m×k)
+    found = _lapack_svd(Q.T @ W)  # (k×m) = (n×k)ᵀ(n×m)
+    if found is None:
+        raise scipy.linalg.LinAlgError(f"no SVD of a matrix of shape {W.shape} converged: gesdd, gesvd, randomized")
+    U, s, Vt = found
+    return Q @ U, s * scale, Vt  # (n×k) = (n×k)(k×k)
+
+
+def _orthonormal(A: FloatArray) -> FloatArray:
+    Q: FloatArray
+    Q, _ = scipy.linalg.qr(A, mode="economic", overwrite_a=True, check_finite=False)
+    return Q

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Checkpoint files: what a training needs to go on, plain values and arrays, written whole or not at all, checked as they are read.
+
+    svdfast checkpoint 1\\n       what it is, and the format's version
+    length                       of the next part in bytes, in 8 bytes, lowest first
+    JSON                         the values; an array is its dtype and shape
+    arrays                       their bytes, one after the other, in the order in which the values name them
+    SHA-256                      of all before it, 32 bytes
+
+Reading makes numbers, texts, lists, tuples, dicts, arrays and the few classes of `_RECORDS`; nothing else, and it runs nothing. Not here:
+what the values are (loop.py, method.py), and the files of networks (io.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._process.checks import count
+from svdfast._process.files import DAMAGED, remove_parts, written_whole
+from svdfast.model.network import Truncation
+from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
+from svdfast.training.schedules import Constant, Cosine, StepDecay, Warmup, is_known
+
+__all__ = ["Checkpoint", "fingerprint", "optimizer_header", "parse_optimizer", "read", "write"]
+
+_MAGIC = b"svdfast checkpoint "
+_VERSION = 1
+_START = _MAGIC + b"%d\n" % _VERSION
+_OPTIMIZERS = {kind.__name__: kind for kind in (Adam, AdamW, GradientDescent)}
+_RECORDS = {kind.__name__: kind for kind in (Constant, Cosine, StepDecay, Truncation, Warmup)}
+_KINDS = "biuf"  # of arrays: real numbers
+_CHUNK = 1 << 24  # bytes hashed together
+
+
+class Checkpoint:
+    """Where and when a training is written.
+
+    Parameters
+    ----------
+    path : path
+        Of a file that is not there yet, unless the training goes on from it.
+    every : int, optional
+        Steps from one to the next; by default it is written at the end of each epoch.
+    resumed : bool
+        Whether the file is the training's own.
+
+    Attributes
+    ----------
+    next_step : int
+        Before which step it is to be written; none that ever comes where epochs decide.
+
+    Raises
+    ------
+    FileExistsError, IsADirectoryError
+        It would replace what is not its own.
+    TypeError, ValueError
+        An argument is of the wrong kind.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every: int | None = None, *, resumed: bool = False):
+        try:
+            self.path = Path(path)
+        except TypeError:
+            raise TypeError(f"checkpoint: expected a path, got {type(path).__name__}") from None
+        self.every = None if every is None else count("checkpoint_every", every)
+        self.path = self.path.absolute()  # as a callback may change the folder
+        if not resumed and self.path.is_dir():
+            raise IsADirectoryError(f"checkpoint: expected the path of a file, got the folder {os.fspath(path)!r}")
+        if not resumed and self.path.exists():
+            raise FileExistsError(
+                f"checkpoint: {os.fspath(path)!r} is there already: go on from it with svdfast.resume, or remove it"
+            )
+        remove_parts(self.path)
+        self.next_step = sys.maxsize
+
+    def write(self, step: int, state: Mapping[str, Any]) -> None:
+        """Writes the state before this step."""
+        write(self.path, state)
+        self.plan(step)
+
+    def plan(self, step: int) -> None:
+        """Sets next_step to the next after this one."""
+        if self.every is not None:
+            self.next_step = step - step % self.every + self.every
+
+
+def write(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes a file whole; what had its name before stays until then.
+
+    Raises
+    ------
+    TypeError
+        Something in the state is no plain value.
+    OSError
+        It can't be written.
+    """
+    arrays: list[NDArray[Any]] = []
+    text = json.dumps(_plain(state, arrays)).encode()
+    parts: list[bytes | memoryview] = [_START, len(text).to_bytes(8, "little"), text, *(_bytes(array) for array in arrays)]
+    digest = hashlib.sha256()
+    with written_whole(path) as file:
+        for part in parts:
+            digest.update(part)
+            file.write(part)
+        file.write(digest.digest())
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `write` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is no checkpoint, of another version, or damaged.
+    """
+    try:
+        path = Path(path)
+    except TypeError:
+        raise TypeError(f"path: expected a path, got {type(path).__name__}") from None
+    with open(path, "rb") as file:
+        start = file.read(len(_START))
+        if not start.startswith(_MAGIC):
+            raise ValueError(f"path: {os.fspath(path)!r} is not a checkpoint")
+        if start != _START:
+            version = start[len(_MAGIC) :].decode("ascii", "replace").strip()
+            raise ValueError(
+                f"path: {os.fspath(path)!r} is a checkpoint of format {version!r}; this svdfast reads format {_VERSION}"
+            )
+        rest = file.read()
+    content, digest = memoryview(rest)[:-32], rest[-32:]
+    found = hashlib.sha256(start)
+    found.update(content)
+    if found.digest() != digest:
+        raise ValueError(
+            f"path: {os.fspath(path)!r} is damaged: it was cut short, or changed since it was written (its checksum is not that of "
+            "its content)"
+        )
+    try:
+        place = 8 + int.from_bytes(content[:8], "little")
+        values = json.loads(bytes(content[8:place]))
+        return dict(_value(values, content[place:]))
+    except DAMAGED as error:
+        raise ValueError(f"path: {os.fspath(path)!r} is not a checkpoint: {error}") from None
+
+
+def optimizer_header(optimizer: Optimizer) -> dict[str, Any] | None:
+    """An optimizer as a file has it, its state apart; None where it, or its schedule, is of a class or function of the user's own."""
+    name = type(optimizer).__name__
+    if _OPTIMIZERS.get(name) is not type(optimizer) or not is_known(optimizer.schedule):
+        return None
+    return {"name": name, "settings": optimizer.settings | {"learning_rate": optimizer.schedule}}
+
+
+def parse_optimizer(values: Mapping[str, Any]) -> Optimizer:
+    """What `optimizer_header` gave."""
+    optimizer: Optimizer = _OPTIMIZERS[values["name"]](**values["settings"])
+    return optimizer
+
+
+def fingerprint(arrays: Iterable[NDArray[Any]]) -> str:
+    """A SHA-256 of arrays: of their numbers, shapes and types."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape} ".encode())
+        rows = max(1, _CHUNK // max(1, array[:1].nbytes))
+        for start in range(0, len(array), rows):
+            digest.update(_bytes(array[start : start + rows]))
+    return digest.hexdigest()
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    """An array's numbers in order, as bytes."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+class _NotPlain(TypeError):
+    """A value that no file can have, and where it is."""
+
+    def __init__(self, value: Any):
+        self.kind, self.place = type(value).__name__, ""
+
+    def __str__(self) -> str:
+        return f"checkpoint: expected numbers, texts, lists, tuples, dicts and arrays of numbers in{self.place}, got {self.kind}"
+
+
+def _plain(value: Any, arrays: list[NDArray[Any]]) -> Any:
+    """A value as JSON has it; arrays in it are put aside."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.bool_ | np.integer | np.floating) and value.dtype.itemsize <= 8:
+        return value.item()
+    if type(value) is np.ndarray and value.dtype.kind in _KINDS:
+        arrays.append(value)
+        return {"array": [value.dtype.str, list(value.shape)]}
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(item, arrays) for item in value]}
+    if isinstance(value, list):
+        return [_plain(item, arrays) for item in value]
+    if isinstance(value, Mapping):
+        return {"dict": [[_plain(key, arrays), _item(key, item, arrays)] for key, item in value.items()]}
+    name = type(value).__name__
+    if _RECORDS.get(name) is type(value):
+        return {name: [_plain(getattr(value, field.name), arrays) for field in fields(value)]}
+    raise _NotPlain(value)
+
+
+def _item(key: Any, item: Any, arrays: list[NDArray[Any]]) -> Any:
+    """What is plain of an item of a dict; an error says its key."""
+    try:
+        return _plain(item, arrays)
+    except _NotPlain as error:
+        error.place = f" {key}{error.place}"
+        raise
+
+
+def _value(plain: Any, content: memoryview) -> Any:
+    """What `_plain` was given; its arrays are in `content`, and are all of it."""
+    place = 0
+
+    def made(plain: Any) -> Any:
+        nonlocal place
+        if isinstance(plain, list):
+            return [made(item) for item in plain]
+        if not isinstance(plain, dict):
+            return plain
+        ((kind, items),) = plain.items()
+        if kind == "array":
+            dtype, shape = np.dtype(items[0]), tuple(count("shape", n, minimum=0) for n in items[1])
+            if dtype.kind not in _KINDS:
+                raise ValueError(f"it has an array of {dtype}")
+            start, place = place, place + math.prod(shape) * dtype.itemsize
+            return np.frombuffer(content[start:place], dtype).reshape(shape)
+        if kind == "tuple":
+            return tuple(made(item) for item in items)
+        if kind == "dict":
+            return {made(key): made(item) for key, item in items}
+        return _RECORDS[kind](*(made(item) for item in items))
+
+    value = made(plain)
+    if place != len(content):
+        raise ValueError(f"it has {len(content)} bytes of arrays, not {place}")
+    return value

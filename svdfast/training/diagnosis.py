@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Numbers that are no longer finite in a training: the last good state kept, and what is told of step, layer and likely cause.
+
+A step whose loss is not finite updates nothing (the engine sees to that), so if the weights are finite then, nothing is lost. But an
+update may make weights infinite, or as good as that, though its loss was finite. That shows in the next loss, or when `Watch.look` looks;
+a copy that `look` has taken is put back then.
+
+Not here: the checks of data before a training (data.py), and the loop that asks (loop.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._engine import aligned_zeros
+from svdfast.kernels import dense_forward, factored_forward
+from svdfast.model.layout import Layout
+
+if TYPE_CHECKING:
+    from svdfast.model.network import Network
+    from svdfast.training.method import Run
+
+__all__ = ["NotFinite", "Watch"]
+
+# Steps between two copies at least, so that they cost next to nothing.
+EVERY = 100
+# Inputs or targets are called large from this size on.
+LARGE = 1e4
+# Weights that overflow have blown up if the largest is more than so many times what it was when they were good; else it is the inputs.
+GROWN = 10.0
+# Rows of a batch that are looked at together.
+ROWS = 256
+
+
+class NotFinite(FloatingPointError):
+    """A training met NaN or infinity and stopped.
+
+    Attributes
+    ----------
+    step : int
+        The step, from 1, whose loss it showed in; else the steps that had been done.
+    epoch : int
+        From 1.
+    layer : int or None
+        The first, from 0, whose parameters or outputs are not finite; None where that is the data or the optimizer's moments.
+    restored : int
+        The network is as it was after so many steps.
+    """
+
+    def __init__(self, message: str, step: int = 0, epoch: int = 0, layer: int | None = None, restored: int = 0):
+        super().__init__(message)
+        self.step, self.epoch, self.layer, self.restored = step, epoch, layer, restored
+
+
+class Watch:
+    """The last good parameters of a training, and what is to be said when they go bad.
+
+    Parameters
+    ----------
+    run : svdfast.method.Run
+
+    Attributes
+    ----------
+    due : int
+        Steps after which a copy is old, while the parameters are the same array.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self._good: tuple[Layout, NDArray[Any]] | None = None
+        self._source: NDArray[Any] | None = None  # what the copy is of
+        self._step = self.due = 0
+
+    def look(self, step: int, epoch: int, *, always: bool = False) -> None:
+        """Copies the network's parameters, `step` steps having been done, if they are others or the last copy is old.
+
+        Raises
+        ------
+        NotFinite
+            They, or the optimizer's moments, are not finite.
+        """
+        run = self.run
+        layout, parameters = run.net.state
+        if not always and parameters is self._source and step < self.due:
+            return
+        if not (_finite(parameters) and all(_finite(moment) for moment in run.optimizer.moments)):
+            raise self._error(f"after step {step}", step, epoch)
+        if parameters is not self._source:
+            self._good = self._source = None  # before there are others
+            self._good = layout, aligned_zeros(layout.size, parameters.dtype)
+            self._source = parameters
+        assert self._good is not None
+        self._good[1][...] = parameters
+        self._step, self.due = step, step + EVERY
+
+    def loss(self, value: float, start: int, stop: int, step: int, epoch: int) -> NotFinite:
+        """What to raise where the loss of this step, of rows start .. stop of the run's data, is not finite."""
+        # It was no update: the engine has left it out.
+        self.run.optimizer.n_updates -= 1
+        return self._error(f"the loss became {value} at step {step}", step, epoch, (start, stop))
+
+    def diverged(self, what: str, step: int, epoch: int) -> NotFinite:
+        """What to raise where something else, `what`, is nothing to go on with after this step."""
+        return self._error(f"{what} after step {step}", step, epoch)
+
+    def _error(self, what: str, step: int, epoch: int, batch: tuple[int, int] | None = None) -> NotFinite:
+        run, done = self.run, step if batch is None else step - 1
+        with np.errstate(all="ignore"):
+            layer, found, cause, lost = self._find(batch)
+        if lost and self._good is not None:
+            layout, good = self._good
+            if run.net.layout == layout:
+                run.net.parameters[...] = good  # views of them, as users may hold, show them
+            else:
+                run.net.set_state(layout, good)
+            done = self._step
+        if lost or not all(_finite(moment) for moment in run.optimizer.moments):
+            run.optimizer.reset()
+        state = f"as step {done} left it" if done else "as it was before the first step"
+        state = f"the network {'was put back and ' if lost and self._good else ''}is {state}"
+        return NotFinite(f"{what} (epoch {epoch}): {found}; {cause}; {state}", step, epoch, layer, done)
+
+    def _find(self, batch: tuple[int, int] | None) -> tuple[int | None, str, str, bool]:
+        """The layer, what is wrong, why, and whether the parameters are good for nothing."""
+        run = self.run
+        net, data = run.net, run.data
+        rows: Any = slice(0, ROWS)  # to see what data are like
+        if batch is not None:
+            order = run.engine.order
+            rows = slice(*batch) if order is None else order[slice(*batch)]
+        X, targets = data.inputs.array[rows], data.targets[rows]
+        weights = None if data.weights is None else data.weights[rows]
+        if targets.dtype == np.int32 and not ((targets >= 0) & (targets < net.sizes[-1])).all():
+            return None, "y holds what is no class number", "it has changed since it was checked", not _finite(net.parameters)
+        for name, array in (("X", X), ("y", targets), ("sample_weight", weights)):
+            if array is not None and not _finite(array):
+                lost = not _finite(net.parameters)
+                return None, f"{name} holds NaN or infinity", "it has changed since it was checked", lost
+        X = X.astype(net.dtype) * net.dtype.type(data.inputs.scale)
+
+        now = _largest(net.parameters)
+        then = now if self._good is None else _largest(self._good[1])
+        grown = not now <= GROWN * then
+        why = f"the largest weight is {now:.3g}, after step {self._step} it was {then:.3g}: a smaller learning rate may help"
+        for name, array in (("targets", targets), ("inputs", X)):
+            if array.dtype.kind == "f" and array.size and _largest(array) >= LARGE:
+                why = f"{name} are as large as {_largest(array):.3g}: to scale them, or a smaller learning rate may help"
+
+        if self._good is None:
+            why = "so it was before the first step"
+
+        for i, layer in enumerate(net.layers):
+            for name in ("W", "b") if layer.rank is None else ("W1", "W2", "b"):
+                if not _finite(getattr(layer, name)):
+                    return i, f"{name} of layer {i} holds NaN or infinity", why, True
+        if not all(_finite(moment) for moment in run.optimizer.moments):
+            return None, f"gradients, or their squares, are beyond {net.dtype}", why, grown
+        of_largest = int(np.argmax([_largest(layer.weight()) for layer in net.layers]))
+        if batch is None:
+            return of_largest, f"the largest weight, in layer {of_largest}, is {now:.3g}", why, grown
+        index = _overflowing(net, X)
+        if index is not None:
+            return index, f"the outputs of layer {index} are beyond {net.dtype}", why, grown
+        w = net.parameters[: net.layout.n_weights]
+        if (run.l1 or run.l2) and not np.isfinite(w @ w):
+            # Penalties are known only as the update is done.
+            return of_largest, f"the penalties are beyond {net.dtype}", why, True
+        if run.bfloat16:
+            why = 'rounded to bfloat16, something is too large: precision="float32" may help'
+        return len(net.layers) - 1, "the outputs are finite, the loss of them is not", why, grown
+
+
+def _finite(array: NDArray[Any]) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _largest(array: NDArray[Any]) -> float:
+    return float(np.abs(array).max())
+
+
+def _overflowing(net: Network, X: NDArray[Any]) -> int | None:
+    """The first layer whose outputs are not finite, the last one's before its activation."""
+    last = len(net.layers) - 1
+    found = len(net.layers)
+    for start in range(0, len(X), ROWS):
+        A = X[start : start + ROWS]
+        for index, layer in enumerate(net.layers[:found]):
+            activation = layer.activation if index < last else "identity"
+            if layer.rank is None:
+                A = dense_forward(A, layer.W, layer.b, activation=activation)
+            else:
+                A = factored_forward(A, layer.W1, layer.W2, layer.b, activation=activation)[0]
+            if not _finite(A):
+                found = index
+                break
+    return found if found <= last else None

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The loop over epochs and mini-batches, its history, and its whole state as a checkpoint has it.
+
+Not here: checks of what users give (training.py), what happens between steps (method.py), what a step computes (the compiled engine).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from svdfast._process import in_use
+from svdfast._process.checks import count
+from svdfast._process.runtime import single_threaded_blas
+from svdfast.data.sources import Source
+from svdfast.model.counting import count_multiplications
+from svdfast.model.network import Evaluator
+from svdfast.training.checkpoint import Checkpoint, optimizer_header
+from svdfast.training.diagnosis import Watch
+from svdfast.training.method import Event, Method, Run, Settings
+from svdfast.training.result import TrainingResult
+from svdfast.training.schedules import Constant
+
+__all__ = ["Loop", "StopTraining"]
+
+
+class StopTraining(Exception):
+    """Raised by a callback to end a training early; the result is returned as far as it got."""
+
+
+class Loop:
+    """A training, from where it stands to its end.
+
+    Parameters
+    ----------
+    run : Run
+    settings : Settings
+    source : Source
+        What batches come from.
+    rng : numpy.random.Generator
+        What the source draws from.
+    evaluator : Evaluator or None
+    epochs : int
+    recompose : bool
+        Whether to end dense.
+    callbacks : tuple of callable
+    checkpoint : Checkpoint or None
+    about : dict
+        What a checkpoint has beside the state: what the training was asked for, and of which data.
+    progress : bool
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        settings: Settings,
+        source: Source,
+        rng: np.random.Generator,
+        evaluator: Evaluator | None,
+        epochs: int,
+        recompose: bool,
+        callbacks: tuple[Callable[[Event], None], ...],
+        checkpoint: Checkpoint | None,
+        about: Mapping[str, Any],
+        progress: bool,
+    ):
+        self.run, self.source, self.rng, self.evaluator = run, source, rng, evaluator
+        self.epochs, self.recompose, self.callbacks = epochs, recompose, callbacks
+        self.checkpoint, self.about, self.progress = checkpoint, about, progress
+        self.n_steps = epochs * source.steps_per_epoch
+        self.result = TrainingResult(run.net)
+        self.watch = Watch(run)
+        self.method = Method(
+            run, settings, self.n_steps, evaluator, self._tell, self.watch.diverged, self._dense_seconds, self._spend
+        )
+        self.result.events = self.method.events
+        # The epoch, from 1, what the generator was when it began, and the loss and seconds of its steps.
+        self.epoch, self.generator = 1, rng.bit_generator.state
+        self.total, self.seconds = 0.0, 0.0
+        # Steps when the network took the form that it has, and seconds since.
+        self.since, self.spent = 0, 0.0
+        self.stopped = False
+
+    def finish(self) -> TrainingResult:
+        """Trains to the end.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread uses the network, or another training the optimizer.
+        """
+        with in_use.training(self.run.net, self.run.optimizer):
+            return self._finish()
+
+    def _finish(self) -> TrainingResult:
+        result, run = self.result, self.run
+        bar = _progress_bar(self.n_steps, result.n_steps) if self.progress else None
+        try:
+            with single_threaded_blas.held():
+                self._begin()
+                if not self.stopped:
+                    self._train(bar)
+        except StopTraining:
+            self.stopped = True
+            if self.checkpoint is not None:
+                self._save()
+        finally:
+            if bar is not None:
+                bar.close()
+        self._close_phase()
+
+        epoch = max(1, -(-result.n_steps // self.source.steps_per_epoch))
+        self.watch.look(result.n_steps, epoch, always=True)
+        if self.recompose and run.net.is_factored:
+            with single_threaded_blas.held():
+                seconds = self.method.recompose(result.n_steps, epoch, say=False)
+                self.watch.look(result.n_steps, epoch)
+                result.seconds += seconds
+                row = {"epoch": epoch, "step": result.n_steps, "phase": "recomposed", "loss": math.nan}
+                row |= {"learning_rate": math.nan, "seconds": seconds}
+                if self.evaluator is not None:
+                    self._add_validation(row)
+            result.history.append(row)
+            result.events.append(Event("recompose", epoch, result.n_steps, run.net, {"seconds": seconds}))
+            with contextlib.suppress(StopTraining):
+                self._tell(result.events[-1])
+        return result
+
+    def _begin(self) -> None:
+        """Makes the engine, brings the source to where the training was, and writes the first checkpoint."""
+        run, source, n_steps = self.run, self.source, self.result.n_steps
+        optimizer = vars(run.optimizer).copy()
+        try:
+            run.rebuild()
+            self.watch.look(n_steps, self.epoch)
+            if self.checkpoint is not None:
+                if n_steps == 0:
+                    self._save()
+                self.checkpoint.plan(n_steps)
+        except BaseException:
+            vars(run.optimizer).update(optimizer)  # nothing has been trained
+            raise
+        if source.replayed and self.epoch <= self.epochs and not self.stopped:
+            seconds = source.seconds
+            for _ in range(1, self.epoch):
+                for _ in source.batches(run):
+                    pass
+            source.seconds = seconds
+
+    def _train(self, bar: Any) -> None:
+        """What is left of the epochs: their batches, their rows of the history, and the callbacks."""
+        run, result, source, checkpoint, watch = self.run, self.result, self.source, self.checkpoint, self.watch
+        n_steps, whole = result.n_steps, self.n_steps
+        done = n_steps - (self.epoch - 1) * source.steps_per_epoch  # of the first epoch's batches
+        due = self._due()
+        for epoch in range(self.epoch, self.epochs + 1):
+            if run.outdated:
+                self._close_phase()
+                run.follow()
+                watch.look(n_steps, epoch)
+            total, rate = self.total, math.nan
+            schedule = run.optimizer.schedule
+            # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
+            constant = schedule.learning_rate if type(schedule) is Constant else None
+            if checkpoint is not None:
+                self.generator = self.rng.bit_generator.state
+            batches = source.batches(run)
+            if done > 0:
+                batches, done = islice(batches, done, None), 0
+            began = time.perf_counter()
+            try:
+                for start, stop in batches:
+                    if n_steps == due:
+                        self._count(n_steps, total, began)
+                        self._act(bar)
+                        due = self._due()
+                        began = time.perf_counter()
+                    rate = schedule(n_steps, whole) if constant is None else constant
+                    value = run.step(start, stop, rate)
+                    n_steps += 1
+                    total += value * (stop - start)
+                    if not math.isfinite(value):
+                        raise watch.loss(value, start, stop, n_steps, epoch)
+                    if bar is not None:
+                        bar.update()
+            except StopTraining:
+                # Not of a callback, perhaps, but of what gives batches or rates.
+                result.n_steps, self.total = n_steps, total
+                raise
+            self._count(n_steps, total, began)
+            if n_steps >= watch.due:
+                watch.look(n_steps, epoch)
+            row: dict[str, Any] = {
+                "epoch": epoch,
+                "step": n_steps,
+                "phase": run.phase,
+                "loss": total / source.n_samples,
+                "learning_rate": rate,
+                "seconds": self.seconds,
+            }
+            if self.evaluator is not None:
+                self._add_validation(row)
+            result.history.append(row)
+            self.epoch = epoch + 1
+            self.total = self.seconds = 0.0
+            if bar is not None:
+                bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
+            if self.callbacks:
+                self._tell(Event("epoch", epoch, n_steps, run.net, row))
+            if checkpoint is not None and (checkpoint.every is None or epoch == self.epochs):
+                self.generator = self.rng.bit_generator.state
+                self._save()
+
+    def _due(self) -> int:
+        """Before which step there is something to do."""
+        step = self.method.next_step
+        return step if self.checkpoint is None else min(step, self.checkpoint.next_step)
+
+    def _count(self, n_steps: int, total: float, began: float) -> None:
+        """Notes the steps done, and their seconds since `began`."""
+        elapsed = time.perf_counter() - began
+        self.result.n_steps, self.total = n_steps, total
+        self.seconds += elapsed
+        self.spent += elapsed
+        self.result.seconds += elapsed
+
+    def _act(self, bar: Any) -> None:
+        """What is to be done before the next step."""
+        step = self.result.n_steps
+        if self.checkpoint is not None and step == self.checkpoint.next_step:
+            self._save()
+        if step == self.method.next_step:
+            self._close_phase()
+            self.method.act(step, self.epoch)
+            self.run.follow()
+            self.watch.look(step, self.epoch)
+            if bar is not None:
+                bar.set_postfix_str(self.run.phase)
+
+    def _close_phase(self) -> None:
+        """Puts the steps since the network took its form down in the result."""
+        result, run = self.result, self.run
+        if result.n_steps > self.since:
+            multiplications = count_multiplications(run.net.shaped(run.ranks)).total
+            form = {"phase": run.phase, "multiplications": multiplications}
+            if not result.phases or not form.items() <= result.phases[-1].items():
+                result.phases.append(form | {"steps": 0, "seconds": 0.0})
+            result.phases[-1]["steps"] += result.n_steps - self.since
+            result.phases[-1]["seconds"] += self.spent
+            self.since, self.spent = result.n_steps, 0.0
+
+    def _tell(self, event: Event) -> None:
+        for callback in self.callbacks:
+            callback(event)
+
+    def _spend(self, seconds: float) -> None:
+        self.result.seconds += seconds
+
+    def _dense_seconds(self) -> float:
+        """Seconds of a step so far, without what it takes to read samples."""
+        seconds: float = sum(p["seconds"] for p in self.result.phases)
+        return max(seconds - self.source.seconds, 0.0) / max(self.result.n_steps, 1)
+
+    def _add_validation(self, row: dict[str, Any]) -> None:
+        assert self.evaluator is not None
+        evaluation = self.evaluator(self.run.net)
+        row["val_loss"] = evaluation.loss
+        row["val_accuracy"] = evaluation.accuracy
+
+    def _save(self) -> None:
+        """Writes a checkpoint of the state before the next step, if its numbers are finite."""
+        assert self.checkpoint is not None
+        result = self.result
+        if self.run.outdated:
+            self._close_phase()
+            self.run.follow()
+        self.watch.look(result.n_steps, self.epoch, always=True)
+        state = {
+            "n_steps": result.n_steps,
+            "epoch": self.epoch,
+            "generator": self.generator,
+            "total": self.total,
+            "since": self.since,
+            "seconds": [self.seconds, self.spent, self.source.seconds, result.seconds],
+            "stopped": self.stopped,
+            "history": result.history,
+            "phases": result.phases,
+            "events": [(event.kind, event.epoch, event.step, event.info) for event in result.events],
+            "optimizer": optimizer_header(self.run.optimizer),
+            "run": self.run.packed(),
+            "method": self.method.packed(),
+        }
+        self.checkpoint.write(result.n_steps, {**self.about, "state": state})
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to a state that a checkpoint has.
+
+        Raises
+        ------
+        ArithmeticError, AttributeError, LookupError, TypeError, ValueError
+            It is not as such a state is.
+        """
+        result, per_epoch = self.result, self.source.steps_per_epoch
+        self.epoch = count("epoch", state["epoch"], maximum=self.epochs + 1)
+        done = (self.epoch - 1) * per_epoch
+        most = min(done + per_epoch, self.n_steps)
+        result.n_steps = count("n_steps", state["n_steps"], minimum=done, maximum=most)
+        self.total = float(state["total"])
+        self.since = count("since", state["since"], minimum=0, maximum=result.n_steps)
+        self.seconds, self.spent, self.source.seconds, result.seconds = map(float, state["seconds"])
+        self.stopped = bool(state["stopped"])
+        result.history = [dict(row) for row in state["history"]]
+        result.phases = [dict(phase) for phase in state["phases"]]
+        self.run.unpack(state["run"])
+        self.method.unpack(state["method"])
+        self.method.events[:] = [
+            Event(kind, epoch, step, self.run.net, info) for kind, epoch, step, info in state["events"]
+        ]
+
+
+def _progress_bar(n_steps: int, done: int) -> Any:
+    try:
+        from tqdm.auto import tqdm  # a widget in a notebook, text where there are no widgets
+    except ImportError:
+        raise ImportError(
+            'progress=True needs tqdm: pip install "svdfast[progress]"'
+        ) from None
+    return tqdm(total=n_steps, initial=done, unit="step", leave=False)

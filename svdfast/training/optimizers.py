@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Optimizers: how a gradient g becomes an update of the parameters w. Their objects hold the settings and the moments.
+
+The update itself is one compiled loop over the flat vectors (src/elementwise_loops.h: update); the rate η at each step comes from
+schedules.py; L1 and L2 penalties are arguments of `train`, added to g in the same loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from svdfast._engine import aligned_zeros
+from svdfast._process.checks import count, fraction, positive_number, room
+from svdfast.training import schedules
+from svdfast.training.moments import Kind
+
+__all__ = ["Adam", "AdamW", "GradientDescent", "Optimizer"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the compiled update is told: its code and constants."""
+
+    code: int
+    beta1: float = 0.0
+    beta2: float = 0.0
+    epsilon: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+
+class Optimizer:
+    """Base of the optimizers: a rate, a rule, and the state that goes from one training to the next, one at a time.
+
+    Attributes
+    ----------
+    learning_rate : float or Schedule
+    n_updates : int
+        Updates since the moments were zero (t in Adam's correction).
+    moments : tuple of ndarray
+        Vectors laid out as the network's parameters are; none before the first training.
+    kinds : tuple of {"mean", "square"}
+        Of what each moment is a running mean: of gradients, or of their squares.
+    """
+
+    def __init__(
+        self, learning_rate: float | schedules.Schedule, rule: Rule, kinds: tuple[Kind, ...]
+    ):
+        self.learning_rate = learning_rate
+        self.schedule = schedules.resolve(learning_rate)
+        self.rule = rule
+        self.n_updates = 0
+        self.moments: tuple[NDArray[Any], ...] = ()
+        self.kinds = kinds
+        self._key: Hashable = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make such an optimizer, its state apart."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.settings.items())})"
+
+    def begin(self, key: Hashable, size: int, dtype: DTypeLike) -> None:
+        """Keeps the moments if they belong to parameters laid out as `key` says, else starts them at zero."""
+        size = count("size", size, maximum=2**31 - 1)
+        if dtype is None or np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
+        if self._key != key:
+            self._key = None
+            room("optimizer", len(self.kinds) * size * np.dtype(dtype).itemsize)
+            self.moments = tuple(aligned_zeros(size, dtype) for _ in self.kinds)
+            self.n_updates = 0
+            self._key = key
+        # Compiled loops write to them.
+        if len(self.moments) != len(self.kinds) or any(
+            m.shape != (size,) or m.dtype != dtype or not (m.flags.c_contiguous and m.flags.aligned and m.flags.writeable)
+            for m in self.moments
+        ):
+            raise ValueError(f"moments: expected {len(self.kinds)} vectors of {size} elements and dtype {dtype}, got others")
+
+    def adopt(self, key: Hashable, moments: tuple[NDArray[Any], ...]) -> None:
+        """Goes on with these moments, which belong to parameters laid out as `key` says."""
+        if not isinstance(moments, tuple) or not all(isinstance(m, np.ndarray) for m in moments):
+            raise TypeError(f"moments: expected a tuple of arrays, got {type(moments).__name__}")
+        if len(moments) != len(self.kinds):
+            raise ValueError(f"moments: expected {len(self.kinds)} of them, got {len(moments)}")
+        self.moments = moments
+        self._key = key
+
+    def reset(self) -> None:
+        """Forgets the moments."""
+        self.moments = ()
+        self.n_updates = 0
+        self._key = None
+
+
+class GradientDescent(Optimizer):
+    """Gradient descent: w ← w − η·g, optionally with momentum μ.
+
+    With momentum v ← μ·v + g and w ← w − η·v; with Nesterov's w ← w − η·(g + μ·v).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η ≥ 0.
+    momentum : float
+        μ, from 0 to below 1.
+    nesterov : bool
+        Needs momentum > 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A setting is of the wrong kind or out of its range.
+
+    References
+    ----------
+    The report, section 3.1.5.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> sf.GradientDescent(0.1, momentum=0.9)
+    GradientDescent(learning_rate=0.1, momentum=0.9, nesterov=False)
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | schedules.Schedule = 0.01,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+    ):
+        momentum = fraction("momentum", momentum, below_one=True)
+        if nesterov and momentum == 0:
+            raise ValueError("nesterov: expected momentum > 0 with it, got momentum = 0")
+        super().__init__(
+            learning_rate, Rule(0, beta1=momentum, nesterov=bool(nesterov)), ("mean",) if momentum > 0 else ()
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make such an optimizer, its state apart."""
+        rule = self.rule
+        return {"learning_rate": self.learning_rate, "momentum": rule.beta1, "nesterov": rule.nesterov}
+
+
+class Adam(Optimizer):
+    """Adam: steps scaled by running means m of the gradient and v of its square.
+
+    m ← β₁·m + (1 − β₁)·g, v ← β₂·v + (1 − β₂)·g², w ← w − η·m̂/(√v̂ + ε) with m̂ = m/(1 − β₁ᵗ) and v̂ = v/(1 − β₂ᵗ).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η ≥ 0.
+    beta1, beta2 : float
+        From 0 to below 1.
+    epsilon : float
+        ε > 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A setting is of the wrong kind or out of its range.
+
+    References
+    ----------
+    D. P. Kingma and J. Ba, Adam: a method for stochastic optimization, 2015. (The report, section 3.1.5, divides the stored
+    moments by 1 − βᵗ; here, as there, they are kept as they are.)
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> sf.Adam(3e-4)
+    Adam(learning_rate=0.0003, beta1=0.9, beta2=0.999, epsilon=1e-08)
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | schedules.Schedule = 1e-3,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        _weight_decay: float = 0.0,
+    ):
+        rule = Rule(
+            1,
+            beta1=fraction("beta1", beta1, below_one=True),
+            beta2=fraction("beta2", beta2, below_one=True),
+            epsilon=positive_number("epsilon", epsilon),
+            weight_decay=_weight_decay,
+        )
+        super().__init__(learning_rate, rule, ("mean", "square"))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make such an optimizer, its state apart."""
+        rule = self.rule
+        return {"learning_rate": self.learning_rate, "beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon}
+
+
+class AdamW(Adam):
+    """Adam with weight decay apart from the gradient: w ← (1 − η·λ)·w − η·m̂/(√v̂ + ε). Biases do not decay.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η ≥ 0.
+    weight_decay : float
+        λ ≥ 0.
+    beta1, beta2, epsilon : float
+        As in `Adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A setting is of the wrong kind or out of its range.
+
+    References
+    ----------
+    I. Loshchilov and F. Hutter, Decoupled weight decay regularization, 2019.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> sf.AdamW(3e-4, weight_decay=0.1).rule.weight_decay
+    0.1
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | schedules.Schedule = 1e-3,
+        *,
+        weight_decay: float = 0.01,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+    ):
+        decay = positive_number("weight_decay", weight_decay, or_zero=True)
+        super().__init__(
+            learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, _weight_decay=decay
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make such an optimizer, its state apart."""
+        return super().settings | {"weight_decay": self.rule.weight_decay}

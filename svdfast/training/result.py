@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a training returns, and what is said of it in words. Not here: figures (plots.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from svdfast.model.network import Network
+from svdfast.training.method import Event
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = ["TrainingResult", "explain"]
+
+
+@dataclass
+class TrainingResult:
+    """What `train` returns.
+
+    Attributes
+    ----------
+    network : Network
+        The network that was trained: the same object that was given.
+    history : list of dict
+        A row for each epoch: `epoch` (from 1), `step` (mini-batches done by its end), `phase` at its end ("dense" or "factored"),
+        `loss` (mean over the epoch's mini-batches by their samples, penalties included), `learning_rate` (of its last step), `seconds`
+        (its steps; not the switch, nor validation), and with validation data `val_loss` and `val_accuracy`. Recomposition adds a row
+        of phase "recomposed" with the validation of the recomposed network, no steps and a loss of NaN.
+    events : list of Event
+        What happened between steps: the choice of ranks, the switch, the guard, recomposition.
+    seconds : float
+        Training time: steps, switch, guard and recomposition; not validation after epochs, nor callbacks.
+    n_steps : int
+        Mini-batches done.
+    phases : list of dict
+        The stretches of steps in one form: `phase`, `steps`, `seconds`, and `multiplications`, those of a step for one sample.
+    """
+
+    network: Network
+    history: list[dict[str, Any]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    seconds: float = 0.0
+    n_steps: int = 0
+    phases: list[dict[str, Any]] = field(default_factory=list)
+
+    def explain(self) -> str:
+        """What was decided, and what it saved by count and by the clock, in a few lines.
+
+        Examples
+        --------
+        >>> import svdfast as sf
+        >>> data = sf.datasets.load("xor")
+        >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+        >>> print(sf.train(net, *data.train, epochs=1, rank_fraction=None).explain())
+        dense throughout: 1 step
+        """
+        return explain(self)
+
+    def plot(self, against: Literal["seconds", "epochs"] = "seconds", *, figure: Figure | SubFigure | None = None) -> Figure | SubFigure:
+        """Draws the losses, and the accuracy where there is validation of classes.
+
+        Phases are shaded, and the switch, the guard and recomposition marked at the very place where they came; what lies between two
+        phases is the time that they took themselves. Needs matplotlib: the extra `plot`.
+
+        Parameters
+        ----------
+        against : {"seconds", "epochs"}
+            The horizontal axis. Seconds are those of training, as `seconds` has them.
+        figure : matplotlib.figure.Figure or SubFigure, optional
+            To draw in, such as `plt.figure(layout="constrained")` for a window; the legend lies above the panels where that is the layout,
+            else within one. By default a new figure that pyplot knows nothing of: notebooks show it, `savefig` writes it.
+
+        Returns
+        -------
+        matplotlib.figure.Figure or SubFigure
+            Its `axes` are the loss's and the accuracy's.
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not there.
+        TypeError, ValueError
+            An argument is of the wrong kind, or no epoch was finished.
+
+        Examples
+        --------
+        >>> import svdfast as sf
+        >>> data = sf.datasets.load("xor")
+        >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+        >>> result = sf.train(net, *data.train, epochs=50)
+        >>> figure = result.plot("epochs")  # doctest: +SKIP
+        >>> figure.savefig("training.png")  # doctest: +SKIP
+        """
+        from svdfast import plots
+
+        return plots.plot_training(self, against, figure)
+
+
+def explain(result: TrainingResult) -> str:
+    """The text of `TrainingResult.explain`."""
+    lines = []
+    for event in result.events:
+        info = event.info
+        if event.kind == "ranks":
+            chosen = "dense" if info["ranks"] is None else f"ranks {_listed(info['ranks'])}"
+            lines.append(f"step {event.step}: {info['reason']}; {chosen}, as {info['why']}")
+        elif event.kind == "switch":
+            ranks = [None if t.skipped else t.rank for t in info["truncations"]]
+            scales = ", ".join(f"{scale:.2g}" for scale in info["learning_rate_scales"])
+            lines.append(
+                f"step {event.step}: weights cut to ranks {_listed(ranks)} in {info['seconds']:.2g} s; "
+                f"learning rates × {scales}"
+            )
+        elif event.kind == "guard":
+            lines.append(
+                f"step {event.step}: validation loss {info['loss_before']:.4g} before the cut, {info['loss_after']:.4g} after it, "
+                f"{info['loss_recovered']:.4g} now: {info['action']}"
+            )
+        elif event.kind == "recompose":
+            lines.append(f"step {event.step}: dense again")
+    dense = [p for p in result.phases if p["phase"] == "dense" and p["steps"]]
+    factored = [p for p in result.phases if p["phase"] == "factored" and p["steps"]]
+    if not factored:
+        steps = sum(p["steps"] for p in result.phases)
+        lines.append(f"dense throughout: {steps} step{'s' * (steps != 1)}")
+        return "\n".join(lines)
+    for p in result.phases:
+        lines.append(
+            f"{p['steps']} steps {p['phase']}: {p['multiplications']:,} multiplications for a sample, "
+            f"{1e3 * p['seconds'] / max(p['steps'], 1):.3g} ms a step"
+        )
+    if dense:
+        steps = sum(p["steps"] for p in dense)
+        whole = sum(p["steps"] for p in result.phases)
+        done = sum(p["steps"] * p["multiplications"] for p in result.phases)
+        counted = whole * max(p["multiplications"] for p in dense) / done
+        measured = whole * sum(p["seconds"] for p in dense) / steps / result.seconds
+        lines.append(
+            f"the whole training, against dense steps throughout: {counted:.2f} times fewer multiplications, "
+            f"{measured:.2f} times faster"
+        )
+    return "\n".join(lines)
+
+
+def _listed(ranks: Iterable[int | None]) -> str:
+    return ", ".join("dense" if rank is None else str(rank) for rank in ranks)

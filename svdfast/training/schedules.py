@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Learning-rate schedules: the rate η at each step of a training.
+
+A schedule is called with (step, n_steps), steps counted from 0, and returns the rate. Any such callable will do as an
+optimizer's `learning_rate`; a number means a constant rate. Not here: what an optimizer does with the rate.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from svdfast._process.checks import fraction, positive_number
+
+__all__ = ["Constant", "Cosine", "Schedule", "StepDecay", "Warmup"]
+
+Schedule = Callable[[int, int], float]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same rate at every step.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> sf.schedules.Constant(0.1)(7, 100)
+    0.1
+    """
+
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        _set(self, learning_rate=positive_number("learning_rate", self.learning_rate, or_zero=True))
+
+    def __call__(self, step: int, n_steps: int) -> float:
+        return self.learning_rate
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """The rate times `factor` from each of the `at` shares of the steps on.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> rate = sf.schedules.StepDecay(1.0, factor=0.5, at=(0.5, 0.75))
+    >>> rate(0, 100), rate(50, 100), rate(99, 100)
+    (1.0, 0.5, 0.25)
+    """
+
+    learning_rate: float
+    factor: float = 0.1
+    at: tuple[float, ...] = (0.5, 0.75)
+
+    def __post_init__(self) -> None:
+        rate = positive_number("learning_rate", self.learning_rate, or_zero=True)
+        at = tuple(fraction("at", share) for share in self.at)
+        _set(self, learning_rate=rate, factor=positive_number("factor", self.factor), at=at)
+
+    def __call__(self, step: int, n_steps: int) -> float:
+        step, n_steps = operator.index(step), operator.index(n_steps)
+        passed = sum(step >= share * n_steps for share in self.at)
+        return float(self.learning_rate * self.factor**passed)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """From `learning_rate` down to `final` along half a cosine: final + (η − final)(1 + cos πs/S)/2.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> rate = sf.schedules.Cosine(1.0)
+    >>> rate(0, 100), round(rate(50, 100), 12)
+    (1.0, 0.5)
+    """
+
+    learning_rate: float
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        rate = positive_number("learning_rate", self.learning_rate, or_zero=True)
+        _set(self, learning_rate=rate, final=positive_number("final", self.final, or_zero=True))
+
+    def __call__(self, step: int, n_steps: int) -> float:
+        step, n_steps = operator.index(step), operator.index(n_steps)
+        share = 0.5 * (1 + math.cos(math.pi * step / max(n_steps, 1)))
+        return self.final + (self.learning_rate - self.final) * share
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Another schedule, reached linearly over the first `warmup_fraction` of the steps.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> rate = sf.schedules.Warmup(1.0, warmup_fraction=0.1)
+    >>> rate(0, 100), rate(4, 100), rate(50, 100)
+    (0.1, 0.5, 1.0)
+    """
+
+    schedule: float | Schedule
+    warmup_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        schedule = resolve(self.schedule)
+        _set(self, schedule=schedule, warmup_fraction=fraction("warmup_fraction", self.warmup_fraction))
+
+    def __call__(self, step: int, n_steps: int) -> float:
+        step, n_steps = operator.index(step), operator.index(n_steps)
+        length = max(1, round(self.warmup_fraction * n_steps))  # of one step: it has the full rate
+        rate = resolve(self.schedule)(step, n_steps)
+        return rate * (step + 1) / length if step < length else rate
+
+
+def _set(of: object, /, **values: Any) -> None:
+    """Replaces what a frozen schedule was given by what the checks made of it: numbers of any type are floats from then on."""
+    for name, value in values.items():
+        object.__setattr__(of, name, value)
+
+
+def resolve(learning_rate: float | Schedule) -> Schedule:
+    """A number as a `Constant`; a callable as it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Neither a callable nor a finite number that is not negative.
+    """
+    if callable(learning_rate):
+        return learning_rate
+    return Constant(positive_number("learning_rate", learning_rate, or_zero=True))
+
+
+def is_known(schedule: float | Schedule) -> bool:
+    """Whether this is one of the schedules here, or a number, all through."""
+    if type(schedule) is Warmup:
+        return is_known(schedule.schedule)
+    return type(schedule) in (Constant, Cosine, StepDecay) or not callable(schedule)
