@@ -4,9 +4,9 @@
 Only names are gathered here. `_gil` comes first, as it may refuse; then `_runtime`: it has SciPy's BLAS loaded before anything else does.
 """
 
-from svdfast._process import gil  # isort: skip  # noqa: F401
-from svdfast._process import runtime  # isort: skip  # noqa: F401
-from svdfast import activations, callbacks, datasets, kernels, ranks, schedules
+from svdfast._process import gil as _gil  # isort: skip  # noqa: F401
+from svdfast._process import runtime as _runtime  # isort: skip  # noqa: F401
+from svdfast import activations, callbacks, datasets, kernels, schedules
 from svdfast._process.config import show_config
 from svdfast.interop.files import load
 from svdfast.interop.networks import from_sklearn, from_torch
@@ -38,7 +38,6 @@ __all__ = [
     "from_torch",
     "kernels",
     "load",
-    "ranks",
     "resume",
     "schedules",
     "show_config",

@@ -696,7 +696,7 @@ sys._is_gil_enabled = lambda: False
 try:
     import svdfast
 except ImportError as error:
-    print(error, [name for name in sys.modules if name.startswith(("svdfast._", "numpy", "scipy"))])
+    print(error, [name for name in sys.modules if name.startswith(("svdfast._", "numpy", "scipy")) and name != "svdfast._process"])
 sys._is_gil_enabled = lambda: True
 import svdfast
 """)

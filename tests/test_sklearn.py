@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse
-import svdfast.sources
+import svdfast.data.sources
 
 import svdfast as sf
 
