@@ -115,6 +115,10 @@ setup(
                 depends=["products/product.h", "products/product_kernels.h", TIMING, SANITIZERS],
             ),
             extension("cython_kernels", "cython_kernels.pyx", depends=LOOPS[:1]),
+            *(
+                extension(f"ops.{path.stem}", f"ops/{path.name}", depends=LOOPS[:1])
+                for path in sorted(Path("src/ops").glob("*.pyx"))
+            ),
             extension(
                 "_engine", "engine/_engine.pyx",
                 depends=[LOOPS[0], "platform/threads.h", "platform/denormals.h", SANITIZERS],

@@ -66,6 +66,10 @@ class Activation:
         """The number that the compiled loops know it by."""
         return _CODES.index(self.name)
 
+    @property
+    def backward_reads(self) -> str:
+        return "Z" if self.name == "gelu" else "A"
+
 
 def identity() -> Activation:
     """f(z) = z."""

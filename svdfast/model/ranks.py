@@ -20,7 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._process.checks import count, listed, of_layer
-from svdfast.model.layout import LayerSpec, Layout
+from svdfast.model.counting import weight_multiplications
+from svdfast.model.layers import Linear
+from svdfast.model.layout import Layout
+from svdfast.model.structures import Dense, LowRank
 from svdfast.model.svd import resolve_rank, singular_values
 
 __all__ = ["Budget", "NARROW", "Energy", "Fraction", "Given", "RankRule", "resolve_rule"]
@@ -34,7 +37,7 @@ NARROW = 100
 class RankRule(Protocol):
     """What gives a rank for each hidden weight; None leaves it as it is."""
 
-    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks: ...
+    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Fraction:
 
     rank_fraction: float
 
-    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
+    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
         return [resolve_rank(self.rank_fraction, layer.n_in, layer.n_out) for layer in layers]
 
 
@@ -53,7 +56,7 @@ class Given:
 
     ranks: tuple[int | None, ...]
 
-    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
+    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
         return list(self.ranks)
 
 
@@ -63,7 +66,7 @@ class Energy:
 
     share: float
 
-    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
+    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
         return [least_rank(s, self.share) for s in _squares(weights)]
 
 
@@ -81,10 +84,11 @@ class Budget:
 
     share: float
 
-    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
-        # A rank costs forward m + n, ∂W1 n, ∂W2 m, D n, and ∂X m but in the first layer (method: counting.py).
-        costs = [(3 if i > 0 else 2) * a.n_in + 3 * a.n_out for i, a in enumerate(layers)]
-        whole = sum((3 if i > 0 else 2) * a.n_in * a.n_out for i, a in enumerate(layers))
+    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
+        ones = [LowRank(layer.n_out, layer.n_in, 1) for layer in layers]
+        costs = [weight_multiplications(s, first_layer=i == 0) for i, s in enumerate(ones)]
+        full = [Dense(layer.n_out, layer.n_in) for layer in layers]
+        whole = sum(weight_multiplications(s, first_layer=i == 0) for i, s in enumerate(full))
         return list(bought_ranks(_squares(weights), costs, self.share * whole))
 
 
