@@ -6,10 +6,10 @@ Only names are gathered here. `_gil` comes first, as it may refuse; then `_runti
 
 from svdfast._process import gil as _gil  # isort: skip  # noqa: F401
 from svdfast._process import runtime as _runtime  # isort: skip  # noqa: F401
-from svdfast import activations, callbacks, datasets, kernels, schedules
+from svdfast import activations, callbacks, datasets, kernels, plots, schedules
 from svdfast._process.config import show_config
-from svdfast.interop.files import load
-from svdfast.interop.networks import from_sklearn, from_torch
+from svdfast.interop.files import load, save
+from svdfast.interop.networks import from_sklearn, from_torch, to_torch
 from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.network import Network
 from svdfast.model.svd import factorize, truncated_svd
@@ -38,9 +38,12 @@ __all__ = [
     "from_torch",
     "kernels",
     "load",
+    "plots",
     "resume",
+    "save",
     "schedules",
     "show_config",
+    "to_torch",
     "train",
     "truncated_svd",
 ]

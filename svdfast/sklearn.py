@@ -21,6 +21,7 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.checks import check_sample_weight
 from svdfast.model import activations
 from svdfast.model.activations import Activation
+from svdfast.model.heads import BITS, CLASSES, NUMBERS, Head, head_of
 from svdfast.model.network import Network
 from svdfast.model.ranks import NARROW
 from svdfast.model.svd import resolve_rank
@@ -105,8 +106,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
     def _encode(
         self, y: NDArray[Any], first: bool, goes_on: bool, classes: ArrayLike | None
-    ) -> tuple[NDArray[Any], int, str]:
-        """Targets as a network takes them, how many outputs it has, and of which activation."""
+    ) -> tuple[NDArray[Any], int, Head]:
+        """Targets as a network takes them, how many outputs it has, and what they mean."""
         raise NotImplementedError
 
     def _weight_of_classes(self, class_weight: Any, y: NDArray[Any]) -> NDArray[Any]:
@@ -336,7 +337,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         if X_val is None and weight_val is not None:
             raise ValueError("sample_weight_val: expected X_val and y_val with it, got none")
         X, y = self._validated(X, y, first)
-        targets, n_out, output = self._encode(y, first, goes_on, classes)
+        targets, n_out, head = self._encode(y, first, goes_on, classes)
         weight = check_sample_weight(sample_weight, X.shape[0], np.dtype(np.float64))
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
@@ -347,7 +348,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             self._rng = check_random_state(self.random_state)
         if first:
             dtype = X.dtype if X.dtype.kind == "f" else np.float64
-            self.network_ = self._first_network(X.shape[1], n_out, output, dtype)
+            self.network_ = self._first_network(X.shape[1], n_out, head.output, dtype)
             self._forget()
         net = self.network_
         if (*hidden, n_out) != net.sizes[1:]:
@@ -376,7 +377,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                 random_state=self._rng,
                 test_size=self.validation_fraction,
                 # As there, where it is of two classes only.
-                stratify=targets if output == "sigmoid" and n_out == 1 else None,
+                stratify=targets if head is BITS and n_out == 1 else None,
             )
             X, X_val, targets, targets_val = parts[:4]
             weight, weight_val = parts[4:] or (None, None)
@@ -625,8 +626,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
 def _loss_scale(net: Network) -> float:
     """c: the library's loss is c times scikit-learn's, which halves squares and sums over outputs."""
-    output, n_out = net.layers[-1].activation.name, net.sizes[-1]
-    return {"softmax": 1.0, "sigmoid": 1 / n_out}.get(output, 2 / n_out)
+    head, n_out = head_of(net.layers[-1].activation), net.sizes[-1]
+    return 1.0 if head is CLASSES else (1 if head is BITS else 2) / n_out
 
 
 def _rows(X: Any) -> Any:
@@ -893,7 +894,7 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
 
     def _encode(
         self, y: NDArray[Any], first: bool, goes_on: bool, classes: ArrayLike | None
-    ) -> tuple[NDArray[Any], int, str]:
+    ) -> tuple[NDArray[Any], int, Head]:
         check_classification_targets(y)
         if first:
             if goes_on and classes is None:
@@ -917,10 +918,10 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
             raise ValueError(f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {given}.")
         kind = self._binarizer.y_type_
         if kind == "multiclass":
-            return np.searchsorted(self.classes_, y), len(self.classes_), "softmax"
+            return np.searchsorted(self.classes_, y), len(self.classes_), CLASSES
         rows = self._binarizer.transform(y)
         rows = rows.toarray() if hasattr(rows, "toarray") else rows
-        return rows, rows.shape[1], "sigmoid"
+        return rows, rows.shape[1], BITS
 
     def _weight_of_classes(self, class_weight: Any, y: NDArray[Any]) -> NDArray[Any]:
         weight: NDArray[Any]
@@ -1081,8 +1082,8 @@ class SVDMLPRegressor(RegressorMixin, _SVDMLP):  # type: ignore[misc]
 
     def _encode(
         self, y: NDArray[Any], first: bool, goes_on: bool, classes: ArrayLike | None
-    ) -> tuple[NDArray[Any], int, str]:
-        return y, 1 if y.ndim == 1 else y.shape[1], "identity"
+    ) -> tuple[NDArray[Any], int, Head]:
+        return y, 1 if y.ndim == 1 else y.shape[1], NUMBERS
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predictions.

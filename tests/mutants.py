@@ -163,7 +163,7 @@ CHECKPOINT = (ValueError, TypeError, MemoryError, sf.NotFinite)
 COMMAND = (cli_data.Failure, cli_data.UsageError)
 CASES = {
     "network .npz": Case(
-        ".npz", lambda path: a_network().save(path), network_content, MODEL, True, "zip", 6
+        ".npz", lambda path: sf.save(a_network(), path), network_content, MODEL, True, "zip", 6
     ),
     "checkpoint": Case(".ckpt", write_checkpoint, checkpoint_content, CHECKPOINT, True, "checkpoint", 4),
     "samples .csv": Case(".csv", write_csv, samples_content, COMMAND, False, "text", 2),
@@ -177,7 +177,7 @@ CASES = {
 if HAS_SAFETENSORS:
     CASES["network .safetensors"] = Case(
         ".safetensors",
-        lambda path: a_network().save(path),
+        lambda path: sf.save(a_network(), path),
         network_content,
         MODEL,
         True,

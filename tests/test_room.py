@@ -118,6 +118,6 @@ def test_a_file(little, tmp_path):
         if suffix == "safetensors":
             pytest.importorskip("safetensors")
         path = tmp_path / f"net.{suffix}"
-        net.save(path)
+        sf.save(net, path)
         little(80_000)
         refused("path", path.stat().st_size, sf.load, path)

@@ -226,7 +226,7 @@ def machine(reference, folder):
         def save_and_load(self, suffix):
             self.serial += 1
             path = folder / f"{self.serial % 2}{suffix}"  # every other time a file is replaced
-            self.net.save(path)
+            sf.save(self.net, path)
             before, self.net = self.net, sf.load(path)
             before.parameters[:] = np.nan
 
@@ -257,7 +257,7 @@ def machine(reference, folder):
                 lambda: self.net.truncate(0.5, inputs=wrong),
                 lambda: self.net.predict(self.X[:, :-1]),
                 lambda: self.net.predict(self.X, out=np.empty((7, 99), self.net.dtype)),
-                lambda: self.net.save(folder / "network.pickle"),
+                lambda: sf.save(self.net, folder / "network.pickle"),
                 lambda: sf.train(self.net, wrong, self.y, **arguments),
                 lambda: sf.train(self.net, self.X, self.y[:-1], **arguments),
                 lambda: sf.train(

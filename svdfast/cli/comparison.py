@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._process.runtime import resolve_threads
 from svdfast.cli.data import DEFAULTS, FILE_DEFAULTS, Data, Failure, UsageError
 from svdfast.model.counting import count_multiplications
-from svdfast.model.network import Evaluation, Network, Truncation
+from svdfast.model.evaluation import Evaluation
+from svdfast.model.heads import share_explained_of
+from svdfast.model.network import Network, Truncation
 from svdfast.model.ranks import NARROW
 from svdfast.model.svd import resolve_rank
 from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
@@ -63,7 +64,7 @@ class Comparison:
         try:
             self.first = Network(
                 [n_in, *hidden, data.n_out],
-                output=data.output,
+                output=data.head.output,
                 dtype=arguments.dtype,
                 seed=arguments.seed,
             )
@@ -138,7 +139,7 @@ class Comparison:
         for note in data.notes:
             say(f"  {note}")
         say(
-            f"network {'-'.join(map(str, net.sizes))}, relu and {data.output}, {net.dtype}"
+            f"network {'-'.join(map(str, net.sizes))}, relu and {data.head.output}, {net.dtype}"
             f"{', products in bfloat16' if arguments.precision == 'bfloat16' else ''}, "
             f"{len(net.parameters):,} parameters"
         )
@@ -155,7 +156,7 @@ class Comparison:
         bar = _bar_class()
         write_line: Callable[[str], object] = say if bar is None else bar.write
         every = -(-self.epochs // _MOST_LINES)
-        score_name = "val R²" if self.data.n_classes is None else "val accuracy"
+        score_name = "val accuracy" if self.data.head.decides else "val R²"
 
         def tell(event: Event) -> None:
             if event.kind == "switch":
@@ -225,8 +226,8 @@ class Comparison:
     def _format_score(self, evaluation: Evaluation, y: Array) -> str:
         if evaluation.accuracy is not None:
             return f"{100 * evaluation.accuracy:.2f} %"
-        variance = float(np.var(y, dtype=np.float64))
-        return f"{1 - evaluation.loss / variance:.4f}" if variance else "undefined"
+        r2 = share_explained_of(evaluation.loss, y)
+        return "undefined" if r2 is None else f"{r2:.4f}"
 
     def report(
         self, dense: Network, dense_result: TrainingResult, net: Network, result: TrainingResult
@@ -281,7 +282,7 @@ class Comparison:
                 f"{forward.ratio:.2f}",
             ),
         ]
-        score = "R²" if self.data.n_classes is None else "accuracy"
+        score = "accuracy" if self.data.head.decides else "R²"
         for index, (part, y) in enumerate((("train", self.data.y), ("test", self.data.y_test))):
             rows.append((f"{part} loss", *(f"{e[index].loss:.4g}" for e in networks), ""))
             rows.append(

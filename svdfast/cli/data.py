@@ -24,6 +24,7 @@ from svdfast import datasets
 from svdfast._process.files import DAMAGED, check_claim
 from svdfast._process.runtime import single_threaded_blas
 from svdfast.interop.files import Origin
+from svdfast.model.heads import CLASSES, Head, head_for
 from svdfast.model.network import Layer, Network
 
 __all__ = [
@@ -100,11 +101,11 @@ class Data:
 
     @property
     def n_out(self) -> int:
-        return 1 if self.n_classes in (None, 2) else int(self.n_classes or 0)
+        return int(self.n_classes or 0) if self.head is CLASSES else 1
 
     @property
-    def output(self) -> str:
-        return {None: "identity", 2: "sigmoid"}.get(self.n_classes, "softmax")
+    def head(self) -> Head:
+        return head_for(self.n_classes)
 
 
 def load(arguments: argparse.Namespace) -> Data:

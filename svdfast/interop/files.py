@@ -24,20 +24,21 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._process.checks import count, positive_number, room
+from svdfast._process import in_use
+from svdfast._process.checks import MAX_SIZE, count, positive_number, room
 from svdfast._process.files import DAMAGED, check_claim, written_whole
 from svdfast.model.activations import Activation
+from svdfast.model.heads import head_of
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
 
-__all__ = ["SUFFIXES", "Origin", "check_name", "load", "read", "save"]
+__all__ = ["SUFFIXES", "Origin", "check_name", "load", "read", "save", "write"]
 
 SUFFIXES = (".npz", ".safetensors")
 
 _FORMAT = "svdfast network"
 _VERSION = 1
 _LARGEST_LABEL = 2**63 - 1
-_MOST_PARAMETERS = 2**31 - 1  # as in a new Network
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Origin:
             labels = tuple(
                 count("labels", label, minimum=-_LARGEST_LABEL - 1, maximum=_LARGEST_LABEL) for label in labels
             )
-            n_out, output = layout.sizes[-1], layout.layers[-1].activation.name
-            n_classes = {"softmax": n_out, "sigmoid": 2 if n_out == 1 else 0}.get(output, 0)
+            n_out, head = layout.sizes[-1], head_of(layout.layers[-1].activation)
+            n_classes = head.n_values(n_out) if head.n_targets(n_out) == 1 else 0
             if len(labels) != n_classes or len(set(labels)) != n_classes:
                 raise ValueError(f"it has {len(labels)} labels for {n_classes} classes, or the same one twice")
         if (mean is None) != (deviation is None):
@@ -96,40 +97,70 @@ def check_name(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def save(net: Network, path: str | os.PathLike[str], origin: Origin | None = None) -> None:
-    """Writes a network to a file; factored layers stay factored. See `Network.save`.
+def save(net: Network, path: str | os.PathLike[str]) -> None:
+    """Writes a network to a file, which `load` reads; factored layers stay factored.
 
     Parameters
     ----------
     net : Network
     path : path that ends in .npz or .safetensors
-    origin : Origin, optional
+        A file of that name is replaced, but only once the new one is whole. A safetensors file has a tensor for each of layers.0.W (or
+        layers.0.W1 and layers.0.W2), layers.0.b and so on, for readers other than svdfast.
+
+    Raises
+    ------
+    TypeError
+        Not a network, or not a path.
+    ValueError
+        The name ends in something else.
+    ImportError
+        .safetensors, and the package is missing: pip install "svdfast[safetensors]".
+    OSError
+        The file can't be written; nothing is left behind.
+
+    Examples
+    --------
+    >>> import svdfast as sf, tempfile, os
+    >>> net = sf.Network([4, 3], seed=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sf.save(net, os.path.join(folder, "net.npz"))
+    ...     again = sf.load(os.path.join(folder, "net.npz"))
+    >>> bool((again.parameters == net.parameters).all())
+    True
     """
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+    write(net, path, Origin())
+
+
+def write(net: Network, path: str | os.PathLike[str], origin: Origin) -> None:
+    """As `save`, with what is known of the data; `read` reads it."""
     from svdfast import __version__
 
     target = check_name(path)
-    layout, parameters = net.state
-    header = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "svdfast": __version__,
-        **layout_header(layout),
-        "uint8_scale": net.uint8_scale,
-        "origin": asdict(origin or Origin()),
-    }
-    text = json.dumps(header)
-    if target.suffix == ".npz":
+    with in_use.reading(net):
+        layout, parameters = net.state
+        header = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "svdfast": __version__,
+            **layout_header(layout),
+            "uint8_scale": net.uint8_scale,
+            "origin": asdict(origin),
+        }
+        text = json.dumps(header)
+        if target.suffix == ".npz":
+            with written_whole(target) as file:
+                np.savez(file, header=np.array(text), parameters=parameters)
+            return
+        tensors = _tensors(layout, parameters)
+        metadata = {"svdfast": text, "crc32": _checksum(text, tensors)}
         with written_whole(target) as file:
-            np.savez(file, header=np.array(text), parameters=parameters)
-        return
-    tensors = _tensors(layout, parameters)
-    metadata = {"svdfast": text, "crc32": _checksum(text, tensors)}
-    with written_whole(target) as file:
-        file.write(_safetensors().numpy.save(tensors, metadata))
+            file.write(_safetensors().numpy.save(tensors, metadata))
 
 
 def load(path: str | os.PathLike[str]) -> Network:
-    """Reads a network that `Network.save` wrote. Which of its two formats a file has is seen from its content, not its name.
+    """Reads a network that `save` wrote. Which of its two formats a file has is seen from its content, not its name.
 
     Parameters
     ----------
@@ -146,19 +177,9 @@ def load(path: str | os.PathLike[str]) -> Network:
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is damaged, was not written by `Network.save`, or was written by a later svdfast in a format that this one does not know.
+        The file is damaged, was not written by `save`, or was written by a later svdfast in a format that this one does not know.
     ImportError
         It is a safetensors file and the package is missing: pip install "svdfast[safetensors]".
-
-    Examples
-    --------
-    >>> import svdfast as sf, tempfile, os
-    >>> net = sf.Network([4, 3], seed=0)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     net.save(os.path.join(folder, "net.npz"))
-    ...     again = sf.load(os.path.join(folder, "net.npz"))
-    >>> bool((again.parameters == net.parameters).all())
-    True
     """
     return read(path)[0]
 
@@ -287,8 +308,8 @@ def parse_layout(header: Mapping[str, Any]) -> Layout:
     for layer in layout.layers:
         if layer.rank is not None and layer.rank > min(layer.n_in, layer.n_out):
             raise ValueError(f"rank {layer.rank} of a {layer.n_in} -> {layer.n_out} layer")
-    if max(sizes) > _MOST_PARAMETERS or layout.size > _MOST_PARAMETERS:
-        raise ValueError(f"it has more than {_MOST_PARAMETERS} parameters")
+    if max(sizes) > MAX_SIZE or layout.size > MAX_SIZE:
+        raise ValueError(f"it has more than {MAX_SIZE} parameters")
     return layout
 
 

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._engine import aligned_zeros
-from svdfast._process.checks import count, positive_number
+from svdfast._process import in_use
+from svdfast._process.checks import MAX_SIZE, count, positive_number
 from svdfast.model import activations
 from svdfast.model.activations import Activation
+from svdfast.model.heads import head_of
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["from_sklearn", "from_torch", "to_torch"]
-
-_INT_MAX = 2**31 - 1
 
 
 @dataclass
@@ -57,7 +57,7 @@ def from_torch(
     """A network that computes what a `torch.nn.Sequential` of Linear layers and activations does.
 
     Two successive Linear layers, the first without bias and not wider than their outer sides, are a factored layer, W1·W2: so a network
-    that `Network.to_torch` gave comes back as it was. The last Linear is the output layer and stays dense. Other Linear layers without an
+    that `to_torch` gave comes back as it was. The last Linear is the output layer and stays dense. Other Linear layers without an
     activation after them are layers with the activation "identity".
 
     Parameters
@@ -250,13 +250,13 @@ def _paired(layers: list[_Linear]) -> list[_Linear]:
 def _network(layers: list[_Linear], uint8_scale: float) -> Network:
     """A network of these layers; an activation that is None is the identity, a bias that is None is zero."""
     dtype = layers[0].W1.dtype
-    sizes = [count(f"{layers[0].place}: inputs", layers[0].n_in, maximum=_INT_MAX)]
+    sizes = [count(f"{layers[0].place}: inputs", layers[0].n_in, maximum=MAX_SIZE)]
     for layer in layers:
         if layer.n_in != sizes[-1]:
             raise ValueError(
                 f"{layer.place}: expected {sizes[-1]} inputs, as many as come from before it, got {layer.n_in}"
             )
-        sizes.append(count(f"{layer.place}: outputs", layer.n_out, maximum=_INT_MAX))
+        sizes.append(count(f"{layer.place}: outputs", layer.n_out, maximum=MAX_SIZE))
         for array in (layer.W1, layer.W2, layer.b):
             if array is not None and array.dtype != dtype:
                 raise ValueError(
@@ -264,8 +264,8 @@ def _network(layers: list[_Linear], uint8_scale: float) -> Network:
                 )
     functions = [layer.activation or activations.identity() for layer in layers]
     layout = Layout.build(sizes, [layer.rank for layer in layers], functions)
-    if layout.size > _INT_MAX:
-        raise ValueError(f"expected at most {_INT_MAX} parameters, got {layout.size}")
+    if layout.size > MAX_SIZE:
+        raise ValueError(f"expected at most {MAX_SIZE} parameters, got {layout.size}")
     net = Network.__new__(Network)
     net.set_state(layout, aligned_zeros(layout.size, dtype))
     net.uint8_scale = uint8_scale
@@ -280,7 +280,45 @@ def _network(layers: list[_Linear], uint8_scale: float) -> Network:
 
 
 def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
-    """A `torch.nn.Sequential` that computes what a network does. See `Network.to_torch`."""
+    """A `torch.nn.Sequential` that computes what a network does, in memory of its own.
+
+    A factored layer becomes two Linear layers, W2 without a bias and then W1 with it. `from_torch` is the way back.
+    The module takes floats: pixels, which the network scales by `uint8_scale`, are to be scaled before. Needs PyTorch: the extra
+    `torch`.
+
+    Parameters
+    ----------
+    net : Network
+    logits : bool
+        Leave out a last softmax or sigmoid, as torch's CrossEntropyLoss and BCEWithLogitsLoss want it.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Of the network's dtype.
+
+    Raises
+    ------
+    ImportError
+        PyTorch is not installed.
+    TypeError
+        `net` is not a network, or `logits` is not True or False.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import svdfast as sf
+    >>> net = sf.Network([784, 512, 10], seed=0)
+    >>> _ = net.truncate(rank_fraction=0.25)
+    >>> sf.to_torch(net)
+    Sequential(
+      (0): Linear(in_features=784, out_features=128, bias=False)
+      (1): Linear(in_features=128, out_features=512, bias=True)
+      (2): ReLU()
+      (3): Linear(in_features=512, out_features=10, bias=True)
+      (4): Softmax(dim=-1)
+    )
+    """
     try:
         import torch
     except ImportError:
@@ -289,6 +327,8 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
         ) from None
     from torch import nn
 
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
     if not isinstance(logits, bool):
         raise TypeError(f"logits: expected True or False, got {type(logits).__name__}")
 
@@ -322,14 +362,15 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
                 raise AssertionError(name)
 
     parts: list[nn.Module] = []
-    for layer in net.layers:
-        if layer.rank is None:
-            parts.append(linear(layer.W, layer.b))
-        else:
-            parts += [linear(layer.W2, None), linear(layer.W1, layer.b)]
-        if layer.activation.name != "identity":
-            parts.append(activation(layer.activation))
-    if logits and net.layers[-1].activation.name in ("softmax", "sigmoid"):
+    with in_use.reading(net):
+        for layer in net.layers:
+            if layer.rank is None:
+                parts.append(linear(layer.W, layer.b))
+            else:
+                parts += [linear(layer.W2, None), linear(layer.W1, layer.b)]
+            if layer.activation.name != "identity":
+                parts.append(activation(layer.activation))
+    if logits and head_of(net.layers[-1].activation).decides:
         parts.pop()
     return nn.Sequential(*parts)
 

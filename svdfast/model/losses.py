@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Loss functions by name, and what each asks of the network's output.
 
-Only names and rules stand here; targets are checked in data.py and the sums are compiled (src/elementwise_loops.h).
+Only names and rules stand here; targets are checked in data/ and the sums are compiled (src/elementwise_loops.h).
 
 With samples i, outputs j and sample weights wᵢ (1 by default), a loss is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where lossᵢ is
 
@@ -14,31 +14,41 @@ The report, section 3.1.3.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from svdfast.data.spec import Targets
 from svdfast.model.activations import Activation
+from svdfast.model.heads import head_of
 
-__all__ = ["Loss"]
+__all__ = ["Loss", "resolve"]
 
 
 @dataclass(frozen=True)
-class Loss:
-    """A loss, its compiled code, and the output activation that it includes (None: any)."""
+class Loss(Targets):
+    """A loss: what it takes as targets, and the output activation that it includes (None: any)."""
 
-    name: str
-    code: int
-    output: str | None
+    output: str | None = None
 
 
 _LOSSES = {
-    "binary_cross_entropy": Loss("binary_cross_entropy", 0, "sigmoid"),
-    "cross_entropy": Loss("cross_entropy", 1, "softmax"),
-    "mean_squared_error": Loss("mean_squared_error", 2, None),
-}
+    loss.name: loss
+    for loss in (
+        Loss(
+            "binary_cross_entropy", 0, bounds=(0, 1), output="sigmoid",
+            expected="values from 0 to 1 for binary_cross_entropy",
+        ),
+        Loss(
+            "cross_entropy", 1, classes=True, bounds=(0, math.inf), output="softmax",
+            expected="one-hot rows or shares ≥ 0",
+        ),
+        Loss("mean_squared_error", 2),
+    )
+}  # fmt: skip
 
 
-def resolve(name: str, output: Activation) -> Loss:
-    """The loss of a name, for a network with this output activation.
+def resolve(name: str | None, output: Activation) -> Loss:
+    """The loss of a name, by default the one of its head, for a network with this output activation.
 
     Raises
     ------
@@ -47,6 +57,7 @@ def resolve(name: str, output: Activation) -> Loss:
     TypeError
         Not a name.
     """
+    name = head_of(output).loss if name is None else name
     if not isinstance(name, str):
         raise TypeError(f"loss: expected a name, got {type(name).__name__}")
     if name not in _LOSSES:
@@ -58,10 +69,3 @@ def resolve(name: str, output: Activation) -> Loss:
             f"this network's output is {output.name}"
         )
     return loss
-
-
-def default_for(output: Activation) -> str:
-    """The loss that goes with an output: a cross-entropy for softmax and sigmoid, else mean squared error."""
-    return {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}.get(
-        output.name, "mean_squared_error"
-    )

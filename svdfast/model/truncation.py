@@ -8,7 +8,7 @@ how a structure is fitted to a weight (structures/).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -64,14 +64,13 @@ class Truncation:
         return len(self.singular_values) == 0
 
 
-def matrices(state: State, n_layers: int) -> list[Array]:
-    """The weights of the first layers, (n_out, n_in); not to be written to."""
+def matrices(state: State) -> list[Array]:
+    """The weights that may be factored, (n_out, n_in); not to be written to."""
     layout, parameters = state
-    return [_matrix(layout, i, parameters) for i in range(n_layers)]
-
-
-def _matrix(layout: Layout, layer: int, parameters: Array) -> Array:
-    return layout.layers[layer].structure.matrix([tensor.of(parameters) for tensor in layout.weights(layer)])
+    return [
+        layer.structure.matrix([tensor.of(parameters) for tensor in layout.weights(i)])
+        for i, layer in enumerate(layout.factorable)
+    ]
 
 
 def factorable_weights(state: State) -> list[Array]:
@@ -83,7 +82,7 @@ def factorable_weights(state: State) -> list[Array]:
         One is not finite.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        weights = matrices(state, len(state[0].factorable))
+        weights = matrices(state)
     for index, W in enumerate(weights):
         if not np.isfinite(W).all():
             raise np.linalg.LinAlgError(f"layer {index}: expected a finite weight, got NaN or infinity in it")
@@ -133,15 +132,15 @@ def truncate(
     svd: Literal["exact", "randomized"] = "exact",
     split: str = "balanced",
     force: bool = False,
-    grams: Sequence[Array] | None = None,
+    grams: Callable[[], Sequence[Array]] | None = None,
     directions: Mapping[int, Array] | None = None,
 ) -> tuple[State, tuple[Truncation, ...]]:
-    """See `Network.truncate`; `grams` are what `input_grams` gives, and are overwritten."""
+    """See `Network.truncate`; `grams` gives what `input_grams` does, to be overwritten."""
     layout, parameters = state
     weights = factorable_weights(state)
     wanted = checked_ranks(layout, rule(layout.factorable, weights))
     usable = usable_ranks(layout, wanted, kind, force=force)
-    left = {} if grams is None else dict(enumerate(grams))
+    left = {} if grams is None else dict(enumerate(grams()))
     fitted: dict[int, tuple[Structure, Sequence[Array]]] = {}
     done = []
     for i, rank in enumerate(wanted):
@@ -213,7 +212,7 @@ def input_grams(state: State, samples: Array, scale: float, weight: Array | None
     dtype, hidden = parameters.dtype, layout.factorable
     # Between 0 and 1, so that it keeps no sum from being finite.
     roots = None if weight is None else np.sqrt(weight / weight.max())[:, np.newaxis]
-    weights = matrices(state, len(hidden))
+    weights = matrices(state)
     grams = [np.zeros((layer.n_in, layer.n_in), dtype) for layer in hidden]
     # Brings each layer's inputs to a size at which squares do not overflow.
     scales = [dtype.type(0)] * len(hidden)

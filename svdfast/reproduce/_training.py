@@ -17,6 +17,7 @@ import numpy as np
 from svdfast import datasets
 from svdfast._process.config import show_config
 from svdfast.model.counting import count_multiplications
+from svdfast.model.heads import head_of
 from svdfast.model.network import Network
 from svdfast.training.optimizers import Adam, GradientDescent
 from svdfast.training.schedules import Constant, Cosine
@@ -124,9 +125,8 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
 
 def _right(net: Network, X: Any, y: Any) -> str:
     """For each sample whether the network has it right: 1 or 0."""
-    outputs = net.predict(X)
-    classes = outputs.argmax(axis=1) if outputs.shape[1] > 1 else outputs[:, 0] > 0.5
-    return "".join("01"[right] for right in (classes == y).astype(int))
+    right = head_of(net.layers[-1].activation).right(net.predict(X), np.asarray(y))
+    return "".join("01"[int(one)] for one in right)
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -18,9 +18,9 @@ import numpy as np
 from svdfast._process import in_use
 from svdfast._process.checks import count
 from svdfast._process.runtime import single_threaded_blas
-from svdfast.data.sources import Source
+from svdfast.data.arrays import Source
 from svdfast.model.counting import count_multiplications
-from svdfast.model.network import Evaluator
+from svdfast.model.evaluation import Evaluator
 from svdfast.training.checkpoint import Checkpoint, optimizer_header
 from svdfast.training.diagnosis import Watch
 from svdfast.training.method import Event, Method, Run, Settings
@@ -149,7 +149,7 @@ class Loop:
         if source.replayed and self.epoch <= self.epochs and not self.stopped:
             seconds = source.seconds
             for _ in range(1, self.epoch):
-                for _ in source.batches(run):
+                for _ in run.batches(source):
                     pass
             source.seconds = seconds
 
@@ -170,7 +170,7 @@ class Loop:
             constant = schedule.learning_rate if type(schedule) is Constant else None
             if checkpoint is not None:
                 self.generator = self.rng.bit_generator.state
-            batches = source.batches(run)
+            batches: Iterator[tuple[int, int]] = run.batches(source)
             if done > 0:
                 batches, done = islice(batches, done, None), 0
             began = time.perf_counter()

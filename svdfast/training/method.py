@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._process.checks import count, positive_number
+from svdfast.data.arrays import Source
 from svdfast.data.checks import Samples
 from svdfast.interop.files import layout_header, parse_layout
+from svdfast.model.evaluation import Evaluator
 from svdfast.model.layout import Layout
-from svdfast.model.network import Evaluator, Network, Truncation
+from svdfast.model.network import Network, Truncation
 from svdfast.model.ranks import RankRule
 from svdfast.training.auto import Auto
 from svdfast.training.decay import decay_product, interval
@@ -167,15 +169,17 @@ class Run:
             self.order = self.engine.order
             del self.engine
 
-    def take(self, data: Samples, order: NDArray[np.int64] | None, largest: int = 0) -> None:
-        """Goes on with other samples, in this order. Batches of them have up to as many rows as before, or up to `largest`."""
-        self.data = data
-        if largest > self.batch_size:
-            self.batch_size = largest
-            self.rebuild()
-        else:
-            data.bind(self.engine)
-        self.engine.set_order(order)
+    def batches(self, source: Source) -> Iterator[tuple[int, int]]:
+        """The rows, start and stop, of each batch of an epoch, its samples bound to the engine when it is asked for."""
+        for self.data, order, bounds in source.batches():
+            self.sampled = source.sampled
+            if source.batch_size > self.batch_size:
+                self.batch_size = source.batch_size
+                self.rebuild()
+            else:
+                self.data.bind(self.engine)
+            self.engine.set_order(order)
+            yield from bounds
 
     def step(self, start: int, stop: int, learning_rate: float) -> float:
         optimizer = self.optimizer

@@ -20,21 +20,14 @@ from numpy.typing import ArrayLike
 from svdfast._process.checks import count, fraction, listed, one_of, positive_number
 from svdfast._process.files import DAMAGED
 from svdfast._process.runtime import resolve_precision, resolve_threads
+from svdfast.data.arrays import Source
+from svdfast.data.batches import Batch
 from svdfast.data.checks import Samples
-from svdfast.data.sources import (
-    ArraySource,
-    Batch,
-    BatchSource,
-    Reader,
-    Rows,
-    RowSource,
-    Source,
-    is_iterable_of_batches,
-    settled,
-    validation_batches,
-)
+from svdfast.data.open import open_source, open_validation
+from svdfast.data.rows import Rows
 from svdfast.interop.files import layout_header, made_network, parse_layout
-from svdfast.model.network import Evaluator, Network, TrainingData, evaluation_blocks, resolve_loss
+from svdfast.model.evaluation import Evaluator, spec_of
+from svdfast.model.network import Network
 from svdfast.model.ranks import Given, RankRule, resolve_rule
 from svdfast.training.checkpoint import Checkpoint, fingerprint, parse_optimizer, read
 from svdfast.training.loop import Loop, StopTraining
@@ -468,18 +461,6 @@ def _loop(
 ) -> Loop:
     """A training that has not begun, of checked arguments. The network is as it was."""
     epochs = count("epochs", a.epochs)
-    in_batches = y is None and is_iterable_of_batches(X)
-    if in_batches:
-        given = {"batch_size": a.batch_size, "shuffle": a.shuffle, "sample_weight": sample_weight}
-        for name, value in given.items():
-            if value is not None:
-                raise ValueError(f"{name}: expected None with an iterable of batches, got {value!r}")
-    elif a.steps_per_epoch is not None:
-        raise ValueError(
-            f"steps_per_epoch: expected None with samples that are not an iterable of batches, got {a.steps_per_epoch!r}"
-        )
-    batch_size = 256 if a.batch_size is None else count("batch_size", a.batch_size)
-    shuffle = True if a.shuffle is None else bool(a.shuffle)
     l1 = positive_number("l1", a.l1, or_zero=True)
     l2 = positive_number("l2", a.l2, or_zero=True)
     one_of("svd_method", a.svd_method, ("exact", "randomized"))
@@ -528,33 +509,14 @@ def _loop(
             f"got {pretrain_fraction} and {recompose_fraction}"
         )
     bfloat16 = resolve_precision(a.precision, net.dtype)
-    by_name = resolve_loss(net, a.loss)
+    spec = spec_of(net, a.loss)
     evaluator = None
     if validation is not None:
-        if not isinstance(validation, tuple | list):
-            evaluator = Evaluator(validation_batches(net, validation, by_name), a.n_threads, reproducible=a.reproducible)
-        elif len(validation) == 2:
-            names = ("validation X", "validation y")
-            evaluator = Evaluator(
-                evaluation_blocks(net, validation[0], validation[1], a.loss, names=names), a.n_threads,
-                reproducible=a.reproducible,
-            )
-        else:
-            raise TypeError(
-                "validation: expected a pair (X, y), or an iterable of batches that is no tuple or list"
-            )
-    source: Source
-    if in_batches:
-        n_sampled = 0 if rule is None or net.is_factored else SAMPLE
-        source = BatchSource(net, X, by_name, a.steps_per_epoch, n_sampled)  # type: ignore[arg-type]
-    else:
-        samples, targets, weights, in_blocks = settled(net, X, y, sample_weight)
-        if in_blocks:
-            reader = Reader(net, samples, targets, by_name, weights)
-            source = RowSource(reader, batch_size, shuffle, rng)
-        else:
-            data = TrainingData(net, samples, targets, a.loss, weights)
-            source = ArraySource(data, batch_size, shuffle, rng)
+        evaluator = Evaluator(open_validation(validation, spec), a.n_threads, reproducible=a.reproducible)
+    source = open_source(
+        X, y, sample_weight, spec, rng, batch_size=a.batch_size, shuffle=a.shuffle, steps_per_epoch=a.steps_per_epoch,
+        n_sampled=0 if rule is None or net.is_factored else SAMPLE,
+    )  # fmt: skip
 
     settings = Settings(
         rule, pretrain_fraction, recompose_fraction, a.force, bool(a.activation_aware), a.svd_method, a.split, a.moments,
