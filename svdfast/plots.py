@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from svdfast._process.checks import of_layer, one_of
 from svdfast.model.counting import break_even_rank
 from svdfast.model.network import Layer, Network
-from svdfast.model.ranks import resolve_rule
+from svdfast.model.ranks import RankRule, ranks_by, resolve_rule
 from svdfast.model.svd import singular_values
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def plot_training(result: TrainingResult, against: str = "seconds", figure: Figu
 def plot_spectrum(
     net: Network,
     rank_fraction: float | None = None,
-    ranks: Sequence[int | None] | str | None = None,
+    ranks: Sequence[int | None] | str | RankRule | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> Figure | SubFigure:
     """See `Network.plot_spectrum`."""
@@ -115,7 +115,7 @@ def plot_spectrum(
     chosen = [layer.rank for layer in hidden]
     if rank_fraction is not None or ranks is not None:
         rule = resolve_rule(net.layout, rank_fraction, ranks)
-        chosen = rule(net.layout.layers[:-1], [_finite(i, layer.weight()) for i, layer in enumerate(hidden)])
+        chosen = ranks_by(rule, net.layout.layers[:-1], [_finite(i, layer.weight()) for i, layer in enumerate(hidden)])
     spectra = [_spectrum(index, layer) for index, layer in enumerate(hidden)]
 
     columns = min(len(hidden), 3)

@@ -43,7 +43,7 @@ from svdfast.model.losses import Loss
 
 if TYPE_CHECKING:
     from svdfast.model.network import Network
-    from svdfast.training.method import Run
+    from svdfast.training.run import Run
 
 __all__ = [
     "ArraySource",

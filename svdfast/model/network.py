@@ -36,7 +36,7 @@ from svdfast.model.activations import Activation
 from svdfast.model.counting import break_even_rank
 from svdfast.model.initializers import INITIALIZERS, initial_weight
 from svdfast.model.layout import LayerSpec, Layout
-from svdfast.model.ranks import resolve_rule
+from svdfast.model.ranks import RankRule, ranks_by, resolve_rule
 from svdfast.model.svd import leading_directions, restricted_svd
 
 if TYPE_CHECKING:
@@ -688,7 +688,7 @@ class Network:
         self,
         rank_fraction: float | None = None,
         *,
-        ranks: Sequence[int | None] | str | None = None,
+        ranks: Sequence[int | None] | str | RankRule | None = None,
         method: Literal["exact", "randomized"] = "exact",
         split: str = "balanced",
         force: bool = False,
@@ -705,10 +705,10 @@ class Network:
         ----------
         rank_fraction : float
             α: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋).
-        ranks : sequence of int or None, or str
+        ranks : sequence of int or None, str, or RankRule
             Instead: the rank of each hidden layer, None leaves the layer as it is; or "energy:E", the rank that keeps a share E of
             each weight's ‖W‖_F²; or "budget:B", the directions that are worth most for their multiplications, up to a share B of
-            the dense hidden layers' (`svdfast.ranks`).
+            the dense hidden layers'; or any other rule (`svdfast.ranks.RankRule`).
         method : {"exact", "randomized"}
             See `truncated_svd`.
         split : {"balanced", "left", "right"}
@@ -753,7 +753,7 @@ class Network:
         for index, W in enumerate(weights):
             if not np.isfinite(W).all():
                 raise np.linalg.LinAlgError(f"layer {index}: expected a finite weight, got NaN or infinity in it")
-        wanted = rule(self.layout.layers[:-1], weights)
+        wanted = ranks_by(rule, self.layout.layers[:-1], weights)
         usable = self.usable_ranks(wanted, force=force)
         if inputs is None and sample_weight is not None:
             raise ValueError("sample_weight: expected inputs with it, got none")
@@ -979,7 +979,7 @@ class Network:
         self,
         rank_fraction: float | None = None,
         *,
-        ranks: Sequence[int | None] | str | None = None,
+        ranks: Sequence[int | None] | str | RankRule | None = None,
         figure: Figure | SubFigure | None = None,
     ) -> Figure | SubFigure:
         """Draws the singular values of each hidden weight, what share of its energy the first i hold, and the break-even rank.

@@ -9,27 +9,25 @@
 - Which rank: the smallest α of FRACTIONS whose cut keeps most of what the loss on a sample of the training data has come down since the
   training began. Where none does, what the layers have learned has no low rank, and they stay dense.
 
-Not here: the switch itself (method.py), the rules that measure nothing (ranks.py).
+Not here: the switch itself (switch.py), the rules that measure nothing (ranks.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._engine import Engine, aligned_zeros
-from svdfast._process.checks import count, of_layer
+from svdfast._process.checks import of_layer
 from svdfast.model.counting import count_multiplications
 from svdfast.model.network import Network
 from svdfast.model.svd import leading_directions, resolve_rank, restricted_svd
-
-if TYPE_CHECKING:
-    from svdfast.training.method import Run
+from svdfast.training.run import Run
+from svdfast.training.state import AutoState
 
 __all__ = ["Auto", "Decision"]
 
@@ -70,22 +68,15 @@ class Auto:
         self.stable: list[float] = []
         self.vectors: list[NDArray[Any]] = []
 
-    def packed(self) -> dict[str, Any]:
+    def state(self) -> AutoState:
         """What a checkpoint has of it."""
-        return {
-            "next_step": self.next_step,
-            "first_loss": self.first_loss,
-            "reason": self.reason,
-            "stable": self.stable,
-            "vectors": self.vectors,
-        }
+        return AutoState(self.next_step, self.first_loss, self.reason, self.stable, self.vectors)
 
-    def unpack(self, values: Mapping[str, Any]) -> None:
-        """Takes what `packed` gave."""
-        self.next_step = count("next_step", values["next_step"], minimum=0)
-        self.first_loss, self.reason = float(values["first_loss"]), str(values["reason"])
-        self.stable = [float(rank) for rank in values["stable"]]
-        self.vectors = [vector.copy() for vector in values["vectors"]]
+    def restore(self, state: AutoState) -> None:
+        """Takes what `state` gave."""
+        self.next_step, self.first_loss, self.reason = state.next_step, state.first_loss, state.reason
+        self.stable = [float(rank) for rank in state.stable]
+        self.vectors = [vector.copy() for vector in state.vectors]
 
     def levelled(self, run: Run, step: int) -> bool:
         """Looks at the stable ranks before this step; before the first, at the loss."""

@@ -10,6 +10,7 @@ Not here: the checks of data before a training (data.py), and the loop that asks
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from svdfast.model.layout import Layout
 
 if TYPE_CHECKING:
     from svdfast.model.network import Network
-    from svdfast.training.method import Run
+    from svdfast.training.run import Run
 
 __all__ = ["NotFinite", "Watch"]
 
@@ -60,7 +61,7 @@ class Watch:
 
     Parameters
     ----------
-    run : svdfast.method.Run
+    run : Run
 
     Attributes
     ----------
@@ -97,10 +98,11 @@ class Watch:
         self._step, self.due = step, step + EVERY
 
     def loss(self, value: float, start: int, stop: int, step: int, epoch: int) -> NotFinite:
-        """What to raise where the loss of this step, of rows start .. stop of the run's data, is not finite."""
+        """What to raise where the loss, or the gradient's norm, of this step is not finite, of rows start .. stop of the run's data."""
         # It was no update: the engine has left it out.
         self.run.optimizer.n_updates -= 1
-        return self._error(f"the loss became {value} at step {step}", step, epoch, (start, stop))
+        what = "the loss" if math.isfinite(self.run.norm) else "the gradient's norm"
+        return self._error(f"{what} became {value} at step {step}", step, epoch, (start, stop))
 
     def diverged(self, what: str, step: int, epoch: int) -> NotFinite:
         """What to raise where something else, `what`, is nothing to go on with after this step."""
@@ -164,6 +166,8 @@ class Watch:
         index = _overflowing(net, X)
         if index is not None:
             return index, f"the outputs of layer {index} are beyond {net.dtype}", why, grown
+        if not math.isfinite(run.norm):
+            return None, "the outputs and the loss are finite, the gradient is not", why, grown
         w = net.parameters[: net.layout.n_weights]
         if (run.l1 or run.l2) and not np.isfinite(w @ w):
             # Penalties are known only as the update is done.

@@ -15,7 +15,7 @@ columns only, and V is the product of these, as in N. Shazeer and M. Stern, "Ada
 A mean is at most the root of the mean of squares, but of what is carried, V may be far too small for M where gradients are correlated, or
 zero where M is not, and Adam's step M/√V anything. So M is cut to ±√V: no step is larger than the learning rate.
 
-Not here: what the moments are for (optimizers.py), and when a layout changes (method.py).
+Not here: what the moments are for (optimizers.py), and when a layout changes (switch.py).
 """
 
 from __future__ import annotations
