@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from svdfast.reproduce import mnist
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs

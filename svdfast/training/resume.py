@@ -18,7 +18,13 @@ from svdfast._process.runtime import resolve_threads
 from svdfast.data.sources import Batch, Rows
 from svdfast.interop.files import made_network, parse_layout
 from svdfast.model.network import Network
-from svdfast.training.checkpoint import GENERATORS, Checkpoint, parse_factoring, parse_optimizer, read
+from svdfast.training.checkpoint import (
+    GENERATORS,
+    Checkpoint,
+    parse_factoring,
+    parse_optimizer,
+    read,
+)
 from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring
 from svdfast.training.optimizers import Optimizer
