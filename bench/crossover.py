@@ -28,7 +28,7 @@ import numpy as np
 import svdfast as sf
 from svdfast._process import runtime
 from svdfast.model.network import TrainingData
-from svdfast.training.method import Run
+from svdfast.training.run import Run
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (32, 256, 2048)

@@ -14,8 +14,12 @@ from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.network import Network
 from svdfast.model.svd import factorize, truncated_svd
 from svdfast.training.diagnosis import NotFinite
+from svdfast.training.events import Event, StopTraining
+from svdfast.training.factoring import Factoring, Guard
 from svdfast.training.optimizers import Adam, AdamW, GradientDescent
-from svdfast.training.train import Event, StopTraining, TrainingResult, resume, train
+from svdfast.training.result import TrainingResult
+from svdfast.training.resume import resume
+from svdfast.training.train import train
 
 __version__ = "0.1.0"
 
@@ -23,7 +27,9 @@ __all__ = [
     "Adam",
     "AdamW",
     "Event",
+    "Factoring",
     "GradientDescent",
+    "Guard",
     "Network",
     "NotFinite",
     "StopTraining",

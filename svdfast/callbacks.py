@@ -7,7 +7,7 @@ import os
 from types import TracebackType
 from typing import Any
 
-from svdfast.training.method import Event
+from svdfast.training.events import Event
 
 __all__ = ["TensorBoard"]
 

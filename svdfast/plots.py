@@ -21,7 +21,7 @@ from svdfast._process.checks import of_layer, one_of
 from svdfast._process.runtime import single_threaded_blas
 from svdfast.model.counting import break_even_rank
 from svdfast.model.network import Layer, Network
-from svdfast.model.ranks import resolve_rule
+from svdfast.model.ranks import RankRule, ranks_by, resolve_rule
 from svdfast.model.svd import singular_values
 from svdfast.training.result import TrainingResult
 
@@ -149,7 +149,7 @@ def spectrum(
     net: Network,
     rank_fraction: float | None = None,
     *,
-    ranks: Sequence[int | None] | str | None = None,
+    ranks: Sequence[int | None] | str | RankRule | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> Figure | SubFigure:
     """Draws the singular values of each hidden weight, what share of its energy the first i hold, and the break-even rank.
@@ -200,7 +200,7 @@ def spectrum(
         chosen = [layer.rank for layer in hidden]
         if rank_fraction is not None or ranks is not None:
             rule = resolve_rule(net.layout, rank_fraction, ranks)
-            chosen = rule(net.layout.layers[:-1], [_finite(i, layer.weight()) for i, layer in enumerate(hidden)])
+            chosen = ranks_by(rule, net.layout.factorable, [_finite(i, layer.weight()) for i, layer in enumerate(hidden)])
         spectra = [_spectrum(index, layer) for index, layer in enumerate(hidden)]
 
     columns = min(len(hidden), 3)

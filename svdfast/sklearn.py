@@ -25,8 +25,11 @@ from svdfast.model.heads import BITS, CLASSES, NUMBERS, Head, head_of
 from svdfast.model.network import Network
 from svdfast.model.ranks import NARROW
 from svdfast.model.svd import resolve_rank
+from svdfast.training.events import Event, StopTraining
+from svdfast.training.factoring import PRETRAIN_FRACTION, Factoring
 from svdfast.training.optimizers import Adam, GradientDescent, Optimizer
-from svdfast.training.train import PRETRAIN_FRACTION, Event, StopTraining, TrainingResult, train
+from svdfast.training.result import TrainingResult
+from svdfast.training.train import train
 
 try:
     import scipy.optimize
@@ -226,21 +229,25 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name}: expected True or False, got {value!r}")
 
-    def _factoring(self) -> dict[str, Any]:
-        """The arguments of `train` that say how hidden layers are factored."""
+    def _ranks(self) -> list[int | None] | str | None:
+        """How hidden layers are factored, as for `Network.truncate`; None where they are not."""
         hidden = self.network_.layers[:-1]
         if self.rank is None:
             if self.rank_fraction is None:
-                return {"rank_fraction": None}
+                return None
             alpha = self.rank_fraction
-            return {"ranks": [resolve_rank(alpha, a.n_in, a.n_out) if a.n_in > NARROW else None for a in hidden]}
+            return [resolve_rank(alpha, a.n_in, a.n_out) if a.n_in > NARROW else None for a in hidden]
         if isinstance(self.rank, str):
-            return {"ranks": self.rank}
+            return self.rank
         if not isinstance(self.rank, Iterable):
             rank = count("rank", self.rank)
             # Where it is above the smaller side factors would save nothing, whatever the side.
-            return {"ranks": [rank if rank <= min(layer.n_in, layer.n_out) else None for layer in hidden]}
-        return {"ranks": list(self.rank)}
+            return [rank if rank <= min(layer.n_in, layer.n_out) else None for layer in hidden]
+        return list(self.rank)
+
+    def _share(self) -> float:
+        """φ."""
+        return fraction("pretrain_fraction", PRETRAIN_FRACTION if self.pretrain_fraction is None else self.pretrain_fraction)
 
     def _hidden(self) -> tuple[int, ...]:
         """The hidden layers' neurons."""
@@ -460,20 +467,18 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             self.validation_scores_, self.validation_loss_curve_ = [], []
             self.best_validation_score_ = -math.inf
 
-        pretrain_fraction = PRETRAIN_FRACTION if self.pretrain_fraction is None else self.pretrain_fraction
-        settings = self._factoring()
+        ranks, share, switch = self._ranks(), self.pretrain_fraction, True
         if goes_on:
-            if settings.get("ranks") == "auto":
+            if ranks == "auto":
                 raise ValueError("rank: expected other than 'auto' in partial_fit, which does not know what is to come")
-            switch = self._may_switch and len(self.loss_curve_) >= round(
-                fraction("pretrain_fraction", pretrain_fraction) * self.max_iter
-            )
-            settings = settings | {"pretrain_fraction": 0.0} if switch else {"rank_fraction": None}
-        else:
-            switch = True
-            settings["pretrain_fraction"] = self.pretrain_fraction
-        if net.is_factored and self._scales is not None:
-            settings["factor_learning_rate"] = self._scales
+            switch = self._may_switch and len(self.loss_curve_) >= round(self._share() * self.max_iter)
+            share = 0.0
+        factoring = Factoring(
+            0.25 if ranks is None else ranks,
+            pretrain_fraction=share if switch and ranks is not None else 1.0,
+            recompose=not goes_on,
+            learning_rate=self._scales if net.is_factored and self._scales is not None else "auto",
+        )
         self._begin()
 
         def tell(event: Event) -> None:
@@ -497,9 +502,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                 n_threads=self.n_threads,
                 seed=np.random.default_rng(self._rng.randint(2**31 - 1)),
                 shuffle=self.shuffle,
-                recompose=not goes_on,
+                factoring=factoring,
                 callbacks=[tell],
-                **settings,
             )
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=5)
@@ -592,18 +596,16 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             self.loss_ = self.best_loss_ = float(found.fun)
             return found
 
-        settings = self._factoring()
-        if settings.get("ranks") == "auto":
+        ranks = self._ranks()
+        if ranks == "auto":
             raise ValueError("rank: expected other than 'auto' with solver='lbfgs', which takes no steps to be timed")
         self._begin()
         # With nothing to cut there is no reason to begin anew, without the curvature found so far.
-        whole = settings.get("ranks") in (None, [None] * (len(net.layers) - 1))
-        share = PRETRAIN_FRACTION if self.pretrain_fraction is None else self.pretrain_fraction
-        share = fraction("pretrain_fraction", share)
-        dense = self.max_iter if whole else round(share * self.max_iter)
+        whole = ranks in (None, [None] * (len(net.layers) - 1))
+        dense = self.max_iter if whole else round(self._share() * self.max_iter)
         found = minimise(dense, self.max_fun) if dense > 0 else None
         if dense < self.max_iter and (found is None or found.status == 1):
-            net.truncate(**settings, inputs=X, sample_weight=weight)
+            net.truncate(ranks=ranks, inputs=X, sample_weight=weight)
             found = minimise(self.max_iter - dense, max(self.max_fun - (0 if found is None else found.nfev), 1))
             net.recompose()
         if found is not None and found.status == 1:

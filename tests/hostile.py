@@ -177,9 +177,8 @@ class World:
                     self.y,
                     epochs=1,
                     optimizer=self.optimizer,
-                    rank_fraction=None,
+                    factoring=sf.Factoring(pretrain_fraction=1, recompose=False),
                     n_threads=1,
-                    recompose=False,
                 )
 
 

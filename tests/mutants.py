@@ -88,7 +88,8 @@ def write_checkpoint(path):
     """In the midst of a training, with a guard that is still to look."""
     path.unlink(missing_ok=True)
     X, y = np.arange(40.0, dtype=np.float32).reshape(10, 4) / 40, np.arange(10) % 3
-    train = dict(ranks=[2, None], force=True, pretrain_fraction=0.3, guard_tolerance=1.0, validation=(X, y), batch_size=4)
+    method = sf.Factoring([2, None], force=True, pretrain_fraction=0.3, guard=sf.Guard(1.0))
+    train = dict(factoring=method, validation=(X, y), batch_size=4)
     with contextlib.suppress(KeyError):
         sf.train(sf.Network([4, 6, 5, 3], seed=0), X, y, **train, checkpoint=path, checkpoint_every=7, callbacks=[raises])
 

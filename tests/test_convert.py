@@ -478,7 +478,7 @@ def test_factors_of_an_estimators_network_are_trained_on(neural_network):
     net = sf.from_sklearn(mlp)
     net.truncate(rank_fraction=0.25)
     before = net.evaluate(X, y).loss
-    result = sf.train(net, X, y, epochs=20, recompose=False)
+    result = sf.train(net, X, y, epochs=20, factoring=sf.Factoring(recompose=False))
     assert {row["phase"] for row in result.history} == {"factored"}
     assert net.is_factored and net.evaluate(X, y).loss < before
 

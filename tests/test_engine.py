@@ -87,12 +87,12 @@ def test_moments_do_not_stay_below_the_normal_numbers(dtype, n_samples):
     net = sf.Network([3, 20, 2], dtype=dtype, seed=0)
     X, y = np.zeros((n_samples, 3)), np.arange(n_samples) % 2
     adam = sf.Adam(1e-3)
-    sf.train(net, X, y, epochs=1, rank_fraction=None, optimizer=adam)
+    sf.train(net, X, y, epochs=1, factoring=None, optimizer=adam)
     size = net.layers[0].W.size
     tiny = np.finfo(dtype).smallest_normal
     for moment in adam.moments:
         moment[:size] = tiny / 4
-    sf.train(net, X, y, epochs=1, rank_fraction=None, optimizer=adam)
+    sf.train(net, X, y, epochs=1, factoring=None, optimizer=adam)
     for moment in adam.moments:
         np.testing.assert_array_equal(moment[:size], 0)
     # Outside nothing has changed.

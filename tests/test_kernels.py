@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import svdfast as sf
-from svdfast.model.activations import resolve as resolve_activation
 from svdfast import _elementwise
+from svdfast.model.activations import resolve as resolve_activation
 
 ROOT = Path(sf.__file__).parents[1]
 DTYPES = [np.float32, np.float64]

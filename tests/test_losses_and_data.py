@@ -144,7 +144,7 @@ def results(net, X, y, **settings):
     """All that is computed from samples."""
     trained = net.copy()
     sf.train(
-        trained, X, y, epochs=2, batch_size=8, force=True, pretrain_fraction=0.5, n_threads=1,
+        trained, X, y, epochs=2, batch_size=8, factoring=sf.Factoring(force=True, pretrain_fraction=0.5), n_threads=1,
         validation=(X, y), **settings,
     )  # fmt: skip
     gradient = net.loss_and_gradient(X, y, n_threads=1)[1]
@@ -209,7 +209,7 @@ def test_large_contiguous_samples_are_not_copied():
         y = np.zeros(4000, int)
         for settings in (dict(shuffle=True), dict(shuffle=False)):
             tracemalloc.start()
-            sf.train(net, X, y, epochs=1, batch_size=100, rank_fraction=None, n_threads=1,
+            sf.train(net, X, y, epochs=1, batch_size=100, factoring=None, n_threads=1,
                      optimizer=sf.GradientDescent(1e-9), **settings)  # fmt: skip
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()

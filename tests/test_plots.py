@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from flat import flat
 
 import svdfast as sf
 
@@ -24,7 +25,7 @@ def trained(sizes=SIZES, **settings):
     X, y = samples()
     return sf.train(
         sf.Network(sizes, dtype="float64", seed=0), X, y,
-        **{"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)} | settings,
+        **flat(**{"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)} | settings),
     )  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def test_seconds_are_those_of_training():
 
 
 def test_guard_and_a_dense_end_are_marked():
-    result = trained(epochs=50, ranks=[1, 1], recompose_fraction=0.2, guard_tolerance=0.0, activation_aware=False)
+    result = trained(epochs=50, ranks=[1, 1], recompose_fraction=0.2, guard=sf.Guard(0.0), activation_aware=False)
     assert [e.kind for e in result.events[:3]] == ["switch", "guard", "switch"] and result.events[1].info["action"] == "raised"
     axes = drawn(sf.plots.training(result, "epochs")).axes[0]
     marked = [one.get_xdata()[0] for one in axes.lines if one.get_label() == "guard: raised"]
@@ -112,7 +113,7 @@ def test_one_epoch(against):
 
 
 def test_a_dense_training():
-    for axes in drawn(sf.plots.training(trained(ranks=None, rank_fraction=None), "epochs")).axes:
+    for axes in drawn(sf.plots.training(trained(factoring=None), "epochs")).axes:
         assert spans(axes) == [(0, 5, "dense")]
     for axes in drawn(sf.plots.training(trained([6, 3], ranks=[]), "epochs")).axes:
         assert {name for _, _, name in spans(axes)} == {"dense"}

@@ -195,7 +195,7 @@ def machine(reference, folder):
             weight = np.arange(1, 8).astype(self.net.dtype) if weighted else None
             sf.train(
                 self.net, self.X, self.y, epochs=epochs, batch_size=batch_size, optimizer=self.optimizer,
-                rank_fraction=None, recompose=False, shuffle=False, l2=l2, sample_weight=weight, n_threads=1,
+                factoring=sf.Factoring(pretrain_fraction=1, recompose=False), shuffle=False, l2=l2, sample_weight=weight, n_threads=1,
             )  # fmt: skip
             if self.moments_of != self.model.layout.ranks:
                 self.updates.restart()
@@ -216,7 +216,7 @@ def machine(reference, folder):
             """Within one call; what it computes is compared elsewhere, here that it ends dense, finite and whole."""
             sf.train(
                 self.net, self.X, self.y, epochs=2, batch_size=3, optimizer=sf.Adam(0.01),
-                rank_fraction=alpha, pretrain_fraction=fraction, n_threads=1,
+                factoring=sf.Factoring(alpha, pretrain_fraction=fraction), n_threads=1,
             )  # fmt: skip
             self.model.layout.ranks = (None,) * len(self.model.layout.ranks)
             assert np.isfinite(self.net.parameters).all()
@@ -249,7 +249,7 @@ def machine(reference, folder):
             """A call that fails changes nothing, which the invariants see."""
             n_hidden, n_in = len(self.model.sizes) - 2, self.model.sizes[0]
             wrong = np.full((7, n_in), np.nan)
-            arguments = {"rank_fraction": None, "epochs": 1}
+            arguments = {"factoring": None, "epochs": 1}
             calls = [
                 lambda: self.net.truncate(0.0),
                 lambda: self.net.truncate(ranks=[None] * n_hidden + [1]),

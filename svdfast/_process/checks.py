@@ -48,13 +48,13 @@ def _as_float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def fraction(name: str, value: Any, *, below_one: bool = False) -> float:
-    """A number from 0 to 1 (or below 1) as a float."""
+def fraction(name: str, value: Any, *, below_one: bool = False, above_zero: bool = False) -> float:
+    """A number from 0 to 1 (or below 1, or above 0) as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number from 0 to 1, got {type(value).__name__}")
     number = _as_float(value)
-    if not 0 <= number <= 1 or (below_one and number == 1):
-        bound = "from 0 to below 1" if below_one else "from 0 to 1"
+    if not 0 <= number <= 1 or (below_one and number == 1) or (above_zero and number == 0):
+        bound = "from 0 to below 1" if below_one else "above 0 and at most 1" if above_zero else "from 0 to 1"
         raise ValueError(f"{name}: expected a number {bound}, got {value!r}")
     return number
 

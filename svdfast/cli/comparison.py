@@ -22,8 +22,11 @@ from svdfast.model.heads import share_explained_of
 from svdfast.model.network import Network, Truncation
 from svdfast.model.ranks import NARROW
 from svdfast.model.svd import resolve_rank
+from svdfast.training.events import Event
+from svdfast.training.factoring import Factoring
 from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
-from svdfast.training.train import Event, TrainingResult, train
+from svdfast.training.result import TrainingResult
+from svdfast.training.train import train
 
 __all__ = ["SGD_LEARNING_RATE", "Comparison", "say"]
 
@@ -98,12 +101,31 @@ class Comparison:
         """A dense step, an SVD and a factored step on a copy, so that none is measured cold."""
         n = self.batch_size
         self._fit(
-            self.first.copy(), self.ranks, self.data.X[:n], self.data.y[:n], epochs=2,
-            pretrain_fraction=0.5,
+            self.first.copy(), self.ranks, 0.5, self.data.X[:n], self.data.y[:n], epochs=2,
         )  # fmt: skip
 
+    def _factoring(self, ranks: Sequence[int | None] | str | None, pretrain_fraction: float | None) -> Factoring | None:
+        arguments = self.arguments
+        if ranks is None:
+            return None
+        return Factoring(
+            ranks,
+            pretrain_fraction=pretrain_fraction,
+            recompose=False,
+            force=arguments.force,
+            svd=arguments.svd_method,
+            activation_aware=not arguments.plain_svd,
+            product_decay=arguments.product_decay,
+        )
+
     def _fit(
-        self, net: Network, ranks: Sequence[int | None] | str | None, X: Array, y: Array, **settings: Any
+        self,
+        net: Network,
+        ranks: Sequence[int | None] | str | None,
+        pretrain_fraction: float | None,
+        X: Array,
+        y: Array,
+        **settings: Any,
     ) -> TrainingResult:
         arguments = self.arguments
         try:
@@ -113,13 +135,7 @@ class Comparison:
                 y,
                 batch_size=self.batch_size,
                 optimizer=self.optimizer(),
-                rank_fraction=None,
-                ranks=ranks,
-                recompose=False,
-                force=arguments.force,
-                svd_method=arguments.svd_method,
-                activation_aware=not arguments.plain_svd,
-                product_decay=arguments.product_decay,
+                factoring=self._factoring(ranks, pretrain_fraction),
                 precision=arguments.precision,
                 n_threads=self.threads,
                 seed=arguments.seed,
@@ -181,10 +197,10 @@ class Comparison:
         result = self._fit(
             net,
             ranks,
+            self.pretrain_fraction,
             self.data.X,
             self.data.y,
             epochs=self.epochs,
-            pretrain_fraction=self.pretrain_fraction,
             validation=(self.data.X_test, self.data.y_test),
             callbacks=[tell],
             progress=bar is not None,

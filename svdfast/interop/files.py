@@ -5,7 +5,7 @@
     .safetensors   a tensor for each of layers.0.W, or layers.0.W1 and layers.0.W2, and layers.0.b, and so on, by which other
                    libraries find them; the header is in the metadata as `svdfast`, with a checksum, for the format has none
 
-The header has the format and its version, the svdfast that wrote it, sizes, ranks, activations with their parameters, the scale of uint8
+The header has the format and its version, the svdfast that wrote it, each layer's shape, structure and activation, the scale of uint8
 samples, and, where the command line wrote it, what it knows of the data (`Origin`). Not here: data sets (datasets.py).
 """
 
@@ -16,7 +16,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,9 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._process import in_use
-from svdfast._process.checks import MAX_SIZE, count, positive_number, room
+from svdfast._process.checks import count, positive_number, room
 from svdfast._process.files import DAMAGED, check_claim, written_whole
-from svdfast.model.activations import Activation
 from svdfast.model.heads import head_of
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
@@ -37,7 +36,7 @@ __all__ = ["SUFFIXES", "Origin", "check_name", "load", "read", "save", "write"]
 SUFFIXES = (".npz", ".safetensors")
 
 _FORMAT = "svdfast network"
-_VERSION = 1
+_VERSION = 2
 _LARGEST_LABEL = 2**63 - 1
 
 
@@ -144,7 +143,7 @@ def write(net: Network, path: str | os.PathLike[str], origin: Origin) -> None:
             "format": _FORMAT,
             "version": _VERSION,
             "svdfast": __version__,
-            **layout_header(layout),
+            **layout.header(),
             "uint8_scale": net.uint8_scale,
             "origin": asdict(origin),
         }
@@ -235,7 +234,7 @@ def _read_safetensors(path: str) -> tuple[Network, Origin]:
             header = _Header.parse(text)
             slices = {name: file.get_slice(name) for name in file.keys()}
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            expected = {name: shape for name, _, shape in _places(header.layout)}
+            expected = {tensor.name: tensor.shape for tensor in header.layout.tensors}
             if shapes != expected:
                 other = sorted(name for name in shapes.keys() | expected if shapes.get(name) != expected.get(name))
                 raise ValueError(f"its tensors are not those of its header: {_listed(other)}")
@@ -274,59 +273,16 @@ class _Header:
         if not isinstance(header["svdfast"], str):
             raise ValueError("its header does not say which svdfast wrote it")
         uint8_scale = positive_number("uint8_scale", header["uint8_scale"])
-        layout = parse_layout(header)
+        layout = Layout.parse(header)
         return cls(layout, uint8_scale, Origin.parse(header["origin"], layout))
 
     def network(self, parameters: NDArray[Any]) -> Network:
-        return made_network(self.layout, parameters, self.uint8_scale)
-
-
-def made_network(layout: Layout, parameters: NDArray[Any], uint8_scale: float) -> Network:
-    """A network of its own memory; one number as `parameters` is for all of them."""
-    net = Network.__new__(Network)
-    net.__setstate__({"state": (layout, parameters), "uint8_scale": uint8_scale})
-    return net
-
-
-def layout_header(layout: Layout) -> dict[str, Any]:
-    """A layout as a header has it."""
-    return {
-        "sizes": layout.sizes,
-        "ranks": layout.ranks,
-        "activations": [[s.activation.name, s.activation.parameter] for s in layout.layers],
-    }
-
-
-def parse_layout(header: Mapping[str, Any]) -> Layout:
-    """What `layout_header` gave, checked."""
-    sizes = [count("sizes", n) for n in header["sizes"]]
-    ranks = [None if rank is None else count("ranks", rank) for rank in header["ranks"]]
-    functions = [Activation(name, parameter) for name, parameter in header["activations"]]
-    layout = Layout.build(sizes, ranks, functions)
-    if not layout.layers or ranks[-1] is not None:
-        raise ValueError("it has no dense output layer")
-    for layer in layout.layers:
-        if layer.rank is not None and layer.rank > min(layer.n_in, layer.n_out):
-            raise ValueError(f"rank {layer.rank} of a {layer.n_in} -> {layer.n_out} layer")
-    if max(sizes) > MAX_SIZE or layout.size > MAX_SIZE:
-        raise ValueError(f"it has more than {MAX_SIZE} parameters")
-    return layout
-
-
-def _places(layout: Layout) -> Iterator[tuple[str, int, tuple[int, ...]]]:
-    """Names of a network's tensors in a safetensors file, where each begins in its parameters, and shapes."""
-    for i, layer in enumerate(layout.layers):
-        if layer.rank is None:
-            yield f"layers.{i}.W", layer.W1, (layer.n_out, layer.n_in)
-        else:
-            yield f"layers.{i}.W1", layer.W1, (layer.n_out, layer.rank)
-            yield f"layers.{i}.W2", layer.W2, (layer.rank, layer.n_in)
-        yield f"layers.{i}.b", layer.b, (layer.n_out,)
+        return Network.of(self.layout, parameters, self.uint8_scale)
 
 
 def _tensors(layout: Layout, parameters: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Those tensors as views; C-contiguous, as safetensors takes for granted and `Network.set_state` sees to."""
-    return {name: parameters[start : start + math.prod(shape)].reshape(shape) for name, start, shape in _places(layout)}
+    return {tensor.name: tensor.of(parameters) for i in range(len(layout.layers)) for tensor in layout.of(i)}
 
 
 def _checksum(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -25,7 +25,7 @@ from svdfast.model.evaluation import Evaluation
 from svdfast.model.initializers import INITIALIZERS, initial_weight
 from svdfast.model.layers import Linear
 from svdfast.model.layout import Layout
-from svdfast.model.ranks import resolve_rule
+from svdfast.model.ranks import RankRule, resolve_rule
 from svdfast.model.structures import LowRank, Structure
 from svdfast.model.truncation import Truncation
 
@@ -86,6 +86,12 @@ class Layer:
         layout, parameters = self._network.state
         return {t.name.rpartition(".")[2]: t.of(parameters) for t in layout.of(self._index)}
 
+    @property
+    def weight_tensors(self) -> list[NDArray[Any]]:
+        """The tensors of its weight."""
+        layout, parameters = self._network.state
+        return [tensor.of(parameters) for tensor in layout.weights(self._index)]
+
     def __getattr__(self, name: str) -> NDArray[Any]:
         if name.startswith("_"):  # as of a layer that is being unpickled
             raise AttributeError(name)
@@ -97,7 +103,7 @@ class Layer:
     def weight(self) -> NDArray[Any]:
         """A copy of W (n_out, n_in); for a factored layer the product W1·W2."""
         with in_use.reading(self._network), single_threaded_blas.held():
-            W = self.structure.matrix(list(self.tensors.values())[:-1])
+            W = self.structure.matrix(self.weight_tensors)
             return W.copy() if np.may_share_memory(W, self._network.parameters) else W
 
     def __repr__(self) -> str:
@@ -413,7 +419,7 @@ class Network:
         self,
         rank_fraction: float | None = None,
         *,
-        ranks: Sequence[int | None] | str | None = None,
+        ranks: Sequence[int | None] | str | RankRule | None = None,
         method: Literal["exact", "randomized"] = "exact",
         split: str = "balanced",
         force: bool = False,
@@ -431,10 +437,10 @@ class Network:
         ----------
         rank_fraction : float
             α: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋).
-        ranks : sequence of int or None, or str
+        ranks : sequence of int or None, str, or RankRule
             Instead: the rank of each hidden layer, None leaves the layer as it is; or "energy:E", the rank that keeps a share E of
             each weight's ‖W‖_F²; or "budget:B", the directions that are worth most for their multiplications, up to a share B of
-            the dense hidden layers' (`svdfast.ranks`).
+            the dense hidden layers'; or any other rule (`svdfast.ranks.RankRule`).
         method : {"exact", "randomized"}
             See `truncated_svd`.
         split : {"balanced", "left", "right"}

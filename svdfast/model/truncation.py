@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from svdfast import cython_kernels
 from svdfast._engine import aligned_zeros
-from svdfast._process.checks import count, listed, of_layer
+from svdfast._process.checks import of_layer
 from svdfast.model.counting import break_even_rank, weight_multiplications
 from svdfast.model.layout import Layout
-from svdfast.model.ranks import RankRule
+from svdfast.model.ranks import RankRule, ranks_by
 from svdfast.model.structures import LowRank, Structure
 
 __all__ = ["State", "Truncation", "factorable_weights", "input_grams", "rebuilt", "truncate", "usable_ranks"]
@@ -89,18 +89,6 @@ def factorable_weights(state: State) -> list[Array]:
     return weights
 
 
-def checked_ranks(layout: Layout, ranks: Sequence[int | None]) -> list[int | None]:
-    """A rank, or None, for each layer that may be factored."""
-    given = listed("ranks", ranks, "integers")
-    expected = len(layout.factorable)
-    if len(given) != expected:
-        raise ValueError(f"ranks: expected {expected} ranks, one for each hidden layer, got {len(given)}")
-    return [
-        rank if rank is None else count(f"ranks[{i}]", rank, maximum=min(layer.n_in, layer.n_out))
-        for i, (rank, layer) in enumerate(zip(given, layout.factorable, strict=True))
-    ]
-
-
 def usable_ranks(
     layout: Layout, ranks: Sequence[int | None], kind: type[Structure] = LowRank, *, force: bool = False
 ) -> list[int | None]:
@@ -121,7 +109,7 @@ def usable_ranks(
         cost = weight_multiplications(kind(layer.n_out, layer.n_in, rank), first_layer=i == 0)
         return cost < weight_multiplications(layout.recomposed().structures[i], first_layer=i == 0)
 
-    return [rank if rank and (force or saves(i, rank)) else None for i, rank in enumerate(checked_ranks(layout, ranks))]
+    return [rank if rank and (force or saves(i, rank)) else None for i, rank in enumerate(ranks)]
 
 
 def truncate(
@@ -138,13 +126,13 @@ def truncate(
     """See `Network.truncate`; `grams` gives what `input_grams` does, to be overwritten."""
     layout, parameters = state
     weights = factorable_weights(state)
-    wanted = checked_ranks(layout, rule(layout.factorable, weights))
+    wanted = ranks_by(rule, layout.factorable, weights)
     usable = usable_ranks(layout, wanted, kind, force=force)
     left = {} if grams is None else dict(enumerate(grams()))
     fitted: dict[int, tuple[Structure, Sequence[Array]]] = {}
     done = []
     for i, rank in enumerate(wanted):
-        if rank is None:
+        if not rank:  # nothing is asked for
             continue
         layer, W = layout.layers[i], weights[i]
         limit = break_even_rank(layer.n_in, layer.n_out, first_layer=i == 0)

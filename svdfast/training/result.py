@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from svdfast.model.network import Network
-from svdfast.training.method import Event
+from svdfast.training.events import Event
 
 __all__ = ["TrainingResult", "explain"]
 
@@ -51,7 +51,7 @@ class TrainingResult:
         >>> import svdfast as sf
         >>> data = sf.datasets.load("xor")
         >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
-        >>> print(sf.train(net, *data.train, epochs=1, rank_fraction=None).explain())
+        >>> print(sf.train(net, *data.train, epochs=1, factoring=None).explain())
         dense throughout: 1 step
         """
         return explain(self)
