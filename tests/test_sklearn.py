@@ -294,7 +294,7 @@ def test_sparse_samples_are_their_dense_rows(kind, monkeypatch):
     assert sparse.validation_scores_ == dense.validation_scores_
     np.testing.assert_array_equal(sparse.predict_proba(kind(X_test)), dense.predict_proba(X_test))
     # More of them than a pool holds are never dense as a whole.
-    monkeypatch.setattr(sf.sources, "POOL_BYTES", 64 * 1024)
+    monkeypatch.setattr("svdfast.data.rows.POOL_BYTES", 64 * 1024)
     blocks = []
     read = svdfast.sklearn._DenseRows.__getitem__
     monkeypatch.setattr(
