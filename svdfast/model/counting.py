@@ -5,10 +5,11 @@ Counts are integers worked out from the sizes of the layers. Nothing here is tim
 product runs depends on the machine, and small ones run slower than their count says.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, SupportsIndex, TypeAlias, get_args
+
+from svdfast._process.checks import count, one_of
 
 __all__ = ["LayerCount", "MultiplicationCount", "break_even_rank", "count_multiplications"]
 
@@ -158,18 +159,16 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
     256-10   dense      7,680    7,680   1.00
     total           1,203,712  552,448   2.18
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode must be 'forward' or 'step', got {mode!r}")
+    one_of("mode", mode, get_args(Mode))
     if len(net.layers) == 0:
-        raise ValueError("net must have at least one layer, got none")
+        raise ValueError("net: expected at least one layer, got none")
     layers = []
     for index, layer in enumerate(net.layers):
-        m = _as_size(f"n_in of layer {index}", layer.n_in)
-        n = _as_size(f"n_out of layer {index}", layer.n_out)
-        rank = None if layer.rank is None else _as_size(f"rank of layer {index}", layer.rank)
+        m = count(f"n_in of layer {index}", layer.n_in)
+        n = count(f"n_out of layer {index}", layer.n_out)
+        rank = None if layer.rank is None else count(f"rank of layer {index}", layer.rank)
         dense, by_rank = _costs(m, n, mode, first_layer=index == 0)
-        count = dense if rank is None else rank * by_rank
-        layers.append(LayerCount(m, n, rank, count, dense))
+        layers.append(LayerCount(m, n, rank, dense if rank is None else rank * by_rank, dense))
     return MultiplicationCount(mode, tuple(layers))
 
 
@@ -209,8 +208,8 @@ def break_even_rank(n_in: SupportsIndex, n_out: SupportsIndex, first_layer: bool
     >>> break_even_rank(784, 512, first_layer=True)
     258
     """
-    m = _as_size("n_in", n_in)
-    n = _as_size("n_out", n_out)
+    m = count("n_in", n_in)
+    n = count("n_out", n_out)
     dense, by_rank = _costs(m, n, "step", first_layer=first_layer)
     return (dense - 1) // by_rank
 
@@ -222,15 +221,3 @@ def _costs(m: int, n: int, mode: Mode, *, first_layer: bool) -> tuple[int, int]:
     if first_layer:
         return 2 * m * n, 2 * m + 3 * n
     return 3 * m * n, 3 * (m + n)
-
-
-def _as_size(name: str, value: SupportsIndex) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
-    return size
