@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erfcx
 
 from svdfast._process import in_use
 from svdfast._process.files import written_whole
@@ -127,7 +126,7 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     Examples
     --------
     >>> import numpy as np, onnx, onnxruntime, os, tempfile
-    >>> import svdfast as sf, svdfast.onnx
+    >>> import svdfast as sf
     >>> net = sf.Network([4, 20, 3], seed=0)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "net.onnx")
@@ -234,6 +233,8 @@ def _erfcx(graph: _Graph, x: str) -> str:
 
     The polynomial interpolates in Chebyshev's points; at this degree rounding in float64 is larger than what it leaves.
     """
+    from scipy.special import erfcx
+
     with np.errstate(divide="ignore"):  # x is infinite at u = −1
         chebyshev = np.polynomial.chebyshev.chebinterpolate(lambda u: erfcx(6 / (u + 1) - 3), 20)
     coefficients = np.polynomial.chebyshev.cheb2poly(chebyshev)[::-1]

@@ -226,7 +226,7 @@ def test_ranks_that_are_chosen(monkeypatch, tmp_path):
 
 def test_row_sources(monkeypatch, tmp_path):
     """That are read in several pools of several blocks."""
-    monkeypatch.setattr("svdfast.data.sources.POOL_BYTES", 2048)
+    monkeypatch.setattr("svdfast.data.rows.POOL_BYTES", 2048)
     for shuffle in (True, False):
         check(monkeypatch, tmp_path / str(shuffle), network, lambda: (Rows(samples()[0]), samples()[1]), shuffle=shuffle)
 
@@ -319,7 +319,7 @@ def test_the_network_and_the_optimizer_go_on_in_a_new_process(monkeypatch, tmp_p
     program = (
         "import sys, numpy as np, svdfast as sf\n"
         "data = np.load('data.npz')\n"
-        "sf.resume('run.ckpt', data['X'], data['y']).network.save('net.npz')\n"
+        "sf.save(sf.resume('run.ckpt', data['X'], data['y']).network, 'net.npz')\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
     same(sf.load(tmp_path / "net.npz").parameters, net.parameters)
@@ -403,7 +403,7 @@ def test_other_data_are_refused(whole):
 
 
 def test_row_sources_are_told_apart_by_some_of_their_rows(monkeypatch, tmp_path):
-    monkeypatch.setattr("svdfast.data.sources.POOL_BYTES", 2048)
+    monkeypatch.setattr("svdfast.data.rows.POOL_BYTES", 2048)
     path, (X, y) = tmp_path / "run.ckpt", samples()
     sf.train(network(), Rows(X), y, epochs=1, checkpoint=path)
     with pytest.raises(ValueError, match="X, y, sample_weight: expected the data that"):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import svdfast as sf
+from svdfast.data.checks import checked_samples
 from svdfast.model import losses
-from svdfast.model.network import TrainingData
+from svdfast.model.evaluation import spec_of
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
@@ -58,7 +59,7 @@ def test_default_losses(name):
         pytest.skip("the class, not an activation")
     output = getattr(sf.activations, name)()
     expected = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}
-    default = losses.default_for(output)
+    default = losses.resolve(None, output).name
     assert default == expected.get(name, "mean_squared_error")
     assert losses.resolve(default, output).name == default
     for loss, needed in (("cross_entropy", "softmax"), ("binary_cross_entropy", "sigmoid")):
@@ -447,7 +448,7 @@ def test_what_is_not_aligned_is_copied(dtype):
     labels = rng.integers(0, 2, 50).astype(np.int32)
     net = sf.Network([3, 2], seed=0, dtype=dtype)
     for y, loss in ((labels, "cross_entropy"), (values, "cross_entropy")):
-        given = TrainingData(net, shifted(X), shifted(y), loss, shifted(weights))
+        given = checked_samples(shifted(X), shifted(y), shifted(weights), spec_of(net, loss))
         assert all(array.flags.aligned for array in given.arrays)
         for array, plain in zip(given.arrays, (X, y, weights), strict=True):
             np.testing.assert_array_equal(array, plain)

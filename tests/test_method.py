@@ -9,7 +9,8 @@ from flat import flat
 
 import svdfast as sf
 import svdfast.model.network
-from svdfast.model.network import TrainingData
+from svdfast.data.checks import checked_samples
+from svdfast.model.evaluation import spec_of
 from svdfast.model.svd import leading_directions
 from svdfast.training import auto
 from svdfast.training.run import Run
@@ -259,7 +260,7 @@ def test_auto_switches_when_stable_ranks_level_off(times, losses):
 
 def test_the_stable_rank():
     net = network(width=64)
-    run = Run(net, TrainingData(net, *samples(), None, None), sf.Adam(), 1, 12, 0.0, 0.0)
+    run = Run(net, checked_samples(*samples(), None, spec_of(net)), sf.Adam(), 1, 12, 0.0, 0.0)
     run.rebuild()
     watch = auto.Auto(100, 50, 100)
     for step in range(30):
@@ -315,7 +316,7 @@ def test_the_sample_is_from_all_over_the_data():
     """Also where it is sorted and is not shuffled."""
     net = network()
     X, y = samples(n=5000)
-    run = Run(net, TrainingData(net, X, np.sort(y), None, None), sf.Adam(), 1, 12, 0.0, 0.0)
+    run = Run(net, checked_samples(X, np.sort(y), None, spec_of(net)), sf.Adam(), 1, 12, 0.0, 0.0)
     run.rebuild()
     rows = run.sample_rows()
     assert len(rows) == len(set(rows)) == 2048

@@ -6,7 +6,8 @@ import pytest
 
 import svdfast as sf
 from svdfast import _engine
-from svdfast.model.network import TrainingData
+from svdfast.data.checks import checked_samples
+from svdfast.model.evaluation import spec_of
 from svdfast.training.moments import carry, project, recompose, relative_scale
 from svdfast.training.run import Run
 
@@ -143,7 +144,7 @@ def test_a_scale_is_of_a_layers_weights_alone(batch_size, sum_rows, monkeypatch)
     spec = net.layout.layers[1]
     gradient[spec.W1 : spec.W2 + spec.rank * spec.n_in] *= 3
     expected -= 0.1 * gradient
-    run = Run(net, TrainingData(net, X, y, None, None), sf.GradientDescent(0.1), 2, batch_size, 0.0, 0.0)
+    run = Run(net, checked_samples(X, y, None, spec_of(net)), sf.GradientDescent(0.1), 2, batch_size, 0.0, 0.0)
     run.scales = [1.0, 3.0, 1.0]
     run.rebuild()
     run.step(0, batch_size, 0.1)

@@ -4,6 +4,7 @@
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_guard_and_a_dense_end_are_marked():
 def test_without_classes_or_validation_there_is_one_panel():
     X, y = samples()
     net = sf.Network([6, 8, 1], output="identity", seed=0)
-    with_validation = sf.train(net, X, y, epochs=2, validation=(X, y)).plot()
+    with_validation = sf.plots.training(sf.train(net, X, y, epochs=2, validation=(X, y)))
     (axes,) = drawn(with_validation).axes
     assert line(axes, "validation")
     (axes,) = drawn(sf.plots.training(trained(validation=None))).axes
@@ -236,7 +237,7 @@ def test_a_figure_that_is_given(layout):
     from matplotlib.figure import Figure
 
     result = trained()
-    for draw in (result.plot, result.network.plot_spectrum):
+    for draw in (partial(sf.plots.training, result), partial(sf.plots.spectrum, result.network)):
         figure = Figure(layout=layout)
         engine = figure.get_layout_engine()
         assert draw(figure=figure) is figure
@@ -282,6 +283,6 @@ def test_without_matplotlib(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for draw in (trained().plot, sf.Network(SIZES).plot_spectrum):
+    for draw in (partial(sf.plots.training, trained()), partial(sf.plots.spectrum, sf.Network(SIZES))):
         with pytest.raises(ImportError, match=r"svdfast\[plot\]"):
             draw()

@@ -13,11 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from flat import flat
-from svdfast.data.sources import is_row_source
 
 import svdfast as sf
-from svdfast.data import sources
-from svdfast.model.network import resolve_loss
+from svdfast.data import rows
+from svdfast.data.batches import BatchSource
+from svdfast.data.rows import is_row_source
+from svdfast.model.evaluation import spec_of
 from svdfast.training import auto, method
 
 SIZES = [6, 16, 14, 3]
@@ -56,9 +57,9 @@ class Rows:
 def small_pool(monkeypatch):
     """A pool of four blocks of five rows: sets how many bytes a row has."""
 
-    def shrink(row_bytes=ROW, blocks=4, rows=5):
-        monkeypatch.setattr(sources, "POOL_BLOCKS", blocks)
-        monkeypatch.setattr(sources, "POOL_BYTES", blocks * rows * row_bytes)
+    def shrink(row_bytes=ROW, blocks=4, rows_of_each=5):
+        monkeypatch.setattr(rows, "POOL_BLOCKS", blocks)
+        monkeypatch.setattr(rows, "POOL_BYTES", blocks * rows_of_each * row_bytes)
 
     shrink()
     return shrink
@@ -94,7 +95,7 @@ def test_in_order_a_row_source_is_the_array(small_pool, dtype, kind, batch_size)
 @pytest.mark.parametrize("targets", ["classes", "shares", "values", "one value"])
 def test_any_part_may_be_a_row_source(small_pool, monkeypatch, targets, which):
     X, y = samples()
-    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+    monkeypatch.setattr("svdfast.data.open.read_if_small", lambda name, part, direct: part)
     net = network(output="softmax" if targets in ("classes", "shares") else "identity",
                   sizes=[6, 9, 1 if targets == "one value" else 3])  # fmt: skip
     if targets == "shares":
@@ -135,7 +136,7 @@ def test_blocks_are_read_once_an_epoch_and_no_more_at_a_time(small_pool, shuffle
 
 def test_blocks_are_whole_chunks_or_whole_batches(small_pool):
     X, y = samples()
-    small_pool(rows=10)
+    small_pool(rows_of_each=10)
     for chunks, batch_size, height in [((3, 6), 4, 9), (None, 4, 8), ((50, 6), 4, 8), (((3, 3),), 11, 10), ((0,), 4, 8)]:
         source = Rows(X, chunks)
         trained(source, y, batch_size=batch_size, epochs=1)
@@ -176,15 +177,15 @@ def test_a_pool_has_no_more_room_than_there_are_samples(small_pool):
     X, y = samples()
     for batch_size in (N, 1000, 60, 3):
         net = network()
-        reader = sources.Reader(net, Rows(X), y, resolve_loss(net, None), None)
-        source = sources.RowSource(reader, batch_size, True, np.random.default_rng(0))
+        reader = rows.Reader(Rows(X), y, None, spec_of(net))
+        source = rows.RowSource(reader, batch_size, True, np.random.default_rng(0))
         assert source._pool.n_samples <= min(N, 4 * source.block_rows + batch_size)
         trained(Rows(X), y, batch_size=batch_size)
 
 
 def test_how_well_rows_are_shuffled(small_pool):
     """Within a pool uniformly: a block's rows lie all over it. Pools are of blocks from anywhere."""
-    small_pool(row_bytes=16, rows=10)
+    small_pool(row_bytes=16, rows_of_each=10)
     orders = seen_order(Rows, 400, 30, seed=0).astype(int) - 1
     block = orders // 10
     for order in block.reshape(-1, 40):
@@ -214,13 +215,12 @@ def test_what_is_small_is_read_once_and_is_an_array(monkeypatch):
 def test_the_switch_takes_its_sample_from_the_pool(small_pool):
     """At the first step, without shuffling: the first four blocks of eight rows."""
     X, y = samples()
-    small_pool(rows=8)
+    small_pool(rows_of_each=8)
     net, other = network(), network()
+    factoring = sf.Factoring([4, 3], pretrain_fraction=0, force=True, recompose=False)
     sf.train(
-        net, Rows(X), y, epochs=1, batch_size=8, shuffle=False,
-        factoring=sf.Factoring([4, 3], pretrain_fraction=0, force=True, recompose=False,
-    ),  # fmt: skip
-             optimizer=sf.Adam(0.0))  # fmt: skip
+        net, Rows(X), y, epochs=1, batch_size=8, shuffle=False, factoring=factoring, optimizer=sf.Adam(0.0)
+    )  # fmt: skip
     other.truncate(ranks=[4, 3], force=True, inputs=X[:32])
     np.testing.assert_allclose(net.parameters, other.parameters, atol=1e-12)
 
@@ -285,7 +285,7 @@ def test_variance_explained_in_blocks(small_pool):
 
 
 def test_no_weight_at_all(small_pool, monkeypatch):
-    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+    monkeypatch.setattr("svdfast.data.open.read_if_small", lambda name, part, direct: part)
     X, y = samples()
     for call in (network().evaluate, network(output="identity").score):
         targets = y if call.__name__ == "evaluate" else np.eye(3)[y]
@@ -358,8 +358,8 @@ def read_only(a):
         (lambda: np.full((N, 2), 7.0), ValueError),
         (lambda: np.full(3 * N, 7.0), ValueError),
         (lambda: np.full((N - 1, 3), 7.0), ValueError),
-        (lambda: np.full((N, 3), 7, dtype="float32"), ValueError),
-        (lambda: np.full((N, 3), 7, dtype=">f8"), ValueError),
+        (lambda: np.full((N, 3), 7, dtype="float32"), TypeError),
+        (lambda: np.full((N, 3), 7, dtype=">f8"), TypeError),
         (lambda: np.asfortranarray(np.full((N, 3), 7.0)), ValueError),
         (lambda: np.full((N, 6), 7.0)[:, ::2], ValueError),
         (lambda: np.full((2 * N, 3), 7.0)[::2], ValueError),
@@ -471,7 +471,7 @@ def test_an_error_of_h5py_goes_through(small_pool, tmp_path):
     with open(path, "r+b") as raw:
         raw.seek(info.byte_offset)
         raw.write(bytes(info.size))
-    small_pool(rows=20)
+    small_pool(rows_of_each=20)
     net = network()
     with h5py.File(path) as file, pytest.raises(OSError):
         sf.train(net, file["X"], y, epochs=1)
@@ -511,7 +511,7 @@ def at(place, value, array):
     ],
 )
 def test_wrong_values_are_said_with_their_row(small_pool, monkeypatch, part, place, value, message, shuffle):
-    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+    monkeypatch.setattr("svdfast.data.open.read_if_small", lambda name, part, direct: part)
     X, y = samples()
     data = {"X": X, "y": y, "sample_weight": np.ones(N)}
     data[part] = at(place, value, data[part])
@@ -547,7 +547,7 @@ def test_wrong_values_are_said_with_their_row(small_pool, monkeypatch, part, pla
 @pytest.mark.parametrize("as_a_whole", [True, False])
 def test_what_does_not_fit_is_refused_before_anything_is_done(small_pool, monkeypatch, X, y, error, message, as_a_whole):
     if not as_a_whole:
-        monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+        monkeypatch.setattr("svdfast.data.open.read_if_small", lambda name, part, direct: part)
     plain = samples()
     X, y = plain[0] if X is None else X, plain[1] if y is None else y
     net = network()
@@ -579,7 +579,7 @@ def test_rows_that_are_not_what_was_promised(small_pool):
 @pytest.mark.parametrize("part", ["X", "y", "sample_weight"])
 def test_a_source_that_becomes_another(small_pool, monkeypatch, part):
     """Its shape and dtype with it, as those of a file that is written anew: none of it is cast to what was there before."""
-    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+    monkeypatch.setattr("svdfast.data.open.read_if_small", lambda name, part, direct: part)
     X, y = samples()
     given = {"X": np.abs(np.round(X)), "y": np.eye(3)[y], "sample_weight": np.ones(N)}
 
@@ -795,7 +795,7 @@ def test_iterators_are_made_when_they_are_needed(monkeypatch):
     """To make one may start processes: none before validation, and what it takes is counted as reading."""
     X, y = samples()
     clock = [0.0]
-    monkeypatch.setattr(sources, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("svdfast.data.batches.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     class Slow(Loader):
         def __iter__(self):
@@ -806,11 +806,9 @@ def test_iterators_are_made_when_they_are_needed(monkeypatch):
     validation = Slow(X, y, N)
     sf.train(network(), X, y, epochs=2, factoring=sf.Factoring(recompose=False), validation=validation)
     assert validation.n_iterations == 2
-    net = network()
-    source = sources.BatchSource(net, Slow(X, y, N), resolve_loss(net, None), None, 0)
-    run = SimpleNamespace(take=lambda *data, largest: None)
+    source = BatchSource(Slow(X, y, N), spec_of(network()), None, 0)
     for epoch in range(3):
-        assert list(source.batches(run)) == [(0, N)]
+        assert [bounds for _, _, bounds in source.batches()] == [((0, N),)]
         assert source.seconds == 10 * epoch  # the first was made before the first epoch
 
 

@@ -14,7 +14,8 @@ import svdfast as sf
 from svdfast import _blas, _engine
 from svdfast._engine import Engine
 from svdfast._process.runtime import single_threaded_blas
-from svdfast.model.network import TrainingData
+from svdfast.data.checks import checked_samples
+from svdfast.model.evaluation import spec_of
 
 needs_two_threads = pytest.mark.skipif(
     not _engine.HAS_OPENMP, reason="built without OpenMP: one thread"
@@ -162,7 +163,7 @@ def test_the_number_of_threads_changes_no_bit_of_a_step(n, dtype):
     for n_threads in (1, 2, 3, 4):
         net = sf.Network([300, 77, 210, 10], hidden=["gelu", "tanh"], dtype=dtype, seed=0)
         net.truncate(ranks=[None, 5], force=True)
-        data = TrainingData(net, X, y, None, None)
+        data = checked_samples(X, y, None, spec_of(net))
         engine = Engine(net.layout, net.parameters, batch_size=n, n_threads=n_threads, reproducible=True)
         data.bind(engine)
         adam = sf.Adam(0.01)

@@ -468,8 +468,8 @@ def test_shared_weights():
     [
         (dict(), ValueError, "rank_fraction, ranks: expected one of the two"),
         (dict(rank_fraction=0.5, ranks={}), ValueError, "expected one of the two"),
-        (dict(rank_fraction=0), ValueError, "rank_fraction must be above 0"),
-        (dict(rank_fraction="a"), TypeError, "rank_fraction must be a number"),
+        (dict(rank_fraction=0), ValueError, "rank_fraction: expected a number above 0"),
+        (dict(rank_fraction="a"), TypeError, "rank_fraction: expected a number, got str"),
         (dict(ranks="energy:2"), ValueError, "ranks: expected a number above 0"),
         (dict(ranks="auto"), ValueError, "ranks: expected"),
         (dict(ranks=[1, 2]), TypeError, "ranks: expected a mapping of names to ranks or a rule"),

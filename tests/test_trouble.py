@@ -15,8 +15,10 @@ from svdfast.training.decay import decay_product
 import svdfast as sf
 from svdfast._engine import Engine
 from svdfast._process.runtime import single_threaded_blas
+from svdfast.data.checks import checked_samples
 from svdfast.model import svd
-from svdfast.model.network import TrainingData
+from svdfast.model.evaluation import spec_of
+from svdfast.training.decay import decay_product
 
 # Trainings at the extremes, drawn at random from all combinations; thousands of them are a search of some minutes.
 N_EXTREME = int(os.environ.get("SVDFAST_EXTREME_TRAININGS", 60))
@@ -58,7 +60,7 @@ def stopped(net, X, y, **settings):
 def test_a_step_whose_loss_is_not_finite_changes_nothing(n_threads, sum_rows, reproducible, optimizer, bad):
     net = sf.Network([9, 40, 30, 5], dtype="float64", seed=0)
     rng = np.random.default_rng(1)
-    data = TrainingData(net, rng.standard_normal((1000, 9)), rng.integers(0, 5, 1000), None, None)
+    data = checked_samples(rng.standard_normal((1000, 9)), rng.integers(0, 5, 1000), None, spec_of(net))
     # The last row is another thread's than the first.
     engine = Engine(
         net.layout, net.parameters, batch_size=1000, n_threads=n_threads, sum_rows=sum_rows, reproducible=reproducible

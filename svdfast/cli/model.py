@@ -62,7 +62,7 @@ _DATA = f"""\
 """
 
 _PREDICT_EPILOG = f"""\
-MODEL is a file that svdfast train --save or Network.save wrote, .npz or .safetensors. A network that
+MODEL is a file that svdfast train --save or sf.save wrote, .npz or .safetensors. A network that
 svdfast train saved takes the data file's own numbers, as they are before they are standardised, and
 gives the file's own classes.
 

@@ -59,7 +59,8 @@ class Source(Protocol):
 
 def bounds(n: int, batch_size: int) -> Iterator[tuple[int, int]]:
     """Start and stop of each batch of n rows; the last may be smaller."""
-    return zip(range(0, n, batch_size), chain(range(batch_size, n, batch_size), (n,)), strict=True)
+    stops = chain(range(batch_size, n, batch_size), (n,))
+    return zip(range(0, n, batch_size), stops, strict=False)  # no start where n is 0
 
 
 class ArraySource:

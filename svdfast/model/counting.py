@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, SupportsIndex, TypeAlias, get_args
 
-from svdfast._process.checks import count
+from svdfast._process.checks import count, one_of
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, LowRank, Structure, of_rank
 
@@ -163,10 +163,9 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
     256-10   dense      7,680    7,680   1.00
     total           1,203,712  552,448   2.18
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode must be 'forward' or 'step', got {mode!r}")
+    one_of("mode", mode, get_args(Mode))
     if len(net.layers) == 0:
-        raise ValueError("net must have at least one layer, got none")
+        raise ValueError("net: expected at least one layer, got none")
     layers = []
     for index, layer in enumerate(net.layers):
         m = count(f"n_in of layer {index}", layer.n_in)

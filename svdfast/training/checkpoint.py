@@ -30,6 +30,7 @@ from svdfast._process.checks import count
 from svdfast._process.files import DAMAGED, remove_parts, written_whole
 from svdfast.model.network import Truncation
 from svdfast.model.ranks import Budget, Energy, Fraction, Given
+from svdfast.model.structures import Structure
 from svdfast.training import state
 from svdfast.training.factoring import Factoring, Guard
 from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
