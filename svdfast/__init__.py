@@ -13,17 +13,15 @@ from svdfast.interop.networks import from_sklearn, from_torch
 from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.network import Network
 from svdfast.model.svd import factorize, truncated_svd
+from svdfast.training import optimizers as _optimizers
 from svdfast.training.diagnosis import NotFinite
-from svdfast.training.optimizers import Adam, AdamW, GradientDescent
+from svdfast.training.optimizers import *  # noqa: F403
 from svdfast.training.train import Event, StopTraining, TrainingResult, resume, train
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Adam",
-    "AdamW",
     "Event",
-    "GradientDescent",
     "Network",
     "NotFinite",
     "StopTraining",
@@ -45,3 +43,4 @@ __all__ = [
     "train",
     "truncated_svd",
 ]
+__all__ += _optimizers.__all__

@@ -191,7 +191,7 @@ cdef inline Py_ssize_t part(Py_ssize_t i, Py_ssize_t size, Py_ssize_t count) noe
 
 cdef bint from_pre_activation(const Plan* plan) noexcept nogil:
     """Both cross-entropies include the output's activation: they start from Z and end at dZ."""
-    return plan.loss in (_elementwise.SVDFAST_CROSS_ENTROPY, _elementwise.SVDFAST_BINARY_CROSS_ENTROPY)
+    return plan.loss >= 0 and _elementwise.loss_reads_Z(plan.loss)
 
 
 cdef void pack_weights(const Plan* plan, const floating* w, int t, int n_threads) noexcept nogil:
@@ -773,8 +773,8 @@ cdef class Engine:
             place = after(place, rows * layer.l, gaps)
             layer.A = place
             place = after(place, rows * layer.n, gaps)
-            # The last layer's loss and GELU's derivative need Z after A is there.
-            if i == self.plan.n_layers - 1 or layer.activation == _elementwise.SVDFAST_GELU:
+            # The last layer's loss and some derivatives need Z after A is computed.
+            if i == self.plan.n_layers - 1 or _elementwise.backward_reads_Z(layer.activation):
                 layer.Z = place
                 place = after(place, rows * layer.n, gaps)
             else:

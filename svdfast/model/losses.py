@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Loss functions by name, and what each asks of the network's output.
+"""Loss functions by name, and the output activation that each needs.
 
-Only names and rules stand here; targets are checked in data.py and the sums are compiled (src/elementwise_loops.h).
+A new loss is an entry here and a line and a function in src/loops/losses.h. Not here: checks of targets (data/checks.py).
 
 With samples i, outputs j and sample weights wᵢ (1 by default), a loss is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where lossᵢ is
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from svdfast import _elementwise
 from svdfast.model.activations import Activation
 
 __all__ = ["Loss"]
@@ -23,17 +24,24 @@ __all__ = ["Loss"]
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss, its compiled code, and the output activation that it includes (None: any)."""
+    """A loss and the output activation that it includes (None: any)."""
 
     name: str
-    code: int
     output: str | None
+
+    @property
+    def code(self) -> int:
+        """The number that the compiled loops know it by."""
+        return _elementwise.LOSSES[self.name]
 
 
 _LOSSES = {
-    "binary_cross_entropy": Loss("binary_cross_entropy", 0, "sigmoid"),
-    "cross_entropy": Loss("cross_entropy", 1, "softmax"),
-    "mean_squared_error": Loss("mean_squared_error", 2, None),
+    loss.name: loss
+    for loss in (
+        Loss("binary_cross_entropy", "sigmoid"),
+        Loss("cross_entropy", "softmax"),
+        Loss("mean_squared_error", None),
+    )
 }
 
 
@@ -61,7 +69,8 @@ def resolve(name: str, output: Activation) -> Loss:
 
 
 def default_for(output: Activation) -> str:
-    """The loss that goes with an output: a cross-entropy for softmax and sigmoid, else mean squared error."""
-    return {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}.get(
-        output.name, "mean_squared_error"
-    )
+    """The loss that goes with an output: a cross-entropy for softmax and sigmoid, else mean squared error.
+
+    That is the first of the list that fits.
+    """
+    return next(loss.name for loss in _LOSSES.values() if loss.output in (output.name, None))

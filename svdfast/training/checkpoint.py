@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from svdfast._process.checks import count
 from svdfast._process.files import DAMAGED, remove_parts, written_whole
 from svdfast.model.network import Truncation
-from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
+from svdfast.training.optimizers import BY_NAME, Optimizer
 from svdfast.training.schedules import Constant, Cosine, StepDecay, Warmup, is_known
 
 __all__ = ["Checkpoint", "fingerprint", "optimizer_header", "parse_optimizer", "read", "write"]
@@ -37,7 +37,6 @@ __all__ = ["Checkpoint", "fingerprint", "optimizer_header", "parse_optimizer", "
 _MAGIC = b"svdfast checkpoint "
 _VERSION = 1
 _START = _MAGIC + b"%d\n" % _VERSION
-_OPTIMIZERS = {kind.__name__: kind for kind in (Adam, AdamW, GradientDescent)}
 _RECORDS = {kind.__name__: kind for kind in (Constant, Cosine, StepDecay, Truncation, Warmup)}
 _KINDS = "biuf"  # of arrays: real numbers
 _CHUNK = 1 << 24  # bytes hashed together
@@ -159,15 +158,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 def optimizer_header(optimizer: Optimizer) -> dict[str, Any] | None:
     """An optimizer as a file has it, its state apart; None where it, or its schedule, is of a class or function of the user's own."""
     name = type(optimizer).__name__
-    if _OPTIMIZERS.get(name) is not type(optimizer) or not is_known(optimizer.schedule):
+    if BY_NAME.get(name) is not type(optimizer) or not is_known(optimizer.schedule):
         return None
     return {"name": name, "settings": optimizer.settings | {"learning_rate": optimizer.schedule}}
 
 
 def parse_optimizer(values: Mapping[str, Any]) -> Optimizer:
     """What `optimizer_header` gave."""
-    optimizer: Optimizer = _OPTIMIZERS[values["name"]](**values["settings"])
-    return optimizer
+    return BY_NAME[values["name"]](**values["settings"])
 
 
 def fingerprint(arrays: Iterable[NDArray[Any]]) -> str:
