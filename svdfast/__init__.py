@@ -9,7 +9,8 @@ from svdfast._process import runtime  # isort: skip  # noqa: F401
 from svdfast import activations, callbacks, datasets, kernels, ranks, schedules
 from svdfast._process.config import show_config
 from svdfast.interop.files import load
-from svdfast.interop.networks import from_sklearn, from_torch
+from svdfast.interop.sklearn_networks import from_sklearn
+from svdfast.interop.torch_networks import from_torch
 from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.network import Network
 from svdfast.model.svd import factorize, truncated_svd

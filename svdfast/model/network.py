@@ -435,7 +435,7 @@ class Network:
           (4): Softmax(dim=-1)
         )
         """
-        from svdfast.interop import networks as convert
+        from svdfast.interop import torch_networks as convert
 
         return convert.to_torch(self, logits=logits)
 
