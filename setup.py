@@ -99,7 +99,8 @@ def extension(module, source, *more, depends=()):
     )
 
 
-LOOPS = ["loops/elementwise.h", "loops/elementwise_types.h", "loops/elementwise_loops.h"]
+LISTS = [f"loops/{name}.h" for name in ("elementwise", "activations", "losses", "updates")]
+LOOPS = [*LISTS, "loops/elementwise_types.h", "loops/elementwise_loops.h"]
 SANITIZERS = "platform/sanitize.h"
 TIMING = "platform/timing.h"
 
@@ -114,14 +115,14 @@ setup(
                 "_blas", "products/_blas.pyx", "products/product.c",
                 depends=["products/product.h", "products/product_kernels.h", TIMING, SANITIZERS],
             ),
-            extension("cython_kernels", "cython_kernels.pyx", depends=LOOPS[:1]),
+            extension("cython_kernels", "cython_kernels.pyx", depends=LISTS),
             *(
-                extension(f"ops.{path.stem}", f"ops/{path.name}", depends=LOOPS[:1])
+                extension(f"ops.{path.stem}", f"ops/{path.name}", depends=LISTS)
                 for path in sorted(Path("src/ops").glob("*.pyx"))
             ),
             extension(
                 "_engine", "engine/_engine.pyx",
-                depends=[LOOPS[0], "platform/threads.h", "platform/denormals.h", SANITIZERS],
+                depends=[*LISTS, "platform/threads.h", "platform/denormals.h", SANITIZERS],
             ),
         ],
         include_path=["."],

@@ -27,9 +27,9 @@ import numpy as np
 
 import svdfast as sf
 from svdfast._process import runtime
-from svdfast.training.run import Run
 from svdfast.data.checks import checked_samples
 from svdfast.model.evaluation import spec_of
+from svdfast.training.run import Run
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (32, 256, 2048)

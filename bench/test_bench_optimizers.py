@@ -57,7 +57,7 @@ def test_update(benchmark: Any, record_bytes: Callable[..., None], name: str, pl
     rule = optimizer.rule
     # Without timing the check needs no large vectors.
     n = SIZES[place if benchmark.enabled else "L2"]
-    n_moments = 2 if rule.code == sf.Adam().rule.code else int(rule.beta1 > 0)
+    n_moments = len(rule.kinds)
     rng = np.random.default_rng(0)
     g, w, *moments = (rng.standard_normal(n, dtype=np.float32) for _ in range(2 + n_moments))
     if n_moments == 2:

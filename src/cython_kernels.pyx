@@ -19,6 +19,14 @@ from libc.string cimport memset
 from svdfast._blas cimport gemm
 from svdfast._elementwise cimport elementwise
 
+from svdfast._elementwise import ACTIVATIONS
+
+
+cdef int activation_code(str name) except -1:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"name: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]
+
 
 cdef void dense_forward(
         const floating* X, const floating* W, const floating* b, floating* Z, floating* A,

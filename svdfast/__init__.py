@@ -9,14 +9,16 @@ from svdfast._process import runtime as _runtime  # isort: skip  # noqa: F401
 from svdfast import activations, callbacks, datasets, kernels, onnx, plots, schedules
 from svdfast._process.config import show_config
 from svdfast.interop.files import load, save
-from svdfast.interop.networks import from_sklearn, from_torch, to_torch
+from svdfast.interop.sklearn_networks import from_sklearn
+from svdfast.interop.torch_networks import from_torch, to_torch
 from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.network import Network
 from svdfast.model.svd import factorize, truncated_svd
+from svdfast.training import optimizers as _optimizers
 from svdfast.training.diagnosis import NotFinite
 from svdfast.training.events import Event, StopTraining
 from svdfast.training.factoring import Factoring, Guard
-from svdfast.training.optimizers import Adam, AdamW, GradientDescent
+from svdfast.training.optimizers import *  # noqa: F403
 from svdfast.training.result import TrainingResult
 from svdfast.training.resume import resume
 from svdfast.training.train import train
@@ -24,11 +26,8 @@ from svdfast.training.train import train
 __version__ = "0.1.0"
 
 __all__ = [
-    "Adam",
-    "AdamW",
     "Event",
     "Factoring",
-    "GradientDescent",
     "Guard",
     "Network",
     "NotFinite",
@@ -54,3 +53,4 @@ __all__ = [
     "train",
     "truncated_svd",
 ]
+__all__ += _optimizers.__all__

@@ -1,29 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The C loops' table, for the other compiled modules. What each entry does is said in src/elementwise.h."""
+"""The C loops' table, for the other compiled modules. src/loops/elementwise.h says what each entry does."""
 
 from libc.stdint cimport int32_t, int64_t
 
 
 cdef extern from "elementwise.h" nogil:
+    # The codes that Cython code names. All of them stand in the lists of src/loops.
     enum:
         SVDFAST_IDENTITY
-        SVDFAST_RELU
-        SVDFAST_LEAKY_RELU
-        SVDFAST_ELU
-        SVDFAST_CELU
         SVDFAST_GELU
-        SVDFAST_TANH
-        SVDFAST_SIGMOID
-        SVDFAST_SOFTMAX
-
-    enum:
         SVDFAST_BINARY_CROSS_ENTROPY
         SVDFAST_CROSS_ENTROPY
-        SVDFAST_MEAN_SQUARED_ERROR
-
-    enum:
-        SVDFAST_GRADIENT_DESCENT
-        SVDFAST_ADAM
 
     enum:
         SVDFAST_UINT8
@@ -55,3 +42,5 @@ cdef extern from "elementwise.h" nogil:
 
 
 cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil
+cdef bint backward_reads_Z(int activation) noexcept nogil
+cdef bint loss_reads_Z(int loss) noexcept nogil

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Types of what Python sees of src/_elementwise.pyx."""
+"""Types of what Python sees of src/loops/_elementwise.pyx."""
 
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from svdfast.training.optimizers import Rule
 
 INSTRUCTION_SETS: tuple[str, ...]
+ACTIVATIONS: dict[str, int]
+LOSSES: dict[str, int]
+UPDATES: dict[str, int]
+BACKWARD_READS: dict[str, Literal["A", "Z"] | None]
 
 def available_instruction_sets() -> tuple[str, ...]: ...
 def selected_instruction_set() -> str: ...

@@ -9,34 +9,28 @@
                            Z  (p, n)   pre-activation       dZ (p, n)   dA on entry, ∂ loss / ∂Z on return
                            A  (p, n)   f(Z)
 
-All arrays are C-contiguous float or double; no argument is checked; sizes fit a C int. `activation` is one of the codes below,
-`parameter` its slope or scale. `bfloat16`: 1 if the products' operands, of float, are to be rounded to bfloat16, else 0; ignored for
-double. (2 is for the engine, whose weights are packed by _blas.pack then.) No function needs the GIL, allocates or keeps anything, so any
-number of threads may call.
+All arrays are C-contiguous float or double; no argument is checked; sizes fit a C int. `activation` is a code that
+`activation_code` gave, `parameter` its slope or scale. A and Z may be the same array unless the
+activation's derivative reads Z (GELU; `svdfast.activations.Activation.backward_reads` says so). Other derivatives
+do not read Z. `bfloat16`: 1 if the operands of the matrix products, of float, are rounded to bfloat16,
+else 0; ignored for double. (2 is for the engine, which packs its weights by _blas.pack.) No kernel needs the GIL,
+allocates or keeps anything, so any number of threads may call.
 
 Where BLAS runs several threads of its own, so do these; keep it at one when you call from threads of yours.
 """
 
 from cython cimport floating
 
-ctypedef enum Activation:
-    IDENTITY
-    RELU
-    LEAKY_RELU
-    ELU
-    CELU
-    GELU
-    TANH
-    SIGMOID
-    SOFTMAX
+# The code of an activation by its name, such as "relu". ValueError: unknown name. Needs the GIL.
+cdef int activation_code(str name) except -1
 
 cdef void dense_forward(
     const floating* X, const floating* W, const floating* b,                # IN
-    floating* Z, floating* A,                                               # OUT; A may be Z, but for GELU
+    floating* Z, floating* A,                                               # OUT; A may be Z, as said above
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter, int bfloat16) noexcept nogil
 
 cdef void dense_backward(
-    const floating* X, const floating* W, const floating* Z, const floating* A,     # IN; Z is read for GELU only
+    const floating* X, const floating* W, const floating* Z, const floating* A,     # IN
     floating* dZ,                                                           # IN dA, OUT dZ
     floating* dW, floating* db, floating* dX,                               # OUT; dX NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
@@ -44,7 +38,7 @@ cdef void dense_backward(
 
 # The two halves of dense_backward, for callers who form the weights' gradient later or in parts.
 cdef void dense_backward_deltas(
-    const floating* W, const floating* Z, const floating* A,                # IN; Z is read for GELU only
+    const floating* W, const floating* Z, const floating* A,                # IN
     floating* dZ,                                                           # IN dA, OUT dZ
     floating* db, floating* dX,                                             # OUT; NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
@@ -58,12 +52,12 @@ cdef void weight_gradient(
 
 cdef void factored_forward(
     const floating* X, const floating* W1, const floating* W2, const floating* b,   # IN
-    floating* H, floating* Z, floating* A,                                  # OUT; A may be Z, but for GELU
+    floating* H, floating* Z, floating* A,                                  # OUT; A may be Z, as said above
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter, int bfloat16) noexcept nogil
 
 cdef void factored_backward(
     const floating* X, const floating* H, const floating* W1, const floating* W2,   # IN
-    const floating* Z, const floating* A,                                   # IN; Z is read for GELU only
+    const floating* Z, const floating* A,                                   # IN
     floating* dZ, floating* D,                                              # IN dA, OUT dZ; scratch
     floating* dW1, floating* dW2, floating* db, floating* dX,               # OUT; dX NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
@@ -71,7 +65,7 @@ cdef void factored_backward(
 
 # The first half of factored_backward; the second is weight_gradient of (H, dZ) for dW1 and of (X, D) for dW2.
 cdef void factored_backward_deltas(
-    const floating* W1, const floating* W2, const floating* Z, const floating* A,   # IN; Z is read for GELU only
+    const floating* W1, const floating* W2, const floating* Z, const floating* A,   # IN
     floating* dZ, floating* D,                                              # IN dA, OUT dZ; OUT
     floating* db, floating* dX,                                             # OUT; NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,

@@ -164,7 +164,7 @@ def _forward(
     f = resolve(activation)
     if operands["b"] is None:
         del operands["b"]
-    if results["Z"] is None and f.name != "gelu":
+    if results["Z"] is None and f.backward_reads != "Z":
         del results["Z"]
     call = _Call(operands, results, precision)
     call.arrays.setdefault("b", np.zeros(call.sizes["n"], call.dtype))
@@ -183,9 +183,8 @@ def _backward(
     precision: str | None,
 ) -> _Call:
     f = resolve(activation)
-    needed = {"identity": None, "gelu": "Z"}.get(f.name, "A")
     for name in ("Z", "A"):
-        if operands[name] is None and name != needed:
+        if operands[name] is None and name != f.backward_reads:
             del operands[name]
     if not input_gradient and results.pop("dX") is not None:
         raise ValueError("out_dX: expected None without input_gradient, got an array")

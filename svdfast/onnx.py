@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Networks as ONNX models, for runtimes that know nothing of svdfast. Needs onnx: the extra `onnx`.
+"""Networks as ONNX models, for other runtimes. Needs onnx: the extra `onnx`.
 
-Not here: reading ONNX models; other files (io.py).
+Not here: the operators of each activation (model/activations.py); reading ONNX models; other files (interop/files.py).
 """
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 
 from svdfast._process import in_use
 from svdfast._process.files import written_whole
-from svdfast.model.activations import Activation
 from svdfast.model.network import Network
 
 if TYPE_CHECKING:
@@ -34,9 +32,9 @@ _BYTES_PER_LAYER = 10_000  # beside the parameters, at most
 def to_onnx(net: Network) -> onnx.ModelProto:
     """An ONNX model that computes what a network does.
 
-    Its input "X" (n_samples, n_inputs) and its output "y" (n_samples, n_outputs) are of the network's dtype, for any number of samples.
-    A dense layer is one Gemm, a factored one two. The model takes floats: pixels, which the network scales by `uint8_scale`, are to
-    be scaled before; the scale stands in the model's metadata, under "uint8_scale".
+    Its input "X" (n_samples, n_inputs) and its output "y" (n_samples, n_outputs) have the network's dtype, for any number of samples.
+    A dense layer is one Gemm, a factored layer is two. The model takes floats: scale uint8 inputs by `uint8_scale` first, as the
+    network does. The model's metadata has the scale under "uint8_scale".
 
     Parameters
     ----------
@@ -54,7 +52,7 @@ def to_onnx(net: Network) -> onnx.ModelProto:
     TypeError
         Not a network.
     ValueError
-        The network is larger than the 2 GB that an ONNX model may have.
+        The network is larger than the 2 GB that an ONNX model may have, or has an activation that ONNX lacks.
 
     Examples
     --------
@@ -81,12 +79,14 @@ def to_onnx(net: Network) -> onnx.ModelProto:
     name = "X"
     with in_use.reading(net):
         for i, layer in enumerate(net.layers):
-            if layer.rank is None:
-                name = graph.product(name, f"W_{i}", layer.W, f"b_{i}", layer.b)
-            else:
-                name = graph.product(name, f"W2_{i}", layer.W2)
-                name = graph.product(name, f"W1_{i}", layer.W1, f"b_{i}", layer.b)
-            name = _activation(graph, name, layer.activation)
+            *first, last = layer.products.items()
+            for of_weight, W in first:
+                name = graph.product(name, f"{of_weight}_{i}", W)
+            name = graph.product(name, f"{last[0]}_{i}", last[1], f"b_{i}", layer.b)
+            function = layer.activation
+            if function.facts.onnx is None:
+                raise ValueError(f"net: layer {i}: expected an activation that ONNX has, got {function.name}")
+            name = function.facts.onnx(graph, name, function.parameter)
     graph.nodes[-1].output[0] = "y"
     kind = onnx.helper.np_dtype_to_tensor_dtype(net.dtype)
     model = onnx.helper.make_model(
@@ -151,6 +151,7 @@ class _Graph:
 
     def __init__(self, dtype: np.dtype[Any]):
         self.dtype = dtype
+        self.double = dtype == np.float64
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._scalars: dict[float, str] = {}
@@ -189,58 +190,17 @@ class _Graph:
             inputs.append(self.constant(of_bias, b))
         return self.node("Gemm", *inputs, transB=1)
 
+    def erfcx(self, x: str) -> str:
+        """erfcx(x) = e^(x²)·erfc(x) of x ≥ 0: a polynomial in u = 6/(x + 3) − 1, −1 to 1, by Horner's rule.
 
-def _activation(graph: _Graph, z: str, function: Activation) -> str:
-    """Adds an activation's nodes. An operator that onnxruntime has not for float64 is put together from others there."""
-    node, scalar, parameter = graph.node, graph.scalar, function.parameter
-    single = graph.dtype == np.float32
-    match function.name:
-        case "identity":
-            return z
-        case "relu" | "tanh" | "sigmoid":
-            return node(function.name.capitalize(), z)
-        case "softmax":
-            return node("Softmax", z, axis=-1)
-        case "leaky_relu":
-            return node("LeakyRelu", z, alpha=parameter) if single else node("PRelu", z, scalar(parameter))
-        case "elu" if single:
-            return node("Elu", z, alpha=parameter)
-        case "celu" if single:
-            return node("Celu", z, alpha=parameter)
-        case "elu" | "celu":
-            # max(z, 0) + α·(e^(min(z, 0)/β) − 1), β 1 for ELU and α for CELU
-            below = node("Min", z, scalar(0.0))
-            if function.name == "celu":
-                below = node("Div", below, scalar(parameter))
-            below = node("Sub", node("Exp", below), scalar(1.0))
-            return node("Add", node("Max", z, scalar(0.0)), node("Mul", below, scalar(parameter)))
-        case "gelu" if single:
-            # z·(1 + erf(z/√2))/2
-            erf = node("Erf", node("Div", z, scalar(math.sqrt(2))))
-            return node("Mul", node("Mul", z, node("Add", erf, scalar(1.0))), scalar(0.5))
-        case "gelu":
-            # max(z, 0) − x·e^(−x²)·erfcx(x)/√2, x = |z|/√2, which is z·Φ(z) for either sign of z
-            x = node("Div", node("Abs", z), scalar(math.sqrt(2)))
-            tail = node("Mul", node("Exp", node("Neg", node("Mul", x, x))), _erfcx(graph, x))
-            tail = node("Mul", node("Mul", x, tail), scalar(math.sqrt(0.5)))
-            return node("Sub", node("Max", z, scalar(0.0)), tail)
-        case name:
-            raise AssertionError(name)
-
-
-def _erfcx(graph: _Graph, x: str) -> str:
-    """Adds the nodes of erfcx(x) = e^(x²)·erfc(x), x ≥ 0, by a polynomial in u = 6/(x + 3) − 1, from −1 to 1, by Horner's rule.
-
-    The polynomial interpolates in Chebyshev's points; at this degree rounding in float64 is larger than what it leaves.
-    """
-    from scipy.special import erfcx
-
-    with np.errstate(divide="ignore"):  # x is infinite at u = −1
-        chebyshev = np.polynomial.chebyshev.chebinterpolate(lambda u: erfcx(6 / (u + 1) - 3), 20)
-    coefficients = np.polynomial.chebyshev.cheb2poly(chebyshev)[::-1]
-    node, scalar = graph.node, graph.scalar
-    u = node("Sub", node("Div", scalar(6.0), node("Add", x, scalar(3.0))), scalar(1.0))
-    value = scalar(float(coefficients[0]))
-    for coefficient in coefficients[1:]:
-        value = node("Add", node("Mul", value, u), scalar(float(coefficient)))
-    return value
+        The polynomial interpolates in Chebyshev's points; at this degree rounding in float64 is larger than what it leaves.
+        """
+        with np.errstate(divide="ignore"):  # x is infinite at u = −1
+            chebyshev = np.polynomial.chebyshev.chebinterpolate(lambda u: erfcx(6 / (u + 1) - 3), 20)
+        coefficients = np.polynomial.chebyshev.cheb2poly(chebyshev)[::-1]
+        node, scalar = self.node, self.scalar
+        u = node("Sub", node("Div", scalar(6.0), node("Add", x, scalar(3.0))), scalar(1.0))
+        value = scalar(float(coefficients[0]))
+        for coefficient in coefficients[1:]:
+            value = node("Add", node("Mul", value, u), scalar(float(coefficient)))
+        return value

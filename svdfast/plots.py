@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from svdfast._process import in_use
@@ -22,7 +21,6 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.model.counting import break_even_rank
 from svdfast.model.network import Layer, Network
 from svdfast.model.ranks import RankRule, ranks_by, resolve_rule
-from svdfast.model.svd import singular_values
 from svdfast.training.result import TrainingResult
 
 if TYPE_CHECKING:
@@ -193,7 +191,7 @@ def spectrum(
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")
-    hidden = net.layers[:-1]
+    hidden = net.layers[: len(net.layout.factorable)]
     if not hidden:
         raise ValueError("the network has no hidden layer: there is no spectrum to plot")
     with in_use.reading(net):
@@ -227,7 +225,7 @@ def spectrum(
         limit = break_even_rank(layer.n_in, layer.n_out, first_layer=index == 0)
         axes.axvline(limit, label="break-even rank", linewidth=1.2, **STYLES[2])
         about = f"break-even rank {limit}"
-        if rank is not None:
+        if rank:
             axes.axvline(rank, label="rank", linewidth=1.2, **STYLES[4])
             kept = f": {100 * energy[rank - 1]:.4g} % of the energy" if rank < len(s) else ""
             about = f"rank {rank}{kept}\n{about}"
@@ -296,18 +294,9 @@ def _finite(index: int, W: NDArray[Any]) -> NDArray[Any]:
 
 def _spectrum(index: int, layer: Layer) -> NDArray[np.float64]:
     """Singular values, largest first: min(n_in, n_out) of a dense layer, `rank` of a factored one, whose others are zero."""
-    if layer.rank is None:
-        W = _finite(index, layer.W)
-    else:
-        # W1·W2 = Q1·(R1·R2ᵀ)·Q2ᵀ has the singular values of R1·R2ᵀ, without those that only rounding of the product would make.
-        R1, R2 = (
-            scipy.linalg.qr(_finite(index, factor), mode="economic")[1]
-            for factor in (layer.W1.astype(np.float64), layer.W2.T.astype(np.float64))
-        )
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is said
-            W = _finite(index, R1 @ R2.T)
+    tensors = [_finite(index, tensor) for tensor in layer.weight_tensors]
     with of_layer(index):
-        return singular_values(W).astype(np.float64)
+        return layer.structure.singular_values(tensors)
 
 
 def _energy(s: NDArray[np.float64]) -> NDArray[np.float64]:

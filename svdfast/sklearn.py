@@ -185,7 +185,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
     @property
     def coefs_(self) -> list[NDArray[Any]]:
         """Weights (n_in, n_out) of each layer; of a dense layer views, so that writing to them changes the model."""
-        return [(a.W if a.rank is None else a.weight()).T for a in self.network_.layers]
+        return [a.structure.matrix(a.weight_tensors).T for a in self.network_.layers]
 
     @property
     def intercepts_(self) -> list[NDArray[Any]]:
@@ -231,7 +231,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
     def _ranks(self) -> list[int | None] | str | None:
         """How hidden layers are factored, as for `Network.truncate`; None where they are not."""
-        hidden = self.network_.layers[:-1]
+        hidden = self.network_.layout.factorable
         if self.rank is None:
             if self.rank_fraction is None:
                 return None
@@ -601,7 +601,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             raise ValueError("rank: expected other than 'auto' with solver='lbfgs', which takes no steps to be timed")
         self._begin()
         # With nothing to cut there is no reason to begin anew, without the curvature found so far.
-        whole = ranks in (None, [None] * (len(net.layers) - 1))
+        whole = ranks is None or not any(ranks)
         dense = self.max_iter if whole else round(self._share() * self.max_iter)
         found = minimise(dense, self.max_fun) if dense > 0 else None
         if dense < self.max_iter and (found is None or found.status == 1):

@@ -2,6 +2,7 @@
 """Networks from and to PyTorch and scikit-learn: the same outputs as there, the same layers after a round trip, and a clear error
 for what has no counterpart."""
 
+import dataclasses
 import itertools
 import sys
 
@@ -287,8 +288,8 @@ def refused(module, match, **arguments):
         (lambda nn: nn.Bilinear(3, 3, 3), r"module\[1\]\[0\]: .*Bilinear"),
         (lambda nn: nn.LazyLinear(3), r"module\[1\]\[0\]: .*LazyLinear"),
         (lambda nn: nn.GELU(approximate="tanh"), r"module\[1\]\[0\]: .*approximate='none'"),
-        (lambda nn: nn.Softmax(dim=0), r"module\[1\]\[0\]: expected Softmax\(dim=1\)"),
-        (lambda nn: nn.Softmax(), r"module\[1\]\[0\]: expected Softmax\(dim=1\)"),
+        (lambda nn: nn.Softmax(dim=0), r"module\[1\]\[0\]: expected Softmax\(dim=-1\) or Softmax\(dim=1\)"),
+        (lambda nn: nn.Softmax(), r"module\[1\]\[0\]: expected Softmax\(dim=-1\) or Softmax\(dim=1\)"),
         (lambda nn: nn.LeakyReLU(-0.1), r"module\[1\]\[0\]: LeakyReLU.*slope: .* ≥ 0"),
         (lambda nn: nn.ELU(0.0), r"module\[1\]\[0\]: ELU.*alpha: .* > 0"),
         (lambda nn: nn.ELU("a"), r"module\[1\]\[0\]: ELU.*alpha: expected a number"),
@@ -507,7 +508,7 @@ def test_an_activation_that_svdfast_has_not(neural_network):
     X, y = data("float64")
     mlp = fitted(neural_network.MLPRegressor(hidden_layer_sizes=(7,), random_state=0), X, y)
     mlp.out_activation_ = "exp"  # as with the Poisson loss
-    with pytest.raises(ValueError, match="layer 1 has the activation 'exp'"):
+    with pytest.raises(ValueError, match="layer 1 uses the activation 'exp', which svdfast does not support"):
         sf.from_sklearn(mlp)
 
 
@@ -526,3 +527,12 @@ def test_absent_packages_are_named_with_their_extra(module, extra, call, monkeyp
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf'pip install "svdfast\[{extra}\]"'):
         call()
+
+
+def test_an_activation_without_a_counterpart_is_refused(torch, monkeypatch):
+    without = dataclasses.replace(activations.FACTS["tanh"], torch=None)
+    monkeypatch.setitem(activations.FACTS, "tanh", without)
+    net = sf.Network([4, 3, 2], hidden="tanh")
+    with pytest.raises(ValueError, match=r"net: layer 0: expected .* torch\.nn, got tanh"):
+        net.to_torch()
+    refused(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh()), r"module\[1\]: .* got Tanh")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks as ONNX models: onnxruntime computes what the network does, and the file is written whole or not at all."""
 
+import dataclasses
 import os
 import sys
 
@@ -183,3 +184,12 @@ def test_an_absent_onnx_is_named_with_its_extra(monkeypatch, tmp_path):
     with pytest.raises(ImportError, match=r'pip install "svdfast\[onnx\]"'):
         sf.onnx.save(sf.Network([4, 3]), tmp_path / "net.onnx")
     assert os.listdir(tmp_path) == []
+
+
+def test_an_activation_that_onnx_lacks_is_refused(onnx, monkeypatch):
+    from svdfast.onnx import to_onnx
+
+    without = dataclasses.replace(activations.FACTS["tanh"], onnx=None)
+    monkeypatch.setitem(activations.FACTS, "tanh", without)
+    with pytest.raises(ValueError, match="net: layer 1: expected .* ONNX has, got tanh"):
+        to_onnx(sf.Network([4, 3, 2, 1], hidden=["relu", "tanh"]))

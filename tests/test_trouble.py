@@ -18,7 +18,6 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.checks import checked_samples
 from svdfast.model import svd
 from svdfast.model.evaluation import spec_of
-from svdfast.training.decay import decay_product
 
 # Trainings at the extremes, drawn at random from all combinations; thousands of them are a search of some minutes.
 N_EXTREME = int(os.environ.get("SVDFAST_EXTREME_TRAININGS", 60))

@@ -202,7 +202,7 @@ cdef inline Py_ssize_t part(Py_ssize_t i, Py_ssize_t size, Py_ssize_t count) noe
 
 cdef bint from_pre_activation(const Plan* plan) noexcept nogil:
     """Both cross-entropies include the output's activation: they start from Z and end at dZ."""
-    return plan.loss in (_elementwise.SVDFAST_CROSS_ENTROPY, _elementwise.SVDFAST_BINARY_CROSS_ENTROPY)
+    return plan.loss >= 0 and _elementwise.loss_reads_Z(plan.loss)
 
 
 cdef void pack_weights(const Plan* plan, const floating* w, int t, int n_threads) noexcept nogil:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Owns the C loops of elementwise.h: chooses their instruction set at import and hands out their table.
+"""Owns the C loops of elementwise.h: chooses their instruction set at import, hands out their table, and says which codes they know.
 
-Not here: the loops themselves, and what calls them. This module needs neither NumPy nor SciPy, so that the CPU can be asked
+Not here: the loops themselves, and their callers. This module needs neither NumPy nor SciPy, so that the CPU can be asked
 for its features before SciPy's BLAS is loaded.
 """
 
@@ -18,12 +18,47 @@ cdef extern from "elementwise.h" nogil:
     void svdfast_elementwise_measure(int on)
     void svdfast_elementwise_measured(double* loops, double* gather, double* update)
 
+    ctypedef struct svdfast_named:
+        const char* name
+        char reads
+    const svdfast_named* svdfast_activations
+    const svdfast_named* svdfast_losses
+    const svdfast_named* svdfast_updates
+
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+
+cdef dict codes(const svdfast_named* named):
+    """The codes of a list of elementwise.h by their names."""
+    cdef int code = 0
+    found = {}
+    while named[code].name != NULL:
+        found[named[code].name.decode()] = code
+        code += 1
+    return found
+
+
+ACTIVATIONS = codes(svdfast_activations)
+LOSSES = codes(svdfast_losses)
+UPDATES = codes(svdfast_updates)
+
+# What an activation's derivative is computed from: "A", "Z", or None where f'(z) is 1.
+BACKWARD_READS = {name: {b"A": "A", b"Z": "Z"}.get(bytes([svdfast_activations[code].reads])) for name, code in ACTIVATIONS.items()}
 
 
 cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil:
     """The table for elements of `itemsize` bytes: 4 (float) or 8 (double)."""
     return svdfast_elementwise_for(itemsize)
+
+
+cdef bint backward_reads_Z(int activation) noexcept nogil:
+    """Whether an activation's derivative is computed from Z, which then has to be kept beside A."""
+    return svdfast_activations[activation].reads == b"Z"
+
+
+cdef bint loss_reads_Z(int loss) noexcept nogil:
+    """Whether a loss includes the output's activation: it is computed from Z, and its delta is dZ."""
+    return svdfast_losses[loss].reads == b"Z"
 
 
 def available_instruction_sets():
@@ -37,7 +72,7 @@ def selected_instruction_set():
 
 
 def measure(bint on):
-    """Begins to time the loops, from 0, or ends it. For svdfast/_timing.py, which sees to it that it ends."""
+    """Begins to time the loops, from 0, or ends it. For svdfast/_process/timing.py, which also ends it."""
     svdfast_elementwise_measure(on)
 
 
@@ -50,7 +85,7 @@ def measured():
 
 def update(rule, double learning_rate, Py_ssize_t t, const floating[::1] g, floating[::1] w,
            floating[::1] m=None, floating[::1] v=None, double l1=0, double l2=0):
-    """The t-th update of w by its gradient g, and of its moments: svdfast.optimizers.Rule says which. Returns the penalties.
+    """The t-th update of w by its gradient g, and of its moments: svdfast.training.optimizers.Rule says which. Returns the penalties.
 
     For benches and tests; the engine calls the loop itself. Checks that the moments are there, and sizes.
     """
@@ -61,7 +96,7 @@ def update(rule, double learning_rate, Py_ssize_t t, const floating[::1] g, floa
         floating* m_ = NULL
         floating* v_ = NULL
         double penalty
-    if (m is None) != (rule.code != SVDFAST_ADAM and rule.beta1 == 0) or (v is None) != (rule.code != SVDFAST_ADAM):
+    if (m is not None, v is not None) != (len(rule.kinds) > 0, len(rule.kinds) > 1):
         raise ValueError("m and v: expected the moments that the rule has")
     if n == 0:
         raise ValueError("w: expected at least one element")

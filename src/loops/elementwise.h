@@ -5,7 +5,7 @@
  * Not here: products of matrices (_blas.pyx) and the order in which loops run (cython_kernels.pyx, _engine.pyx).
  *
  * Design
- * - Every loop is written once, in elementwise_loops.h, for a type REAL. elementwise.c includes that file once for
+ * - Every loop is written once, in elementwise_loops.h and what it includes, for a type REAL. elementwise.c includes that file once for
  *   each type and instruction set; the best set that the CPU has is chosen when the module is imported.
  * - A caller asks once for the table of its element size and passes plain pointers; so no caller branches on
  *   the type, nor on the CPU.
@@ -17,46 +17,42 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Activations: the codes that activations.py gives to names. */
-enum {
-    SVDFAST_IDENTITY, SVDFAST_RELU, SVDFAST_LEAKY_RELU, SVDFAST_ELU, SVDFAST_CELU, SVDFAST_GELU,
-    SVDFAST_TANH, SVDFAST_SIGMOID, SVDFAST_SOFTMAX
-};
+#include "activations.h"
+#include "losses.h"
+#include "updates.h"
 
-/* Losses, as in losses.py. */
-enum { SVDFAST_BINARY_CROSS_ENTROPY, SVDFAST_CROSS_ENTROPY, SVDFAST_MEAN_SQUARED_ERROR };
+/* The codes of activations, losses and updates, in the order of their lists. */
+#define SVDFAST_CODE(CODE, ...) SVDFAST_##CODE,
+enum { SVDFAST_ACTIVATIONS(SVDFAST_CODE, SVDFAST_CODE) };
+enum { SVDFAST_LOSSES(SVDFAST_CODE) };
+enum { SVDFAST_UPDATES(SVDFAST_CODE) };
+#undef SVDFAST_CODE
 
-/* Update rules, as in optimizers.py. */
-enum { SVDFAST_GRADIENT_DESCENT, SVDFAST_ADAM };
+/* What Python is told of a code: its name, and what it reads: 'A', 'Z', or 'N' for nothing. For an
+ * activation that is what activation_backward reads, for a loss what it is computed from. */
+typedef struct {
+    const char *name;
+    char reads;
+} svdfast_named;
+
+/* By code; a name that is NULL is the end. */
+extern const svdfast_named svdfast_activations[], svdfast_losses[], svdfast_updates[];
 
 /* Element types of the rows that `gather` reads. */
 enum { SVDFAST_UINT8, SVDFAST_FLOAT32, SVDFAST_FLOAT64 };
-
-typedef struct {
-    int rule;
-    int nesterov;
-    double learning_rate;
-    double beta1;           /* gradient descent: the momentum */
-    double beta2;
-    double epsilon;
-    double correction1;     /* 1 - beta1^t */
-    double correction2;     /* 1 - beta2^t */
-    double weight_decay;    /* decoupled (AdamW): w -= learning_rate * weight_decay * w */
-    double l1;              /* gradient += l1 * sign(w) */
-    double l2;              /* gradient += l2 * w */
-} svdfast_update_rule;
 
 typedef struct {
     /* Z (p, n) += b (n); A (p, n) = f(Z). A == Z overwrites Z. */
     void (*bias_activation)(int activation, double parameter, ptrdiff_t p, ptrdiff_t n,
                             const void *b, void *Z, void *A);
 
-    /* dZ (p, n): dA on entry, dA * f'(Z) on return. Reads A, and Z only for GELU. */
+    /* dZ (p, n): dA on entry, dA * f'(Z) on return. Reads A or Z, as the list
+     * of activations says. */
     void (*activation_backward)(int activation, double parameter, ptrdiff_t p, ptrdiff_t n,
                                 const void *Z, const void *A, void *dZ);
 
-    /* losses[i] = w_i loss_i of a tile of p samples. delta (p, n) = scale * w_i * d loss_i / dZ for the cross-entropies,
-     * which are computed from Z; scale * w_i * d loss_i / dA for the mean squared error, which is computed from A.
+    /* losses[i] = w_i loss_i of a tile of p samples. delta (p, n) = scale * w_i * d loss_i / dZ for losses
+     * that are computed from Z; scale * w_i * d loss_i / dA for those from A, as the list of losses says.
      * Sample i is row rows[i] (rows NULL: row i) of labels (integer classes), of targets (., n) and of weights (NULL: 1). */
     void (*loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A, const int32_t *labels, const void *targets,
                  const void *weights, const int64_t *rows, double scale, void *delta, double *losses);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The loops of elementwise.h, written once for a type REAL. Included by elementwise_types.h, for each type and
+ * The loops of elementwise.h, written once for a type REAL; the formulas of activations, losses and
+ * updates are in the files that are included below. Included by elementwise_types.h, for each type and
  * instruction set; NAME(f) is f with both appended. No include guard: that is its purpose.
  *
  * Written so that GCC and clang turn each inner loop into vector instructions: no calls but to the inline functions here (erf
@@ -52,64 +53,36 @@ static inline REAL NAME(exponential)(REAL x)
     return x > (REAL)EXP_MAX ? (REAL)INFINITY : y;
 }
 
-static inline REAL NAME(sigmoid)(REAL x)
-{
-    return (REAL)1 / ((REAL)1 + NAME(exponential)(-x));
-}
+#include "activations.h"
+#include "losses.h"
+#include "updates.h"
 
-/* tanh |x| = (e^2|x| - 1) / (e^2|x| + 1); 1 to the last bit beyond TANH_MAX. */
-static inline REAL NAME(hyperbolic_tangent)(REAL x)
-{
-    REAL t = x < 0 ? -x : x;
-    t = t > (REAL)TANH_MAX ? (REAL)TANH_MAX : t;
-    REAL e = NAME(expm1)(2 * t);
-    REAL y = e / (e + 2);
-    return x < 0 ? -y : y;
-}
-
-/* Phi(x) = (1 + erf(x / sqrt 2)) / 2, the normal distribution function. erfc keeps the left tail's digits. */
-static inline REAL NAME(normal_cdf)(REAL x)
-{
-    return (REAL)(0.5 * erfc(-(double)x * 0.70710678118654752440));
-}
-
-static void NAME(softmax_rows)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, REAL *A)
-{
-    if (n == 0)
-        return;
-    for (ptrdiff_t i = 0; i < p; i++) {
-        const REAL *z = Z + i * n;
-        REAL *a = A + i * n;
-        REAL largest = z[0];
-        for (ptrdiff_t j = 1; j < n; j++)
-            largest = z[j] > largest ? z[j] : largest;
-        for (ptrdiff_t j = 0; j < n; j++)
-            a[j] = NAME(exponential)(z[j] - largest);
-        REAL sum = 0;
-        for (ptrdiff_t j = 0; j < n; j++)
-            sum += a[j];
-        for (ptrdiff_t j = 0; j < n; j++)
-            a[j] /= sum;
-    }
-}
-
-/* One row of bias and activation for an expression in z; the sum is written to Z only where Z is kept apart from A. */
-#define ACTIVATE(expression)                                   \
-    for (ptrdiff_t i = 0; i < p; i++) {                        \
-        REAL *restrict zi = Z + i * n, *ai = A + i * n;        \
-        if (A == Z)                                            \
-            for (ptrdiff_t j = 0; j < n; j++) {                \
-                const REAL z = zi[j] + b[j];                   \
-                zi[j] = (expression);                          \
-            }                                                  \
-        else                                                   \
-            for (ptrdiff_t j = 0; j < n; j++) {                \
-                const REAL z = zi[j] + b[j];                   \
-                zi[j] = z;                                     \
-                ai[j] = (expression);                          \
-            }                                                  \
-    }                                                          \
-    break
+/* The cases of bias_activation, for each activation of the list. The sum is written to Z only where
+ * Z is kept apart from A. */
+#define FORWARD_BY_ELEMENT(CODE, name, reads, f, derivative)   \
+    case SVDFAST_##CODE:                                       \
+        for (ptrdiff_t i = 0; i < p; i++) {                    \
+            REAL *restrict zi = Z + i * n, *ai = A + i * n;    \
+            if (A == Z)                                        \
+                for (ptrdiff_t j = 0; j < n; j++) {            \
+                    const REAL z = zi[j] + b[j];               \
+                    zi[j] = (f);                               \
+                }                                              \
+            else                                               \
+                for (ptrdiff_t j = 0; j < n; j++) {            \
+                    const REAL z = zi[j] + b[j];               \
+                    zi[j] = z;                                 \
+                    ai[j] = (f);                               \
+                }                                              \
+        }                                                      \
+        break;
+#define FORWARD_BY_ROW(CODE, name, reads)      \
+    case SVDFAST_##CODE:                       \
+        for (ptrdiff_t i = 0; i < p; i++)      \
+            for (ptrdiff_t j = 0; j < n; j++)  \
+                Z[i * n + j] += b[j];          \
+        NAME(name##_rows)(p, n, Z, A);         \
+        break;
 
 static void NAME(bias_activation)(int activation, double parameter_, ptrdiff_t p, ptrdiff_t n, const void *b_, void *Z_,
                                   void *A_)
@@ -118,36 +91,30 @@ static void NAME(bias_activation)(int activation, double parameter_, ptrdiff_t p
     const REAL *restrict b = b_;
     REAL *Z = Z_, *A = A_;
     switch (activation) {
-    case SVDFAST_RELU: ACTIVATE(z < 0 ? (REAL)0 : z);
-    case SVDFAST_LEAKY_RELU: ACTIVATE(z < 0 ? parameter * z : z);
-    case SVDFAST_ELU: ACTIVATE(z < 0 ? parameter * NAME(expm1)(z) : z);
-    case SVDFAST_CELU: ACTIVATE(z < 0 ? parameter * NAME(expm1)(z / parameter) : z);
-    case SVDFAST_GELU: ACTIVATE(z * NAME(normal_cdf)(z));
-    case SVDFAST_TANH: ACTIVATE(NAME(hyperbolic_tangent)(z));
-    case SVDFAST_SIGMOID: ACTIVATE(NAME(sigmoid)(z));
-    case SVDFAST_SOFTMAX:
-        for (ptrdiff_t i = 0; i < p; i++)
-            for (ptrdiff_t j = 0; j < n; j++)
-                Z[i * n + j] += b[j];
-        NAME(softmax_rows)(p, n, Z, A);
-        break;
-    default: ACTIVATE(z);
+        SVDFAST_ACTIVATIONS(FORWARD_BY_ELEMENT, FORWARD_BY_ROW)
     }
 }
 
-#undef ACTIVATE
+#undef FORWARD_BY_ELEMENT
+#undef FORWARD_BY_ROW
 
-/* dZ = dA * (expression in a, g = dA). */
-#define DIFFERENTIATE(expression)                                               \
-    for (ptrdiff_t i = 0; i < p; i++) {                                         \
-        const REAL *restrict ai = A + i * n;                                    \
-        REAL *restrict gi = dZ + i * n;                                         \
-        for (ptrdiff_t j = 0; j < n; j++) {                                     \
-            const REAL a = ai[j], g = gi[j];                                    \
-            gi[j] = (expression);                                               \
-        }                                                                       \
-    }                                                                           \
-    break
+/* The cases of activation_backward. */
+#define DIFFERENTIATE(x, X, derivative)                 \
+    for (ptrdiff_t i = 0; i < p; i++) {                 \
+        const REAL *restrict xi = X + i * n;            \
+        REAL *restrict gi = dZ + i * n;                 \
+        for (ptrdiff_t j = 0; j < n; j++) {             \
+            const REAL x = xi[j], g = gi[j];            \
+            gi[j] = (derivative);                       \
+        }                                               \
+    }
+#define DIFFERENTIATE_BY_NOTHING(derivative)
+#define DIFFERENTIATE_BY_A(derivative) DIFFERENTIATE(a, A, derivative)
+#define DIFFERENTIATE_BY_Z(derivative) DIFFERENTIATE(z, Z, derivative)
+#define BACKWARD_BY_ELEMENT(CODE, name, reads, f, derivative) \
+    case SVDFAST_##CODE: DIFFERENTIATE_BY_##reads(derivative) break;
+#define BACKWARD_BY_ROW(CODE, name, reads) \
+    case SVDFAST_##CODE: NAME(name##_rows_backward)(p, n, Z, A, dZ); break;
 
 static void NAME(activation_backward)(int activation, double parameter_, ptrdiff_t p, ptrdiff_t n, const void *Z_,
                                       const void *A_, void *dZ_)
@@ -156,151 +123,29 @@ static void NAME(activation_backward)(int activation, double parameter_, ptrdiff
     const REAL *Z = Z_, *A = A_;
     REAL *restrict dZ = dZ_;
     switch (activation) {
-    case SVDFAST_RELU: DIFFERENTIATE(a <= 0 ? (REAL)0 : g);
-    case SVDFAST_LEAKY_RELU: DIFFERENTIATE(a <= 0 ? parameter * g : g);
-    /* A = alpha (e^z - 1), so its derivative alpha e^z is A + alpha. */
-    case SVDFAST_ELU: DIFFERENTIATE(a <= 0 ? (a + parameter) * g : g);
-    case SVDFAST_CELU: DIFFERENTIATE(a <= 0 ? (a / parameter + 1) * g : g);
-    case SVDFAST_TANH: DIFFERENTIATE((1 - a) * (1 + a) * g);
-    case SVDFAST_SIGMOID: DIFFERENTIATE(a * (1 - a) * g);
-    case SVDFAST_GELU:
-        /* d z Phi(z) / dz = Phi(z) + z phi(z), phi(z) = e^(-z^2/2) / sqrt(2 pi). */
-        for (ptrdiff_t i = 0; i < p; i++)
-            for (ptrdiff_t j = 0; j < n; j++) {
-                const REAL z = Z[i * n + j];
-                const REAL density = (REAL)0.39894228040143267794 * NAME(exponential)((REAL)-0.5 * z * z);
-                dZ[i * n + j] = (NAME(normal_cdf)(z) + z * density) * dZ[i * n + j];
-            }
-        break;
-    case SVDFAST_SOFTMAX:
-        /* dz_j = a_j (g_j - sum_k a_k g_k) */
-        for (ptrdiff_t i = 0; i < p; i++) {
-            REAL inner = 0;
-            for (ptrdiff_t j = 0; j < n; j++)
-                inner += A[i * n + j] * dZ[i * n + j];
-            for (ptrdiff_t j = 0; j < n; j++)
-                dZ[i * n + j] = A[i * n + j] * (dZ[i * n + j] - inner);
-        }
-        break;
-    default: break;
+        SVDFAST_ACTIVATIONS(BACKWARD_BY_ELEMENT, BACKWARD_BY_ROW)
     }
 }
 
 #undef DIFFERENTIATE
+#undef DIFFERENTIATE_BY_NOTHING
+#undef DIFFERENTIATE_BY_A
+#undef DIFFERENTIATE_BY_Z
+#undef BACKWARD_BY_ELEMENT
+#undef BACKWARD_BY_ROW
 
-/* Cross-entropy with softmax, from the pre-activation:
- *
- *     loss_i = sum_j y_ij (s_i - z_ij),  s_i = log sum_j e^z_ij;    d loss_i / dz_ij = softmax(z_i)_j sum_k y_ik - y_ij
- *
- * In passes over a block of rows, so that the exponentials run over one long row however few the classes. */
-static void NAME(cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const int32_t *labels, const REAL *targets,
-                                  const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)
-{
-    enum { BLOCK = 64 };
-    REAL largest[BLOCK];
-    for (ptrdiff_t first = 0; first < p; first += BLOCK) {
-        const ptrdiff_t count = p - first < BLOCK ? p - first : BLOCK;
-        const REAL *z = Z + first * n;
-        REAL *restrict e = delta + first * n;
-        for (ptrdiff_t i = 0; i < count; i++) {
-            REAL top = z[i * n];
-            for (ptrdiff_t j = 1; j < n; j++)
-                top = z[i * n + j] > top ? z[i * n + j] : top;
-            largest[i] = top;
-            for (ptrdiff_t j = 0; j < n; j++)
-                e[i * n + j] = z[i * n + j] - top;
-        }
-        for (ptrdiff_t k = 0; k < count * n; k++)
-            e[k] = NAME(exponential)(e[k]);
-        for (ptrdiff_t i = 0; i < count; i++) {
-            const ptrdiff_t row = rows == NULL ? first + i : rows[first + i];
-            const double weight = weights == NULL ? 1 : (double)weights[row];
-            const REAL c = (REAL)(scale * weight);
-            REAL sum = 0;
-            for (ptrdiff_t j = 0; j < n; j++)
-                sum += e[i * n + j];
-            const double log_sum = (double)largest[i] + log((double)sum);
-            if (labels != NULL) {
-                const ptrdiff_t y = labels[row];
-                /* They were checked, but are the caller's, who may have changed them since. */
-                if (y < 0 || y >= n) {
-                    losses[first + i] = NAN;
-                    continue;
-                }
-                losses[first + i] = weight * (log_sum - (double)z[i * n + y]);
-                const REAL factor = c / sum;
-                for (ptrdiff_t j = 0; j < n; j++)
-                    e[i * n + j] *= factor;
-                e[i * n + y] -= c;
-            } else {
-                const REAL *y = targets + row * n;
-                double loss = 0;
-                REAL mass = 0;
-                for (ptrdiff_t j = 0; j < n; j++) {
-                    /* 0 log 0 = 0, also where z is -inf. */
-                    loss += y[j] == 0 ? 0 : (double)y[j] * (log_sum - (double)z[i * n + j]);
-                    mass += y[j];
-                }
-                losses[first + i] = weight * loss;
-                const REAL factor = mass / sum;
-                for (ptrdiff_t j = 0; j < n; j++)
-                    e[i * n + j] = c * (e[i * n + j] * factor - y[j]);
-            }
-        }
-    }
-}
-
-/* Binary cross-entropy with sigmoid, from the pre-activation, mean over the n outputs:
- *
- *     loss = max(z, 0) - z y + log(1 + e^-|z|);    d loss / dz = sigmoid(z) - y */
-static void NAME(binary_cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const REAL *targets, const REAL *weights,
-                                         const int64_t *rows, double scale, REAL *delta, double *losses)
-{
-    for (ptrdiff_t i = 0; i < p; i++) {
-        const ptrdiff_t row = rows == NULL ? i : rows[i];
-        const double weight = weights == NULL ? 1 : (double)weights[row];
-        const REAL c = (REAL)(scale * weight / (double)n);
-        const REAL *y = targets + row * n;
-        double loss = 0;
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const REAL z = Z[i * n + j];
-            const REAL e = NAME(exponential)(z < 0 ? z : -z);
-            const REAL right = (REAL)1 / (1 + e);
-            loss += (double)(z < 0 ? (REAL)0 : z) - (double)z * (double)y[j] + log1p((double)e);
-            delta[i * n + j] = c * ((z < 0 ? e * right : right) - y[j]);
-        }
-        losses[i] = weight * loss / (double)n;
-    }
-}
-
-/* Mean over the n outputs of (a - y)^2, from the activation. */
-static void NAME(mean_squared_error)(ptrdiff_t p, ptrdiff_t n, const REAL *A, const REAL *targets, const REAL *weights,
-                                       const int64_t *rows, double scale, REAL *delta, double *losses)
-{
-    for (ptrdiff_t i = 0; i < p; i++) {
-        const ptrdiff_t row = rows == NULL ? i : rows[i];
-        const double weight = weights == NULL ? 1 : (double)weights[row];
-        const REAL c = (REAL)(2 * scale * weight / (double)n);
-        const REAL *y = targets + row * n;
-        double loss = 0;
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const REAL d = A[i * n + j] - y[j];
-            loss += (double)d * (double)d;
-            delta[i * n + j] = c * d;
-        }
-        losses[i] = weight * loss / (double)n;
-    }
-}
+#define LOSS(CODE, name, reads) \
+    case SVDFAST_##CODE: NAME(name)(p, n, reads, labels, targets, weights, rows, scale, delta, losses); break;
 
 static void NAME(loss)(int loss, ptrdiff_t p, ptrdiff_t n, const void *Z, const void *A, const int32_t *labels, const void *targets,
                        const void *weights, const int64_t *rows, double scale, void *delta, double *losses)
 {
     switch (loss) {
-    case SVDFAST_CROSS_ENTROPY: NAME(cross_entropy)(p, n, Z, labels, targets, weights, rows, scale, delta, losses); break;
-    case SVDFAST_BINARY_CROSS_ENTROPY: NAME(binary_cross_entropy)(p, n, Z, targets, weights, rows, scale, delta, losses); break;
-    default: NAME(mean_squared_error)(p, n, A, targets, weights, rows, scale, delta, losses);
+        SVDFAST_LOSSES(LOSS)
     }
 }
+
+#undef LOSS
 
 /* out = g + l1 sign(w) + l2 w; returns l1 sum|w| + l2/2 sum w^2. For blocks: the sums are of type REAL. out may be g. */
 static inline double NAME(penalize_)(const int with_l1, const svdfast_update_rule *rule, ptrdiff_t count, const REAL *w, const REAL *g,
@@ -344,47 +189,18 @@ static double NAME(penalize)(const svdfast_update_rule *rule, ptrdiff_t count, c
     return rule->l1 == 0 ? NAME(penalize_)(0, rule, count, w, g, out) : NAME(penalize_)(1, rule, count, w, g, out);
 }
 
-/* w -= learning_rate * step:
- *
- *     gradient descent   v = momentum v + g;  step = v, or g + momentum v (Nesterov)
- *     Adam               m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2;
- *                        step = (m / correction1) / (sqrt(v / correction2) + epsilon)
- *
- * The moments are stored as they are; only the copies in `step` are corrected. */
+#define UPDATE(CODE, name) \
+    case SVDFAST_##CODE: NAME(name)(rule, count, g, w, m, v); break;
+
 static void NAME(update_block)(const svdfast_update_rule *rule, ptrdiff_t count, const REAL *restrict g, REAL *restrict w,
                                REAL *restrict m, REAL *restrict v)
 {
-    const REAL keep = (REAL)(1 - rule->learning_rate * rule->weight_decay);
-    const REAL beta1 = (REAL)rule->beta1, beta2 = (REAL)rule->beta2;
-    if (rule->rule == SVDFAST_ADAM) {
-        const REAL rest1 = (REAL)(1 - rule->beta1), rest2 = (REAL)(1 - rule->beta2);
-        const REAL rate = (REAL)(rule->learning_rate / rule->correction1);
-        const REAL scale = (REAL)(1 / sqrt(rule->correction2)), epsilon = (REAL)rule->epsilon;
-        for (ptrdiff_t i = 0; i < count; i++) {
-            const REAL mi = beta1 * m[i] + rest1 * g[i];
-            const REAL vi = beta2 * v[i] + rest2 * g[i] * g[i];
-            m[i] = mi;
-            v[i] = vi;
-            w[i] = keep * w[i] - rate * mi / (SQRT(vi) * scale + epsilon);
-        }
-        return;
-    }
-    const REAL rate = (REAL)rule->learning_rate;
-    if (m == NULL) {
-        for (ptrdiff_t i = 0; i < count; i++)
-            w[i] = keep * w[i] - rate * g[i];
-    } else if (rule->nesterov) {
-        for (ptrdiff_t i = 0; i < count; i++) {
-            m[i] = beta1 * m[i] + g[i];
-            w[i] = keep * w[i] - rate * (g[i] + beta1 * m[i]);
-        }
-    } else {
-        for (ptrdiff_t i = 0; i < count; i++) {
-            m[i] = beta1 * m[i] + g[i];
-            w[i] = keep * w[i] - rate * m[i];
-        }
+    switch (rule->rule) {
+        SVDFAST_UPDATES(UPDATE)
     }
 }
+
+#undef UPDATE
 
 enum { NAME(BLOCK) = 1024 };
 

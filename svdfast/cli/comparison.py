@@ -83,7 +83,7 @@ class Comparison:
         self.kept = [] if arguments.ranks else sorted({number - 1 for number in keep})
         self.ranks: str | list[int | None] = arguments.ranks or [
             None if i in self.kept else resolve_rank(self.alpha, layer.n_in, layer.n_out)
-            for i, layer in enumerate(self.first.layers[:-1])
+            for i, layer in enumerate(self.first.layout.factorable)
         ]
         self._warm_up()
 
@@ -251,10 +251,10 @@ class Comparison:
         """Prints the table, with the factored network evaluated, recomposed and evaluated again."""
         # As it was while it was factored: a dense tail may have followed.
         switch = next((e for e in reversed(result.events) if e.kind == "switch"), None)
-        cut = net
+        cut = net.layout
         if switch is not None and not net.is_factored:
             ranks = {t.layer: t.rank for t in switch.info["truncations"]}
-            cut = net.shaped([ranks.get(i) for i in range(len(net.layers) - 1)])
+            cut = cut.with_ranks(map(ranks.get, range(len(cut.factorable))))
         step, forward = count_multiplications(cut, "step"), count_multiplications(cut, "forward")
         networks = [self._evaluate(dense), self._evaluate(net)]
         factored = net.is_factored

@@ -418,10 +418,9 @@ def take_in(net: Network, scale: Scale) -> None:
     """Changes a network of standardised inputs to one of the inputs as they were, x: W·(x - mean)/deviation + b."""
     mean, deviation = scale
     layer = net.layers[0]
-    right = _right(layer)
+    right = next(iter(layer.products.values()))  # what the inputs meet first
     right[...] = right / deviation
-    shift = right @ mean  # of the weights as they are rounded
-    layer.b[...] = layer.b - (shift if layer.rank is None else layer.W1 @ shift)
+    layer.b[...] = layer.b - _times(layer, mean)  # by the weights as they are rounded
 
 
 @single_threaded_blas.held()
@@ -429,15 +428,16 @@ def take_out(net: Network, scale: Scale) -> None:
     """The way back: u = (x - mean)/deviation are the inputs, W·(deviation·u + mean) + b."""
     mean, deviation = scale
     layer = net.layers[0]
-    right = _right(layer)
-    shift = right @ mean
-    layer.b[...] = layer.b + (shift if layer.rank is None else layer.W1 @ shift)
+    right = next(iter(layer.products.values()))
+    layer.b[...] = layer.b + _times(layer, mean)
     right[...] = right * deviation
 
 
-def _right(layer: Layer) -> Array:
-    """What a layer multiplies its inputs with first."""
-    return layer.W if layer.rank is None else layer.W2
+def _times(layer: Layer, x: Array) -> Array:
+    """W·x."""
+    for factor in layer.products.values():
+        x = factor @ x
+    return x
 
 
 def _in_float64(net: Network) -> Network:

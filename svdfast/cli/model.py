@@ -34,8 +34,8 @@ from svdfast.interop import files as io
 from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.heads import Head, agree, head_of, share_explained
 from svdfast.model.network import Network, Truncation
-from svdfast.model.ranks import resolve_rule
-from svdfast.model.svd import resolve_rank
+from svdfast.model.ranks import ranks_by, resolve_rule
+from svdfast.model.truncation import matrices
 
 __all__ = ["add_commands"]
 
@@ -364,13 +364,8 @@ def _cut(net: Network, arguments: argparse.Namespace, X: Array | None, origin: i
         scale = np.array(origin.mean), np.array(origin.deviation)
     if scale is not None:
         take_out(net, scale)
-    hidden = net.layout.layers[:-1]
-    ranks: list[int | None]
-    if arguments.ranks is None:
-        ranks = [resolve_rank(arguments.rank_fraction, layer.n_in, layer.n_out) for layer in hidden]
-    else:
-        rule = resolve_rule(net.layout, None, arguments.ranks)
-        ranks = list(rule(hidden, [layer.weight() for layer in net.layers[:-1]]))
+    rule = resolve_rule(net.layout, None if arguments.ranks else arguments.rank_fraction, arguments.ranks)
+    ranks = ranks_by(rule, net.layout.factorable, matrices(net.state))
     for number in arguments.keep_dense:
         ranks[number - 1] = None
     truncations = net.truncate(ranks=ranks, force=arguments.force, inputs=X)
@@ -378,8 +373,8 @@ def _cut(net: Network, arguments: argparse.Namespace, X: Array | None, origin: i
         if any(t.layer == 0 and not t.skipped for t in truncations):
             take_in(net, scale)
         else:  # as it was, to the last digit
-            for part in ("W", "b") if first.layers[0].rank is None else ("W1", "W2", "b"):
-                getattr(net.layers[0], part)[...] = getattr(first.layers[0], part)
+            for name, tensor in first.layers[0].tensors.items():
+                net.layers[0].tensors[name][...] = tensor
     return truncations
 
 
@@ -392,10 +387,10 @@ def _table(before: Network, net: Network, truncations: tuple[Truncation, ...]) -
         ("layer", "rank", "even", "kept", "before", "after", "before", "after"),
     ]
     for i, layer in enumerate(net.layers):
-        hidden = i < len(net.layers) - 1
+        hidden = i < len(net.layout.factorable)
         rows.append((
             f"{layer.n_in}-{layer.n_out}",
-            "dense" if layer.rank is None else str(layer.rank),
+            counts[1].layers[i].form,
             str(break_even_rank(layer.n_in, layer.n_out, first_layer=i == 0)) if hidden else "",
             f"{100 * kept[i]:.2f} %" if i in kept else "",
             *(f"{count.layers[i].multiplications:,}" for count in counts),

@@ -17,8 +17,8 @@ class Targets:
 
     Attributes
     ----------
-    name, code : str, int
-        The loss's name, and the code that the compiled core knows it by.
+    name : str
+        The loss's.
     classes : bool
         Whether a class number may stand for a row.
     bounds : tuple of float, optional
@@ -28,10 +28,14 @@ class Targets:
     """
 
     name: str
-    code: int
     classes: bool = False
     bounds: tuple[float, float] | None = None
     expected: str = "numbers"
+
+    @property
+    def code(self) -> int:
+        """The code that the compiled core knows the loss by."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

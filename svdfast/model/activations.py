@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Activation functions by name: what a layer applies to its pre-activation Z = X·Wᵀ + b.
 
-Only names, codes and parameters stand here; the loops that compute them are compiled (src/elementwise_loops.h).
+A new activation is a function here, its row in `FACTS`, and a line in src/loops/activations.h, where
+the compiled loops and their codes stand. Not here: how a network is converted (interop, onnx.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
+from svdfast import _elementwise
 from svdfast._process.checks import positive_number
 
 __all__ = [
@@ -23,18 +28,6 @@ __all__ = [
     "tanh",
 ]
 
-_CODES = (
-    "identity",
-    "relu",
-    "leaky_relu",
-    "elu",
-    "celu",
-    "gelu",
-    "tanh",
-    "sigmoid",
-    "softmax",
-)
-
 
 @dataclass(frozen=True)
 class Activation:
@@ -44,7 +37,7 @@ class Activation:
     ----------
     name : str
     parameter : float
-        Slope of leaky ReLU, α of ELU and CELU; not used by the others.
+        Slope of leaky ReLU, α of ELU and CELU; the other activations do not use it.
 
     Examples
     --------
@@ -57,18 +50,26 @@ class Activation:
     parameter: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.name not in _CODES:
-            raise ValueError(f"name: expected one of {', '.join(_CODES)}, got {self.name!r}")
-        positive_number("parameter", self.parameter, or_zero=self.name == "leaky_relu")
+        if self.name not in FACTS:
+            raise ValueError(f"name: expected one of {', '.join(FACTS)}, got {self.name!r}")
+        label, or_zero = self.facts.parameter or "parameter", self.facts.or_zero
+        parameter = positive_number(label, self.parameter, or_zero=or_zero)
+        object.__setattr__(self, "parameter", parameter)
 
     @property
     def code(self) -> int:
         """The number that the compiled loops know it by."""
-        return _CODES.index(self.name)
+        return _elementwise.ACTIVATIONS[self.name]
 
     @property
-    def backward_reads(self) -> str:
-        return "Z" if self.name == "gelu" else "A"
+    def backward_reads(self) -> Literal["A", "Z"] | None:
+        """What the derivative is computed from: A, Z, or nothing where it is 1."""
+        return _elementwise.BACKWARD_READS[self.name]
+
+    @property
+    def facts(self) -> Facts:
+        """Its row in `FACTS`."""
+        return FACTS[self.name]
 
 
 def identity() -> Activation:
@@ -83,17 +84,17 @@ def relu() -> Activation:
 
 def leaky_relu(slope: float = 0.01) -> Activation:
     """f(z) = z for z > 0, slope·z otherwise; slope ≥ 0."""
-    return Activation("leaky_relu", positive_number("slope", slope, or_zero=True))
+    return Activation("leaky_relu", slope)
 
 
 def elu(alpha: float = 1.0) -> Activation:
     """f(z) = z for z > 0, α(eᶻ − 1) otherwise; α > 0 (Clevert et al. 2015)."""
-    return Activation("elu", positive_number("alpha", alpha))
+    return Activation("elu", alpha)
 
 
 def celu(alpha: float = 1.0) -> Activation:
     """f(z) = z for z > 0, α(e^(z/α) − 1) otherwise; α > 0 (Barron 2017)."""
-    return Activation("celu", positive_number("alpha", alpha))
+    return Activation("celu", alpha)
 
 
 def gelu() -> Activation:
@@ -116,10 +117,119 @@ def softmax() -> Activation:
     return Activation("softmax")
 
 
-_BY_NAME = {
-    f.__name__: f
-    for f in (identity, relu, leaky_relu, elu, celu, gelu, tanh, sigmoid, softmax)
-}
+class Graph(Protocol):
+    """The part of onnx.py's graph that writes activations: each call adds nodes and gives the name of their output."""
+
+    double: bool
+
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str: ...
+    def scalar(self, number: float) -> str: ...
+    def erfcx(self, x: str) -> str: ...
+
+
+Onnx = Callable[[Graph, str, float], str]  # of a graph, z and the parameter: the name of f(z)
+
+
+def _operator(name: str, **attributes: Any) -> Onnx:
+    """An ONNX operator without a parameter."""
+    return lambda graph, z, parameter: graph.node(name, z, **attributes)
+
+
+# onnxruntime lacks LeakyRelu, Elu, Celu and Erf for float64; there they are built from other operators.
+
+
+def _onnx_leaky_relu(graph: Graph, z: str, slope: float) -> str:
+    if graph.double:
+        return graph.node("PRelu", z, graph.scalar(slope))
+    return graph.node("LeakyRelu", z, alpha=slope)
+
+
+def _onnx_elu(graph: Graph, z: str, alpha: float, scale: float = 1.0) -> str:
+    """max(z, 0) + α·(e^(min(z, 0)/scale) − 1)."""
+    node, scalar = graph.node, graph.scalar
+    if not graph.double:
+        return node("Elu", z, alpha=alpha)
+    below = node("Min", z, scalar(0.0))
+    if scale != 1:
+        below = node("Div", below, scalar(scale))
+    below = node("Sub", node("Exp", below), scalar(1.0))
+    return node("Add", node("Max", z, scalar(0.0)), node("Mul", below, scalar(alpha)))
+
+
+def _onnx_celu(graph: Graph, z: str, alpha: float) -> str:
+    return _onnx_elu(graph, z, alpha, alpha) if graph.double else graph.node("Celu", z, alpha=alpha)
+
+
+def _onnx_gelu(graph: Graph, z: str, parameter: float) -> str:
+    node, scalar = graph.node, graph.scalar
+    x = node("Div", z, scalar(math.sqrt(2)))
+    if not graph.double:
+        # z·(1 + erf(z/√2))/2
+        return node("Mul", node("Mul", z, node("Add", node("Erf", x), scalar(1.0))), scalar(0.5))
+    # max(z, 0) − x·e^(−x²)·erfcx(x)/√2, x = |z|/√2, which is z·Φ(z) for either sign of z
+    x = node("Abs", x)
+    tail = node("Mul", node("Exp", node("Neg", node("Mul", x, x))), graph.erfcx(x))
+    tail = node("Mul", node("Mul", x, tail), scalar(math.sqrt(0.5)))
+    return node("Sub", node("Max", z, scalar(0.0)), tail)
+
+
+@dataclass(frozen=True)
+class Torch:
+    """An activation's module in torch.nn: its class, the argument that is our parameter, and the values that others must have."""
+
+    name: str
+    parameter: str | None = None
+    others: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An activation's facts; `torch`, `onnx` and `sklearn` are None where a library lacks it.
+
+    Attributes
+    ----------
+    make : function
+        Gives the activation with its default parameter; has its name.
+    parameter : str or None
+        The parameter's name; None: it has none.
+    or_zero : bool
+        Whether the parameter may be 0.
+    torch : Torch or None
+        None for the identity, too: a layer without a module after it.
+    onnx : function or None
+        Writes it to a `Graph`.
+    sklearn : str or None
+        Its name in scikit-learn's multi-layer perceptrons.
+    """
+
+    make: Callable[[], Activation]
+    parameter: str | None = None
+    or_zero: bool = False
+    torch: Torch | None = None
+    onnx: Onnx | None = None
+    sklearn: str | None = None
+
+
+FACTS = {
+    facts.make.__name__: facts
+    for facts in (
+        Facts(identity, onnx=lambda graph, z, _: z, sklearn="identity"),
+        Facts(relu, torch=Torch("ReLU"), onnx=_operator("Relu"), sklearn="relu"),
+        Facts(
+            leaky_relu, "slope", or_zero=True,
+            torch=Torch("LeakyReLU", "negative_slope"), onnx=_onnx_leaky_relu,
+        ),
+        Facts(elu, "alpha", torch=Torch("ELU", "alpha"), onnx=_onnx_elu),
+        Facts(celu, "alpha", torch=Torch("CELU", "alpha"), onnx=_onnx_celu),
+        Facts(gelu, torch=Torch("GELU", others={"approximate": ("none",)}), onnx=_onnx_gelu),
+        Facts(tanh, torch=Torch("Tanh"), onnx=_operator("Tanh"), sklearn="tanh"),
+        Facts(sigmoid, torch=Torch("Sigmoid"), onnx=_operator("Sigmoid"), sklearn="logistic"),
+        Facts(
+            softmax, torch=Torch("Softmax", others={"dim": (-1, 1)}),
+            onnx=_operator("Softmax", axis=-1), sklearn="softmax",
+        ),
+    )
+}  # fmt: skip
 
 
 def resolve(activation: str | Activation, argument: str = "activation") -> Activation:
@@ -138,6 +248,6 @@ def resolve(activation: str | Activation, argument: str = "activation") -> Activ
         raise TypeError(
             f"{argument}: expected a name or an Activation, got {type(activation).__name__}"
         )
-    if activation not in _BY_NAME:
-        raise ValueError(f"{argument}: expected one of {', '.join(_BY_NAME)}, got {activation!r}")
-    return _BY_NAME[activation]()
+    if activation not in FACTS:
+        raise ValueError(f"{argument}: expected one of {', '.join(FACTS)}, got {activation!r}")
+    return FACTS[activation].make()

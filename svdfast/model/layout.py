@@ -13,15 +13,13 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from svdfast._process.checks import count
+from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model.activations import Activation
 from svdfast.model.layers import Linear
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, Structure, of_rank, parse
 
 __all__ = ["Layout"]
-
-_MOST_PARAMETERS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,9 @@ class Layout:
         return tuple(layer.rank for layer in self.layers)
 
     @property
-    def is_factored(self) -> bool:
-        """Whether a weight is in another form than itself."""
-        return any(structure.factored for structure in self.structures)
+    def factored(self) -> tuple[int, ...]:
+        """The layers whose weights are in another form than themselves."""
+        return tuple(i for i, structure in enumerate(self.structures) if structure.factored)
 
     @property
     def factorable(self) -> tuple[Linear, ...]:
@@ -142,15 +140,15 @@ class Layout:
         """What `header` gave, checked; nothing in it is trusted."""
         layers = []
         for layer in values["layers"]:
-            n_in, n_out = (count(name, layer[name], maximum=_MOST_PARAMETERS) for name in ("n_in", "n_out"))
+            n_in, n_out = (count(name, layer[name], maximum=MAX_SIZE) for name in ("n_in", "n_out"))
             if layers and n_in != layers[-1].n_out:
                 raise ValueError(f"it has a layer of {n_in} inputs after one of {layers[-1].n_out} outputs")
             layers.append(Linear(parse(n_out, n_in, layer["weight"]), Activation(*layer["activation"])))
-        if not layers or layers[-1].structure.factored:
+        if not layers or len(layers) - 1 in cls(tuple(layers)).factored:
             raise ValueError("it has no dense output layer")
         layout = cls(tuple(layers))
-        if layout.size > _MOST_PARAMETERS:
-            raise ValueError(f"it has more than {_MOST_PARAMETERS} parameters")
+        if layout.size > MAX_SIZE:
+            raise ValueError(f"it has more than {MAX_SIZE} parameters")
         return layout
 
     def __getstate__(self) -> dict[str, Any]:

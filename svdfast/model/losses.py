@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Loss functions by name, and what each asks of the network's output.
 
-Only names and rules stand here; targets are checked in data/ and the sums are compiled (src/elementwise_loops.h).
+A new loss is an entry here and a line and a function in src/loops/losses.h. Not here: checks of targets (data/checks.py).
 
 With samples i, outputs j and sample weights wᵢ (1 by default), a loss is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where lossᵢ is
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from svdfast import _elementwise
 from svdfast.data.spec import Targets
 from svdfast.model.activations import Activation
 from svdfast.model.heads import head_of
@@ -30,19 +31,23 @@ class Loss(Targets):
 
     output: str | None = None
 
+    @property
+    def code(self) -> int:
+        return _elementwise.LOSSES[self.name]
+
 
 _LOSSES = {
     loss.name: loss
     for loss in (
         Loss(
-            "binary_cross_entropy", 0, bounds=(0, 1), output="sigmoid",
+            "binary_cross_entropy", bounds=(0, 1), output="sigmoid",
             expected="values from 0 to 1 for binary_cross_entropy",
         ),
         Loss(
-            "cross_entropy", 1, classes=True, bounds=(0, math.inf), output="softmax",
+            "cross_entropy", classes=True, bounds=(0, math.inf), output="softmax",
             expected="one-hot rows or shares ≥ 0",
         ),
-        Loss("mean_squared_error", 2),
+        Loss("mean_squared_error"),
     )
 }  # fmt: skip
 

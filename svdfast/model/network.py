@@ -92,6 +92,14 @@ class Layer:
         layout, parameters = self._network.state
         return [tensor.of(parameters) for tensor in layout.weights(self._index)]
 
+    @property
+    def products(self) -> dict[str, NDArray[Any]]:
+        """What its inputs are multiplied with, by name and in that order: of two factors W2, then W1."""
+        layout, parameters = self._network.state
+        made = [operation.tensor for operation in layout.program.operations]
+        own = [t for t in made if t is not None and t.decays and t.layer == self._index]
+        return {t.name.rpartition(".")[2]: t.of(parameters) for t in own}
+
     def __getattr__(self, name: str) -> NDArray[Any]:
         if name.startswith("_"):  # as of a layer that is being unpickled
             raise AttributeError(name)
@@ -245,13 +253,10 @@ class Network:
     @property
     def is_factored(self) -> bool:
         """Whether any layer is factored."""
-        return self.layout.is_factored
+        return len(self.layout.factored) > 0
 
     def __repr__(self) -> str:
-        forms = [
-            f"{layer.n_out} ({layer.structure})" if layer.structure.factored else str(layer.n_out)
-            for layer in self.layers
-        ]
+        forms = [f"{layer.n_out}{layer.structure.note}" for layer in self.layers]
         return f"<Network {self.sizes[0]} -> {' -> '.join(forms)}, {self.dtype}>"
 
     @in_use.reads

@@ -88,7 +88,7 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         seed=seed,
     )
     step, forward = count_multiplications(net, "step"), count_multiplications(net, "forward")
-    ranks = net.layout.ranks[:-1]
+    ranks = net.layout.ranks[: len(net.layout.factorable)]
     began = time.perf_counter()
     net.recompose()
     recompose_seconds = time.perf_counter() - began

@@ -33,7 +33,7 @@ from svdfast.model.ranks import Budget, Energy, Fraction, Given
 from svdfast.model.structures import Structure
 from svdfast.training import state
 from svdfast.training.factoring import Factoring, Guard
-from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
+from svdfast.training.optimizers import BY_NAME, Optimizer
 from svdfast.training.schedules import Constant, Cosine, StepDecay, Warmup, is_known
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
 _MAGIC = b"svdfast checkpoint "
 _VERSION = 2
 _START = _MAGIC + b"%d\n" % _VERSION
-_OPTIMIZERS = {kind.__name__: kind for kind in (Adam, AdamW, GradientDescent)}
 _RULES = (Budget, Energy, Fraction, Given)
 _STATES = tuple(getattr(state, name) for name in state.__all__)
 _RECORDS: dict[str, Any] = {
@@ -177,15 +176,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 def optimizer_header(optimizer: Optimizer) -> dict[str, Any] | None:
     """An optimizer as a file has it, its state apart; None where it, or its schedule, is of a class or function of the user's own."""
     name = type(optimizer).__name__
-    if _OPTIMIZERS.get(name) is not type(optimizer) or not is_known(optimizer.schedule):
+    if BY_NAME.get(name) is not type(optimizer) or not is_known(optimizer.schedule):
         return None
     return {"name": name, "settings": optimizer.settings | {"learning_rate": optimizer.schedule}}
 
 
 def parse_optimizer(values: Mapping[str, Any]) -> Optimizer:
     """What `optimizer_header` gave."""
-    optimizer: Optimizer = _OPTIMIZERS[values["name"]](**values["settings"])
-    return optimizer
+    return BY_NAME[values["name"]](**values["settings"])
 
 
 def factoring_header(factoring: Factoring) -> Factoring | str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Optimizers: how a gradient g becomes an update of the parameters w. Their objects hold the settings and the moments.
 
-The update itself is one compiled loop over the flat vectors (src/elementwise_loops.h: update); the rate η at each step comes from
-schedules.py; L1 and L2 penalties are arguments of `train`, added to g in the same loop.
+A new optimizer is a class here, named in `__all__`, and a loop over the flat vectors in src/loops/updates.h.
+Not here: the rate η at each step (schedules.py); L1 and L2 penalties, which are arguments of `train`.
 """
 
 from __future__ import annotations
@@ -14,28 +14,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from svdfast import _elementwise
 from svdfast._engine import aligned_zeros
 from svdfast._process.checks import MAX_SIZE, count, fraction, positive_number, room
 from svdfast.training import schedules
 from svdfast.training.moments import Kind
 
-__all__ = ["Adam", "AdamW", "GradientDescent", "Optimizer"]
+__all__ = ["Adam", "AdamW", "GradientDescent"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What the compiled update is told: its code and constants."""
+    """An optimizer's compiled update: its name in src/loops/updates.h, the kinds of its moments, and its constants."""
 
-    code: int
+    name: str
+    kinds: tuple[Kind, ...]
     beta1: float = 0.0
     beta2: float = 0.0
     epsilon: float = 0.0
     weight_decay: float = 0.0
     nesterov: bool = False
 
+    @property
+    def code(self) -> int:
+        """The number that the compiled loops know it by."""
+        return _elementwise.UPDATES[self.name]
+
 
 class Optimizer:
-    """Base of the optimizers: a rate, a rule, and the state that goes from one training to the next, one at a time.
+    """Base of the optimizers: a rate, a rule, and the state that one training hands to the next.
 
     Attributes
     ----------
@@ -45,23 +52,21 @@ class Optimizer:
     moments : tuple of ndarray
         Vectors laid out as the network's parameters are; none before the first training.
     kinds : tuple of {"mean", "square"}
-        Of what each moment is a running mean: of gradients, or of their squares.
+        For each moment, whether it is a running mean of gradients or of their squares.
     """
 
-    def __init__(
-        self, learning_rate: float | schedules.Schedule, rule: Rule, kinds: tuple[Kind, ...]
-    ):
+    def __init__(self, learning_rate: float | schedules.Schedule, rule: Rule):
         self.learning_rate = learning_rate
         self.schedule = schedules.resolve(learning_rate)
         self.rule = rule
         self.n_updates = 0
         self.moments: tuple[NDArray[Any], ...] = ()
-        self.kinds = kinds
+        self.kinds = rule.kinds
         self._key: Hashable = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that make such an optimizer, its state apart."""
+        """The arguments that make such an optimizer, without its state."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -86,7 +91,7 @@ class Optimizer:
             raise ValueError(f"moments: expected {len(self.kinds)} vectors of {size} elements and dtype {dtype}, got others")
 
     def adopt(self, key: Hashable, moments: tuple[NDArray[Any], ...]) -> None:
-        """Goes on with these moments, which belong to parameters laid out as `key` says."""
+        """Continues with these moments, which belong to parameters laid out as `key` says."""
         if not isinstance(moments, tuple) or not all(isinstance(m, np.ndarray) for m in moments):
             raise TypeError(f"moments: expected a tuple of arrays, got {type(moments).__name__}")
         if len(moments) != len(self.kinds):
@@ -111,14 +116,14 @@ class GradientDescent(Optimizer):
     learning_rate : float or Schedule
         η ≥ 0.
     momentum : float
-        μ, from 0 to below 1.
+        μ, 0 ≤ μ < 1.
     nesterov : bool
         Needs momentum > 0.
 
     Raises
     ------
     TypeError, ValueError
-        A setting is of the wrong kind or out of its range.
+        A setting has the wrong type or is out of its range.
 
     References
     ----------
@@ -141,15 +146,27 @@ class GradientDescent(Optimizer):
         momentum = fraction("momentum", momentum, below_one=True)
         if nesterov and momentum == 0:
             raise ValueError("nesterov: expected momentum > 0 with it, got momentum = 0")
-        super().__init__(
-            learning_rate, Rule(0, beta1=momentum, nesterov=bool(nesterov)), ("mean",) if momentum > 0 else ()
-        )
+        kinds: tuple[Kind, ...] = ("mean",) if momentum > 0 else ()
+        rule = Rule("gradient_descent", kinds, beta1=momentum, nesterov=bool(nesterov))
+        super().__init__(learning_rate, rule)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that make such an optimizer, its state apart."""
+        """The arguments that make such an optimizer, without its state."""
         rule = self.rule
         return {"learning_rate": self.learning_rate, "momentum": rule.beta1, "nesterov": rule.nesterov}
+
+
+def _adam(beta1: float, beta2: float, epsilon: float, weight_decay: float = 0.0) -> Rule:
+    """The checked rule of Adam and AdamW."""
+    return Rule(
+        "adam",
+        ("mean", "square"),
+        beta1=fraction("beta1", beta1, below_one=True),
+        beta2=fraction("beta2", beta2, below_one=True),
+        epsilon=positive_number("epsilon", epsilon),
+        weight_decay=weight_decay,
+    )
 
 
 class Adam(Optimizer):
@@ -162,14 +179,14 @@ class Adam(Optimizer):
     learning_rate : float or Schedule
         η ≥ 0.
     beta1, beta2 : float
-        From 0 to below 1.
+        β₁ and β₂, from 0 to below 1.
     epsilon : float
         ε > 0.
 
     Raises
     ------
     TypeError, ValueError
-        A setting is of the wrong kind or out of its range.
+        A setting has the wrong type or is out of its range.
 
     References
     ----------
@@ -190,20 +207,12 @@ class Adam(Optimizer):
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
-        _weight_decay: float = 0.0,
     ):
-        rule = Rule(
-            1,
-            beta1=fraction("beta1", beta1, below_one=True),
-            beta2=fraction("beta2", beta2, below_one=True),
-            epsilon=positive_number("epsilon", epsilon),
-            weight_decay=_weight_decay,
-        )
-        super().__init__(learning_rate, rule, ("mean", "square"))
+        super().__init__(learning_rate, _adam(beta1, beta2, epsilon))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that make such an optimizer, its state apart."""
+        """The arguments that make such an optimizer, without its state."""
         rule = self.rule
         return {"learning_rate": self.learning_rate, "beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon}
 
@@ -223,7 +232,7 @@ class AdamW(Adam):
     Raises
     ------
     TypeError, ValueError
-        A setting is of the wrong kind or out of its range.
+        A setting has the wrong type or is out of its range.
 
     References
     ----------
@@ -246,11 +255,13 @@ class AdamW(Adam):
         epsilon: float = 1e-8,
     ):
         decay = positive_number("weight_decay", weight_decay, or_zero=True)
-        super().__init__(
-            learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, _weight_decay=decay
-        )
+        Optimizer.__init__(self, learning_rate, _adam(beta1, beta2, epsilon, decay))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that make such an optimizer, its state apart."""
+        """The arguments that make such an optimizer, without its state."""
         return super().settings | {"weight_decay": self.rule.weight_decay}
+
+
+# The optimizers that files may name. Classes of the user's own are not among them.
+BY_NAME: dict[str, type[Optimizer]] = {name: globals()[name] for name in __all__}

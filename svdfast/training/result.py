@@ -104,4 +104,4 @@ def explain(result: TrainingResult) -> str:
 
 
 def _listed(ranks: Iterable[int | None]) -> str:
-    return ", ".join("dense" if rank is None else str(rank) for rank in ranks)
+    return ", ".join(str(rank or "dense") for rank in ranks)

@@ -223,12 +223,13 @@ class Switch:
         """For the steps since the last one, at the rate of this one. Returns the seconds."""
         began = time.perf_counter()
         rate = self.run.optimizer.schedule(step, self.n_steps)
-        for index, layer in enumerate(self.run.net.layers):
-            if layer.structure.factored:
-                try:
-                    layer.structure.decay(layer.weight_tensors, self.decay_every * rate * self.factoring.product_decay)
-                except FloatingPointError as error:
-                    raise self.watch.diverged(f"layer {index}: {error}", step, epoch) from error
+        net, amount = self.run.net, self.decay_every * rate * self.factoring.product_decay
+        for index in net.layout.factored:
+            layer = net.layers[index]
+            try:
+                layer.structure.decay(layer.weight_tensors, amount)
+            except FloatingPointError as error:
+                raise self.watch.diverged(f"layer {index}: {error}", step, epoch) from error
         self._plan_decay(step)
         return time.perf_counter() - began
 
@@ -266,20 +267,17 @@ class Switch:
     def _scales(self) -> list[float]:
         """What the learning rate of each layer is multiplied with, now that some are factored."""
         factor = self.factoring.learning_rate
-        scales = []
-        for index, layer in enumerate(self.run.net.layers):
-            if not layer.structure.factored:
-                scale = 1.0
-            elif isinstance(factor, tuple):
-                scale = factor[index]
+        net = self.run.net
+        scales = [1.0] * len(net.layers)
+        for index in net.layout.factored:
+            layer = net.layers[index]
+            if isinstance(factor, tuple):
+                scales[index] = factor[index]
             elif isinstance(factor, float):
-                scale = factor
+                scales[index] = factor
             elif "square" in self.run.optimizer.kinds:
                 scale = layer.structure.relative_scale(layer.weight_tensors)
-                scale = min(max(scale, 1 / LARGEST_SCALE), LARGEST_SCALE)
-            else:
-                scale = 1.0
-            scales.append(scale)
+                scales[index] = min(max(scale, 1 / LARGEST_SCALE), LARGEST_SCALE)
         return scales
 
     def _validate(self) -> float:
@@ -344,6 +342,6 @@ class Switch:
 
 def _decay_interval(layout: Layout, batch_size: int) -> int:
     """Steps between two decays of the factored weights, so that they cost next to nothing."""
-    cost = sum(structure.decay_multiplications for structure in layout.structures if structure.factored)
+    cost = sum(layout.structures[i].decay_multiplications for i in layout.factored)
     step = layout.program.multiplications("step") * batch_size
     return max(1, min(DECAY_LONGEST, round(cost / (DECAY_SHARE * step))))

@@ -36,10 +36,11 @@ def dense(const floating[:, ::1] X, const floating[:, ::1] W, const floating[::1
         floating[:, ::1] dW = np.empty((n, m), dtype)
         floating[::1] db = np.empty(n, dtype)
         floating* Z = &A[0, 0]      # tanh's derivative needs A only: it may take Z's place
+        int tanh = kernels.activation_code("tanh")
     with nogil:
-        kernels.dense_forward[floating](&X[0, 0], &W[0, 0], &b[0], Z, &A[0, 0], p, m, n, kernels.TANH, 0, False)
+        kernels.dense_forward[floating](&X[0, 0], &W[0, 0], &b[0], Z, &A[0, 0], p, m, n, tanh, 0, False)
         kernels.dense_backward[floating](&X[0, 0], &W[0, 0], Z, &A[0, 0], &dZ[0, 0], &dW[0, 0], &db[0], &dX[0, 0],
-                                         p, m, n, kernels.TANH, 0, False, False)
+                                         p, m, n, tanh, 0, False, False)
     return np.asarray(A), np.asarray(dX), np.asarray(dW), np.asarray(db)
 
 
@@ -59,22 +60,19 @@ def factored(const floating[:, ::1] X, const floating[:, ::1] W1, const floating
         floating[:, ::1] dW2 = np.empty((l, m), dtype)
         floating[::1] db = np.empty(n, dtype)
         bint accumulate
+        int gelu = kernels.activation_code("gelu")
     with nogil:
         kernels.factored_forward[floating](&X[0, 0], &W1[0, 0], &W2[0, 0], &b[0], &H[0, 0], &Z[0, 0], &A[0, 0],
-                                           p, m, n, l, kernels.GELU, 0, False)
+                                           p, m, n, l, gelu, 0, False)
     for accumulate in range(2):
         dZ[...] = dA
         with nogil:
             kernels.factored_backward[floating](
                 &X[0, 0], &H[0, 0], &W1[0, 0], &W2[0, 0], &Z[0, 0], &A[0, 0], &dZ[0, 0], &D[0, 0],
-                &dW1[0, 0], &dW2[0, 0], &db[0], NULL, p, m, n, l, kernels.GELU, 0, accumulate, False)
+                &dW1[0, 0], &dW2[0, 0], &db[0], NULL, p, m, n, l, gelu, 0, accumulate, False)
     return np.asarray(A), np.asarray(dW1), np.asarray(dW2), np.asarray(db)
 
 
-def codes():
-    """The activations that the interface names, in the order of their codes."""
-    return [
-        (kernels.IDENTITY, "identity"), (kernels.RELU, "relu"), (kernels.LEAKY_RELU, "leaky_relu"),
-        (kernels.ELU, "elu"), (kernels.CELU, "celu"), (kernels.GELU, "gelu"), (kernels.TANH, "tanh"),
-        (kernels.SIGMOID, "sigmoid"), (kernels.SOFTMAX, "softmax"),
-    ]
+def code(name):
+    """The code of an activation."""
+    return kernels.activation_code(name)

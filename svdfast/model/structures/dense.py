@@ -44,3 +44,7 @@ class Dense(Structure):
 
     def __str__(self) -> str:
         return "dense"
+
+    @property
+    def note(self) -> str:
+        return ""

@@ -13,7 +13,7 @@ import scipy.linalg
 from svdfast._process.checks import count
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures.structure import Array, Fit, Moment, Structure
-from svdfast.model.svd import leading_directions, restricted_svd
+from svdfast.model.svd import leading_directions, restricted_svd, singular_values
 
 __all__ = ["LowRank"]
 
@@ -128,6 +128,15 @@ class LowRank(Structure):
         # ‖W1·W2‖² is the sum of (W1ᵀ·W1)∘(W2·W2ᵀ).
         product = float(((W1.T @ W1) * (W2 @ W2.T)).sum()) / (self.n_out * self.n_in)
         return float(np.sqrt(squares / product)) if product > 0 else 1.0
+
+    def singular_values(self, t: Sequence[Array]) -> Array:
+        # W1·W2 = Q1·(R1·R2ᵀ)·Q2ᵀ has the singular values of R1·R2ᵀ, without those that only rounding of the product would make.
+        R1, R2 = (scipy.linalg.qr(factor.astype(np.float64), mode="economic")[1] for factor in (t[0], t[1].T))
+        with np.errstate(over="ignore", invalid="ignore"):
+            W = R1 @ R2.T
+        if not np.isfinite(W).all():
+            raise np.linalg.LinAlgError("the product of the factors is not finite")
+        return singular_values(W)
 
 
 def _solve(gram: Array, right: Array) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast.model.program import Program, Tensor
+from svdfast.model.svd import singular_values
 
 __all__ = ["Array", "Fit", "Moment", "Structure"]
 
@@ -131,8 +132,17 @@ class Structure(ABC):
         product = float(np.square(self.matrix(t), dtype=np.float64).mean())
         return float(np.sqrt(np.prod(squares) ** (1 / len(squares)) / product)) if product > 0 else 1.0
 
+    def singular_values(self, t: Sequence[Array]) -> Array:
+        """Those of W that are not zero by construction, largest first, in float64."""
+        return singular_values(self.matrix(t)).astype(np.float64)
+
     def __str__(self) -> str:
         return f"rank {self.rank}"
+
+    @property
+    def note(self) -> str:
+        """What the network says of a layer beside its outputs."""
+        return f" ({self})"
 
     def header(self) -> dict[str, Any]:
         """The structure as files have it."""

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Networks from scikit-learn's multi-layer perceptrons: the numbers are copied, the function stays the same.
+
+Not here: estimators of our own (sklearn.py); how scikit-learn calls an activation (model/activations.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from svdfast._process.checks import positive_number
+from svdfast.interop.linears import Linear, network_of
+from svdfast.model.activations import FACTS, resolve
+from svdfast.model.network import Network
+
+__all__ = ["from_sklearn"]
+
+
+def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
+    """A network that computes what a fitted multi-layer perceptron of scikit-learn does.
+
+    Its hidden weights can then be cut (`Network.truncate`) and the factors trained on: `train` goes on with the factors of a network
+    that is factored already.
+
+    Parameters
+    ----------
+    estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
+        Fitted. Of a pipeline, its last step; what the steps before do is to be done before the network.
+    uint8_scale : float
+        As for `Network`.
+
+    Returns
+    -------
+    Network
+        Of the dtype of ``coefs_``. Its outputs are those of ``predict_proba`` or, of a regressor, of ``predict``, with one column for each
+        class or target; a classifier of two classes has one sigmoid output, the probability of ``classes_[1]``, and one of
+        several labels at once a sigmoid for each. Targets are class numbers, the places in ``classes_``:
+        ``numpy.searchsorted(estimator.classes_, y)``.
+
+    Raises
+    ------
+    ImportError
+        scikit-learn is not there.
+    TypeError
+        `estimator` is of another type.
+    ValueError
+        It is not fitted, or its output's activation has no counterpart (the exponential of the Poisson loss).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> import svdfast as sf
+    >>> X, y = load_digits(return_X_y=True)
+    >>> X = (X / 16).astype("float32")
+    >>> mlp = MLPClassifier((128, 64), tol=0.01, random_state=0).fit(X[:1500], y[:1500])
+    >>> net = sf.from_sklearn(mlp)
+    >>> classes = np.searchsorted(mlp.classes_, y)
+    >>> dense = net.score(X[1500:], classes[1500:])
+    >>> abs(dense - mlp.score(X[1500:], y[1500:])) < 0.01
+    True
+
+    Cut to a quarter of the ranks and trained on for some epochs, it classifies about as well with less than half of the multiplications:
+
+    >>> [t.rank for t in net.truncate(rank_fraction=0.25, inputs=X[:1500])]
+    [16, 16]
+    >>> result = sf.train(net, X[:1500], classes[:1500], epochs=5, recompose=False)
+    >>> abs(net.score(X[1500:], classes[1500:]) - dense) < 0.02
+    True
+    >>> print(sf.count_multiplications(net, mode="forward"))
+    layer    rank   dense  forward  ratio
+    64-128     16   8,192    3,072   2.67
+    128-64     16   8,192    3,072   2.67
+    64-10   dense     640      640   1.00
+    total          17,024    6,784   2.51
+    """
+    try:
+        from sklearn.neural_network import MLPClassifier, MLPRegressor
+        from sklearn.utils.validation import check_is_fitted
+    except ImportError:
+        raise ImportError(
+            'from_sklearn needs scikit-learn: pip install "svdfast[sklearn]"', name="sklearn"
+        ) from None
+    if not isinstance(estimator, MLPClassifier | MLPRegressor):
+        raise TypeError(
+            f"estimator: expected an MLPClassifier or MLPRegressor, got {type(estimator).__name__}"
+        )
+    check_is_fitted(estimator, "coefs_")
+    uint8_scale = positive_number("uint8_scale", uint8_scale)
+    n_hidden = len(estimator.coefs_) - 1
+    names = [estimator.activation] * n_hidden + [estimator.out_activation_]
+    layers = []
+    for i, (W, b, name) in enumerate(
+        zip(estimator.coefs_, estimator.intercepts_, names, strict=True)
+    ):
+        ours = next((ours for ours, facts in FACTS.items() if facts.sklearn == name), None)
+        if ours is None:
+            raise ValueError(
+                f"estimator: layer {i} uses the activation {name!r}, which svdfast does not support"
+            )
+        if W.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise ValueError(f"estimator: coefs_[{i}]: expected float32 or float64, got {W.dtype}")
+        layers.append(
+            Linear(f"estimator: layer {i}", (W.T,), b, resolve(ours))
+        )
+    return network_of(layers, uint8_scale)
