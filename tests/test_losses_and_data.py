@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import svdfast as sf
+from svdfast import _elementwise
 from svdfast.data.checks import checked_samples
-from svdfast.model import losses
+from svdfast.model import activations, losses
 from svdfast.model.evaluation import spec_of
+from svdfast.training import optimizers
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from svdfast._process import in_use
 from svdfast._process.checks import positive_number
 from svdfast.interop.linears import Linear, network_of
 from svdfast.model import activations
 from svdfast.model.activations import Activation
+from svdfast.model.heads import head_of
 from svdfast.model.network import Network
 
 if TYPE_CHECKING:
