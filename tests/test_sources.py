@@ -218,9 +218,8 @@ def test_the_switch_takes_its_sample_from_the_pool(small_pool):
     net, other = network(), network()
     sf.train(
         net, Rows(X), y, epochs=1, batch_size=8, shuffle=False,
-        factoring=sf.Factoring([4, 3], pretrain_fraction=0, force=True, recompose=False,
-    ),  # fmt: skip
-             optimizer=sf.Adam(0.0))  # fmt: skip
+        factoring=sf.Factoring([4, 3], pretrain_fraction=0, force=True, recompose=False), optimizer=sf.Adam(0.0),
+    )  # fmt: skip
     other.truncate(ranks=[4, 3], force=True, inputs=X[:32])
     np.testing.assert_allclose(net.parameters, other.parameters, atol=1e-12)
 
@@ -740,7 +739,8 @@ def test_the_switch_takes_its_sample_from_the_first_batches(monkeypatch, phi, ki
     X, y = samples(96)
     X = np.abs(np.round(50 * X)).astype(kind)
     net, other = network(), network()
-    sf.train(net, Loader(X, y, 8), epochs=1, factoring=sf.Factoring([4, 3], pretrain_fraction=phi, force=True, recompose=False),
+    sf.train(net, Loader(X, y, 8), epochs=1,
+             factoring=sf.Factoring([4, 3], pretrain_fraction=phi, force=True, recompose=False),
              optimizer=sf.GradientDescent(0.0))  # fmt: skip
     other.truncate(ranks=[4, 3], force=True, inputs=X[:8] if phi == 0 else X[:30])
     for ours, theirs in zip(net.layers, other.layers, strict=True):
