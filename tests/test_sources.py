@@ -18,7 +18,7 @@ import svdfast as sf
 from svdfast.data import sources
 from svdfast.data.sources import is_row_source
 from svdfast.model.network import resolve_loss
-from svdfast.training import auto, method
+from svdfast.training import auto, run
 
 SIZES = [6, 16, 14, 3]
 N = 101
@@ -734,7 +734,7 @@ def test_a_buffer_that_is_used_again():
 @pytest.mark.parametrize("kind", ["float64", "uint8"])
 def test_the_switch_takes_its_sample_from_the_first_batches(monkeypatch, phi, kind):
     """All that were seen, up to a number of rows."""
-    monkeypatch.setattr(method, "SAMPLE", 30)
+    monkeypatch.setattr(run, "SAMPLE", 30)
     monkeypatch.setattr("svdfast.training.train.SAMPLE", 30)
     X, y = samples(96)
     X = np.abs(np.round(50 * X)).astype(kind)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Network: layers over one flat vector of parameters; prediction, truncation, recomposition.
 
-Not here: training (training.py) and the arithmetic (the compiled engine).
+Not here: training (svdfast/training) and the arithmetic (the compiled engine).
 """
 
 from __future__ import annotations
