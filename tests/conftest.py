@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 
 def _load(name):
-    # The tests are no package, and their folder is not on the path: a module beside them is loaded by its place.
+    # The tests are no package: a module beside them is loaded by its place.
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -9,7 +9,7 @@ import pytest
 import svdfast as sf
 from svdfast import _blas, kernels
 from svdfast._process import runtime
-from svdfast.training import auto, method
+from svdfast.training import auto, run
 
 
 @pytest.fixture(params=["instructions", "emulated"], autouse=True)
@@ -108,8 +108,8 @@ def _matrices(net, vector):
 
 def test_every_engine_of_a_training_rounds(monkeypatch):
     seen = []
-    engine = method.Engine
-    monkeypatch.setattr(method, "Engine", lambda layout, *a, **k: seen.append((layout.ranks, k)) or engine(layout, *a, **k))
+    engine = run.Engine
+    monkeypatch.setattr(run, "Engine", lambda layout, *a, **k: seen.append((layout.ranks, k)) or engine(layout, *a, **k))
     sf.train(
         sf.Network([40, 64, 32, 3], seed=0), *samples(), epochs=4, batch_size=100, precision="bfloat16",
         factoring=sf.Factoring(recompose_fraction=0.25),

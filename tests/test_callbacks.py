@@ -21,9 +21,10 @@ def samples(n=40):
 
 def trained(board, **settings):
     X, y = samples()
+    given = {"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)}
     return sf.train(
         sf.Network(SIZES, seed=0), X, y, callbacks=[board],
-        **flat(**dict(epochs=5, batch_size=10, ranks=[3, 4], force=True, pretrain_fraction=0.3, validation=(X, y)) | settings),
+        **flat(**given | settings),
     )  # fmt: skip
 
 

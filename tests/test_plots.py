@@ -24,9 +24,10 @@ def samples(n=40):
 
 def trained(sizes=SIZES, **settings):
     X, y = samples()
+    given = {"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)}
     return sf.train(
         sf.Network(sizes, dtype="float64", seed=0), X, y,
-        **flat(**dict(epochs=5, batch_size=10, ranks=[3, 4], force=True, pretrain_fraction=0.3, validation=(X, y)) | settings),
+        **flat(**given | settings),
     )  # fmt: skip
 
 

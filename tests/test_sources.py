@@ -19,7 +19,7 @@ from svdfast.data import rows
 from svdfast.data.batches import BatchSource
 from svdfast.data.rows import is_row_source
 from svdfast.model.evaluation import spec_of
-from svdfast.training import auto, method
+from svdfast.training import auto, run
 
 SIZES = [6, 16, 14, 3]
 N = 101
@@ -735,12 +735,13 @@ def test_a_buffer_that_is_used_again():
 @pytest.mark.parametrize("kind", ["float64", "uint8"])
 def test_the_switch_takes_its_sample_from_the_first_batches(monkeypatch, phi, kind):
     """All that were seen, up to a number of rows."""
-    monkeypatch.setattr(method, "SAMPLE", 30)
+    monkeypatch.setattr(run, "SAMPLE", 30)
     monkeypatch.setattr("svdfast.training.train.SAMPLE", 30)
     X, y = samples(96)
     X = np.abs(np.round(50 * X)).astype(kind)
     net, other = network(), network()
-    sf.train(net, Loader(X, y, 8), epochs=1, factoring=sf.Factoring([4, 3], pretrain_fraction=phi, force=True, recompose=False),
+    sf.train(net, Loader(X, y, 8), epochs=1,
+             factoring=sf.Factoring([4, 3], pretrain_fraction=phi, force=True, recompose=False),
              optimizer=sf.GradientDescent(0.0))  # fmt: skip
     other.truncate(ranks=[4, 3], force=True, inputs=X[:8] if phi == 0 else X[:30])
     for ours, theirs in zip(net.layers, other.layers, strict=True):

@@ -745,10 +745,8 @@ XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype="float32")
 def test_xor_as_in_the_report(form, seed):
     """The report, section 4.1: 2-20-20-1, rate 0.01, 800 epochs, alpha 1/2, phi 10 %."""
     net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=seed)
-    result = sf.train(
-        net, XOR, [0, 1, 1, 0], epochs=800, optimizer=sf.Adam(0.01),
-        factoring=sf.Factoring(0.5 if form == "factored" else None, pretrain_fraction=0.1, force=True),
-    )  # fmt: skip
+    method = sf.Factoring(0.5, pretrain_fraction=0.1, force=True) if form == "factored" else None
+    result = sf.train(net, XOR, [0, 1, 1, 0], epochs=800, optimizer=sf.Adam(0.01), factoring=method)
     if form == "factored":
         (event,) = [e for e in result.events if e.kind == "switch"]
         assert event.step == 80
