@@ -191,5 +191,5 @@ def test_an_activation_that_onnx_lacks_is_refused(onnx, monkeypatch):
 
     without = dataclasses.replace(activations.FACTS["tanh"], onnx=None)
     monkeypatch.setitem(activations.FACTS, "tanh", without)
-    with pytest.raises(ValueError, match="net: layer 1: expected .* ONNX has, got tanh"):
+    with pytest.raises(ValueError, match=r"net: layer 1: expected .* ONNX has, got tanh"):
         to_onnx(sf.Network([4, 3, 2, 1], hidden=["relu", "tanh"]))

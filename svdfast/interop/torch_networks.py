@@ -29,36 +29,36 @@ def from_torch(
 ) -> Network:
     """A network that computes what a `torch.nn.Sequential` of Linear layers and activations does.
 
-    Two successive Linear layers, the first without bias and not wider than their outer sides, are a factored layer, W1·W2: so a network
-    that `Network.to_torch` gave comes back as it was. The last Linear is the output layer and stays dense. Other Linear layers without an
-    activation after them are layers with the activation "identity".
+    Two successive Linear layers become a factored layer, W1·W2, if the first has no bias and is not wider than their outer sides. So a
+    network that `Network.to_torch` made comes back unchanged. The last Linear is the output layer and stays dense. Any other Linear
+    without an activation after it becomes a layer with the activation "identity".
 
     Parameters
     ----------
     module : torch.nn.Sequential
         Of Linear, `svdfast.torch.FactoredLinear`, ReLU, LeakyReLU, ELU, CELU, GELU (its exact form), Tanh, Sigmoid, Softmax over
-        the last dimension, and Sequentials of these; or a Linear alone. It is taken as it computes after ``eval()``, of inputs
-        (n_samples, n_inputs): Dropout, AlphaDropout and Identity do nothing there, nor does Flatten, which are passed over. (Training goes
-        on without the dropout.) On any device.
+        the last dimension, and Sequentials of these; or a Linear alone. On any device. The network computes what the module does
+        after ``eval()`` for inputs (n_samples, n_inputs). Dropout, AlphaDropout, Identity and Flatten do nothing then and are left
+        out, so further training is without dropout.
     output : str or Activation
-        The activation of a last layer that has none in the module: for a model of logits, as torch's CrossEntropyLoss and
-        BCEWithLogitsLoss take them, "softmax" or "sigmoid".
+        The activation of the last layer where the module has none there. For a model that computes logits, as for torch's
+        CrossEntropyLoss and BCEWithLogitsLoss, use "softmax" or "sigmoid".
     uint8_scale : float
         As for `Network`.
 
     Returns
     -------
     Network
-        Of the module's dtype. It has memory of its own.
+        A copy, with the module's dtype.
 
     Raises
     ------
     ImportError
-        PyTorch is not there.
+        PyTorch is not installed.
     TypeError
-        `module` is no module.
+        `module` is not a torch module.
     ValueError
-        Something in it has no counterpart: it is named, with its place. Or its weights are not all float32 or all float64.
+        A part has no counterpart (the message says which, and where), or the weights are not all float32 or all float64.
 
     Examples
     --------
@@ -129,7 +129,7 @@ def _flattened(module: torch.nn.Module, place: str) -> Iterator[tuple[str, torch
 
 
 def _torch_linear(place: str, part: torch.nn.Module) -> Linear | None:
-    """The numbers of a Linear or a FactoredLinear; of exactly these types, for others may compute something else."""
+    """The numbers of a Linear or a FactoredLinear; not of subclasses, which may compute something else."""
     from torch import nn
 
     from svdfast.torch import FactoredLinear
@@ -185,7 +185,7 @@ def _torch_activation(place: str, part: torch.nn.Module) -> Activation | None:
 
 
 def _paired(layers: list[Linear]) -> list[Linear]:
-    """Layers as a network may have them: each pair that is a factored layer as one, a factored layer that can't be one as two."""
+    """The layers of a network: joins a pair that is a factored layer, splits a factored layer that a network can't have."""
     parts: list[Linear] = []
     for layer in layers:
         W2 = layer.W2
