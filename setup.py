@@ -116,6 +116,10 @@ setup(
                 depends=["products/product.h", "products/product_kernels.h", TIMING, SANITIZERS],
             ),
             extension("cython_kernels", "cython_kernels.pyx", depends=LISTS),
+            *(
+                extension(f"ops.{path.stem}", f"ops/{path.name}", depends=LISTS)
+                for path in sorted(Path("src/ops").glob("*.pyx"))
+            ),
             extension(
                 "_engine", "engine/_engine.pyx",
                 depends=[*LISTS, "platform/threads.h", "platform/denormals.h", SANITIZERS],

@@ -27,8 +27,9 @@ import numpy as np
 
 import svdfast as sf
 from svdfast._process import runtime
-from svdfast.model.network import TrainingData
-from svdfast.training.method import Run
+from svdfast.data.checks import checked_samples
+from svdfast.model.evaluation import spec_of
+from svdfast.training.run import Run
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (32, 256, 2048)
@@ -50,7 +51,7 @@ def step_of(n: int, rank: int | None, batch: int, n_threads: int, *, first: bool
         net.set_factors({0 if first else 1: (W1, W2)})
     X = rng.standard_normal((batch, net.sizes[0]), dtype=np.float32)
     y = rng.standard_normal(batch, dtype=np.float32)
-    run = Run(net, TrainingData(net, X, y, None, None), sf.Adam(), n_threads, batch, 0.0, 0.0)
+    run = Run(net, checked_samples(X, y, None, spec_of(net)), sf.Adam(), n_threads, batch, 0.0, 0.0)
     run.rebuild()
 
     def seconds(times: int) -> float:

@@ -47,7 +47,8 @@ def steps():
     import svdfast as sf
     from svdfast._engine import Engine
     from svdfast._process.runtime import single_threaded_blas
-    from svdfast.model.network import TrainingData
+    from svdfast.data.checks import checked_samples
+    from svdfast.model.evaluation import spec_of
 
     rng = np.random.default_rng(0)
     with single_threaded_blas.held():
@@ -56,7 +57,7 @@ def steps():
             if kind == "factored":
                 net.truncate(ranks=[16, 12], force=True)
             X, y = rng.random((batch_size, 64)).astype(dtype), rng.integers(0, 10, batch_size)
-            data = TrainingData(net, X, y, None, None)
+            data = checked_samples(X, y, None, spec_of(net))
             engine = Engine(net.layout, net.parameters, batch_size=batch_size, n_threads=1)
             data.bind(engine)
             rule = getattr(sf, optimizer)(0.01)

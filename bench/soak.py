@@ -72,7 +72,7 @@ def work(folder: Path, epochs: int) -> dict[str, Any]:
         net = sf.Network([784, 32, 32, 10], seed=0)
         result = sf.train(
             net, X, y, epochs=epochs, batch_size=BATCH, optimizer=sf.AdamW(sf.schedules.Cosine(1e-3), weight_decay=0.1),
-            ranks=[8, 8], force=True, pretrain_fraction=0.3, recompose_fraction=0.2, product_decay=1e-3, n_threads=1,
+            factoring=sf.Factoring([8, 8], force=True, pretrain_fraction=0.3, recompose_fraction=0.2, product_decay=1e-3), n_threads=1,
             checkpoint=path, checkpoint_every=EVERY, callbacks=[watch],
         )  # fmt: skip
     after = watch.mebibytes[len(watch.mebibytes) // 10 :]  # what the first epochs take stays

@@ -48,8 +48,7 @@ def test_epoch(
             epochs=case.epochs,
             batch_size=case.batch,
             optimizer=optimizer,
-            rank_fraction=None,
-            recompose=False,
+            factoring=sf.Factoring(pretrain_fraction=1, recompose=False),
             n_threads=n_threads,
         )
 
@@ -73,10 +72,10 @@ def test_switch(benchmark: Any, name: str, rank_fraction: float) -> None:
     def switch() -> tuple[float, float]:
         net = sf.Network(case.sizes, seed=0)
         settings = {"batch_size": case.batch, "n_threads": n_threads}
-        dense = sf.train(net, X, y, epochs=2, rank_fraction=None, **settings).history[-1]
+        dense = sf.train(net, X, y, epochs=2, factoring=None, **settings).history[-1]
         start = 0.5  # of two epochs: between them
         result = sf.train(
-            net, X, y, epochs=2, pretrain_fraction=start, rank_fraction=rank_fraction, **settings
+            net, X, y, epochs=2, factoring=sf.Factoring(rank_fraction, pretrain_fraction=start), **settings
         )
         assert [len(e.info["truncations"]) for e in result.events if e.kind == "switch"] == [2]
         return result.events[0].info["seconds"], dense["seconds"] / 3 * 60_000 / case.batch

@@ -4,25 +4,31 @@
 Only names are gathered here. `_gil` comes first, as it may refuse; then `_runtime`: it has SciPy's BLAS loaded before anything else does.
 """
 
-from svdfast._process import gil  # isort: skip  # noqa: F401
-from svdfast._process import runtime  # isort: skip  # noqa: F401
-from svdfast import activations, callbacks, datasets, kernels, ranks, schedules
+from svdfast._process import gil as _gil  # isort: skip  # noqa: F401
+from svdfast._process import runtime as _runtime  # isort: skip  # noqa: F401
+from svdfast import activations, callbacks, datasets, kernels, onnx, plots, schedules
 from svdfast._process.config import show_config
-from svdfast.interop.files import load
+from svdfast.interop.files import load, save
 from svdfast.interop.sklearn_networks import from_sklearn
-from svdfast.interop.torch_networks import from_torch
+from svdfast.interop.torch_networks import from_torch, to_torch
 from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.network import Network
 from svdfast.model.svd import factorize, truncated_svd
 from svdfast.training import optimizers as _optimizers
 from svdfast.training.diagnosis import NotFinite
+from svdfast.training.events import Event, StopTraining
+from svdfast.training.factoring import Factoring, Guard
 from svdfast.training.optimizers import *  # noqa: F403
-from svdfast.training.train import Event, StopTraining, TrainingResult, resume, train
+from svdfast.training.result import TrainingResult
+from svdfast.training.resume import resume
+from svdfast.training.train import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Event",
+    "Factoring",
+    "Guard",
     "Network",
     "NotFinite",
     "StopTraining",
@@ -37,10 +43,13 @@ __all__ = [
     "from_torch",
     "kernels",
     "load",
-    "ranks",
+    "onnx",
+    "plots",
     "resume",
+    "save",
     "schedules",
     "show_config",
+    "to_torch",
     "train",
     "truncated_svd",
 ]

@@ -8,8 +8,8 @@ from numpy.typing import DTypeLike, NDArray
 from typing_extensions import disjoint_base
 
 from svdfast.data.checks import Inputs
+from svdfast.data.spec import Targets
 from svdfast.model.layout import Layout
-from svdfast.model.losses import Loss
 from svdfast.training.optimizers import Rule
 
 HAS_OPENMP: bool
@@ -41,7 +41,7 @@ class Engine:
     def bind(
         self,
         inputs: Inputs,
-        loss: Loss | None = None,
+        loss: Targets | None = None,
         targets: NDArray[Any] | None = None,
         weights: NDArray[Any] | None = None,
     ) -> None: ...
@@ -53,6 +53,8 @@ class Engine:
     def gradient(
         self, start: int, stop: int, out: NDArray[Any], l1: float = 0.0, l2: float = 0.0
     ) -> float: ...
+    def norm(self, gradient: NDArray[Any]) -> float: ...
+    def update(self, gradient: NDArray[Any], learning_rate: float, t: int, scale: float = 1.0) -> None: ...
     def step(
         self,
         start: int,

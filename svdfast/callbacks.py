@@ -7,7 +7,7 @@ import os
 from types import TracebackType
 from typing import Any
 
-from svdfast.training.method import Event
+from svdfast.training.events import Event
 
 __all__ = ["TensorBoard"]
 
@@ -86,11 +86,10 @@ class TensorBoard:
                     write.add_scalar(name, info[name], event.step)
             write.flush()
         elif event.kind in ("switch", "recompose"):
-            ranks = [layer.rank for layer in event.network.layers]
-            for index, rank in enumerate(ranks):
-                if rank is not None:
+            for index, rank in enumerate(event.network.layout.ranks):
+                if rank:
                     write.add_scalar(f"rank/layer_{index}", rank, event.step)
-            write.add_text("phase", "dense" if ranks == [None] * len(ranks) else "factored", event.step)
+            write.add_text("phase", "factored" if event.network.is_factored else "dense", event.step)
         elif event.kind == "guard":
             for name in ("loss_before", "loss_after", "loss_recovered"):
                 write.add_scalar(f"guard/{name}", info[name], event.step)

@@ -45,7 +45,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svdfast import cython_kernels
-from svdfast._process.checks import real_array
+from svdfast._process.checks import MAX_SIZE, check_out, real_array
 from svdfast._process.runtime import resolve_precision
 from svdfast.model.activations import Activation, resolve
 
@@ -58,12 +58,11 @@ _SHAPES = {
     **{"H": "pl", "Z": "pn", "A": "pn"},
     **{"dX": "pm", "dW": "nm", "dW1": "nl", "dW2": "lm", "db": "n", "dA": "pn", "D": "pl"},
 }
-_LARGEST = 2**31 - 1
 
 
 def _check_size(name: str, shape: tuple[int, ...]) -> None:
-    if max(*shape, math.prod(shape)) > _LARGEST:
-        raise ValueError(f"{name}: expected at most {_LARGEST} elements, got shape {shape}")
+    if max(*shape, math.prod(shape)) > MAX_SIZE:
+        raise ValueError(f"{name}: expected at most {MAX_SIZE} elements, got shape {shape}")
 
 
 def _check_operand(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
@@ -85,17 +84,6 @@ def _common_type(arrays: list[Array]) -> np.dtype[Any]:
     if dtype.kind != "f":
         return np.dtype(np.float64)
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
-
-
-def _check_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected an ndarray, got {type(out).__name__}")
-    if out.dtype != dtype:
-        raise TypeError(f"{name}: expected dtype {dtype}, got {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {out.shape}")
-    if not out.flags.writeable:
-        raise ValueError(f"{name}: expected an array to write to, got a read-only one")
 
 
 def _is_direct(array: Array, dtype: np.dtype[Any]) -> bool:
@@ -128,7 +116,7 @@ class _Call:
         outs = {name: out for name, out in results.items() if out is not None}
         labels = {name: "out" if name == "A" else f"out_{name}" for name in outs}
         for name, out in outs.items():
-            _check_out(labels[name], out, shapes[name], dtype)
+            check_out(labels[name], out, shapes[name], dtype)
         for one, other in itertools.combinations(outs, 2):
             if np.shares_memory(outs[one], outs[other]):
                 raise ValueError(

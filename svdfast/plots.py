@@ -10,24 +10,23 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
+from svdfast._process import in_use
 from svdfast._process.checks import of_layer, one_of
+from svdfast._process.runtime import single_threaded_blas
 from svdfast.model.counting import break_even_rank
 from svdfast.model.network import Layer, Network
-from svdfast.model.ranks import resolve_rule
-from svdfast.model.svd import singular_values
+from svdfast.model.ranks import RankRule, ranks_by, resolve_rule
+from svdfast.training.result import TrainingResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-    from svdfast.training.result import TrainingResult
-
-__all__ = ["STYLES", "new_figure", "plot_spectrum", "plot_training", "require_matplotlib"]
+__all__ = ["spectrum", "training"]
 
 # By turns, so that a print in grey tells them apart; the colours are Okabe and Ito's, which differ in lightness too.
 STYLES: tuple[dict[str, Any], ...] = (
@@ -69,8 +68,49 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def plot_training(result: TrainingResult, against: str = "seconds", figure: Figure | SubFigure | None = None) -> Figure | SubFigure:
-    """See `TrainingResult.plot`."""
+def training(
+    result: TrainingResult,
+    against: Literal["seconds", "epochs"] = "seconds",
+    *,
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
+    """Draws the losses of a training, and the accuracy where there is validation of classes.
+
+    Phases are shaded, and the switch, the guard and recomposition marked at the very place where they came; what lies between two
+    phases is the time that they took themselves. Needs matplotlib: the extra `plot`.
+
+    Parameters
+    ----------
+    result : TrainingResult
+    against : {"seconds", "epochs"}
+        The horizontal axis. Seconds are those of training, as `result.seconds` has them.
+    figure : matplotlib.figure.Figure or SubFigure, optional
+        To draw in, such as `plt.figure(layout="constrained")` for a window; the legend lies above the panels where that is the layout,
+        else within one. By default a new figure that pyplot knows nothing of: notebooks show it, `savefig` writes it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or SubFigure
+        Its `axes` are the loss's and the accuracy's.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    TypeError, ValueError
+        An argument is of the wrong kind, or no epoch was finished.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> data = sf.datasets.load("xor")
+    >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+    >>> result = sf.train(net, *data.train, epochs=50)
+    >>> figure = sf.plots.training(result, "epochs")  # doctest: +SKIP
+    >>> figure.savefig("training.png")  # doctest: +SKIP
+    """
+    if not isinstance(result, TrainingResult):
+        raise TypeError(f"result: expected a TrainingResult, got {type(result).__name__}")
     one_of("against", against, ("seconds", "epochs"))
     rows = [row for row in result.history if row["phase"] != "recomposed"]
     if not rows:
@@ -102,21 +142,64 @@ def plot_training(result: TrainingResult, against: str = "seconds", figure: Figu
     return figure
 
 
-def plot_spectrum(
+@single_threaded_blas.held()
+def spectrum(
     net: Network,
     rank_fraction: float | None = None,
-    ranks: Sequence[int | None] | str | None = None,
+    *,
+    ranks: Sequence[int | None] | str | RankRule | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> Figure | SubFigure:
-    """See `Network.plot_spectrum`."""
-    hidden = net.layers[:-1]
+    """Draws the singular values of each hidden weight, what share of its energy the first i hold, and the break-even rank.
+
+    A panel for each hidden layer; of a factored one the spectrum of its product W1·W2. It takes an SVD, without vectors, of each
+    hidden weight, O(n_in·n_out·min(n_in, n_out)): seconds where both sides are some thousand. Needs matplotlib: the extra `plot`.
+
+    Parameters
+    ----------
+    net : Network
+    rank_fraction : float, optional
+    ranks : sequence of int or None, or str, optional
+        As for `Network.truncate`: ranks to mark. By default those that factored layers have. A rank above the break-even rank is
+        marked all the same.
+    figure : matplotlib.figure.Figure or SubFigure, optional
+        To draw in, see `training`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or SubFigure
+        Its first `axes` are the layers', with singular values; then come those of the energy.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    TypeError, ValueError
+        An argument does not fit, there is no hidden layer, or a weight is not finite.
+
+    Notes
+    -----
+    With `inputs`, as in `train` by default, `Network.truncate` looks for what changes the layers' outputs least, not for the largest
+    singular values; the share of energy that it keeps is then smaller than the one drawn.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> net = sf.Network([784, 512, 256, 10], seed=0)
+    >>> figure = sf.plots.spectrum(net, rank_fraction=0.25)  # doctest: +SKIP
+    >>> figure.savefig("spectrum.png")  # doctest: +SKIP
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+    hidden = net.layers[: len(net.layout.factorable)]
     if not hidden:
         raise ValueError("the network has no hidden layer: there is no spectrum to plot")
-    chosen = [layer.rank for layer in hidden]
-    if rank_fraction is not None or ranks is not None:
-        rule = resolve_rule(net.layout, rank_fraction, ranks)
-        chosen = rule(net.layout.layers[:-1], [_finite(i, layer.weight()) for i, layer in enumerate(hidden)])
-    spectra = [_spectrum(index, layer) for index, layer in enumerate(hidden)]
+    with in_use.reading(net):
+        chosen = [layer.rank for layer in hidden]
+        if rank_fraction is not None or ranks is not None:
+            rule = resolve_rule(net.layout, rank_fraction, ranks)
+            chosen = ranks_by(rule, net.layout.factorable, [_finite(i, layer.weight()) for i, layer in enumerate(hidden)])
+        spectra = [_spectrum(index, layer) for index, layer in enumerate(hidden)]
 
     columns = min(len(hidden), 3)
     n_rows = -(-len(hidden) // columns)
@@ -142,7 +225,7 @@ def plot_spectrum(
         limit = break_even_rank(layer.n_in, layer.n_out, first_layer=index == 0)
         axes.axvline(limit, label="break-even rank", linewidth=1.2, **STYLES[2])
         about = f"break-even rank {limit}"
-        if rank is not None:
+        if rank:
             axes.axvline(rank, label="rank", linewidth=1.2, **STYLES[4])
             kept = f": {100 * energy[rank - 1]:.4g} % of the energy" if rank < len(s) else ""
             about = f"rank {rank}{kept}\n{about}"
@@ -211,18 +294,9 @@ def _finite(index: int, W: NDArray[Any]) -> NDArray[Any]:
 
 def _spectrum(index: int, layer: Layer) -> NDArray[np.float64]:
     """Singular values, largest first: min(n_in, n_out) of a dense layer, `rank` of a factored one, whose others are zero."""
-    if layer.rank is None:
-        W = _finite(index, layer.W)
-    else:
-        # W1·W2 = Q1·(R1·R2ᵀ)·Q2ᵀ has the singular values of R1·R2ᵀ, without those that only rounding of the product would make.
-        R1, R2 = (
-            scipy.linalg.qr(_finite(index, factor), mode="economic")[1]
-            for factor in (layer.W1.astype(np.float64), layer.W2.T.astype(np.float64))
-        )
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is said
-            W = _finite(index, R1 @ R2.T)
+    tensors = [_finite(index, tensor) for tensor in layer.weight_tensors]
     with of_layer(index):
-        return singular_values(W).astype(np.float64)
+        return layer.structure.singular_values(tensors)
 
 
 def _energy(s: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,11 +21,15 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.checks import check_sample_weight
 from svdfast.model import activations
 from svdfast.model.activations import Activation
+from svdfast.model.heads import BITS, CLASSES, NUMBERS, Head, head_of
 from svdfast.model.network import Network
 from svdfast.model.ranks import NARROW
 from svdfast.model.svd import resolve_rank
+from svdfast.training.events import Event, StopTraining
+from svdfast.training.factoring import PRETRAIN_FRACTION, Factoring
 from svdfast.training.optimizers import Adam, GradientDescent, Optimizer
-from svdfast.training.train import PRETRAIN_FRACTION, Event, StopTraining, TrainingResult, train
+from svdfast.training.result import TrainingResult
+from svdfast.training.train import train
 
 try:
     import scipy.optimize
@@ -105,8 +109,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
     def _encode(
         self, y: NDArray[Any], first: bool, goes_on: bool, classes: ArrayLike | None
-    ) -> tuple[NDArray[Any], int, str]:
-        """Targets as a network takes them, how many outputs it has, and of which activation."""
+    ) -> tuple[NDArray[Any], int, Head]:
+        """Targets as a network takes them, how many outputs it has, and what they mean."""
         raise NotImplementedError
 
     def _weight_of_classes(self, class_weight: Any, y: NDArray[Any]) -> NDArray[Any]:
@@ -181,7 +185,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
     @property
     def coefs_(self) -> list[NDArray[Any]]:
         """Weights (n_in, n_out) of each layer; of a dense layer views, so that writing to them changes the model."""
-        return [(a.W if a.rank is None else a.weight()).T for a in self.network_.layers]
+        return [a.structure.matrix(a.weight_tensors).T for a in self.network_.layers]
 
     @property
     def intercepts_(self) -> list[NDArray[Any]]:
@@ -225,21 +229,25 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name}: expected True or False, got {value!r}")
 
-    def _factoring(self) -> dict[str, Any]:
-        """The arguments of `train` that say how hidden layers are factored."""
-        hidden = self.network_.layers[:-1]
+    def _ranks(self) -> list[int | None] | str | None:
+        """How hidden layers are factored, as for `Network.truncate`; None where they are not."""
+        hidden = self.network_.layout.factorable
         if self.rank is None:
             if self.rank_fraction is None:
-                return {"rank_fraction": None}
+                return None
             alpha = self.rank_fraction
-            return {"ranks": [resolve_rank(alpha, a.n_in, a.n_out) if a.n_in > NARROW else None for a in hidden]}
+            return [resolve_rank(alpha, a.n_in, a.n_out) if a.n_in > NARROW else None for a in hidden]
         if isinstance(self.rank, str):
-            return {"ranks": self.rank}
+            return self.rank
         if not isinstance(self.rank, Iterable):
             rank = count("rank", self.rank)
             # Where it is above the smaller side factors would save nothing, whatever the side.
-            return {"ranks": [rank if rank <= min(layer.n_in, layer.n_out) else None for layer in hidden]}
-        return {"ranks": list(self.rank)}
+            return [rank if rank <= min(layer.n_in, layer.n_out) else None for layer in hidden]
+        return list(self.rank)
+
+    def _share(self) -> float:
+        """φ."""
+        return fraction("pretrain_fraction", PRETRAIN_FRACTION if self.pretrain_fraction is None else self.pretrain_fraction)
 
     def _hidden(self) -> tuple[int, ...]:
         """The hidden layers' neurons."""
@@ -336,7 +344,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         if X_val is None and weight_val is not None:
             raise ValueError("sample_weight_val: expected X_val and y_val with it, got none")
         X, y = self._validated(X, y, first)
-        targets, n_out, output = self._encode(y, first, goes_on, classes)
+        targets, n_out, head = self._encode(y, first, goes_on, classes)
         weight = check_sample_weight(sample_weight, X.shape[0], np.dtype(np.float64))
         class_weight = getattr(self, "class_weight", None)
         if class_weight is not None:
@@ -347,7 +355,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             self._rng = check_random_state(self.random_state)
         if first:
             dtype = X.dtype if X.dtype.kind == "f" else np.float64
-            self.network_ = self._first_network(X.shape[1], n_out, output, dtype)
+            self.network_ = self._first_network(X.shape[1], n_out, head.output, dtype)
             self._forget()
         net = self.network_
         if (*hidden, n_out) != net.sizes[1:]:
@@ -376,7 +384,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                 random_state=self._rng,
                 test_size=self.validation_fraction,
                 # As there, where it is of two classes only.
-                stratify=targets if output == "sigmoid" and n_out == 1 else None,
+                stratify=targets if head is BITS and n_out == 1 else None,
             )
             X, X_val, targets, targets_val = parts[:4]
             weight, weight_val = parts[4:] or (None, None)
@@ -459,20 +467,18 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             self.validation_scores_, self.validation_loss_curve_ = [], []
             self.best_validation_score_ = -math.inf
 
-        pretrain_fraction = PRETRAIN_FRACTION if self.pretrain_fraction is None else self.pretrain_fraction
-        settings = self._factoring()
+        ranks, share, switch = self._ranks(), self.pretrain_fraction, True
         if goes_on:
-            if settings.get("ranks") == "auto":
+            if ranks == "auto":
                 raise ValueError("rank: expected other than 'auto' in partial_fit, which does not know what is to come")
-            switch = self._may_switch and len(self.loss_curve_) >= round(
-                fraction("pretrain_fraction", pretrain_fraction) * self.max_iter
-            )
-            settings = settings | {"pretrain_fraction": 0.0} if switch else {"rank_fraction": None}
-        else:
-            switch = True
-            settings["pretrain_fraction"] = self.pretrain_fraction
-        if net.is_factored and self._scales is not None:
-            settings["factor_learning_rate"] = self._scales
+            switch = self._may_switch and len(self.loss_curve_) >= round(self._share() * self.max_iter)
+            share = 0.0
+        factoring = Factoring(
+            0.25 if ranks is None else ranks,
+            pretrain_fraction=share if switch and ranks is not None else 1.0,
+            recompose=not goes_on,
+            learning_rate=self._scales if net.is_factored and self._scales is not None else "auto",
+        )
         self._begin()
 
         def tell(event: Event) -> None:
@@ -496,9 +502,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                 n_threads=self.n_threads,
                 seed=np.random.default_rng(self._rng.randint(2**31 - 1)),
                 shuffle=self.shuffle,
-                recompose=not goes_on,
+                factoring=factoring,
                 callbacks=[tell],
-                **settings,
             )
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=5)
@@ -591,18 +596,16 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             self.loss_ = self.best_loss_ = float(found.fun)
             return found
 
-        settings = self._factoring()
-        if settings.get("ranks") == "auto":
+        ranks = self._ranks()
+        if ranks == "auto":
             raise ValueError("rank: expected other than 'auto' with solver='lbfgs', which takes no steps to be timed")
         self._begin()
         # With nothing to cut there is no reason to begin anew, without the curvature found so far.
-        whole = settings.get("ranks") in (None, [None] * (len(net.layers) - 1))
-        share = PRETRAIN_FRACTION if self.pretrain_fraction is None else self.pretrain_fraction
-        share = fraction("pretrain_fraction", share)
-        dense = self.max_iter if whole else round(share * self.max_iter)
+        whole = ranks is None or not any(ranks)
+        dense = self.max_iter if whole else round(self._share() * self.max_iter)
         found = minimise(dense, self.max_fun) if dense > 0 else None
         if dense < self.max_iter and (found is None or found.status == 1):
-            net.truncate(**settings, inputs=X, sample_weight=weight)
+            net.truncate(ranks=ranks, inputs=X, sample_weight=weight)
             found = minimise(self.max_iter - dense, max(self.max_fun - (0 if found is None else found.nfev), 1))
             net.recompose()
         if found is not None and found.status == 1:
@@ -625,8 +628,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
 def _loss_scale(net: Network) -> float:
     """c: the library's loss is c times scikit-learn's, which halves squares and sums over outputs."""
-    output, n_out = net.layers[-1].activation.name, net.sizes[-1]
-    return {"softmax": 1.0, "sigmoid": 1 / n_out}.get(output, 2 / n_out)
+    head, n_out = head_of(net.layers[-1].activation), net.sizes[-1]
+    return 1.0 if head is CLASSES else (1 if head is BITS else 2) / n_out
 
 
 def _rows(X: Any) -> Any:
@@ -893,7 +896,7 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
 
     def _encode(
         self, y: NDArray[Any], first: bool, goes_on: bool, classes: ArrayLike | None
-    ) -> tuple[NDArray[Any], int, str]:
+    ) -> tuple[NDArray[Any], int, Head]:
         check_classification_targets(y)
         if first:
             if goes_on and classes is None:
@@ -917,10 +920,10 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
             raise ValueError(f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {given}.")
         kind = self._binarizer.y_type_
         if kind == "multiclass":
-            return np.searchsorted(self.classes_, y), len(self.classes_), "softmax"
+            return np.searchsorted(self.classes_, y), len(self.classes_), CLASSES
         rows = self._binarizer.transform(y)
         rows = rows.toarray() if hasattr(rows, "toarray") else rows
-        return rows, rows.shape[1], "sigmoid"
+        return rows, rows.shape[1], BITS
 
     def _weight_of_classes(self, class_weight: Any, y: NDArray[Any]) -> NDArray[Any]:
         weight: NDArray[Any]
@@ -1081,8 +1084,8 @@ class SVDMLPRegressor(RegressorMixin, _SVDMLP):  # type: ignore[misc]
 
     def _encode(
         self, y: NDArray[Any], first: bool, goes_on: bool, classes: ArrayLike | None
-    ) -> tuple[NDArray[Any], int, str]:
-        return y, 1 if y.ndim == 1 else y.shape[1], "identity"
+    ) -> tuple[NDArray[Any], int, Head]:
+        return y, 1 if y.ndim == 1 else y.shape[1], NUMBERS
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predictions.

@@ -460,12 +460,10 @@ def _ranks_by_rule(ranks: str, parts: Collection[nn.Linear | FactoredLinear]) ->
     squares = [
         np.square(_singular_values(_weight(part)), dtype=np.float64) for part in parts
     ]
-    if isinstance(rule, rules.Energy):
-        return [rules.least_rank(s, rule.share) for s in squares]
     # A rank costs m + n for a product with W's m·n, forward and backward alike.
     costs = [part.in_features + part.out_features for part in parts]
     whole = sum(part.in_features * part.out_features for part in parts)
-    return rules.bought_ranks(squares, costs, rule.share * whole)
+    return rule.of_squares(squares, costs, whole)
 
 
 def _cut(

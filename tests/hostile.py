@@ -30,7 +30,6 @@ import numpy as np
 import workers
 
 import svdfast as sf
-import svdfast.onnx
 
 LIMIT = 20.0
 MEMORY = 3 << 30
@@ -45,7 +44,7 @@ SKIPPED = {
 
 # What imports another library, seconds of it: left out with --light.
 HEAVY = {
-    "from_sklearn", "from_torch", "onnx.to_onnx", "Network.export", "Network.plot_spectrum", "Network.to_torch", "TrainingResult.plot",
+    "from_sklearn", "from_torch", "onnx.save", "onnx.to_onnx", "plots.spectrum", "plots.training", "to_torch",
     "callbacks.TensorBoard",
 }  # fmt: skip
 
@@ -81,7 +80,6 @@ def targets(light=False):
 
     for name in sf.__all__:
         add(name, getattr(sf, name))
-    add("onnx", svdfast.onnx)
     return found
 
 
@@ -177,9 +175,8 @@ class World:
                     self.y,
                     epochs=1,
                     optimizer=self.optimizer,
-                    rank_fraction=None,
+                    factoring=sf.Factoring(pretrain_fraction=1, recompose=False),
                     n_threads=1,
-                    recompose=False,
                 )
 
 

@@ -43,14 +43,14 @@ def training():
             optimizer = sf.Adam(0.01) if batch_size == 13 else sf.GradientDescent(0.01, momentum=0.9)
             sf.train(
                 net, X, y, epochs=3, batch_size=batch_size, optimizer=optimizer, precision=precision, l2=0.01,
-                rank_fraction=0.3, force=True, pretrain_fraction=1 / 3, recompose_fraction=2 / 3, seed=0,
+                factoring=sf.Factoring(0.3, force=True, pretrain_fraction=1 / 3, recompose_fraction=2 / 3), seed=0,
                 sample_weight=rng.random(p), n_threads=1,
             )  # fmt: skip
             net.truncate(ranks=[4, 3], force=True)
             net.predict(X, n_threads=1)
             net.evaluate(X, y, n_threads=1)
     net = sf.Network([5, 7, 2], hidden="relu", output="identity", seed=0)
-    sf.train(net, rng.random((9, 5)), rng.random((9, 2)), epochs=1, batch_size=4, rank_fraction=None)
+    sf.train(net, rng.random((9, 5)), rng.random((9, 2)), epochs=1, batch_size=4, factoring=None)
 
 
 def errors(report):

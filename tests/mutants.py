@@ -88,7 +88,8 @@ def write_checkpoint(path):
     """In the midst of a training, with a guard that is still to look."""
     path.unlink(missing_ok=True)
     X, y = np.arange(40.0, dtype=np.float32).reshape(10, 4) / 40, np.arange(10) % 3
-    train = dict(ranks=[2, None], force=True, pretrain_fraction=0.3, guard_tolerance=1.0, validation=(X, y), batch_size=4)
+    method = sf.Factoring([2, None], force=True, pretrain_fraction=0.3, guard=sf.Guard(1.0))
+    train = dict(factoring=method, validation=(X, y), batch_size=4)
     with contextlib.suppress(KeyError):
         sf.train(sf.Network([4, 6, 5, 3], seed=0), X, y, **train, checkpoint=path, checkpoint_every=7, callbacks=[raises])
 
@@ -163,7 +164,7 @@ CHECKPOINT = (ValueError, TypeError, MemoryError, sf.NotFinite)
 COMMAND = (cli_data.Failure, cli_data.UsageError)
 CASES = {
     "network .npz": Case(
-        ".npz", lambda path: a_network().save(path), network_content, MODEL, True, "zip", 6
+        ".npz", lambda path: sf.save(a_network(), path), network_content, MODEL, True, "zip", 6
     ),
     "checkpoint": Case(".ckpt", write_checkpoint, checkpoint_content, CHECKPOINT, True, "checkpoint", 4),
     "samples .csv": Case(".csv", write_csv, samples_content, COMMAND, False, "text", 2),
@@ -177,7 +178,7 @@ CASES = {
 if HAS_SAFETENSORS:
     CASES["network .safetensors"] = Case(
         ".safetensors",
-        lambda path: a_network().save(path),
+        lambda path: sf.save(a_network(), path),
         network_content,
         MODEL,
         True,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A fully connected network in plain float64 NumPy: what the compiled core is compared with.
 
-Written from the equations (docs of svdfast.losses, svdfast.optimizers; the report, chapter 3), one array operation for
+Written from the equations (docs of svdfast.model.losses, svdfast.training.optimizers; the report, chapter 3), one array operation for
 each, whole batches at a time. It shares no code with svdfast; it reads only a network's sizes, ranks and activations.
 Tests get this module by the fixture `reference` (conftest.py).
 """

@@ -111,7 +111,8 @@ def test_every_engine_of_a_training_rounds(monkeypatch):
     engine = method.Engine
     monkeypatch.setattr(method, "Engine", lambda layout, *a, **k: seen.append((layout.ranks, k)) or engine(layout, *a, **k))
     sf.train(
-        sf.Network([40, 64, 32, 3], seed=0), *samples(), epochs=4, batch_size=100, precision="bfloat16", recompose_fraction=0.25
+        sf.Network([40, 64, 32, 3], seed=0), *samples(), epochs=4, batch_size=100, precision="bfloat16",
+        factoring=sf.Factoring(recompose_fraction=0.25),
     )
     assert [ranks for ranks, _ in seen] == [(None, None, None), (10, 8, None), (None, None, None)]
     assert all(k["bfloat16"] for _, k in seen)
@@ -201,7 +202,7 @@ def test_training_takes_the_same_way(batch_size, rank_fraction):
     def trained(precision, n_threads=2):
         net, optimizer = sf.Network([40, 64, 32, 3], seed=0), sf.Adam(1e-3)
         result = sf.train(
-            net, X, y, epochs=8, batch_size=batch_size, optimizer=optimizer, rank_fraction=rank_fraction,
+            net, X, y, epochs=8, batch_size=batch_size, optimizer=optimizer, factoring=rank_fraction,
             precision=precision, n_threads=n_threads,
         )  # fmt: skip
         assert net.dtype == np.float32 and all(moment.dtype == np.float32 for moment in optimizer.moments)
@@ -220,7 +221,7 @@ def test_training_takes_the_same_way(batch_size, rank_fraction):
 def test_it_learns():
     data = sf.datasets.load("xor")
     net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
-    sf.train(net, *data.train, epochs=800, optimizer=sf.Adam(0.01), rank_fraction=None, precision="bfloat16")
+    sf.train(net, *data.train, epochs=800, optimizer=sf.Adam(0.01), factoring=None, precision="bfloat16")
     assert net.score(*data.train) == 1
 
 
@@ -231,7 +232,7 @@ def test_auto_times_the_form_that_is_trained(monkeypatch):
     monkeypatch.setattr(auto, "OVERHEAD", -np.inf)  # and whatever time it takes
     monkeypatch.setattr(auto, "Engine", lambda *a, **k: seen.append(k) or engine(*a, **k))
     X, y = samples()
-    sf.train(sf.Network([40, 512, 512, 3], seed=0), X, y, epochs=20, batch_size=60, ranks="auto", precision="bfloat16")
+    sf.train(sf.Network([40, 512, 512, 3], seed=0), X, y, epochs=20, batch_size=60, factoring="auto", precision="bfloat16")
     timed = [k for k in seen if k.get("gradients", True)]
     assert timed and all(k["bfloat16"] for k in timed)
 

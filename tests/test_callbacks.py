@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from flat import flat
 
 import svdfast as sf
 
@@ -22,7 +23,7 @@ def trained(board, **settings):
     X, y = samples()
     return sf.train(
         sf.Network(SIZES, seed=0), X, y, callbacks=[board],
-        **{"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)} | settings,
+        **flat(**{"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)} | settings),
     )  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def test_files_hold_the_history_and_the_events(folder):
 
 def test_what_the_guard_saw(folder):
     with sf.callbacks.TensorBoard(folder) as board:
-        result = trained(board, epochs=50, ranks=[1, 1], guard_tolerance=0.0, activation_aware=False)
+        result = trained(board, epochs=50, ranks=[1, 1], guard=sf.Guard(0.0), activation_aware=False)
     guards = [event for event in result.events if event.kind == "guard"]
     assert guards
     found = read(folder)
@@ -79,7 +80,7 @@ def test_what_the_guard_saw(folder):
 
 def test_a_switch_that_the_guard_undoes(folder):
     with sf.callbacks.TensorBoard(folder) as board:
-        trained(board, epochs=50, ranks=[1, 1], guard_tolerance=0.0, guard_action="undo", activation_aware=False)
+        trained(board, epochs=50, ranks=[1, 1], guard=sf.Guard(0.0, "undo"), activation_aware=False)
     assert [text for _, text in read(folder)["phase/text_summary"]] == ["factored", "dense"]
 
 
@@ -87,7 +88,7 @@ def test_ranks_that_are_chosen_and_no_accuracy(folder):
     X, y = samples()
     net = sf.Network([6, 16, 14, 1], output="identity", seed=0)
     with sf.callbacks.TensorBoard(folder) as board:
-        sf.train(net, X, y, epochs=3, ranks="auto", validation=(X, y), callbacks=[board])
+        sf.train(net, X, y, epochs=3, factoring="auto", validation=(X, y), callbacks=[board])
     found = read(folder)
     assert len(found["val_loss"]) == 3 and "val_accuracy" not in found
 
@@ -104,7 +105,7 @@ def test_each_epoch_can_be_seen_soon(folder):
         seen.append(len(read(folder)["val_accuracy"]))
 
     with sf.callbacks.TensorBoard(str(folder)) as board:
-        trained(look, epochs=3, rank_fraction=None, ranks=None)
+        trained(look, epochs=3, factoring=None)
     assert seen == [1, 2, 3]
 
 
@@ -130,7 +131,7 @@ def test_a_given_writer_is_flushed_and_left_open(folder):
 
     writer = SummaryWriter(str(folder))
     with sf.callbacks.TensorBoard(writer) as board:
-        trained(board, epochs=2, rank_fraction=None, ranks=None)
+        trained(board, epochs=2, factoring=None)
     writer.add_scalar("mine", 1.0, 7)
     writer.close()
     found = read(folder)
@@ -156,7 +157,7 @@ class Writer:
 def test_a_writer_is_flushed_after_each_epoch():
     writer = Writer()
     board = sf.callbacks.TensorBoard(writer)
-    trained(board, epochs=2, rank_fraction=None, ranks=None)
+    trained(board, epochs=2, factoring=None)
     assert writer.calls == 2 * ["loss", "learning_rate", "seconds", "val_loss", "val_accuracy", "flush"]
     board.flush()
     board.close()

@@ -12,6 +12,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from flat import flat
 
 import svdfast as sf
 from svdfast.training import auto, checkpoint
@@ -117,7 +118,7 @@ def check(monkeypatch, tmp_path, make, data, *, first=0, every=1, **settings):
     """Goes on from each step and compares the ends. `make` makes network and settings, `data` the samples, each time anew."""
     whole_path, path = tmp_path / "whole.ckpt", tmp_path / "again.ckpt"
     net = make()
-    given = {"epochs": 4, "batch_size": 12, "ranks": [4, 4], "n_threads": 1, **settings}
+    given = flat(**{"epochs": 4, "batch_size": 12, "ranks": [4, 4], "n_threads": 1, **settings})
     again = {name: given[name] for name in ("validation", "sample_weight", "callbacks") if name in given}
     optimizer = given.pop("optimizer", sf.Adam)
 
@@ -162,9 +163,9 @@ def test_each_optimizer_over_all_phases(monkeypatch, tmp_path, optimizer, dtype)
 
 @pytest.mark.parametrize("settings", [
     {"pretrain_fraction": 0.5, "moments": "restart", "activation_aware": False},
-    {"pretrain_fraction": 0.0, "recompose": False, "factor_learning_rate": 2.0},
-    {"rank_fraction": None, "ranks": None},
-    {"ranks": "energy:0.9", "svd_method": "randomized"},
+    {"pretrain_fraction": 0.0, "recompose": False, "learning_rate": 2.0},
+    {"factoring": None},
+    {"ranks": "energy:0.9", "svd": "randomized"},
     {"batch_size": 60},
     {"shuffle": False},
     {"precision": "bfloat16"},
@@ -194,7 +195,7 @@ def test_each_setting(monkeypatch, tmp_path, settings):
 def test_the_guard(monkeypatch, tmp_path, action, expected):
     whole = check(
         monkeypatch, tmp_path, network, samples, ranks=[1, 1], optimizer=lambda: sf.Adam(0.01), epochs=10, pretrain_fraction=0.35,
-        recompose_fraction=0.2, product_decay=0.1, validation=samples(200, seed=1), guard_tolerance=0.0, guard_action=action,
+        recompose_fraction=0.2, product_decay=0.1, validation=samples(200, seed=1), guard=sf.Guard(0.0, action),
     )  # fmt: skip
     assert [e.info["action"] for e in whole.events if e.kind == "guard"] == expected
 
@@ -209,7 +210,7 @@ def test_a_network_that_was_factored_before(monkeypatch, tmp_path):
         net.truncate(ranks=[3, None])
         return net
 
-    check(monkeypatch, tmp_path, make, samples, product_decay=0.1, factor_learning_rate=[2.0, 1.0, 1.0])
+    check(monkeypatch, tmp_path, make, samples, product_decay=0.1, learning_rate=[2.0, 1.0, 1.0])
 
 
 def test_ranks_that_are_chosen(monkeypatch, tmp_path):
@@ -225,7 +226,7 @@ def test_ranks_that_are_chosen(monkeypatch, tmp_path):
 
 def test_row_sources(monkeypatch, tmp_path):
     """That are read in several pools of several blocks."""
-    monkeypatch.setattr("svdfast.data.sources.POOL_BYTES", 2048)
+    monkeypatch.setattr("svdfast.data.rows.POOL_BYTES", 2048)
     for shuffle in (True, False):
         check(monkeypatch, tmp_path / str(shuffle), network, lambda: (Rows(samples()[0]), samples()[1]), shuffle=shuffle)
 
@@ -258,7 +259,7 @@ def test_callbacks_that_change_the_network_or_stop(monkeypatch, tmp_path, every,
             raise sf.StopTraining
 
     whole = check(
-        monkeypatch, tmp_path, network, samples, ranks=None, rank_fraction=None, callbacks=[change], recompose=False, every=every
+        monkeypatch, tmp_path, network, samples, pretrain_fraction=1, callbacks=[change], recompose=False, every=every
     )
     assert whole.n_steps == 5 * last
 
@@ -311,14 +312,14 @@ def folders(tmp_path):
 def test_the_network_and_the_optimizer_go_on_in_a_new_process(monkeypatch, tmp_path):
     net, path = network(), tmp_path / "run.ckpt"
     _, files = every_state(
-        monkeypatch, path, lambda **more: sf.train(net, *samples(), epochs=4, batch_size=12, ranks=[4, 4], **more)
+        monkeypatch, path, lambda **more: sf.train(net, *samples(), epochs=4, batch_size=12, factoring=sf.Factoring([4, 4]), **more)
     )
     path.write_bytes(files[9][0])
     np.savez(tmp_path / "data.npz", X=samples()[0], y=samples()[1])
     program = (
         "import sys, numpy as np, svdfast as sf\n"
         "data = np.load('data.npz')\n"
-        "sf.resume('run.ckpt', data['X'], data['y']).network.save('net.npz')\n"
+        "sf.save(sf.resume('run.ckpt', data['X'], data['y']).network, 'net.npz')\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
     same(sf.load(tmp_path / "net.npz").parameters, net.parameters)
@@ -402,7 +403,7 @@ def test_other_data_are_refused(whole):
 
 
 def test_row_sources_are_told_apart_by_some_of_their_rows(monkeypatch, tmp_path):
-    monkeypatch.setattr("svdfast.data.sources.POOL_BYTES", 2048)
+    monkeypatch.setattr("svdfast.data.rows.POOL_BYTES", 2048)
     path, (X, y) = tmp_path / "run.ckpt", samples()
     sf.train(network(), Rows(X), y, epochs=1, checkpoint=path)
     with pytest.raises(ValueError, match="X, y, sample_weight: expected the data that"):
@@ -420,9 +421,10 @@ def test_row_sources_are_told_apart_by_some_of_their_rows(monkeypatch, tmp_path)
 
 def test_other_versions_are_refused(whole, monkeypatch):
     content = whole.read_bytes()
-    whole.write_bytes(content.replace(b"checkpoint 1", b"checkpoint 2", 1))
-    with pytest.raises(ValueError, match="is a checkpoint of format '2'; this svdfast reads format 1"):
-        resume(whole)
+    for other in (b"1", b"3"):
+        whole.write_bytes(content.replace(b"checkpoint 2", b"checkpoint " + other, 1))
+        with pytest.raises(ValueError, match=f"is a checkpoint of format '{other.decode()}'; this svdfast reads format 2"):
+            resume(whole)
 
 
 def rewritten(path, change):
@@ -432,25 +434,48 @@ def rewritten(path, change):
     checkpoint.write(path, values)
 
 
+def put(record, **values):
+    """Puts values into a frozen record, past its checks."""
+    for name, value in values.items():
+        object.__setattr__(record, name, value)
+
+
 @pytest.mark.parametrize("change", [
-    lambda v: v["state"].update(n_steps=10**9),
-    lambda v: v["state"].update(epoch=0),
-    lambda v: v["state"].pop("total"),
-    lambda v: v["state"]["run"].update(parameters=np.zeros(3, "float32")),
-    lambda v: v["state"]["run"].update(moments=()),
-    lambda v: v["state"]["run"]["layout"].update(sizes=[24, 2**31, 3]),
-    lambda v: v["state"]["run"].update(scales=[1.0]),
-    lambda v: v["state"]["method"].update(steps=[1]),
-    lambda v: v["state"]["generator"].update(bit_generator="os.system"),
-    lambda v: v["state"].update(generator=np.random.MT19937(0).state | {"state": {"key": np.zeros(624, "u4"), "pos": 2**30}}),
-    lambda v: v["state"].update(generator=np.random.Philox(0).state | {"buffer_pos": -(2**30)}),
-    lambda v: v["state"].update(seconds=["x"] * 4),
-    lambda v: v["state"]["run"].update(n_updates=10**30),
-    lambda v: v["state"]["method"].update(ranks="junk"),
+    lambda v: put(v["state"], n_steps=10**9),
+    lambda v: put(v["state"], epoch=0),
+    lambda v: put(v["state"], total="x"),
+    lambda v: put(v["state"].run.network, parameters=np.zeros(3, "float32")),
+    lambda v: put(v["state"].run.network, moments=()),
+    lambda v: put(v["state"].run, network=None),
+    lambda v: v["state"].run.network.layout.update(sizes=[24, 2**31, 3]),
+    lambda v: put(v["state"].run, scales=[1.0]),
+    lambda v: put(v["state"].switch, switch_step=-1),
+    lambda v: put(v["state"].switch, guard_step=10**30),
+    lambda v: put(v["state"].switch, ranks="junk"),
+    lambda v: put(v["state"], switch=v["state"].run),
+    lambda v: put(v["state"], events=[v["state"].run]),
+    lambda v: v["state"].generator.update(bit_generator="os.system"),
+    lambda v: put(v["state"], generator=np.random.MT19937(0).state | {"state": {"key": np.zeros(624, "u4"), "pos": 2**30}}),
+    lambda v: put(v["state"], generator=np.random.Philox(0).state | {"buffer_pos": -(2**30)}),
+    lambda v: put(v["state"], seconds="x"),
+    lambda v: put(v["state"].run.network, n_updates=10**30),
+    lambda v: v.update(state=v["factoring"]),
+    lambda v: v.update(factoring=None),
+    lambda v: v.update(factoring="auto"),
+    lambda v: v.update(factoring=v["state"]),
+    lambda v: put(v["factoring"], ranks=(4,)),
+    lambda v: put(v["factoring"], ranks="most"),
+    lambda v: put(v["factoring"], ranks=None),
+    lambda v: put(v["factoring"], learning_rate=(1.0,)),
+    lambda v: put(v["factoring"], guard=sf.Guard(0.1)) or v["data"].update(validation=None),
+    lambda v: put(v["factoring"], guard=1.0),
+    lambda v: put(v["factoring"], svd="none"),
+    lambda v: v["arguments"].update(clip_norm=-1.0),
+    lambda v: v["arguments"].pop("l2"),
     lambda v: v["arguments"].update(n_threads=10**30),
     lambda v: v["data"].pop("training"),
     lambda v: v["network"].update(dtype="O"),
-    lambda v: v["state"]["optimizer"].update(name="Evil"),
+    lambda v: v["state"].optimizer.update(name="Evil"),
     lambda v: v["arguments"].update(evil=1),
     lambda v: v["arguments"].update(epochs="many"),
     lambda v: v.clear(),
@@ -467,7 +492,7 @@ def test_a_small_file_takes_little_memory(whole):
 
     def change(values):
         values["network"]["sizes"] = [24, 30000, 30000, 3]
-        values["state"]["run"]["layout"]["sizes"] = [24, 30000, 30000, 3]
+        values["state"].run.network.layout["sizes"] = [24, 30000, 30000, 3]
 
     rewritten(whole, change)
     with pytest.raises(ValueError, match="not a checkpoint of a training"):
@@ -480,7 +505,7 @@ def test_arrays_of_objects_and_texts_that_are_no_values_are_refused(whole):
     for text in ('{"array": ["O", [1]]}', '{"array": ["(9,)f8", [1]]}', '{"array": ["f8", [-1]]}', '{"system": ["ls"]}', "{}", "[" * 99999):
         whole.unlink()
         part = len(text).to_bytes(8, "little") + text.encode()
-        start = b"svdfast checkpoint 1\n" + part
+        start = b"svdfast checkpoint 2\n" + part
         whole.write_bytes(start + __import__("hashlib").sha256(start).digest())
         with pytest.raises(ValueError, match="not a checkpoint"):
             checkpoint.read(whole)
@@ -615,7 +640,7 @@ def test_what_killed_processes_have_left_is_removed(tmp_path, whole):
 def test_the_form_of_the_file(whole):
     """As checkpoint.py describes it."""
     content = whole.read_bytes()
-    start = len(b"svdfast checkpoint 1\n")
+    start = len(b"svdfast checkpoint 2\n")
     length = int.from_bytes(content[start : start + 8], "little")
     values = json.loads(content[start + 8 : start + 8 + length])
     assert next(iter(values)) == "dict"

@@ -264,9 +264,8 @@ def test_the_numbers_are_those_of_train(folder, capsys):
     for ranks in (None, [None, 2]):
         net = first.copy()
         sf.train(
-            net, X, y, epochs=2, batch_size=7, rank_fraction=None, ranks=ranks, n_threads=1,
-            optimizer=sf.GradientDescent(0.01, momentum=0.9), pretrain_fraction=0.5, seed=3,
-            recompose=False,
+            net, X, y, epochs=2, batch_size=7, factoring=sf.Factoring(ranks, pretrain_fraction=0.5, recompose=False), n_threads=1,
+            optimizer=sf.GradientDescent(0.01, momentum=0.9), seed=3,
         )  # fmt: skip
         losses.append(f"{net.evaluate(X_test, y_test).loss:.4g}")
     assert cells(out, "test loss")[:2] == losses

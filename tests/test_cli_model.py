@@ -114,7 +114,7 @@ def test_classes(name, folder, call):
     if name.endswith(".safetensors"):
         pytest.importorskip("safetensors", reason=REASON)
     net, X = network(), samples()
-    net.save(name)
+    sf.save(net, name)
     np.savez("data.npz", X=X)
     out, err = call("predict", name, "data.npz")
     assert err == ""
@@ -128,7 +128,7 @@ def test_numbers_are_whole(n_out, dtype, folder, call):
     """Every digit that tells a number from the next one."""
     net, X = network(5, 16, n_out, output="identity", dtype=dtype), samples()
     net.layers[-1].W[...] *= 1e-7
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     np.savez("data.npz", X=X)
     out, _ = call("predict", "net.npz", "data.npz")
     np.testing.assert_array_equal(numbers(out).astype(dtype), net.predict(X))
@@ -137,7 +137,7 @@ def test_numbers_are_whole(n_out, dtype, folder, call):
 @pytest.mark.parametrize("n_out", [1, 3])
 def test_sigmoids(n_out, folder, call):
     net, X = network(5, 16, n_out, output="sigmoid"), samples()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     np.savez("data.npz", X=X)
     expected = net.predict(X)
     out, _ = call("predict", "net.npz", "data.npz")
@@ -149,11 +149,11 @@ def test_sigmoids(n_out, folder, call):
 
 def test_probabilities(folder, call, complaint):
     net, X = network(), samples()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     np.savez("data.npz", X=X)
     out, _ = call("predict", "net.npz", "data.npz", "--probabilities")
     np.testing.assert_array_equal(numbers(out).astype("float32"), net.predict(X))
-    network(5, 3, output="tanh").save("net.npz")
+    sf.save(network(5, 3, output="tanh"), "net.npz")
     message = complaint("predict", "net.npz", "data.npz", "--probabilities", status=2)
     assert message == "--probabilities: this network's output is tanh, which gives none"
 
@@ -161,7 +161,7 @@ def test_probabilities(folder, call, complaint):
 @pytest.mark.parametrize("n", [1, 999, 1000, 1001])
 def test_a_line_for_each_sample(n, folder, call):
     net, X = network(), samples(n)
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     np.savez("data.npz", X=X)
     out, _ = call("predict", "net.npz", "data.npz")
     assert out.count("\n") == n and out.endswith("\n")
@@ -171,7 +171,7 @@ def test_a_line_for_each_sample(n, folder, call):
 def test_a_factored_network(folder, call):
     net, X = network(), samples()
     net.truncate(0.2, force=True)
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     np.savez("data.npz", X=X)
     assert call("predict", "net.npz", "data.npz")[0].split() == [str(c) for c in net.predict(X).argmax(axis=1)]
 
@@ -182,7 +182,7 @@ def test_a_factored_network(folder, call):
 @pytest.mark.parametrize("header", ["", "a,b,c,d,e"])
 def test_csv_with_targets_and_without(header, folder, call):
     net, X = network(), samples()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     expected = [str(c) for c in net.predict(X).argmax(axis=1)]
     write_csv("data.csv", X, header=header)
     assert call("predict", "net.npz", "data.csv") == ("\n".join(expected) + "\n", "")
@@ -196,7 +196,7 @@ def test_csv_with_targets_and_without(header, folder, call):
 
 def test_one_column(folder, call):
     net = network(1, 2, output="identity")
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     Path("data.csv").write_text("1.5\n-2\n")
     out, _ = call("predict", "net.npz", "data.csv")
     np.testing.assert_array_equal(numbers(out).astype("float32"), net.predict([[1.5], [-2]]))
@@ -205,7 +205,7 @@ def test_one_column(folder, call):
 @pytest.mark.parametrize("n_out", [1, 2])
 def test_numbers_are_scored_as_by_the_network(n_out, folder, call):
     net, X = network(5, 16, n_out, output="identity"), samples()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     y = net.predict(X) + samples(40, n_out, seed=3)
     write_csv("data.csv", X, y)
     _, err = call("predict", "net.npz", "data.csv")
@@ -218,7 +218,7 @@ def test_numbers_are_scored_as_by_the_network(n_out, folder, call):
 
 def test_several_sigmoids_are_scored_together(folder, call):
     net, X = network(5, 16, 3, output="sigmoid"), samples()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     y = net.predict(X) > 0.5
     y[:10, 1] ^= True
     y[:5, 2] ^= True
@@ -230,7 +230,7 @@ def test_several_sigmoids_are_scored_together(folder, call):
 @pytest.mark.parametrize("dtype", ["float64", "float16", ">f4", "int8", "bool"])
 def test_npz_of_other_types(dtype, folder, call):
     net = network(output="identity")
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     X = (3 * samples()).astype(dtype)
     np.savez("data.npz", X=X.reshape(40, 5, 1), X_test=np.zeros((2, 9)), y_test="x")
     out, _ = call("predict", "net.npz", "data.npz")
@@ -239,7 +239,7 @@ def test_npz_of_other_types(dtype, folder, call):
 
 def test_pixels_are_scaled(folder, call):
     net = network(output="identity", uint8_scale=0.1)
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     X = np.random.default_rng(0).integers(0, 256, (9, 5), dtype=np.uint8)
     np.savez("data.npz", X=X)
     out, _ = call("predict", "net.npz", "data.npz")
@@ -250,7 +250,7 @@ def test_pixels_are_scaled(folder, call):
 def test_a_named_set_is_its_test_set(folder, call):
     data = datasets.load("xor")
     net = network(2, 8, 1, output="sigmoid")
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     out, err = call("predict", "net.npz", "xor")
     assert len(out.split()) == len(data.test[0])
     assert f"accuracy {100 * net.score(*data.test):.2f} %" in err
@@ -331,7 +331,7 @@ def test_numbers_of_common_size_stay_float32(folder, call):
 
 def test_classes_of_other_numbers_are_not_scored(folder, call):
     net, X = network(), samples()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     for y in (1 + np.arange(40) % 3, np.full(40, 0.5)):
         np.savez("data.npz", X=X, y=y)
         assert call("predict", "net.npz", "data.npz")[1].startswith(
@@ -341,7 +341,7 @@ def test_classes_of_other_numbers_are_not_scored(folder, call):
 
 def test_a_class_that_training_did_not_see_is_a_mistake(folder, call):
     net, X = network(), samples()
-    io.save(net, "net.npz", io.Origin(labels=(4, 5, 6)))
+    io.write(net, "net.npz", io.Origin(labels=(4, 5, 6)))
     y = 4 + net.predict(X).argmax(axis=1)
     y[:10] = 9
     np.savez("data.npz", X=X, y=y)
@@ -354,7 +354,7 @@ def test_a_class_that_training_did_not_see_is_a_mistake(folder, call):
 @pytest.mark.parametrize("kind", ["classes", "probabilities", "number"])
 def test_out(kind, folder, call):
     net = network(5, 16, 1, output="identity") if kind == "number" else network()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     np.savez("data.npz", X=samples(), y=np.arange(40) % 3)
     more = ["--probabilities"] if kind == "probabilities" else []
     shown, told = call("predict", "net.npz", "data.npz", *more)
@@ -386,7 +386,7 @@ def test_an_out_that_could_not_be_written(name, status, message, folder, complai
 
 @pytest.mark.parametrize("name", ["p.csv", "p.npy", "p.npz"])
 def test_a_disk_that_fills_up(name, folder, complaint, monkeypatch):
-    network().save("net.npz")
+    sf.save(network(), "net.npz")
     np.savez("data.npz", X=samples())
 
     def fail(descriptor):
@@ -403,7 +403,7 @@ def test_a_disk_that_fills_up(name, folder, complaint, monkeypatch):
 
 def test_precision_and_threads(folder, call, complaint, monkeypatch):
     net, X = network(output="identity"), samples()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     np.savez("data.npz", X=X)
     seen = []
     original = sf.Network.predict
@@ -413,7 +413,7 @@ def test_precision_and_threads(folder, call, complaint, monkeypatch):
     rounded = net.predict(X, precision="bfloat16")
     np.testing.assert_array_equal(numbers(out).astype("float32"), rounded)
     assert (rounded != net.predict(X)).any()
-    network(dtype="float64").save("net.npz")
+    sf.save(network(dtype="float64"), "net.npz")
     message = complaint("predict", "net.npz", "data.npz", "--precision", "bfloat16", status=2)
     assert message == "--precision: goes with a float32 network, this one is float64"
 
@@ -423,7 +423,7 @@ def test_precision_and_threads(folder, call, complaint, monkeypatch):
 
 def test_nothing_but_predictions_goes_to_standard_output(folder):
     net, X = network(), samples()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     np.savez("data.npz", X=X, y=np.arange(40) % 3)
     done = subprocess.run(
         [*COMMAND, "predict", "net.npz", "data.npz"],
@@ -436,7 +436,7 @@ def test_nothing_but_predictions_goes_to_standard_output(folder):
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 def test_a_reader_that_goes_away(folder):
-    network().save("net.npz")
+    sf.save(network(), "net.npz")
     np.savez("data.npz", X=np.zeros((200_000, 5), "float32"))
     with subprocess.Popen(
         [*COMMAND, "predict", "net.npz", "data.npz"],
@@ -454,7 +454,7 @@ def test_a_reader_that_goes_away(folder):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_output_that_cannot_be_written(folder):
-    network().save("net.npz")
+    sf.save(network(), "net.npz")
     np.savez("data.npz", X=samples())
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -488,7 +488,7 @@ def test_models_that_are_none(argv, name, message, folder, complaint):
     np.savez("data.npz", X=samples())
     Path("text.npz").write_text("1,2\n3,4\n")
     Path("folder.npz").mkdir()
-    network().save("cut.npz")
+    sf.save(network(), "cut.npz")
     Path("cut.npz").write_bytes(Path("cut.npz").read_bytes()[:-50])
     before = sorted(os.listdir())
     argv = [name if argument == "MODEL" else argument for argument in argv]
@@ -499,7 +499,7 @@ def test_models_that_are_none(argv, name, message, folder, complaint):
 @pytest.mark.parametrize("argv", ALL, ids=lambda argv: argv[0])
 def test_without_the_safetensors_package(argv, folder, complaint, monkeypatch):
     pytest.importorskip("safetensors", reason=REASON)
-    network().save("net.safetensors")
+    sf.save(network(), "net.safetensors")
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     argv = ["net.safetensors" if argument == "MODEL" else argument for argument in argv]
@@ -526,13 +526,13 @@ def test_without_the_safetensors_package(argv, folder, complaint, monkeypatch):
     ],
 )
 def test_npz_files_that_do_not_fit(arrays, message, folder, complaint):
-    network().save("net.npz")
+    sf.save(network(), "net.npz")
     np.savez("data.npz", **arrays)
     assert complaint("predict", "net.npz", "data.npz", status=1) == f"data.npz: {message}"
 
 
 def test_targets_of_several_outputs_have_their_shape(folder, complaint):
-    network(5, 2, output="identity").save("net.npz")
+    sf.save(network(5, 2, output="identity"), "net.npz")
     for shape in ((3,), (3, 1), (3, 3), (2, 3)):
         np.savez("data.npz", X=np.zeros((3, 5)), y=np.zeros(shape))
         message = complaint("predict", "net.npz", "data.npz", status=1)
@@ -551,7 +551,7 @@ def test_targets_of_several_outputs_have_their_shape(folder, complaint):
     ],
 )
 def test_csv_files_that_do_not_fit(content, message, folder, complaint):
-    network().save("net.npz")
+    sf.save(network(), "net.npz")
     Path("data.csv").write_text(content)
     for argv in (["predict", "net.npz", "data.csv"], ["compress", "net.npz", "--rank-fraction", "1/4", "--data", "data.csv"]):
         assert complaint(*argv, status=1) == f"data.csv: {message}"
@@ -559,7 +559,7 @@ def test_csv_files_that_do_not_fit(content, message, folder, complaint):
 
 
 def test_data_that_is_not_there(folder, complaint):
-    network().save("net.npz")
+    sf.save(network(), "net.npz")
     assert complaint("predict", "net.npz", "none.csv", status=1) == "none.csv: No such file or directory"
     assert complaint("predict", "net.npz", "data", status=2).startswith("expected one of digits, xor, ")
     assert complaint("predict", "net.npz", "xor", status=1) == "xor: expected 5 features, as the network takes, got 2"
@@ -569,7 +569,7 @@ def test_outputs_that_are_not_finite(folder, complaint):
     """They have no largest one."""
     net = network()
     net.layers[1].b[0] = np.nan
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     np.savez("data.npz", X=samples())
     assert complaint("predict", "net.npz", "data.npz", status=1) == (
         "data.npz: the network's outputs for row 1 of 40 are not finite"
@@ -598,7 +598,7 @@ def test_outputs_that_are_not_finite(folder, complaint):
     ],
 )
 def test_wrong_arguments(argv, message, folder, complaint):
-    network().save("net.npz")
+    sf.save(network(), "net.npz")
     assert complaint(*argv, status=2).startswith(message)
     assert os.listdir() == ["net.npz"]
 
@@ -628,7 +628,7 @@ def rows(out):
 @pytest.mark.parametrize("argv", [["--rank-fraction", "1/8"], ["--ranks", "energy:0.5"], ["--ranks", "budget:1/4"]])
 def test_the_cut_is_the_networks(argv, folder, call):
     net = wide()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     content = Path("net.npz").read_bytes()
     out, err = call("compress", "net.npz", *argv)
     assert err == ""
@@ -643,7 +643,7 @@ def test_the_cut_is_the_networks(argv, folder, call):
 
 def test_the_table_holds_the_counts_and_the_energy(folder, call):
     net = wide()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     table = rows(call("compress", "net.npz", "--rank-fraction", "1/8")[0])
     before = [sf.count_multiplications(net, mode) for mode in ("forward", "step")]
     weights = [layer.weight() for layer in net.layers]
@@ -661,7 +661,7 @@ def test_the_table_holds_the_counts_and_the_energy(folder, call):
 
 def test_layers_that_are_kept_and_layers_that_are_left(folder, call, complaint):
     net = wide()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     call("compress", "net.npz", "--rank-fraction", "1/8", "--keep-dense", "2")
     again = sf.load("net-compressed.npz")
     assert again.layout.ranks == (2, None, None)
@@ -677,7 +677,7 @@ def test_layers_that_are_kept_and_layers_that_are_left(folder, call, complaint):
     message = complaint("compress", "net.npz", "--rank-fraction", "0.1", "--keep-dense", "1,2", "--out", "none.npz", status=1)
     assert message == "net.npz: no layer was cut: --keep-dense leaves all out"
     assert not Path("none.npz").exists()
-    network(5, 3).save("flat.npz")
+    sf.save(network(5, 3), "flat.npz")
     message = complaint("compress", "flat.npz", "--rank-fraction", "0.1", status=1)
     assert message == "flat.npz: the network has no hidden layer, and others are not cut"
 
@@ -685,7 +685,7 @@ def test_layers_that_are_kept_and_layers_that_are_left(folder, call, complaint):
 def test_a_factored_network_is_cut_again(folder, call):
     net = wide()
     net.truncate(0.25)
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     call("compress", "net.npz", "--rank-fraction", "0.1")
     net.truncate(0.1)
     np.testing.assert_array_equal(sf.load("net-compressed.npz").parameters, net.parameters)
@@ -707,7 +707,7 @@ def test_where_it_is_written(model, out, written, folder, call):
     Path("sub").mkdir()
     suffix = ".safetensors" if model.endswith("tensors") else ".npz"
     origin = io.Origin(labels=(3, 2, 1), mean=(0.0,) * 20, deviation=(2.0,) * 20)
-    io.save(wide(), f"first{suffix}", origin)
+    io.write(wide(), f"first{suffix}", origin)
     Path(f"first{suffix}").rename(model)
     for _ in range(2):  # what is there is replaced
         call("compress", model, "--rank-fraction", "1/8", *(["--out", out] if out else []))
@@ -735,7 +735,7 @@ def test_the_features_scales_do_not_matter(known, folder, call):
         net, X = scaled(factor, offset)
         np.savez("data.npz", X=X)
         origin = io.Origin(mean=tuple(offset.tolist()), deviation=tuple(factor.tolist())) if known == "origin" else io.Origin()
-        io.save(net, "net.npz", origin)
+        io.write(net, "net.npz", origin)
         call("compress", "net.npz", "--rank-fraction", "1/8", *(["--data", "data.npz"] if known == "data" else []))
         outputs.append(sf.load("net-compressed.npz").predict(X))
         assert abs(outputs[-1] - net.predict(X)).max() > 0.01  # it is cut
@@ -744,7 +744,7 @@ def test_the_features_scales_do_not_matter(known, folder, call):
 
 def test_data_lets_the_outputs_change_less(folder, call):
     net, X = scaled(2.0 ** np.arange(-10, 10), np.full(20, 3.0))
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     np.savez("data.npz", X=X)
     call("compress", "net.npz", "--rank-fraction", "0.2", "--out", "plain.npz")
     out, _ = call("compress", "net.npz", "--rank-fraction", "0.2", "--data", "data.npz")
@@ -760,7 +760,7 @@ def test_a_first_layer_that_is_not_cut_stays_to_the_last_digit(folder, call):
     net, X = scaled(3.0 ** np.arange(-10, 10), np.full(20, 3.0))
     for rank in (None, 4):
         net.truncate(ranks=[rank, None])
-        net.save("net.npz")
+        sf.save(net, "net.npz")
         np.savez("data.npz", X=X)
         call("compress", "net.npz", "--rank-fraction", "0.2", "--data", "data.npz", "--keep-dense", "1")
         again = sf.load("net-compressed.npz")
@@ -782,7 +782,7 @@ def test_scores_before_and_after(folder, call):
 
 def test_pixels_are_cut_as_in_training(folder, call):
     net = wide()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     X = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
     np.savez("data.npz", X=X)
     call("compress", "net.npz", "--rank-fraction", "1/8", "--data", "data.npz")
@@ -793,7 +793,7 @@ def test_pixels_are_cut_as_in_training(folder, call):
 def test_no_more_rows_than_needed(folder, call, monkeypatch):
     """From all over the data."""
     net = wide()
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     X = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
     np.savez("data.npz", X=X)
     monkeypatch.setattr(cli_model, "_MOST_ROWS", 5)
@@ -804,7 +804,7 @@ def test_no_more_rows_than_needed(folder, call, monkeypatch):
 
 def test_a_named_set_is_cut_by_its_training_samples(folder, call):
     pytest.importorskip("sklearn", reason="digits are scikit-learn's")
-    network(64, 40, 40, 10).save("net.npz")
+    sf.save(network(64, 40, 40, 10), "net.npz")
     out, _ = call("compress", "net.npz", "--rank-fraction", "1/8", "--data", "digits")
     assert "outputs over 360 samples of digits" in out
     data = datasets.load("digits")
@@ -819,14 +819,14 @@ def test_a_named_set_is_cut_by_its_training_samples(folder, call):
 def test_weights_that_cannot_be_cut(value, folder, complaint):
     net = wide()
     net.layers[1].W[0, 0] = value
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     message = complaint("compress", "net.npz", "--rank-fraction", "1/8", status=1)
     assert message.startswith("net.npz: layer 1: expected a finite weight, got NaN or infinity")
     assert os.listdir() == ["net.npz"]
 
 
 def test_a_compressed_file_that_cannot_be_written(folder, complaint, monkeypatch):
-    wide().save("net.npz")
+    sf.save(wide(), "net.npz")
 
     def fail(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -839,7 +839,7 @@ def test_a_compressed_file_that_cannot_be_written(folder, complaint, monkeypatch
 
 
 def test_the_file_is_written_even_if_nobody_reads_the_table(folder):
-    wide().save("net.npz")
+    sf.save(wide(), "net.npz")
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as out:
@@ -868,7 +868,7 @@ def test_a_missing_package_is_told_before_the_work(folder, complaint, monkeypatc
 
 def test_export_calls_the_network(folder, call, monkeypatch):
     net = wide()
-    io.save(net, "net.npz", io.Origin(labels=(7, -1, 3)))
+    io.write(net, "net.npz", io.Origin(labels=(7, -1, 3)))
     seen = []
     monkeypatch.setattr(sf.Network, "export", lambda self, path: seen.append((self, path)), raising=False)
     out, err = call("export", "net.npz", "net.onnx")
@@ -891,7 +891,7 @@ def test_an_export_that_fails(error, message, folder, complaint, monkeypatch):
     def export(net, path):
         raise error
 
-    wide().save("net.npz")
+    sf.save(wide(), "net.npz")
     monkeypatch.setattr(sf.Network, "export", export, raising=False)
     assert complaint("export", "net.npz", "net.onnx", status=1) == f"net.onnx: {message}"
 
@@ -909,7 +909,7 @@ def test_the_exported_file_predicts_the_same(folder, call):
 
     net, X = wide(), samples(7, 20)
     net.truncate(0.125)
-    net.save("net.npz")
+    sf.save(net, "net.npz")
     call("export", "net.npz", "net.onnx")
     model = ReferenceEvaluator(onnx.load("net.onnx"))
     (outputs,) = model.run(None, {model.input_names[0]: X})

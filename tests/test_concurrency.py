@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from flat import flat
 from threadpoolctl import threadpool_limits
 
 import svdfast as sf
@@ -73,7 +74,7 @@ def once(wait):
 
 def in_training(net, optimizer=None):
     return Held(lambda wait: sf.train(
-        net, X, Y, epochs=3, batch_size=16, rank_fraction=0.3, force=True, optimizer=optimizer, callbacks=[once(wait)]
+        net, X, Y, epochs=3, batch_size=16, factoring=sf.Factoring(0.3, force=True), optimizer=optimizer, callbacks=[once(wait)]
     ))  # fmt: skip
 
 
@@ -101,10 +102,10 @@ READS = {
     "copy": lambda net, path: net.copy(),
     "deepcopy": lambda net, path: copy.deepcopy(net),
     "pickle": lambda net, path: pickle.dumps(net),
-    "save": lambda net, path: net.save(path / "net.npz"),
-    "export": lambda net, path: net.export(path / "net.onnx"),
-    "to_torch": lambda net, path: net.to_torch(),
-    "plot_spectrum": lambda net, path: net.plot_spectrum(),
+    "save": lambda net, path: sf.save(net, path / "net.npz"),
+    "export": lambda net, path: sf.onnx.save(net, path / "net.onnx"),
+    "to_torch": lambda net, path: sf.to_torch(net),
+    "plot_spectrum": lambda net, path: sf.plots.spectrum(net),
     "parameters": lambda net, path: net.parameters,
     "state": lambda net, path: net.state,
     "view": lambda net, path: net.layers[-1].W,
@@ -116,14 +117,14 @@ CHANGES = {
     "set_factors": lambda net, path: net.set_factors({0: (np.zeros((12, 1), "f"), np.zeros((1, 8), "f"))}),
     "set_state": lambda net, path: net.set_state(*network().state),
     "train": lambda net, path: sf.train(net, X, Y, epochs=1),
-    "train by name": lambda net, path: sf.train(net=net, X=X, y=Y, epochs=1, rank_fraction=None),
+    "train by name": lambda net, path: sf.train(net=net, X=X, y=Y, epochs=1, factoring=None),
 }
 
 
 @pytest.mark.parametrize("name", READS | CHANGES)
 def test_another_threads_training_has_its_network_for_itself(name, tmp_path):
     alone = network()
-    sf.train(alone, X, Y, epochs=3, batch_size=16, rank_fraction=0.3, force=True)
+    sf.train(alone, X, Y, epochs=3, batch_size=16, factoring=sf.Factoring(0.3, force=True))
     net = network()
     with in_training(net), pytest.raises(RuntimeError, match="network: another thread is training"):
         (READS | CHANGES)[name](net, tmp_path)
@@ -178,7 +179,7 @@ def test_a_copy_made_in_a_callback_is_free():
             np.testing.assert_array_equal(in_thread(lambda made=made: made.predict(X))(), predicted[-1])
         in_thread(lambda: sf.train(copies[-1], X, Y, epochs=1))()
 
-    sf.train(net, X, Y, epochs=2, callbacks=[callback], rank_fraction=None)
+    sf.train(net, X, Y, epochs=2, callbacks=[callback], factoring=None)
     assert len(predicted) == 2
 
 
@@ -267,7 +268,7 @@ def test_an_optimizer_is_of_one_training_at_a_time():
         # The network was not taken, either.
         in_thread(lambda: second.truncate(0.5))()
     alone = network()
-    sf.train(alone, X, Y, epochs=3, batch_size=16, rank_fraction=0.3, force=True)
+    sf.train(alone, X, Y, epochs=3, batch_size=16, factoring=sf.Factoring(0.3, force=True))
     np.testing.assert_array_equal(first.parameters, alone.parameters)
     sf.train(second, X, Y, epochs=1, optimizer=optimizer)
 
@@ -282,7 +283,7 @@ def test_an_optimizer_is_of_one_training_at_a_time_within_a_callback_too():
         sf.train(network(1), X, Y, epochs=1, optimizer=copy.deepcopy(optimizer))
         seen.append(event)
 
-    sf.train(network(), X, Y, epochs=1, optimizer=optimizer, callbacks=[callback], rank_fraction=None)
+    sf.train(network(), X, Y, epochs=1, optimizer=optimizer, callbacks=[callback], factoring=None)
     assert len(seen) == 1
 
 
@@ -343,7 +344,7 @@ def test_searches_in_threads_and_processes_find_the_same(backend, monkeypatch):
 def test_predictions_in_eight_threads_while_another_trains_its_own():
     def trained():
         net = network()
-        sf.train(net, X, Y, epochs=60, batch_size=16, rank_fraction=0.3, force=True, n_threads=2)
+        sf.train(net, X, Y, epochs=60, batch_size=16, factoring=sf.Factoring(0.3, force=True), n_threads=2)
         return net.parameters.tobytes()
 
     alone = trained()
@@ -398,7 +399,7 @@ def cut(dtype, recompose=False, **settings):
 
 def trained(dtype, **settings):
     net = large(dtype)
-    result = sf.train(net, BIG, CLASSES, epochs=3, batch_size=250, n_threads=2, **({"pretrain_fraction": 0.4} | settings))
+    result = sf.train(net, BIG, CLASSES, epochs=3, batch_size=250, n_threads=2, **flat(**{"pretrain_fraction": 0.4} | settings))
     return digest(net.parameters, [row["loss"] for row in result.history])
 
 
@@ -411,8 +412,11 @@ def chosen(dtype):
             found.append((event.info["stable_ranks"], event.info["loss_before"], event.info["losses"]))
             raise sf.StopTraining
 
-    sf.train(large(dtype), np.tile(BIG, (4, 1)), np.tile(CLASSES, 4), epochs=30, batch_size=64, ranks="auto", callbacks=[look], n_threads=1,
-             pretrain_fraction=0.05)  # fmt: skip
+    sf.train(
+        large(dtype), np.tile(BIG, (4, 1)), np.tile(CLASSES, 4), epochs=30, batch_size=64,
+        factoring=sf.Factoring("auto", pretrain_fraction=0.05),
+        callbacks=[look], n_threads=1,
+    )  # fmt: skip
     assert len(found) == 1
     return repr(found)
 
@@ -480,7 +484,7 @@ import hashlib, numpy as np, svdfast as sf
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((500, 300)), rng.integers(0, 10, 500)
 net = sf.Network([300, 400, 300, 10], dtype="float64", seed=0)
-sf.train(net, X, y, epochs=2, batch_size=250, n_threads=2, recompose=False)
+sf.train(net, X, y, epochs=2, batch_size=250, n_threads=2, factoring=sf.Factoring(recompose=False))
 found = [net.parameters, net.predict(X), *sf.truncated_svd(net.layers[0].weight(), 200)]
 print([hashlib.sha256(a).hexdigest() for a in found])
 """
@@ -527,7 +531,7 @@ def bits(net):
 
 def trained(**settings):
     net = network()
-    sf.train(net, X, y, **({"epochs": 2, "batch_size": 256, "pretrain_fraction": 0.5, "n_threads": 2} | settings))
+    sf.train(net, X, y, **({"epochs": 2, "batch_size": 256, "factoring": sf.Factoring(pretrain_fraction=0.5), "n_threads": 2} | settings))
     return bits(net)
 
 def blas():
@@ -619,7 +623,7 @@ def train():
         if stop.is_set():
             raise sf.StopTraining
     with timing.timed():
-        sf.train(other, X, y, epochs=100000, batch_size=64, n_threads=2, rank_fraction=None, callbacks=[callback])
+        sf.train(other, X, y, epochs=100000, batch_size=64, n_threads=2, factoring=None, callbacks=[callback])
 
 def work():
     assert blas() == {{2}}
@@ -678,7 +682,7 @@ def test_a_pool_of_forked_processes():
 import multiprocessing
 def work(seed):
     net = network(seed)
-    sf.train(net, X, y, epochs=1, batch_size=256, pretrain_fraction=0.5, n_threads=2)
+    sf.train(net, X, y, epochs=1, batch_size=256, factoring=sf.Factoring(pretrain_fraction=0.5), n_threads=2)
     return bits(net)
 expected = [work(seed) for seed in range(4)]
 with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -696,7 +700,7 @@ sys._is_gil_enabled = lambda: False
 try:
     import svdfast
 except ImportError as error:
-    print(error, [name for name in sys.modules if name.startswith(("svdfast._", "numpy", "scipy"))])
+    print(error, [name for name in sys.modules if name.startswith(("svdfast._", "numpy", "scipy")) and name != "svdfast._process"])
 sys._is_gil_enabled = lambda: True
 import svdfast
 """)

@@ -79,7 +79,7 @@ def test_torch_computes_the_same_and_comes_back(torch, function, form, dtype):
     )
     if form == "factored":
         net.truncate(ranks=[3, None], force=True)
-    module = net.to_torch()
+    module = sf.to_torch(net)
     close(torch, module, net)
     assert {str(p.dtype) for p in module.parameters()} == {f"torch.{dtype}"}
     assert all(p.requires_grad for p in module.parameters())
@@ -91,20 +91,20 @@ def test_round_trips_keep_factors_where_no_activation_parts_the_layers(torch, ra
     for hidden in itertools.product(["identity", "relu"], repeat=3):
         net = with_biases(sf.Network([4, 6, 3, 5, 2], hidden=hidden, output="identity", seed=0))
         net.truncate(ranks=ranks, force=True)
-        same(sf.from_torch(net.to_torch()), net)
+        same(sf.from_torch(sf.to_torch(net)), net)
 
 
 def test_single_layers_and_extreme_numbers_come_back(torch):
     net = sf.Network([2, 1], output="identity", dtype="float64")
     net.parameters[:] = [np.nextafter(0, 1), -1.7976931348623157e308, -0.0]
-    again = sf.from_torch(net.to_torch())
+    again = sf.from_torch(sf.to_torch(net))
     assert again.parameters.tobytes() == net.parameters.tobytes()
 
 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid"])
 def test_logits(torch, output):
     net = with_biases(sf.Network([5, 8, 3], output=output, seed=0, uint8_scale=0.25))
-    module = net.to_torch(logits=True)
+    module = sf.to_torch(net, logits=True)
     assert type(module[-1]) is torch.nn.Linear
     last = torch.nn.Softmax(dim=1) if output == "softmax" else torch.nn.Sigmoid()
     close(torch, torch.nn.Sequential(module, last), net)
@@ -114,12 +114,12 @@ def test_logits(torch, output):
 @pytest.mark.parametrize("output", ["identity", "tanh"])
 def test_logits_leave_other_outputs(torch, output):
     net = sf.Network([5, 8, 3], output=output, seed=0)
-    close(torch, net.to_torch(logits=True), net)
+    close(torch, sf.to_torch(net, logits=True), net)
 
 
 def test_logits_are_a_choice(torch):
     with pytest.raises(TypeError, match="logits: expected True or False, got str"):
-        sf.Network([5, 3]).to_torch(logits="softmax")
+        sf.to_torch(sf.Network([5, 3]), logits="softmax")
 
 
 def test_nothing_is_shared_and_torchs_generator_is_left_alone(torch):
@@ -127,7 +127,7 @@ def test_nothing_is_shared_and_torchs_generator_is_left_alone(torch):
     net.truncate(ranks=[2], force=True)
     before = net.parameters.copy()
     state = torch.get_rng_state()
-    module = net.to_torch()
+    module = sf.to_torch(net)
     assert torch.equal(torch.get_rng_state(), state)
     again = sf.from_torch(module)
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_what_torch_trains_goes_on_in_svdfast(torch):
     net = with_biases(sf.Network([5, 8, 6, 3], hidden="tanh", dtype="float64", seed=0))
     net.truncate(ranks=[2, None], force=True)
     X, y = samples(net), np.array([0, 1, 2, 2, 1, 0, 1])
-    module = net.to_torch(logits=True)
+    module = sf.to_torch(net, logits=True)
     loss = torch.nn.functional.cross_entropy(module(torch.tensor(X)), torch.tensor(y))
     loss.backward()
     value, gradient = net.loss_and_gradient(X, y)
@@ -479,7 +479,7 @@ def test_factors_of_an_estimators_network_are_trained_on(neural_network):
     net = sf.from_sklearn(mlp)
     net.truncate(rank_fraction=0.25)
     before = net.evaluate(X, y).loss
-    result = sf.train(net, X, y, epochs=20, recompose=False)
+    result = sf.train(net, X, y, epochs=20, factoring=sf.Factoring(recompose=False))
     assert {row["phase"] for row in result.history} == {"factored"}
     assert net.is_factored and net.evaluate(X, y).loss < before
 
@@ -519,7 +519,7 @@ def test_an_activation_that_svdfast_has_not(neural_network):
     "module, extra, call",
     [
         ("torch", "torch", lambda: sf.from_torch(None)),
-        ("torch", "torch", lambda: sf.Network([3, 2]).to_torch()),
+        ("torch", "torch", lambda: sf.to_torch(sf.Network([3, 2]))),
         ("sklearn.neural_network", "sklearn", lambda: sf.from_sklearn(None)),
     ],
 )

@@ -153,15 +153,15 @@ def test_result_is_frozen():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="mode must be 'forward' or 'step', got 'backward'"):
+    with pytest.raises(ValueError, match="mode: expected forward or step, got 'backward'"):
         sf.count_multiplications(chain(XOR, None), "backward")
     with pytest.raises(ValueError, match="at least one layer"):
         sf.count_multiplications(Net([]))
-    with pytest.raises(ValueError, match="rank of layer 1 must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="rank of layer 1: expected an integer ≥ 1, got 0"):
         sf.count_multiplications(Net([Layer(2, 3, None), Layer(3, 2, 0)]))
-    with pytest.raises(TypeError, match=r"n_in of layer 0 must be an integer, got 2\.0"):
+    with pytest.raises(TypeError, match="n_in of layer 0: expected an integer, got float"):
         sf.count_multiplications(Net([Layer(2.0, 3, None)]))
-    with pytest.raises(ValueError, match="n_out must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_out: expected an integer ≥ 1, got 0"):
         sf.break_even_rank(3, 0)
-    with pytest.raises(TypeError, match="n_in must be an integer, got True"):
+    with pytest.raises(TypeError, match="n_in: expected an integer, got bool"):
         sf.break_even_rank(True, 3)

@@ -3,11 +3,11 @@
 
 import numpy as np
 import pytest
+from svdfast.training.decay import decay_product, interval
 
 import svdfast as sf
 from svdfast.model.svd import factorize
 from svdfast.training import decay
-from svdfast.training.decay import decay_product, interval
 
 
 def samples(n=60, n_in=24):
@@ -54,8 +54,8 @@ def test_a_training_with_decay():
     def norm(product_decay, **settings):
         net = sf.Network([24, 32, 32, 3], seed=0)
         result = sf.train(
-            net, *samples(), epochs=10, batch_size=12, optimizer=sf.Adam(3e-3), ranks=[4, 4], product_decay=product_decay,
-            recompose=False, **settings,
+            net, *samples(), epochs=10, batch_size=12, optimizer=sf.Adam(3e-3),
+            factoring=sf.Factoring([4, 4], product_decay=product_decay, recompose=False, **settings),
         )  # fmt: skip
         assert net.is_factored
         return [float(np.linalg.norm(layer.weight())) for layer in net.layers], result
@@ -71,10 +71,11 @@ def test_decay_every_few_steps_is_decay_at_each(monkeypatch):
     """With k times the rate: near to it where rates are small; the last five of a hundred steps have none."""
 
     def trained(every):
-        monkeypatch.setattr("svdfast.training.method.interval", lambda net, batch_size: every)
+        monkeypatch.setattr("svdfast.training.switch.interval", lambda net, batch_size: every)
         net = sf.Network([24, 32, 32, 3], dtype="float64", seed=0)
         net.truncate(ranks=[4, 4])
-        sf.train(net, *samples(), epochs=20, batch_size=12, optimizer=sf.GradientDescent(1e-3), product_decay=1.0, recompose=False)
+        method = sf.Factoring(product_decay=1.0, recompose=False)
+        sf.train(net, *samples(), epochs=20, batch_size=12, optimizer=sf.GradientDescent(1e-3), factoring=method)
         return net.parameters
 
     net = sf.Network([24, 32, 32, 3], dtype="float64", seed=0)
@@ -96,4 +97,4 @@ def test_decay_costs_little():
 def test_bad_decay_is_refused():
     for bad in (-1, np.nan, np.inf, "x"):
         with pytest.raises((ValueError, TypeError), match="product_decay: expected a"):
-            sf.train(sf.Network([24, 3], seed=0), *samples(), product_decay=bad)
+            sf.train(sf.Network([24, 3], seed=0), *samples(), factoring=sf.Factoring(product_decay=bad))

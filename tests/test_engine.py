@@ -10,7 +10,8 @@ import svdfast as sf
 from svdfast import _engine
 from svdfast._engine import Engine
 from svdfast._process.runtime import single_threaded_blas
-from svdfast.model.network import TrainingData
+from svdfast.data.checks import checked_samples
+from svdfast.model.evaluation import spec_of
 
 
 def network(dtype):
@@ -34,7 +35,7 @@ def test_chunks_and_tiles_give_the_same_gradient(n_samples, sum_rows, tile_rows,
     net = network("float64")
     X, y = samples(n_samples)
     expected_value, expected = net.loss_and_gradient(X, y, l2=0.1, n_threads=1)
-    data = TrainingData(net, X, y, None, None)
+    data = checked_samples(X, y, None, spec_of(net))
     engine = Engine(
         net.layout,
         net.parameters,
@@ -63,7 +64,7 @@ def test_chunks_and_threads_give_the_same_update(n_threads, sum_rows, optimizer,
     for threads, chunk in ((1, 1000), (n_threads, sum_rows)):
         net = sf.Network([9, 400, 300, 5], dtype="float64", seed=0)
         net.truncate(ranks=[None, 20])
-        data = TrainingData(net, X, y, None, None)
+        data = checked_samples(X, y, None, spec_of(net))
         engine = Engine(
             net.layout, net.parameters, batch_size=1000, n_threads=threads, sum_rows=chunk, reproducible=reproducible
         )
@@ -87,12 +88,12 @@ def test_moments_do_not_stay_below_the_normal_numbers(dtype, n_samples):
     net = sf.Network([3, 20, 2], dtype=dtype, seed=0)
     X, y = np.zeros((n_samples, 3)), np.arange(n_samples) % 2
     adam = sf.Adam(1e-3)
-    sf.train(net, X, y, epochs=1, rank_fraction=None, optimizer=adam)
+    sf.train(net, X, y, epochs=1, factoring=None, optimizer=adam)
     size = net.layers[0].W.size
     tiny = np.finfo(dtype).smallest_normal
     for moment in adam.moments:
         moment[:size] = tiny / 4
-    sf.train(net, X, y, epochs=1, rank_fraction=None, optimizer=adam)
+    sf.train(net, X, y, epochs=1, factoring=None, optimizer=adam)
     for moment in adam.moments:
         np.testing.assert_array_equal(moment[:size], 0)
     # Outside nothing has changed.
@@ -102,7 +103,7 @@ def test_moments_do_not_stay_below_the_normal_numbers(dtype, n_samples):
 def test_more_rows_than_the_engine_was_made_for_are_refused():
     net = network("float32")
     X, y = samples(20)
-    data = TrainingData(net, X, y, None, None)
+    data = checked_samples(X, y, None, spec_of(net))
     for gradients, rows in ((True, 11), (False, 1)):
         engine = Engine(
             net.layout, net.parameters, batch_size=10, n_threads=2, gradients=gradients

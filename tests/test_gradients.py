@@ -439,10 +439,10 @@ def test_gradient_is_zero_where_all_weights_of_a_batch_are_zero():
     before = net.parameters.copy()
     X = np.random.default_rng(0).standard_normal((4, 3))
     sf.train(
-        net, X, [0, 1, 0, 1], epochs=1, batch_size=2, shuffle=False, rank_fraction=None,
+        net, X, [0, 1, 0, 1], epochs=1, batch_size=2, shuffle=False, factoring=None,
         sample_weight=[0, 0, 1, 0], optimizer=sf.GradientDescent(0.1),
     )  # fmt: skip
     other = sf.Network([3, 4, 2], dtype="float64", seed=0)
     np.testing.assert_array_equal(other.parameters, before)
-    sf.train(other, X[2:3], [0], epochs=1, rank_fraction=None, optimizer=sf.GradientDescent(0.1))
+    sf.train(other, X[2:3], [0], epochs=1, factoring=None, optimizer=sf.GradientDescent(0.1))
     np.testing.assert_allclose(net.parameters, other.parameters, rtol=0, atol=1e-15)

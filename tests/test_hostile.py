@@ -90,7 +90,7 @@ def test_faults_are_seen(scripts, tmp_path):
 def test_faults_of_files_are_seen(scripts, tmp_path):
     mutants = scripts["mutants"]
     path = tmp_path / "net.npz"
-    sf.Network([2, 3], seed=0).save(path)
+    sf.save(sf.Network([2, 3], seed=0), path)
 
     def outcome(reader, expected=None):
         case = mutants.Case(".npz", None, reader, (ValueError,), True, "zip")

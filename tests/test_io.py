@@ -55,7 +55,7 @@ def path(request, tmp_path):
 @pytest.mark.parametrize("as_text", [True, False])
 def test_round_trip(form, dtype, as_text, path):
     net = network(form, dtype)
-    net.save(str(path) if as_text else path)
+    sf.save(net, str(path) if as_text else path)
     again = sf.load(str(path) if as_text else path)
     same(net, again)
     assert again.is_factored == (form == "factored")
@@ -69,7 +69,7 @@ def test_round_trip_of_all_activations(name, path):
     parameter = {"leaky_relu": (0.3,), "elu": (0.7,), "celu": (1.7,)}.get(name, ())
     function = getattr(activations, name)(*parameter)
     net = sf.Network([3, 4, 5, 2], hidden=[function, "tanh"], output=function, uint8_scale=0.3)
-    net.save(path)
+    sf.save(net, path)
     again = sf.load(path)
     assert again.layers[0].activation == function == again.layers[2].activation
     same(net, again)
@@ -78,22 +78,22 @@ def test_round_trip_of_all_activations(name, path):
 def test_round_trip_of_a_single_layer_and_of_extreme_numbers(path):
     net = sf.Network([2, 1], output="identity", dtype="float64")
     net.parameters[:] = [np.nextafter(0, 1), -1.7976931348623157e308, -0.0]
-    net.save(path)
+    sf.save(net, path)
     again = sf.load(path)
     assert again.parameters.tobytes() == net.parameters.tobytes()
 
 
 def test_saving_again_replaces_the_file(path):
-    network().save(path)
+    sf.save(network(), path)
     other = network("factored", "float64")
-    other.save(path)
+    sf.save(other, path)
     same(sf.load(path), other)
     assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
 def test_the_file_has_the_permissions_of_a_new_file(path):
-    network().save(path)
+    sf.save(network(), path)
     other = path.with_name("other")
     other.write_bytes(b"")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)
@@ -102,7 +102,7 @@ def test_the_file_has_the_permissions_of_a_new_file(path):
 def test_the_file_is_plain_numpy(tmp_path):
     """Readable without svdfast, and without pickle."""
     net = network("factored")
-    net.save(tmp_path / "net.npz")
+    sf.save(net, tmp_path / "net.npz")
     with np.load(tmp_path / "net.npz", allow_pickle=False) as archive:
         header = json.loads(str(archive["header"]))
         np.testing.assert_array_equal(archive["parameters"], net.parameters)
@@ -116,7 +116,7 @@ def test_the_file_is_plain_safetensors(dtype, tmp_path):
     """Readable without svdfast, a tensor by its name; and its sizes are in the header."""
     safetensors = pytest.importorskip("safetensors.numpy", reason=REASON)
     net = network("factored", dtype)
-    net.save(tmp_path / "net.safetensors")
+    sf.save(net, tmp_path / "net.safetensors")
     tensors = safetensors.load_file(tmp_path / "net.safetensors")
     first, second, third = net.layers
     expected = {
@@ -135,7 +135,7 @@ def test_the_file_is_plain_safetensors(dtype, tmp_path):
 
 def test_the_format_is_seen_from_the_content(path):
     net = network("factored")
-    net.save(path)
+    sf.save(net, path)
     for name in ("net", "net.bin", "net.safetensors", "net.npz"):
         other = path.with_name(name)
         path.rename(other)
@@ -146,21 +146,21 @@ def test_the_format_is_seen_from_the_content(path):
 def test_what_is_known_of_the_data(path):
     net = sf.Network([2, 3], seed=0)
     origin = io.Origin(labels=(5, -(2**63), 2**63 - 1), mean=(0.1, -1e300), deviation=(5e-324, 3.0))
-    io.save(net, path, origin)
+    io.write(net, path, origin)
     again, kept = io.read(path)
     same(again, net)
     assert kept == origin
-    again.save(path)
+    sf.save(again, path)
     assert io.read(path)[1] == io.Origin()
 
 
 def test_without_the_package(tmp_path, monkeypatch):
     pytest.importorskip("safetensors", reason=REASON)
     path = tmp_path / "net.safetensors"
-    network().save(path)
+    sf.save(network(), path)
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    for call in (lambda: sf.load(path), lambda: network().save(tmp_path / "other.safetensors")):
+    for call in (lambda: sf.load(path), lambda: sf.save(network(), tmp_path / "other.safetensors")):
         with pytest.raises(ImportError, match=r'pip install "svdfast\[safetensors\]"'):
             call()
     assert os.listdir(tmp_path) == ["net.safetensors"]
@@ -174,20 +174,20 @@ def test_without_the_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["net", "net.npy", "net.npz.gz", ".npz", "", ".safetensors", "net.SAFETENSORS"])
 def test_other_names_are_refused(name, tmp_path):
     with pytest.raises(ValueError, match=r"\.npz or \.safetensors"):
-        network().save(tmp_path / name)
+        sf.save(network(), tmp_path / name)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
-        network().save(tmp_path / "nowhere" / "net.npz")
+        sf.save(network(), tmp_path / "nowhere" / "net.npz")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_of_that_name_is_left(tmp_path):
     (tmp_path / "net.npz").mkdir()
     with pytest.raises(OSError, match=r"net\.npz"):
-        network().save(tmp_path / "net.npz")
+        sf.save(network(), tmp_path / "net.npz")
     assert os.listdir(tmp_path) == ["net.npz"]
 
 
@@ -195,7 +195,7 @@ def test_a_folder_of_that_name_is_left(tmp_path):
 @pytest.mark.parametrize("where", ["content", "fsync", "replace"])
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(where, error, path, monkeypatch):
     old = network()
-    old.save(path)
+    sf.save(old, path)
 
     def fail(*args, **kwargs):
         if where == "content" and path.suffix == ".npz":
@@ -209,7 +209,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(where, error, path, 
     else:
         monkeypatch.setattr("safetensors.numpy.save", fail)
     with pytest.raises(type(error)):
-        network("factored", "float64").save(path)
+        sf.save(network("factored", "float64"), path)
     monkeypatch.undo()
     assert os.listdir(path.parent) == [path.name]
     same(sf.load(path), old)
@@ -219,12 +219,12 @@ def test_a_disk_that_takes_no_more(path):
     """An error of the system itself, in the midst of writing."""
     resource = pytest.importorskip("resource", reason="limits of POSIX")
     old = network()
-    old.save(path)
+    sf.save(old, path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(OSError, match=r"too large"):
-            sf.Network([100, 100, 10], seed=0).save(path)
+            sf.save(sf.Network([100, 100, 10], seed=0), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(path.parent) == [path.name]
@@ -246,7 +246,7 @@ def test_no_file(tmp_path):
 
 
 def test_truncated_files(path):
-    network().save(path)
+    sf.save(network(), path)
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
@@ -256,7 +256,7 @@ def test_truncated_files(path):
 def test_files_with_something_after_their_end(path):
     """Zip archives may have a comment; safetensors files may not."""
     net = network()
-    net.save(path)
+    sf.save(net, path)
     path.write_bytes(path.read_bytes() + b"\0")
     if path.suffix == ".npz":
         same(sf.load(path), net)
@@ -267,7 +267,7 @@ def test_files_with_something_after_their_end(path):
 def test_compressed_files_are_refused(tmp_path):
     """They could hold far more than their size."""
     path = tmp_path / "net.npz"
-    network().save(path)
+    sf.save(network(), path)
     with np.load(path) as archive:
         np.savez_compressed(tmp_path / "net", **archive)
     refused(path)
@@ -276,7 +276,7 @@ def test_compressed_files_are_refused(tmp_path):
 def test_damaged_files(path):
     """Any one byte changed: refused, or (a date, say) of no consequence; never another error, nor other numbers."""
     net = network("factored")
-    net.save(path)
+    sf.save(net, path)
     whole = path.read_bytes()
     same(sf.load(path), net)
     n_refused = 0
@@ -354,7 +354,7 @@ class Trap:
 @pytest.mark.parametrize("place", ["header", "parameters"])
 def test_nothing_is_unpickled(place, tmp_path):
     path, trace = tmp_path / "net.npz", tmp_path / "trace"
-    network().save(path)
+    sf.save(network(), path)
     with np.load(path) as archive:
         content = dict(archive)
     trap = np.empty(1, dtype=object)
@@ -443,7 +443,7 @@ HEADERS = [
 
 def forge(path, parameters=None, text=None, drop=None, **changes):
     """A file whose header is changed, or that has other parameters, in the format that its name says, and whole by its checksums."""
-    network().save(path.with_suffix(".npz"))
+    sf.save(network(), path.with_suffix(".npz"))
     with np.load(path.with_suffix(".npz")) as archive:
         header = json.loads(str(archive["header"]))
         kept = archive["parameters"]
@@ -547,7 +547,7 @@ def test_an_array_that_claims_more_than_the_file_holds(tmp_path):
     """4 TB by its own header, in a file that is whole by its checksums."""
     path = tmp_path / "net.npz"
     net = network()
-    net.save(path)
+    sf.save(net, path)
     with np.load(path) as archive:
         header = archive["header"]
     with zipfile.ZipFile(path, "w") as archive:
@@ -652,7 +652,7 @@ def test_metadata_of_something_else(lack, tmp_path):
     """As of any other safetensors file."""
     safetensors = pytest.importorskip("safetensors.numpy", reason=REASON)
     path = tmp_path / "model.safetensors"
-    network().save(path)
+    sf.save(network(), path)
     arrays = safetensors.load_file(path)
     with safetensors.safe_open(path, "numpy") as file:
         metadata = file.metadata()
@@ -667,7 +667,7 @@ def test_metadata_of_something_else(lack, tmp_path):
 def test_a_header_longer_or_shorter_than_it_is(length, tmp_path):
     pytest.importorskip("safetensors", reason=REASON)
     path = tmp_path / "net.safetensors"
-    network().save(path)
+    sf.save(network(), path)
     path.write_bytes(struct.pack("<Q", length) + path.read_bytes()[8:])
     refused(path)
 
@@ -699,7 +699,7 @@ def test_a_large_network_comes_back_whole(path):
     """Of more tensors than one, and more bytes than a buffer holds."""
     net = sf.Network([300, 700, 500, 10], seed=0)
     net.truncate(0.1)
-    net.save(path)
+    sf.save(net, path)
     same(sf.load(path), net)
 
 

@@ -8,8 +8,9 @@ import pytest
 
 import svdfast as sf
 from svdfast import _elementwise
+from svdfast.data.checks import checked_samples
 from svdfast.model import activations, losses
-from svdfast.model.network import TrainingData
+from svdfast.model.evaluation import spec_of
 from svdfast.training import optimizers
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -60,7 +61,7 @@ def test_default_losses(name):
         pytest.skip("the class, not an activation")
     output = getattr(sf.activations, name)()
     expected = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}
-    default = losses.default_for(output)
+    default = losses.resolve(None, output).name
     assert default == expected.get(name, "mean_squared_error")
     assert losses.resolve(default, output).name == default
     for loss, needed in (("cross_entropy", "softmax"), ("binary_cross_entropy", "sigmoid")):
@@ -146,7 +147,7 @@ def results(net, X, y, **settings):
     """All that is computed from samples."""
     trained = net.copy()
     sf.train(
-        trained, X, y, epochs=2, batch_size=8, force=True, pretrain_fraction=0.5, n_threads=1,
+        trained, X, y, epochs=2, batch_size=8, factoring=sf.Factoring(force=True, pretrain_fraction=0.5), n_threads=1,
         validation=(X, y), **settings,
     )  # fmt: skip
     gradient = net.loss_and_gradient(X, y, n_threads=1)[1]
@@ -211,7 +212,7 @@ def test_large_contiguous_samples_are_not_copied():
         y = np.zeros(4000, int)
         for settings in (dict(shuffle=True), dict(shuffle=False)):
             tracemalloc.start()
-            sf.train(net, X, y, epochs=1, batch_size=100, rank_fraction=None, n_threads=1,
+            sf.train(net, X, y, epochs=1, batch_size=100, factoring=None, n_threads=1,
                      optimizer=sf.GradientDescent(1e-9), **settings)  # fmt: skip
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
@@ -449,7 +450,7 @@ def test_what_is_not_aligned_is_copied(dtype):
     labels = rng.integers(0, 2, 50).astype(np.int32)
     net = sf.Network([3, 2], seed=0, dtype=dtype)
     for y, loss in ((labels, "cross_entropy"), (values, "cross_entropy")):
-        given = TrainingData(net, shifted(X), shifted(y), loss, shifted(weights))
+        given = checked_samples(shifted(X), shifted(y), shifted(weights), spec_of(net, loss))
         assert all(array.flags.aligned for array in given.arrays)
         for array, plain in zip(given.arrays, (X, y, weights), strict=True):
             np.testing.assert_array_equal(array, plain)

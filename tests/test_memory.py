@@ -95,7 +95,7 @@ def train(growth, form, n_threads, optimizer=sf.Adam, **settings):
     gc.collect()
     sf.train(
         net, X, y, epochs=1, batch_size=batch_size, optimizer=optimizer(growth),
-        rank_fraction=None, n_threads=n_threads, recompose=False, **settings,
+        factoring=sf.Factoring(pretrain_fraction=1, recompose=False), n_threads=n_threads, **settings,
     )  # fmt: skip
 
 
@@ -197,7 +197,7 @@ def test_engines_give_their_memory_back():
         for _ in range(times):
             net.predict(X)
             net.loss_and_gradient(X, y)
-            sf.train(net, X, y, epochs=2, force=True)
+            sf.train(net, X, y, epochs=2, factoring=sf.Factoring(force=True))
         gc.collect()
         return library.mallinfo2().uordblks
 

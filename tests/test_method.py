@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What happens between steps: the schedule of the four steps, the guard, the choice by measuring, and what is told of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-import svdfast.network
+from flat import flat
 
 import svdfast as sf
-from svdfast.model.network import TrainingData
+import svdfast.model.network
+from svdfast.data.checks import checked_samples
+from svdfast.model.evaluation import spec_of
 from svdfast.model.svd import leading_directions
 from svdfast.training import auto
-from svdfast.training.method import Run
+from svdfast.training.run import Run
 
 
 def samples(n=60, n_in=24, seed=0):
@@ -24,7 +28,7 @@ def network(width=32, **settings):
 
 def train(net, **settings):
     given = {"epochs": 10, "batch_size": 12, "optimizer": sf.Adam(3e-3), "ranks": [4, 4]}
-    return sf.train(net, *samples(), **{**given, **settings})
+    return sf.train(net, *samples(), **flat(**{**given, **settings}))
 
 
 def kinds(result):
@@ -71,13 +75,12 @@ def test_shares_that_leave_no_factored_step(phi):
         ({"recompose_fraction": "x"}, "recompose_fraction: expected a number"),
         ({"pretrain_fraction": 0.6, "recompose_fraction": 0.5}, "at most 1 together"),
         ({"moments": "keep"}, "moments: expected carry or restart"),
-        ({"factor_learning_rate": 0}, "factor_learning_rate: expected a finite number > 0"),
-        ({"factor_learning_rate": "fast"}, "factor_learning_rate: expected a number"),
-        ({"factor_learning_rate": [1.0, 0.0, 1.0]}, r"factor_learning_rate\[1\]: expected a finite number > 0"),
-        ({"factor_learning_rate": [1.0, 1.0]}, "factor_learning_rate: expected 3 numbers, one for each layer, got 2"),
-        ({"guard_tolerance": 0.1}, "guard_tolerance: expected validation data"),
-        ({"guard_action": "wait"}, "guard_action: expected raise or delay or undo"),
-        ({"guard_tolerance": -1, "validation": samples()}, "guard_tolerance: expected a finite number"),
+        ({"learning_rate": 0}, "learning_rate: expected a finite number > 0"),
+        ({"learning_rate": "fast"}, "learning_rate: expected a number"),
+        ({"learning_rate": [1.0, 0.0, 1.0]}, r"learning_rate\[1\]: expected a finite number > 0"),
+        ({"learning_rate": [1.0, 1.0]}, "learning_rate: expected 3 numbers, one for each layer, got 2"),
+        ({"guard": sf.Guard(0.1)}, "guard: expected validation data"),
+        ({"guard": 0.1}, "guard: expected a Guard, got float"),
         ({"ranks": [4, 99]}, r"ranks\[1\]: expected an integer from 1 to 32"),
         ({"ranks": "most"}, "ranks: expected"),
     ],
@@ -91,7 +94,7 @@ def test_bad_settings_are_refused_before_anything_changes(settings, message):
 
 
 def test_the_guard_keeps_what_recovers():
-    result = train(network(), ranks=[8, 8], pretrain_fraction=0.2, validation=samples(seed=1), guard_tolerance=1e9)
+    result = train(network(), ranks=[8, 8], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(1e9))
     assert kinds(result)[:2] == [("switch", 10), ("guard", 11)]
     guard = result.events[1].info
     assert guard["action"] == "kept"
@@ -108,7 +111,7 @@ def test_the_guard_raises_the_rank_and_then_undoes_the_cut():
             seen.append((event.info["action"], event.network.parameters.copy()))
 
     result = train(
-        net, ranks=[2, 2], pretrain_fraction=0.5, validation=samples(seed=1), guard_tolerance=0.0,
+        net, ranks=[2, 2], pretrain_fraction=0.5, validation=samples(seed=1), guard=sf.Guard(0.0),
         optimizer=optimizer, callbacks=[look, Worse()],
     )  # fmt: skip
     actions = [event.info["action"] for event in result.events if event.kind == "guard"]
@@ -117,7 +120,7 @@ def test_the_guard_raises_the_rank_and_then_undoes_the_cut():
     assert ranks[:2] == [[2, 2], [4, 4]]
     # Back at the switch each time.
     before = network()
-    sf.train(before, *samples(), epochs=5, batch_size=12, optimizer=sf.Adam(3e-3), rank_fraction=None)
+    sf.train(before, *samples(), epochs=5, batch_size=12, optimizer=sf.Adam(3e-3), factoring=None)
     for _, parameters in seen:
         np.testing.assert_array_equal(parameters, before.parameters)
     assert result.phases[-1]["phase"] == "dense"
@@ -127,7 +130,7 @@ def test_the_guard_raises_the_rank_and_then_undoes_the_cut():
 def test_the_guard_delays_the_cut():
     """Each time by another share φ of dense steps, until no steps are left for factors."""
     result = train(
-        network(), ranks=[2, 2], pretrain_fraction=0.2, validation=samples(seed=1), guard_tolerance=0.0, guard_action="delay",
+        network(), ranks=[2, 2], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(0.0, "delay"),
         callbacks=[Worse()],
     )  # fmt: skip
     assert kinds(result) == [
@@ -148,7 +151,7 @@ def test_a_delayed_cut_that_recovers_is_kept():
             event.network.parameters[:] *= 30
 
     result = train(
-        network(), ranks=[8, 8], pretrain_fraction=0.2, validation=samples(seed=1), guard_tolerance=1.0, guard_action="delay",
+        network(), ranks=[8, 8], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(1.0, "delay"),
         callbacks=[spoil],
     )  # fmt: skip
     assert [event.info["action"] for event in result.events if event.kind == "guard"] == ["delayed", "kept"], result.explain()
@@ -158,7 +161,7 @@ def test_a_delayed_cut_that_recovers_is_kept():
 
 def test_the_guard_undoes_the_cut_where_it_is_told_to():
     result = train(
-        network(), ranks=[2, 2], pretrain_fraction=0.2, validation=samples(seed=1), guard_tolerance=0.0, guard_action="undo",
+        network(), ranks=[2, 2], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(0.0, "undo"),
         callbacks=[Worse()],
     )  # fmt: skip
     assert kinds(result) == [("switch", 10), ("guard", 11)]
@@ -167,7 +170,7 @@ def test_the_guard_undoes_the_cut_where_it_is_told_to():
 
 def test_no_guard_where_nothing_was_cut():
     """Ranks above break-even: the network stays as it is, and there is nothing to go back to."""
-    result = train(network(), ranks=[19, 19], pretrain_fraction=0.2, validation=samples(seed=1), guard_tolerance=0.0, force=False)
+    result = train(network(), ranks=[19, 19], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(0.0), force=False)
     assert kinds(result) == [("switch", 10)]
     assert result.phases[-1]["phase"] == "dense"
 
@@ -183,7 +186,7 @@ class Worse:
 def test_auto_on_a_small_net_stays_dense_and_says_so():
     data = sf.datasets.load("xor")
     net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
-    result = sf.train(net, *data.train, epochs=800, optimizer=sf.Adam(0.01), ranks="auto")
+    result = sf.train(net, *data.train, epochs=800, optimizer=sf.Adam(0.01), factoring="auto")
     assert [event.kind for event in result.events] == ["ranks"]
     assert result.events[0].info["ranks"] is None
     assert "; dense, as " in result.explain() and "dense throughout" in result.explain()
@@ -257,7 +260,7 @@ def test_auto_switches_when_stable_ranks_level_off(times, losses):
 
 def test_the_stable_rank():
     net = network(width=64)
-    run = Run(net, TrainingData(net, *samples(), None, None), sf.Adam(), 1, 12, 0.0, 0.0)
+    run = Run(net, checked_samples(*samples(), None, spec_of(net)), sf.Adam(), 1, 12, 0.0, 0.0)
     run.rebuild()
     watch = auto.Auto(100, 50, 100)
     for step in range(30):
@@ -288,7 +291,7 @@ def test_auto_decomposes_once(times, losses, monkeypatch, activation_aware):
         return leading_directions(W, rank, gram, method)
 
     monkeypatch.setattr(auto, "leading_directions", counted)
-    monkeypatch.setattr(svdfast.network, "leading_directions", counted)
+    monkeypatch.setattr(svdfast.model.network, "leading_directions", counted)
 
     def halve(event):
         if event.kind == "ranks":
@@ -298,7 +301,7 @@ def test_auto_decomposes_once(times, losses, monkeypatch, activation_aware):
         calls.clear()
         result = train(
             network(width=64), ranks="auto", pretrain_fraction=0.2, callbacks=callbacks, activation_aware=activation_aware,
-            svd_method="randomized",
+            svd="randomized",
         )  # fmt: skip
         return result.events[1].info["truncations"][0].singular_values, len(calls)
 
@@ -313,7 +316,7 @@ def test_the_sample_is_from_all_over_the_data():
     """Also where it is sorted and is not shuffled."""
     net = network()
     X, y = samples(n=5000)
-    run = Run(net, TrainingData(net, X, np.sort(y), None, None), sf.Adam(), 1, 12, 0.0, 0.0)
+    run = Run(net, checked_samples(X, np.sort(y), None, spec_of(net)), sf.Adam(), 1, 12, 0.0, 0.0)
     run.rebuild()
     rows = run.sample_rows()
     assert len(rows) == len(set(rows)) == 2048
@@ -329,18 +332,20 @@ def test_the_sample_is_from_all_over_the_data():
 def test_a_training_in_two_parts_is_that_in_one():
     """Moments, factors and their learning rates go on from call to call."""
     X, y = samples()
-    settings = {"batch_size": 60, "shuffle": False, "recompose": False, "pretrain_fraction": 0.2}
+    settings = {"batch_size": 60, "shuffle": False}
+    method = sf.Factoring([4, 4], recompose=False, pretrain_fraction=0.2)
     whole, parts = network(), network()
-    sf.train(whole, X, y, epochs=20, ranks=[4, 4], optimizer=sf.Adam(3e-3), **settings)
+    sf.train(whole, X, y, epochs=20, factoring=method, optimizer=sf.Adam(3e-3), **settings)
     optimizer = sf.Adam(3e-3)
-    first = sf.train(parts, X, y, epochs=10, ranks=[4, 4], optimizer=optimizer, **(settings | {"pretrain_fraction": 0.4}))
+    half = dataclasses.replace(method, pretrain_fraction=0.4)
+    first = sf.train(parts, X, y, epochs=10, factoring=half, optimizer=optimizer, **settings)
     (switch,) = first.events
     scales = switch.info["learning_rate_scales"]
     plain = parts.copy()
-    sf.train(parts, X, y, epochs=10, optimizer=optimizer, factor_learning_rate=scales, **settings)
+    sf.train(parts, X, y, epochs=10, optimizer=optimizer, factoring=dataclasses.replace(method, learning_rate=scales), **settings)
     np.testing.assert_array_equal(parts.parameters, whole.parameters)
     assert scales[0] > 1.5 and scales[2] == 1
-    sf.train(plain, X, y, epochs=10, optimizer=sf.Adam(3e-3), **settings)
+    sf.train(plain, X, y, epochs=10, factoring=method, optimizer=sf.Adam(3e-3), **settings)
     assert np.abs(plain.parameters - whole.parameters).max() > 1e-3
 
 
@@ -352,8 +357,8 @@ def test_whole_sample_weights_are_repeated_samples_over_the_whole_training():
     def trained(X, y, **arguments):
         net = network(dtype="float64")
         sf.train(
-            net, X, y, epochs=20, batch_size=200, l2=0.1, rank_fraction=0.2, force=True, pretrain_fraction=0.3,
-            recompose=False, **arguments,
+            net, X, y, epochs=20, batch_size=200, l2=0.1,
+            factoring=sf.Factoring(0.2, force=True, pretrain_fraction=0.3, recompose=False), **arguments,
         )  # fmt: skip
         assert net.is_factored
         return net.predict(X)
@@ -375,12 +380,12 @@ def test_auto_disturbs_nothing(times, monkeypatch):
 
     train(network(width=64), ranks="auto", pretrain_fraction=0.2, callbacks=[look], optimizer=sf.Adam(0.1))
     dense = network(width=64)
-    sf.train(dense, *samples(), epochs=2, batch_size=12, optimizer=sf.Adam(0.1), rank_fraction=None)
+    sf.train(dense, *samples(), epochs=2, batch_size=12, optimizer=sf.Adam(0.1), factoring=None)
     np.testing.assert_array_equal(seen[0], dense.parameters)
 
 
 def test_seconds_are_those_of_steps_and_events():
-    result = train(network(), pretrain_fraction=0.2, recompose_fraction=0.3, validation=samples(seed=1), guard_tolerance=1e9)
+    result = train(network(), pretrain_fraction=0.2, recompose_fraction=0.3, validation=samples(seed=1), guard=sf.Guard(1e9))
     steps = sum(p["seconds"] for p in result.phases)
     events = sum(event.info["seconds"] for event in result.events)
     assert result.seconds == pytest.approx(steps + events, rel=1e-9)
@@ -392,7 +397,7 @@ def test_the_switch_where_nothing_is_said(ranks, step):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((40, 24), dtype=np.float32)
     net = sf.Network([24, 32, 32, 3], seed=0)
-    events = sf.train(net, X, X[:, :3].argmax(axis=1), epochs=10, batch_size=10, ranks=ranks).events
+    events = sf.train(net, X, X[:, :3].argmax(axis=1), epochs=10, batch_size=10, factoring=sf.Factoring(ranks)).events
     assert next(event.step for event in events if event.kind in ("switch", "ranks")) <= step
     if ranks != "auto":
         assert events[0].step == step

@@ -6,9 +6,10 @@ import pytest
 
 import svdfast as sf
 from svdfast import _engine
-from svdfast.model.network import TrainingData
-from svdfast.training.method import Run
+from svdfast.data.checks import checked_samples
+from svdfast.model.evaluation import spec_of
 from svdfast.training.moments import carry, project, recompose, relative_scale
+from svdfast.training.run import Run
 
 
 def networks(rank=3, dtype="float64"):
@@ -118,13 +119,13 @@ def test_the_learning_rates_of_factors(optimizer, factor, expected):
     X, y = data()
     net = sf.Network([7, 5, 6, 3], dtype="float64", seed=0)
     result = sf.train(
-        net, X, y, epochs=4, optimizer=optimizer(1e-3), ranks=[2, None], force=True, pretrain_fraction=0.5,
-        factor_learning_rate=factor, activation_aware=False, recompose=False,
+        net, X, y, epochs=4, optimizer=optimizer(1e-3),
+        factoring=sf.Factoring([2, None], force=True, pretrain_fraction=0.5, learning_rate=factor, activation_aware=False, recompose=False),
     )  # fmt: skip
     scales = next(e for e in result.events if e.kind == "switch").info["learning_rate_scales"]
     if expected is None:
         cut = sf.Network([7, 5, 6, 3], dtype="float64", seed=0)
-        sf.train(cut, X, y, epochs=2, optimizer=optimizer(1e-3), rank_fraction=None)
+        sf.train(cut, X, y, epochs=2, optimizer=optimizer(1e-3), factoring=None)
         cut.truncate(ranks=[2, None], force=True)
         expected = relative_scale(cut.layers[0].W1, cut.layers[0].W2)
     assert scales == (pytest.approx(expected), 1.0, 1.0)
@@ -143,7 +144,7 @@ def test_a_scale_is_of_a_layers_weights_alone(batch_size, sum_rows, monkeypatch)
     spec = net.layout.layers[1]
     gradient[spec.W1 : spec.W2 + spec.rank * spec.n_in] *= 3
     expected -= 0.1 * gradient
-    run = Run(net, TrainingData(net, X, y, None, None), sf.GradientDescent(0.1), 2, batch_size, 0.0, 0.0)
+    run = Run(net, checked_samples(X, y, None, spec_of(net)), sf.GradientDescent(0.1), 2, batch_size, 0.0, 0.0)
     run.scales = [1.0, 3.0, 1.0]
     run.rebuild()
     run.step(0, batch_size, 0.1)
@@ -178,6 +179,6 @@ def test_a_dense_tail_goes_on_from_where_the_factors_were(seed):
     pytest.importorskip("sklearn")
     X, y = sf.datasets.load("digits").train
     net = sf.Network([64, 512, 256, 10], seed=seed)
-    result = sf.train(net, X, y, epochs=20, ranks=[8, 32], pretrain_fraction=0.06, recompose_fraction=0.1, seed=seed)
+    result = sf.train(net, X, y, epochs=20, factoring=sf.Factoring([8, 32], pretrain_fraction=0.06, recompose_fraction=0.1), seed=seed)
     losses = [row["loss"] for row in result.history]
     assert max(losses[18:]) < 1.1 * losses[17]

@@ -705,7 +705,7 @@ def test_copies_are_equal_and_independent(copied, form):
     X = np.random.default_rng(0).integers(0, 9, (7, 30), dtype=np.uint8)
     np.testing.assert_array_equal(other.predict(X), net.predict(X))
     before = net.predict(X)
-    sf.train(other, X, np.zeros(7, int), epochs=2, recompose=False)
+    sf.train(other, X, np.zeros(7, int), epochs=2, factoring=sf.Factoring(recompose=False))
     other.recompose()
     np.testing.assert_array_equal(net.predict(X), before)
     assert net.is_factored == (form == "factored")

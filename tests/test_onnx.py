@@ -37,7 +37,7 @@ def run(onnx, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not there")
 
     def run(net, *batches):
-        net.export(tmp_path / "net.onnx")
+        sf.onnx.save(net, tmp_path / "net.onnx")
         session = onnxruntime.InferenceSession(
             tmp_path / "net.onnx", providers=["CPUExecutionProvider"]
         )
@@ -140,7 +140,7 @@ def test_more_than_a_model_holds(onnx, tmp_path):
     net = sf.Network([1, 1])
     net.set_state(layout, np.zeros(layout.size, "float32"))
     with pytest.raises(ValueError, match=r"net: expected at most 2 GB, .* got 2,147,"):
-        net.export(tmp_path / "net.onnx")
+        sf.onnx.save(net, tmp_path / "net.onnx")
     assert os.listdir(tmp_path) == []
 
 
@@ -150,15 +150,15 @@ def test_more_than_a_model_holds(onnx, tmp_path):
 @pytest.mark.parametrize("name", ["net", "net.npz", "net.onnx.gz", ".onnx", ""])
 def test_other_names_are_refused(name, tmp_path):
     with pytest.raises(ValueError, match=r"path: expected a name that ends in \.onnx"):
-        sf.Network([4, 3]).export(tmp_path / name)
+        sf.onnx.save(sf.Network([4, 3]), tmp_path / name)
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("as_text", [True, False])
 def test_exporting_again_replaces_the_file(onnx, as_text, tmp_path):
     path = tmp_path / "net.onnx"
-    sf.Network([4, 3]).export(path)
-    sf.Network([5, 3]).export(str(path) if as_text else path)
+    sf.onnx.save(sf.Network([4, 3]), path)
+    sf.onnx.save(sf.Network([5, 3]), str(path) if as_text else path)
     (given,) = onnx.load(path).graph.input
     assert given.type.tensor_type.shape.dim[1].dim_value == 5
     assert os.listdir(tmp_path) == ["net.onnx"]
@@ -166,7 +166,7 @@ def test_exporting_again_replaces_the_file(onnx, as_text, tmp_path):
 
 def test_a_failed_export_leaves_the_old_file_and_nothing_else(onnx, tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
-    sf.Network([4, 3]).export(path)
+    sf.onnx.save(sf.Network([4, 3]), path)
     old = path.read_bytes()
 
     def fail(*_):
@@ -174,7 +174,7 @@ def test_a_failed_export_leaves_the_old_file_and_nothing_else(onnx, tmp_path, mo
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        sf.Network([5, 3]).export(path)
+        sf.onnx.save(sf.Network([5, 3]), path)
     assert os.listdir(tmp_path) == ["net.onnx"]
     assert path.read_bytes() == old
 
@@ -182,7 +182,7 @@ def test_a_failed_export_leaves_the_old_file_and_nothing_else(onnx, tmp_path, mo
 def test_an_absent_onnx_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r'pip install "svdfast\[onnx\]"'):
-        sf.Network([4, 3]).export(tmp_path / "net.onnx")
+        sf.onnx.save(sf.Network([4, 3]), tmp_path / "net.onnx")
     assert os.listdir(tmp_path) == []
 
 

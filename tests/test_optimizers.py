@@ -77,8 +77,8 @@ def test_each_step_against_plain_numpy(rule, form, l1, l2, n_threads, reference,
     recorder = Recorder(net, rates)
     start = net.parameters.copy()
     result = sf.train(
-        net, X, y, epochs=4, batch_size=128, optimizer=make(recorder), rank_fraction=None,
-        recompose=False, l1=l1, l2=l2, sample_weight=weight, seed=11, n_threads=n_threads,
+        net, X, y, epochs=4, batch_size=128, optimizer=make(recorder),
+        factoring=sf.Factoring(pretrain_fraction=1, recompose=False), l1=l1, l2=l2, sample_weight=weight, seed=11, n_threads=n_threads,
     )  # fmt: skip
     states = [*recorder.seen[1:], net.parameters]
     assert result.n_steps == len(states) == 12
@@ -114,9 +114,9 @@ def test_each_step_with_the_switch_against_plain_numpy(rule, reference, make_dat
             factored.append(event.network.copy())
 
     sf.train(
-        net, X, y, epochs=4, batch_size=16, optimizer=make(recorder), ranks=[7, 6], seed=3,
-        pretrain_fraction=0.4, force=True, callbacks=[keep], moments="restart", factor_learning_rate=1.0,
-        activation_aware=False,
+        net, X, y, epochs=4, batch_size=16, optimizer=make(recorder),
+        factoring=sf.Factoring([7, 6], pretrain_fraction=0.4, force=True, moments="restart", learning_rate=1.0, activation_aware=False),
+        seed=3, callbacks=[keep],
     )  # fmt: skip
     (at_switch,) = factored
     update = reference.Updates(**settings)
@@ -174,8 +174,8 @@ def test_against_torch_optim(rule, form, reference, make_data):
         **({"weight_decay": 0} | options),
     )
     sf.train(
-        net, X, y, epochs=10, batch_size=20, optimizer=make(rate), rank_fraction=None,
-        recompose=False, shuffle=False, l2=0 if rule == "adamw" else l2,
+        net, X, y, epochs=10, batch_size=20, optimizer=make(rate),
+        factoring=sf.Factoring(pretrain_fraction=1, recompose=False), shuffle=False, l2=0 if rule == "adamw" else l2,
     )  # fmt: skip
     for rows in reference.batches(60, 20, 10, shuffle=False):
         w = np.concatenate([p.detach().numpy() for p in parts])
@@ -195,7 +195,7 @@ def test_float32_follows_float64(rule, make_data):
         X, y = make_data(net, "cross_entropy", 100)
         sf.train(
             net, X, y, epochs=3, batch_size=32, optimizer=RULES[rule][0](0.01), l1=0.1, l2=0.1,
-            rank_fraction=None,
+            factoring=None,
         )  # fmt: skip
         assert net.dtype == dtype
         trained.append(net.parameters)
@@ -208,7 +208,7 @@ def test_moments_are_kept_as_they_are():
     X, y = np.array([[1.0, 2.0, 3.0]]), [1]
     optimizer = sf.Adam(1e-3)
     _, g = net.loss_and_gradient(X, y)
-    sf.train(net, X, y, epochs=1, optimizer=optimizer, rank_fraction=None)
+    sf.train(net, X, y, epochs=1, optimizer=optimizer, factoring=None)
     np.testing.assert_allclose(optimizer.moments[0], 0.1 * g, rtol=1e-12)
     np.testing.assert_allclose(optimizer.moments[1], 0.001 * g**2, rtol=1e-12)
     assert optimizer.n_updates == 1
@@ -230,8 +230,8 @@ def test_two_trainings_are_one_long_one(rule, form, make_data):
         optimizer = make(0.01)
         for n in epochs:
             sf.train(
-                net, X, y, epochs=n, batch_size=32, optimizer=optimizer, rank_fraction=None,
-                recompose=False, shuffle=False,
+                net, X, y, epochs=n, batch_size=32, optimizer=optimizer,
+                factoring=sf.Factoring(pretrain_fraction=1, recompose=False), shuffle=False,
             )  # fmt: skip
         assert optimizer.n_updates == 24
         trained.append(net.parameters)
@@ -241,7 +241,7 @@ def test_two_trainings_are_one_long_one(rule, form, make_data):
 def test_the_state_starts_anew_for_another_layout(make_data):
     net = sf.Network(SIZES, **SETTINGS)
     X, y = make_data(net, "cross_entropy", 64)
-    settings = dict(epochs=1, batch_size=32, rank_fraction=None, recompose=False)
+    settings = dict(epochs=1, batch_size=32, factoring=sf.Factoring(pretrain_fraction=1, recompose=False))
     optimizer = sf.Adam(0.01)
     sf.train(net, X, y, optimizer=optimizer, **settings)
     assert optimizer.n_updates == 2
@@ -263,7 +263,7 @@ def test_the_state_starts_anew_for_another_layout(make_data):
 def test_reset_forgets(make_data):
     net = sf.Network(SIZES, **SETTINGS)
     X, y = make_data(net, "cross_entropy", 64)
-    settings = dict(epochs=2, batch_size=32, rank_fraction=None)
+    settings = dict(epochs=2, batch_size=32, factoring=None)
     optimizer = sf.Adam(0.01)
     sf.train(net, X, y, optimizer=optimizer, **settings)
     other = net.copy()
@@ -283,7 +283,7 @@ def test_copies_carry_the_state(rule, copied, make_data):
     optimizer = RULES[rule][0](0.01)
     net = sf.Network(SIZES, **SETTINGS)
     X, y = make_data(net, "cross_entropy", 64)
-    settings = dict(epochs=2, batch_size=32, rank_fraction=None)
+    settings = dict(epochs=2, batch_size=32, factoring=None)
     sf.train(net, X, y, optimizer=optimizer, **settings)
     other_net, other = net.copy(), copied(optimizer)
     sf.train(net, X, y, optimizer=optimizer, **settings)
@@ -335,7 +335,7 @@ def test_moments_that_do_not_fit(make_data):
     net = sf.Network([4, 6, 3], seed=0)
     X, y = make_data(net, "cross_entropy", 8)
     optimizer = sf.Adam()
-    options = {"epochs": 1, "optimizer": optimizer, "rank_fraction": None}
+    options = {"epochs": 1, "optimizer": optimizer, "factoring": None}
     sf.train(net, X, y, **options)
     good, before = optimizer.moments, net.parameters.copy()
     for wrong in ((), good[:1], (good[0], good[1][:-1]), (good[0], good[1].astype("f8")), (good[0], good[1][::-1])):

@@ -4,9 +4,11 @@
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
+from flat import flat
 
 import svdfast as sf
 
@@ -24,7 +26,7 @@ def trained(sizes=SIZES, **settings):
     X, y = samples()
     return sf.train(
         sf.Network(sizes, dtype="float64", seed=0), X, y,
-        **{"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)} | settings,
+        **flat(**{"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)} | settings),
     )  # fmt: skip
 
 
@@ -48,7 +50,7 @@ def drawn(figure):
 
 def test_curves_over_epochs_are_the_historys():
     result = trained()
-    loss, accuracy = drawn(result.plot("epochs")).axes
+    loss, accuracy = drawn(sf.plots.training(result, "epochs")).axes
     rows = result.history
     np.testing.assert_array_equal(line(loss, "training").get_xdata(), [1, 2, 3, 4, 5])
     np.testing.assert_array_equal(line(loss, "training").get_ydata(), [row["loss"] for row in rows[:-1]])
@@ -60,7 +62,7 @@ def test_curves_over_epochs_are_the_historys():
 def test_the_switch_within_an_epoch_is_marked_there():
     """After 6 of 20 steps, 4 to an epoch."""
     result = trained()
-    for axes in result.plot("epochs").axes:
+    for axes in sf.plots.training(result, "epochs").axes:
         assert set(line(axes, "switch to ranks 3, 4").get_xdata()) == {1.5}
         assert set(line(axes, "recomposition").get_xdata()) == {5}
         assert spans(axes) == [(0, 1.5, "dense"), (1.5, 5, "factored")]
@@ -69,7 +71,7 @@ def test_the_switch_within_an_epoch_is_marked_there():
 def test_seconds_are_those_of_training():
     """To the end of the last event all of `seconds`, each event as long as it says, and rows where their steps end."""
     result = trained()
-    loss = result.plot().axes[0]
+    loss = sf.plots.training(result).axes[0]
     (_, dense_end, _), (factored_start, factored_end, _) = spans(loss)
     switch, recomposition = result.events
     assert set(line(loss, "switch to ranks 3, 4").get_xdata()) == {dense_end}
@@ -84,44 +86,44 @@ def test_seconds_are_those_of_training():
 
 
 def test_guard_and_a_dense_end_are_marked():
-    result = trained(epochs=50, ranks=[1, 1], recompose_fraction=0.2, guard_tolerance=0.0, activation_aware=False)
+    result = trained(epochs=50, ranks=[1, 1], recompose_fraction=0.2, guard=sf.Guard(0.0), activation_aware=False)
     assert [e.kind for e in result.events[:3]] == ["switch", "guard", "switch"] and result.events[1].info["action"] == "raised"
-    axes = drawn(result.plot("epochs")).axes[0]
+    axes = drawn(sf.plots.training(result, "epochs")).axes[0]
     marked = [one.get_xdata()[0] for one in axes.lines if one.get_label() == "guard: raised"]
     assert marked[0] == result.events[1].step / 4
     assert spans(axes)[-1] == (40, 50, "recomposed")
-    seconds = [x for span in spans(result.plot().axes[0]) for x in span[:2]]
+    seconds = [x for span in spans(sf.plots.training(result).axes[0]) for x in span[:2]]
     assert seconds == sorted(seconds)
 
 
 def test_without_classes_or_validation_there_is_one_panel():
     X, y = samples()
     net = sf.Network([6, 8, 1], output="identity", seed=0)
-    with_validation = sf.train(net, X, y, epochs=2, validation=(X, y)).plot()
+    with_validation = sf.plots.training(sf.train(net, X, y, epochs=2, validation=(X, y)))
     (axes,) = drawn(with_validation).axes
     assert line(axes, "validation")
-    (axes,) = drawn(trained(validation=None).plot()).axes
+    (axes,) = drawn(sf.plots.training(trained(validation=None))).axes
     assert not any(one.get_label() == "validation" for one in axes.lines)
 
 
 @pytest.mark.parametrize("against", ["seconds", "epochs"])
 def test_one_epoch(against):
-    loss, _ = drawn(trained(epochs=1, recompose=False).plot(against)).axes
+    loss, _ = drawn(sf.plots.training(trained(epochs=1, recompose=False), against)).axes
     assert len(line(loss, "training").get_xdata()) == 1
     assert line(loss, "training").get_marker() == "o"  # without which it would not be seen
 
 
 def test_a_dense_training():
-    for axes in drawn(trained(ranks=None, rank_fraction=None).plot("epochs")).axes:
+    for axes in drawn(sf.plots.training(trained(factoring=None), "epochs")).axes:
         assert spans(axes) == [(0, 5, "dense")]
-    for axes in drawn(trained([6, 3], ranks=[]).plot("epochs")).axes:
+    for axes in drawn(sf.plots.training(trained([6, 3], ranks=[]), "epochs")).axes:
         assert {name for _, _, name in spans(axes)} == {"dense"}
 
 
 def test_a_factored_network_trained_on():
     net = trained(recompose=False).network
     result = sf.train(net, *samples(), epochs=2)
-    (axes,) = drawn(result.plot("epochs")).axes
+    (axes,) = drawn(sf.plots.training(result, "epochs")).axes
     assert spans(axes) == [(0, 2, "factored")]
 
 
@@ -130,18 +132,18 @@ def test_a_training_that_was_stopped_within_an_epoch():
         if event.kind == "switch":
             raise sf.StopTraining
 
-    loss, _ = drawn(trained(callbacks=[stop], recompose=False).plot("epochs")).axes
+    loss, _ = drawn(sf.plots.training(trained(callbacks=[stop], recompose=False), "epochs")).axes
     np.testing.assert_array_equal(line(loss, "training").get_xdata(), [1])
     assert spans(loss) == [(0, 1.5, "dense")]
     with pytest.raises(ValueError, match=r"history: expected at least one finished epoch"):
-        trained(callbacks=[stop], epochs=1).plot()
+        sf.plots.training(trained(callbacks=[stop], epochs=1))
 
 
 def test_losses_that_overflow_in_validation_are_drawn():
     """A validation that is infinite leaves a gap, no warning."""
     result = trained()
     result.history[1]["val_loss"] = np.inf
-    drawn(result.plot())
+    drawn(sf.plots.training(result))
 
 
 # ---- spectra
@@ -149,7 +151,7 @@ def test_losses_that_overflow_in_validation_are_drawn():
 
 def test_spectra_are_the_weights():
     net = sf.Network(SIZES, dtype="float64", seed=0)
-    figure = drawn(net.plot_spectrum(ranks=[4, None]))
+    figure = drawn(sf.plots.spectrum(net, ranks=[4, None]))
     for index, layer in enumerate(net.layers[:-1]):
         axes, energy = figure.axes[index], figure.axes[2 + index]
         s = np.linalg.svd(layer.W, compute_uv=False)
@@ -167,7 +169,7 @@ def test_spectra_are_the_weights():
 def test_a_factored_layer_has_its_products_spectrum_and_its_rank(dtype):
     net = sf.Network(SIZES, dtype=dtype, seed=0)
     net.truncate(ranks=[3, None], force=True)
-    axes = drawn(net.plot_spectrum()).axes[0]
+    axes = drawn(sf.plots.spectrum(net)).axes[0]
     s = np.linalg.svd(net.layers[0].weight().astype("float64"), compute_uv=False)[:3]
     np.testing.assert_allclose(line(axes, "singular value").get_ydata(), s, rtol=1e-6)
     assert set(line(axes, "rank").get_xdata()) == {3}
@@ -178,7 +180,7 @@ def test_a_factored_layer_has_its_products_spectrum_and_its_rank(dtype):
 )
 def test_ranks_are_those_of_truncate(asked):
     net = sf.Network(SIZES, seed=0)
-    figure = net.plot_spectrum(**asked)
+    figure = sf.plots.spectrum(net, **asked)
     for axes, truncation in zip(figure.axes, net.truncate(**asked, force=True), strict=False):
         assert set(line(axes, "rank").get_xdata()) == {truncation.rank}
 
@@ -189,7 +191,7 @@ def test_odd_layers_have_panels():
     net.layers[1].W[:] = 0
     net.layers[2].W[:] *= 1e200
     net.layers[3].W[:] *= 1e-200
-    figure = drawn(net.plot_spectrum(rank_fraction=0.5))
+    figure = drawn(sf.plots.spectrum(net, rank_fraction=0.5))
     assert len(figure.axes) == 8
     for energy in figure.axes[4:]:
         assert line(energy, "energy of the first i").get_ydata()[-1] == pytest.approx(1)
@@ -197,7 +199,7 @@ def test_odd_layers_have_panels():
 
 def test_spectra_that_are_not_there():
     with pytest.raises(ValueError, match="no hidden layer"):
-        sf.Network([3, 2]).plot_spectrum()
+        sf.plots.spectrum(sf.Network([3, 2]))
     for value in (np.nan, np.inf):
         for factored in (False, True):
             net = sf.Network(SIZES, seed=0)
@@ -206,7 +208,7 @@ def test_spectra_that_are_not_there():
             net.parameters[net.layout.layers[1].W1 + 1] = value
             for asked in ({}, {"rank_fraction": 0.5}, {"ranks": "energy:0.5"}):
                 with pytest.raises(ValueError, match="layer 1: expected finite weights"):
-                    net.plot_spectrum(**asked)
+                    sf.plots.spectrum(net, **asked)
 
 
 # ---- both
@@ -215,13 +217,13 @@ def test_spectra_that_are_not_there():
 @pytest.mark.parametrize(
     "call, error, match",
     [
-        (lambda: trained().plot("steps"), ValueError, "against: expected seconds or epochs, got 'steps'"),
-        (lambda: trained().plot(figure=3), TypeError, "figure: expected a matplotlib Figure or SubFigure, got int"),
-        (lambda: sf.Network(SIZES).plot_spectrum(figure=[]), TypeError, "figure: expected"),
-        (lambda: sf.Network(SIZES).plot_spectrum(0.5, ranks=[1, 1]), ValueError, "rank_fraction, ranks"),
-        (lambda: sf.Network(SIZES).plot_spectrum(1.5), ValueError, "rank_fraction"),
-        (lambda: sf.Network(SIZES).plot_spectrum(ranks=[1]), ValueError, "ranks: expected 2"),
-        (lambda: sf.Network(SIZES).plot_spectrum(ranks="auto"), ValueError, "ranks: expected"),
+        (lambda: sf.plots.training(trained(), "steps"), ValueError, "against: expected seconds or epochs, got 'steps'"),
+        (lambda: sf.plots.training(trained(), figure=3), TypeError, "figure: expected a matplotlib Figure or SubFigure, got int"),
+        (lambda: sf.plots.spectrum(sf.Network(SIZES), figure=[]), TypeError, "figure: expected"),
+        (lambda: sf.plots.spectrum(sf.Network(SIZES), 0.5, ranks=[1, 1]), ValueError, "rank_fraction, ranks"),
+        (lambda: sf.plots.spectrum(sf.Network(SIZES), 1.5), ValueError, "rank_fraction"),
+        (lambda: sf.plots.spectrum(sf.Network(SIZES), ranks=[1]), ValueError, "ranks: expected 2"),
+        (lambda: sf.plots.spectrum(sf.Network(SIZES), ranks="auto"), ValueError, "ranks: expected"),
     ],
 )
 def test_refused(call, error, match):
@@ -235,7 +237,7 @@ def test_a_figure_that_is_given(layout):
     from matplotlib.figure import Figure
 
     result = trained()
-    for draw in (result.plot, result.network.plot_spectrum):
+    for draw in (partial(sf.plots.training, result), partial(sf.plots.spectrum, result.network)):
         figure = Figure(layout=layout)
         engine = figure.get_layout_engine()
         assert draw(figure=figure) is figure
@@ -246,13 +248,13 @@ def test_a_figure_that_is_given(layout):
     if layout == "constrained":
         figure = Figure(layout=layout)
         left, right = figure.subfigures(1, 2)
-        assert result.plot(figure=left) is left and result.network.plot_spectrum(figure=right) is right
+        assert sf.plots.training(result, figure=left) is left and sf.plots.spectrum(result.network, figure=right) is right
         drawn(figure)
 
 
 def test_a_notebook_gets_a_picture():
     """Also of a figure that was pickled."""
-    figure = trained().plot()
+    figure = sf.plots.training(trained())
     for one in (figure, pickle.loads(pickle.dumps(figure))):
         assert one._repr_png_().startswith(b"\x89PNG")
 
@@ -267,8 +269,8 @@ def settings():  # but for the one that loads pyplot when it is looked at
 before = settings()
 data = sf.datasets.load("xor")
 net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
-sf.train(net, *data.train, epochs=2).plot()
-net.plot_spectrum()
+sf.plots.training(sf.train(net, *data.train, epochs=2))
+sf.plots.spectrum(net)
 assert settings() == before
 assert "matplotlib.pyplot" not in sys.modules
 """
@@ -281,6 +283,6 @@ def test_without_matplotlib(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for draw in (trained().plot, sf.Network(SIZES).plot_spectrum):
+    for draw in (partial(sf.plots.training, trained()), partial(sf.plots.spectrum, sf.Network(SIZES))):
         with pytest.raises(ImportError, match=r"svdfast\[plot\]"):
             draw()

@@ -70,7 +70,7 @@ def test_unknown_rules_are_refused(ranks):
     with pytest.raises(ValueError, match="ranks: expected"):
         net.truncate(ranks=ranks)
     with pytest.raises(ValueError, match="ranks: expected"):
-        sf.train(net, np.zeros((4, 6)), [0, 1, 0, 1], ranks=ranks)
+        sf.train(net, np.zeros((4, 6)), [0, 1, 0, 1], factoring=sf.Factoring(ranks))
     np.testing.assert_array_equal(net.parameters, before)
 
 

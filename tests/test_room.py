@@ -9,7 +9,8 @@ import pytest
 
 import svdfast as sf
 from svdfast._process import checks
-from svdfast.model.network import TrainingData
+from svdfast.data.checks import checked_samples
+from svdfast.model.evaluation import spec_of
 
 
 @pytest.fixture
@@ -88,11 +89,11 @@ def test_copies_of_data(little):
     n = 2**40
     zeros = {kind: np.broadcast_to(np.zeros((), kind), (n,)) for kind in ("float16", "int64")}
     refused("X", 4 * n, net.predict, zeros["float16"][:, np.newaxis])
-    refused("X", 4 * n, TrainingData, net, zeros["float16"][:, np.newaxis], zeros["int64"], None, None)
+    refused("X", 4 * n, checked_samples, zeros["float16"][:, np.newaxis], zeros["int64"], None, spec_of(net))
     few = np.zeros((30_000, 1), np.float32)
-    refused("y", 120_000, TrainingData, net, few, np.broadcast_to(np.int64(0), 30_000), None, None)
+    refused("y", 120_000, checked_samples, few, np.broadcast_to(np.int64(0), 30_000), None, spec_of(net))
     y = np.zeros(30_000, np.int32)
-    refused("sample_weight", 120_000, TrainingData, net, few, y, None, np.broadcast_to(1.0, 30_000))
+    refused("sample_weight", 120_000, checked_samples, few, y, np.broadcast_to(1.0, 30_000), spec_of(net))
 
 
 class Rows:
@@ -118,6 +119,6 @@ def test_a_file(little, tmp_path):
         if suffix == "safetensors":
             pytest.importorskip("safetensors")
         path = tmp_path / f"net.{suffix}"
-        net.save(path)
+        sf.save(net, path)
         little(80_000)
         refused("path", path.stat().st_size, sf.load, path)

@@ -300,7 +300,7 @@ CALLS = {
     "score": lambda: network().score(X, Y),
     "loss_and_gradient": lambda: network().loss_and_gradient(X, Y),
     "train": lambda: sf.train(network(), X, Y, epochs=2, batch_size=32, validation=(X, Y)),
-    "train_dense": lambda: sf.train(network(), X, Y, epochs=1, rank_fraction=None),
+    "train_dense": lambda: sf.train(network(), X, Y, epochs=1, factoring=None),
 }
 
 
@@ -313,7 +313,7 @@ def test_blas_has_its_threads_back_after(three_threads, name):
 def test_blas_has_one_thread_within_a_training(three_threads):
     seen = []
     result = sf.train(
-        network(), X, Y, epochs=4, batch_size=32, force=True, pretrain_fraction=0.5,
+        network(), X, Y, epochs=4, batch_size=32, factoring=sf.Factoring(force=True, pretrain_fraction=0.5),
         callbacks=[lambda event: seen.append((event.kind, set(blas_threads().values())))],
     )  # fmt: skip
     assert [kind for kind, _ in seen].count("epoch") == 4
@@ -351,7 +351,7 @@ def test_blas_has_its_threads_back_after_a_callback_that_raises(three_threads, k
             raise error
 
     def training():
-        sf.train(network(), X, Y, epochs=2, force=True, callbacks=[callback])
+        sf.train(network(), X, Y, epochs=2, factoring=sf.Factoring(force=True), callbacks=[callback])
 
     if error is sf.StopTraining:
         training()
@@ -422,11 +422,11 @@ def test_blas_has_its_threads_back_after_the_last_of_two_at_once(three_threads):
         assert finish.wait(60)
 
     result = in_thread(
-        lambda: sf.train(network(), X, Y, epochs=1, rank_fraction=None, callbacks=[callback])
+        lambda: sf.train(network(), X, Y, epochs=1, factoring=None, callbacks=[callback])
     )
     try:
         assert started.wait(60)
-        sf.train(network(), X, Y, epochs=2, force=True)
+        sf.train(network(), X, Y, epochs=2, factoring=sf.Factoring(force=True))
         network().predict(X)
         assert set(blas_threads().values()) == {1}
     finally:
@@ -445,12 +445,12 @@ def test_blas_has_its_threads_back_when_another_thread_is_the_last(three_threads
 
     def start_another(event):
         waiting.append(in_thread(
-            lambda: sf.train(network(), X, Y, epochs=1, rank_fraction=None, callbacks=[wait])
+            lambda: sf.train(network(), X, Y, epochs=1, factoring=None, callbacks=[wait])
         ))  # fmt: skip
         assert started.wait(60)
 
     try:
-        sf.train(network(), X, Y, epochs=1, rank_fraction=None, callbacks=[start_another])
+        sf.train(network(), X, Y, epochs=1, factoring=None, callbacks=[start_another])
         assert set(blas_threads().values()) == {1}
     finally:
         finish.set()

@@ -92,7 +92,7 @@ def test_training_asks_for_the_rate_of_each_step():
     net = sf.Network([3, 12, 2], seed=0)
     X = np.random.default_rng(0).standard_normal((10, 3))
     result = sf.train(
-        net, X, np.arange(10) % 2, epochs=3, batch_size=4, optimizer=sf.Adam(rate), force=True
+        net, X, np.arange(10) % 2, epochs=3, batch_size=4, optimizer=sf.Adam(rate), factoring=sf.Factoring(force=True)
     )
     assert asked == [(s, 9) for s in range(9)]  # 3 batches an epoch, the last of 2 rows
     rates = [row["learning_rate"] for row in result.history if row["phase"] != "recomposed"]
@@ -109,7 +109,7 @@ def test_a_rate_of_zero_changes_nothing():
     for optimizer in optimizers:
         net = sf.Network([3, 4, 2], seed=0)
         before = net.parameters.copy()
-        sf.train(net, X, np.arange(10) % 2, epochs=2, rank_fraction=None, optimizer=optimizer)
+        sf.train(net, X, np.arange(10) % 2, epochs=2, factoring=None, optimizer=optimizer)
         np.testing.assert_array_equal(net.parameters, before)
 
 

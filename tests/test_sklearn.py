@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse
-import svdfast.sources
+import svdfast.data.sources
 
 import svdfast as sf
 
@@ -294,7 +294,7 @@ def test_sparse_samples_are_their_dense_rows(kind, monkeypatch):
     assert sparse.validation_scores_ == dense.validation_scores_
     np.testing.assert_array_equal(sparse.predict_proba(kind(X_test)), dense.predict_proba(X_test))
     # More of them than a pool holds are never dense as a whole.
-    monkeypatch.setattr(sf.sources, "POOL_BYTES", 64 * 1024)
+    monkeypatch.setattr("svdfast.data.rows.POOL_BYTES", 64 * 1024)
     blocks = []
     read = svdfast.sklearn._DenseRows.__getitem__
     monkeypatch.setattr(
@@ -606,8 +606,8 @@ def test_it_is_quiet_unless_verbose(capsys):
         ({"beta_1": 1.0}, ValueError, "beta1: expected"),
         ({"hidden_layer_sizes": (3, 0)}, ValueError, "hidden_layer_sizes: expected"),
         ({"hidden_layer_sizes": (3, 1.5)}, TypeError, "hidden_layer_sizes: expected an integer"),
-        ({"rank_fraction": 0.0}, ValueError, "rank_fraction must be"),
-        ({"rank_fraction": 2}, ValueError, "rank_fraction must be"),
+        ({"rank_fraction": 0.0}, ValueError, "rank_fraction: expected a number above 0"),
+        ({"rank_fraction": 2}, ValueError, "rank_fraction: expected a number above 0"),
         ({"rank": 0}, ValueError, "rank: expected"),
         ({"rank": 2.5}, TypeError, "rank: expected an integer"),
         ({"rank": [1, 2, 3]}, ValueError, "ranks: expected"),

@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from flat import flat
 
 import svdfast as sf
-from svdfast.data import sources
-from svdfast.data.sources import is_row_source
-from svdfast.model.network import resolve_loss
+from svdfast.data import rows
+from svdfast.data.batches import BatchSource
+from svdfast.data.rows import is_row_source
+from svdfast.model.evaluation import spec_of
 from svdfast.training import auto, method
 
 SIZES = [6, 16, 14, 3]
@@ -55,9 +57,9 @@ class Rows:
 def small_pool(monkeypatch):
     """A pool of four blocks of five rows: sets how many bytes a row has."""
 
-    def shrink(row_bytes=ROW, blocks=4, rows=5):
-        monkeypatch.setattr(sources, "POOL_BLOCKS", blocks)
-        monkeypatch.setattr(sources, "POOL_BYTES", blocks * rows * row_bytes)
+    def shrink(row_bytes=ROW, blocks=4, rows_of_each=5):
+        monkeypatch.setattr(rows, "POOL_BLOCKS", blocks)
+        monkeypatch.setattr(rows, "POOL_BYTES", blocks * rows_of_each * row_bytes)
 
     shrink()
     return shrink
@@ -66,7 +68,7 @@ def small_pool(monkeypatch):
 def trained(X, y, dtype="float64", net=None, **settings):
     net = network(dtype) if net is None else net
     settings = {"epochs": 3, "pretrain_fraction": 0.4, "force": True, "n_threads": 2} | settings
-    result = sf.train(net, X, y, **settings)
+    result = sf.train(net, X, y, **flat(**settings))
     return net.parameters, [row["loss"] for row in result.history[:-1]], result
 
 
@@ -93,7 +95,7 @@ def test_in_order_a_row_source_is_the_array(small_pool, dtype, kind, batch_size)
 @pytest.mark.parametrize("targets", ["classes", "shares", "values", "one value"])
 def test_any_part_may_be_a_row_source(small_pool, monkeypatch, targets, which):
     X, y = samples()
-    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+    monkeypatch.setattr("svdfast.data.open.read_if_small", lambda name, part, direct: part)
     net = network(output="softmax" if targets in ("classes", "shares") else "identity",
                   sizes=[6, 9, 1 if targets == "one value" else 3])  # fmt: skip
     if targets == "shares":
@@ -101,7 +103,7 @@ def test_any_part_may_be_a_row_source(small_pool, monkeypatch, targets, which):
     elif targets != "classes":
         y = X[:, :3] ** 2 if targets == "values" else X[:, 0] ** 2
     weight = np.arange(N) % 4 / 2  # some are 0
-    settings = dict(epochs=2, batch_size=8, shuffle=False, rank_fraction=None)
+    settings = dict(epochs=2, batch_size=8, shuffle=False, factoring=None)
     other = net.copy()
     sf.train(other, X, y, sample_weight=weight, **settings)
     given = {"X": X, "y": y, "weight": weight}
@@ -134,7 +136,7 @@ def test_blocks_are_read_once_an_epoch_and_no_more_at_a_time(small_pool, shuffle
 
 def test_blocks_are_whole_chunks_or_whole_batches(small_pool):
     X, y = samples()
-    small_pool(rows=10)
+    small_pool(rows_of_each=10)
     for chunks, batch_size, height in [((3, 6), 4, 9), (None, 4, 8), ((50, 6), 4, 8), (((3, 3),), 11, 10), ((0,), 4, 8)]:
         source = Rows(X, chunks)
         trained(source, y, batch_size=batch_size, epochs=1)
@@ -154,7 +156,7 @@ def seen_order(X_of, n, epochs, batch_size=1, **settings):
         return 0.5
 
     X = X_of(np.zeros((n, 1)))
-    sf.train(net, X, y, epochs=epochs, batch_size=batch_size, rank_fraction=None, optimizer=sf.GradientDescent(rate), **settings)
+    sf.train(net, X, y, epochs=epochs, batch_size=batch_size, factoring=None, optimizer=sf.GradientDescent(rate), **settings)
     seen.append(net.layers[0].b[0])
     return np.array(seen[1:]).reshape(epochs, -1)
 
@@ -175,15 +177,15 @@ def test_a_pool_has_no_more_room_than_there_are_samples(small_pool):
     X, y = samples()
     for batch_size in (N, 1000, 60, 3):
         net = network()
-        reader = sources.Reader(net, Rows(X), y, resolve_loss(net, None), None)
-        source = sources.RowSource(reader, batch_size, True, np.random.default_rng(0))
+        reader = rows.Reader(Rows(X), y, None, spec_of(net))
+        source = rows.RowSource(reader, batch_size, True, np.random.default_rng(0))
         assert source._pool.n_samples <= min(N, 4 * source.block_rows + batch_size)
         trained(Rows(X), y, batch_size=batch_size)
 
 
 def test_how_well_rows_are_shuffled(small_pool):
     """Within a pool uniformly: a block's rows lie all over it. Pools are of blocks from anywhere."""
-    small_pool(row_bytes=16, rows=10)
+    small_pool(row_bytes=16, rows_of_each=10)
     orders = seen_order(Rows, 400, 30, seed=0).astype(int) - 1
     block = orders // 10
     for order in block.reshape(-1, 40):
@@ -213,10 +215,12 @@ def test_what_is_small_is_read_once_and_is_an_array(monkeypatch):
 def test_the_switch_takes_its_sample_from_the_pool(small_pool):
     """At the first step, without shuffling: the first four blocks of eight rows."""
     X, y = samples()
-    small_pool(rows=8)
+    small_pool(rows_of_each=8)
     net, other = network(), network()
-    sf.train(net, Rows(X), y, epochs=1, batch_size=8, shuffle=False, pretrain_fraction=0, ranks=[4, 3], force=True,
-             optimizer=sf.Adam(0.0), recompose=False)  # fmt: skip
+    factoring = sf.Factoring([4, 3], pretrain_fraction=0, force=True, recompose=False)
+    sf.train(
+        net, Rows(X), y, epochs=1, batch_size=8, shuffle=False, factoring=factoring, optimizer=sf.Adam(0.0)
+    )  # fmt: skip
     other.truncate(ranks=[4, 3], force=True, inputs=X[:32])
     np.testing.assert_allclose(net.parameters, other.parameters, atol=1e-12)
 
@@ -233,8 +237,10 @@ def test_ranks_auto_and_the_guard(small_pool, monkeypatch, shuffle):
         for batch_size in (8, 64):  # the last pool has less than a batch
             net = network(sizes=[64, 64, 64, 3])
             result = sf.train(
-                net, rows_of(X), y, ranks="auto", epochs=4, batch_size=batch_size, pretrain_fraction=0.5, shuffle=shuffle,
-                validation=(rows_of(X), rows_of(y)), guard_tolerance=0.0, guard_action="delay", optimizer=sf.Adam(0.01),
+                net, rows_of(X), y,
+                factoring=sf.Factoring("auto", pretrain_fraction=0.5, guard=sf.Guard(0.0, "delay")),
+                epochs=4, batch_size=batch_size, shuffle=shuffle,
+                validation=(rows_of(X), rows_of(y)), optimizer=sf.Adam(0.01),
             )  # fmt: skip
             assert result.events[0].kind == "ranks" and "losses" in result.events[0].info
             assert result.n_steps == 4 * -(-N // batch_size)
@@ -279,7 +285,7 @@ def test_variance_explained_in_blocks(small_pool):
 
 
 def test_no_weight_at_all(small_pool, monkeypatch):
-    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+    monkeypatch.setattr("svdfast.data.open.read_if_small", lambda name, part, direct: part)
     X, y = samples()
     for call in (network().evaluate, network(output="identity").score):
         targets = y if call.__name__ == "evaluate" else np.eye(3)[y]
@@ -352,8 +358,8 @@ def read_only(a):
         (lambda: np.full((N, 2), 7.0), ValueError),
         (lambda: np.full(3 * N, 7.0), ValueError),
         (lambda: np.full((N - 1, 3), 7.0), ValueError),
-        (lambda: np.full((N, 3), 7, dtype="float32"), ValueError),
-        (lambda: np.full((N, 3), 7, dtype=">f8"), ValueError),
+        (lambda: np.full((N, 3), 7, dtype="float32"), TypeError),
+        (lambda: np.full((N, 3), 7, dtype=">f8"), TypeError),
         (lambda: np.asfortranarray(np.full((N, 3), 7.0)), ValueError),
         (lambda: np.full((N, 6), 7.0)[:, ::2], ValueError),
         (lambda: np.full((2 * N, 3), 7.0)[::2], ValueError),
@@ -465,7 +471,7 @@ def test_an_error_of_h5py_goes_through(small_pool, tmp_path):
     with open(path, "r+b") as raw:
         raw.seek(info.byte_offset)
         raw.write(bytes(info.size))
-    small_pool(rows=20)
+    small_pool(rows_of_each=20)
     net = network()
     with h5py.File(path) as file, pytest.raises(OSError):
         sf.train(net, file["X"], y, epochs=1)
@@ -505,7 +511,7 @@ def at(place, value, array):
     ],
 )
 def test_wrong_values_are_said_with_their_row(small_pool, monkeypatch, part, place, value, message, shuffle):
-    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+    monkeypatch.setattr("svdfast.data.open.read_if_small", lambda name, part, direct: part)
     X, y = samples()
     data = {"X": X, "y": y, "sample_weight": np.ones(N)}
     data[part] = at(place, value, data[part])
@@ -541,7 +547,7 @@ def test_wrong_values_are_said_with_their_row(small_pool, monkeypatch, part, pla
 @pytest.mark.parametrize("as_a_whole", [True, False])
 def test_what_does_not_fit_is_refused_before_anything_is_done(small_pool, monkeypatch, X, y, error, message, as_a_whole):
     if not as_a_whole:
-        monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+        monkeypatch.setattr("svdfast.data.open.read_if_small", lambda name, part, direct: part)
     plain = samples()
     X, y = plain[0] if X is None else X, plain[1] if y is None else y
     net = network()
@@ -573,7 +579,7 @@ def test_rows_that_are_not_what_was_promised(small_pool):
 @pytest.mark.parametrize("part", ["X", "y", "sample_weight"])
 def test_a_source_that_becomes_another(small_pool, monkeypatch, part):
     """Its shape and dtype with it, as those of a file that is written anew: none of it is cast to what was there before."""
-    monkeypatch.setattr(sources, "_small_as_array", lambda name, rows: rows)
+    monkeypatch.setattr("svdfast.data.open.read_if_small", lambda name, part, direct: part)
     X, y = samples()
     given = {"X": np.abs(np.round(X)), "y": np.eye(3)[y], "sample_weight": np.ones(N)}
 
@@ -666,8 +672,8 @@ def test_batches_are_the_array_in_order(form, kind):
 def test_y_is_not_needed_with_batches():
     X, y = samples()
     net, other = network(), network()
-    result = sf.train(net, Loader(X, y, 8), epochs=2, rank_fraction=None)
-    sf.train(other, X, y, epochs=2, batch_size=8, shuffle=False, rank_fraction=None)
+    result = sf.train(net, Loader(X, y, 8), epochs=2, factoring=None)
+    sf.train(other, X, y, epochs=2, batch_size=8, shuffle=False, factoring=None)
     assert result.n_steps == 26
     np.testing.assert_array_equal(net.parameters, other.parameters)
 
@@ -701,7 +707,7 @@ def test_batches_of_any_sizes(n_threads):
     pairs = [(a, b) for a, b in pairwise(cuts) if b > a]
     batches = [(X[a:b], y[a:b]) for a, b in pairs]
     net, other = network(), network()
-    settings = dict(epochs=1, rank_fraction=None, n_threads=n_threads)
+    settings = dict(epochs=1, factoring=None, n_threads=n_threads)
     result = sf.train(net, batches, optimizer=sf.Adam(0.01), **settings)
     optimizer = sf.Adam(0.01)
     losses = [sf.train(other, X, y, batch_size=2000, optimizer=optimizer, **settings).history[0]["loss"] for X, y in batches]
@@ -734,7 +740,7 @@ def test_the_switch_takes_its_sample_from_the_first_batches(monkeypatch, phi, ki
     X, y = samples(96)
     X = np.abs(np.round(50 * X)).astype(kind)
     net, other = network(), network()
-    sf.train(net, Loader(X, y, 8), epochs=1, pretrain_fraction=phi, ranks=[4, 3], force=True, recompose=False,
+    sf.train(net, Loader(X, y, 8), epochs=1, factoring=sf.Factoring([4, 3], pretrain_fraction=phi, force=True, recompose=False),
              optimizer=sf.GradientDescent(0.0))  # fmt: skip
     other.truncate(ranks=[4, 3], force=True, inputs=X[:8] if phi == 0 else X[:30])
     for ours, theirs in zip(net.layers, other.layers, strict=True):
@@ -753,8 +759,9 @@ def test_ranks_auto_and_the_guard_with_batches(monkeypatch):
     batches = [(X[a:b], y[a:b]) for a, b in pairwise(places)]
     net = network(sizes=[64, 64, 64, 3])
     result = sf.train(
-        net, batches, ranks="auto", epochs=8, pretrain_fraction=0.5, validation=Loader(X, y, 7), guard_tolerance=0.0,
-        guard_action="delay", optimizer=sf.Adam(0.01),
+        net, batches,
+        factoring=sf.Factoring("auto", pretrain_fraction=0.5, guard=sf.Guard(0.0, "delay")),
+        epochs=8, validation=Loader(X, y, 7), optimizer=sf.Adam(0.01),
     )  # fmt: skip
     assert result.events[0].kind == "ranks" and "losses" in result.events[0].info
     assert result.n_steps == 32
@@ -788,7 +795,7 @@ def test_iterators_are_made_when_they_are_needed(monkeypatch):
     """To make one may start processes: none before validation, and what it takes is counted as reading."""
     X, y = samples()
     clock = [0.0]
-    monkeypatch.setattr(sources, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("svdfast.data.batches.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     class Slow(Loader):
         def __iter__(self):
@@ -797,13 +804,11 @@ def test_iterators_are_made_when_they_are_needed(monkeypatch):
             return iter([(X, y)])
 
     validation = Slow(X, y, N)
-    sf.train(network(), X, y, epochs=2, recompose=False, validation=validation)
+    sf.train(network(), X, y, epochs=2, factoring=sf.Factoring(recompose=False), validation=validation)
     assert validation.n_iterations == 2
-    net = network()
-    source = sources.BatchSource(net, Slow(X, y, N), resolve_loss(net, None), None, 0)
-    run = SimpleNamespace(take=lambda *data, largest: None)
+    source = BatchSource(Slow(X, y, N), spec_of(network()), None, 0)
     for epoch in range(3):
-        assert list(source.batches(run)) == [(0, N)]
+        assert [bounds for _, _, bounds in source.batches()] == [((0, N),)]
         assert source.seconds == 10 * epoch  # the first was made before the first epoch
 
 
@@ -836,9 +841,9 @@ def test_an_iterator_goes_on_where_it_was():
 
     iterator, net, other = batches(), network(), network()
     for _ in range(2):
-        sf.train(net, iterator, epochs=2, steps_per_epoch=3, rank_fraction=None, optimizer=sf.GradientDescent(0.1))
+        sf.train(net, iterator, epochs=2, steps_per_epoch=3, factoring=None, optimizer=sf.GradientDescent(0.1))
     assert taken == list(range(0, 96, 8))
-    sf.train(other, X[:96], y[:96], epochs=1, batch_size=8, shuffle=False, rank_fraction=None, optimizer=sf.GradientDescent(0.1))
+    sf.train(other, X[:96], y[:96], epochs=1, batch_size=8, shuffle=False, factoring=None, optimizer=sf.GradientDescent(0.1))
     np.testing.assert_array_equal(net.parameters, other.parameters)
 
 
@@ -907,8 +912,8 @@ def test_a_bad_batch_is_refused(batch, error, message):
     batches[2] = batch(*batches[2])
     net, other = network(), network()
     with pytest.raises(error, match=message):
-        sf.train(net, batches, rank_fraction=None)
-    sf.train(other, batches[:2], epochs=1, rank_fraction=None)
+        sf.train(net, batches, factoring=None)
+    sf.train(other, batches[:2], epochs=1, factoring=None)
     np.testing.assert_array_equal(net.parameters, other.parameters)  # as the last step left it
     with pytest.raises(error, match=message.replace("batch 3", "batch 1")):
         sf.train(net, batches[2:])
@@ -928,7 +933,7 @@ def test_what_an_iterable_raises_goes_through(error):
 
     net = network()
     with pytest.raises(RuntimeError if error is StopIteration else error, match="no more"):
-        sf.train(net, Failing(X, y, 8), epochs=1, force=True, pretrain_fraction=0.2)
+        sf.train(net, Failing(X, y, 8), epochs=1, factoring=sf.Factoring(force=True, pretrain_fraction=0.2))
     assert net.is_factored and np.isfinite(net.predict(X)).all()
 
 
@@ -946,7 +951,7 @@ def test_stop_training_and_callbacks_that_change_the_network(small_pool):
     for data in ((X, y), (Rows(X), y), (Loader(X, y, 8), None)):
         net = network()
         settings = {} if data[1] is None else dict(batch_size=8, shuffle=False)
-        result = sf.train(net, *data, epochs=5, rank_fraction=None, recompose=False, callbacks=[cut], **settings)
+        result = sf.train(net, *data, epochs=5, factoring=sf.Factoring(pretrain_fraction=1, recompose=False), callbacks=[cut], **settings)
         assert result.n_steps == 26 and net.is_factored
         nets.append(net.parameters)
     np.testing.assert_array_equal(nets[1], nets[0])
@@ -1019,9 +1024,9 @@ def look(step, n_steps):
 
 optimizer = sf.Adam(look)
 if what == "batches":
-    sf.train(net, Batches(), epochs=1, optimizer=optimizer, validation=Batches(), force=True)
+    sf.train(net, Batches(), epochs=1, optimizer=optimizer, validation=Batches(), factoring=sf.Factoring(force=True))
 else:
-    sf.train(net, X, y, epochs=1, batch_size=500, optimizer=optimizer, validation=(X, y), force=True, n_threads=2)
+    sf.train(net, X, y, epochs=1, batch_size=500, optimizer=optimizer, validation=(X, y), factoring=sf.Factoring(force=True), n_threads=2)
     look(0, 1)
     net.predict(X)
     net.evaluate(X, y)

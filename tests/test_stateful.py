@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 )
 
 import svdfast as sf
+from svdfast.model.activations import resolve as resolve_activation
 
 try:
     import safetensors  # noqa: F401
@@ -68,7 +69,7 @@ def machine(reference, folder):
             self.net = sf.Network(sizes, hidden, output, dtype=dtype, seed=seed)
             self.tolerance, self.loss = TOLERANCE[dtype], LOSSES[output]
             # What the model knows of the network it knows from these arguments.
-            functions = [sf.activations.resolve(f) for f in [*hidden, output]]
+            functions = [resolve_activation(f) for f in [*hidden, output]]
             layers = [SimpleNamespace(activation=f) for f in functions]
             self.model = SimpleNamespace(
                 sizes=tuple(sizes),
@@ -194,7 +195,7 @@ def machine(reference, folder):
             weight = np.arange(1, 8).astype(self.net.dtype) if weighted else None
             sf.train(
                 self.net, self.X, self.y, epochs=epochs, batch_size=batch_size, optimizer=self.optimizer,
-                rank_fraction=None, recompose=False, shuffle=False, l2=l2, sample_weight=weight, n_threads=1,
+                factoring=sf.Factoring(pretrain_fraction=1, recompose=False), shuffle=False, l2=l2, sample_weight=weight, n_threads=1,
             )  # fmt: skip
             if self.moments_of != self.model.layout.ranks:
                 self.updates.restart()
@@ -215,7 +216,7 @@ def machine(reference, folder):
             """Within one call; what it computes is compared elsewhere, here that it ends dense, finite and whole."""
             sf.train(
                 self.net, self.X, self.y, epochs=2, batch_size=3, optimizer=sf.Adam(0.01),
-                rank_fraction=alpha, pretrain_fraction=fraction, n_threads=1,
+                factoring=sf.Factoring(alpha, pretrain_fraction=fraction), n_threads=1,
             )  # fmt: skip
             self.model.layout.ranks = (None,) * len(self.model.layout.ranks)
             assert np.isfinite(self.net.parameters).all()
@@ -225,7 +226,7 @@ def machine(reference, folder):
         def save_and_load(self, suffix):
             self.serial += 1
             path = folder / f"{self.serial % 2}{suffix}"  # every other time a file is replaced
-            self.net.save(path)
+            sf.save(self.net, path)
             before, self.net = self.net, sf.load(path)
             before.parameters[:] = np.nan
 
@@ -248,7 +249,7 @@ def machine(reference, folder):
             """A call that fails changes nothing, which the invariants see."""
             n_hidden, n_in = len(self.model.sizes) - 2, self.model.sizes[0]
             wrong = np.full((7, n_in), np.nan)
-            arguments = {"rank_fraction": None, "epochs": 1}
+            arguments = {"factoring": None, "epochs": 1}
             calls = [
                 lambda: self.net.truncate(0.0),
                 lambda: self.net.truncate(ranks=[None] * n_hidden + [1]),
@@ -256,7 +257,7 @@ def machine(reference, folder):
                 lambda: self.net.truncate(0.5, inputs=wrong),
                 lambda: self.net.predict(self.X[:, :-1]),
                 lambda: self.net.predict(self.X, out=np.empty((7, 99), self.net.dtype)),
-                lambda: self.net.save(folder / "network.pickle"),
+                lambda: sf.save(self.net, folder / "network.pickle"),
                 lambda: sf.train(self.net, wrong, self.y, **arguments),
                 lambda: sf.train(self.net, self.X, self.y[:-1], **arguments),
                 lambda: sf.train(

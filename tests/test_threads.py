@@ -14,7 +14,8 @@ import svdfast as sf
 from svdfast import _blas, _engine
 from svdfast._engine import Engine
 from svdfast._process.runtime import single_threaded_blas
-from svdfast.model.network import TrainingData
+from svdfast.data.checks import checked_samples
+from svdfast.model.evaluation import spec_of
 
 needs_two_threads = pytest.mark.skipif(
     not _engine.HAS_OPENMP, reason="built without OpenMP: one thread"
@@ -31,7 +32,7 @@ def samples(seed, n=512):
 def trained(seed=0, n_threads=1, dtype="float64", **settings):
     net = sf.Network(SIZES, dtype=dtype, seed=seed)
     X, y = samples(seed)
-    given = dict(epochs=3, batch_size=256, pretrain_fraction=0.4, rank_fraction=0.25, seed=seed)
+    given = dict(epochs=3, batch_size=256, factoring=sf.Factoring(pretrain_fraction=0.4), seed=seed)
     sf.train(net, X, y, n_threads=n_threads, **{**given, **settings})
     return net.parameters.tobytes()
 
@@ -82,7 +83,7 @@ import sys, hashlib, numpy as np, svdfast as sf
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((512, 300)), rng.integers(0, 10, 512)
 net = sf.Network([300, 400, 300, 10], seed=0)
-sf.train(net, X, y, epochs=3, batch_size=256, pretrain_fraction=0.4, n_threads=2)
+sf.train(net, X, y, epochs=3, batch_size=256, factoring=sf.Factoring(pretrain_fraction=0.4), n_threads=2)
 print(hashlib.sha256(net.parameters).hexdigest())
 """
     runs = [
@@ -128,7 +129,7 @@ def everything(batch_size, n_threads, dtype, n_epochs, **settings):
     X, y = samples(0, 1200)
     net = sf.Network([300, 200, 100, 10], dtype=dtype, seed=0)
     result = sf.train(
-        net, X, y, epochs=n_epochs, batch_size=batch_size, pretrain_fraction=0.5, rank_fraction=0.25, l1=1e-3, l2=1e-2,
+        net, X, y, epochs=n_epochs, batch_size=batch_size, factoring=sf.Factoring(0.25, pretrain_fraction=0.5), l1=1e-3, l2=1e-2,
         validation=(X[:700], y[:700]), sample_weight=np.linspace(0.5, 2, len(X)), n_threads=n_threads, reproducible=True, **settings,
     )  # fmt: skip
     return [net.parameters.tobytes(), [(row["loss"], row["val_loss"]) for row in result.history]]
@@ -162,7 +163,7 @@ def test_the_number_of_threads_changes_no_bit_of_a_step(n, dtype):
     for n_threads in (1, 2, 3, 4):
         net = sf.Network([300, 77, 210, 10], hidden=["gelu", "tanh"], dtype=dtype, seed=0)
         net.truncate(ranks=[None, 5], force=True)
-        data = TrainingData(net, X, y, None, None)
+        data = checked_samples(X, y, None, spec_of(net))
         engine = Engine(net.layout, net.parameters, batch_size=n, n_threads=n_threads, reproducible=True)
         data.bind(engine)
         adam = sf.Adam(0.01)
@@ -178,7 +179,7 @@ def test_the_number_of_threads_changes_no_bit_of_a_step(n, dtype):
 def test_two_threads_share_the_steps_of_these_trainings():
     """The last bits may differ from one thread's, and no more than these."""
     one, two = (
-        np.frombuffer(trained(n_threads=n, rank_fraction=None, optimizer=sf.GradientDescent(0.1)))
+        np.frombuffer(trained(n_threads=n, factoring=None, optimizer=sf.GradientDescent(0.1)))
         for n in (1, 2)
     )
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-13)
@@ -220,7 +221,7 @@ def test_trainings_at_once_really_overlap():
 
     def run():
         net = sf.Network(SIZES, seed=0)
-        sf.train(net, X, y, epochs=20, optimizer=sf.Adam(rate), rank_fraction=None, n_threads=1)
+        sf.train(net, X, y, epochs=20, optimizer=sf.Adam(rate), factoring=None, n_threads=1)
         return net.parameters.tobytes()
 
     first, second = at_once(run, run)
@@ -310,7 +311,7 @@ def test_blas_threads_are_given_back_after_the_last_of_several():
         def train():
             net = sf.Network(SIZES, seed=0)
             sf.train(
-                net, X, y, epochs=epochs, batch_size=64, rank_fraction=None,
+                net, X, y, epochs=epochs, batch_size=64, factoring=None,
                 callbacks=[lambda event: seen.extend(blas_threads())],
             )  # fmt: skip
 
@@ -334,7 +335,7 @@ def test_a_training_within_a_callback_keeps_them_held():
 
     with threadpool_limits(2, user_api="blas"):
         net = sf.Network(SIZES, seed=0)
-        sf.train(net, X, y, epochs=2, callbacks=[callback], rank_fraction=None)
+        sf.train(net, X, y, epochs=2, callbacks=[callback], factoring=None)
         assert set(blas_threads()) == {2}
     assert all(set(threads) == {1} for threads in seen)
 

@@ -22,7 +22,7 @@ def trained(net, batch, n_threads, steps=2, **settings):
     rng = np.random.default_rng(0)
     X = rng.random((batch, SIZES[0]), dtype=np.float32)
     y = rng.integers(0, SIZES[-1], batch)
-    settings = {"epochs": steps, "rank_fraction": None, "recompose": False, **settings}
+    settings = {"epochs": steps, "factoring": sf.Factoring(pretrain_fraction=1, recompose=False), **settings}
     return sf.train(net, X, y, batch_size=batch, n_threads=n_threads, **settings)
 
 
@@ -49,7 +49,7 @@ def test_every_kind_of_work_is_seen_and_no_more_than_there_is():
     y = np.zeros(512, dtype=np.int32)
     start = time.perf_counter()
     with timed() as times:
-        sf.train(net, X, y, epochs=2, batch_size=128, rank_fraction=None, n_threads=1)
+        sf.train(net, X, y, epochs=2, batch_size=128, factoring=None, n_threads=1)
     wall = time.perf_counter() - start
     parts = times.products, times.elementwise, times.gather, times.update
     assert min(parts) > 0

@@ -78,7 +78,7 @@ def test_the_cut_is_that_of_truncated_svd(method, dtype):
 
 def test_the_cut_is_that_of_a_network():
     net = sf.Network([30, 40, 20, 3], dtype="float64", seed=0)
-    module = net.to_torch()
+    module = sf.to_torch(net)
     done = factorize(module, rank_fraction=0.25, skip=["4"])
     ours = net.truncate(rank_fraction=0.25)
     X = np.random.default_rng(0).standard_normal((7, 30))
@@ -217,7 +217,7 @@ def test_break_even():
 def test_rules_are_those_of_a_network(rule):
     """Each at a place where it has an input gradient, as a rule counts here."""
     net = sf.Network([1, 30, 40, 20, 3], dtype="float64", seed=0)
-    module = net.to_torch()
+    module = sf.to_torch(net)
     done = factorize(module, ranks=rule, force=True, skip=["0", "6"])
     if rule.startswith("energy"):
         ours = [t.rank for t in net.truncate(ranks=rule, force=True)][1:]
@@ -468,8 +468,8 @@ def test_shared_weights():
     [
         (dict(), ValueError, "rank_fraction, ranks: expected one of the two"),
         (dict(rank_fraction=0.5, ranks={}), ValueError, "expected one of the two"),
-        (dict(rank_fraction=0), ValueError, "rank_fraction must be above 0"),
-        (dict(rank_fraction="a"), TypeError, "rank_fraction must be a number"),
+        (dict(rank_fraction=0), ValueError, "rank_fraction: expected a number above 0"),
+        (dict(rank_fraction="a"), TypeError, "rank_fraction: expected a number, got str"),
         (dict(ranks="energy:2"), ValueError, "ranks: expected a number above 0"),
         (dict(ranks="auto"), ValueError, "ranks: expected"),
         (dict(ranks=[1, 2]), TypeError, "ranks: expected a mapping of names to ranks or a rule"),

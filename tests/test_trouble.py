@@ -9,13 +9,15 @@ import pickle
 import numpy as np
 import pytest
 import scipy.linalg
+from flat import flat
+from svdfast.training.decay import decay_product
 
 import svdfast as sf
 from svdfast._engine import Engine
 from svdfast._process.runtime import single_threaded_blas
+from svdfast.data.checks import checked_samples
 from svdfast.model import svd
-from svdfast.model.network import TrainingData
-from svdfast.training.decay import decay_product
+from svdfast.model.evaluation import spec_of
 
 # Trainings at the extremes, drawn at random from all combinations; thousands of them are a search of some minutes.
 N_EXTREME = int(os.environ.get("SVDFAST_EXTREME_TRAININGS", 60))
@@ -43,7 +45,7 @@ def samples(n=400):
 def stopped(net, X, y, **settings):
     """The error of a training that stops."""
     with pytest.raises(sf.NotFinite) as caught:
-        sf.train(net, X, y, **{"batch_size": 16, "epochs": 8, "force": True, **settings})
+        sf.train(net, X, y, **flat(**{"batch_size": 16, "epochs": 8, "force": True, **settings}))
     return caught.value
 
 
@@ -57,7 +59,7 @@ def stopped(net, X, y, **settings):
 def test_a_step_whose_loss_is_not_finite_changes_nothing(n_threads, sum_rows, reproducible, optimizer, bad):
     net = sf.Network([9, 40, 30, 5], dtype="float64", seed=0)
     rng = np.random.default_rng(1)
-    data = TrainingData(net, rng.standard_normal((1000, 9)), rng.integers(0, 5, 1000), None, None)
+    data = checked_samples(rng.standard_normal((1000, 9)), rng.integers(0, 5, 1000), None, spec_of(net))
     # The last row is another thread's than the first.
     engine = Engine(
         net.layout, net.parameters, batch_size=1000, n_threads=n_threads, sum_rows=sum_rows, reproducible=reproducible
@@ -99,7 +101,7 @@ def test_data_that_go_bad_cost_only_the_step_that_met_them(name, value, told):
     settings = dict(output="identity" if np.isnan(value) else "softmax")
     net, optimizer = network(**settings), sf.Adam()
     shorter, before = network(**settings), sf.Adam()
-    common = dict(shuffle=False, rank_fraction=None, batch_size=16)
+    common = dict(shuffle=False, factoring=None, batch_size=16)
     sf.train(shorter, **data, optimizer=before, epochs=3, **common)
     error = stopped(net, **data, optimizer=optimizer, callbacks=[spoil], **common)
     assert (error.step, error.epoch, error.layer, error.restored) == (76, 4, None, 75)
@@ -153,7 +155,7 @@ def test_views_show_what_was_put_back():
     X, y = samples()
     net = network()
     view, before = net.layers[1].W, net.layers[1].W.copy()
-    error = stopped(net, X, y, optimizer=sf.GradientDescent(1e30), rank_fraction=None)
+    error = stopped(net, X, y, optimizer=sf.GradientDescent(1e30), factoring=None)
     assert error.restored == 0 and "put back and is as it was before the first step" in str(error)
     np.testing.assert_array_equal(view, before)
     assert view.base is net.layers[1].W.base
@@ -173,7 +175,7 @@ def test_weights_that_no_loss_shows_are_found(ends):
                 event.network.layers[0].b[2] = -np.inf
 
     epochs = 3 if ends else 9
-    error = stopped(net, X, y, batch_size=4, epochs=epochs, rank_fraction=None, callbacks=[spoil])
+    error = stopped(net, X, y, batch_size=4, epochs=epochs, factoring=None, callbacks=[spoil])
     assert (error.step, error.layer, error.restored) == (300 if ends else 400, 0, 300)
     assert "b of layer 0 holds NaN or infinity" in str(error)
     np.testing.assert_array_equal(net.parameters, seen[3])
@@ -229,7 +231,7 @@ def test_the_first_layer_whose_outputs_overflow_is_named(index, factored):
             layer = event.network.layers[index]
             (layer.W if layer.rank is None else layer.W1)[...] = 3e38
 
-    error = stopped(net, X, y, rank_fraction=None, callbacks=[enlarge])
+    error = stopped(net, X, y, factoring=None, callbacks=[enlarge])
     assert (error.step, error.epoch, error.layer, error.restored) == (51, 3, index, 0)
     assert f"the outputs of layer {index} are beyond float32; the largest weight is 3e+38, after step 0" in str(error)
     assert "a smaller learning rate may help" in str(error)
@@ -251,7 +253,7 @@ def test_penalties_that_overflow_are_told():
         if event.kind == "epoch" and event.epoch == 1:
             event.network.layers[1].W[...] = 3e20
 
-    error = stopped(net, X, y, l2=1e-30, callbacks=[enlarge], optimizer=sf.GradientDescent(0.0), rank_fraction=None)
+    error = stopped(net, X, y, l2=1e-30, callbacks=[enlarge], optimizer=sf.GradientDescent(0.0), factoring=None)
     assert error.layer == 1 and "the penalties are beyond float32" in str(error)
     np.testing.assert_array_equal(net.parameters, before)
 
@@ -354,10 +356,13 @@ def test_a_training_goes_on_where_a_shorter_way_fails(name, monkeypatch, caplog)
 def test_where_nothing_converges_the_layer_is_named(ranks, monkeypatch):
     X, y = samples()
     net, other = network(), network()
-    sf.train(other, X, y, epochs=1, batch_size=16, rank_fraction=None)
+    sf.train(other, X, y, epochs=1, batch_size=16, factoring=None)
     failing(monkeypatch, "svd", lambda kwargs, n: True)
     with pytest.raises(np.linalg.LinAlgError, match=r"layer 0: no SVD of a matrix of shape .* converged"):
-        sf.train(net, X, y, epochs=2, batch_size=16, pretrain_fraction=0.5, ranks=ranks, force=True, activation_aware=False)
+        sf.train(
+            net, X, y, epochs=2, batch_size=16,
+            factoring=sf.Factoring(ranks, pretrain_fraction=0.5, force=True, activation_aware=False),
+        )  # fmt: skip
     np.testing.assert_array_equal(net.parameters, other.parameters)
     failing(monkeypatch, "svd", lambda kwargs, n: False)
 
@@ -454,7 +459,7 @@ SETTINGS = {
     "dtype": ["float32", "float64"],
     "activation_aware": [True, False],
     "optimizer": ["adam", "momentum"],
-    "svd_method": ["exact", "randomized"],
+    "svd": ["exact", "randomized"],
     "product_decay": [0.0, 1.0],
     "guard_action": [None, "raise", "undo"],
 }
@@ -481,14 +486,15 @@ def test_trainings_at_the_extremes(one_blas_thread):
         if case["weights"] == "dead":
             net.layers[0].b[...] = -1e9
         ranks = {"full": SIZES[case["sizes"]], "one": (1, 1)}.get(case["ranks"], case["ranks"])
-        guard = {} if case["guard_action"] is None else dict(
-            guard_tolerance=0.0, guard_action=case["guard_action"], validation=(X, y)
-        )
+        action = case["guard_action"]
+        method = sf.Factoring(
+            0.25 if ranks is None else ranks, pretrain_fraction=0.3, recompose_fraction=0.2, force=True,
+            activation_aware=case["activation_aware"], svd=case["svd"], product_decay=case["product_decay"],
+            guard=None if action is None else sf.Guard(0.0, action),
+        )  # fmt: skip
         before = net.evaluate(X, y).loss
         sf.train(
-            net, X, y, epochs=5, batch_size=16, pretrain_fraction=0.3, recompose_fraction=0.2, force=True,
-            activation_aware=case["activation_aware"], svd_method=case["svd_method"], n_threads=1,
-            product_decay=case["product_decay"], **({} if ranks is None else {"ranks": ranks}), **guard,
+            net, X, y, epochs=5, batch_size=16, factoring=method, n_threads=1, validation=None if action is None else (X, y),
             optimizer=sf.Adam(0.01) if case["optimizer"] == "adam" else sf.GradientDescent(0.01, momentum=0.5),
         )  # fmt: skip
         assert np.isfinite(net.parameters).all(), case

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The whole network over one mini-batch: forward, loss, backward, gradient sum, update.
+"""A program over one mini-batch: its operations forward, loss, backward, gradient sum, update.
 
-Not here: the products of a layer (cython_kernels.pyx), the loops (elementwise.h), checks of arguments and the schedule of a
-training (svdfast/training.py).
+Not here: what an operation computes (src/ops), what the program is (svdfast/model/program.py), the loops (src/loops), checks of
+arguments, and the schedule of a training (svdfast/training).
 
 Design
-- Two halves a step, a barrier after each. In the first, threads share the batch's rows: tiles of rows go forward through every layer,
-  through the loss, and back as deltas (∂Z, D) while they are in cache. The second half updates. Where the weights' gradients are
+- Two halves a step, a barrier after each. In the first, threads share the batch's rows: tiles of rows go forward through every operation,
+  through the loss, and back as deltas while they are in cache. The second half updates. Where the weights' gradients are
   formed depends on the batch:
-- A small batch leaves them to the second half, in which threads share the rows of each weight: a block of rows of ∂W = ∂Zᵀ·X is
+- A small batch leaves them to the second half, in which threads share the rows of each weight: a block of rows of ∂W is
   formed over the whole batch and its weights are updated at once, while the block is in cache. No gradient is stored, none is
   summed over threads.
 - A large batch would not stay in cache until then. There each tile adds to a gradient vector of its thread's own, as soon as its
@@ -18,9 +18,9 @@ Design
   thread to its own part; what the last chunk adds is updated at once. On two threads and small ranks that is up to a tenth slower.
 - For bfloat16 products by instructions, weights are packed once a step, by all threads, before the first half, if more than one tile takes
   them; a barrier follows.
-- Parameters are one flat vector, laid out by svdfast/layout.py: all weights, then all biases. A block of rows of a
-  weight is one stretch of it,
-  and gradients and moments have the same layout.
+- Parameters are one flat vector, laid out by svdfast/model/layout.py: first those that decay, the weights, then the others. A block of
+  rows of a weight is one stretch of it, and gradients and moments have the same layout.
+- `gradient` and `update` are the two halves of a step for those who change the gradient between them, or sum it over processes.
 - One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
 - The split depends on the batch, the network and the number of threads, on nothing that varies from run to run, so the same
   numbers are added in the same order and results repeat bit for bit.
@@ -28,7 +28,7 @@ Design
   forward and backward pass do not depend on the rows beside it, nor an element of ∂W on the block that it is in; ∂W and ∂b are sums over
   the batch's rows in their order, ∂W by parts of SUM_ROWS that depend on the batch alone; losses are kept by row, penalties by a few
   rows of a weight, and added in order. Our own products are so: a row of op(A) gives the same numbers however many rows there are,
-  beyond FEW_ROWS. BLAS's are not, so so each call to it has rows that depend on the batch and the network alone, fewer than would be
+  beyond FEW_ROWS. BLAS's are not, so each call to it has rows that depend on the batch and the network alone, fewer than would be
   fastest.
 - Numbers too small to be normal count as zero inside, and inside only (denormals.h says why).
 - Pointers in Plan are void*; `floating` functions cast them. One method, `_run`, looks at the type.
@@ -40,15 +40,16 @@ import numpy as np
 
 from cython.parallel cimport parallel, prange
 from cython cimport floating
-from libc.math cimport isfinite, pow
+from libc.math cimport isfinite, pow, sqrt
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from svdfast cimport cython_kernels as kernels
+from cpython.pycapsule cimport PyCapsule_GetPointer
+
 from svdfast cimport _blas, _elementwise
 from svdfast._elementwise cimport elementwise, svdfast_elementwise, svdfast_update_rule
-
+from svdfast.ops.operation cimport Kind, Operation, Tile
 
 from svdfast._process.checks import room
 
@@ -80,6 +81,11 @@ MANY_WEIGHTS = 1_000_000
 # Rows of the largest batch that leaves the weights' gradients to the second half; and of larger ones, if they are to be reproducible, the
 # rows whose part of the gradients one product forms. A chunk is one such part, or more for many threads.
 SUM_ROWS = 512
+
+# Bytes of a tile's, and of a batch's, values with several rows for a sample (steps, positions). Products need no TILE_ROWS samples of
+# these; so fewer are in a tile, and in a batch that leaves the weights' gradients to the second half, that the values stay in cache.
+TILE_BYTES = 2 * 2**20
+BATCH_BYTES = 4 * 2**20
 
 # Rows of a tile up to which products may take another way, in other bits: no thread gets so few where another number would not.
 cdef Py_ssize_t FEW_ROWS = 4
@@ -113,25 +119,30 @@ cdef enum Mode:
     EVALUATE    # outputs, if asked for, and loss
     GRADIENT    # loss and gradient
     UPDATE      # loss, gradient and update
+    APPLY       # update by a gradient that is there
 
-cdef struct LayerPlan:
-    Py_ssize_t m, n, l          # inputs, outputs, rank (0: dense)
-    Py_ssize_t W1, W2, b        # places in the flat vector; a dense weight is at W1
-    Py_ssize_t H, Z, A          # places in the scratch; Z == A: the activation overwrites
-    Py_ssize_t dZ, D
-    Py_ssize_t W1_forward, W2_forward, W1_backward, W2_backward     # places of packed weights; -1: there are none
-    int activation
-    double parameter
-    Py_ssize_t P1, P2           # places of the weights' penalties
-    double rate_scale           # of the learning rate, for the layer's weights
-    svdfast_update_rule rule    # of the layer's weights, in this step
+cdef struct Value:
+    Py_ssize_t size             # elements for a sample
+    Py_ssize_t place            # in the scratch
+    Py_ssize_t delta            # of its delta; -1: nobody needs it
+    bint is_input               # the samples themselves, which may lie elsewhere
+
+cdef struct Group:              # of weights: a layer's, which lie one after the other
+    Py_ssize_t begin, end
+    double rate_scale           # of the learning rate
+    svdfast_update_rule rule    # in this step
 
 cdef struct Plan:
-    int n_layers
+    int n_operations, n_groups
     bint bfloat16               # the products' operands are rounded to it
-    LayerPlan* layers
+    Operation* operations
+    Operation bare              # the last one without its activation, where the loss includes it
+    const Operation* last
+    Value* values
+    Group* groups
+    Py_ssize_t n_in, n_out      # elements of a sample and of its output
     Py_ssize_t size             # of the flat vector
-    Py_ssize_t n_weights        # of them, before the biases
+    Py_ssize_t n_weights        # of them, before those that do not decay
     Py_ssize_t tile_rows
     Py_ssize_t batch_rows       # of the largest batch that a gradient may be asked of
     bint by_tiles               # each tile forms its part of the gradients
@@ -141,7 +152,6 @@ cdef struct Plan:
     Py_ssize_t call_rows        # see CALL_ROWS; 0: any
     int n_threads
     double work                 # multiplications for one sample
-    Py_ssize_t X                # place in the scratch
     # the network and what it is trained on
     void* parameters
     int loss
@@ -155,17 +165,17 @@ cdef struct Plan:
     const void* weights
     const int64_t* rows         # NULL: in order
     # scratch: of all threads, and one for each
-    void* scratch               # activations and deltas, see LayerPlan
-    float* packed               # weights as bfloat16 products take them, see LayerPlan; NULL: none
+    void* scratch               # values and deltas
+    float* packed               # weights as bfloat16 products take them, see Operation; NULL: none
     void** gradients            # by tiles: a thread's
     void** blocks               # a thread's, of the largest block of a gradient
     void* weight_sums           # gradient of the weights over several chunks; NULL: there is one
-    void* bias_sums             # gradient of the biases
+    void* bias_sums             # gradient of what does not decay
     double* losses              # of a chunk's rows
     double* penalties           # of a few rows of a weight each, see PENALTY_SIZE; by tiles: a thread's
     Py_ssize_t n_penalties
     # the update
-    svdfast_update_rule rule    # a layer's own differs in the rate
+    svdfast_update_rule rule    # a group's own differs in the rate
     svdfast_update_rule bias_rule
     void* moment1
     void* moment2
@@ -173,7 +183,8 @@ cdef struct Plan:
     Mode mode
     bint in_place               # X is used as it lies, not gathered
     void* outputs               # where they are wanted (PREDICT, EVALUATE), else NULL
-    void* gradient              # where it is asked for (GRADIENT)
+    void* gradient              # where it is asked for (GRADIENT), or lies (APPLY)
+    double gradient_scale       # APPLY: what it is multiplied with
 
 # What goes through both halves at once: rows of the batch, which are its parts `sum` .. `stop` (see SUM_ROWS).
 cdef struct Chunk:
@@ -195,32 +206,55 @@ cdef bint from_pre_activation(const Plan* plan) noexcept nogil:
 
 
 cdef void pack_weights(const Plan* plan, const floating* w, int t, int n_threads) noexcept nogil:
-    """Thread t's part of every weight, for the forward products and, if there will be any, for those of the deltas."""
+    """Thread t's part of every weight that is packed, for the forward pass and, if there will be one, for the way back."""
     cdef int i
-    cdef const LayerPlan* layer
+    cdef const Operation* op
     if floating is float:
-        for i in range(plan.n_layers):
-            layer = &plan.layers[i]
-            if layer.l == 0:
-                pack_weight(plan, w + layer.W1, layer.n, layer.m, layer.W1_forward, layer.W1_backward, t, n_threads)
-            else:
-                pack_weight(plan, w + layer.W1, layer.n, layer.l, layer.W1_forward, layer.W1_backward, t, n_threads)
-                pack_weight(plan, w + layer.W2, layer.l, layer.m, layer.W2_forward, layer.W2_backward, t, n_threads)
+        for i in range(plan.n_operations):
+            op = &plan.operations[i]
+            if op.packed_forward >= 0:
+                op.kind.pack(op, False, w + op.place, t, n_threads, plan.packed + op.packed_forward)
+            if op.packed_backward >= 0 and plan.mode >= GRADIENT:
+                op.kind.pack(op, True, w + op.place, t, n_threads, plan.packed + op.packed_backward)
 
 
-cdef void pack_weight(const Plan* plan, const float* W, Py_ssize_t n, Py_ssize_t m, Py_ssize_t forward,
-                      Py_ssize_t backward, int t, int n_threads) noexcept nogil:
-    """Of a weight (n×m): X·Wᵀ takes Wᵀ (m×n), dZ·W takes W."""
-    _blas.pack(True, n, m, W, m, t, n_threads, plan.packed + forward)
-    if plan.mode >= GRADIENT and backward >= 0:
-        _blas.pack(False, m, n, W, m, t, n_threads, plan.packed + backward)
+cdef inline const Operation* operation(const Plan* plan, int i) noexcept nogil:
+    return plan.last if i == plan.n_operations - 1 else &plan.operations[i]
 
 
-cdef inline const floating* operand(const Plan* plan, bint packed, const floating* W, Py_ssize_t place) noexcept nogil:
-    """The weight, or where it is packed; NULL where no product takes it."""
-    if not packed:
-        return W
-    return <const floating*> (plan.packed + place) if place >= 0 else NULL
+cdef inline floating* rows_of(const Plan* plan, const Value* value, Py_ssize_t slot, const floating* X) noexcept nogil:
+    """A value from row `slot` of the scratch on; X, where these rows' samples are used as they lie."""
+    return <floating*> X if value.is_input and plan.in_place else <floating*> plan.scratch + value.place + slot * value.size
+
+
+cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot, Py_ssize_t p, const floating* X) noexcept nogil:
+    """What an operation is given of p rows."""
+    cdef:
+        const Value* x = &plan.values[op.input]
+        const Value* y = &plan.values[op.output]
+        floating* scratch = <floating*> plan.scratch
+        Tile tile
+    tile.p = p
+    tile.X = rows_of[floating](plan, x, slot, X)
+    tile.Y = rows_of[floating](plan, y, slot, X)
+    tile.dX = scratch + x.delta + slot * x.size if x.delta >= 0 else NULL
+    tile.dY = scratch + y.delta + slot * y.size if y.delta >= 0 else NULL
+    tile.bfloat16 = plan.bfloat16
+    return tile
+
+
+cdef inline void run_pass(const Plan* plan, const Operation* op, Tile* tile, const floating* w, bint backward,
+                          bint packed) noexcept nogil:
+    cdef Py_ssize_t place = op.packed_backward if backward else op.packed_forward
+    cdef const void* W = w + op.place
+    if packed and place >= 0:
+        W = plan.packed + place
+        tile.bfloat16 = 2
+    if backward:
+        op.kind.backward(op, tile, W)
+    else:
+        op.kind.forward(op, tile, W)
+    tile.bfloat16 = plan.bfloat16
 
 
 cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_ssize_t first, Py_ssize_t p, Py_ssize_t slot,
@@ -231,27 +265,15 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
     """
     cdef:
         const svdfast_elementwise* loops = elementwise(sizeof(floating))
-        floating* scratch = <floating*> plan.scratch
-        const LayerPlan* last = &plan.layers[plan.n_layers - 1]
-        const LayerPlan* layer
         const int64_t* rows = plan.rows
         const int32_t* labels = plan.labels
         const floating* targets = <const floating*> plan.targets
         const floating* weights = <const floating*> plan.weights
         const char* source = plan.source
-        const floating* X
-        const floating* X_tile
-        floating* A
-        floating* Z
-        floating* H
-        floating* dZ
-        floating* D
-        floating* dX
-        int i, activation
-        int bfloat16 = 2 if packed else plan.bfloat16   # of products with a weight
-        # Both cross-entropies start from Z: the output's activation is computed only where outputs are wanted.
-        int last_activation = (_elementwise.SVDFAST_IDENTITY if plan.outputs == NULL and from_pre_activation(plan)
-                               else last.activation)
+        const floating* X = NULL
+        const Operation* op
+        Tile tile
+        int i
 
     if rows != NULL:
         rows += first
@@ -260,80 +282,37 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
         if labels != NULL:
             labels += first
         if targets != NULL:
-            targets += first * last.n
+            targets += first * plan.n_out
         if weights != NULL:
             weights += first
 
-    # X (p×m)
     if plan.in_place:
         X = <const floating*> source
     else:
-        A = scratch + plan.X + slot * plan.layers[0].m
-        loops.gather(plan.X_type, p, plan.layers[0].m, source, plan.X_stride, rows, plan.X_scale, A)
-        X = A
-    X_tile = X
+        loops.gather(plan.X_type, p, plan.n_in, source, plan.X_stride, rows, plan.X_scale,
+                     rows_of[floating](plan, plan.values, slot, NULL))
 
-    for i in range(plan.n_layers):
-        layer = &plan.layers[i]
-        activation = last_activation if i == plan.n_layers - 1 else layer.activation
-        A = scratch + layer.A + slot * layer.n
-        if layer.l == 0:
-            kernels.dense_forward[floating](X, operand(plan, packed, w + layer.W1, layer.W1_forward), w + layer.b,
-                                            scratch + layer.Z + slot * layer.n, A,
-                                            p, layer.m, layer.n, activation, layer.parameter, bfloat16)
-        else:
-            kernels.factored_forward[floating](X, operand(plan, packed, w + layer.W1, layer.W1_forward),
-                                               operand(plan, packed, w + layer.W2, layer.W2_forward), w + layer.b,
-                                               scratch + layer.H + slot * layer.l, scratch + layer.Z + slot * layer.n, A,
-                                               p, layer.m, layer.n, layer.l, activation, layer.parameter, bfloat16)
-        X = A
+    for i in range(plan.n_operations):
+        op = operation(plan, i)
+        tile = tile_of[floating](plan, op, slot, p, X)
+        run_pass[floating](plan, op, &tile, w, False, packed)
 
     if plan.outputs != NULL:
-        memcpy(<floating*> plan.outputs + first * last.n, X, p * last.n * sizeof(floating))
+        memcpy(<floating*> plan.outputs + first * plan.n_out, tile.Y, p * plan.n_out * sizeof(floating))
     if plan.mode == PREDICT:
         return
 
-    # dZ (p×n) of the last layer, or its dA where the loss starts from A
-    loops.loss(plan.loss, p, last.n, scratch + last.Z + slot * last.n, X, labels, targets, weights, rows, scale,
-               scratch + last.dZ + slot * last.n, losses)
+    # The last delta, which is that of X + b where the loss starts there, else of f(X + b).
+    loops.loss(plan.loss, p, plan.n_out, tile.X, tile.Y, labels, targets, weights, rows, scale, tile.dY, losses)
     if plan.mode == EVALUATE:
         return
 
-    for i in range(plan.n_layers - 1, -1, -1):
-        layer = &plan.layers[i]
-        activation = last_activation if i == plan.n_layers - 1 else layer.activation
-        Z = scratch + layer.Z + slot * layer.n
-        A = scratch + layer.A + slot * layer.n
-        dZ = scratch + layer.dZ + slot * layer.n
-        D = scratch + layer.D + slot * layer.l
-        dX = scratch + plan.layers[i - 1].dZ + slot * layer.m if i > 0 else NULL
-        if layer.l == 0:
-            kernels.dense_backward_deltas[floating](operand(plan, packed, w + layer.W1, layer.W1_backward), Z, A, dZ, NULL, dX,
-                                                    p, layer.m, layer.n, activation, layer.parameter, False, bfloat16)
-        else:
-            kernels.factored_backward_deltas[floating](operand(plan, packed, w + layer.W1, layer.W1_backward),
-                                                       operand(plan, packed, w + layer.W2, layer.W2_backward),
-                                                       Z, A, dZ, D, NULL, dX,
-                                                       p, layer.m, layer.n, layer.l, activation, layer.parameter,
-                                                       False, bfloat16)
-        if not plan.by_tiles:
-            continue
-        if i > 0:
-            X = scratch + plan.layers[i - 1].A + slot * layer.m
-        else:
-            X = X_tile
-        if layer.l == 0:
-            kernels.weight_gradient[floating](X, dZ, gradient + layer.W1, p, layer.m, layer.n, 0, layer.n, accumulate,
-                                              plan.bfloat16)
-        else:
-            H = scratch + layer.H + slot * layer.l
-            kernels.weight_gradient[floating](H, dZ, gradient + layer.W1, p, layer.l, layer.n, 0, layer.n, accumulate,
-                                              plan.bfloat16)
-            kernels.weight_gradient[floating](X, D, gradient + layer.W2, p, layer.m, layer.l, 0, layer.l, accumulate,
-                                              plan.bfloat16)
-        if not accumulate:
-            memset(gradient + layer.b, 0, layer.n * sizeof(floating))
-        loops.add_rows(p, layer.n, dZ, layer.n, gradient + layer.b)
+    for i in range(plan.n_operations - 1, -1, -1):
+        op = operation(plan, i)
+        tile = tile_of[floating](plan, op, slot, p, X)
+        run_pass[floating](plan, op, &tile, w, True, packed)
+        if plan.by_tiles and op.place >= 0:
+            op.kind.gradient(op, &tile, 0, op.n, accumulate, gradient + op.place)
 
 
 cdef inline Py_ssize_t sum_begin(const Chunk* chunk, Py_ssize_t i) noexcept nogil:
@@ -406,21 +385,24 @@ cdef Py_ssize_t penalty_rows(Py_ssize_t m) noexcept nogil:
     return (PENALTY_SIZE + m - 1) // m
 
 
-cdef void run_weight(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk, const floating* X,
-                     const floating* dZ, Py_ssize_t place, Py_ssize_t penalties, Py_ssize_t m, Py_ssize_t n,
-                     const svdfast_update_rule* rule) noexcept nogil:
-    """Thread t's rows of dW (n×m) = dZᵀ·X over the chunk, block by block, and after the last chunk the update of each block."""
+cdef void run_weight(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk, const Operation* op,
+                     const floating* X) noexcept nogil:
+    """Thread t's rows of a weight's gradient (n×m) over the chunk, block by block, and after the last chunk the update of each block."""
     cdef:
+        const svdfast_update_rule* rule = &plan.groups[op.group].rule
         bint penalized = rule.l1 != 0 or rule.l2 != 0
-        Py_ssize_t step = penalty_rows(m) if penalized else 1
+        Py_ssize_t m = op.m
+        Py_ssize_t n = op.n
+        Py_ssize_t of_penalty = penalty_rows(m) if penalized else 1
         # Rows that are not divided among threads, those of one penalty or of one call, and of such units the most in a block.
         Py_ssize_t unit = 1
         Py_ssize_t n_units = n
         Py_ssize_t height = block_rows(n, m)
         Py_ssize_t begin, units, n_blocks, j, i, first, stop, row
         floating* g
+        Tile tile
     if penalized or plan.call_rows > 0:
-        unit = (max(plan.call_rows, step) + step - 1) // step * step
+        unit = (max(plan.call_rows, of_penalty) + of_penalty - 1) // of_penalty * of_penalty
         n_units = (n + unit - 1) // unit
         height = 1 if plan.call_rows > 0 else max(1, height // unit)
     begin = part(t, n_units, n_threads)
@@ -430,119 +412,104 @@ cdef void run_weight(const Plan* plan, const floating* w, int t, int n_threads, 
         first = (begin + part(j, units, n_blocks)) * unit
         stop = min(n, (begin + part(j + 1, units, n_blocks)) * unit)
         if plan.mode == GRADIENT:
-            g = <floating*> plan.gradient + place + first * m
+            g = <floating*> plan.gradient + op.place + first * m
         elif chunk.stop - chunk.sum < chunk.n_sums:
-            g = <floating*> plan.weight_sums + place + first * m
+            g = <floating*> plan.weight_sums + op.place + first * m
         else:
             g = <floating*> plan.blocks[t]
         for i in range(chunk.sum, chunk.stop):
             row = sum_begin(chunk, i)
-            kernels.weight_gradient[floating](X + row * m, dZ + row * n, g, sum_begin(chunk, i + 1) - row, m, n, first, stop,
-                                              i > 0, plan.bfloat16)
+            tile = tile_of[floating](plan, op, row, sum_begin(chunk, i + 1) - row, X + row * plan.n_in)
+            op.kind.gradient(op, &tile, first, stop, i > 0, g)
         if chunk.stop < chunk.n_sums:
             continue
         if not penalized:
-            finish[floating](plan, w, g, place + first * m, (stop - first) * m, rule)
+            finish[floating](plan, w, g, op.place + first * m, (stop - first) * m, rule)
             continue
-        for i in range(first // step, (stop + step - 1) // step):
-            row = i * step
-            plan.penalties[penalties + i] = finish[floating](plan, w, g + (row - first) * m, place + row * m,
-                                                             (min(stop, row + step) - row) * m, rule)
+        for i in range(first // of_penalty, (stop + of_penalty - 1) // of_penalty):
+            row = i * of_penalty
+            plan.penalties[op.penalties + i] = finish[floating](plan, w, g + (row - first) * m, op.place + row * m,
+                                                                (min(stop, row + of_penalty) - row) * m, rule)
 
 
-cdef void run_weights(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
-    """Thread t's rows of every weight."""
+cdef void run_parameters(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
+    """Thread t's rows of every weight, and its part of what does not decay: of the gradients, and of the update."""
     cdef:
-        const floating* scratch = <const floating*> plan.scratch
-        const LayerPlan* layer
-        const floating* X
-        int i
-    for i in range(plan.n_layers):
-        layer = &plan.layers[i]
-        if i > 0:
-            X = scratch + plan.layers[i - 1].A
-        elif plan.in_place:
-            X = <const floating*> (plan.source + chunk.first * plan.X_stride * plan.X_itemsize)
-        else:
-            X = scratch + plan.X
-        if layer.l == 0:
-            run_weight[floating](plan, w, t, n_threads, chunk, X, scratch + layer.dZ, layer.W1, layer.P1, layer.m, layer.n,
-                                 &layer.rule)
-        else:
-            # dW1 (n×l) = dZᵀ·H;  dW2 (l×m) = Dᵀ·X
-            run_weight[floating](plan, w, t, n_threads, chunk, scratch + layer.H, scratch + layer.dZ, layer.W1, layer.P1,
-                                 layer.l, layer.n, &layer.rule)
-            run_weight[floating](plan, w, t, n_threads, chunk, X, scratch + layer.D, layer.W2, layer.P2, layer.m, layer.l,
-                                 &layer.rule)
-
-
-cdef void run_biases(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
-    """Thread t's part of db = sum over rows of dZ, of all layers, and of the update."""
-    cdef:
-        const svdfast_elementwise* loops = elementwise(sizeof(floating))
-        const floating* scratch = <const floating*> plan.scratch
-        const LayerPlan* layer
+        const floating* X = <const floating*> (plan.source + chunk.first * plan.X_stride * plan.X_itemsize)
+        const Operation* op
         Py_ssize_t begin = plan.n_weights + part(t, plan.size - plan.n_weights, n_threads)
         Py_ssize_t stop = plan.n_weights + part(t + 1, plan.size - plan.n_weights, n_threads)
         Py_ssize_t first, last
+        Tile tile
         int i
         floating* g = (<floating*> plan.gradient + plan.n_weights if plan.mode == GRADIENT else <floating*> plan.bias_sums)
-    if chunk.sum == 0:
-        memset(g + begin - plan.n_weights, 0, (stop - begin) * sizeof(floating))
-    for i in range(plan.n_layers):
-        layer = &plan.layers[i]
-        first, last = max(begin, layer.b), min(stop, layer.b + layer.n)
+    for i in range(plan.n_operations):
+        op = &plan.operations[i]
+        if op.place < 0:
+            continue
+        if op.decays:
+            run_weight[floating](plan, w, t, n_threads, chunk, op, X)
+            continue
+        first, last = max(begin, op.place), min(stop, op.place + op.n)
         if first < last:
-            loops.add_rows(chunk.count, last - first, scratch + layer.dZ + (first - layer.b), layer.n, g + (first - plan.n_weights))
+            tile = tile_of[floating](plan, op, 0, chunk.count, X)
+            op.kind.gradient(op, &tile, first - op.place, last - op.place, chunk.sum > 0, g + (first - plan.n_weights))
     # Penalties and decay are for weights only.
-    if chunk.stop == chunk.n_sums:
+    if chunk.stop == chunk.n_sums and begin < stop:
         finish[floating](plan, w, g + begin - plan.n_weights, begin, stop - begin, &plan.bias_rule)
 
 
 cdef double run_sums(const Plan* plan, const floating* w, int t, int n_threads, Py_ssize_t first, Py_ssize_t stop,
                      const svdfast_update_rule* rule) noexcept nogil:
-    """By tiles: sums the threads' gradients over first .. stop, block by block, and updates each block. Returns the penalties."""
+    """Sums the threads' gradients over first .. stop, or takes the one that is there, block by block, and updates each block.
+
+    Returns the penalties.
+    """
     cdef:
         const svdfast_elementwise* loops = elementwise(sizeof(floating))
-        Py_ssize_t count
+        Py_ssize_t count, j
         int i
         floating* g
+        const floating* given
         double penalty = 0
     while first < stop:
         count = min(SUM_SIZE, stop - first)
         g = <floating*> plan.gradient + first if plan.mode == GRADIENT else <floating*> plan.blocks[t]
-        memcpy(g, <floating*> plan.gradients[0] + first, count * sizeof(floating))
-        for i in range(1, n_threads):
-            loops.add_rows(1, count, <floating*> plan.gradients[i] + first, count, g)
+        if plan.mode == APPLY:
+            given = <const floating*> plan.gradient + first
+            for j in range(count):
+                g[j] = <floating> plan.gradient_scale * given[j]
+        else:
+            memcpy(g, <floating*> plan.gradients[0] + first, count * sizeof(floating))
+            for i in range(1, n_threads):
+                loops.add_rows(1, count, <floating*> plan.gradients[i] + first, count, g)
         penalty += finish[floating](plan, w, g, first, count, rule)
         first += count
     return penalty
 
 
 cdef double run_stretch(const Plan* plan, const floating* w, int t, int n_threads) noexcept nogil:
-    """By tiles: thread t's part of the flat vector. Returns the penalties, which are, as decay is, for weights only."""
+    """Thread t's part of the flat vector. Returns the penalties, which are, as decay is, for weights only."""
     cdef:
         # Parts begin on cache lines, so threads do not write to the same one.
         Py_ssize_t first = part(t, plan.size, n_threads) // GRAIN * GRAIN
         Py_ssize_t stop = plan.size if t == n_threads - 1 else part(t + 1, plan.size, n_threads) // GRAIN * GRAIN
-        Py_ssize_t end
+        const Group* group
         int i
         double penalty = 0
-    # A layer's weights end where the next one's begin.
-    for i in range(plan.n_layers):
-        end = plan.layers[i + 1].W1 if i + 1 < plan.n_layers else plan.n_weights
-        penalty += run_sums[floating](plan, w, t, n_threads, max(first, plan.layers[i].W1), min(stop, end), &plan.layers[i].rule)
+    for i in range(plan.n_groups):
+        group = &plan.groups[i]
+        penalty += run_sums[floating](plan, w, t, n_threads, max(first, group.begin), min(stop, group.end), &group.rule)
     return penalty + run_sums[floating](plan, w, t, n_threads, max(first, plan.n_weights), stop, &plan.bias_rule)
 
 
 cdef void run_second_half(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
     """Thread t's part of the gradient, and after the last chunk of the update."""
     cdef unsigned int denormals = svdfast_flush_denormals()
-    if plan.by_tiles:
+    if plan.by_tiles or plan.mode == APPLY:
         plan.penalties[t] = run_stretch[floating](plan, w, t, n_threads)
     else:
-        run_weights[floating](plan, w, t, n_threads, chunk)
-        run_biases[floating](plan, w, t, n_threads, chunk)
+        run_parameters[floating](plan, w, t, n_threads, chunk)
     svdfast_restore_denormals(denormals)
 
 
@@ -628,6 +595,33 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
     return loss + penalty
 
 
+cdef void apply(const Plan* plan, const floating* w) noexcept nogil:
+    """The update by the gradient that is there."""
+    cdef int n = 1 if forked or plan.size < WORK_PER_THREAD else plan.n_threads
+    cdef int t
+    if n == 1:
+        run_second_half[floating](plan, w, 0, 1, NULL)
+    else:
+        for t in prange(n, schedule="static", num_threads=n):
+            run_second_half[floating](plan, w, t, n, NULL)
+
+
+cdef double norm(const floating* g, Py_ssize_t n) noexcept nogil:
+    """‖g‖, squares summed in double in an order of their own, which threads do not change."""
+    cdef double[8] sums
+    cdef Py_ssize_t i, j, whole = n - n % 8
+    for j in range(8):
+        sums[j] = 0
+    for i in range(0, whole, 8):
+        for j in range(8):
+            sums[j] += <double> g[i + j] * g[i + j]
+    for i in range(whole, n):
+        sums[i - whole] += <double> g[i] * g[i]
+    for j in range(1, 8):
+        sums[0] += sums[j]
+    return sqrt(sums[0])
+
+
 cdef double sum_weights(const Plan* plan, const floating* weights, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     cdef double total = 0
     cdef Py_ssize_t i
@@ -693,15 +687,15 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 cdef class Engine:
-    """One network's layout bound to its parameters and to scratch memory for batches of up to `batch_size` rows.
+    """A layout's program bound to its parameters and to scratch memory for batches of up to `batch_size` rows.
 
     Not safe for use by two Python threads at once: each makes its own. Arguments were checked by the callers.
 
     Parameters
     ----------
-    layout : svdfast.layout.Layout
+    layout : svdfast.model.layout.Layout
     parameters : ndarray (layout.size,), float32 or float64, contiguous
-        Used in place, and changed by `step`.
+        Used in place, and changed by `step` and `update`.
     batch_size : int
     n_threads : int
     gradients : bool
@@ -712,6 +706,13 @@ cdef class Engine:
         Whether results must not depend on the number of threads, whosever products are used.
     tile_rows, sum_rows : int, optional
         Instead of those of TILE_ROWS and SUM_ROWS.
+
+    Attributes
+    ----------
+    tile_rows : int
+        Rows of a tile at most.
+    by_tiles : bool
+        Whether each tile forms its part of the gradients.
     """
 
     cdef Plan plan
@@ -720,136 +721,179 @@ cdef class Engine:
     cdef readonly object order  # rows in the order in which batches take them, or None
 
     def __cinit__(self, layout, *args, **kwargs):
-        self.plan.layers = <LayerPlan*> calloc(len(layout.layers), sizeof(LayerPlan))
-        if self.plan.layers == NULL:
+        program = layout.program
+        self.plan.operations = <Operation*> calloc(len(program.operations), sizeof(Operation))
+        self.plan.values = <Value*> calloc(len(program.values), sizeof(Value))
+        self.plan.groups = <Group*> calloc(max(1, len(layout.groups)), sizeof(Group))
+        if self.plan.operations == NULL or self.plan.values == NULL or self.plan.groups == NULL:
             raise MemoryError
         self.keep = {}
 
     def __dealloc__(self):
-        free(self.plan.layers)
+        free(self.plan.operations)
+        free(self.plan.values)
+        free(self.plan.groups)
 
     def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, bfloat16=False, reproducible=False,
                  tile_rows=None, sum_rows=None):
-        cdef Py_ssize_t place = 0, rows, i, largest = 0, most
-        cdef LayerPlan* layer
+        cdef Plan* plan = &self.plan
+        cdef Py_ssize_t place, rows, largest, most, few = 2 * FEW_ROWS + 1
         cdef list gaps = []
         dtype = parameters.dtype
         self.is_double = dtype.itemsize == 8
         self.keep["parameters"] = parameters
-        self.plan.parameters = <void*> address(parameters)
-        self.plan.bfloat16 = bfloat16
-        self.plan.n_layers = len(layout.layers)
-        self.plan.size = layout.size
-        self.plan.n_weights = layout.n_weights
-        n = self.plan.n_threads = max(1, min(n_threads, batch_size))
+        plan.parameters = <void*> address(parameters)
+        plan.bfloat16 = bfloat16
+        plan.size, plan.n_weights = layout.size, layout.n_weights
+        self._read(layout.program)
+        plan.n_groups = len(layout.groups)
+        for i, (begin, end) in enumerate(layout.groups):
+            plan.groups[i].begin, plan.groups[i].end, plan.groups[i].rate_scale = begin, end, 1
+        n = plan.n_threads = max(1, min(n_threads, batch_size))
         if tile_rows is None:
             tile_rows = TILE_ROWS if layout.n_weights < MANY_WEIGHTS else 2 * TILE_ROWS
         if sum_rows is None:
             sum_rows = SUM_ROWS
+        tall = dtype.itemsize * layout.program.tall_size * (2 if gradients else 1)
         # Halves of what does not fit into one tile are not few.
-        self.plan.tile_rows = max(1, min(tile_rows, max(2 * FEW_ROWS + 1, (batch_size + n - 1) // n)))
-        self.plan.call_rows = CALL_ROWS if reproducible and _blas.by_blas(self.is_double) else 0
-        self.plan.tile_rows = max(self.plan.tile_rows, self.plan.call_rows)
-        self.plan.sum_rows = sum_rows
-        self.plan.by_tiles = gradients and not reproducible and batch_size > sum_rows
+        tile_rows = min(tile_rows, max(few, (batch_size + n - 1) // n))
+        if tall > 0:
+            tile_rows = min(tile_rows, max(few, TILE_BYTES // tall))
+            sum_rows = min(sum_rows, max(few, BATCH_BYTES // tall))
+        plan.tile_rows = max(1, tile_rows)
+        plan.call_rows = CALL_ROWS if reproducible and _blas.by_blas(self.is_double) else 0
+        plan.tile_rows = max(plan.tile_rows, plan.call_rows)
+        plan.sum_rows = sum_rows
+        plan.by_tiles = gradients and not reproducible and batch_size > sum_rows
         # Of all threads' tiles, and of one part at least.
-        self.plan.chunk_sums = max(1, n * self.plan.tile_rows // self.plan.sum_rows)
-        self.plan.batch_rows = batch_size if gradients else 0
-        rows = n * self.plan.tile_rows
-        most = min(batch_size, self.plan.chunk_sums * self.plan.sum_rows)
-        if gradients and not self.plan.by_tiles:
+        plan.chunk_sums = max(1, n * plan.tile_rows // plan.sum_rows)
+        plan.batch_rows = batch_size if gradients else 0
+        rows = n * plan.tile_rows
+        most = min(batch_size, plan.chunk_sums * plan.sum_rows)
+        if gradients and not plan.by_tiles:
             rows = max(rows, most)
-        self.plan.loss_rows = max(rows, min(batch_size, EVALUATED_TILES * rows), self.plan.sum_rows, self.plan.batch_rows)
-        self.plan.X = place
-        place = after(place, rows * layout.layers[0].n_in, gaps)
-        for i in range(self.plan.n_layers):
-            layer = &self.plan.layers[i]
-            spec = layout.layers[i]
-            layer.m, layer.n, layer.l = spec.n_in, spec.n_out, spec.rank or 0
-            layer.W1, layer.W2, layer.b = spec.W1, spec.W2, spec.b
-            layer.activation, layer.parameter = spec.activation.code, spec.activation.parameter
-            layer.rate_scale = 1
-            layer.H = place
-            place = after(place, rows * layer.l, gaps)
-            layer.A = place
-            place = after(place, rows * layer.n, gaps)
-            # The last layer's loss and some derivatives need Z after A is computed.
-            if i == self.plan.n_layers - 1 or _elementwise.backward_reads_Z(layer.activation):
-                layer.Z = place
-                place = after(place, rows * layer.n, gaps)
-            else:
-                layer.Z = layer.A
-            # The loss writes its delta also where there is no gradient.
-            layer.dZ = place
-            if gradients or i == self.plan.n_layers - 1:
-                place = after(place, rows * layer.n, gaps)
-            layer.D = place
-            if gradients:
-                place = after(place, rows * layer.l, gaps)
-            layer.P1, layer.P2 = self.plan.n_penalties, 0
-            if layer.l == 0:
-                largest = max(largest, self._make_room_for_weight(layer.n, layer.m))
-            else:
-                largest = max(largest, self._make_room_for_weight(layer.n, layer.l))
-                layer.P2 = self.plan.n_penalties
-                largest = max(largest, self._make_room_for_weight(layer.l, layer.m))
-            self.plan.work += 3 * (layer.m * layer.n if layer.l == 0 else layer.l * (layer.m + layer.n))
-
+        plan.loss_rows = max(rows, min(batch_size, EVALUATED_TILES * rows), plan.sum_rows, plan.batch_rows)
+        place = self._place(layout.program, rows, gradients, gaps)
+        largest = self._make_room_for_penalties()
         if bfloat16 and not self.is_double:
             self._make_room_for_packed()
         vector_bytes = layout.size * dtype.itemsize if gradients else 0
         room("n_threads" if n > 1 else "sizes", place * dtype.itemsize + n * vector_bytes)
         scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
         forbid(scratch, gaps)
-        self.plan.scratch = <void*> address(scratch)
+        plan.scratch = <void*> address(scratch)
         if gradients:
-            blocks = [aligned_zeros(SUM_SIZE if self.plan.by_tiles else largest, dtype) for _ in range(n)]
+            block = min(SUM_SIZE, layout.size) if plan.by_tiles else max(largest, min(SUM_SIZE, layout.size))
+            blocks = [aligned_zeros(block, dtype) for _ in range(n)]
             bias_sums = aligned_zeros(layout.size - layout.n_weights, dtype)
-            penalties = aligned_zeros(max(n, self.plan.n_penalties), np.float64)
+            penalties = aligned_zeros(max(n, plan.n_penalties), np.float64)
             self.keep["gradients"] = blocks, bias_sums, penalties
-            self.plan.blocks = <void**> self._pointers("blocks", blocks)
-            self.plan.bias_sums = <void*> address(bias_sums)
-            self.plan.penalties = <double*> address(penalties)
-            if self.plan.by_tiles:
+            plan.blocks = <void**> self._pointers("blocks", blocks)
+            plan.bias_sums = <void*> address(bias_sums)
+            plan.penalties = <double*> address(penalties)
+            if plan.by_tiles:
                 vectors = [aligned_zeros(layout.size, dtype) for _ in range(n)]
-                self.plan.gradients = <void**> self._pointers("vectors", vectors)
+                plan.gradients = <void**> self._pointers("vectors", vectors)
                 self.keep["gradients"] = *self.keep["gradients"], *vectors
             elif batch_size > most:
                 weight_sums = self.keep["weight_sums"] = aligned_zeros(layout.n_weights, dtype)
-                self.plan.weight_sums = <void*> address(weight_sums)
-        losses = self.keep["losses"] = aligned_zeros(self.plan.loss_rows, np.float64)
-        self.plan.losses = <double*> address(losses)
+                plan.weight_sums = <void*> address(weight_sums)
+        losses = self.keep["losses"] = aligned_zeros(plan.loss_rows, np.float64)
+        plan.losses = <double*> address(losses)
 
-    cdef Py_ssize_t _make_room_for_weight(self, Py_ssize_t n, Py_ssize_t m) except -1:
-        """For the penalties of a weight (n×m). Returns the elements of the largest block of its gradient."""
-        cdef Py_ssize_t step = penalty_rows(m)
-        self.plan.n_penalties += (n + step - 1) // step
-        return min(n, max(block_rows(n, m), self.plan.call_rows + step)) * m
+    cdef _read(self, program):
+        """The program as C has it; places in the scratch are still to come."""
+        cdef Plan* plan = &self.plan
+        cdef Operation* op
+        plan.n_operations = len(program.operations)
+        for i, operation in enumerate(program.operations):
+            op = &plan.operations[i]
+            op.kind = <const Kind*> PyCapsule_GetPointer(operation.kind, "svdfast.ops.kinds") + self.is_double
+            op.input, op.output = operation.input, operation.output
+            op.rows_per_sample = program.values[op.input].rows_per_sample
+            op.code, op.parameter = operation.code, operation.parameter
+            op.place = op.packed_forward = op.packed_backward = -1
+            tensor = operation.tensor
+            if tensor is not None:
+                op.place, op.decays, op.group = tensor.place, tensor.decays, tensor.layer
+                op.n, op.m = tensor.shape if tensor.decays else (tensor.shape[0], 1)
+            plan.work += 3 * operation.multiplications
+        plan.last = op
+        plan.bare = op[0]
+        plan.bare.code = _elementwise.SVDFAST_IDENTITY
+        plan.n_in, plan.n_out = program.values[0].size, program.values[op.output].size
+
+    cdef Py_ssize_t _place(self, program, Py_ssize_t rows, bint gradients, list gaps) except -1:
+        """Gives each value of that many rows, and its delta, a place in the scratch. Returns the elements that it has."""
+        cdef:
+            Plan* plan = &self.plan
+            Py_ssize_t place = 0, last = plan.operations[plan.n_operations - 1].output
+            Value* value
+            Value* before
+        made_by = {operation.output: operation for operation in program.operations}
+        for i, given in enumerate(program.values):
+            value = &plan.values[i]
+            if given.view_of is not None:
+                value[0] = plan.values[given.view_of]
+                continue
+            operation = made_by.get(i)
+            value.size, value.is_input, value.delta = given.size, operation is None, -1
+            before = NULL if operation is None else &plan.values[operation.input]
+            # The loss may read what goes into the last operation after its output is there.
+            if before != NULL and operation.overwrites and i != last and not before.is_input:
+                value.place = before.place
+            else:
+                value.place = place
+                place = after(place, rows * value.size, gaps)
+            if before != NULL and operation.overwrites_delta:
+                value.delta = before.delta
+            # The loss writes its delta also where there is no gradient.
+            if value.delta < 0 and (i == last or gradients and program.needs_delta(i)):
+                value.delta = place
+                place = after(place, rows * value.size, gaps)
+        return place
+
+    cdef Py_ssize_t _make_room_for_penalties(self) except -1:
+        """Of the weights, in the order in which they lie. Returns the elements of the largest block of a gradient."""
+        cdef Plan* plan = &self.plan
+        cdef Py_ssize_t largest = 0, of_penalty
+        cdef Operation* op
+        weights = [i for i in range(plan.n_operations) if plan.operations[i].place >= 0 and plan.operations[i].decays]
+        for i in sorted(weights, key=lambda i: plan.operations[i].place):
+            op = &plan.operations[i]
+            of_penalty = penalty_rows(op.m)
+            op.penalties = plan.n_penalties
+            plan.n_penalties += (op.n + of_penalty - 1) // of_penalty
+            largest = max(largest, min(op.n, max(block_rows(op.n, op.m), plan.call_rows + of_penalty)) * op.m)
+        return largest
 
     cdef _make_room_for_packed(self):
         """For packed weights, if products take them so."""
+        cdef Plan* plan = &self.plan
         cdef Py_ssize_t place = 0, i
-        cdef LayerPlan* layer
+        cdef Operation* op
         cdef list gaps = []
-        for i in range(self.plan.n_layers):
-            layer = &self.plan.layers[i]
-            # A first layer forms no dX, but a factored one D = dZ·W1.
-            if layer.l == 0:
-                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.m, i > 0, place, gaps)
-            else:
-                layer.W1_forward, layer.W1_backward, place = self._places(layer.n, layer.l, True, place, gaps)
-                layer.W2_forward, layer.W2_backward, place = self._places(layer.l, layer.m, i > 0, place, gaps)
+        for i in range(plan.n_operations):
+            op = &plan.operations[i]
+            if op.kind.pack == NULL:
+                continue
+            op.packed_forward = place
+            place = after(place, op.kind.packed_size(op, False), gaps)
+            if plan.batch_rows > 0 and plan.values[op.input].delta >= 0:
+                op.packed_backward = place
+                place = after(place, op.kind.packed_size(op, True), gaps)
         if place > 0:
             packed = self.keep["packed"] = aligned_zeros(place, np.float32)
             forbid(packed, gaps)
-            self.plan.packed = <float*> address(packed)
+            plan.packed = <float*> address(packed)
 
-    cdef tuple _places(self, Py_ssize_t n, Py_ssize_t m, bint backward, Py_ssize_t place, list gaps):
-        """Of a weight (n×m) packed for the forward products and for those of the deltas (-1: for none), and the next that is free."""
-        cdef Py_ssize_t end = after(place, _blas.packed_size(n, m), gaps)
-        if not (backward and self.plan.batch_rows > 0):
-            return place, -1, end
-        return place, end, after(end, _blas.packed_size(m, n), gaps)
+    @property
+    def tile_rows(self):
+        return self.plan.tile_rows
+
+    @property
+    def by_tiles(self):
+        return self.plan.by_tiles
 
     cdef size_t _pointers(self, name, arrays) except? 0:
         table = self.keep[name] = np.array([address(a) for a in arrays], dtype=np.uintp)
@@ -890,8 +934,8 @@ cdef class Engine:
     def set_rate_scales(self, scales):
         """What the learning rate is multiplied with for the weights of each layer; 1 at first. Biases keep the plain rate."""
         cdef int i
-        for i in range(self.plan.n_layers):
-            self.plan.layers[i].rate_scale = scales[i]
+        for i in range(self.plan.n_groups):
+            self.plan.groups[i].rate_scale = scales[i]
 
     def set_update(self, rule, moments):
         """The update: svdfast.optimizers.Rule, and its moments, each a vector laid out as the parameters are."""
@@ -905,37 +949,44 @@ cdef class Engine:
         self.plan.rule.epsilon = rule.epsilon
         self.plan.rule.weight_decay = rule.weight_decay
 
+    cdef _set_rules(self, double l1, double l2):
+        """The rules of this step: of each group of weights, and of what does not decay."""
+        cdef Plan* plan = &self.plan
+        cdef int i
+        plan.rule.l1, plan.rule.l2 = l1, l2
+        plan.bias_rule = plan.rule
+        plan.bias_rule.l1 = plan.bias_rule.l2 = plan.bias_rule.weight_decay = 0
+        for i in range(plan.n_groups):
+            plan.groups[i].rule = plan.rule
+            plan.groups[i].rule.learning_rate *= plan.groups[i].rate_scale
+
     cdef double _run(self, Mode mode, Py_ssize_t first, Py_ssize_t count, double l1, double l2,
-                     out=None) except? -1:
+                     out=None, total_weight=None) except? -1:
         cdef Plan* plan = &self.plan
         cdef double scale = 1, total = count, value
-        cdef int i
         plan.mode = mode
         plan.outputs = NULL if out is None else <void*> address(out)
-        plan.in_place = (plan.rows == NULL and plan.X_scale == 1 and plan.X_stride == plan.layers[0].m
+        plan.in_place = (plan.rows == NULL and plan.X_scale == 1 and plan.X_stride == plan.n_in
                          and plan.X_itemsize == (8 if self.is_double else 4))
+        # Both cross-entropies start from Z: the output's activation is computed only where outputs are wanted.
+        plan.last = (&plan.bare if plan.outputs == NULL and from_pre_activation(plan)
+                     else &plan.operations[plan.n_operations - 1])
         if count == 0:
             return 0
         if mode >= GRADIENT and count > plan.batch_rows:
             raise ValueError(f"stop - start: expected at most {plan.batch_rows} rows, got {count}")
+        if mode != PREDICT:
+            if total_weight is not None:
+                total = total_weight
+            elif plan.weights != NULL:
+                if self.is_double:
+                    total = sum_weights[double](plan, <const double*> plan.weights, first, count)
+                else:
+                    total = sum_weights[float](plan, <const float*> plan.weights, first, count)
+            # A batch whose weights are all 0 has no loss, no gradient and no penalties.
+            scale = 1 / total if total > 0 else 0
+        self._set_rules(l1 / total if total > 0 else 0, l2 / total if total > 0 else 0)
         with nogil:
-            if mode != PREDICT:
-                if plan.weights != NULL:
-                    if self.is_double:
-                        total = sum_weights[double](plan, <const double*> plan.weights, first, count)
-                    else:
-                        total = sum_weights[float](plan, <const float*> plan.weights, first, count)
-                # A batch whose weights are all 0 has no loss, no gradient and no penalties.
-                scale = 1 / total if total > 0 else 0
-            plan.rule.l1 = l1 / total if total > 0 else 0
-            plan.rule.l2 = l2 / total if total > 0 else 0
-            plan.bias_rule = plan.rule
-            plan.bias_rule.l1 = 0
-            plan.bias_rule.l2 = 0
-            plan.bias_rule.weight_decay = 0
-            for i in range(plan.n_layers):
-                plan.layers[i].rule = plan.rule
-                plan.layers[i].rule.learning_rate *= plan.layers[i].rate_scale
             if self.is_double:
                 value = run_batch[double](plan, <const double*> plan.parameters, first, count, scale)
             else:
@@ -950,18 +1001,50 @@ cdef class Engine:
         """Mean loss over n rows, without penalties; their outputs to `out` where it is given."""
         return self._run(EVALUATE, 0, n, 0, 0, out)
 
-    def gradient(self, Py_ssize_t start, Py_ssize_t stop, out, double l1=0, double l2=0):
-        """Loss over rows start .. stop with penalties; its gradient to `out` (layout.size,)."""
+    def gradient(self, Py_ssize_t start, Py_ssize_t stop, out, double l1=0, double l2=0, total=None):
+        """Loss over rows start .. stop with penalties; its gradient to `out` (layout.size,).
+
+        `total`: the sum of the weights of all samples of the batch, where these rows are only a part of it. The losses and gradients of
+        the parts then add up to the batch's.
+        """
         self.plan.gradient = <void*> address(out)
-        return self._run(GRADIENT, start, stop - start, l1, l2)
+        return self._run(GRADIENT, start, stop - start, l1, l2, None, total)
 
     def step(self, Py_ssize_t start, Py_ssize_t stop, double learning_rate, Py_ssize_t t, double l1=0, double l2=0):
         """One update from rows start .. stop, the t-th of its moments (from 1). Returns the loss before it.
 
         Where that is not finite, parameters and moments stay as they are.
         """
+        self._set_rate(learning_rate, t)
+        return self._run(UPDATE, start, stop - start, l1, l2)
+
+    def update(self, gradient, double learning_rate, Py_ssize_t t, double scale=1):
+        """One update by `scale` times a gradient (layout.size,), the t-th of its moments: the second half of `step`."""
+        cdef Plan* plan = &self.plan
+        plan.mode = APPLY
+        plan.gradient = <void*> address(gradient)
+        plan.gradient_scale = scale
+        self._set_rate(learning_rate, t)
+        self._set_rules(0, 0)
+        with nogil:
+            if self.is_double:
+                apply[double](plan, <const double*> plan.parameters)
+            else:
+                apply[float](plan, <const float*> plan.parameters)
+
+    def norm(self, gradient):
+        """The Euclidean norm of a vector laid out as the parameters, in double precision."""
+        cdef size_t place = address(gradient)
+        cdef double value
+        with nogil:
+            if self.is_double:
+                value = norm[double](<const double*> place, self.plan.size)
+            else:
+                value = norm[float](<const float*> place, self.plan.size)
+        return value
+
+    cdef _set_rate(self, double learning_rate, Py_ssize_t t):
         cdef svdfast_update_rule* rule = &self.plan.rule
         rule.learning_rate = learning_rate
         rule.correction1 = 1 - pow(rule.beta1, t)
         rule.correction2 = 1 - pow(rule.beta2, t)
-        return self._run(UPDATE, start, stop - start, l1, l2)

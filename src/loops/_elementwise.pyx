@@ -41,6 +41,7 @@ cdef dict codes(const svdfast_named* named):
 ACTIVATIONS = codes(svdfast_activations)
 LOSSES = codes(svdfast_losses)
 UPDATES = codes(svdfast_updates)
+ELEMENT_TYPES = {"uint8": SVDFAST_UINT8, "float32": SVDFAST_FLOAT32, "float64": SVDFAST_FLOAT64}
 
 # What an activation's derivative is computed from: "A", "Z", or None where f'(z) is 1.
 BACKWARD_READS = {
@@ -51,11 +52,6 @@ BACKWARD_READS = {
 cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil:
     """The table for elements of `itemsize` bytes: 4 (float) or 8 (double)."""
     return svdfast_elementwise_for(itemsize)
-
-
-cdef bint backward_reads_Z(int activation) noexcept nogil:
-    """Whether an activation's derivative is computed from Z, which then has to be kept beside A."""
-    return svdfast_activations[activation].reads[0] == b"Z"
 
 
 cdef bint loss_reads_Z(int loss) noexcept nogil:

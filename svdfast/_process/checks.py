@@ -2,7 +2,7 @@
 """Checks of plain arguments: numbers, counts, that an array is one of numbers, and that there is memory for what is asked for.
 Each names the argument, what was expected and what came. And the layer that an error of linear algebra is about.
 
-What an array must be beyond that is checked where it is used: data.py (samples and targets), kernels.py, svd.py.
+What an array must be beyond that is checked where it is used: data/ (samples and targets), kernels.py, svd.py.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 _MOST_ITEMS = 100_000
 
+# Elements of an array, and sizes of one, that the compiled core and BLAS count with.
+MAX_SIZE = 2**31 - 1
+
+
 def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
     """A finite number > 0 (or ≥ 0) as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -44,13 +48,13 @@ def _as_float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def fraction(name: str, value: Any, *, below_one: bool = False) -> float:
-    """A number from 0 to 1 (or below 1) as a float."""
+def fraction(name: str, value: Any, *, below_one: bool = False, above_zero: bool = False) -> float:
+    """A number from 0 to 1 (or below 1, or above 0) as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number from 0 to 1, got {type(value).__name__}")
     number = _as_float(value)
-    if not 0 <= number <= 1 or (below_one and number == 1):
-        bound = "from 0 to below 1" if below_one else "from 0 to 1"
+    if not 0 <= number <= 1 or (below_one and number == 1) or (above_zero and number == 0):
+        bound = "from 0 to below 1" if below_one else "above 0 and at most 1" if above_zero else "from 0 to 1"
         raise ValueError(f"{name}: expected a number {bound}, got {value!r}")
     return number
 
@@ -109,6 +113,24 @@ def real_dtype(name: str, dtype: np.dtype[Any]) -> None:
     """Refuses what is not real numbers of at most 64 bits."""
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise TypeError(f"{name}: expected real numbers of at most 64 bits, got dtype {dtype}")
+
+
+def check_out(
+    name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, direct: bool = False
+) -> None:
+    """Refuses an `out` that results can't be written to; if `direct`, one that compiled code can't use as it lies."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an ndarray, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name}: expected an array to write to, got a read-only one")
+    if direct and not (out.flags.c_contiguous and out.flags.aligned):
+        raise ValueError(
+            f"{name}: expected a C-contiguous and aligned array, got one that is not"
+        )
 
 
 @contextlib.contextmanager

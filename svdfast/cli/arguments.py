@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from svdfast._process.checks import MAX_SIZE
 from svdfast.cli.data import Failure, UsageError, short
 from svdfast.interop import files as io
 
@@ -78,7 +79,7 @@ def rank_rule(text: str) -> str:
     return _rule(text, "energy:E or budget:B")
 
 
-def integer(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
+def integer(minimum: int, maximum: int = MAX_SIZE) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text)

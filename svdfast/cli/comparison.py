@@ -12,17 +12,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._process.runtime import resolve_threads
 from svdfast.cli.data import DEFAULTS, FILE_DEFAULTS, Data, Failure, UsageError
 from svdfast.model.counting import count_multiplications
-from svdfast.model.network import Evaluation, Network, Truncation
+from svdfast.model.evaluation import Evaluation
+from svdfast.model.heads import share_explained_of
+from svdfast.model.network import Network, Truncation
 from svdfast.model.ranks import NARROW
 from svdfast.model.svd import resolve_rank
+from svdfast.training.events import Event
+from svdfast.training.factoring import Factoring
 from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
-from svdfast.training.train import Event, TrainingResult, train
+from svdfast.training.result import TrainingResult
+from svdfast.training.train import train
 
 __all__ = ["SGD_LEARNING_RATE", "Comparison", "say"]
 
@@ -63,7 +67,7 @@ class Comparison:
         try:
             self.first = Network(
                 [n_in, *hidden, data.n_out],
-                output=data.output,
+                output=data.head.output,
                 dtype=arguments.dtype,
                 seed=arguments.seed,
             )
@@ -79,7 +83,7 @@ class Comparison:
         self.kept = [] if arguments.ranks else sorted({number - 1 for number in keep})
         self.ranks: str | list[int | None] = arguments.ranks or [
             None if i in self.kept else resolve_rank(self.alpha, layer.n_in, layer.n_out)
-            for i, layer in enumerate(self.first.layers[:-1])
+            for i, layer in enumerate(self.first.layout.factorable)
         ]
         self._warm_up()
 
@@ -97,12 +101,31 @@ class Comparison:
         """A dense step, an SVD and a factored step on a copy, so that none is measured cold."""
         n = self.batch_size
         self._fit(
-            self.first.copy(), self.ranks, self.data.X[:n], self.data.y[:n], epochs=2,
-            pretrain_fraction=0.5,
+            self.first.copy(), self.ranks, 0.5, self.data.X[:n], self.data.y[:n], epochs=2,
         )  # fmt: skip
 
+    def _factoring(self, ranks: Sequence[int | None] | str | None, pretrain_fraction: float | None) -> Factoring | None:
+        arguments = self.arguments
+        if ranks is None:
+            return None
+        return Factoring(
+            ranks,
+            pretrain_fraction=pretrain_fraction,
+            recompose=False,
+            force=arguments.force,
+            svd=arguments.svd_method,
+            activation_aware=not arguments.plain_svd,
+            product_decay=arguments.product_decay,
+        )
+
     def _fit(
-        self, net: Network, ranks: Sequence[int | None] | str | None, X: Array, y: Array, **settings: Any
+        self,
+        net: Network,
+        ranks: Sequence[int | None] | str | None,
+        pretrain_fraction: float | None,
+        X: Array,
+        y: Array,
+        **settings: Any,
     ) -> TrainingResult:
         arguments = self.arguments
         try:
@@ -112,13 +135,7 @@ class Comparison:
                 y,
                 batch_size=self.batch_size,
                 optimizer=self.optimizer(),
-                rank_fraction=None,
-                ranks=ranks,
-                recompose=False,
-                force=arguments.force,
-                svd_method=arguments.svd_method,
-                activation_aware=not arguments.plain_svd,
-                product_decay=arguments.product_decay,
+                factoring=self._factoring(ranks, pretrain_fraction),
                 precision=arguments.precision,
                 n_threads=self.threads,
                 seed=arguments.seed,
@@ -138,7 +155,7 @@ class Comparison:
         for note in data.notes:
             say(f"  {note}")
         say(
-            f"network {'-'.join(map(str, net.sizes))}, relu and {data.output}, {net.dtype}"
+            f"network {'-'.join(map(str, net.sizes))}, relu and {data.head.output}, {net.dtype}"
             f"{', products in bfloat16' if arguments.precision == 'bfloat16' else ''}, "
             f"{len(net.parameters):,} parameters"
         )
@@ -155,7 +172,7 @@ class Comparison:
         bar = _bar_class()
         write_line: Callable[[str], object] = say if bar is None else bar.write
         every = -(-self.epochs // _MOST_LINES)
-        score_name = "val R²" if self.data.n_classes is None else "val accuracy"
+        score_name = "val accuracy" if self.data.head.decides else "val R²"
 
         def tell(event: Event) -> None:
             if event.kind == "switch":
@@ -180,10 +197,10 @@ class Comparison:
         result = self._fit(
             net,
             ranks,
+            self.pretrain_fraction,
             self.data.X,
             self.data.y,
             epochs=self.epochs,
-            pretrain_fraction=self.pretrain_fraction,
             validation=(self.data.X_test, self.data.y_test),
             callbacks=[tell],
             progress=bar is not None,
@@ -225,8 +242,8 @@ class Comparison:
     def _format_score(self, evaluation: Evaluation, y: Array) -> str:
         if evaluation.accuracy is not None:
             return f"{100 * evaluation.accuracy:.2f} %"
-        variance = float(np.var(y, dtype=np.float64))
-        return f"{1 - evaluation.loss / variance:.4f}" if variance else "undefined"
+        r2 = share_explained_of(evaluation.loss, y)
+        return "undefined" if r2 is None else f"{r2:.4f}"
 
     def report(
         self, dense: Network, dense_result: TrainingResult, net: Network, result: TrainingResult
@@ -234,10 +251,10 @@ class Comparison:
         """Prints the table, with the factored network evaluated, recomposed and evaluated again."""
         # As it was while it was factored: a dense tail may have followed.
         switch = next((e for e in reversed(result.events) if e.kind == "switch"), None)
-        cut = net
+        cut = net.layout
         if switch is not None and not net.is_factored:
             ranks = {t.layer: t.rank for t in switch.info["truncations"]}
-            cut = net.shaped([ranks.get(i) for i in range(len(net.layers) - 1)])
+            cut = cut.with_ranks(map(ranks.get, range(len(cut.factorable))))
         step, forward = count_multiplications(cut, "step"), count_multiplications(cut, "forward")
         networks = [self._evaluate(dense), self._evaluate(net)]
         factored = net.is_factored
@@ -281,7 +298,7 @@ class Comparison:
                 f"{forward.ratio:.2f}",
             ),
         ]
-        score = "R²" if self.data.n_classes is None else "accuracy"
+        score = "accuracy" if self.data.head.decides else "R²"
         for index, (part, y) in enumerate((("train", self.data.y), ("test", self.data.y_test))):
             rows.append((f"{part} loss", *(f"{e[index].loss:.4g}" for e in networks), ""))
             rows.append(

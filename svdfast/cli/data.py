@@ -24,6 +24,7 @@ from svdfast import datasets
 from svdfast._process.files import DAMAGED, check_claim
 from svdfast._process.runtime import single_threaded_blas
 from svdfast.interop.files import Origin
+from svdfast.model.heads import CLASSES, Head, head_for
 from svdfast.model.network import Layer, Network
 
 __all__ = [
@@ -100,11 +101,11 @@ class Data:
 
     @property
     def n_out(self) -> int:
-        return 1 if self.n_classes in (None, 2) else int(self.n_classes or 0)
+        return int(self.n_classes or 0) if self.head is CLASSES else 1
 
     @property
-    def output(self) -> str:
-        return {None: "identity", 2: "sigmoid"}.get(self.n_classes, "softmax")
+    def head(self) -> Head:
+        return head_for(self.n_classes)
 
 
 def load(arguments: argparse.Namespace) -> Data:
@@ -417,10 +418,9 @@ def take_in(net: Network, scale: Scale) -> None:
     """Changes a network of standardised inputs to one of the inputs as they were, x: W·(x - mean)/deviation + b."""
     mean, deviation = scale
     layer = net.layers[0]
-    right = _right(layer)
+    right = next(iter(layer.products.values()))  # what the inputs meet first
     right[...] = right / deviation
-    shift = right @ mean  # of the weights as they are rounded
-    layer.b[...] = layer.b - (shift if layer.rank is None else layer.W1 @ shift)
+    layer.b[...] = layer.b - _times(layer, mean)  # by the weights as they are rounded
 
 
 @single_threaded_blas.held()
@@ -428,15 +428,16 @@ def take_out(net: Network, scale: Scale) -> None:
     """The way back: u = (x - mean)/deviation are the inputs, W·(deviation·u + mean) + b."""
     mean, deviation = scale
     layer = net.layers[0]
-    right = _right(layer)
-    shift = right @ mean
-    layer.b[...] = layer.b + (shift if layer.rank is None else layer.W1 @ shift)
+    right = next(iter(layer.products.values()))
+    layer.b[...] = layer.b + _times(layer, mean)
     right[...] = right * deviation
 
 
-def _right(layer: Layer) -> Array:
-    """What a layer multiplies its inputs with first."""
-    return layer.W if layer.rank is None else layer.W2
+def _times(layer: Layer, x: Array) -> Array:
+    """W·x."""
+    for factor in layer.products.values():
+        x = factor @ x
+    return x
 
 
 def _in_float64(net: Network) -> Network:

@@ -391,7 +391,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.save is not None:
         saved = with_scales(net, data)
         try:
-            io.save(saved, arguments.save, data.origin)
+            io.write(saved, arguments.save, data.origin)
         except OSError as error:
             raise Failure(f"--save: {arguments.save}: {error.strerror or error}") from None
         if saved.dtype != net.dtype:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from svdfast import onnx
 from svdfast._process.files import written_whole
 from svdfast.cli.arguments import check_writable, layer_numbers, rank_fraction, rank_rule, threads
 from svdfast.cli.comparison import say
@@ -31,9 +32,10 @@ from svdfast.cli.data import (
 )
 from svdfast.interop import files as io
 from svdfast.model.counting import break_even_rank, count_multiplications
+from svdfast.model.heads import Head, agree, head_of, share_explained
 from svdfast.model.network import Network, Truncation
-from svdfast.model.ranks import resolve_rule
-from svdfast.model.svd import resolve_rank
+from svdfast.model.ranks import ranks_by, resolve_rule
+from svdfast.model.truncation import matrices
 
 __all__ = ["add_commands"]
 
@@ -60,7 +62,7 @@ _DATA = f"""\
 """
 
 _PREDICT_EPILOG = f"""\
-MODEL is a file that svdfast train --save or Network.save wrote, .npz or .safetensors. A network that
+MODEL is a file that svdfast train --save or sf.save wrote, .npz or .safetensors. A network that
 svdfast train saved takes the data file's own numbers, as they are before they are standardised, and
 gives the file's own classes.
 
@@ -216,8 +218,9 @@ def _predict(arguments: argparse.Namespace) -> None:
         check_writable("--out", arguments.out, _PREDICTION_SUFFIXES)
     net, origin = _load_model(arguments.model)
     _check_precision(net, arguments.precision)
-    if arguments.probabilities and not _has_classes(net):
-        raise UsageError(f"--probabilities: this network's output is {_output(net)}, which gives none")
+    output = net.layers[-1].activation
+    if arguments.probabilities and not head_of(output).decides:
+        raise UsageError(f"--probabilities: this network's output is {output.name}, which gives none")
     X, y = load_samples(arguments.data, "predict", net.sizes[0], _n_targets(net))
     outputs = _outputs(net, X, arguments.data, precision=arguments.precision, n_threads=arguments.threads)
     predicted = _predictions(net, outputs, origin)
@@ -234,17 +237,12 @@ def _predict(arguments: argparse.Namespace) -> None:
         _tell(f"{_score(net, predicted, y, origin)}, {len(X):,} sample{'s' * (len(X) > 1)} of {arguments.data}")
 
 
-def _output(net: Network) -> str:
-    return net.layers[-1].activation.name
-
-
-def _has_classes(net: Network) -> bool:
-    return _output(net) in ("softmax", "sigmoid")
+def _head(net: Network) -> Head:
+    return head_of(net.layers[-1].activation)
 
 
 def _n_targets(net: Network) -> int:
-    """Numbers that a sample's target has: a class is one."""
-    return 1 if _output(net) == "softmax" else net.sizes[-1]
+    return _head(net).n_targets(net.sizes[-1])
 
 
 def _outputs(net: Network, X: Array, name: str, **settings: Any) -> Array:
@@ -265,28 +263,27 @@ def _outputs(net: Network, X: Array, name: str, **settings: Any) -> Array:
 
 def _predictions(net: Network, outputs: Array, origin: io.Origin) -> Array:
     """Classes (p,) by softmax or (p, n_outputs) by sigmoid, as their labels where there are some; else the outputs as they are."""
-    if not _has_classes(net):
+    head = _head(net)
+    if not head.decides:
         return outputs
-    numbers: Array = outputs.argmax(axis=1) if _output(net) == "softmax" else (outputs > 0.5).astype(np.int64)
+    numbers = head.decide(outputs).astype(np.int64)
     return numbers if origin.labels is None else np.array(origin.labels, dtype=np.int64)[numbers]
 
 
 def _score(net: Network, predicted: Array, y: Array, origin: io.Origin) -> str:
     """Accuracy, or R^2 as in `Network.score`, in words; the targets are those of the data, not numbers of classes."""
     y = y.reshape(predicted.shape)
-    if _has_classes(net):
-        known = origin.labels or range(net.sizes[-1] if _output(net) == "softmax" else 2)
+    head = _head(net)
+    if head.decides:
+        known = origin.labels or range(head.n_values(net.sizes[-1]))
         fits = np.isin(y, known)
         # Labels that training did not see are mistakes; without labels, they may be numbered otherwise.
         if not (fits.all() if origin.labels is None else fits.any()):
             return "no accuracy, as the targets are not the network's classes"
-        correct = (predicted == y).reshape(len(y), -1).all(axis=1)
-        return f"accuracy {100 * correct.mean():.2f} %"
-    y = y.astype(np.float64)
-    spread = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
-    if not spread.all():
+        return f"accuracy {100 * agree(predicted, y).mean():.2f} %"
+    if (y == y[0]).all(axis=0).any():
         return "R^2 undefined, as the targets do not vary"
-    return f"R^2 {np.mean(1 - ((y - predicted) ** 2).sum(axis=0) / spread):.4f}"
+    return f"R^2 {share_explained([(predicted, y.astype(np.float64), None)]):.4f}"
 
 
 def _lines(values: Array) -> Iterator[str]:
@@ -342,7 +339,7 @@ def _compress(arguments: argparse.Namespace) -> None:
             X, y = load_samples(arguments.data, "compress", net.sizes[0], _n_targets(net))
         lines += _changes(before, net, X, y, origin, arguments.data)
     try:
-        io.save(net, out, origin)
+        io.write(net, out, origin)
     except OSError as error:
         raise Failure(f"--out: {out}: {error.strerror or error}") from None
     for line in lines:
@@ -367,13 +364,8 @@ def _cut(net: Network, arguments: argparse.Namespace, X: Array | None, origin: i
         scale = np.array(origin.mean), np.array(origin.deviation)
     if scale is not None:
         take_out(net, scale)
-    hidden = net.layout.layers[:-1]
-    ranks: list[int | None]
-    if arguments.ranks is None:
-        ranks = [resolve_rank(arguments.rank_fraction, layer.n_in, layer.n_out) for layer in hidden]
-    else:
-        rule = resolve_rule(net.layout, None, arguments.ranks)
-        ranks = list(rule(hidden, [layer.weight() for layer in net.layers[:-1]]))
+    rule = resolve_rule(net.layout, None if arguments.ranks else arguments.rank_fraction, arguments.ranks)
+    ranks = ranks_by(rule, net.layout.factorable, matrices(net.state))
     for number in arguments.keep_dense:
         ranks[number - 1] = None
     truncations = net.truncate(ranks=ranks, force=arguments.force, inputs=X)
@@ -381,8 +373,8 @@ def _cut(net: Network, arguments: argparse.Namespace, X: Array | None, origin: i
         if any(t.layer == 0 and not t.skipped for t in truncations):
             take_in(net, scale)
         else:  # as it was, to the last digit
-            for part in ("W", "b") if first.layers[0].rank is None else ("W1", "W2", "b"):
-                getattr(net.layers[0], part)[...] = getattr(first.layers[0], part)
+            for name, tensor in first.layers[0].tensors.items():
+                net.layers[0].tensors[name][...] = tensor
     return truncations
 
 
@@ -395,10 +387,10 @@ def _table(before: Network, net: Network, truncations: tuple[Truncation, ...]) -
         ("layer", "rank", "even", "kept", "before", "after", "before", "after"),
     ]
     for i, layer in enumerate(net.layers):
-        hidden = i < len(net.layers) - 1
+        hidden = i < len(net.layout.factorable)
         rows.append((
             f"{layer.n_in}-{layer.n_out}",
-            "dense" if layer.rank is None else str(layer.rank),
+            counts[1].layers[i].form,
             str(break_even_rank(layer.n_in, layer.n_out, first_layer=i == 0)) if hidden else "",
             f"{100 * kept[i]:.2f} %" if i in kept else "",
             *(f"{count.layers[i].multiplications:,}" for count in counts),
@@ -449,7 +441,7 @@ def _export(arguments: argparse.Namespace) -> None:
     check_writable("FILE.onnx", arguments.file, (".onnx",))
     net, origin = _load_model(arguments.model)
     try:
-        net.export(arguments.file)
+        onnx.save(net, arguments.file)
     except (ImportError, ValueError) as error:
         raise Failure(f"{arguments.file}: {error}") from None
     except OSError as error:

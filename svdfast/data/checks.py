@@ -2,25 +2,28 @@
 """Checks samples, targets and weights at the boundary, and brings them to forms that the compiled core reads.
 
 Nothing is copied that can be read as it lies: uint8, float32 and float64 rows are converted tile by tile in the core. Not here: data
-that is not in memory, or comes in batches (sources.py); data sets to download (datasets.py).
+that is not in memory (rows.py) or comes in batches (batches.py); data sets to download (datasets.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from svdfast import _elementwise
 from svdfast._process.checks import real_array, room
-from svdfast.model.losses import Loss
+from svdfast.data.spec import Spec, Targets
 
 if TYPE_CHECKING:
     from svdfast._engine import Engine
 
 __all__ = [
     "CODES",
+    "NAMES",
     "Inputs",
     "Samples",
     "check_inputs",
@@ -28,10 +31,13 @@ __all__ = [
     "check_sample_weight",
     "check_targets",
     "check_targets_shape",
+    "checked_samples",
 ]
 
 # Types that the compiled core reads, and their codes there.
-CODES = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1, np.dtype(np.float64): 2}
+CODES = {np.dtype(name): code for name, code in _elementwise.ELEMENT_TYPES.items()}
+# What messages call the three parts of data.
+NAMES = ("X", "y", "sample_weight")
 _CHUNK = 1 << 20  # elements looked at together, so that a check needs little memory
 
 
@@ -46,11 +52,11 @@ class Inputs:
 
 @dataclass
 class Samples:
-    """Checked samples with targets and weights, ready for an engine of any layout of the network."""
+    """Checked samples, with targets and weights where there are any, ready for an engine of any layout of the network."""
 
     inputs: Inputs
-    loss: Loss
-    targets: NDArray[Any]
+    loss: Targets | None
+    targets: Any  # an array, unless `loss` is None
     weights: NDArray[Any] | None
 
     @property
@@ -59,21 +65,57 @@ class Samples:
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
-        """Inputs, targets, and weights where there are any."""
-        return [self.inputs.array, self.targets, *([] if self.weights is None else [self.weights])]
+        """Inputs, targets and weights, as far as there are any."""
+        return [a for a in (self.inputs.array, self.targets, self.weights) if a is not None]
 
     def part(self, start: int, stop: int) -> Samples:
         """Samples start .. stop, as views."""
         return Samples(
             replace(self.inputs, array=self.inputs.array[start:stop]),
             self.loss,
-            self.targets[start:stop],
+            None if self.targets is None else self.targets[start:stop],
             None if self.weights is None else self.weights[start:stop],
         )
+
+    def blocks(self) -> Iterator[Samples]:
+        """All samples at once, as a Reader gives them in blocks."""
+        yield self
 
     def bind(self, engine: Engine) -> None:
         """Gives an engine the data to take batches from."""
         engine.bind(self.inputs, self.loss, self.targets, self.weights)
+
+
+def checked_samples(
+    X: ArrayLike,
+    y: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    spec: Spec,
+    *,
+    names: tuple[str, str, str] = NAMES,
+    part: bool = False,
+) -> Samples:
+    """Data in memory, checked as a whole. Weights of a part of the data may all be 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Some of it is not as `spec` says, or there is no sample.
+    """
+    inputs = check_inputs(X, spec, name=names[0])
+    n_samples = len(inputs.array)
+    check_some(n_samples, spec, names[0])
+    targets = None if spec.targets is None else check_targets(y, spec, n_samples, name=names[1])
+    weights = check_sample_weight(
+        sample_weight, n_samples, spec.target_dtype, name=names[2], part=part
+    )
+    return Samples(inputs, spec.targets, targets, weights)
+
+
+def check_some(n_samples: int, spec: Spec, name: str) -> None:
+    """Refuses data without a sample."""
+    if n_samples == 0 and spec.finite:
+        raise ValueError(f"{name}: expected at least one sample, got none")
 
 
 def as_read(array: NDArray[Any], dtype: np.dtype[Any] | type[np.generic]) -> NDArray[Any]:
@@ -106,45 +148,30 @@ def _check_finite(name: str, array: NDArray[Any], dtype: np.dtype[Any], first_ro
             )
 
 
-def _row(wrong: NDArray[np.bool_], first_row: int) -> tuple[tuple[Any, ...], int]:
-    """Where the first wrong element is, and its row in the whole."""
-    place = tuple(np.argwhere(wrong)[0])
-    return place, first_row + int(place[0])
-
-
-def check_inputs(
-    X: ArrayLike,
-    n_in: int,
-    dtype: np.dtype[Any],
-    uint8_scale: float,
-    *,
-    finite: bool = True,
-    name: str = "X",
-    first_row: int = 0,
-) -> Inputs:
-    """Samples in rows for a network of `n_in` inputs. They begin at `first_row` of the whole, which messages name.
+def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 0) -> Inputs:
+    """Samples in rows. They begin at `first_row` of the whole, which messages name.
 
     Raises
     ------
     TypeError
         Not real numbers.
     ValueError
-        Not 2-D, not `n_in` columns, or (if `finite`) not finite.
+        Not 2-D, not as many columns as inputs, or (if the spec says so) not finite.
     """
     array = real_array(name, X)
-    check_inputs_shape(array.shape, n_in, name)
-    kind = array.dtype if array.dtype in CODES else dtype
+    check_inputs_shape(array.shape, spec.n_inputs, name)
+    kind = array.dtype if array.dtype in CODES else spec.dtype
     itemsize = kind.itemsize
     rows_contiguous = array.shape[1] <= 1 or array.strides[1] == itemsize
     copied = array.dtype != kind or not rows_contiguous or array.strides[0] % itemsize or not array.flags.aligned
     if copied:
         room(name, array.size * itemsize)
-    if finite:
-        _check_finite(name, array, dtype, first_row)
+    if spec.finite:
+        _check_finite(name, array, spec.dtype, first_row)
     if copied:
         array = as_read(array, kind)
-    code = CODES[array.dtype]
-    return Inputs(array, code, uint8_scale if code == 0 else 1.0)
+    scale = spec.uint8_scale if array.dtype == np.uint8 else 1.0
+    return Inputs(array, CODES[array.dtype], scale)
 
 
 def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> None:
@@ -159,39 +186,31 @@ def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> No
 
 
 def check_targets_shape(
-    shape: tuple[int, ...],
-    kind: np.dtype[Any],
-    loss: Loss,
-    n_samples: int,
-    n_out: int,
-    name: str = "y",
+    shape: tuple[int, ...], kind: np.dtype[Any], spec: Spec, n_samples: int, name: str = "y"
 ) -> bool:
-    """Refuses a shape or type that does not fit the loss. Returns whether these are class numbers."""
+    """Refuses a shape or type that does not fit the targets. Returns whether these are class numbers."""
+    assert spec.targets is not None
+    n_out = spec.n_outputs
     if len(shape) == 0 or shape[0] != n_samples:
         got = "a single number" if len(shape) == 0 else f"shape {shape}"
         raise ValueError(f"{name}: expected {n_samples} targets, one for each sample, got {got}")
-    if loss.name == "cross_entropy" and len(shape) == 1:
+    if spec.targets.classes and len(shape) == 1:
         if kind.kind not in "iub":
             raise TypeError(
                 f"{name}: expected integer class numbers (or one-hot rows), got dtype {kind}"
             )
         return True
     if shape != (n_samples, n_out) and (len(shape) > 1 or n_out > 1):
-        raise ValueError(f"{name}: expected shape {(n_samples, n_out)} for {loss.name}, got {shape}")
+        raise ValueError(
+            f"{name}: expected shape {(n_samples, n_out)} for {spec.targets.name}, got {shape}"
+        )
     return False
 
 
 def check_targets(
-    y: ArrayLike,
-    loss: Loss,
-    n_samples: int,
-    n_out: int,
-    dtype: np.dtype[Any],
-    *,
-    name: str = "y",
-    first_row: int = 0,
+    y: Any, spec: Spec, n_samples: int, *, name: str = "y", first_row: int = 0
 ) -> NDArray[Any]:
-    """Targets as int32 class numbers (p,), or as values (p, n_out) of the network's dtype, C-contiguous.
+    """Targets as int32 class numbers (p,), or as values (p, n_outputs) of the targets' dtype, C-contiguous.
 
     Raises
     ------
@@ -200,27 +219,28 @@ def check_targets(
     ValueError
         A shape, length or value that does not fit the loss.
     """
-    array = real_array(name, y)
-    if check_targets_shape(array.shape, array.dtype, loss, n_samples, n_out, name):
+    assert spec.targets is not None
+    array, n_out = real_array(name, y), spec.n_outputs
+    if check_targets_shape(array.shape, array.dtype, spec, n_samples, name):
         _room_for_copy(name, array, np.dtype(np.int32))
-        if array.size and (array.min() < 0 or array.max() >= n_out):
-            place, row = _row((array < 0) | (array >= n_out), first_row)
-            raise ValueError(
-                f"{name}: expected class numbers from 0 to {n_out - 1}, got {array[place]} in row {row}"
-            )
+        _check_bounds(name, array, 0, n_out - 1, f"class numbers from 0 to {n_out - 1}", first_row)
         return as_read(array, np.int32)
     array = array.reshape(n_samples, n_out)  # from (n_samples,), where there is one output
-    _room_for_copy(name, array, dtype)
-    _check_finite(name, array, dtype, first_row)
-    if array.size and loss.name == "binary_cross_entropy" and (array.min() < 0 or array.max() > 1):
-        place, row = _row((array < 0) | (array > 1), first_row)
-        raise ValueError(
-            f"{name}: expected values from 0 to 1 for {loss.name}, got {array[place]} in row {row}"
-        )
-    if array.size and loss.name == "cross_entropy" and array.min() < 0:
-        place, row = _row(array < 0, first_row)
-        raise ValueError(f"{name}: expected one-hot rows or shares ≥ 0, got {array[place]} in row {row}")
-    return as_read(array, dtype)
+    _room_for_copy(name, array, spec.target_dtype)
+    _check_finite(name, array, spec.target_dtype, first_row)
+    if spec.targets.bounds is not None:
+        _check_bounds(name, array, *spec.targets.bounds, spec.targets.expected, first_row)
+    return as_read(array, spec.target_dtype)
+
+
+def _check_bounds(
+    name: str, array: NDArray[Any], low: float, high: float, expected: str, first_row: int
+) -> None:
+    """Refuses an element out of bounds, and names the row of the first."""
+    if array.size and (array.min() < low or array.max() > high):
+        place = tuple(np.argwhere((array < low) | (array > high))[0])
+        row = first_row + int(place[0])
+        raise ValueError(f"{name}: expected {expected}, got {array[place]} in row {row}")
 
 
 def check_sample_weight(
@@ -249,9 +269,7 @@ def check_sample_weight(
     _room_for_copy(name, array, dtype)
     _check_finite(name, array, dtype, first_row)
     array = as_read(array, dtype)
-    if array.size and array.min() < 0:
-        place, row = _row(array < 0, first_row)
-        raise ValueError(f"{name}: expected weights ≥ 0, got {array[place]} in row {row}")
+    _check_bounds(name, array, 0, np.inf, "weights ≥ 0", first_row)
     if array.size and array.max() == 0 and not part:
         raise ValueError(f"{name}: expected weights ≥ 0, not all zero in {dtype}")
     return array

@@ -5,7 +5,7 @@
     .safetensors   a tensor for each of layers.0.W, or layers.0.W1 and layers.0.W2, and layers.0.b, and so on, by which other
                    libraries find them; the header is in the metadata as `svdfast`, with a checksum, for the format has none
 
-The header has the format and its version, the svdfast that wrote it, sizes, ranks, activations with their parameters, the scale of uint8
+The header has the format and its version, the svdfast that wrote it, each layer's shape, structure and activation, the scale of uint8
 samples, and, where the command line wrote it, what it knows of the data (`Origin`). Not here: data sets (datasets.py).
 """
 
@@ -16,7 +16,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,20 +24,20 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from svdfast._process import in_use
 from svdfast._process.checks import count, positive_number, room
 from svdfast._process.files import DAMAGED, check_claim, written_whole
-from svdfast.model.activations import Activation
+from svdfast.model.heads import head_of
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
 
-__all__ = ["SUFFIXES", "Origin", "check_name", "load", "read", "save"]
+__all__ = ["SUFFIXES", "Origin", "check_name", "load", "read", "save", "write"]
 
 SUFFIXES = (".npz", ".safetensors")
 
 _FORMAT = "svdfast network"
-_VERSION = 1
+_VERSION = 2
 _LARGEST_LABEL = 2**63 - 1
-_MOST_PARAMETERS = 2**31 - 1  # as in a new Network
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Origin:
             labels = tuple(
                 count("labels", label, minimum=-_LARGEST_LABEL - 1, maximum=_LARGEST_LABEL) for label in labels
             )
-            n_out, output = layout.sizes[-1], layout.layers[-1].activation.name
-            n_classes = {"softmax": n_out, "sigmoid": 2 if n_out == 1 else 0}.get(output, 0)
+            n_out, head = layout.sizes[-1], head_of(layout.layers[-1].activation)
+            n_classes = head.n_values(n_out) if head.n_targets(n_out) == 1 else 0
             if len(labels) != n_classes or len(set(labels)) != n_classes:
                 raise ValueError(f"it has {len(labels)} labels for {n_classes} classes, or the same one twice")
         if (mean is None) != (deviation is None):
@@ -96,40 +96,70 @@ def check_name(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def save(net: Network, path: str | os.PathLike[str], origin: Origin | None = None) -> None:
-    """Writes a network to a file; factored layers stay factored. See `Network.save`.
+def save(net: Network, path: str | os.PathLike[str]) -> None:
+    """Writes a network to a file, which `load` reads; factored layers stay factored.
 
     Parameters
     ----------
     net : Network
     path : path that ends in .npz or .safetensors
-    origin : Origin, optional
+        A file of that name is replaced, but only once the new one is whole. A safetensors file has a tensor for each of layers.0.W (or
+        layers.0.W1 and layers.0.W2), layers.0.b and so on, for readers other than svdfast.
+
+    Raises
+    ------
+    TypeError
+        Not a network, or not a path.
+    ValueError
+        The name ends in something else.
+    ImportError
+        .safetensors, and the package is missing: pip install "svdfast[safetensors]".
+    OSError
+        The file can't be written; nothing is left behind.
+
+    Examples
+    --------
+    >>> import svdfast as sf, tempfile, os
+    >>> net = sf.Network([4, 3], seed=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sf.save(net, os.path.join(folder, "net.npz"))
+    ...     again = sf.load(os.path.join(folder, "net.npz"))
+    >>> bool((again.parameters == net.parameters).all())
+    True
     """
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+    write(net, path, Origin())
+
+
+def write(net: Network, path: str | os.PathLike[str], origin: Origin) -> None:
+    """As `save`, with what is known of the data; `read` reads it."""
     from svdfast import __version__
 
     target = check_name(path)
-    layout, parameters = net.state
-    header = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "svdfast": __version__,
-        **layout_header(layout),
-        "uint8_scale": net.uint8_scale,
-        "origin": asdict(origin or Origin()),
-    }
-    text = json.dumps(header)
-    if target.suffix == ".npz":
+    with in_use.reading(net):
+        layout, parameters = net.state
+        header = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "svdfast": __version__,
+            **layout.header(),
+            "uint8_scale": net.uint8_scale,
+            "origin": asdict(origin),
+        }
+        text = json.dumps(header)
+        if target.suffix == ".npz":
+            with written_whole(target) as file:
+                np.savez(file, header=np.array(text), parameters=parameters)
+            return
+        tensors = _tensors(layout, parameters)
+        metadata = {"svdfast": text, "crc32": _checksum(text, tensors)}
         with written_whole(target) as file:
-            np.savez(file, header=np.array(text), parameters=parameters)
-        return
-    tensors = _tensors(layout, parameters)
-    metadata = {"svdfast": text, "crc32": _checksum(text, tensors)}
-    with written_whole(target) as file:
-        file.write(_safetensors().numpy.save(tensors, metadata))
+            file.write(_safetensors().numpy.save(tensors, metadata))
 
 
 def load(path: str | os.PathLike[str]) -> Network:
-    """Reads a network that `Network.save` wrote. Which of its two formats a file has is seen from its content, not its name.
+    """Reads a network that `save` wrote. Which of its two formats a file has is seen from its content, not its name.
 
     Parameters
     ----------
@@ -146,19 +176,9 @@ def load(path: str | os.PathLike[str]) -> Network:
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is damaged, was not written by `Network.save`, or was written by a later svdfast in a format that this one does not know.
+        The file is damaged, was not written by `save`, or was written by a later svdfast in a format that this one does not know.
     ImportError
         It is a safetensors file and the package is missing: pip install "svdfast[safetensors]".
-
-    Examples
-    --------
-    >>> import svdfast as sf, tempfile, os
-    >>> net = sf.Network([4, 3], seed=0)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     net.save(os.path.join(folder, "net.npz"))
-    ...     again = sf.load(os.path.join(folder, "net.npz"))
-    >>> bool((again.parameters == net.parameters).all())
-    True
     """
     return read(path)[0]
 
@@ -214,7 +234,7 @@ def _read_safetensors(path: str) -> tuple[Network, Origin]:
             header = _Header.parse(text)
             slices = {name: file.get_slice(name) for name in file.keys()}
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            expected = {name: shape for name, _, shape in _places(header.layout)}
+            expected = {tensor.name: tensor.shape for tensor in header.layout.tensors}
             if shapes != expected:
                 other = sorted(name for name in shapes.keys() | expected if shapes.get(name) != expected.get(name))
                 raise ValueError(f"its tensors are not those of its header: {_listed(other)}")
@@ -253,59 +273,16 @@ class _Header:
         if not isinstance(header["svdfast"], str):
             raise ValueError("its header does not say which svdfast wrote it")
         uint8_scale = positive_number("uint8_scale", header["uint8_scale"])
-        layout = parse_layout(header)
+        layout = Layout.parse(header)
         return cls(layout, uint8_scale, Origin.parse(header["origin"], layout))
 
     def network(self, parameters: NDArray[Any]) -> Network:
-        return made_network(self.layout, parameters, self.uint8_scale)
-
-
-def made_network(layout: Layout, parameters: NDArray[Any], uint8_scale: float) -> Network:
-    """A network of its own memory; one number as `parameters` is for all of them."""
-    net = Network.__new__(Network)
-    net.__setstate__({"state": (layout, parameters), "uint8_scale": uint8_scale})
-    return net
-
-
-def layout_header(layout: Layout) -> dict[str, Any]:
-    """A layout as a header has it."""
-    return {
-        "sizes": layout.sizes,
-        "ranks": layout.ranks,
-        "activations": [[s.activation.name, s.activation.parameter] for s in layout.layers],
-    }
-
-
-def parse_layout(header: Mapping[str, Any]) -> Layout:
-    """What `layout_header` gave, checked."""
-    sizes = [count("sizes", n) for n in header["sizes"]]
-    ranks = [None if rank is None else count("ranks", rank) for rank in header["ranks"]]
-    functions = [Activation(name, parameter) for name, parameter in header["activations"]]
-    layout = Layout.build(sizes, ranks, functions)
-    if not layout.layers or ranks[-1] is not None:
-        raise ValueError("it has no dense output layer")
-    for layer in layout.layers:
-        if layer.rank is not None and layer.rank > min(layer.n_in, layer.n_out):
-            raise ValueError(f"rank {layer.rank} of a {layer.n_in} -> {layer.n_out} layer")
-    if max(sizes) > _MOST_PARAMETERS or layout.size > _MOST_PARAMETERS:
-        raise ValueError(f"it has more than {_MOST_PARAMETERS} parameters")
-    return layout
-
-
-def _places(layout: Layout) -> Iterator[tuple[str, int, tuple[int, ...]]]:
-    """Names of a network's tensors in a safetensors file, where each begins in its parameters, and shapes."""
-    for i, layer in enumerate(layout.layers):
-        if layer.rank is None:
-            yield f"layers.{i}.W", layer.W1, (layer.n_out, layer.n_in)
-        else:
-            yield f"layers.{i}.W1", layer.W1, (layer.n_out, layer.rank)
-            yield f"layers.{i}.W2", layer.W2, (layer.rank, layer.n_in)
-        yield f"layers.{i}.b", layer.b, (layer.n_out,)
+        return Network.of(self.layout, parameters, self.uint8_scale)
 
 
 def _tensors(layout: Layout, parameters: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Those tensors as views; C-contiguous, as safetensors takes for granted and `Network.set_state` sees to."""
-    return {name: parameters[start : start + math.prod(shape)].reshape(shape) for name, start, shape in _places(layout)}
+    return {tensor.name: tensor.of(parameters) for i in range(len(layout.layers)) for tensor in layout.of(i)}
 
 
 def _checksum(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:

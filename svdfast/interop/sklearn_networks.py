@@ -104,6 +104,6 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
         if W.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise ValueError(f"estimator: coefs_[{i}]: expected float32 or float64, got {W.dtype}")
         layers.append(
-            Linear(f"estimator: layer {i}", W.T, None, b, resolve(ours))
+            Linear(f"estimator: layer {i}", (W.T,), b, resolve(ours))
         )
     return network_of(layers, uint8_scale)

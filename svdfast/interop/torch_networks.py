@@ -143,15 +143,11 @@ def _torch_linear(place: str, part: torch.nn.Module) -> Linear | None:
         numbers: NDArray[Any] = tensor.detach().cpu().numpy()
         return numbers
 
-    if type(part) is nn.Linear:
-        W2 = None
-        W1 = array("weight", part.weight)
-    elif type(part) is FactoredLinear:
-        W1, W2 = array("W1", part.W1), array("W2", part.W2)
-    else:
+    names = {nn.Linear: ("weight",), FactoredLinear: ("W1", "W2")}.get(type(part))
+    if names is None:
         return None
     b = None if part.bias is None else array("bias", part.bias)
-    return Linear(place, W1, W2, b)
+    return Linear(place, tuple(array(name, getattr(part, name)) for name in names), b)
 
 
 def _torch_activation(place: str, part: torch.nn.Module) -> Activation | None:
@@ -188,10 +184,10 @@ def _paired(layers: list[Linear]) -> list[Linear]:
     """The layers of a network: joins a pair that is a factored layer, splits a factored layer that a network can't have."""
     parts: list[Linear] = []
     for layer in layers:
-        W2 = layer.W2
-        if W2 is not None and (layer is layers[-1] or len(W2) > min(layer.n_in, layer.n_out)):
-            parts.append(Linear(layer.place, W2, None, None))
-            layer = replace(layer, W2=None)
+        *W1, right = layer.factors
+        if W1 and (layer is layers[-1] or len(right) > min(layer.n_in, layer.n_out)):
+            parts.append(Linear(layer.place, (right,), None))
+            layer = replace(layer, factors=tuple(W1))
         parts.append(layer)
     paired: list[Linear] = []
     for layer in parts:
@@ -199,20 +195,57 @@ def _paired(layers: list[Linear]) -> list[Linear]:
         if (
             before is not None
             and layer is not parts[-1]  # the output layer is dense
-            and before.W2 is None
+            and len(before.factors) == len(layer.factors) == 1
             and before.b is None
             and before.activation is None
-            and layer.W2 is None
             and before.n_out == layer.n_in <= min(before.n_in, layer.n_out)
         ):
-            paired[-1] = replace(layer, W2=before.W1)
+            paired[-1] = replace(layer, factors=layer.factors + before.factors)
         else:
             paired.append(layer)
     return paired
 
 
 def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
-    """A `torch.nn.Sequential` that computes what a network does. See `Network.to_torch`."""
+    """A `torch.nn.Sequential` that computes what a network does, in memory of its own.
+
+    A factored layer becomes two Linear layers, W2 without a bias and then W1 with it. `from_torch` is the way back.
+    The module takes floats: pixels, which the network scales by `uint8_scale`, are to be scaled before. Needs PyTorch: the extra
+    `torch`.
+
+    Parameters
+    ----------
+    net : Network
+    logits : bool
+        Leave out a last softmax or sigmoid, as torch's CrossEntropyLoss and BCEWithLogitsLoss want it.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Of the network's dtype.
+
+    Raises
+    ------
+    ImportError
+        PyTorch is not installed.
+    TypeError
+        `net` is not a network, or `logits` is not True or False.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import svdfast as sf
+    >>> net = sf.Network([784, 512, 10], seed=0)
+    >>> _ = net.truncate(rank_fraction=0.25)
+    >>> sf.to_torch(net)
+    Sequential(
+      (0): Linear(in_features=784, out_features=128, bias=False)
+      (1): Linear(in_features=128, out_features=512, bias=True)
+      (2): ReLU()
+      (3): Linear(in_features=512, out_features=10, bias=True)
+      (4): Softmax(dim=-1)
+    )
+    """
     try:
         import torch
     except ImportError:
@@ -243,13 +276,12 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
         return made
 
     parts: list[nn.Module] = []
-    for i, layer in enumerate(net.layers):
-        if layer.rank is None:
-            parts.append(linear(layer.W, layer.b))
-        else:
-            parts += [linear(layer.W2, None), linear(layer.W1, layer.b)]
-        if layer.activation.name != "identity":
-            parts.append(activation(i, layer.activation))
-    if logits and net.layers[-1].activation.name in ("softmax", "sigmoid"):
+    with in_use.reading(net):
+        for i, layer in enumerate(net.layers):
+            *first, last = layer.products.values()
+            parts += [*(linear(W, None) for W in first), linear(last, layer.b)]
+            if layer.activation.name != "identity":
+                parts.append(activation(i, layer.activation))
+    if logits and head_of(net.layers[-1].activation).decides:
         parts.pop()
     return nn.Sequential(*parts)

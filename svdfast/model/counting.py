@@ -5,10 +5,13 @@ Counts are integers worked out from the sizes of the layers. Nothing here is tim
 product runs depends on the machine, and small ones run slower than their count says.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, SupportsIndex, TypeAlias, get_args
+
+from svdfast._process.checks import count, one_of
+from svdfast.model.program import Program, Tensor
+from svdfast.model.structures import Dense, LowRank, Structure, of_rank
 
 __all__ = ["LayerCount", "MultiplicationCount", "break_even_rank", "count_multiplications"]
 
@@ -38,11 +41,13 @@ class LayerCount:
     n_in, n_out : int
         Inputs m and outputs n.
     rank : int or None
-        The l-value, None for a dense layer.
+        The l-value, None for a layer without one.
     multiplications : int
         What the layer takes as it is.
     dense : int
         What it would take dense.
+    form : str
+        What the table says: the rank, or "dense".
     """
 
     n_in: int
@@ -50,6 +55,7 @@ class LayerCount:
     rank: int | None
     multiplications: int
     dense: int
+    form: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class MultiplicationCount:
         rows = [
             (
                 f"{layer.n_in}-{layer.n_out}",
-                "dense" if layer.rank is None else str(layer.rank),
+                layer.form,
                 f"{layer.dense:,}",
                 f"{layer.multiplications:,}",
                 f"{layer.dense / layer.multiplications:.2f}",
@@ -150,26 +156,23 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
     >>> from svdfast.model.counting import count_multiplications
     >>> layers = [Layer(n_in=784, n_out=512, rank=128), Layer(n_in=512, n_out=256, rank=64),
     ...           Layer(n_in=256, n_out=10, rank=None)]
-    >>> count = count_multiplications(Layer(layers=layers))
-    >>> print(count)
+    >>> print(count_multiplications(Layer(layers=layers)))
     layer     rank      dense     step  ratio
     784-512    128    802,816  397,312   2.02
     512-256     64    393,216  147,456   2.67
     256-10   dense      7,680    7,680   1.00
     total           1,203,712  552,448   2.18
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode must be 'forward' or 'step', got {mode!r}")
+    one_of("mode", mode, get_args(Mode))
     if len(net.layers) == 0:
-        raise ValueError("net must have at least one layer, got none")
+        raise ValueError("net: expected at least one layer, got none")
     layers = []
     for index, layer in enumerate(net.layers):
-        m = _as_size(f"n_in of layer {index}", layer.n_in)
-        n = _as_size(f"n_out of layer {index}", layer.n_out)
-        rank = None if layer.rank is None else _as_size(f"rank of layer {index}", layer.rank)
-        dense, by_rank = _costs(m, n, mode, first_layer=index == 0)
-        count = dense if rank is None else rank * by_rank
-        layers.append(LayerCount(m, n, rank, count, dense))
+        m = count(f"n_in of layer {index}", layer.n_in)
+        n = count(f"n_out of layer {index}", layer.n_out)
+        structure = getattr(layer, "structure", None) or of_rank(n, m, layer.rank)
+        dense, own = (weight_multiplications(s, mode, first_layer=index == 0) for s in (Dense(n, m), structure))
+        layers.append(LayerCount(m, n, structure.rank, own, dense, str(structure).removeprefix("rank ")))
     return MultiplicationCount(mode, tuple(layers))
 
 
@@ -209,28 +212,15 @@ def break_even_rank(n_in: SupportsIndex, n_out: SupportsIndex, first_layer: bool
     >>> break_even_rank(784, 512, first_layer=True)
     258
     """
-    m = _as_size("n_in", n_in)
-    n = _as_size("n_out", n_out)
-    dense, by_rank = _costs(m, n, "step", first_layer=first_layer)
+    m = count("n_in", n_in)
+    n = count("n_out", n_out)
+    # The count of factors is linear in the rank.
+    dense, by_rank = (weight_multiplications(s, first_layer=first_layer) for s in (Dense(n, m), LowRank(n, m, 1)))
     return (dense - 1) // by_rank
 
 
-def _costs(m: int, n: int, mode: Mode, *, first_layer: bool) -> tuple[int, int]:
-    """Multiplications of a layer dense, and factored for each unit of rank."""
-    if mode == "forward":
-        return m * n, m + n
-    if first_layer:
-        return 2 * m * n, 2 * m + 3 * n
-    return 3 * m * n, 3 * (m + n)
-
-
-def _as_size(name: str, value: SupportsIndex) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
-    return size
+def weight_multiplications(structure: Structure, mode: Mode = "step", *, first_layer: bool = False) -> int:
+    """Count the multiplications of the products that a weight's structure emits, for one sample."""
+    program = Program(structure.n_in, input_delta=not first_layer)
+    structure.emit(program, 0, [Tensor(name, shape, 0, True, 0) for name, shape in structure.tensors()])
+    return program.multiplications(mode)

@@ -1,64 +1,87 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where each parameter lies in a network's one flat vector.
+"""Where each tensor lies in a network's one flat vector, and the program that computes with it.
 
-All weights come first, layer by layer (W, or W1 then W2), then all biases; nothing between. So penalties are for one
-stretch of the vector, and gradients and moments of the same layout need no description of their own. No numbers stand here, only
-places; the vector itself is Network's.
+All weights come first, layer by layer, then all biases; nothing between. So penalties are for one stretch of the vector, and
+gradients and moments of the same layout need no description of their own. No numbers are here, only places; the vector itself
+is Network's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
 
+from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model.activations import Activation
+from svdfast.model.layers import Linear
+from svdfast.model.program import Program, Tensor
+from svdfast.model.structures import Dense, Structure, of_rank, parse
 
-__all__ = ["LayerSpec", "Layout"]
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One layer's shape, rank (None: dense), activation, and the places of its first elements.
-
-    A dense W (n_out, n_in) is at `W1`; factors are W1 (n_out, rank) and W2 (rank, n_in); b is (n_out,).
-    """
-
-    n_in: int
-    n_out: int
-    rank: int | None
-    activation: Activation
-    W1: int
-    W2: int
-    b: int
+__all__ = ["Layout"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The layers in order, the vector's length, and how many of its elements are weights."""
+    """The layers in order, and their tensors.
 
-    layers: tuple[LayerSpec, ...]
-    size: int
-    n_weights: int
+    Attributes
+    ----------
+    layers : tuple of Linear
+    tensors : tuple of Tensor
+        In the order in which they lie: weights, then biases.
+    """
+
+    layers: tuple[Linear, ...]
 
     @classmethod
-    def build(
-        cls, sizes: Sequence[int], ranks: Sequence[int | None], activations: Sequence[Activation]
-    ) -> Layout:
-        """Lays out a network of sizes[0] inputs and a layer for each further size."""
-        shapes = list(zip(sizes[:-1], sizes[1:], ranks, activations, strict=True))
-        place = 0
-        weights = []
-        for n_in, n_out, rank, _ in shapes:
-            W1 = place
-            W2 = W1 + n_out * (n_in if rank is None else rank)
-            place = W2 + (0 if rank is None else rank * n_in)
-            weights.append((W1, W2))
-        n_weights = place
-        layers = []
-        for (n_in, n_out, rank, activation), (W1, W2) in zip(shapes, weights, strict=True):
-            layers.append(LayerSpec(n_in, n_out, rank, activation, W1, W2, place))
-            place += n_out
-        return cls(tuple(layers), place, n_weights)
+    def dense(cls, sizes: Sequence[int], activations: Sequence[Activation]) -> Layout:
+        """Fully connected layers, dense: sizes[0] inputs, and a layer for each further size."""
+        shapes = zip(sizes[:-1], sizes[1:], activations, strict=True)
+        return cls(tuple(Linear(Dense(n_out, n_in), activation) for n_in, n_out, activation in shapes))
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        placed: list[Tensor] = []
+        for decays in (True, False):
+            for i, layer in enumerate(self.layers):
+                for name, shape in layer.structure.tensors() if decays else (("b", (layer.n_out,)),):
+                    place = placed[-1].stop if placed else 0
+                    placed.append(Tensor(f"layers.{i}.{name}", shape, place, decays, i))
+        return tuple(placed)
+
+    @cached_property
+    def program(self) -> Program:
+        """The operations from a sample to the output."""
+        program, x = Program(self.layers[0].n_in), 0
+        for i, layer in enumerate(self.layers):
+            x = layer.emit(program, x, self.weights(i), self.of(i)[-1])
+        return program
+
+    @cached_property
+    def size(self) -> int:
+        """Length of the vector."""
+        return self.tensors[-1].stop if self.tensors else 0
+
+    @cached_property
+    def n_weights(self) -> int:
+        """Its elements that decay, the first ones."""
+        return max((tensor.stop for tensor in self.tensors if tensor.decays), default=0)
+
+    @cached_property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """First and last place of each layer's weights, which share a learning rate."""
+        weights = [self.weights(i) for i in range(len(self.layers))]
+        return tuple((tensors[0].place, tensors[-1].stop) for tensors in weights)
+
+    def of(self, layer: int) -> tuple[Tensor, ...]:
+        """A layer's tensors, those of its weight first."""
+        return tuple(tensor for tensor in self.tensors if tensor.layer == layer)
+
+    def weights(self, layer: int) -> tuple[Tensor, ...]:
+        """The tensors of a layer's weight."""
+        return tuple(tensor for tensor in self.of(layer) if tensor.decays)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -66,10 +89,67 @@ class Layout:
         return (self.layers[0].n_in, *(layer.n_out for layer in self.layers))
 
     @property
+    def structures(self) -> tuple[Structure, ...]:
+        """Of each layer's weight."""
+        return tuple(layer.structure for layer in self.layers)
+
+    @property
     def ranks(self) -> tuple[int | None, ...]:
-        """Rank of each layer; None where it is dense."""
+        """Rank of each layer; None where its structure has none."""
         return tuple(layer.rank for layer in self.layers)
 
-    def with_ranks(self, ranks: Sequence[int | None]) -> Layout:
-        """The same layers with other ranks."""
-        return Layout.build(self.sizes, ranks, [layer.activation for layer in self.layers])
+    @property
+    def factored(self) -> tuple[int, ...]:
+        """The layers whose weights are in another form than themselves."""
+        return tuple(i for i, structure in enumerate(self.structures) if structure.factored)
+
+    @property
+    def factorable(self) -> tuple[Linear, ...]:
+        """The first layers, whose weights may be factored: all but the output layer."""
+        return self.layers[:-1]
+
+    def with_structures(self, structures: Iterable[Structure]) -> Layout:
+        """The same layers, the first ones with these structures."""
+        given = tuple(structures)
+        changed = (replace(layer, structure=new) for layer, new in zip(self.layers, given, strict=False))
+        return Layout((*changed, *self.layers[len(given) :]))
+
+    def with_ranks(self, ranks: Iterable[int | None]) -> Layout:
+        """The same layers, the first ones cut to these ranks or, for None, dense."""
+        shapes = zip(self.layers, ranks, strict=False)
+        return self.with_structures(of_rank(layer.n_out, layer.n_in, rank) for layer, rank in shapes)
+
+    def recomposed(self) -> Layout:
+        """The same layers, all dense."""
+        return self.with_structures(Dense(layer.n_out, layer.n_in) for layer in self.layers)
+
+    def header(self) -> dict[str, Any]:
+        """The layout as files have it, in plain values."""
+        return {
+            "layers": [
+                {
+                    "n_in": layer.n_in, "n_out": layer.n_out, "weight": layer.structure.header(),
+                    "activation": [layer.activation.name, layer.activation.parameter],
+                }
+                for layer in self.layers
+            ]
+        }  # fmt: skip
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Layout:
+        """What `header` gave, checked; nothing in it is trusted."""
+        layers = []
+        for layer in values["layers"]:
+            n_in, n_out = (count(name, layer[name], maximum=MAX_SIZE) for name in ("n_in", "n_out"))
+            if layers and n_in != layers[-1].n_out:
+                raise ValueError(f"it has a layer of {n_in} inputs after one of {layers[-1].n_out} outputs")
+            layers.append(Linear(parse(n_out, n_in, layer["weight"]), Activation(*layer["activation"])))
+        if not layers or len(layers) - 1 in cls(tuple(layers)).factored:
+            raise ValueError("it has no dense output layer")
+        layout = cls(tuple(layers))
+        if layout.size > MAX_SIZE:
+            raise ValueError(f"it has more than {MAX_SIZE} parameters")
+        return layout
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # a program is no plain value

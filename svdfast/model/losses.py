@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Loss functions by name, and the output activation that each needs.
+"""Loss functions by name, and what each asks of the network's output.
 
 A new loss is an entry here and a line and a function in src/loops/losses.h. Not here: checks of targets (data/checks.py).
 
@@ -14,39 +14,46 @@ The report, section 3.1.3.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from svdfast import _elementwise
+from svdfast.data.spec import Targets
 from svdfast.model.activations import Activation
+from svdfast.model.heads import head_of
 
-__all__ = ["Loss"]
+__all__ = ["Loss", "resolve"]
 
 
 @dataclass(frozen=True)
-class Loss:
-    """A loss and the output activation that it includes (None: any)."""
+class Loss(Targets):
+    """A loss: what it takes as targets, and the output activation that it includes (None: any)."""
 
-    name: str
-    output: str | None
+    output: str | None = None
 
     @property
     def code(self) -> int:
-        """The number that the compiled loops know it by."""
         return _elementwise.LOSSES[self.name]
 
 
 _LOSSES = {
     loss.name: loss
     for loss in (
-        Loss("binary_cross_entropy", "sigmoid"),
-        Loss("cross_entropy", "softmax"),
-        Loss("mean_squared_error", None),
+        Loss(
+            "binary_cross_entropy", bounds=(0, 1), output="sigmoid",
+            expected="values from 0 to 1 for binary_cross_entropy",
+        ),
+        Loss(
+            "cross_entropy", classes=True, bounds=(0, math.inf), output="softmax",
+            expected="one-hot rows or shares ≥ 0",
+        ),
+        Loss("mean_squared_error"),
     )
-}
+}  # fmt: skip
 
 
-def resolve(name: str, output: Activation) -> Loss:
-    """The loss of a name, for a network with this output activation.
+def resolve(name: str | None, output: Activation) -> Loss:
+    """The loss of a name, by default the one of its head, for a network with this output activation.
 
     Raises
     ------
@@ -55,6 +62,7 @@ def resolve(name: str, output: Activation) -> Loss:
     TypeError
         Not a name.
     """
+    name = head_of(output).loss if name is None else name
     if not isinstance(name, str):
         raise TypeError(f"loss: expected a name, got {type(name).__name__}")
     if name not in _LOSSES:
@@ -66,11 +74,3 @@ def resolve(name: str, output: Activation) -> Loss:
             f"this network's output is {output.name}"
         )
     return loss
-
-
-def default_for(output: Activation) -> str:
-    """The loss that goes with an output: a cross-entropy for softmax and sigmoid, else mean squared error.
-
-    That is the first of the list that fits.
-    """
-    return next(loss.name for loss in _LOSSES.values() if loss.output in (output.name, None))

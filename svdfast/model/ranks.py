@@ -6,8 +6,10 @@
     "energy:E"             the least l whose singular values hold a share E of the weight's energy, Σᵢ σᵢ² over i ≤ l
     "budget:B"             the singular directions that are worth most, σᵢ² for the multiplications that they cost, over all layers
                            together, until a share B of the dense hidden layers' multiplications is spent
+    a rule                 any callable of the form of `RankRule`
 
-Not here: the choice by measuring ("auto", in auto.py), and the cut itself (svd.py).
+A new rule with a name is a class in `NAMED`, and nothing else. Not here: the choice by measuring ("auto", in auto.py), and the cut
+itself (svd.py).
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._process.checks import count, listed, of_layer
-from svdfast.model.layout import LayerSpec, Layout
+from svdfast._process.checks import count, fraction, listed, of_layer
+from svdfast.model.counting import weight_multiplications
+from svdfast.model.layers import Linear
+from svdfast.model.layout import Layout
+from svdfast.model.structures import Dense, LowRank
 from svdfast.model.svd import resolve_rank, singular_values
 
 __all__ = ["Budget", "NARROW", "Energy", "Fraction", "Given", "RankRule", "resolve_rule"]
@@ -32,9 +37,22 @@ NARROW = 100
 
 
 class RankRule(Protocol):
-    """What gives a rank for each hidden weight; None leaves it as it is."""
+    """Gives a rank for each hidden weight; None leaves the weight as it is.
 
-    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks: ...
+    Rules are called with the hidden layers, which have `n_in` and `n_out`, and their weights (n_out, n_in), of factored layers the
+    products.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> def a_third(layers, weights):
+    ...     return [min(layer.n_in, layer.n_out) // 3 for layer in layers]
+    >>> net = sf.Network([784, 300, 100, 10], seed=0)
+    >>> [t.rank for t in net.truncate(ranks=a_third)]
+    [100, 33]
+    """
+
+    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Sequence[int | None]: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +61,10 @@ class Fraction:
 
     rank_fraction: float
 
-    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank_fraction", fraction("rank_fraction", self.rank_fraction, above_zero=True))
+
+    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
         return [resolve_rank(self.rank_fraction, layer.n_in, layer.n_out) for layer in layers]
 
 
@@ -53,81 +74,89 @@ class Given:
 
     ranks: tuple[int | None, ...]
 
-    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
+    def __post_init__(self) -> None:
+        ranks = listed("ranks", self.ranks, "integers")
+        checked = tuple(None if rank is None else count(f"ranks[{i}]", rank) for i, rank in enumerate(ranks))
+        object.__setattr__(self, "ranks", checked)
+
+    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
         return list(self.ranks)
 
 
 @dataclass(frozen=True)
-class Energy:
-    """A share of each weight's ‖W‖_F²."""
+class OfSpectra:
+    """A rule that needs nothing of weights but their singular values, and a share from above 0 to 1."""
 
     share: float
 
-    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
-        return [least_rank(s, self.share) for s in _squares(weights)]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "share", fraction("share", self.share, above_zero=True))
 
+    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
+        ones = [LowRank(layer.n_out, layer.n_in, 1) for layer in layers]
+        costs = [weight_multiplications(s, first_layer=i == 0) for i, s in enumerate(ones)]
+        full = [Dense(layer.n_out, layer.n_in) for layer in layers]
+        dense = sum(weight_multiplications(s, first_layer=i == 0) for i, s in enumerate(full))
+        squares = []
+        for index, W in enumerate(weights):
+            with of_layer(index):
+                squares.append(np.square(singular_values(W), dtype=np.float64))
+        return list(self.of_squares(squares, costs, dense))
 
-def least_rank(squares: NDArray[Any], share: float) -> int:
-    """The least rank that keeps a share of the sum of squared singular values, which come largest first."""
-    energy = np.cumsum(squares)
-    # Rounding must not ask for one more than there are.
-    rank = int(np.searchsorted(energy, share * energy[-1] * (1 - 1e-9))) + 1
-    return min(rank, len(energy))
+    def of_squares(self, squares: Sequence[NDArray[Any]], costs: Sequence[int], dense: int) -> list[int]:
+        """The ranks, from each weight's squared singular values, largest first, in float64.
+
+        `costs` are the multiplications of a rank of each weight, `dense` those of all weights as they are.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Budget:
+class Energy(OfSpectra):
+    """A share of each weight's ‖W‖_F²."""
+
+    def of_squares(self, squares: Sequence[NDArray[Any]], costs: Sequence[int], dense: int) -> list[int]:
+        """The least rank of each that has the share."""
+        ranks = []
+        for of_weight in squares:
+            energy = np.cumsum(of_weight)
+            # Rounding must not ask for one more than there are.
+            rank = int(np.searchsorted(energy, self.share * energy[-1] * (1 - 1e-9))) + 1
+            ranks.append(min(rank, len(energy)))
+        return ranks
+
+
+@dataclass(frozen=True)
+class Budget(OfSpectra):
     """A share of the dense hidden layers' multiplications in a training step, spent where σ² for a multiplication is largest."""
 
-    share: float
-
-    def __call__(self, layers: Sequence[LayerSpec], weights: Sequence[NDArray[Any]]) -> Ranks:
-        # A rank costs forward m + n, ∂W1 n, ∂W2 m, D n, and ∂X m but in the first layer (method: counting.py).
-        costs = [(3 if i > 0 else 2) * a.n_in + 3 * a.n_out for i, a in enumerate(layers)]
-        whole = sum((3 if i > 0 else 2) * a.n_in * a.n_out for i, a in enumerate(layers))
-        return list(bought_ranks(_squares(weights), costs, self.share * whole))
-
-
-def bought_ranks(squares: Sequence[NDArray[Any]], costs: Sequence[int], budget: float) -> list[int]:
-    """For each layer the rank that a budget buys, spent on the directions whose squared singular value for their cost is largest."""
-    gains = np.concatenate([s / cost for s, cost in zip(squares, costs, strict=True)])
-    owners = np.concatenate([np.full(len(s), i) for i, s in enumerate(squares)])
-    # Each layer keeps one, so that something passes through it.
-    ranks = [1] * len(costs)
-    spent = sum(costs)
-    taken = set()
-    for place in np.argsort(-gains, kind="stable"):
-        owner = int(owners[place])
-        if owner not in taken:
-            taken.add(owner)  # its largest, which it has
-            continue
-        if spent + costs[owner] > budget:
-            break
-        spent += costs[owner]
-        ranks[owner] += 1
-    return ranks
+    def of_squares(self, squares: Sequence[NDArray[Any]], costs: Sequence[int], dense: int) -> list[int]:
+        """What the budget buys, spent on the directions whose squared singular value for their cost is largest."""
+        if not squares:
+            return []
+        gains = np.concatenate([s / cost for s, cost in zip(squares, costs, strict=True)])
+        owners = np.concatenate([np.full(len(s), i) for i, s in enumerate(squares)])
+        # Each layer keeps one, so that something passes through it.
+        ranks = [1] * len(costs)
+        spent = sum(costs)
+        taken = set()
+        for place in np.argsort(-gains, kind="stable"):
+            owner = int(owners[place])
+            if owner not in taken:
+                taken.add(owner)  # its largest, which it has
+                continue
+            if spent + costs[owner] > self.share * dense:
+                break
+            spent += costs[owner]
+            ranks[owner] += 1
+        return ranks
 
 
-def _squares(weights: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Of each weight the squared singular values, largest first, in float64."""
-    squares = []
-    for index, W in enumerate(weights):
-        with of_layer(index):
-            squares.append(np.square(singular_values(W), dtype=np.float64))
-    return squares
+# The rules of the form "word:share".
+NAMED: dict[str, type[OfSpectra]] = {"energy": Energy, "budget": Budget}
 
 
-def _share(text: str, word: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 < share <= 1:
-        raise ValueError(f"ranks: expected a number above 0 and at most 1 after {word!r}, got {text!r}")
-    return share
-
-
-def named_rule(ranks: str) -> Energy | Budget:
+def named_rule(ranks: str) -> OfSpectra:
     """The rule "energy:E" or "budget:B".
 
     Raises
@@ -136,15 +165,30 @@ def named_rule(ranks: str) -> Energy | Budget:
         A share is out of range; the rule is unknown.
     """
     word, _, text = ranks.partition(":")
-    if word == "energy":
-        return Energy(_share(text, "energy:"))
-    if word == "budget":
-        return Budget(_share(text, "budget:"))
-    raise ValueError(f"ranks: expected \"energy:E\" or \"budget:B\" or a rank for each hidden layer, got {ranks!r}")
+    if word not in NAMED:
+        known = " or ".join(f'"{name}:{name[0].upper()}"' for name in NAMED)
+        raise ValueError(f"ranks: expected {known} or a rank for each hidden layer, got {ranks!r}")
+    try:
+        return NAMED[word](float(text))
+    except ValueError:
+        raise ValueError(f"ranks: expected a number above 0 and at most 1 after {word + ':'!r}, got {text!r}") from None
+
+
+def rule_of(ranks: Sequence[int | None] | str | RankRule) -> RankRule:
+    """The rule for what was asked for, checked as far as that can be without a network.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A rank or a share is out of range; a rule is unknown.
+    """
+    if callable(ranks) and not isinstance(ranks, type):
+        return ranks
+    return named_rule(ranks) if isinstance(ranks, str) else Given(ranks)  # type: ignore[arg-type]
 
 
 def resolve_rule(
-    layout: Layout, rank_fraction: float | None, ranks: Sequence[int | None] | str | None
+    layout: Layout, rank_fraction: float | None, ranks: Sequence[int | None] | str | RankRule | None
 ) -> RankRule:
     """The rule for what was asked for, checked against the layout as far as that can be.
 
@@ -153,27 +197,36 @@ def resolve_rule(
     TypeError, ValueError
         Both or neither are given; a rank or a share is out of range; a rule is unknown.
     """
-    hidden = layout.layers[:-1]
     if (rank_fraction is None) == (ranks is None):
         raise ValueError("rank_fraction, ranks: expected one of the two")
-    if ranks is None:
-        assert rank_fraction is not None
-        for layer in hidden:
-            resolve_rank(rank_fraction, layer.n_in, layer.n_out)
-        if not hidden:
-            resolve_rank(rank_fraction, 1, 1)
-        return Fraction(float(rank_fraction))
-    if isinstance(ranks, str):
-        return named_rule(ranks)
-    given = listed("ranks", ranks, "integers")
-    if len(given) != len(hidden):
-        raise ValueError(
-            f"ranks: expected {len(hidden)} ranks, one for each hidden layer, got {len(given)}"
-        )
-    return Given(
-        tuple(
-            None if rank is None
-            else count(f"ranks[{i}]", rank, maximum=min(layer.n_in, layer.n_out))
-            for i, (rank, layer) in enumerate(zip(given, hidden, strict=True))
-        )
-    )  # fmt: skip
+    rule = Fraction(rank_fraction) if ranks is None else rule_of(ranks)  # type: ignore[arg-type]
+    check_fit(rule, layout)
+    return rule
+
+
+def check_fit(rule: RankRule, layout: Layout) -> None:
+    """Refuses ranks that were given for other layers than these."""
+    if isinstance(rule, Given):
+        ranks_by(rule, layout.factorable, ())
+
+
+def ranks_by(rule: RankRule, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
+    """What a rule gives for these hidden layers, which may be a rule of the user's own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It gives other than a rank from 1 to the smaller side, or None, for each.
+    """
+    by = "" if isinstance(rule, Given) else f" by {getattr(rule, '__name__', type(rule).__name__)}"
+    return _checked(by, rule(layers, weights), layers)
+
+
+def _checked(by: str, ranks: Any, layers: Sequence[Linear]) -> Ranks:
+    given = listed(f"ranks{by}", ranks, "integers")
+    if len(given) != len(layers):
+        raise ValueError(f"ranks{by}: expected {len(layers)} ranks, one for each hidden layer, got {len(given)}")
+    return [
+        None if rank is None else count(f"ranks[{i}]{by}", rank, maximum=min(layer.n_in, layer.n_out))
+        for i, (rank, layer) in enumerate(zip(given, layers, strict=True))
+    ]

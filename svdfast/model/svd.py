@@ -8,13 +8,13 @@ This file is linear algebra on one matrix. It knows nothing of layers, networks 
 import logging
 import math
 import numbers
-import operator
 from typing import Any, Literal, SupportsIndex, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from svdfast._process.checks import count, one_of
 from svdfast._process.runtime import single_threaded_blas
 
 __all__ = ["factorize", "leading_directions", "resolve_rank", "restricted_svd", "singular_values", "truncated_svd"]
@@ -110,18 +110,10 @@ def truncated_svd(
            [0., 0., 0.]])
     """
     matrix = _as_matrix(W)
-    rank = _as_integer("rank", rank)
-    oversamples = _as_integer("n_oversamples", n_oversamples)
-    iterations = _as_integer("n_iterations", n_iterations)
-    if not 1 <= rank <= min(matrix.shape):
-        raise ValueError(
-            f"rank must be from 1 to {min(matrix.shape)} for W of shape {matrix.shape}, got {rank}"
-        )
-    if oversamples < 0:
-        raise ValueError(f"n_oversamples must not be negative, got {oversamples}")
-    if iterations < 0:
-        raise ValueError(f"n_iterations must not be negative, got {iterations}")
-    _check_choice("method", method, get_args(Method))
+    rank = count("rank", rank, maximum=min(matrix.shape))
+    oversamples = count("n_oversamples", n_oversamples, minimum=0)
+    iterations = count("n_iterations", n_iterations, minimum=0)
+    one_of("method", method, get_args(Method))
 
     if method == "exact":
         U, s, Vt = _leading_svd(matrix, rank) or _full_svd(matrix, rank)
@@ -185,7 +177,7 @@ def factorize(
     >>> bool(np.allclose(W1 @ W2, W))
     True
     """
-    _check_choice("split", split, get_args(Split))
+    one_of("split", split, get_args(Split))
     U, s, Vt = truncated_svd(W, rank, method, seed=seed)
     if split == "left":
         return U * s, Vt
@@ -347,29 +339,16 @@ def resolve_rank(rank_fraction: float, n_in: SupportsIndex, n_out: SupportsIndex
     1
     """
     if isinstance(rank_fraction, bool) or not isinstance(rank_fraction, numbers.Real):
-        raise TypeError(f"rank_fraction must be a number, got {rank_fraction!r}")
+        raise TypeError(
+            f"rank_fraction: expected a number, got {type(rank_fraction).__name__}"
+        )
     if not 0.0 < rank_fraction <= 1.0:
-        raise ValueError(f"rank_fraction must be above 0 and at most 1, got {rank_fraction!r}")
-    sizes = {"n_in": _as_integer("n_in", n_in), "n_out": _as_integer("n_out", n_out)}
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+        raise ValueError(
+            f"rank_fraction: expected a number above 0 and at most 1, got {rank_fraction!r}"
+        )
+    smaller = min(count("n_in", n_in), count("n_out", n_out))
     # 0.29 · 100 is 28.999999999999996 in floating point, and means 29.
-    return max(1, math.floor(rank_fraction * min(sizes.values()) + 1e-9))
-
-
-def _as_integer(name: str, value: SupportsIndex) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return max(1, math.floor(rank_fraction * smaller + 1e-9))
 
 
 def _as_matrix(W: npt.ArrayLike) -> FloatArray:
@@ -380,12 +359,12 @@ def _as_matrix(W: npt.ArrayLike) -> FloatArray:
     elif array.dtype.newbyteorder("=") in (np.float32, np.float64):
         dtype = array.dtype.newbyteorder("=")
     else:
-        raise TypeError(f"W must be float32, float64, integer or boolean, got {array.dtype}")
+        raise TypeError(f"W: expected float32, float64, integer or boolean, got {array.dtype}")
     if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"W must be a matrix with at least one entry, got shape {array.shape}")
+        raise ValueError(f"W: expected a matrix with at least one entry, got shape {array.shape}")
     matrix: FloatArray = array.astype(dtype, copy=False)
     if not np.isfinite(matrix).all():
-        raise ValueError("W must be finite, got NaN or infinity in it")
+        raise ValueError("W: expected finite numbers, got NaN or infinity in it")
     return matrix
 
 

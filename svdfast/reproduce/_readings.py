@@ -10,19 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from svdfast.reproduce._experiment import Job, Plan
-from svdfast.reproduce._training import AS_REPORTED
+from svdfast.reproduce._training import described
+from svdfast.training.factoring import Factoring
 
-METHODS: dict[str, dict[str, Any]] = {
-    "DNN": {"rank_fraction": None},
-    "SVD-DNN": {"rank_fraction": 1 / 2, "pretrain_fraction": 0.1} | AS_REPORTED,
-}
+METHODS = {"DNN": None, "SVD-DNN": Factoring.as_reported()}
 Readings = Mapping[str, Mapping[str, Any]]
 
 
 def jobs_of(plan: Plan, readings: Readings, settings: Mapping[str, Any]) -> list[Job]:
     """Each reading in both forms, seed by seed; a reading is settings beside those of all."""
     return [
-        Job(f"{reading}, {form}", seed, {**settings, "method": method, **how})
+        Job(f"{reading}, {form}", seed, {**settings, "factoring": described(method), **how})
         for seed in plan.seeds
         for reading, how in readings.items()
         for form, method in METHODS.items()

@@ -62,9 +62,9 @@ def write_csv(path: Path, runs: Sequence[Record]) -> None:
     rows = []
     for run in runs:
         figures = {key: value for key, value in run.items() if key != "settings" and key not in _CURVES}
-        settings = dict(run["settings"])
-        for key, value in (settings | settings.pop("method", {})).items():
-            figures[f"settings.{key}"] = value
+        for key, value in run["settings"].items():
+            parts = {f".{name}": part for name, part in value.items()} if isinstance(value, dict) else {"": value}
+            figures |= {f"settings.{key}{name}": part for name, part in parts.items()}
         rows.append(figures)
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()

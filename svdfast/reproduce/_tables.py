@@ -106,7 +106,7 @@ def speed_table(runs: Runs, report: Report, dense: Callable[[str], str]) -> str:
         rows.append(
             [
                 form,
-                ", ".join("dense" if rank is None else str(rank) for rank in first["ranks"]),
+                ", ".join(str(rank or "dense") for rank in first["ranks"]),
                 given(report.get(form, {}).get("speed"), 3),
                 given(epoch, 3),
                 given(None if same else speed(of, other), 3),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
@@ -17,19 +18,12 @@ import numpy as np
 from svdfast import datasets
 from svdfast._process.config import show_config
 from svdfast.model.counting import count_multiplications
+from svdfast.model.heads import head_of
 from svdfast.model.network import Network
+from svdfast.training.factoring import Factoring
 from svdfast.training.optimizers import Adam, GradientDescent
 from svdfast.training.schedules import Constant, Cosine
 from svdfast.training.train import train
-
-# The report's method where this library's defaults differ: all hidden weights are factored, whatever that saves, by a plain SVD; the
-# optimizer begins anew, with the learning rate as it was.
-AS_REPORTED: dict[str, Any] = {
-    "force": True,
-    "activation_aware": False,
-    "moments": "restart",
-    "factor_learning_rate": 1.0,
-}
 
 load = lru_cache(maxsize=2)(datasets.load)
 
@@ -38,7 +32,16 @@ load = lru_cache(maxsize=2)(datasets.load)
 def _warm_up() -> None:
     """A small training with a switch, so that the first one that counts does not pay for what a process does once."""
     X = np.random.default_rng(0).random((512, 200), dtype=np.float32)
-    train(Network([200, 150, 2], seed=0), X, (X[:, 0] > 0.5).astype(int), epochs=2, pretrain_fraction=0.5)
+    train(Network([200, 150, 2], seed=0), X, (X[:, 0] > 0.5).astype(int), epochs=2, factoring=Factoring(pretrain_fraction=0.5))
+
+
+def described(factoring: Factoring | None) -> dict[str, Any] | None:
+    """A method as JSON can hold it: its ranks, and every setting that is not the default. None is dense training."""
+    if factoring is None:
+        return None
+    given = {field.name: getattr(factoring, field.name) for field in fields(factoring)}
+    default = vars(Factoring())
+    return {name: value for name, value in given.items() if name == "ranks" or value != default[name]}
 
 
 def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -49,8 +52,7 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     settings : dict
         `data` (a name); `samples` (as many of the training samples, all if absent); `hold_out` (as many of them, the last, in the
         test set's stead); `curve` (whether the test accuracy is looked at after each epoch); `sizes`; `output`; `optimizer` ("adam" or
-        "sgd"); `learning_rate`; `falling` (along half a cosine, else constant); and arguments of `train`: `epochs`, `batch_size`, `method`
-        (the others).
+        "sgd"); `learning_rate`; `falling` (along half a cosine, else constant); `epochs`; `batch_size`; and `factoring` (see `described`).
     seed : int
         Of the first weights and of the order of samples.
 
@@ -73,6 +75,7 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     net = Network(settings["sizes"], output=settings["output"], init="glorot", seed=seed)
     make = {"adam": Adam, "sgd": GradientDescent}[settings["optimizer"]]
     schedule = (Cosine if settings.get("falling") else Constant)(settings["learning_rate"])
+    method = settings["factoring"]
     result = train(
         net,
         X,
@@ -81,12 +84,11 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         batch_size=settings["batch_size"],
         optimizer=make(schedule),
         validation=test if settings.get("curve", True) else None,
-        recompose=False,
+        factoring=None if method is None else Factoring(**method, recompose=False),
         seed=seed,
-        **settings["method"],
     )
     step, forward = count_multiplications(net, "step"), count_multiplications(net, "forward")
-    ranks = net.layout.ranks[:-1]
+    ranks = net.layout.ranks[: len(net.layout.factorable)]
     began = time.perf_counter()
     net.recompose()
     recompose_seconds = time.perf_counter() - began
@@ -124,9 +126,8 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
 
 def _right(net: Network, X: Any, y: Any) -> str:
     """For each sample whether the network has it right: 1 or 0."""
-    outputs = net.predict(X)
-    classes = outputs.argmax(axis=1) if outputs.shape[1] > 1 else outputs[:, 0] > 0.5
-    return "".join("01"[right] for right in (classes == y).astype(int))
+    right = head_of(net.layers[-1].activation).right(net.predict(X), np.asarray(y))
+    return "".join("01"[int(one)] for one in right)
 
 
 @lru_cache(maxsize=1)

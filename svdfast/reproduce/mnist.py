@@ -12,7 +12,8 @@ from svdfast.plots import new_figure
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
 from svdfast.reproduce._figures import line
 from svdfast.reproduce._tables import results_table, speed_table
-from svdfast.reproduce._training import AS_REPORTED, load, run_training
+from svdfast.reproduce._training import described, load, run_training
+from svdfast.training.factoring import Factoring
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,15 +21,12 @@ if TYPE_CHECKING:
 SIZES = [784, 512, 256, 10]
 DENSE = "DNN, φ 100 %"
 FRACTIONS = {"1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8}
-METHODS: dict[str, dict[str, Any]] = {
-    DENSE: {"rank_fraction": None},
-    "α 1/2, φ 0 %": {"rank_fraction": 1 / 2, "pretrain_fraction": 0.0} | AS_REPORTED,
+METHODS: dict[str, Factoring | None] = {
+    DENSE: None,
+    "α 1/2, φ 0 %": Factoring.as_reported(1 / 2, pretrain_fraction=0.0),
+    **{f"α {name}, φ 10 %": Factoring.as_reported(fraction) for name, fraction in FRACTIONS.items()},
     **{
-        f"α {name}, φ 10 %": {"rank_fraction": fraction, "pretrain_fraction": 0.1} | AS_REPORTED
-        for name, fraction in FRACTIONS.items()
-    },
-    **{
-        f"α {name}, φ 10 %, as svdfast": {"rank_fraction": fraction, "pretrain_fraction": 0.1, "force": True}
+        f"α {name}, φ 10 %, as svdfast": Factoring(fraction, pretrain_fraction=0.1, force=True)
         for name, fraction in FRACTIONS.items()
     },
 }
@@ -39,7 +37,7 @@ REPORT = {
 }
 
 
-def jobs_of(plan: Plan, sizes: list[int], methods: dict[str, dict[str, Any]]) -> list[Job]:
+def jobs_of(plan: Plan, sizes: list[int], methods: dict[str, Factoring | None]) -> list[Job]:
     size = {"epochs": 2, "samples": 6144} if plan.quick else {"epochs": 20}
     return [
         Job(
@@ -47,7 +45,7 @@ def jobs_of(plan: Plan, sizes: list[int], methods: dict[str, dict[str, Any]]) ->
             seed,
             {
                 "data": "mnist", "sizes": sizes, "output": "softmax", "optimizer": "adam", "learning_rate": 3e-4,
-                "batch_size": 2048, "method": method,
+                "batch_size": 2048, "factoring": described(method),
             } | size,
         )
         for seed in plan.seeds

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from svdfast.reproduce import mnist
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = [784, 50, 10]
-METHODS: dict[str, dict[str, Any]] = {form: method for form, method in mnist.METHODS.items() if form != "α 1/2, φ 0 %"}
+METHODS = {form: method for form, method in mnist.METHODS.items() if form != "α 1/2, φ 0 %"}
 
 
 def jobs(plan: Plan, _: Runs) -> list[Job]:

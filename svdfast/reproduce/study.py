@@ -18,7 +18,8 @@ from svdfast.plots import STYLES, new_figure
 from svdfast.reproduce import mnist
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Record, Runs, of_form
 from svdfast.reproduce._tables import NONE, given, interval, median, paired, speed, spread, table
-from svdfast.reproduce._training import load, run_training
+from svdfast.reproduce._training import described, load, run_training
+from svdfast.training.factoring import Factoring
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,8 +68,7 @@ def settings(
     how = {
         "data": data, "sizes": sizes, "output": "softmax", "optimizer": "adam", "learning_rate": rate, "falling": True,
         "epochs": 1 if plan.quick else epochs, "batch_size": 512 if large else 2048,
-        "method": {"rank_fraction": None} if alpha is None
-        else {"rank_fraction": FRACTIONS[alpha], "pretrain_fraction": share, "force": True},
+        "factoring": None if alpha is None else described(Factoring(FRACTIONS[alpha], pretrain_fraction=share, force=True)),
     }  # fmt: skip
     if plan.quick:
         how |= {"samples": 4096, "batch_size": 512}

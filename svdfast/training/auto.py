@@ -9,27 +9,27 @@
 - Which rank: the smallest α of FRACTIONS whose cut keeps most of what the loss on a sample of the training data has come down since the
   training began. Where none does, what the layers have learned has no low rank, and they stay dense.
 
-Not here: the switch itself (method.py), the rules that measure nothing (ranks.py).
+Not here: the switch itself (switch.py), the rules that measure nothing (ranks.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._engine import Engine, aligned_zeros
-from svdfast._process.checks import count, of_layer
+from svdfast._process.checks import of_layer
 from svdfast.model.counting import count_multiplications
+from svdfast.model.layout import Layout
 from svdfast.model.network import Network
-from svdfast.model.svd import leading_directions, resolve_rank, restricted_svd
-
-if TYPE_CHECKING:
-    from svdfast.training.method import Run
+from svdfast.model.svd import leading_directions, resolve_rank
+from svdfast.model.truncation import matrices, usable_ranks
+from svdfast.training.run import Run
+from svdfast.training.state import AutoState
 
 __all__ = ["Auto", "Decision"]
 
@@ -70,22 +70,15 @@ class Auto:
         self.stable: list[float] = []
         self.vectors: list[NDArray[Any]] = []
 
-    def packed(self) -> dict[str, Any]:
+    def state(self) -> AutoState:
         """What a checkpoint has of it."""
-        return {
-            "next_step": self.next_step,
-            "first_loss": self.first_loss,
-            "reason": self.reason,
-            "stable": self.stable,
-            "vectors": self.vectors,
-        }
+        return AutoState(self.next_step, self.first_loss, self.reason, self.stable, self.vectors)
 
-    def unpack(self, values: Mapping[str, Any]) -> None:
-        """Takes what `packed` gave."""
-        self.next_step = count("next_step", values["next_step"], minimum=0)
-        self.first_loss, self.reason = float(values["first_loss"]), str(values["reason"])
-        self.stable = [float(rank) for rank in values["stable"]]
-        self.vectors = [vector.copy() for vector in values["vectors"]]
+    def restore(self, state: AutoState) -> None:
+        """Takes what `state` gave."""
+        self.next_step, self.first_loss, self.reason = state.next_step, state.first_loss, state.reason
+        self.stable = [float(rank) for rank in state.stable]
+        self.vectors = [vector.copy() for vector in state.vectors]
 
     def levelled(self, run: Run, step: int) -> bool:
         """Looks at the stable ranks before this step; before the first, at the loss."""
@@ -94,7 +87,7 @@ class Auto:
             self.first_loss = _sample_loss(run, net)
             self.next_step = self.latest // 2 if 0 < self.latest // 2 < self.latest else self.n_steps
             return False
-        weights = [layer.W for layer in net.layers[:-1]]
+        weights = matrices(net.state)
         if not self.vectors:
             rng = np.random.default_rng(0)
             self.vectors = [
@@ -139,14 +132,14 @@ class Auto:
         def dense(why: str) -> Decision:
             return Decision(None, info | {"why": why, "seconds": time.perf_counter() - began})
 
-        usable = {fraction: _usable(net, fraction) for fraction in FRACTIONS}
-        usable = {f: ranks for f, ranks in usable.items() if any(r is not None for r in ranks)}
+        usable = {fraction: _usable(net.layout, fraction) for fraction in FRACTIONS}
+        usable = {f: ranks for f, ranks in usable.items() if any(ranks)}
         if not usable:
             return dense("no layer is large enough for factors to save multiplications")
         smallest = min(usable)
-        share = 1 / count_multiplications(net.shaped(usable[smallest])).ratio
+        share = 1 / count_multiplications(net.layout.with_ranks(usable[smallest])).ratio
         saved = (1 - share) * dense_seconds * remaining
-        cost = OVERHEAD + _svd_seconds(net, usable[smallest])
+        cost = OVERHEAD + _svd_seconds(net.layout, usable[smallest])
         if saved <= cost:
             return dense(
                 f"at most {saved:.2g} s can be saved, and to decompose the weights takes about {cost:.2g} s"
@@ -156,10 +149,10 @@ class Auto:
         info["losses"] = {}
         grams: list[Any] = net.input_grams(*run.sample()) if activation_aware else [None] * len(net.layers)
         directions = {}
-        for i, rank in enumerate(usable[max(usable)]):
-            if rank is not None:
+        for i, (rank, W) in enumerate(zip(usable[max(usable)], matrices(net.state), strict=True)):
+            if rank:
                 with of_layer(i):
-                    directions[i] = leading_directions(net.layers[i].W, rank, grams[i], svd_method)
+                    directions[i] = leading_directions(W, rank, grams[i], svd_method)
         progress = max(self.first_loss - loss, 0.0)
         for fraction in sorted(usable):
             cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], directions))
@@ -175,8 +168,8 @@ class Auto:
 
         dense_seconds = info["seconds_dense"] = _step_seconds(run, net.copy())
         times = _step_seconds(run, _cut(net, ranks, directions))
-        for i in [i for i, rank in enumerate(ranks) if rank is not None]:
-            if sum(rank is not None for rank in ranks) == 1:
+        for i in [i for i, rank in enumerate(ranks) if rank]:
+            if sum(map(bool, ranks)) == 1:
                 break
             without = [None if j == i else rank for j, rank in enumerate(ranks)]
             other = _step_seconds(run, _cut(net, without, directions))
@@ -190,29 +183,21 @@ class Auto:
         return Decision(ranks, info, directions)
 
 
-def _usable(net: Network, fraction: float) -> list[int | None]:
-    hidden = net.layers[:-1]
-    ranks: list[int | None] = [resolve_rank(fraction, a.n_in, a.n_out) for a in hidden]
-    return net.usable_ranks(ranks)
+def _usable(layout: Layout, fraction: float) -> list[int | None]:
+    return usable_ranks(layout, [resolve_rank(fraction, a.n_in, a.n_out) for a in layout.factorable])
 
 
 def _cut(net: Network, ranks: list[int | None], directions: dict[int, NDArray[Any]]) -> Network:
     """A copy with factors of these ranks."""
     other = net.copy()
-    factors = {}
-    for i, rank in enumerate(ranks):
-        if rank is not None:
-            with of_layer(i):
-                U, s, Vt = restricted_svd(net.layers[i].W, directions[i][:, :rank])
-            factors[i] = U * np.sqrt(s), np.sqrt(s)[:, np.newaxis] * Vt
-    other.set_factors(factors)
+    other.truncate(ranks=ranks, directions=directions, force=True)
     return other
 
 
-def _svd_seconds(net: Network, ranks: list[int | None]) -> float:
+def _svd_seconds(layout: Layout, ranks: list[int | None]) -> float:
     operations = 0.0
-    for layer, rank in zip(net.layers[:-1], ranks, strict=True):
-        if rank is not None:
+    for layer, rank in zip(layout.factorable, ranks, strict=True):
+        if rank:
             small, large = sorted((layer.n_in, layer.n_out))
             operations += 2 * small**2 * large + 4 * small**3
     return operations / SVD_SPEED

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Checkpoint files: what a training needs to go on, plain values and arrays, written whole or not at all, checked as they are read.
 
-    svdfast checkpoint 1\\n       what it is, and the format's version
+    svdfast checkpoint 2\\n       what it is, and the format's version
     length                       of the next part in bytes, in 8 bytes, lowest first
     JSON                         the values; an array is its dtype and shape
     arrays                       their bytes, one after the other, in the order in which the values name them
     SHA-256                      of all before it, 32 bytes
 
 Reading makes numbers, texts, lists, tuples, dicts, arrays and the few classes of `_RECORDS`; nothing else, and it runs nothing. Not here:
-what the values are (loop.py, method.py), and the files of networks (io.py).
+what the values are (state.py), and the files of networks (files.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,33 @@ from numpy.typing import NDArray
 from svdfast._process.checks import count
 from svdfast._process.files import DAMAGED, remove_parts, written_whole
 from svdfast.model.network import Truncation
+from svdfast.model.ranks import Budget, Energy, Fraction, Given
+from svdfast.model.structures import Structure
+from svdfast.training import state
+from svdfast.training.factoring import Factoring, Guard
 from svdfast.training.optimizers import BY_NAME, Optimizer
 from svdfast.training.schedules import Constant, Cosine, StepDecay, Warmup, is_known
 
-__all__ = ["Checkpoint", "fingerprint", "optimizer_header", "parse_optimizer", "read", "write"]
+__all__ = [
+    "GENERATORS", "Checkpoint", "factoring_header", "fingerprint", "optimizer_header", "parse_factoring", "parse_optimizer", "read",
+    "write",
+]  # fmt: skip
 
 _MAGIC = b"svdfast checkpoint "
-_VERSION = 1
+_VERSION = 2
 _START = _MAGIC + b"%d\n" % _VERSION
-_RECORDS = {kind.__name__: kind for kind in (Constant, Cosine, StepDecay, Truncation, Warmup)}
+_RULES = (Budget, Energy, Fraction, Given)
+_STATES = tuple(getattr(state, name) for name in state.__all__)
+_RECORDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (*_RULES, *_STATES, Constant, Cosine, Factoring, Guard, StepDecay, Truncation, Warmup)
+}
+# What a random generator of a file can be.
+GENERATORS: dict[str, Callable[[], Any]] = {
+    kind.__name__: kind
+    for kind in (np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM, np.random.Philox, np.random.SFC64)
+}
+_OWN = "of the user's own"  # in place of what a file does not have
 _KINDS = "biuf"  # of arrays: real numbers
 _CHUNK = 1 << 24  # bytes hashed together
 
@@ -83,9 +101,9 @@ class Checkpoint:
         remove_parts(self.path)
         self.next_step = sys.maxsize
 
-    def write(self, step: int, state: Mapping[str, Any]) -> None:
-        """Writes the state before this step."""
-        write(self.path, state)
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes the values of the state before this step."""
+        write(self.path, values)
         self.plan(step)
 
     def plan(self, step: int) -> None:
@@ -94,18 +112,18 @@ class Checkpoint:
             self.next_step = step - step % self.every + self.every
 
 
-def write(path: Path, state: Mapping[str, Any]) -> None:
+def write(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a file whole; what had its name before stays until then.
 
     Raises
     ------
     TypeError
-        Something in the state is no plain value.
+        Something in them is no plain value.
     OSError
         It can't be written.
     """
     arrays: list[NDArray[Any]] = []
-    text = json.dumps(_plain(state, arrays)).encode()
+    text = json.dumps(_plain(values, arrays)).encode()
     parts: list[bytes | memoryview] = [_START, len(text).to_bytes(8, "little"), text, *(_bytes(array) for array in arrays)]
     digest = hashlib.sha256()
     with written_whole(path) as file:
@@ -168,6 +186,21 @@ def parse_optimizer(values: Mapping[str, Any]) -> Optimizer:
     return BY_NAME[values["name"]](**values["settings"])
 
 
+def factoring_header(factoring: Factoring) -> Factoring | str:
+    """A training's method as a file has it; something else where its rule of ranks is of the user's own."""
+    known = type(factoring) is Factoring and type(factoring.ranks) in (float, tuple, str, *_RULES)
+    return factoring if known else _OWN
+
+
+def parse_factoring(value: Any) -> Factoring | None:
+    """What `factoring_header` was given; None where the file does not have it."""
+    if value == _OWN:
+        return None
+    if not isinstance(value, Factoring):
+        raise TypeError(f"it has a {type(value).__name__} in place of a Factoring")
+    return value
+
+
 def fingerprint(arrays: Iterable[NDArray[Any]]) -> str:
     """A SHA-256 of arrays: of their numbers, shapes and types."""
     digest = hashlib.sha256()
@@ -209,9 +242,11 @@ def _plain(value: Any, arrays: list[NDArray[Any]]) -> Any:
         return [_plain(item, arrays) for item in value]
     if isinstance(value, Mapping):
         return {"dict": [[_plain(key, arrays), _item(key, item, arrays)] for key, item in value.items()]}
+    if isinstance(value, type) and Structure.kinds.get(value.__name__) is value:
+        return {"structure": value.__name__}
     name = type(value).__name__
     if _RECORDS.get(name) is type(value):
-        return {name: [_plain(getattr(value, field.name), arrays) for field in fields(value)]}
+        return {name: [_item(field.name, getattr(value, field.name), arrays) for field in fields(value)]}
     raise _NotPlain(value)
 
 
@@ -243,9 +278,12 @@ def _value(plain: Any, content: memoryview) -> Any:
             return np.frombuffer(content[start:place], dtype).reshape(shape)
         if kind == "tuple":
             return tuple(made(item) for item in items)
+        if kind == "structure":
+            return Structure.kinds[items]
         if kind == "dict":
             return {made(key): made(item) for key, item in items}
-        return _RECORDS[kind](*(made(item) for item in items))
+        names = [field.name for field in fields(_RECORDS[kind])]
+        return _RECORDS[kind](**{name: made(item) for name, item in zip(names, items, strict=True)})
 
     value = made(plain)
     if place != len(content):

@@ -10,18 +10,18 @@ Not here: the checks of data before a training (data.py), and the loop that asks
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._engine import aligned_zeros
-from svdfast.kernels import dense_forward, factored_forward
+from svdfast.model.activations import identity
 from svdfast.model.layout import Layout
-
-if TYPE_CHECKING:
-    from svdfast.model.network import Network
-    from svdfast.training.method import Run
+from svdfast.model.network import Network
+from svdfast.training.run import Run
 
 __all__ = ["NotFinite", "Watch"]
 
@@ -60,7 +60,7 @@ class Watch:
 
     Parameters
     ----------
-    run : svdfast.method.Run
+    run : Run
 
     Attributes
     ----------
@@ -97,10 +97,11 @@ class Watch:
         self._step, self.due = step, step + EVERY
 
     def loss(self, value: float, start: int, stop: int, step: int, epoch: int) -> NotFinite:
-        """What to raise where the loss of this step, of rows start .. stop of the run's data, is not finite."""
+        """What to raise where the loss, or the gradient's norm, of this step is not finite, of rows start .. stop of the run's data."""
         # It was no update: the engine has left it out.
         self.run.optimizer.n_updates -= 1
-        return self._error(f"the loss became {value} at step {step}", step, epoch, (start, stop))
+        what = "the loss" if math.isfinite(self.run.norm) else "the gradient's norm"
+        return self._error(f"{what} became {value} at step {step}", step, epoch, (start, stop))
 
     def diverged(self, what: str, step: int, epoch: int) -> NotFinite:
         """What to raise where something else, `what`, is nothing to go on with after this step."""
@@ -153,8 +154,8 @@ class Watch:
             why = "so it was before the first step"
 
         for i, layer in enumerate(net.layers):
-            for name in ("W", "b") if layer.rank is None else ("W1", "W2", "b"):
-                if not _finite(getattr(layer, name)):
+            for name, tensor in layer.tensors.items():
+                if not _finite(tensor):
                     return i, f"{name} of layer {i} holds NaN or infinity", why, True
         if not all(_finite(moment) for moment in run.optimizer.moments):
             return None, f"gradients, or their squares, are beyond {net.dtype}", why, grown
@@ -164,6 +165,8 @@ class Watch:
         index = _overflowing(net, X)
         if index is not None:
             return index, f"the outputs of layer {index} are beyond {net.dtype}", why, grown
+        if not math.isfinite(run.norm):
+            return None, "the outputs and the loss are finite, the gradient is not", why, grown
         w = net.parameters[: net.layout.n_weights]
         if (run.l1 or run.l2) and not np.isfinite(w @ w):
             # Penalties are known only as the update is done.
@@ -183,17 +186,14 @@ def _largest(array: NDArray[Any]) -> float:
 
 def _overflowing(net: Network, X: NDArray[Any]) -> int | None:
     """The first layer whose outputs are not finite, the last one's before its activation."""
-    last = len(net.layers) - 1
-    found = len(net.layers)
-    for start in range(0, len(X), ROWS):
-        A = X[start : start + ROWS]
-        for index, layer in enumerate(net.layers[:found]):
-            activation = layer.activation if index < last else "identity"
-            if layer.rank is None:
-                A = dense_forward(A, layer.W, layer.b, activation=activation)
-            else:
-                A = factored_forward(A, layer.W1, layer.W2, layer.b, activation=activation)[0]
-            if not _finite(A):
-                found = index
-                break
-    return found if found <= last else None
+    layout, parameters = net.state
+    for i in range(len(layout.layers)):
+        layers = layout.layers[: i + 1]
+        if i == len(layout.layers) - 1:
+            layers = (*layers[:-1], replace(layers[-1], activation=identity()))
+        part = Layout(layers)
+        biases = parameters[layout.n_weights :][: part.size - part.n_weights]
+        first = Network.of(part, np.concatenate([parameters[: part.n_weights], biases]), net.uint8_scale)
+        if not _finite(first.predict(X)):
+            return i
+    return None

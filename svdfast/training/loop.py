@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The loop over epochs and mini-batches, its history, and its whole state as a checkpoint has it.
 
-Not here: checks of what users give (training.py), what happens between steps (method.py), what a step computes (the compiled engine).
+Not here: checks of what users give (prepare.py), what happens between steps (switch.py), what a step computes (the compiled engine).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -18,20 +18,20 @@ import numpy as np
 from svdfast._process import in_use
 from svdfast._process.checks import count
 from svdfast._process.runtime import single_threaded_blas
-from svdfast.data.sources import Source
+from svdfast.data.arrays import Source
 from svdfast.model.counting import count_multiplications
-from svdfast.model.network import Evaluator
+from svdfast.model.evaluation import Evaluator
 from svdfast.training.checkpoint import Checkpoint, optimizer_header
 from svdfast.training.diagnosis import Watch
-from svdfast.training.method import Event, Method, Run, Settings
+from svdfast.training.events import Event, StopTraining
+from svdfast.training.factoring import Factoring
 from svdfast.training.result import TrainingResult
+from svdfast.training.run import Run
 from svdfast.training.schedules import Constant
+from svdfast.training.state import EventState, LoopState
+from svdfast.training.switch import Switch
 
-__all__ = ["Loop", "StopTraining"]
-
-
-class StopTraining(Exception):
-    """Raised by a callback to end a training early; the result is returned as far as it got."""
+__all__ = ["Loop"]
 
 
 class Loop:
@@ -40,46 +40,40 @@ class Loop:
     Parameters
     ----------
     run : Run
-    settings : Settings
+    factoring : Factoring
     source : Source
         What batches come from.
     rng : numpy.random.Generator
         What the source draws from.
     evaluator : Evaluator or None
     epochs : int
-    recompose : bool
-        Whether to end dense.
     callbacks : tuple of callable
     checkpoint : Checkpoint or None
     about : dict
-        What a checkpoint has beside the state: what the training was asked for, and of which data.
+        The rest of a checkpoint: what the training was asked for, and of which data.
     progress : bool
     """
 
     def __init__(
         self,
         run: Run,
-        settings: Settings,
+        factoring: Factoring,
         source: Source,
         rng: np.random.Generator,
         evaluator: Evaluator | None,
         epochs: int,
-        recompose: bool,
         callbacks: tuple[Callable[[Event], None], ...],
         checkpoint: Checkpoint | None,
         about: Mapping[str, Any],
         progress: bool,
     ):
         self.run, self.source, self.rng, self.evaluator = run, source, rng, evaluator
-        self.epochs, self.recompose, self.callbacks = epochs, recompose, callbacks
+        self.factoring, self.epochs, self.callbacks = factoring, epochs, callbacks
         self.checkpoint, self.about, self.progress = checkpoint, about, progress
         self.n_steps = epochs * source.steps_per_epoch
         self.result = TrainingResult(run.net)
         self.watch = Watch(run)
-        self.method = Method(
-            run, settings, self.n_steps, evaluator, self._tell, self.watch.diverged, self._dense_seconds, self._spend
-        )
-        self.result.events = self.method.events
+        self.switch = Switch(run, factoring, self.n_steps, evaluator, self.watch)
         # The epoch, from 1, what the generator was when it began, and the loss and seconds of its steps.
         self.epoch, self.generator = 1, rng.bit_generator.state
         self.total, self.seconds = 0.0, 0.0
@@ -117,9 +111,9 @@ class Loop:
 
         epoch = max(1, -(-result.n_steps // self.source.steps_per_epoch))
         self.watch.look(result.n_steps, epoch, always=True)
-        if self.recompose and run.net.is_factored:
+        if self.factoring.recompose and run.net.is_factored:
             with single_threaded_blas.held():
-                seconds = self.method.recompose(result.n_steps, epoch, say=False)
+                seconds = self.switch.recompose()
                 self.watch.look(result.n_steps, epoch)
                 result.seconds += seconds
                 row = {"epoch": epoch, "step": result.n_steps, "phase": "recomposed", "loss": math.nan}
@@ -149,7 +143,7 @@ class Loop:
         if source.replayed and self.epoch <= self.epochs and not self.stopped:
             seconds = source.seconds
             for _ in range(1, self.epoch):
-                for _ in source.batches(run):
+                for _ in run.batches(source):
                     pass
             source.seconds = seconds
 
@@ -170,7 +164,7 @@ class Loop:
             constant = schedule.learning_rate if type(schedule) is Constant else None
             if checkpoint is not None:
                 self.generator = self.rng.bit_generator.state
-            batches = source.batches(run)
+            batches: Iterator[tuple[int, int]] = run.batches(source)
             if done > 0:
                 batches, done = islice(batches, done, None), 0
             began = time.perf_counter()
@@ -219,7 +213,7 @@ class Loop:
 
     def _due(self) -> int:
         """Before which step there is something to do."""
-        step = self.method.next_step
+        step = self.switch.next_step
         return step if self.checkpoint is None else min(step, self.checkpoint.next_step)
 
     def _count(self, n_steps: int, total: float, began: float) -> None:
@@ -235,9 +229,15 @@ class Loop:
         step = self.result.n_steps
         if self.checkpoint is not None and step == self.checkpoint.next_step:
             self._save()
-        if step == self.method.next_step:
+        if step == self.switch.next_step:
             self._close_phase()
-            self.method.act(step, self.epoch)
+            for done in self.switch.act(step, self.epoch, self._dense_seconds()):
+                if isinstance(done, Event):
+                    self.result.seconds += done.info["seconds"]
+                    self.result.events.append(done)
+                    self._tell(done)
+                else:
+                    self.result.seconds += done
             self.run.follow()
             self.watch.look(step, self.epoch)
             if bar is not None:
@@ -247,7 +247,7 @@ class Loop:
         """Puts the steps since the network took its form down in the result."""
         result, run = self.result, self.run
         if result.n_steps > self.since:
-            multiplications = count_multiplications(run.net.shaped(run.ranks)).total
+            multiplications = count_multiplications(run.net.layout.with_structures(run.structures)).total
             form = {"phase": run.phase, "multiplications": multiplications}
             if not result.phases or not form.items() <= result.phases[-1].items():
                 result.phases.append(form | {"steps": 0, "seconds": 0.0})
@@ -258,9 +258,6 @@ class Loop:
     def _tell(self, event: Event) -> None:
         for callback in self.callbacks:
             callback(event)
-
-    def _spend(self, seconds: float) -> None:
-        self.result.seconds += seconds
 
     def _dense_seconds(self) -> float:
         """Seconds of a step so far, without what it takes to read samples."""
@@ -281,24 +278,27 @@ class Loop:
             self._close_phase()
             self.run.follow()
         self.watch.look(result.n_steps, self.epoch, always=True)
-        state = {
-            "n_steps": result.n_steps,
-            "epoch": self.epoch,
-            "generator": self.generator,
-            "total": self.total,
-            "since": self.since,
-            "seconds": [self.seconds, self.spent, self.source.seconds, result.seconds],
-            "stopped": self.stopped,
-            "history": result.history,
-            "phases": result.phases,
-            "events": [(event.kind, event.epoch, event.step, event.info) for event in result.events],
-            "optimizer": optimizer_header(self.run.optimizer),
-            "run": self.run.packed(),
-            "method": self.method.packed(),
-        }
+        state = LoopState(
+            n_steps=result.n_steps,
+            epoch=self.epoch,
+            generator=self.generator,
+            total=self.total,
+            since=self.since,
+            seconds=self.seconds,
+            seconds_of_form=self.spent,
+            seconds_of_source=self.source.seconds,
+            seconds_of_training=result.seconds,
+            stopped=self.stopped,
+            history=result.history,
+            phases=result.phases,
+            events=[EventState(event.kind, event.epoch, event.step, event.info) for event in result.events],
+            optimizer=optimizer_header(self.run.optimizer),
+            run=self.run.state(),
+            switch=self.switch.state(),
+        )
         self.checkpoint.write(result.n_steps, {**self.about, "state": state})
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: LoopState) -> None:
         """Goes back to a state that a checkpoint has.
 
         Raises
@@ -307,21 +307,19 @@ class Loop:
             It is not as such a state is.
         """
         result, per_epoch = self.result, self.source.steps_per_epoch
-        self.epoch = count("epoch", state["epoch"], maximum=self.epochs + 1)
+        self.epoch = count("epoch", state.epoch, maximum=self.epochs + 1)
         done = (self.epoch - 1) * per_epoch
         most = min(done + per_epoch, self.n_steps)
-        result.n_steps = count("n_steps", state["n_steps"], minimum=done, maximum=most)
-        self.total = float(state["total"])
-        self.since = count("since", state["since"], minimum=0, maximum=result.n_steps)
-        self.seconds, self.spent, self.source.seconds, result.seconds = map(float, state["seconds"])
-        self.stopped = bool(state["stopped"])
-        result.history = [dict(row) for row in state["history"]]
-        result.phases = [dict(phase) for phase in state["phases"]]
-        self.run.unpack(state["run"])
-        self.method.unpack(state["method"])
-        self.method.events[:] = [
-            Event(kind, epoch, step, self.run.net, info) for kind, epoch, step, info in state["events"]
-        ]
+        result.n_steps = count("n_steps", state.n_steps, minimum=done, maximum=most)
+        self.total, self.stopped = state.total, state.stopped
+        self.since = count("since", state.since, minimum=0, maximum=result.n_steps)
+        self.seconds, self.spent = state.seconds, state.seconds_of_form
+        self.source.seconds, result.seconds = state.seconds_of_source, state.seconds_of_training
+        result.history = [dict(row) for row in state.history]
+        result.phases = [dict(phase) for phase in state.phases]
+        self.run.restore(state.run)
+        self.switch.restore(state.switch)
+        result.events = [Event(told.kind, told.epoch, told.step, self.run.net, dict(told.info)) for told in state.events]
 
 
 def _progress_bar(n_steps: int, done: int) -> Any:

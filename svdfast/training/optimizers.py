@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from svdfast import _elementwise
 from svdfast._engine import aligned_zeros
-from svdfast._process.checks import count, fraction, positive_number, room
+from svdfast._process.checks import MAX_SIZE, count, fraction, positive_number, room
 from svdfast.training import schedules
 from svdfast.training.moments import Kind
 
@@ -74,7 +74,7 @@ class Optimizer:
 
     def begin(self, key: Hashable, size: int, dtype: DTypeLike) -> None:
         """Keeps the moments if they belong to parameters laid out as `key` says, else starts them at zero."""
-        size = count("size", size, maximum=2**31 - 1)
+        size = count("size", size, maximum=MAX_SIZE)
         if dtype is None or np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
         if self._key != key:

@@ -5,13 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from svdfast.model.network import Network
-from svdfast.training.method import Event
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure, SubFigure
+from svdfast.training.events import Event
 
 __all__ = ["TrainingResult", "explain"]
 
@@ -54,49 +51,10 @@ class TrainingResult:
         >>> import svdfast as sf
         >>> data = sf.datasets.load("xor")
         >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
-        >>> print(sf.train(net, *data.train, epochs=1, rank_fraction=None).explain())
+        >>> print(sf.train(net, *data.train, epochs=1, factoring=None).explain())
         dense throughout: 1 step
         """
         return explain(self)
-
-    def plot(self, against: Literal["seconds", "epochs"] = "seconds", *, figure: Figure | SubFigure | None = None) -> Figure | SubFigure:
-        """Draws the losses, and the accuracy where there is validation of classes.
-
-        Phases are shaded, and the switch, the guard and recomposition marked at the very place where they came; what lies between two
-        phases is the time that they took themselves. Needs matplotlib: the extra `plot`.
-
-        Parameters
-        ----------
-        against : {"seconds", "epochs"}
-            The horizontal axis. Seconds are those of training, as `seconds` has them.
-        figure : matplotlib.figure.Figure or SubFigure, optional
-            To draw in, such as `plt.figure(layout="constrained")` for a window; the legend lies above the panels where that is the layout,
-            else within one. By default a new figure that pyplot knows nothing of: notebooks show it, `savefig` writes it.
-
-        Returns
-        -------
-        matplotlib.figure.Figure or SubFigure
-            Its `axes` are the loss's and the accuracy's.
-
-        Raises
-        ------
-        ImportError
-            matplotlib is not there.
-        TypeError, ValueError
-            An argument is of the wrong kind, or no epoch was finished.
-
-        Examples
-        --------
-        >>> import svdfast as sf
-        >>> data = sf.datasets.load("xor")
-        >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
-        >>> result = sf.train(net, *data.train, epochs=50)
-        >>> figure = result.plot("epochs")  # doctest: +SKIP
-        >>> figure.savefig("training.png")  # doctest: +SKIP
-        """
-        from svdfast import plots
-
-        return plots.plot_training(self, against, figure)
 
 
 def explain(result: TrainingResult) -> str:
@@ -146,4 +104,4 @@ def explain(result: TrainingResult) -> str:
 
 
 def _listed(ranks: Iterable[int | None]) -> str:
-    return ", ".join("dense" if rank is None else str(rank) for rank in ranks)
+    return ", ".join(str(rank or "dense") for rank in ranks)

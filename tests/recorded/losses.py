@@ -32,8 +32,8 @@ def train(number, instruction_set):
     y = np.argmax(X[:, :5] + 0.3 * X[:, 5:10], axis=1)
     net = sf.Network([20, 40, 30, 5], hidden=["relu", "tanh"], dtype="float64" if number == "float64" else "float32", seed=0)
     result = sf.train(
-        net, X, y, epochs=9, batch_size=32, optimizer=sf.Adam(0.01), rank_fraction=0.4, force=True,
-        pretrain_fraction=1 / 3, recompose_fraction=2 / 3, l2=0.01, n_threads=1, seed=0,
+        net, X, y, epochs=9, batch_size=32, optimizer=sf.Adam(0.01),
+        factoring=sf.Factoring(0.4, force=True, pretrain_fraction=1 / 3, recompose_fraction=2 / 3), l2=0.01, n_threads=1, seed=0,
         precision="bfloat16" if number == "bfloat16" else None,
     )  # fmt: skip
     return [row["loss"] for row in result.history if row["phase"] != "recomposed"]

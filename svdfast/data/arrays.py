@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Batches of samples in memory, and what every source of batches is.
+
+Not here: rows that are not in memory (rows.py), batches that come ready (batches.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast.data.checks import Samples
+
+__all__ = ["ArraySource", "Source", "Stretch", "bounds"]
+
+# Samples in memory, the order that batches take their rows in (None: as they lie), and the rows of that order,
+# start and stop, of each batch.
+Stretch: TypeAlias = tuple[Samples, NDArray[np.int64] | None, Iterable[tuple[int, int]]]
+
+
+class Source(Protocol):
+    """Where a training takes its batches from.
+
+    Attributes
+    ----------
+    data : Samples
+        What is there before the first epoch.
+    sampled : Samples or None
+        What to take a sample of the data from, where a stretch is too short for it.
+    batch_size : int
+        Rows of the largest batch that is known of.
+    steps_per_epoch : int
+    n_samples : int
+        Of an epoch; at its end at the latest.
+    seconds : float
+        That went into reading.
+    replayed : bool
+        Whether a training that is resumed has to run through the epochs before, as an epoch's batches depend on them.
+    """
+
+    replayed: bool
+    data: Samples
+    sampled: Samples | None
+    batch_size: int
+    steps_per_epoch: int
+    n_samples: int
+    seconds: float
+
+    def batches(self) -> Iterator[Stretch]:
+        """The batches of an epoch, stretch by stretch. A stretch's arrays hold until the next is asked for."""
+
+    def known_by(self) -> Iterable[NDArray[Any]]:
+        """Arrays by which these data are told from others."""
+
+
+def bounds(n: int, batch_size: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of each batch of n rows; the last may be smaller."""
+    stops = chain(range(batch_size, n, batch_size), (n,))
+    return zip(range(0, n, batch_size), stops, strict=False)  # no start where n is 0
+
+
+class ArraySource:
+    """Batches of samples in memory; shuffled or as they lie."""
+
+    replayed = False
+    sampled: Samples | None = None
+    seconds = 0.0
+
+    def __init__(self, data: Samples, batch_size: int, shuffle: bool, rng: np.random.Generator):
+        self.data, self.n_samples = data, data.n_samples
+        self.batch_size = min(batch_size, self.n_samples)
+        self.steps_per_epoch = -(-self.n_samples // self.batch_size)
+        # Where one batch holds all samples, they are taken as they lie.
+        self.shuffle, self.rng = shuffle and self.steps_per_epoch > 1, rng
+
+    def batches(self) -> Iterator[Stretch]:
+        """As `Source` says."""
+        order = self.rng.permutation(self.n_samples) if self.shuffle else None
+        yield self.data, order, bounds(self.n_samples, self.batch_size)
+
+    def known_by(self) -> Iterable[NDArray[Any]]:
+        """All of them."""
+        return self.data.arrays

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Batches as an iterable gives them, for training and for validation. Not here: batches that are taken from data (arrays.py, rows.py)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svdfast._process.checks import count
+from svdfast.data.arrays import Stretch
+from svdfast.data.checks import CODES, Inputs, Samples, checked_samples
+from svdfast.data.spec import Spec
+
+__all__ = ["Batch", "BatchSource", "is_iterable_of_batches", "validation_batches"]
+
+Batch: TypeAlias = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
+
+# Bytes at most of the inputs of a sample that is kept of batches.
+SAMPLE_BYTES = 32 * 2**20
+
+
+def is_iterable_of_batches(value: Any) -> bool:
+    """Whether this may be an iterable of batches, and is no array."""
+    return (
+        isinstance(value, Iterable)
+        and not isinstance(value, str | bytes | bytearray | Mapping | set | frozenset)
+        and not hasattr(value, "dtype")
+        and not hasattr(value, "__array__")
+    )
+
+
+def _check_batch(batch: Any, spec: Spec, number: int, name: str = "X") -> Samples:
+    """The samples of the batch of this number, from 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not (X, y) or (X, y, sample_weight), or one of these does not fit the network.
+    """
+    parts: tuple[Any, ...] = tuple(batch) if isinstance(batch, tuple | list) else ()
+    # A row of samples, where y was forgotten, may have two or three numbers, too.
+    numbers = len(parts) > 0 and all(isinstance(part, Real) for part in parts)
+    if len(parts) not in (2, 3) or numbers:
+        length = f" of {len(parts)}" + " numbers" * numbers if isinstance(batch, tuple | list) else ""
+        raise TypeError(
+            f"{name}: expected samples with y, or an iterable of batches (X, y) or (X, y, sample_weight), "
+            f"got a {type(batch).__name__}{length} as batch {number}"
+        )
+    X, y, weight = (*parts, None)[:3]
+    place = f" of batch {number}" if name == "X" else f" of {name}, batch {number}"
+    names = (f"X{place}", f"y{place}", f"sample_weight{place}")
+    return checked_samples(X, y, weight, spec, names=names, part=True)
+
+
+def validation_batches(batches: Any, spec: Spec) -> Callable[[], Iterator[Samples]]:
+    """What gives the samples of an iterable of batches for validation, each time anew.
+
+    Raises
+    ------
+    TypeError
+        It is no iterable, or one that can be iterated once only.
+    """
+    if not is_iterable_of_batches(batches) or isinstance(batches, Iterator):
+        raise TypeError(
+            "validation: expected a pair (X, y), or an iterable of batches (X, y) or (X, y, sample_weight) that can be iterated "
+            f"again and again, got {type(batches).__name__}"
+        )
+
+    def samples() -> Iterator[Samples]:
+        number = 0
+        for number, batch in enumerate(batches, 1):
+            yield _check_batch(batch, spec, number, "validation")
+        if number == 0:
+            raise ValueError("validation: expected batches each time that it is iterated, got none")
+
+    return samples
+
+
+class BatchSource:
+    """Batches as an iterable gives them.
+
+    Parameters
+    ----------
+    batches : iterable of (X, y) or (X, y, sample_weight)
+        Iterated again each epoch; an iterator, which can't be, continues.
+    spec : Spec
+    steps_per_epoch : int, optional
+        By default the iterable's length.
+    n_sampled : int
+        Samples of the first batches that are copied to `sampled`, for what looks at a sample of the data.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The number of batches is not known, there is none, or the first is not as it should be.
+    """
+
+    replayed = True
+
+    def __init__(
+        self, batches: Iterable[Batch], spec: Spec, steps_per_epoch: int | None, n_sampled: int
+    ):
+        self._spec = spec
+        n_in, dtype = spec.n_inputs, spec.dtype
+        if steps_per_epoch is None:
+            try:
+                steps_per_epoch = len(batches)  # type: ignore[arg-type]
+            except TypeError:
+                raise ValueError(
+                    "steps_per_epoch: expected the number of batches in an epoch with an iterable that has no length, got None"
+                ) from None
+            if steps_per_epoch == 0:
+                raise ValueError("X: expected at least one batch, got none")
+        self.steps_per_epoch = count("steps_per_epoch", steps_per_epoch)
+        self.seconds = 0.0
+        self.n_samples = self._n_taken = 0
+        self._batches = batches
+        self._iterator = iter(batches)
+        self._one_shot = self._iterator is batches
+        self._first: Samples | None = self._next()
+        self.data = self._first
+        self.batch_size = self.data.n_samples
+        self.sampled: Samples | None = None
+        self._sample: Samples | None = None
+        self._n_kept, self._room = 0, 0
+        if n_sampled > 0:
+            self._room = max(1, min(n_sampled, SAMPLE_BYTES // (n_in * dtype.itemsize)))
+            targets = self.data.targets
+            self._sample = Samples(
+                Inputs(np.empty((self._room, n_in), dtype), CODES[dtype], 1.0),
+                spec.targets,
+                np.empty((self._room, *targets.shape[1:]), targets.dtype),
+                np.ones(self._room, dtype),
+            )
+
+    def _next(self) -> Samples:
+        """The next batch, checked."""
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            raise ValueError(
+                f"X: expected {self.steps_per_epoch} batches in an epoch, got no more after "
+                f"{self._n_taken} step{'s' * (self._n_taken != 1)}"
+            ) from None
+        self._n_taken += 1
+        return _check_batch(batch, self._spec, self._n_taken)
+
+    def _keep(self, samples: Samples) -> None:
+        """Copies rows to the sample while there is room."""
+        sample, start = self._sample, self._n_kept
+        n = min(samples.n_samples, self._room - start)
+        if sample is None or n == 0 or samples.targets.dtype != sample.targets.dtype:
+            return
+        part = sample.part(start, start + n)
+        assert part.weights is not None
+        np.multiply(
+            samples.inputs.array[:n],
+            self._spec.dtype.type(samples.inputs.scale),
+            out=part.inputs.array,
+            casting="same_kind",
+        )
+        part.targets[...] = samples.targets[:n]
+        if samples.weights is not None:
+            part.weights[...] = samples.weights[:n]
+        self._n_kept += n
+        self.sampled = sample.part(0, self._n_kept)
+
+    def batches(self) -> Iterator[Stretch]:
+        """As `Source` says."""
+        samples, self._first = self._first, None
+        n_samples = 0
+        for step in range(self.steps_per_epoch):
+            began = time.perf_counter()
+            if step == 0 and samples is None and not self._one_shot:
+                self._iterator = iter(self._batches)
+            if samples is None:
+                samples = self._next()
+            self._keep(samples)
+            n = samples.n_samples
+            self.batch_size = max(self.batch_size, n)
+            self.seconds += time.perf_counter() - began
+            n_samples += n
+            yield samples, None, ((0, n),)
+            samples = None
+        self.n_samples = n_samples
+
+    def known_by(self) -> Iterable[NDArray[Any]]:
+        """The first batch, before it is taken."""
+        assert self._first is not None
+        return self._first.arrays

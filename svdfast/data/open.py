@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The front door for data: samples for training, for validation, and for all that looks at a network.
+
+Everything that users give as data comes in here, is checked as a `Spec` says, and goes out as Samples: at once where it
+is in memory, else in blocks or in batches. Not here: how each kind is read (arrays.py, rows.py, batches.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import numpy as np
+
+from svdfast._process.checks import count
+from svdfast.data.arrays import ArraySource, Source
+from svdfast.data.batches import BatchSource, is_iterable_of_batches, validation_batches
+from svdfast.data.checks import CODES, NAMES, Samples, checked_samples
+from svdfast.data.rows import Reader, RowSource, is_row_source, read_if_small
+from svdfast.data.spec import Spec
+
+__all__ = ["BATCH_SIZE", "checked_samples", "open_data", "open_source", "open_validation"]
+
+# Samples in a mini-batch where nobody says how many.
+BATCH_SIZE = 256
+
+
+def open_data(
+    X: Any, y: Any, sample_weight: Any, spec: Spec, *, names: tuple[str, str, str] = NAMES
+) -> Samples | Reader:
+    """Samples with `blocks`: one of all of them where they are in memory or small, else blocks that are read each time again.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Some of it is not as `spec` says; for data that are not in memory this may show only as they are read.
+    """
+    X, y, sample_weight = (
+        read_if_small(name, part, types)
+        for name, part, types in zip(names, (X, y, sample_weight), _direct(spec), strict=True)
+    )
+    if any(map(is_row_source, (X, y, sample_weight), _direct(spec))):
+        return Reader(X, y, sample_weight, spec, names)
+    return checked_samples(X, y, sample_weight, spec, names=names)
+
+
+def _direct(spec: Spec) -> tuple[Collection[Any], ...]:
+    """Types of X, y and weights that need no conversion."""
+    return CODES, (spec.target_dtype,), (spec.target_dtype,)
+
+
+def open_source(
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    spec: Spec,
+    rng: np.random.Generator,
+    *,
+    batch_size: int | None,
+    shuffle: bool | None,
+    steps_per_epoch: int | None,
+    n_sampled: int,
+) -> Source:
+    """Where a training takes its batches from.
+
+    Parameters
+    ----------
+    X, y, sample_weight, batch_size, shuffle, steps_per_epoch
+        As for `train`.
+    spec : Spec
+    rng : numpy.random.Generator
+        What the order of samples is drawn from.
+    n_sampled : int
+        Samples of an iterable's batches to keep, for what looks at a sample of the data.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not go with this kind of data, or the data are not as `spec` says.
+    """
+    if y is None and is_iterable_of_batches(X):
+        given = {"batch_size": batch_size, "shuffle": shuffle, "sample_weight": sample_weight}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name}: expected None with an iterable of batches, got {value!r}"
+                )
+        return BatchSource(X, spec, steps_per_epoch, n_sampled)
+    if steps_per_epoch is not None:
+        raise ValueError(
+            "steps_per_epoch: expected None with samples that are not an iterable of batches, "
+            f"got {steps_per_epoch!r}"
+        )
+    batch_size = BATCH_SIZE if batch_size is None else count("batch_size", batch_size)
+    shuffled = True if shuffle is None else bool(shuffle)
+    data = open_data(X, y, sample_weight, spec)
+    if isinstance(data, Reader):
+        return RowSource(data, batch_size, shuffled, rng)
+    return ArraySource(data, batch_size, shuffled, rng)
+
+
+def open_validation(validation: Any, spec: Spec) -> Callable[[], Iterable[Samples]]:
+    """Gives the samples of (X, y), or of an iterable of batches, block by block, each time that it is called.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `train`.
+    """
+    if not isinstance(validation, tuple | list):
+        return validation_batches(validation, spec)
+    if len(validation) != 2:
+        raise TypeError(
+            "validation: expected a pair (X, y), or an iterable of batches that is no tuple or list"
+        )
+    X, y = validation
+    return open_data(X, y, None, spec, names=("validation X", "validation y", NAMES[2])).blocks

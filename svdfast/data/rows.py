@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Data that are not in memory (an h5py.Dataset, a zarr.Array): rows are read and checked in blocks, which form a pool for batches.
+
+How well a row source is shuffled: each epoch takes all blocks in a new random order, POOL_BLOCKS of them at a time, and the rows of
+these in a new random order. So each sample comes once an epoch, and a batch is drawn from that many places in the data, wherever they
+are. But within a block neighbours stay near each other: of data that are sorted (by class, by time) a batch sees at most as many
+stretches as the pool has blocks. Not here: arrays in memory (arrays.py), iterables of batches (batches.py).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._process.checks import real_array, real_dtype, room
+from svdfast.data.arrays import Stretch, bounds
+from svdfast.data.checks import (
+    CODES,
+    NAMES,
+    Inputs,
+    Samples,
+    check_inputs,
+    check_inputs_shape,
+    check_sample_weight,
+    check_some,
+    check_targets,
+    check_targets_shape,
+)
+from svdfast.data.spec import Spec
+
+__all__ = ["Reader", "RowSource", "Rows", "is_row_source", "read_if_small"]
+
+# Bytes of a pool of rows, and the blocks that it is read in. What is smaller as a whole is read once and kept.
+POOL_BYTES = 64 * 2**20
+POOL_BLOCKS = 8
+# Rows by which rows that are not in memory are told from others.
+KNOWN_BY = 64
+
+
+class Rows(Protocol):
+    """What is read row by row: an h5py.Dataset or a zarr.Array, say."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+# What says that an object's numbers are in memory (or on a device), or that its slices of rows are no arrays.
+_IN_MEMORY = ("__array_interface__", "__cuda_array_interface__", "__dlpack__", "iloc", "toarray")
+
+
+def is_row_source(value: Any, as_they_lie: Collection[Any] = CODES) -> bool:
+    """Whether this is to be read block by block: rows that are not in memory, or a mapped file whose rows would have to be converted.
+
+    Parameters
+    ----------
+    value : object
+    as_they_lie : collection of dtype
+        Types whose contiguous rows need no conversion.
+    """
+    if isinstance(value, np.memmap) and getattr(value, "_mmap", None) is not None:
+        if value.ndim < 2:
+            return False
+        contiguous = value.shape[1] <= 1 or value.strides[1] == value.itemsize
+        return not (value.dtype in as_they_lie and contiguous and value.flags.aligned)
+    if isinstance(value, np.ndarray | np.generic) or any(hasattr(value, a) for a in _IN_MEMORY):
+        return False
+    shape = getattr(value, "shape", None)
+    return (
+        hasattr(value, "__getitem__")
+        and isinstance(shape, tuple)
+        and all(isinstance(n, Integral) for n in shape)
+        and isinstance(getattr(value, "dtype", None), np.dtype)
+    )
+
+
+class _Steady:
+    """A row source whose rows are read as arrays of the shape and dtype that it had at first.
+
+    Raises
+    ------
+    TypeError
+        Its numbers are not real.
+    """
+
+    def __init__(self, name: str, rows: Rows):
+        real_dtype(name, rows.dtype)
+        self.name, self.rows = name, rows
+        self.shape, self.dtype = rows.shape, rows.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows start .. stop.
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are not what was promised.
+        """
+        array = real_array(self.name, self.rows[start:stop])
+        expected = (stop - start, *self.shape[1:])
+        if array.shape != expected or array.dtype != self.dtype:
+            raise ValueError(
+                f"{self.name}: expected rows {start} to {stop} to be an array of shape {expected} and dtype {self.dtype}, "
+                f"got shape {array.shape} and dtype {array.dtype}"
+            )
+        return array
+
+
+def _block_rows(row_bytes: int, steady: _Steady, batch_size: int = 1) -> int:
+    """Rows of a block: of a POOL_BLOCKS-th of the pool, whole chunks of the file or else whole batches where these are smaller."""
+    n = max(1, POOL_BYTES // POOL_BLOCKS // max(1, row_bytes), -(-batch_size // POOL_BLOCKS))
+    chunks = getattr(steady.rows, "chunks", None)
+    chunk = chunks[0] if isinstance(chunks, tuple) and chunks and isinstance(chunks[0], int) else 0
+    for unit in (chunk, batch_size):
+        if 0 < unit <= n:
+            return n - n % unit
+    return n
+
+
+def read_if_small(name: str, rows: Any, as_they_lie: Collection[Any]) -> Any:
+    """A row source that fits into a pool as a whole, read; everything else as it is."""
+    small = (
+        is_row_source(rows, as_they_lie)
+        and len(rows.shape) > 0
+        and math.prod(rows.shape) * rows.dtype.itemsize <= POOL_BYTES
+    )
+    return _Steady(name, rows).read(0, rows.shape[0]) if small else rows
+
+
+class Reader:
+    """Samples of which some part (X, y, weights) is a row source, read and checked block by block.
+
+    Everything in memory is checked at once, and so are the shapes and types of everything else.
+
+    Parameters
+    ----------
+    X, y, sample_weight : array_like or Rows
+    spec : Spec
+    names : tuple of str
+    """
+
+    def __init__(
+        self, X: Any, y: Any, sample_weight: Any, spec: Spec, names: tuple[str, str, str] = NAMES
+    ):
+        n_in, n_out, dtype = spec.n_inputs, spec.n_outputs, spec.target_dtype
+        # What gives rows start .. stop of each part.
+        self._inputs: Callable[[int, int], Inputs]
+        self._targets: Callable[[int, int], NDArray[Any] | None]
+        self._weights: Callable[[int, int], NDArray[Any] | None]
+        steady = []
+        self.in_memory: list[NDArray[Any]] = []
+
+        if is_row_source(X):
+            X_rows = _Steady(names[0], X)
+            steady.append(X_rows)
+            check_inputs_shape(X_rows.shape, n_in, names[0])
+            n = X_rows.shape[0]
+            self._X_dtype = X_rows.dtype if X_rows.dtype in CODES else spec.dtype
+            X_itemsize = max(self._X_dtype.itemsize, X_rows.dtype.itemsize)
+            self._inputs = lambda start, stop: check_inputs(
+                X_rows.read(start, stop), spec, name=names[0], first_row=start
+            )
+        else:
+            inputs = check_inputs(X, spec, name=names[0])
+            n, self._X_dtype, X_itemsize = len(inputs.array), inputs.array.dtype, inputs.array.itemsize
+            self.in_memory.append(inputs.array)
+            self._inputs = lambda start, stop: replace(inputs, array=inputs.array[start:stop])
+        check_some(n, spec, names[0])
+        self.n_samples: int = n
+
+        classes = False
+        if spec.targets is None:
+            self._targets = lambda start, stop: None
+        elif is_row_source(y, (dtype,)):
+            y_rows = _Steady(names[1], y)
+            steady.append(y_rows)
+            classes = check_targets_shape(y_rows.shape, y_rows.dtype, spec, n, names[1])
+            self._targets = lambda start, stop: check_targets(
+                y_rows.read(start, stop), spec, stop - start, name=names[1], first_row=start
+            )
+        else:
+            targets = check_targets(y, spec, n, name=names[1])
+            classes = targets.dtype == np.int32
+            self.in_memory.append(targets)
+            self._targets = lambda start, stop: targets[start:stop]
+
+        if is_row_source(sample_weight):
+            w_rows = _Steady(names[2], sample_weight)
+            steady.append(w_rows)
+            if w_rows.shape != (n,):
+                raise ValueError(f"{names[2]}: expected shape {(n,)}, got {w_rows.shape}")
+            self._weights = lambda start, stop: check_sample_weight(
+                w_rows.read(start, stop), stop - start, dtype, first_row=start, part=True
+            )
+        else:
+            weights = check_sample_weight(sample_weight, n, dtype)
+            self.in_memory += [] if weights is None else [weights]
+            self._weights = lambda start, stop: None if weights is None else weights[start:stop]
+
+        self._steady = steady[0]
+        y_itemsize = 0 if spec.targets is None else 4 if classes else n_out * dtype.itemsize
+        self._row_bytes = n_in * X_itemsize + y_itemsize
+        self._spec, self._classes, self._weighted = spec, classes, sample_weight is not None
+
+    def block_rows(self, batch_size: int = 1) -> int:
+        """Rows to be read at a time."""
+        return _block_rows(self._row_bytes, self._steady, batch_size)
+
+    def empty(self, n: int) -> Samples:
+        """Room for n samples."""
+        spec, dtype = self._spec, self._spec.target_dtype
+        room("batch_size", n * self._row_bytes)
+        X = np.empty((n, spec.n_inputs), self._X_dtype)
+        return Samples(
+            check_inputs(X, replace(spec, finite=False)),
+            spec.targets,
+            np.empty(n, np.int32) if self._classes else np.empty((n, spec.n_outputs), dtype),
+            np.empty(n, dtype) if self._weighted else None,
+        )
+
+    def read(self, start: int, stop: int) -> Samples:
+        """Samples start .. stop, checked.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Of rows that are not what they should be; the row is said.
+        """
+        return Samples(
+            self._inputs(start, stop),
+            self._spec.targets,
+            self._targets(start, stop),
+            self._weights(start, stop),
+        )
+
+    def known_by(self) -> Iterator[NDArray[Any]]:
+        """What is in memory, and of what is not some rows from all over it."""
+        yield from self.in_memory
+        n = self.n_samples
+        for row in sorted({n * i // (KNOWN_BY - 1) for i in range(KNOWN_BY - 1)} | {n - 1}):
+            yield from self.read(row, row + 1).arrays
+
+    def blocks(self) -> Iterator[Samples]:
+        """All samples in order."""
+        height = self.block_rows()
+        for start in range(0, self.n_samples, height):
+            yield self.read(start, min(start + height, self.n_samples))
+
+
+class RowSource:
+    """Batches of what a Reader reads, from a pool of some blocks; see above how they are shuffled.
+
+    Without shuffling they are those of arrays in memory. What a pool leaves, less than a batch, goes into the next.
+    """
+
+    replayed = False
+    sampled: Samples | None = None
+
+    def __init__(self, reader: Reader, batch_size: int, shuffle: bool, rng: np.random.Generator):
+        self.reader, self.n_samples = reader, reader.n_samples
+        self.batch_size = min(batch_size, self.n_samples)
+        self.steps_per_epoch = -(-self.n_samples // self.batch_size)
+        self.shuffle, self.rng = shuffle, rng
+        self.seconds = 0.0
+        self.block_rows = reader.block_rows(self.batch_size)
+        # Of the blocks, and of what the pool before has left; no more than there are.
+        self._pool = reader.empty(
+            min(POOL_BLOCKS * self.block_rows + self.batch_size - 1, self.n_samples)
+        )
+        self.data = self._pool.part(0, 0)
+
+    def batches(self) -> Iterator[Stretch]:
+        """As `Source` says."""
+        starts = np.arange(0, self.n_samples, self.block_rows)
+        if self.shuffle:
+            starts = self.rng.permutation(starts)
+        filled, counted = 0, False
+        for first in range(0, len(starts), POOL_BLOCKS):
+            began = time.perf_counter()
+            for start in starts[first : first + POOL_BLOCKS].tolist():
+                samples = self.reader.read(start, min(start + self.block_rows, self.n_samples))
+                stop = filled + samples.n_samples
+                for array, part in zip(self._pool.arrays, samples.arrays, strict=True):
+                    array[filled:stop] = part
+                counted = counted or samples.weights is None or bool(samples.weights.any())
+                filled = stop
+                del samples, part  # before the next block is there
+            order = self.rng.permutation(filled) if self.shuffle else None
+            last = first + POOL_BLOCKS >= len(starts)
+            stop = filled if last else filled - filled % self.batch_size
+            self.seconds += time.perf_counter() - began
+            yield self._pool.part(0, filled), order, bounds(stop, self.batch_size)
+            left = np.arange(stop, filled) if order is None else order[stop:]
+            for array in self._pool.arrays:
+                array[: len(left)] = array[left]
+            filled = len(left)
+        if not counted:
+            raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
+
+    def known_by(self) -> Iterable[NDArray[Any]]:
+        """As the Reader says."""
+        return self.reader.known_by()
+
+

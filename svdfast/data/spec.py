@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What data must be for a network: shapes, types, and what the targets are. Not here: the checks (checks.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Spec", "Targets"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a loss takes as targets: rows of numbers, or class numbers too.
+
+    Attributes
+    ----------
+    name : str
+        The loss's.
+    classes : bool
+        Whether a class number may stand for a row.
+    bounds : tuple of float, optional
+        The smallest and the largest value of a row.
+    expected : str
+        What a row within bounds is called in messages.
+    """
+
+    name: str
+    classes: bool = False
+    bounds: tuple[float, float] | None = None
+    expected: str = "numbers"
+
+    @property
+    def code(self) -> int:
+        """The code that the compiled core knows the loss by."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a source of data needs to know of a network.
+
+    Attributes
+    ----------
+    n_inputs, n_outputs : int
+    dtype : numpy.dtype
+        Dtype that samples are read in.
+    uint8_scale : float
+        Factor of samples of dtype uint8.
+    targets : Targets or None
+        None: there are no targets.
+    target_dtype : numpy.dtype
+        Dtype of targets and weights.
+    finite : bool
+        Whether there must be a sample, and all samples be finite.
+    """
+
+    n_inputs: int
+    n_outputs: int
+    dtype: np.dtype[Any]
+    uint8_scale: float
+    targets: Targets | None
+    target_dtype: np.dtype[Any]
+    finite: bool = True

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a network gives for data: outputs, loss, accuracy or R², and the gradient. Nothing is changed.
+
+These are the bodies of `Network`'s methods of the same names, which describe them. Not here: how outputs are read and
+scored (heads.py), and training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._engine import Engine
+from svdfast._process.checks import check_out, positive_number, room
+from svdfast._process.runtime import resolve_precision, resolve_threads, single_threaded_blas
+from svdfast.data.checks import Samples
+from svdfast.data.open import checked_samples, open_data
+from svdfast.data.rows import Reader
+from svdfast.data.spec import Spec
+from svdfast.model import losses
+from svdfast.model.heads import head_of, share_explained
+from svdfast.model.layout import Layout
+
+__all__ = ["Evaluation", "Evaluator", "spec_of"]
+
+
+class _Network(Protocol):
+    """What is needed of a network."""
+
+    uint8_scale: float
+
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def state(self) -> tuple[Layout, NDArray[Any]]: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and accuracy of a network on data; accuracy is None where outputs are neither classes nor bits."""
+
+    loss: float
+    accuracy: float | None
+
+
+def spec_of(net: _Network, loss: str | None = None) -> Spec:
+    """What data for a network must be, with targets for this loss, by default the one that goes with its output.
+
+    Raises
+    ------
+    TypeError, ValueError
+        There is no such loss, or it does not go with the output.
+    """
+    layout = net.layout
+    resolved = losses.resolve(loss, layout.layers[-1].activation)
+    return Spec(
+        layout.sizes[0], layout.sizes[-1], net.dtype, net.uint8_scale, resolved, net.dtype
+    )
+
+
+def _inputs(net: _Network, X: Any) -> Samples | Reader:
+    """Samples without targets, of any numbers."""
+    return open_data(X, None, None, replace(spec_of(net), targets=None, finite=False))
+
+
+class _Pass:
+    """The way forward through a network as it is, for blocks of data of any height.
+
+    Parameters
+    ----------
+    net : Network
+    n_threads : int
+    bfloat16, reproducible : bool
+        See the engine.
+    """
+
+    def __init__(
+        self, net: _Network, n_threads: int, bfloat16: bool, reproducible: bool = False
+    ):
+        self.layout, self.parameters = net.state
+        self.settings = {
+            "n_threads": n_threads, "bfloat16": bfloat16, "reproducible": reproducible
+        }  # fmt: skip
+        self.engine: Engine | None = None
+        self.rows = 0
+
+    def bound(self, data: Samples) -> Engine:
+        """An engine that has these samples."""
+        if self.engine is None or data.n_samples > self.rows:
+            self.rows = data.n_samples
+            self.engine = Engine(
+                self.layout,
+                self.parameters,
+                batch_size=max(self.rows, 1),
+                gradients=False,
+                **self.settings,  # type: ignore[arg-type]
+            )
+        data.bind(self.engine)
+        return self.engine
+
+    def outputs(self, data: Samples, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Outputs of these samples."""
+        if out is None:
+            shape = data.n_samples, self.layout.sizes[-1]
+            out = np.empty(shape, self.parameters.dtype)
+        self.bound(data).predict(out)
+        return out
+
+
+def predict(
+    net: _Network,
+    X: Any,
+    out: NDArray[Any] | None,
+    precision: str | None,
+    n_threads: int | None,
+) -> NDArray[Any]:
+    """See `Network.predict`."""
+    bfloat16, threads = resolve_precision(precision, net.dtype), resolve_threads(n_threads)
+    data = _inputs(net, X)
+    way = _Pass(net, threads, bfloat16)
+    shape, dtype = (data.n_samples, way.layout.sizes[-1]), way.parameters.dtype
+    if out is None:
+        room("X", math.prod(shape) * dtype.itemsize)
+        result = out = np.empty(shape, dtype)
+    else:
+        check_out("out", out, shape, dtype, direct=True)
+        # Nothing that is still to be read may be written to.
+        read = [way.parameters, data.inputs.array if isinstance(data, Samples) else X]
+        overlaps = any(isinstance(a, np.ndarray) and np.may_share_memory(a, out) for a in read)
+        result = np.empty_like(out, subok=False) if overlaps else out
+    start = 0
+    with single_threaded_blas.held():
+        for part in data.blocks():
+            way.outputs(part, result[start : start + part.n_samples])
+            start += part.n_samples
+    if result is not out:
+        out[...] = result
+    return out
+
+
+class Evaluator:
+    """Loss and accuracy on the same data again and again, whatever the network's layout by then.
+
+    Parameters
+    ----------
+    blocks : callable
+        Returns the data, one Samples after the other.
+    n_threads : int
+    bfloat16, reproducible : bool
+        See the engine.
+    """
+
+    def __init__(
+        self,
+        blocks: Callable[[], Iterable[Samples]],
+        n_threads: int,
+        bfloat16: bool = False,
+        reproducible: bool = False,
+    ):
+        self.blocks, self.n_threads = blocks, n_threads
+        self.bfloat16, self.reproducible = bfloat16, reproducible
+
+    def __call__(self, net: _Network) -> Evaluation:
+        way = _Pass(net, self.n_threads, self.bfloat16, self.reproducible)
+        head = head_of(way.layout.layers[-1].activation)
+        loss = accuracy = total = 0.0
+        for data in self.blocks():
+            n, weights = data.n_samples, data.weights
+            weight = n if weights is None else float(weights.sum(dtype=np.float64))
+            if weight == 0:
+                continue
+            out = np.empty((n, way.layout.sizes[-1]), dtype=way.parameters.dtype)
+            here = way.bound(data).evaluate(n, out)
+            # Running means; of one block, its own to the bit. What is infinite stays so.
+            total += weight
+            share = weight / total
+            loss = loss * (1 - share) + here * share
+            if head.decides:
+                right = float(np.average(head.right(out, data.targets), weights=weights))
+                accuracy = accuracy * (1 - share) + right * share
+        if total == 0:
+            raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
+        return Evaluation(loss, accuracy if head.decides else None)
+
+
+@single_threaded_blas.held()
+def evaluate(
+    net: _Network,
+    X: Any,
+    y: Any,
+    loss: str | None,
+    sample_weight: Any,
+    precision: str | None,
+    n_threads: int | None,
+) -> Evaluation:
+    """See `Network.evaluate`."""
+    bfloat16 = resolve_precision(precision, net.dtype)
+    data = open_data(X, y, sample_weight, spec_of(net, loss))
+    return Evaluator(data.blocks, resolve_threads(n_threads), bfloat16)(net)
+
+
+@single_threaded_blas.held()
+def score(
+    net: _Network, X: Any, y: Any, sample_weight: Any, precision: str | None
+) -> float:
+    """See `Network.score`."""
+    if head_of(net.layout.layers[-1].activation).decides:
+        accuracy = evaluate(net, X, y, None, sample_weight, precision, None).accuracy
+        assert accuracy is not None
+        return accuracy
+    bfloat16 = resolve_precision(precision, net.dtype)
+    spec = replace(spec_of(net), target_dtype=np.dtype(np.float64))
+    data = open_data(X, y, sample_weight, spec)
+    way = _Pass(net, resolve_threads(None), bfloat16)
+    return share_explained((way.outputs(p), p.targets, p.weights) for p in data.blocks())
+
+
+@single_threaded_blas.held()
+def loss_and_gradient(
+    net: _Network,
+    X: Any,
+    y: Any,
+    loss: str | None,
+    sample_weight: Any,
+    l1: float,
+    l2: float,
+    precision: str | None,
+    n_threads: int | None,
+) -> tuple[float, NDArray[Any]]:
+    """See `Network.loss_and_gradient`."""
+    l1 = positive_number("l1", l1, or_zero=True)
+    l2 = positive_number("l2", l2, or_zero=True)
+    layout, parameters = net.state
+    data = checked_samples(X, y, sample_weight, spec_of(net, loss))
+    engine = Engine(
+        layout,
+        parameters,
+        batch_size=data.n_samples,
+        n_threads=resolve_threads(n_threads),
+        bfloat16=resolve_precision(precision, net.dtype),
+    )
+    data.bind(engine)
+    gradient = np.empty(layout.size, dtype=parameters.dtype)
+    return engine.gradient(0, data.n_samples, gradient, l1, l2), gradient

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The fully connected layer: A = f(X·Wᵀ + b), W in some structure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from svdfast.model.activations import Activation
+from svdfast.model.program import Program, Tensor
+from svdfast.model.structures import Structure
+
+__all__ = ["Linear"]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A fully connected layer's shape, no numbers.
+
+    Attributes
+    ----------
+    structure : Structure
+        Of its weight.
+    activation : Activation
+    """
+
+    structure: Structure
+    activation: Activation
+
+    @property
+    def n_in(self) -> int:
+        return self.structure.n_in
+
+    @property
+    def n_out(self) -> int:
+        return self.structure.n_out
+
+    @property
+    def rank(self) -> int | None:
+        return self.structure.rank
+
+    def emit(self, program: Program, x: int, weights: Sequence[Tensor], b: Tensor) -> int:
+        """Writes the layer; returns the value of its output."""
+        return program.bias_activation(self.structure.emit(program, x, weights), b, self.activation)

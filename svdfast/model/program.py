@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Programs: the operations that take a sample to the network's output, in order, and the values between them.
+
+Layers and structures write programs (layers/, structures/); the compiled engine runs them, forward and back; counts of
+multiplications come from them (counting.py). A program knows shapes and tensors, no numbers. Not here: what an operation
+computes (src/ops).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from svdfast.model.activations import Activation
+from svdfast.ops import bias_activation, product
+
+__all__ = ["Operation", "Program", "Tensor", "Value"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named stretch of the flat vector of parameters.
+
+    Attributes
+    ----------
+    name : str
+        Such as "layers.0.W1"; also its name in a safetensors file.
+    shape : tuple of int
+    place : int
+        Of its first element.
+    decays : bool
+        Whether penalties and weight decay are for it.
+    layer : int
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    place: int
+    decays: bool
+    layer: int
+
+    @property
+    def stop(self) -> int:
+        return self.place + math.prod(self.shape)
+
+    def of(self, vector: Any) -> Any:
+        """The tensor as a view of a vector that is laid out so."""
+        return vector[self.place : self.stop].reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A matrix of `rows_per_sample` rows a sample, `width` columns; or a view of another value, in the same memory."""
+
+    width: int
+    rows_per_sample: int = 1
+    view_of: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Elements for a sample."""
+        return self.width * self.rows_per_sample
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: its compiled kind, the values that it reads and writes, by index, and its parameters.
+
+    Attributes
+    ----------
+    kind : capsule
+        `KIND` of a module of svdfast.ops, or of any module built like these (svdfast/ops/operation.pxd).
+    input, output : int
+    tensor : Tensor or None
+        Two-dimensional where it decays, else one-dimensional.
+    code : int
+    parameter : float
+        The kind's own.
+    overwrites : bool
+        Whether the output may lie where the input lies, as the way back does not read the input.
+    overwrites_delta : bool
+        Whether the input's delta takes the place of the output's.
+    multiplications : int
+        Of the forward pass for a sample; the two products of the way back take as many each.
+    """
+
+    kind: Any
+    input: int
+    output: int
+    tensor: Tensor | None = None
+    code: int = 0
+    parameter: float = 0.0
+    overwrites: bool = False
+    overwrites_delta: bool = False
+    multiplications: int = 0
+
+
+class Program:
+    """Operations in order, written by calling the methods.
+
+    Parameters
+    ----------
+    width, rows_per_sample : int
+        Of a sample, value 0.
+    input_delta : bool
+        Whether somebody needs the delta of value 0, as of a part of a network that is not its first.
+
+    Examples
+    --------
+    >>> from svdfast.model.program import Program, Tensor
+    >>> program = Program(4)
+    >>> z = program.product(0, Tensor("layers.0.W", (3, 4), 0, True, 0))
+    >>> program.values[z]
+    Value(width=3, rows_per_sample=1, view_of=None)
+    >>> program.multiplications("forward"), program.multiplications("step")
+    (12, 24)
+    """
+
+    def __init__(self, width: int, rows_per_sample: int = 1, *, input_delta: bool = False):
+        self.values = [Value(width, rows_per_sample)]
+        self.operations: list[Operation] = []
+        self._deltas = [input_delta]
+
+    def add(self, operation: Operation, value: Value) -> int:
+        """Appends an operation; returns the index of its output, the new value."""
+        if operation.output != len(self.values):
+            raise ValueError(f"output: expected {len(self.values)}, the next value, got {operation.output}")
+        self.operations.append(operation)
+        self.values.append(value)
+        self._deltas.append(operation.tensor is not None or self._deltas[operation.input])
+        return operation.output
+
+    def product(self, x: int, tensor: Tensor) -> int:
+        """X·Wᵀ, row by row."""
+        n, m = tensor.shape
+        before, output = self.values[x], len(self.values)
+        if before.width != m:
+            raise ValueError(f"{tensor.name}: expected {before.width} columns, got {m}")
+        count = n * m * before.rows_per_sample
+        made = Operation(product.KIND, x, output, tensor, multiplications=count)
+        return self.add(made, Value(n, before.rows_per_sample))
+
+    def bias_activation(self, z: int, tensor: Tensor, activation: Activation) -> int:
+        """f(Z + b). Writes Z + b over Z, which may therefore not be the sample."""
+        before, output = self.values[z], len(self.values)
+        if not any(operation.output == z for operation in self.operations):
+            raise ValueError("z: expected the output of an operation")
+        made = Operation(
+            bias_activation.KIND, z, output, tensor, activation.code, activation.parameter,
+            overwrites=activation.backward_reads != "Z", overwrites_delta=True,
+        )  # fmt: skip
+        return self.add(made, Value(before.width, before.rows_per_sample))
+
+    def view(self, x: int, rows_per_sample: int) -> int:
+        """The same numbers as another number of rows for a sample."""
+        before = self.values[x]
+        width, rest = divmod(before.size, rows_per_sample)
+        if rest:
+            raise ValueError(f"rows_per_sample: expected a divisor of {before.size}, got {rows_per_sample}")
+        self.values.append(Value(width, rows_per_sample, x if before.view_of is None else before.view_of))
+        self._deltas.append(self._deltas[x])
+        return len(self.values) - 1
+
+    def needs_delta(self, value: int) -> bool:
+        """Whether the way back has to come to a value: there are parameters on the way to it."""
+        return self._deltas[value]
+
+    @property
+    def tall_size(self) -> int:
+        """Elements for a sample of the values that have several rows for it."""
+        return sum(v.size for v in self.values if v.rows_per_sample > 1 and v.view_of is None)
+
+    def multiplications(self, mode: str = "step", layer: int | None = None) -> int:
+        """Multiplications of the products for one sample: of a "forward" pass, or of a whole "step".
+
+        A step takes as many again for each product's gradient, and for its input's delta where that is needed.
+        """
+        return sum(
+            operation.multiplications * (1 if mode == "forward" else 2 + self.needs_delta(operation.input))
+            for operation in self.operations
+            if layer is None or (operation.tensor is not None and operation.tensor.layer == layer)
+        )

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How weights are represented: `Dense`, `LowRank`, and what others add. Only here, and in src/ops, is known what a weight looks like."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from svdfast._process.checks import count
+from svdfast.model.structures.dense import Dense
+from svdfast.model.structures.low_rank import LowRank
+from svdfast.model.structures.structure import Array, Fit, Moment, Structure
+
+__all__ = ["Array", "Dense", "Fit", "LowRank", "Moment", "Structure", "of_rank", "parse"]
+
+# Each structure is a file of this folder; a class is known from its definition on.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+
+def of_rank(n_out: int, n_in: int, rank: int | None, kind: type[Structure] = LowRank) -> Structure:
+    """The structure for a rank that was asked for; None asks for the weight as it is."""
+    return Dense(n_out, n_in) if rank is None else kind(n_out, n_in, rank)
+
+
+def parse(n_out: int, n_in: int, values: Mapping[str, Any]) -> Structure:
+    """What `Structure.header` gave, checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        There is no class of that name, or its fields are out of range.
+    """
+    name, own = values["structure"], {key: value for key, value in values.items() if key != "structure"}
+    if name not in Structure.kinds:
+        raise ValueError(f"structure {str(name)[:40]!r}: expected one of {', '.join(Structure.kinds)}")
+    fields = {key: count(key, value, maximum=min(n_out, n_in)) for key, value in own.items()}
+    return Structure.kinds[name](n_out, n_in, **fields)

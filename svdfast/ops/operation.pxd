@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What an operation is to the engine: three functions, and what these are given.
+
+    p   samples of a tile            X (p·r, m)   input        dX   its delta, ∂ loss / ∂X
+    r   rows per sample of X         Y            output       dY   its delta
+                                     W (n, m)     parameters   dW   their gradient
+
+A value with r rows per sample is a matrix of p·r rows: steps of sequences, positions in images. All
+arrays are C-contiguous, of float or double: a Kind has functions of one type. They need no GIL,
+allocate nothing and keep nothing. Any number of threads calls them, each with rows of its own.
+
+An operation is one file: forward, backward and gradient beside each other, and at its end
+
+    KIND = capsule(kinds)
+
+Not here: where values lie, threads and updates (src/engine/_engine.pyx).
+"""
+
+from cpython.pycapsule cimport PyCapsule_New
+
+
+cdef struct Tile:
+    Py_ssize_t p
+    void* X             # to be read; an operation that overwrites its input has Y = X
+    void* Y
+    void* dX            # NULL: nobody needs it
+    void* dY            # an operation that overwrites its output's delta has dX = dY
+    int bfloat16        # 1: products round their operands; 2: W is packed, too
+
+cdef struct Kind        # below
+
+cdef struct Operation:
+    const Kind* kind
+    Py_ssize_t n, m     # rows and columns of the parameters
+    Py_ssize_t rows_per_sample      # r of X
+    int code            # the operation's own: an activation, say
+    double parameter    # of that
+    # What follows is the engine's: values by index; parameters by place (-1: there are none), group and penalties.
+    int input, output
+    bint decays         # the parameters are a weight: penalties and decay are for it, and threads share its rows
+    Py_ssize_t place
+    Py_ssize_t group    # a stretch of the weights with a learning rate of its own
+    Py_ssize_t penalties            # place of the first
+    Py_ssize_t packed_forward, packed_backward      # places of packed parameters; -1: there are none
+
+# W is as `pack` made it where tile.bfloat16 is 2.
+ctypedef void (*Pass)(const Operation* op, const Tile* tile, const void* W) noexcept nogil
+
+# Rows first .. stop of dW over the tile to g, or added to it; g begins with row `first`.
+ctypedef void (*Gradient)(const Operation* op, const Tile* tile, Py_ssize_t first, Py_ssize_t stop, bint accumulate,
+                          void* g) noexcept nogil
+
+cdef struct Kind:
+    Pass forward        # Y from X
+    Pass backward       # dX from dY
+    Gradient gradient   # NULL: there are no parameters
+    # Floats of W packed for `backward` or else for `forward`, and the i-th of `count` parts of that. NULL: W is never packed.
+    Py_ssize_t (*packed_size)(const Operation* op, bint backward) noexcept nogil
+    void (*pack)(const Operation* op, bint backward, const float* W, int i, int count, float* packed) noexcept nogil
+
+
+cdef inline object capsule(Kind* kinds):
+    """The kinds for float and for double, which live as long as their module, as the engine takes them."""
+    return PyCapsule_New(kinds, "svdfast.ops.kinds", NULL)

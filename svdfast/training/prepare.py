@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From arguments to a training that has not begun: the checks that `train` and `resume` share, before anything changes.
+
+Not here: the checks of one object by itself (factoring.py, optimizers.py), of samples (svdfast/data), and the loop (loop.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from svdfast._process.checks import count, listed, positive_number
+from svdfast._process.runtime import resolve_precision
+from svdfast.data.arrays import Source
+from svdfast.data.batches import Batch
+from svdfast.data.checks import Samples
+from svdfast.data.open import open_source, open_validation
+from svdfast.data.rows import Rows
+from svdfast.model.evaluation import Evaluator, spec_of
+from svdfast.model.network import Network
+from svdfast.model.ranks import check_fit
+from svdfast.training.checkpoint import GENERATORS, Checkpoint, factoring_header, fingerprint
+from svdfast.training.events import Event
+from svdfast.training.factoring import Factoring
+from svdfast.training.loop import Loop
+from svdfast.training.optimizers import Optimizer
+from svdfast.training.run import SAMPLE, Run
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    net: Network,
+    X: ArrayLike | Rows | Iterable[Batch],
+    y: ArrayLike | Rows | None,
+    factoring: Factoring,
+    optimizer: Optimizer,
+    rng: np.random.Generator,
+    checkpoint: Checkpoint | None,
+    *,
+    epochs: int,
+    batch_size: int | None,
+    loss: str | None,
+    clip_norm: float | None,
+    l1: float,
+    l2: float,
+    precision: str | None,
+    n_threads: int,
+    reproducible: bool,
+    shuffle: bool | None,
+    steps_per_epoch: int | None,
+    sample_weight: ArrayLike | Rows | None,
+    validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None,
+    callbacks: Iterable[Callable[[Event], None]],
+    progress: bool,
+) -> Loop:
+    """A training that has not begun, of checked arguments. The network is as it was."""
+    plain: dict[str, Any] = {
+        "epochs": count("epochs", epochs),
+        "batch_size": None if batch_size is None else count("batch_size", batch_size),
+        "loss": loss,
+        "clip_norm": None if clip_norm is None else positive_number("clip_norm", clip_norm),
+        "l1": positive_number("l1", l1, or_zero=True),
+        "l2": positive_number("l2", l2, or_zero=True),
+        "precision": precision,
+        "n_threads": n_threads,
+        "reproducible": reproducible,
+        "shuffle": shuffle,
+        "steps_per_epoch": steps_per_epoch,
+    }
+    callbacks = tuple(listed("callbacks", callbacks, "callables"))
+    if not all(callable(callback) for callback in callbacks):
+        raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
+    _check_fit(factoring, net, validation is not None)
+    bfloat16 = resolve_precision(precision, net.dtype)
+    spec = spec_of(net, loss)
+    evaluator = None
+    if validation is not None:
+        evaluator = Evaluator(open_validation(validation, spec), n_threads, reproducible=reproducible)
+    source = open_source(
+        X, y, sample_weight, spec, rng, batch_size=batch_size, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
+        n_sampled=0 if factoring.phi == 1 or net.is_factored else SAMPLE,
+    )  # fmt: skip
+
+    run = Run(
+        net, source.data, optimizer, n_threads, source.batch_size, plain["l1"], plain["l2"], bfloat16, reproducible,
+        plain["clip_norm"],
+    )  # fmt: skip
+    about: dict[str, Any] = {}
+    if checkpoint is not None:
+        about = _about(net, plain, factoring, rng, checkpoint, source)
+        blocks: Iterable[Samples] = () if evaluator is None else evaluator.blocks()
+        if not isinstance(validation, tuple | list):
+            blocks = islice(blocks, 1)
+        known = fingerprint(array for block in blocks for array in block.arrays)
+        about["data"]["validation"] = None if evaluator is None else known
+    return Loop(run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress)
+
+
+def _check_fit(factoring: Factoring, net: Network, validated: bool) -> None:
+    """Refuses a method that does not fit the network and the data."""
+    if not factoring.automatic:
+        check_fit(factoring.rule, net.layout)
+    rates, n_layers = factoring.learning_rate, len(net.layers)
+    if isinstance(rates, tuple) and len(rates) != n_layers:
+        raise ValueError(f"learning_rate: expected {n_layers} numbers, one for each layer, got {len(rates)}")
+    if factoring.guard is not None and not validated:
+        raise ValueError("guard: expected validation data with it, got none")
+
+
+def _about(
+    net: Network,
+    plain: dict[str, Any],
+    factoring: Factoring,
+    rng: np.random.Generator,
+    checkpoint: Checkpoint,
+    source: Source,
+) -> dict[str, Any]:
+    """What a checkpoint has beside the training's state."""
+    from svdfast import __version__
+
+    generator = type(rng.bit_generator).__name__
+    if GENERATORS.get(generator) is not type(rng.bit_generator):
+        raise TypeError(f"seed: expected one of {', '.join(GENERATORS)} with a checkpoint, got a {generator}")
+    return {
+        "svdfast": __version__,
+        "every": checkpoint.every,
+        "arguments": plain,
+        "factoring": factoring_header(factoring),
+        "network": {**net.layout.header(), "uint8_scale": net.uint8_scale, "dtype": net.dtype.name},
+        "data": {
+            "training": f"{source.steps_per_epoch} steps, {source.n_samples} samples, {fingerprint(source.known_by())}",
+        },
+    }

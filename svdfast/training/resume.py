@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A training continued from its checkpoint. Not here: the form of the file (checkpoint.py), and what its state is (state.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import signature
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from svdfast._engine import aligned_zeros
+from svdfast._process.checks import count, one_of, positive_number
+from svdfast._process.files import DAMAGED
+from svdfast._process.runtime import resolve_threads
+from svdfast.data.batches import Batch
+from svdfast.data.rows import Rows
+from svdfast.model.layout import Layout
+from svdfast.model.network import Network
+from svdfast.training.checkpoint import (
+    GENERATORS,
+    Checkpoint,
+    parse_factoring,
+    parse_optimizer,
+    read,
+)
+from svdfast.training.events import Event
+from svdfast.training.factoring import Factoring
+from svdfast.training.optimizers import Optimizer
+from svdfast.training.prepare import prepare
+from svdfast.training.result import TrainingResult
+from svdfast.training.state import NetworkState
+
+__all__ = ["resume"]
+
+# Arguments of `prepare` that are no values of a file.
+_GIVEN = ("sample_weight", "validation", "callbacks", "progress")
+
+
+def resume(
+    path: str | os.PathLike[str],
+    X: ArrayLike | Rows | Iterable[Batch],
+    y: ArrayLike | Rows | None = None,
+    *,
+    sample_weight: ArrayLike | Rows | None = None,
+    validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None = None,
+    optimizer: Optimizer | None = None,
+    factoring: Factoring | None = None,
+    n_threads: int | None = None,
+    callbacks: Iterable[Callable[[Event], None]] = (),
+    progress: bool = False,
+) -> TrainingResult:
+    """Goes on with a training from its checkpoint, to its end.
+
+    Everything else is as `train` was told, and the training ends as it would have without a break, bit for bit: weights, ranks,
+    moments, the order of samples, the schedule, the history. The file is written on as the training goes on. One of a training that
+    had ended gives its result.
+
+    Parameters
+    ----------
+    path : path
+        What `train` was given as `checkpoint`.
+    X, y, sample_weight, validation : as in `train`
+        The same data. Arrays in memory are told from others by all their numbers, row sources by some rows of them (of validation all), an
+        iterable by its first batch. An iterable of batches, or an iterator, is run through from its beginning up to where the training
+        was, and so has to give the same batches as then.
+    optimizer : Optimizer, optional
+        In place of the one that the training had, moments apart, which have to be of the same kinds. Only needed where it, or its learning
+        rate, is of a class or a function of the user's own, which the file does not have.
+    factoring : Factoring, optional
+        In place of the one that the training had. Only needed where its rule of ranks is of the user's own, which the file does not
+        have.
+    n_threads : int, optional
+        By default as many as before.
+    callbacks : iterable of callable
+        As in `train`; they are not in the file, nor is what they remember. Of a training that had ended they are told the recomposition.
+    progress : bool
+        Show a bar on stderr (needs tqdm: the extra `progress`).
+
+    Returns
+    -------
+    TrainingResult
+        Of the whole training; its network is a new one.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is no checkpoint, is damaged or of another version of the format, or was made with other data.
+    TypeError, ValueError, FloatingPointError
+        As in `train`.
+
+    Notes
+    -----
+    Bit for bit holds on the same kind of machine with the same versions of packages and, unless the training is `reproducible`, the same
+    number of threads; with ranks="auto" it holds from the choice of ranks on, which times the steps on the machine.
+
+    Reading a file runs nothing that is in it.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import svdfast as sf
+    >>> data = sf.datasets.load("xor")
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = os.path.join(folder.name, "run.ckpt")
+    >>> def power_cut(event):
+    ...     if event.step == 300:
+    ...         raise RuntimeError("power cut")
+    >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
+    >>> sf.train(net, *data.train, epochs=400, checkpoint=path, checkpoint_every=100, callbacks=[power_cut])
+    Traceback (most recent call last):
+    RuntimeError: power cut
+    >>> result = sf.resume(path, *data.train)
+    >>> whole = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
+    >>> sf.train(whole, *data.train, epochs=400).n_steps == result.n_steps
+    True
+    >>> bool((result.network.parameters == whole.parameters).all())
+    True
+    >>> folder.cleanup()
+    """
+    values = read(path)
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+    if factoring is not None and not isinstance(factoring, Factoring):
+        raise TypeError(f"factoring: expected a Factoring, got {type(factoring).__name__}")
+    with _refusing(path):
+        arguments, state, data = values["arguments"], values["state"], values["data"]
+        net = _first_network(values["network"], state.run.network)
+        rng = _generator(state.generator)
+        n_moments, every = len(state.run.network.moments), values["every"]
+        if optimizer is None and state.optimizer is not None:
+            optimizer = parse_optimizer(state.optimizer)
+        known = parse_factoring(values["factoring"])
+        factoring = known if factoring is None else factoring
+        threads = resolve_threads(arguments["n_threads"] if n_threads is None else n_threads)
+        # Of an argument that is not one, or is missing, the file is to blame.
+        signature(prepare).bind(*[None] * 7, **arguments, **dict.fromkeys(_GIVEN))
+        has_validation = data["validation"] is not None
+    if optimizer is None:
+        raise ValueError(_own(path, "optimizer", "it, or its learning rate, is of a class or a function of your own"))
+    if factoring is None:
+        raise ValueError(_own(path, "factoring", "its rule of ranks is your own"))
+    if len(optimizer.kinds) != n_moments:
+        raise ValueError(f"optimizer: expected one of {n_moments} moments, as the training had, got {optimizer}")
+    if (validation is not None) != has_validation:
+        expected, got = ("those that the training had", "none") if has_validation else ("none, as before", "some")
+        raise ValueError(f"validation: expected {expected}, got {got}")
+    loop = prepare(
+        net, X, y, factoring, optimizer, rng, Checkpoint(path, every, resumed=True),
+        **(arguments | {"n_threads": threads}), sample_weight=sample_weight, validation=validation, callbacks=callbacks,
+        progress=progress,
+    )  # fmt: skip
+    for name, names in (("training", "X, y, sample_weight"), ("validation", "validation")):
+        if loop.about["data"][name] != data.get(name):
+            raise ValueError(f"{names}: expected the data that {os.fspath(path)!r} was made with, got others")
+    with _refusing(path):
+        loop.restore(state)
+    return loop.finish()
+
+
+def _own(path: str | os.PathLike[str], name: str, why: str) -> str:
+    return f"{name}: expected the one that the training had, got None: {os.fspath(path)!r} does not have it, as {why}"
+
+
+def _generator(state: Mapping[str, Any]) -> np.random.Generator:
+    """A generator in this state. NumPy does not look at the places in these two's buffers."""
+    kind = state["bit_generator"]
+    if kind == "MT19937":
+        count("pos", state["state"]["pos"], minimum=0, maximum=624)
+    elif kind == "Philox":
+        count("buffer_pos", state["buffer_pos"], minimum=0, maximum=4)
+    bits = GENERATORS[kind]()
+    bits.state = state
+    return np.random.Generator(bits)
+
+
+def _first_network(first: Mapping[str, Any], now: NetworkState) -> Network:
+    """The network that a training began with, of the same layers as it has now, all parameters zero."""
+    layout, of_now, parameters = Layout.parse(first), Layout.parse(now.layout), now.parameters
+    one_of("dtype", first["dtype"], ("float32", "float64"))
+    if parameters.shape != (of_now.size,) or parameters.dtype.name != first["dtype"] or of_now.recomposed() != layout.recomposed():
+        raise ValueError("its parameters are not those of the layers that it began with")
+    zeros = aligned_zeros(layout.size, parameters.dtype)  # memory that nobody has touched
+    return Network.of(layout, zeros, positive_number("uint8_scale", first["uint8_scale"]))
+
+
+@contextlib.contextmanager
+def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Says of which file it is that something in it is not as it should be."""
+    try:
+        yield
+    except DAMAGED as error:
+        raise ValueError(f"path: {os.fspath(path)!r} is not a checkpoint of a training: {error}") from None

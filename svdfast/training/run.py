@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The engine of a training, with what it is rebuilt from when the network's layout changes.
+
+Not here: when that happens (switch.py), and where batches come from (svdfast/data/sources.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._engine import Engine, aligned_zeros
+from svdfast._process.checks import positive_number
+from svdfast.data.arrays import Source
+from svdfast.data.checks import Samples
+from svdfast.model.layout import Layout
+from svdfast.model.network import Network
+from svdfast.training.optimizers import Optimizer
+from svdfast.training.state import NetworkState, RunState
+
+__all__ = ["Kept", "Run"]
+
+# Samples that the layers' inputs, and a loss, are looked at over.
+SAMPLE = 2048
+
+
+@dataclass
+class Kept:
+    """A network's parameters and its optimizer's moments, to go back to: nothing writes to these arrays."""
+
+    layout: Layout
+    parameters: NDArray[Any]
+    moments: tuple[NDArray[Any], ...]
+    n_updates: int
+
+    def state(self) -> NetworkState:
+        """What a checkpoint has of it."""
+        return NetworkState(self.layout.header(), self.parameters, self.moments, self.n_updates)
+
+
+class Run:
+    """The engine of a training and what it is rebuilt from when the network's layout changes.
+
+    Attributes
+    ----------
+    data : Samples
+        What batches are taken from at present: all data, where they are in memory, else some of them.
+    sampled : Samples or None
+        What to take a sample from, where `data` are too few.
+    norm : float
+        Of the last gradient, where it is clipped and the loss was finite; else 0.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        data: Samples,
+        optimizer: Optimizer,
+        n_threads: int,
+        batch_size: int,
+        l1: float,
+        l2: float,
+        bfloat16: bool = False,
+        reproducible: bool = False,
+        clip_norm: float | None = None,
+    ):
+        self.net, self.data, self.optimizer = net, data, optimizer
+        self.n_threads, self.batch_size, self.bfloat16 = n_threads, batch_size, bfloat16
+        self.l1, self.l2, self.reproducible, self.clip_norm = l1, l2, reproducible, clip_norm
+        self.scales = [1.0] * len(net.layers)
+        self.norm = 0.0
+        self.engine: Engine
+        self.order: NDArray[np.int64] | None = None
+        self.sampled: Samples | None = None
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a callback has truncated or recomposed."""
+        return self.net.parameters is not self.parameters
+
+    def follow(self) -> None:
+        """Rebuilds where a callback has truncated or recomposed."""
+        if self.outdated:
+            if self.net.layout.structures != self.structures:
+                self.scales = [1.0] * len(self.net.layers)
+            self.rebuild()
+
+    def rebuild(self) -> None:
+        layout, parameters = self.net.state
+        self.parameters = parameters
+        self.structures = layout.structures
+        self.phase = "factored" if self.net.is_factored else "dense"
+        self.optimizer.begin((layout, parameters.dtype), layout.size, parameters.dtype)
+        self.release()
+        self.engine = Engine(
+            layout,
+            parameters,
+            batch_size=self.batch_size,
+            n_threads=self.n_threads,
+            bfloat16=self.bfloat16,
+            reproducible=self.reproducible,
+        )
+        if self.clip_norm is not None:
+            self.gradient = aligned_zeros(layout.size, parameters.dtype)
+        self.data.bind(self.engine)
+        self.engine.set_order(self.order)
+        self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
+        self.engine.set_rate_scales(self.scales)
+
+    def release(self) -> None:
+        """Gives the engine's scratch memory back, until `rebuild`."""
+        if hasattr(self, "engine"):
+            self.order = self.engine.order
+            del self.engine
+
+    def batches(self, source: Source) -> Iterator[tuple[int, int]]:
+        """The rows, start and stop, of each batch of an epoch, its samples bound to the engine when it is asked for."""
+        for self.data, order, bounds in source.batches():
+            self.sampled = source.sampled
+            if source.batch_size > self.batch_size:
+                self.batch_size = source.batch_size
+                self.rebuild()
+            else:
+                self.data.bind(self.engine)
+            self.engine.set_order(order)
+            yield from bounds
+
+    def step(self, start: int, stop: int, learning_rate: float) -> float:
+        """An update from these rows. Returns the loss before it; if that, or `norm`, is not finite, nothing was updated."""
+        optimizer = self.optimizer
+        t = optimizer.n_updates + 1
+        value: float
+        if self.clip_norm is None:
+            value = self.engine.step(start, stop, learning_rate, t, self.l1, self.l2)
+        else:
+            value = self.engine.gradient(start, stop, self.gradient, self.l1, self.l2)
+            self.norm = self.engine.norm(self.gradient) if math.isfinite(value) else 0.0
+            if not math.isfinite(self.norm):
+                value = self.norm
+            elif math.isfinite(value):
+                scale = 1.0 if self.norm <= self.clip_norm else self.clip_norm / self.norm
+                self.engine.update(self.gradient, learning_rate, t, scale=scale)
+        optimizer.n_updates = t
+        return value
+
+    @property
+    def at_hand(self) -> Samples:
+        """What samples of the data are taken from."""
+        return self.data if self.sampled is None else self.sampled
+
+    def sample_rows(self) -> NDArray[np.int64]:
+        """Rows of a sample of the data at hand, from all over them."""
+        n_samples = self.at_hand.n_samples
+        rows = np.arange(min(SAMPLE, n_samples)) * n_samples // min(SAMPLE, n_samples)
+        order = self.engine.order if self.sampled is None else None
+        return rows if order is None else order[rows]
+
+    def sample(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """The inputs of the sample and their weights."""
+        rows, weights = self.sample_rows(), self.at_hand.weights
+        of_rows = None if weights is None or not weights[rows].any() else weights[rows]
+        return self.at_hand.inputs.array[rows], of_rows
+
+    def kept(self) -> Kept:
+        """The network and its optimizer's moments as they are."""
+        return Kept(*self.net.state, self.optimizer.moments, self.optimizer.n_updates)
+
+    def back(self, kept: Kept) -> None:
+        """Goes back to what was kept."""
+        self._adopt(kept)
+        self.scales = [1.0] * len(self.net.layers)
+        self.rebuild()
+
+    def _adopt(self, kept: Kept) -> None:
+        self.net.set_state(kept.layout, kept.parameters)
+        self.optimizer.adopt((kept.layout, kept.parameters.dtype), kept.moments)
+        self.optimizer.n_updates = kept.n_updates
+
+    def state(self) -> RunState:
+        """What a checkpoint has of it."""
+        return RunState(self.kept().state(), self.scales)
+
+    def restore(self, state: RunState) -> None:
+        """Takes what `state` gave; `rebuild` is to follow."""
+        kept = self.checked(state.network)
+        scales = [positive_number("scales", scale) for scale in state.scales]
+        if len(scales) != len(kept.layout.layers):
+            raise ValueError(f"it has {len(scales)} rates for {len(kept.layout.layers)} layers")
+        self._adopt(kept)
+        self.scales = scales
+
+    def checked(self, state: NetworkState) -> Kept:
+        """Parameters and moments of a network of these sizes, in memory of their own."""
+        layout, dtype = Layout.parse(state.layout), self.net.dtype
+        if layout.recomposed() != self.net.layout.recomposed():
+            raise ValueError(f"it has layers of sizes {layout.sizes}, not {self.net.sizes}, or other activations")
+
+        def vector(array: NDArray[Any]) -> NDArray[Any]:
+            if array.shape != (layout.size,) or array.dtype != dtype:
+                raise ValueError(f"it has {array.dtype} numbers of shape {array.shape} for {layout.size} of {dtype}")
+            own = aligned_zeros(layout.size, dtype)
+            own[:] = array
+            return own
+
+        moments = tuple(vector(array) for array in state.moments)
+        if len(moments) != len(self.optimizer.kinds):
+            raise ValueError(f"it has {len(moments)} moments, not {len(self.optimizer.kinds)}")
+        return Kept(layout, vector(state.parameters), moments, state.n_updates)

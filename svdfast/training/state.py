@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The whole state of a training between two steps, as plain records, which a checkpoint stores.
+
+Each object of a training has `state`, which gives its record, and `restore`, which takes one. Files are not trusted: a record checks
+its own numbers, and `restore` everything that only the network can tell. Not here: the form of a file (checkpoint.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from numpy.typing import NDArray
+
+from svdfast._process.checks import count
+
+__all__ = ["AutoState", "BeforeState", "EventState", "LoopState", "NetworkState", "RunState", "SwitchState"]
+
+# Of steps: as far as floats count.
+_LARGEST_COUNT = 2**53
+_PLAIN = {"float": float, "str": str, "bool": bool}
+
+
+class _Record:
+    """Base of the records: whatever is declared as a plain value is one."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.type == "int":
+                value = count(field.name, value, minimum=0, maximum=_LARGEST_COUNT)
+            elif field.type in _PLAIN:
+                value = _PLAIN[field.type](value)
+            object.__setattr__(self, field.name, value)
+
+
+@dataclass(frozen=True)
+class NetworkState(_Record):
+    """A network's parameters and its optimizer's moments."""
+
+    layout: dict[str, Any]
+    parameters: NDArray[Any]
+    moments: tuple[NDArray[Any], ...]
+    n_updates: int
+
+
+@dataclass(frozen=True)
+class RunState(_Record):
+    """What steps change, and the scales of the layers' learning rates."""
+
+    network: NetworkState
+    scales: list[float]
+
+
+@dataclass(frozen=True)
+class AutoState(_Record):
+    """What is known before ranks are chosen by measuring."""
+
+    next_step: int
+    first_loss: float
+    reason: str
+    stable: list[float]
+    vectors: list[NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class BeforeState(_Record):
+    """What a guard may go back to."""
+
+    network: NetworkState
+    loss: float
+    loss_after: float
+
+
+@dataclass(frozen=True)
+class SwitchState(_Record):
+    """When what comes next, and what that needs."""
+
+    next_step: int
+    switch_step: int
+    guard_step: int
+    recompose_step: int
+    decay_step: int
+    decay_every: int
+    ranks: list[int | None] | None
+    auto: AutoState | None
+    before: BeforeState | None
+
+
+@dataclass(frozen=True)
+class EventState(_Record):
+    """An event, its network apart."""
+
+    kind: str
+    epoch: int
+    step: int
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LoopState(_Record):
+    """Where a training stands, and its history."""
+
+    n_steps: int
+    epoch: int
+    generator: Mapping[str, Any]
+    total: float
+    since: int
+    seconds: float
+    seconds_of_form: float
+    seconds_of_source: float
+    seconds_of_training: float
+    stopped: bool
+    history: list[dict[str, Any]]
+    phases: list[dict[str, Any]]
+    events: list[EventState]
+    optimizer: dict[str, Any] | None
+    run: RunState
+    switch: SwitchState

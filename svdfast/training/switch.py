@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What happens between steps of a training: the switch to factors, the guard that looks at it, and recomposition.
+
+`Switch` knows before which step it wants to act next; the loop (loop.py) asks it then, and tells callbacks of the events that come of it.
+Not here: the loop, and how ranks are chosen (ranks.py, auto.py), how moments are carried (moments.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._process.checks import count
+from svdfast.model.evaluation import Evaluator
+from svdfast.model.layout import Layout
+from svdfast.model.ranks import ranks_by
+from svdfast.model.truncation import Truncation, matrices, usable_ranks
+from svdfast.training.auto import Auto
+from svdfast.training.diagnosis import Watch
+from svdfast.training.events import Event
+from svdfast.training.factoring import Factoring
+from svdfast.training.moments import carry
+from svdfast.training.run import Kept, Run
+from svdfast.training.state import BeforeState, SwitchState
+
+__all__ = ["Switch"]
+
+# Shares of all steps: after the switch, until the guard looks again.
+RECOVERY = 0.02
+# A decay of the weights may cost this share of the multiplications of the steps between two; and so many steps are between two at most.
+DECAY_SHARE = 0.02
+DECAY_LONGEST = 100
+# The factors' learning rate is at most so many times the optimizer's, and at least its inverse.
+LARGEST_SCALE = 4.0
+
+Done: TypeAlias = Iterator[Event | float]
+
+
+@dataclass
+class _Before:
+    """The network before it was cut, and its loss then and right after."""
+
+    kept: Kept
+    loss: float
+    loss_after: float = 0.0
+
+
+class Switch:
+    """The four steps of a training, as far as they are not steps of an optimizer.
+
+    Parameters
+    ----------
+    run : Run
+    factoring : Factoring
+    n_steps : int
+        Of the whole training.
+    evaluator : Evaluator or None
+    watch : Watch
+        Says what to raise where numbers are not finite.
+
+    Attributes
+    ----------
+    next_step : int
+        Before which step `act` wants to be called; never where it is n_steps.
+    """
+
+    def __init__(self, run: Run, factoring: Factoring, n_steps: int, evaluator: Evaluator | None, watch: Watch):
+        self.run, self.factoring, self.n_steps = run, factoring, n_steps
+        self.evaluator, self.watch = evaluator, watch
+        self.recompose_step = n_steps - round(factoring.dense_tail * n_steps)
+        self.switch_step = self.guard_step = self.decay_step = n_steps
+        self.decay_every = 0
+        self.auto: Auto | None = None
+        self.ranks: list[int | None] | None = None
+        self.before: _Before | None = None
+        if run.net.is_factored:
+            if isinstance(factoring.learning_rate, tuple):
+                run.scales = self._scales()
+            self._plan_decay(0)
+        else:
+            self.switch_step = min(round(factoring.phi * n_steps), self.recompose_step)
+            if factoring.automatic:
+                self.auto = Auto(n_steps, self.switch_step, self.recompose_step)
+            if self.switch_step == self.recompose_step:
+                self.recompose_step = self.switch_step = n_steps  # dense throughout
+        self._plan(-1)
+
+    def state(self) -> SwitchState:
+        """What a checkpoint has of it."""
+        before = self.before
+        return SwitchState(
+            self.next_step,
+            self.switch_step,
+            self.guard_step,
+            self.recompose_step,
+            self.decay_step,
+            self.decay_every,
+            self.ranks,
+            None if self.auto is None else self.auto.state(),
+            None if before is None else BeforeState(before.kept.state(), before.loss, before.loss_after),
+        )
+
+    def restore(self, state: SwitchState) -> None:
+        """Takes what `state` gave."""
+        self.next_step, self.switch_step, self.guard_step = state.next_step, state.switch_step, state.guard_step
+        self.recompose_step, self.decay_step, self.decay_every = state.recompose_step, state.decay_step, state.decay_every
+        ranks, n_hidden = state.ranks, len(self.run.net.layout.factorable)
+        if ranks is not None and len(ranks) != n_hidden:
+            raise ValueError(f"it has {len(ranks)} ranks for {n_hidden} hidden layers")
+        self.ranks = ranks and [rank and count("ranks", rank) for rank in ranks]
+        if state.auto is None:
+            if self.factoring.automatic and self.ranks is None and self.switch_step < self.n_steps:
+                raise ValueError("it has a switch to come, and nothing from which to choose ranks")
+            self.auto = None
+        elif self.auto is not None:
+            self.auto.restore(state.auto)
+        if state.before is not None:
+            before = state.before
+            self.before = _Before(self.run.checked(before.network), before.loss, before.loss_after)
+
+    def _plan(self, step: int) -> None:
+        """Sets next_step to the nearest of what is still to come after `step`."""
+        coming = [self.switch_step, self.guard_step, self.recompose_step, self.decay_step]
+        if self.auto is not None:
+            coming.append(self.auto.next_step)
+        self.next_step = min([s for s in coming if s > step], default=self.n_steps)
+
+    def act(self, step: int, epoch: int, dense_seconds: float) -> Done:
+        """Does what is to be done before this step, dense steps having taken so many seconds each.
+
+        Yields each event as soon as it has happened, and seconds that no event tells of.
+        """
+        if self.auto is not None and self.run.net.is_factored:
+            # A callback has truncated: the choice was made there.
+            self.auto = None
+            self.switch_step = self.n_steps
+        if self.auto is not None and self.switch_step > step:
+            began = time.perf_counter()
+            if self.auto.levelled(self.run, step):
+                self.switch_step = step
+            yield time.perf_counter() - began
+        if step == self.switch_step:
+            yield from self._choose(step, epoch, dense_seconds)
+        elif step == self.guard_step and self.before is not None:
+            yield from self._guard(step, epoch)
+        elif step == self.recompose_step and self.run.net.is_factored:
+            yield self._event("recompose", step, epoch, {"seconds": self.recompose()})
+        if step == self.decay_step and self.run.net.is_factored:
+            yield self._decay(step, epoch)
+        self._plan(step)
+
+    def _event(self, kind: str, step: int, epoch: int, info: dict[str, Any]) -> Event:
+        return Event(kind, epoch, step, self.run.net, info)
+
+    def _choose(self, step: int, epoch: int, dense_seconds: float) -> Done:
+        """Ranks by the rule, and the switch where there is something to factor."""
+        net, factoring = self.run.net, self.factoring
+        began = time.perf_counter()
+        with np.errstate(over="ignore", invalid="ignore"):
+            norm = np.linalg.norm(net.parameters.astype(np.float64))
+        if not norm < np.finfo(net.dtype).max:
+            raise self.watch.diverged(f"the norm of the parameters became {norm}", step, epoch)
+        directions: dict[int, NDArray[Any]] = {}
+        if self.auto is not None:
+            try:
+                decision = self.auto.decide(self.run, dense_seconds, step, factoring.svd, factoring.activation_aware)
+            except FloatingPointError as error:
+                raise self.watch.diverged(str(error), step, epoch) from error
+            self.auto = None
+            parameters = net.parameters.copy()
+            yield self._event("ranks", step, epoch, decision.info)
+            if decision.ranks is None:
+                self.switch_step = self.recompose_step = self.n_steps
+                return
+            self.ranks = decision.ranks
+            if np.array_equal(parameters, net.parameters):  # as no callback has changed them
+                directions = decision.directions
+            began = time.perf_counter()
+        elif not factoring.automatic:
+            self.ranks = ranks_by(factoring.rule, net.layout.factorable, matrices(net.state))
+        assert self.ranks is not None
+        yield self._switch(self.ranks, step, epoch, began, directions)
+        self._plan_decay(step)
+
+    def _switch(
+        self,
+        ranks: Sequence[int | None],
+        step: int,
+        epoch: int,
+        began: float,
+        directions: dict[int, NDArray[Any]],
+    ) -> Event:
+        run = self.run
+        run.follow()
+        recovery = max(1, round(RECOVERY * self.n_steps))
+        before = None
+        guarded = self.factoring.guard is not None and step > 0 and step + recovery < self.recompose_step
+        if guarded:
+            before = _Before(run.kept(), self._validate())
+        try:
+            truncations, scales = self._cut(ranks, directions)
+        except FloatingPointError as error:
+            raise self.watch.diverged(str(error), step, epoch) from error
+        if before is not None and run.net.is_factored:
+            before.loss_after = self._validate()
+            self.before, self.guard_step = before, step + recovery
+        seconds = time.perf_counter() - began
+        info = {"truncations": truncations, "learning_rate_scales": scales, "seconds": seconds}
+        return self._event("switch", step, epoch, info)
+
+    def _plan_decay(self, step: int) -> None:
+        run = self.run
+        if self.factoring.product_decay > 0 and run.net.is_factored:
+            self.decay_every = _decay_interval(run.net.layout, run.batch_size)
+            self.decay_step = step + self.decay_every
+
+    def _decay(self, step: int, epoch: int) -> float:
+        """For the steps since the last one, at the rate of this one. Returns the seconds."""
+        began = time.perf_counter()
+        rate = self.run.optimizer.schedule(step, self.n_steps)
+        net, amount = self.run.net, self.decay_every * rate * self.factoring.product_decay
+        for index in net.layout.factored:
+            layer = net.layers[index]
+            try:
+                layer.structure.decay(layer.weight_tensors, amount)
+            except FloatingPointError as error:
+                raise self.watch.diverged(f"layer {index}: {error}", step, epoch) from error
+        self._plan_decay(step)
+        return time.perf_counter() - began
+
+    def _cut(
+        self, ranks: Sequence[int | None], directions: dict[int, NDArray[Any]]
+    ) -> tuple[tuple[Truncation, ...], tuple[float, ...]]:
+        """Truncation, with the optimizer's state and the factors' learning rates."""
+        run, factoring = self.run, self.factoring
+        net, optimizer = run.net, run.optimizer
+        old = net.state
+        moments = optimizer.moments
+        inputs, weights = run.sample() if factoring.activation_aware and not directions else (None, None)
+        run.release()  # decompositions need memory, too
+        truncations = net.truncate(
+            ranks=ranks,
+            method=factoring.svd,
+            split=factoring.split,
+            force=factoring.force,
+            inputs=inputs,
+            sample_weight=weights,
+            directions=directions,
+            structure=factoring.structure,
+        )
+        new = net.state
+        # Where a training diverges moments overflow before the loss does, which then tells.
+        with np.errstate(all="ignore"):
+            carried = carry(optimizer.kinds, moments, old, new)
+            scales = self._scales()
+        if factoring.moments == "carry":
+            optimizer.adopt((new[0], net.dtype), carried)
+        run.scales = scales
+        run.rebuild()
+        return truncations, tuple(scales)
+
+    def _scales(self) -> list[float]:
+        """What the learning rate of each layer is multiplied with, now that some are factored."""
+        factor = self.factoring.learning_rate
+        net = self.run.net
+        scales = [1.0] * len(net.layers)
+        for index in net.layout.factored:
+            layer = net.layers[index]
+            if isinstance(factor, tuple):
+                scales[index] = factor[index]
+            elif isinstance(factor, float):
+                scales[index] = factor
+            elif "square" in self.run.optimizer.kinds:
+                scale = layer.structure.relative_scale(layer.weight_tensors)
+                scales[index] = min(max(scale, 1 / LARGEST_SCALE), LARGEST_SCALE)
+        return scales
+
+    def _validate(self) -> float:
+        assert self.evaluator is not None
+        return self.evaluator(self.run.net).loss
+
+    def _guard(self, step: int, epoch: int) -> Done:
+        """Whether the loss has recovered from the cut; else more rank, a later cut, or none."""
+        factoring, run, guard = self.factoring, self.run, self.factoring.guard
+        assert self.before is not None and self.ranks is not None and guard is not None
+        began = time.perf_counter()
+        before, self.before, self.guard_step = self.before, None, self.n_steps
+        recovered = self._validate()
+
+        def event(action: str) -> Event:
+            info = {"loss_before": before.loss, "loss_after": before.loss_after, "loss_recovered": recovered}
+            return self._event("guard", step, epoch, info | {"action": action, "seconds": time.perf_counter() - began})
+
+        if recovered <= before.loss * (1 + guard.tolerance):
+            yield event("kept")
+            return
+        run.back(before.kept)
+        if guard.action == "raise":
+            layout = run.net.layout
+            twice = [
+                rank and min(2 * rank, layer.n_in, layer.n_out)
+                for rank, layer in zip(self.ranks, layout.factorable, strict=True)
+            ]
+            usable = usable_ranks(layout, twice, factoring.structure, force=factoring.force)
+            if usable != self.ranks and any(usable):
+                yield event("raised")
+                self.ranks = usable
+                yield self._switch(usable, step, epoch, time.perf_counter(), {})
+                self._plan_decay(step)
+                return
+        elif guard.action == "delay":
+            later = step + max(1, round(factoring.phi * self.n_steps))
+            if later < self.recompose_step:
+                self.switch_step = later
+                yield event("delayed")
+                return
+        self.recompose_step = self.n_steps
+        yield event("undone")
+
+    def recompose(self) -> float:
+        """Dense weights again, with the optimizer's state. Returns the seconds."""
+        began = time.perf_counter()
+        run = self.run
+        run.follow()
+        old, moments = run.net.state, run.optimizer.moments
+        with np.errstate(over="ignore", invalid="ignore"):  # the loop looks at it next
+            run.net.recompose()
+        if self.factoring.moments == "carry":
+            layout, parameters = run.net.state
+            with np.errstate(all="ignore"):
+                carried = carry(run.optimizer.kinds, moments, old, (layout, parameters))
+            run.optimizer.adopt((layout, parameters.dtype), carried)
+        run.scales = [1.0] * len(run.net.layers)
+        run.rebuild()
+        return time.perf_counter() - began
+
+
+def _decay_interval(layout: Layout, batch_size: int) -> int:
+    """Steps between two decays of the factored weights, so that they cost next to nothing."""
+    cost = sum(layout.structures[i].decay_multiplications for i in layout.factored)
+    step = layout.program.multiplications("step") * batch_size
+    return max(1, min(DECAY_LONGEST, round(cost / (DECAY_SHARE * step))))
