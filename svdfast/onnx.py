@@ -195,6 +195,8 @@ class _Graph:
 
         The polynomial interpolates in Chebyshev's points; at this degree rounding in float64 is larger than what it leaves.
         """
+        from scipy.special import erfcx
+
         with np.errstate(divide="ignore"):  # x is infinite at u = −1
             chebyshev = np.polynomial.chebyshev.chebinterpolate(lambda u: erfcx(6 / (u + 1) - 3), 20)
         coefficients = np.polynomial.chebyshev.cheb2poly(chebyshev)[::-1]

@@ -23,7 +23,7 @@ def trained(board, **settings):
     X, y = samples()
     return sf.train(
         sf.Network(SIZES, seed=0), X, y, callbacks=[board],
-        **flat(**{"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)} | settings),
+        **flat(**dict(epochs=5, batch_size=10, ranks=[3, 4], force=True, pretrain_fraction=0.3, validation=(X, y)) | settings),
     )  # fmt: skip
 
 

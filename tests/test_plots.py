@@ -26,7 +26,7 @@ def trained(sizes=SIZES, **settings):
     X, y = samples()
     return sf.train(
         sf.Network(sizes, dtype="float64", seed=0), X, y,
-        **flat(**{"epochs": 5, "batch_size": 10, "ranks": [3, 4], "force": True, "pretrain_fraction": 0.3, "validation": (X, y)} | settings),
+        **flat(**dict(epochs=5, batch_size=10, ranks=[3, 4], force=True, pretrain_fraction=0.3, validation=(X, y)) | settings),
     )  # fmt: skip
 
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from svdfast._process import in_use
 from svdfast._process.checks import positive_number
 from svdfast.interop.linears import Linear, network_of
 from svdfast.model import activations
 from svdfast.model.activations import Activation
+from svdfast.model.heads import head_of
 from svdfast.model.network import Network
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def from_torch(
     """A network that computes what a `torch.nn.Sequential` of Linear layers and activations does.
 
     Two successive Linear layers become a factored layer, W1·W2, if the first has no bias and is not wider than their outer sides. So a
-    network that `Network.to_torch` made comes back unchanged. The last Linear is the output layer and stays dense. Any other Linear
+    network that `to_torch` made comes back unchanged. The last Linear is the output layer and stays dense. Any other Linear
     without an activation after it becomes a layer with the activation "identity".
 
     Parameters
@@ -134,7 +136,8 @@ def _torch_linear(place: str, part: torch.nn.Module) -> Linear | None:
 
     from svdfast.torch import FactoredLinear
 
-    def array(name: str, tensor: torch.Tensor) -> NDArray[Any]:
+    def array(name: str) -> NDArray[Any]:
+        tensor: torch.Tensor = getattr(part, name)
         kind = str(tensor.dtype).removeprefix("torch.")
         if kind not in ("float32", "float64"):
             raise ValueError(f"{place}.{name}: expected float32 or float64, got {kind}")
@@ -146,8 +149,8 @@ def _torch_linear(place: str, part: torch.nn.Module) -> Linear | None:
     names = {nn.Linear: ("weight",), FactoredLinear: ("W1", "W2")}.get(type(part))
     if names is None:
         return None
-    b = None if part.bias is None else array("bias", part.bias)
-    return Linear(place, tuple(array(name, getattr(part, name)) for name in names), b)
+    b = None if part.bias is None else array("bias")
+    return Linear(place, tuple(array(name) for name in names), b)
 
 
 def _torch_activation(place: str, part: torch.nn.Module) -> Activation | None:
@@ -207,11 +210,10 @@ def _paired(layers: list[Linear]) -> list[Linear]:
 
 
 def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
-    """A `torch.nn.Sequential` that computes what a network does, in memory of its own.
+    """A `torch.nn.Sequential` that computes what a network does, as a copy.
 
     A factored layer becomes two Linear layers, W2 without a bias and then W1 with it. `from_torch` is the way back.
-    The module takes floats: pixels, which the network scales by `uint8_scale`, are to be scaled before. Needs PyTorch: the extra
-    `torch`.
+    The module takes floats: scale uint8 inputs by `uint8_scale` first, as the network does. Needs PyTorch: the extra `torch`.
 
     Parameters
     ----------
@@ -222,7 +224,7 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
     Returns
     -------
     torch.nn.Sequential
-        Of the network's dtype.
+        With the network's dtype.
 
     Raises
     ------
@@ -230,6 +232,8 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
         PyTorch is not installed.
     TypeError
         `net` is not a network, or `logits` is not True or False.
+    ValueError
+        PyTorch lacks an activation of the network.
 
     Examples
     --------
@@ -254,6 +258,8 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
         ) from None
     from torch import nn
 
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
     if not isinstance(logits, bool):
         raise TypeError(f"logits: expected True or False, got {type(logits).__name__}")
 

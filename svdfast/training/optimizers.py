@@ -17,8 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 from svdfast import _elementwise
 from svdfast._engine import aligned_zeros
 from svdfast._process.checks import MAX_SIZE, count, fraction, positive_number, room
+from svdfast.model.structures import Moment
 from svdfast.training import schedules
-from svdfast.training.moments import Kind
 
 __all__ = ["Adam", "AdamW", "GradientDescent"]
 
@@ -28,7 +28,7 @@ class Rule:
     """An optimizer's compiled update: its name in src/loops/updates.h, the kinds of its moments, and its constants."""
 
     name: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[Moment, ...]
     beta1: float = 0.0
     beta2: float = 0.0
     epsilon: float = 0.0
@@ -146,7 +146,7 @@ class GradientDescent(Optimizer):
         momentum = fraction("momentum", momentum, below_one=True)
         if nesterov and momentum == 0:
             raise ValueError("nesterov: expected momentum > 0 with it, got momentum = 0")
-        kinds: tuple[Kind, ...] = ("mean",) if momentum > 0 else ()
+        kinds: tuple[Moment, ...] = ("mean",) if momentum > 0 else ()
         rule = Rule("gradient_descent", kinds, beta1=momentum, nesterov=bool(nesterov))
         super().__init__(learning_rate, rule)
 
