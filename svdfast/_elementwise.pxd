@@ -8,9 +8,6 @@ cdef extern from "elementwise.h" nogil:
     # The codes that Cython code names. All of them stand in the lists of src/loops.
     enum:
         SVDFAST_IDENTITY
-        SVDFAST_GELU
-        SVDFAST_BINARY_CROSS_ENTROPY
-        SVDFAST_CROSS_ENTROPY
 
     enum:
         SVDFAST_UINT8
@@ -42,5 +39,4 @@ cdef extern from "elementwise.h" nogil:
 
 
 cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil
-cdef bint backward_reads_Z(int activation) noexcept nogil
 cdef bint loss_reads_Z(int loss) noexcept nogil

@@ -11,6 +11,7 @@ INSTRUCTION_SETS: tuple[str, ...]
 ACTIVATIONS: dict[str, int]
 LOSSES: dict[str, int]
 UPDATES: dict[str, int]
+ELEMENT_TYPES: dict[str, int]
 BACKWARD_READS: dict[str, Literal["A", "Z"] | None]
 
 def available_instruction_sets() -> tuple[str, ...]: ...

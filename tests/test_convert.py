@@ -534,5 +534,5 @@ def test_an_activation_without_a_counterpart_is_refused(torch, monkeypatch):
     monkeypatch.setitem(activations.FACTS, "tanh", without)
     net = sf.Network([4, 3, 2], hidden="tanh")
     with pytest.raises(ValueError, match=r"net: layer 0: expected .* torch\.nn, got tanh"):
-        net.to_torch()
+        sf.to_torch(net)
     refused(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh()), r"module\[1\]: .* got Tanh")

@@ -20,7 +20,7 @@ cdef extern from "elementwise.h" nogil:
 
     ctypedef struct svdfast_named:
         const char* name
-        char reads
+        const char* reads
     const svdfast_named* svdfast_activations
     const svdfast_named* svdfast_losses
     const svdfast_named* svdfast_updates
@@ -41,9 +41,12 @@ cdef dict codes(const svdfast_named* named):
 ACTIVATIONS = codes(svdfast_activations)
 LOSSES = codes(svdfast_losses)
 UPDATES = codes(svdfast_updates)
+ELEMENT_TYPES = {"uint8": SVDFAST_UINT8, "float32": SVDFAST_FLOAT32, "float64": SVDFAST_FLOAT64}
 
 # What an activation's derivative is computed from: "A", "Z", or None where f'(z) is 1.
-BACKWARD_READS = {name: {b"A": "A", b"Z": "Z"}.get(bytes([svdfast_activations[code].reads])) for name, code in ACTIVATIONS.items()}
+BACKWARD_READS = {
+    name: {b"A": "A", b"Z": "Z"}.get(svdfast_activations[code].reads) for name, code in ACTIVATIONS.items()
+}
 
 
 cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil:
@@ -51,18 +54,13 @@ cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil:
     return svdfast_elementwise_for(itemsize)
 
 
-cdef bint backward_reads_Z(int activation) noexcept nogil:
-    """Whether an activation's derivative is computed from Z, which then has to be kept beside A."""
-    return svdfast_activations[activation].reads == b"Z"
-
-
 cdef bint loss_reads_Z(int loss) noexcept nogil:
     """Whether a loss includes the output's activation: it is computed from Z, and its delta is dZ."""
-    return svdfast_losses[loss].reads == b"Z"
+    return svdfast_losses[loss].reads[0] == b"Z"
 
 
 def available_instruction_sets():
-    """Names of the instruction sets that this CPU and this build have, the plainest first."""
+    """Names of the instruction sets that this CPU and this build have, the baseline first."""
     return tuple(name for name in INSTRUCTION_SETS if svdfast_elementwise_available(name.encode()))
 
 
@@ -87,7 +85,7 @@ def update(rule, double learning_rate, Py_ssize_t t, const floating[::1] g, floa
            floating[::1] m=None, floating[::1] v=None, double l1=0, double l2=0):
     """The t-th update of w by its gradient g, and of its moments: svdfast.training.optimizers.Rule says which. Returns the penalties.
 
-    For benches and tests; the engine calls the loop itself. Checks that the moments are there, and sizes.
+    For benches and tests; the engine calls the loop itself. Checks sizes, and that the rule's moments are given.
     """
     cdef:
         svdfast_update_rule rule_

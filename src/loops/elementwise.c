@@ -92,11 +92,12 @@ static const instruction_set *selected = &SETS[0];
 static const instruction_set timed = {"timed", &table_f32_timed, &table_f64_timed};
 static int measuring = 0;
 
-#define NAMED(CODE, name, reads, ...) {#name, #reads[0]},
-#define NAMED_UPDATE(CODE, name) {#name, 'N'},
-const svdfast_named svdfast_activations[] = {SVDFAST_ACTIVATIONS(NAMED, NAMED) {NULL, 'N'}};
-const svdfast_named svdfast_losses[] = {SVDFAST_LOSSES(NAMED) {NULL, 'N'}};
-const svdfast_named svdfast_updates[] = {SVDFAST_UPDATES(NAMED_UPDATE) {NULL, 'N'}};
+#define NAMED(CODE, name, reads) {#name, #reads},
+#define NAMED_BY_ELEMENT(CODE, name, reads, f, derivative) {#name, #reads},
+#define NAMED_UPDATE(CODE, name) {#name, "NOTHING"},
+const svdfast_named svdfast_activations[] = {SVDFAST_ACTIVATIONS(NAMED_BY_ELEMENT, NAMED) {NULL, NULL}};
+const svdfast_named svdfast_losses[] = {SVDFAST_LOSSES(NAMED) {NULL, NULL}};
+const svdfast_named svdfast_updates[] = {SVDFAST_UPDATES(NAMED_UPDATE) {NULL, NULL}};
 
 int svdfast_elementwise_available(const char *name)
 {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * The loops over array elements that BLAS has no word for: bias and activation, its derivative, losses,
+ * The elementwise loops, which BLAS lacks: bias and activation, its derivative, losses,
  * penalties and the optimizers' update, and the gathering of rows.
  * Not here: products of matrices (_blas.pyx) and the order in which loops run (cython_kernels.pyx, _engine.pyx).
  *
  * Design
- * - Every loop is written once, in elementwise_loops.h and what it includes, for a type REAL. elementwise.c includes that file once for
- *   each type and instruction set; the best set that the CPU has is chosen when the module is imported.
+ * - Every loop is written once for a type REAL, in elementwise_loops.h and the files that it includes.
+ *   elementwise.c includes elementwise_loops.h once for each type and instruction set; importing the
+ *   module chooses the best set that the CPU has.
  * - A caller asks once for the table of its element size and passes plain pointers; so no caller branches on
  *   the type, nor on the CPU.
  * - Matrices are C-contiguous, (p, n): p samples in rows. No loop allocates or fails.
@@ -28,11 +29,10 @@ enum { SVDFAST_LOSSES(SVDFAST_CODE) };
 enum { SVDFAST_UPDATES(SVDFAST_CODE) };
 #undef SVDFAST_CODE
 
-/* What Python is told of a code: its name, and what it reads: 'A', 'Z', or 'N' for nothing. For an
- * activation that is what activation_backward reads, for a loss what it is computed from. */
+/* A code's name, and what it reads: "A", "Z" or "NOTHING". An activation's derivative reads that; a
+ * loss is computed from it. */
 typedef struct {
-    const char *name;
-    char reads;
+    const char *name, *reads;
 } svdfast_named;
 
 /* By code; a name that is NULL is the end. */
@@ -75,14 +75,14 @@ typedef struct {
 /* The table for elements of 4 (float) or 8 (double) bytes, from the chosen instruction set. */
 const svdfast_elementwise *svdfast_elementwise_for(int itemsize);
 
-/* Choose "baseline", "avx2", "avx512", or NULL for the best that the CPU has. 0: done; -1: not known or not to be had. */
+/* Choose "baseline", "avx2", "avx512", or NULL for the best that the CPU has. 0: done; -1: not known or not available. */
 int svdfast_elementwise_select(const char *name);
 
 /* The name of the set in use; whether the CPU (and this build) has the named set. */
 const char *svdfast_elementwise_selected(void);
 int svdfast_elementwise_available(const char *name);
 
-/* Hand out, from now on, a table that times each loop (timing.h), with all sums at 0; or the plain one again. No loop may be running. */
+/* on: hand out a table that times each loop (timing.h), with all sums at 0. Else the plain one again. No loop may be running. */
 void svdfast_elementwise_measure(int on);
 
 /* Seconds of all threads since then: in bias_activation, activation_backward and loss; in gather; in update, add_penalty and add_rows. */

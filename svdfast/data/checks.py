@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from svdfast import _elementwise
 from svdfast._process.checks import real_array, room
 from svdfast.data.spec import Spec, Targets
 
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 # Types that the compiled core reads, and their codes there.
-CODES = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1, np.dtype(np.float64): 2}
+CODES = {np.dtype(name): code for name, code in _elementwise.ELEMENT_TYPES.items()}
 # What messages call the three parts of data.
 NAMES = ("X", "y", "sample_weight")
 _CHUNK = 1 << 20  # elements looked at together, so that a check needs little memory
@@ -169,8 +170,8 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
         _check_finite(name, array, spec.dtype, first_row)
     if copied:
         array = as_read(array, kind)
-    code = CODES[array.dtype]
-    return Inputs(array, code, spec.uint8_scale if code == 0 else 1.0)
+    scale = spec.uint8_scale if array.dtype == np.uint8 else 1.0
+    return Inputs(array, CODES[array.dtype], scale)
 
 
 def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> None:

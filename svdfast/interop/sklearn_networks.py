@@ -21,32 +21,31 @@ __all__ = ["from_sklearn"]
 def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
     """A network that computes what a fitted multi-layer perceptron of scikit-learn does.
 
-    Its hidden weights can then be cut (`Network.truncate`) and the factors trained on: `train` goes on with the factors of a network
-    that is factored already.
+    Truncate its hidden weights with `Network.truncate`; `train` then continues with the factors.
 
     Parameters
     ----------
     estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
-        Fitted. Of a pipeline, its last step; what the steps before do is to be done before the network.
+        Fitted. For a pipeline, pass its last step and transform the inputs by the steps before.
     uint8_scale : float
         As for `Network`.
 
     Returns
     -------
     Network
-        Of the dtype of ``coefs_``. Its outputs are those of ``predict_proba`` or, of a regressor, of ``predict``, with one column for each
-        class or target; a classifier of two classes has one sigmoid output, the probability of ``classes_[1]``, and one of
-        several labels at once a sigmoid for each. Targets are class numbers, the places in ``classes_``:
+        With the dtype of ``coefs_``. A classifier's outputs are those of ``predict_proba``, a regressor's those of ``predict``, one
+        column for each class or target. A classifier of two classes has one sigmoid output, the probability of ``classes_[1]``. A
+        multi-label classifier has a sigmoid for each label. Targets are places in ``classes_``:
         ``numpy.searchsorted(estimator.classes_, y)``.
 
     Raises
     ------
     ImportError
-        scikit-learn is not there.
+        scikit-learn is not installed.
     TypeError
-        `estimator` is of another type.
+        `estimator` has another type.
     ValueError
-        It is not fitted, or its output's activation has no counterpart (the exponential of the Poisson loss).
+        It is not fitted, or its output's activation has no counterpart (the Poisson loss uses the exponential).
 
     Examples
     --------
@@ -63,7 +62,8 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
     >>> abs(dense - mlp.score(X[1500:], y[1500:])) < 0.01
     True
 
-    Cut to a quarter of the ranks and trained on for some epochs, it classifies about as well with less than half of the multiplications:
+    Truncated to a quarter of the ranks and trained for some more epochs, it classifies about as well with less than half of the
+    multiplications:
 
     >>> [t.rank for t in net.truncate(rank_fraction=0.25, inputs=X[:1500])]
     [16, 16]

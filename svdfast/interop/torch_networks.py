@@ -31,36 +31,36 @@ def from_torch(
 ) -> Network:
     """A network that computes what a `torch.nn.Sequential` of Linear layers and activations does.
 
-    Two successive Linear layers, the first without bias and not wider than their outer sides, are a factored layer, W1·W2: so a network
-    that `Network.to_torch` gave comes back as it was. The last Linear is the output layer and stays dense. Other Linear layers without an
-    activation after them are layers with the activation "identity".
+    Two successive Linear layers become a factored layer, W1·W2, if the first has no bias and is not wider than their outer sides. So a
+    network that `to_torch` made comes back unchanged. The last Linear is the output layer and stays dense. Any other Linear
+    without an activation after it becomes a layer with the activation "identity".
 
     Parameters
     ----------
     module : torch.nn.Sequential
         Of Linear, `svdfast.torch.FactoredLinear`, ReLU, LeakyReLU, ELU, CELU, GELU (its exact form), Tanh, Sigmoid, Softmax over
-        the last dimension, and Sequentials of these; or a Linear alone. It is taken as it computes after ``eval()``, of inputs
-        (n_samples, n_inputs): Dropout, AlphaDropout and Identity do nothing there, nor does Flatten, which are passed over. (Training goes
-        on without the dropout.) On any device.
+        the last dimension, and Sequentials of these; or a Linear alone. On any device. The network computes what the module does
+        after ``eval()`` for inputs (n_samples, n_inputs). Dropout, AlphaDropout, Identity and Flatten do nothing then and are left
+        out, so further training is without dropout.
     output : str or Activation
-        The activation of a last layer that has none in the module: for a model of logits, as torch's CrossEntropyLoss and
-        BCEWithLogitsLoss take them, "softmax" or "sigmoid".
+        The activation of the last layer where the module has none there. For a model that computes logits, as for torch's
+        CrossEntropyLoss and BCEWithLogitsLoss, use "softmax" or "sigmoid".
     uint8_scale : float
         As for `Network`.
 
     Returns
     -------
     Network
-        Of the module's dtype. It has memory of its own.
+        A copy, with the module's dtype.
 
     Raises
     ------
     ImportError
-        PyTorch is not there.
+        PyTorch is not installed.
     TypeError
-        `module` is no module.
+        `module` is not a torch module.
     ValueError
-        Something in it has no counterpart: it is named, with its place. Or its weights are not all float32 or all float64.
+        A part has no counterpart (the message says which, and where), or the weights are not all float32 or all float64.
 
     Examples
     --------
@@ -131,12 +131,13 @@ def _flattened(module: torch.nn.Module, place: str) -> Iterator[tuple[str, torch
 
 
 def _torch_linear(place: str, part: torch.nn.Module) -> Linear | None:
-    """The numbers of a Linear or a FactoredLinear; of exactly these types, for others may compute something else."""
+    """The numbers of a Linear or a FactoredLinear; not of subclasses, which may compute something else."""
     from torch import nn
 
     from svdfast.torch import FactoredLinear
 
-    def array(name: str, tensor: torch.Tensor) -> NDArray[Any]:
+    def array(name: str) -> NDArray[Any]:
+        tensor: torch.Tensor = getattr(part, name)
         kind = str(tensor.dtype).removeprefix("torch.")
         if kind not in ("float32", "float64"):
             raise ValueError(f"{place}.{name}: expected float32 or float64, got {kind}")
@@ -148,8 +149,8 @@ def _torch_linear(place: str, part: torch.nn.Module) -> Linear | None:
     names = {nn.Linear: ("weight",), FactoredLinear: ("W1", "W2")}.get(type(part))
     if names is None:
         return None
-    b = None if part.bias is None else array("bias", part.bias)
-    return Linear(place, tuple(array(name, getattr(part, name)) for name in names), b)
+    b = None if part.bias is None else array("bias")
+    return Linear(place, tuple(array(name) for name in names), b)
 
 
 def _torch_activation(place: str, part: torch.nn.Module) -> Activation | None:
@@ -183,7 +184,7 @@ def _torch_activation(place: str, part: torch.nn.Module) -> Activation | None:
 
 
 def _paired(layers: list[Linear]) -> list[Linear]:
-    """Layers as a network may have them: each pair that is a factored layer as one, a factored layer that can't be one as two."""
+    """The layers of a network: joins a pair that is a factored layer, splits a factored layer that a network can't have."""
     parts: list[Linear] = []
     for layer in layers:
         *W1, right = layer.factors
@@ -209,11 +210,10 @@ def _paired(layers: list[Linear]) -> list[Linear]:
 
 
 def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
-    """A `torch.nn.Sequential` that computes what a network does, in memory of its own.
+    """A `torch.nn.Sequential` that computes what a network does, as a copy.
 
     A factored layer becomes two Linear layers, W2 without a bias and then W1 with it. `from_torch` is the way back.
-    The module takes floats: pixels, which the network scales by `uint8_scale`, are to be scaled before. Needs PyTorch: the extra
-    `torch`.
+    The module takes floats: scale uint8 inputs by `uint8_scale` first, as the network does. Needs PyTorch: the extra `torch`.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
     Returns
     -------
     torch.nn.Sequential
-        Of the network's dtype.
+        With the network's dtype.
 
     Raises
     ------
@@ -232,6 +232,8 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
         PyTorch is not installed.
     TypeError
         `net` is not a network, or `logits` is not True or False.
+    ValueError
+        PyTorch lacks an activation of the network.
 
     Examples
     --------
@@ -256,6 +258,8 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
         ) from None
     from torch import nn
 
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
     if not isinstance(logits, bool):
         raise TypeError(f"logits: expected True or False, got {type(logits).__name__}")
 

@@ -21,7 +21,7 @@ INITIALIZERS = ("glorot", "glorot_uniform", "he")
 
 
 def initial_weight(init: str, n: int, m: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A weight (n, m), drawn in float64 whatever the network's dtype, so that both dtypes start alike."""
+    """A weight (n, m), drawn in float64 for either dtype of the network, so that both start alike."""
     if init == "glorot_uniform":
         bound = math.sqrt(6 / (m + n))
         return rng.uniform(-bound, bound, (n, m))

@@ -148,7 +148,7 @@ class Program:
             raise ValueError("z: expected the output of an operation")
         made = Operation(
             bias_activation.KIND, z, output, tensor, activation.code, activation.parameter,
-            overwrites=activation.backward_reads == "A", overwrites_delta=True,
+            overwrites=activation.backward_reads != "Z", overwrites_delta=True,
         )  # fmt: skip
         return self.add(made, Value(before.width, before.rows_per_sample))
 

@@ -191,7 +191,7 @@ class Adam(Optimizer):
     References
     ----------
     D. P. Kingma and J. Ba, Adam: a method for stochastic optimization, 2015. (The report, section 3.1.5, divides the stored
-    moments by 1 − βᵗ; here, as there, they are kept as they are.)
+    moments by 1 − βᵗ; here, as in the paper of Kingma and Ba, they are stored undivided.)
 
     Examples
     --------

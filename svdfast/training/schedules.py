@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Learning-rate schedules: the rate η at each step of a training.
 
-A schedule is called with (step, n_steps), steps counted from 0, and returns the rate. Any such callable will do as an
-optimizer's `learning_rate`; a number means a constant rate. Not here: what an optimizer does with the rate.
+A schedule is called with (step, n_steps), steps counted from 0, and returns the rate. An optimizer's
+`learning_rate` can be any such callable; a number means a constant rate. Not here: the update (optimizers.py).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class StepDecay:
-    """The rate times `factor` from each of the `at` shares of the steps on.
+    """The rate, multiplied by `factor` at each of the `at` shares of the steps.
 
     Examples
     --------
@@ -94,7 +94,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Warmup:
-    """Another schedule, reached linearly over the first `warmup_fraction` of the steps.
+    """Rises linearly to another schedule over the first `warmup_fraction` of the steps.
 
     Examples
     --------
@@ -119,7 +119,7 @@ class Warmup:
 
 
 def _set(of: object, /, **values: Any) -> None:
-    """Replaces what a frozen schedule was given by what the checks made of it: numbers of any type are floats from then on."""
+    """Replaces a frozen schedule's arguments by their checked values: numbers of any type become floats."""
     for name, value in values.items():
         object.__setattr__(of, name, value)
 
@@ -138,7 +138,7 @@ def resolve(learning_rate: float | Schedule) -> Schedule:
 
 
 def is_known(schedule: float | Schedule) -> bool:
-    """Whether this is one of the schedules here, or a number, all through."""
+    """Whether this is a number or one of the schedules here, and so is the schedule in a `Warmup`."""
     if type(schedule) is Warmup:
         return is_known(schedule.schedule)
     return type(schedule) in (Constant, Cosine, StepDecay) or not callable(schedule)
