@@ -16,8 +16,8 @@ class ThreeFactors(Structure):
     """W ≈ A·B·C."""
 
     def tensors(self):
-        n, m, l = self.n_out, self.n_in, self.rank
-        return ("A", (n, l)), ("B", (l, l)), ("C", (l, m))
+        rank = self.rank
+        return ("A", (self.n_out, rank)), ("B", (rank, rank)), ("C", (rank, self.n_in))
 
     def emit(self, program, x, tensors):
         for tensor in reversed(tensors):
