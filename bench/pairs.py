@@ -51,7 +51,7 @@ def compare_pair(kernel: Callable[[], None], products: Callable[[], None], n_rou
 
 def compiled(a: Arrays) -> tuple[Callable[[], None], Callable[[], None]]:
     """The layer's kernels past the checks of `svdfast.kernels`."""
-    relu = sf.activations.resolve("relu")
+    relu = sf.activations.relu()
     f = relu.code, relu.parameter, False
     b, db = a.b[None], a.db[None]
     dZ = a.dA.copy()
