@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import svdfast as sf
 from svdfast import _elementwise
+from svdfast.model.activations import resolve
 
 ROOT = Path(sf.__file__).parents[1]
 DTYPES = [np.float32, np.float64]
@@ -69,11 +70,11 @@ ACTIVATIONS = [
 
 def parameter_of(activation):
     """The parameter as the kernels have it: in float32 a little off, which is not their error."""
-    return sf.activations.resolve(activation).parameter
+    return resolve(activation).parameter
 
 
 def f(activation, Z):
-    name = sf.activations.resolve(activation).name
+    name = resolve(activation).name
     if name == "softmax":
         return scipy.special.softmax(Z, axis=1) if Z.size else Z
     return ELEMENTWISE[name][0](Z, parameter_of(activation))
@@ -81,7 +82,7 @@ def f(activation, Z):
 
 def times_derivative(activation, Z, dA):
     """dZ = dA through f at Z; for softmax by its Jacobian, diag(a) - a aᵀ."""
-    name = sf.activations.resolve(activation).name
+    name = resolve(activation).name
     if name == "softmax":
         A = f(activation, Z)
         J = np.einsum("pj,jk->pjk", A, np.eye(A.shape[1])) - np.einsum("pj,pk->pjk", A, A)
@@ -154,7 +155,7 @@ class Case:
         self.sizes = {"p": p, "m": m, "n": n, "l": rank}
         self.dtype, self.activation = dtype, activation
         self.needs = {"identity": (), "gelu": ("Z",)}.get(
-            sf.activations.resolve(activation).name, ("A",)
+            resolve(activation).name, ("A",)
         )
 
         def array(*shape):
@@ -202,7 +203,7 @@ class Case:
         dZ = times_derivative(self.activation, Z, dA)
         # What dZ's own rounding is relative to: a softmax row's terms cancel, 1 - a does.
         large = abs(dZ) + abs(dA)
-        if sf.activations.resolve(self.activation).name == "softmax":
+        if resolve(self.activation).name == "softmax":
             large = large + abs(dA).sum(axis=1, keepdims=True)
         sides = []
         for g, x, h, w, w1, w2 in [(dZ, X, H, W, W1, W2), map(abs, (large, X, H, W, W1, W2))]:
@@ -691,7 +692,7 @@ def extremes(dtype):
 def test_extreme_values(activation, dtype):
     z = extremes(dtype)
     A, derivative = through(activation, z, dtype)
-    name, parameter = sf.activations.resolve(activation).name, parameter_of(activation)
+    name, parameter = resolve(activation).name, parameter_of(activation)
     tiny, eps = np.finfo(dtype).tiny, np.finfo(dtype).eps
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         expected, slope = (g(z.astype(np.float64), parameter) for g in ELEMENTWISE[name])
@@ -708,7 +709,7 @@ def test_extreme_values(activation, dtype):
 @both_types
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a != "softmax"], ids=str)
 def test_infinities(activation, dtype):
-    name, parameter = sf.activations.resolve(activation).name, parameter_of(activation)
+    name, parameter = resolve(activation).name, parameter_of(activation)
     A, derivative = through(activation, [-np.inf, np.inf], dtype)
     left = {"identity": -np.inf, "relu": 0, "elu": -parameter, "celu": -parameter}
     left |= {"leaky_relu": -np.inf if parameter else np.nan, "tanh": -1, "sigmoid": 0}

@@ -3,7 +3,6 @@
 
 import numpy as np
 import pytest
-import svdfast.network
 
 import svdfast as sf
 from svdfast.data.checks import checked_samples
@@ -289,7 +288,7 @@ def test_auto_decomposes_once(times, losses, monkeypatch, activation_aware):
         return leading_directions(W, rank, gram, method)
 
     monkeypatch.setattr(auto, "leading_directions", counted)
-    monkeypatch.setattr(svdfast.network, "leading_directions", counted)
+    monkeypatch.setattr("svdfast.model.network.leading_directions", counted)
 
     def halve(event):
         if event.kind == "ranks":
