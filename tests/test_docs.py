@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 import svdfast as sf
-from svdfast.cli.main import main as cli
+from svdfast.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

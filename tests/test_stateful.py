@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 )
 
 import svdfast as sf
+from svdfast.model.activations import resolve
 
 try:
     import safetensors  # noqa: F401
@@ -68,7 +69,7 @@ def machine(reference, folder):
             self.net = sf.Network(sizes, hidden, output, dtype=dtype, seed=seed)
             self.tolerance, self.loss = TOLERANCE[dtype], LOSSES[output]
             # What the model knows of the network it knows from these arguments.
-            functions = [sf.activations.resolve(f) for f in [*hidden, output]]
+            functions = [resolve(f) for f in [*hidden, output]]
             layers = [SimpleNamespace(activation=f) for f in functions]
             self.model = SimpleNamespace(
                 sizes=tuple(sizes),
