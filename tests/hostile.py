@@ -30,6 +30,7 @@ import numpy as np
 import workers
 
 import svdfast as sf
+from svdfast.training.optimizers import Optimizer
 
 LIMIT = 20.0
 MEMORY = 3 << 30
@@ -167,7 +168,7 @@ class World:
     def probe(self):
         """Uses what a call may have changed."""
         self.net.predict(np.zeros((2, self.net.sizes[0])))
-        if self.net.sizes == (5, 9, 7, 3) and isinstance(self.optimizer, sf.optimizers.Optimizer):
+        if self.net.sizes == (5, 9, 7, 3) and isinstance(self.optimizer, Optimizer):
             with contextlib.suppress(FloatingPointError):  # of numbers that are not finite, which may be set
                 sf.train(
                     self.net,
