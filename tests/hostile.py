@@ -135,6 +135,11 @@ class World:
             sf.schedules.Cosine: lambda: (0.1,),
             sf.schedules.Warmup: lambda: (0.1, 0.1),
             sf.callbacks.TensorBoard: lambda: (Writer(),),
+            sf.Guard: lambda: (0.1,),
+            sf.ranks.Energy: lambda: (0.5,),
+            sf.ranks.Budget: lambda: (0.5,),
+            sf.ranks.Fraction: lambda: (0.5,),
+            sf.ranks.Given: lambda: ((2, None),),
         }.get(kind, tuple)()
         return kind(*arguments)
 
@@ -157,12 +162,25 @@ class World:
             "validation": (self.X, self.y), "callbacks": [], "factors": {0: (np.ones((9, 2)), np.ones((2, 5)))}, "out": None,
             "layout": self.net.layout, "parameters": wide, "key": (self.net.layout, self.net.dtype), "size": 10, "dtype": "float32",
             "moments": "carry" if where == "train" else (wide, wide), "step": 1, "n_steps": 10, "schedule": sf.schedules.Constant(0.1),
+            "factoring": self.method(), "guard": sf.Guard(self.rng.choice([0.0, 1.0]), self.rng.choice(["raise", "delay", "undo"])),
+            "clip_norm": 1.0, "share": 0.5, "weights": [layer.weight() for layer in self.net.layers[:-1]], "tolerance": 0.1,
             "event": self.instance(sf.Event), "log_dir": str(self.folder), "rule": self.optimizer.rule, "kinds": ("mean",),
             "steps": 5, "warmup": 5, "every": 5, "factor": 0.5, "final": 0.0, "peak": 0.1, "steps_per_epoch": None, "shuffle": False,
             "figure": None, "train": (self.X, self.y), "test": (self.X, self.y), "name": "relu", "n_classes": 3, "parameter": 0.0,
             "estimator": None, "module": None, "progress": False, "exc_type": None, "kind": None, "error": None, "trace": None,
         }  # fmt: skip
         return values.get(name)
+
+    def method(self):
+        """A Factoring, or a short form of one; now and then with a field that has not passed its checks."""
+        method = sf.Factoring(
+            self.rng.choice([0.5, [2, None], "energy:0.5", "auto", lambda layers, weights: [2, 2]]), force=True,
+            pretrain_fraction=self.rng.choice([0.0, 0.5]), product_decay=self.rng.choice([0.0, 0.1]),
+        )  # fmt: skip
+        if self.rng.random() < 0.3:
+            answer = hostile(self.rng, [2, None])
+            method = sf.Factoring(lambda layers, weights: answer, force=True, pretrain_fraction=0.0)
+        return self.rng.choice([method, method, None, 0.25, "auto"])
 
     def probe(self):
         """Uses what a call may have changed."""
