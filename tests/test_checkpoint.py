@@ -448,7 +448,7 @@ def rewritten(path, change):
     lambda v: put(v["state"].run.network, parameters=np.zeros(3, "float32")),
     lambda v: put(v["state"].run.network, moments=()),
     lambda v: put(v["state"].run, network=None),
-    lambda v: v["state"].run.network.layout.update(sizes=[24, 2**31, 3]),
+    lambda v: v["state"].run.network.layout["layers"][0].update(n_out=2**31),
     lambda v: put(v["state"].run, scales=[1.0]),
     lambda v: put(v["state"].switch, switch_step=-1),
     lambda v: put(v["state"].switch, guard_step=10**30),
@@ -492,8 +492,8 @@ def test_a_small_file_takes_little_memory(whole):
     tracemalloc.start()
 
     def change(values):
-        values["network"]["sizes"] = [24, 30000, 30000, 3]
-        values["state"].run.network.layout["sizes"] = [24, 30000, 30000, 3]
+        for layout in (values["network"], values["state"].run.network.layout):
+            layout["layers"][0]["n_out"] = layout["layers"][1]["n_in"] = 3_000_000
 
     rewritten(whole, change)
     with pytest.raises(ValueError, match="not a checkpoint of a training"):
@@ -558,7 +558,7 @@ def test_a_rule_of_the_users_own(tmp_path):
         path.unlink(missing_ok=True)
         with pytest.raises(KeyboardInterrupt):
             sf.train(network(), *samples(), factoring=method, callbacks=[interrupt], checkpoint=path, checkpoint_every=4, **given)
-        with pytest.raises(ValueError, match="factoring: expected the one that the training had, got None: .* rule of ranks is your own"):
+        with pytest.raises(ValueError, match=r"factoring: expected the one that the training had, got None: .* rule of ranks is your own"):
             sf.resume(path, *samples())
         with pytest.raises(TypeError, match="factoring: expected a Factoring, got float"):
             sf.resume(path, *samples(), factoring=0.25)
