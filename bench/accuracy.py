@@ -5,7 +5,7 @@
     python bench/accuracy.py ablation [mnist | fashion-mnist ...]             α = 1/8 with one ingredient other than by default
     python bench/accuracy.py precision [mnist | fashion-mnist ...]            products in float32 and in bfloat16
     python bench/accuracy.py few [mnist | fashion-mnist ...]                  a tenth of the samples: what decay is worth
-    python bench/accuracy.py auto [mnist | fashion-mnist | wide | digits | xor ...]   ranks="auto" and dense, all else by default
+    python bench/accuracy.py auto [mnist | fashion-mnist | wide | digits | xor ...]   factoring="auto" and dense, all else by default
     ... [--seeds N] [--json FILE] [--plot FILE]
 
 Each seed is one of first weights and of the order of samples; forms take turns seed by seed. Prints a line for each run, then mean ±
@@ -23,6 +23,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,31 +35,32 @@ from svdfast.training.moments import carry
 # Adam with half a cosine from these rates down to 0, the same grid for each form.
 RATES = (1e-3, 3e-3, 9e-3)
 TUNED = {"hidden": [512, 256], "epochs": 20, "batch_size": 2048}
-FORMS: dict[str, dict[str, Any]] = {
-    "dense": {"rank_fraction": None},
-    "1/4": {"rank_fraction": 1 / 4, "pretrain_fraction": 0.05},
-    "1/8": {"rank_fraction": 1 / 8, "pretrain_fraction": 0.05},
-    "auto": {"ranks": "auto"},
+FORMS: dict[str, sf.Factoring | None] = {
+    "dense": None,
+    "1/4": sf.Factoring(1 / 4, pretrain_fraction=0.05),
+    "1/8": sf.Factoring(1 / 8, pretrain_fraction=0.05),
+    "auto": sf.Factoring("auto"),
 }
 # Test accuracies whose time is told.
 TARGETS = {"mnist": 98.0, "fashion-mnist": 88.5}
 ABLATION_RATE = 3e-3
+# Changes of the form 1/8, and of the training.
 ABLATION: dict[str, dict[str, Any]] = {
     "as by default": {},
     "moments restarted": {"moments": "restart"},
-    "factors' rate × 1": {"factor_learning_rate": 1.0},
+    "factors' rate × 1": {"learning_rate": 1.0},
     "no pre-training": {"pretrain_fraction": 0.0},
     "Σ all in W1": {"split": "left"},
     "plain truncation": {"activation_aware": False},
     "φ 2 %": {"pretrain_fraction": 0.02},
     "φ 2 %, plain truncation": {"pretrain_fraction": 0.02, "activation_aware": False},
-    "α 1/16": {"rank_fraction": 1 / 16},
-    "α 1/16, plain truncation": {"rank_fraction": 1 / 16, "activation_aware": False},
+    "α 1/16": {"ranks": 1 / 16},
+    "α 1/16, plain truncation": {"ranks": 1 / 16, "activation_aware": False},
     "product decay 0.1": {"product_decay": 0.1},
     "factored anew every 5 epochs": {"anew": 5},
     "dense tail of 10 %": {"recompose_fraction": 0.1},
-    "constant rate 1e-3": {"learning_rate": 1e-3},
-    "constant rate 1e-3, dense tail of 10 %": {"learning_rate": 1e-3, "recompose_fraction": 0.1},
+    "constant rate 1e-3": {"constant": 1e-3},
+    "constant rate 1e-3, dense tail of 10 %": {"constant": 1e-3, "recompose_fraction": 0.1},
 }
 # Few samples, so that what the network learns by heart hurts; decay with λ from the same grid for each kind.
 FEW = {"samples": 6000, "hidden": [512, 256], "epochs": 40, "batch_size": 128}
@@ -177,7 +179,7 @@ def tuned_jobs(name: str) -> Iterator[Job]:
             yield (
                 f"{form:<6} rate {rate:<6g}",
                 lambda seed, how=how, rate=rate: train(
-                    name, seed, optimizer=sf.Adam(sf.schedules.Cosine(rate)), **TUNED, **how
+                    name, seed, optimizer=sf.Adam(sf.schedules.Cosine(rate)), factoring=how, **TUNED
                 ),
             )
 
@@ -191,7 +193,7 @@ def tuned_jobs(name: str) -> Iterator[Job]:
 def precision_jobs(name: str) -> Iterator[Job]:
     for form in ("dense", "1/4", "1/8"):
         for precision in ("float32", "bfloat16"):
-            how = FORMS[form] | {"precision": precision}
+            how: dict[str, Any] = {"factoring": FORMS[form], "precision": precision}
             yield (
                 f"{form:<6} {precision:<8}",
                 lambda seed, how=how: train(name, seed, optimizer=sf.Adam(sf.schedules.Cosine(ABLATION_RATE)), **TUNED, **how),
@@ -201,28 +203,29 @@ def precision_jobs(name: str) -> Iterator[Job]:
 def few_jobs(name: str) -> Iterator[Job]:
     rate = sf.schedules.Cosine(FEW_RATE)
 
-    def job(title: str, optimizer: Any, **how: Any) -> Job:
-        return f"{title:<32}", lambda seed: train(name, seed, optimizer=optimizer(), **FEW, **how)
+    def job(title: str, optimizer: Any, factoring: sf.Factoring | None) -> Job:
+        return f"{title:<32}", lambda seed: train(name, seed, optimizer=optimizer(), factoring=factoring, **FEW)
 
     for form in ("dense", "1/8"):
-        yield job(form, lambda: sf.Adam(rate), **FORMS[form])
+        yield job(form, lambda: sf.Adam(rate), FORMS[form])
         for decay in DECAYS:
-            yield job(f"{form}, AdamW's decay {decay}", lambda d=decay: sf.AdamW(rate, weight_decay=d), **FORMS[form])
+            yield job(f"{form}, AdamW's decay {decay}", lambda d=decay: sf.AdamW(rate, weight_decay=d), FORMS[form])
     for decay in DECAYS:
-        yield job(f"1/8, product decay {decay}", lambda: sf.Adam(rate), product_decay=decay, **FORMS["1/8"])
+        yield job(f"1/8, product decay {decay}", lambda: sf.Adam(rate), replace(FORMS["1/8"], product_decay=decay))
 
 
 def ablation_jobs(name: str) -> Iterator[Job]:
     for what, change in ABLATION.items():
-        how = FORMS["1/8"] | change
-        constant = how.pop("learning_rate", None)
-        rate = sf.schedules.Cosine(ABLATION_RATE) if constant is None else constant
+        change = change.copy()
+        how = {"anew": change.pop("anew", None)}
+        rate = change.pop("constant", sf.schedules.Cosine(ABLATION_RATE))
+        how["factoring"] = replace(FORMS["1/8"], **change)
         yield f"{what:<40}", lambda seed, how=how, rate=rate: train(name, seed, optimizer=sf.Adam(rate), **TUNED, **how)
 
 
 def auto_jobs(name: str) -> Iterator[Job]:
-    for form, how in (("dense", {"rank_fraction": None}), ("auto", {"ranks": "auto"})):
-        yield f"{form:<6}", lambda seed, how=how: train(name, seed, HIDDEN[name], **how)
+    for form in ("dense", "auto"):
+        yield f"{form:<6}", lambda seed, how=FORMS[form]: train(name, seed, HIDDEN[name], factoring=how)
 
 
 MODES = {

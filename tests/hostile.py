@@ -40,7 +40,10 @@ SKIPPED = {
     "datasets.load": "tested with a server (test_datasets.py)",
     "show_config": "has no argument",
     "StopTraining": "an exception",
-}
+    "Network.of": "called with what is checked",
+    **{f"ranks.{rule}.{name}": "called with what `train` and `truncate` have checked"
+       for rule in ("Budget", "Energy", "Fraction", "Given", "RankRule") for name in ("__call__", "of_squares")},
+}  # fmt: skip
 
 
 # What imports another library, seconds of it: left out with --light.
@@ -72,7 +75,8 @@ def targets(light=False):
             for method in sorted(vars_of(value)):
                 static = inspect.getattr_static(value, method)
                 public = not method.startswith("_") or method == "__call__"
-                if inspect.isfunction(static) and public and not (light and f"{name}.{method}" in HEAVY):
+                skipped = f"{name}.{method}" in SKIPPED or (light and f"{name}.{method}" in HEAVY)
+                if (inspect.isfunction(static) or isinstance(static, classmethod)) and public and not skipped:
                     found[f"{name}.{method}"] = lambda world, value=value, method=method: getattr(
                         world.instance(value), method
                     )
@@ -136,6 +140,7 @@ class World:
             sf.schedules.Cosine: lambda: (0.1,),
             sf.schedules.Warmup: lambda: (0.1, 0.1),
             sf.callbacks.TensorBoard: lambda: (Writer(),),
+            sf.Guard: lambda: (0.1,),
         }.get(kind, tuple)()
         return kind(*arguments)
 
@@ -158,12 +163,26 @@ class World:
             "validation": (self.X, self.y), "callbacks": [], "factors": {0: (np.ones((9, 2)), np.ones((2, 5)))}, "out": None,
             "layout": self.net.layout, "parameters": wide, "key": (self.net.layout, self.net.dtype), "size": 10, "dtype": "float32",
             "moments": "carry" if where == "train" else (wide, wide), "step": 1, "n_steps": 10, "schedule": sf.schedules.Constant(0.1),
+            "factoring": self.method(), "guard": sf.Guard(self.rng.choice([0.0, 1.0]), self.rng.choice(["raise", "delay", "undo"])),
+            "clip_norm": 1.0, "share": 0.5, "tolerance": 0.1, "svd": "exact", "split": "left", "product_decay": 0.1,
+            "pretrain_fraction": 0.5,
             "event": self.instance(sf.Event), "log_dir": str(self.folder), "rule": self.optimizer.rule, "kinds": ("mean",),
             "steps": 5, "warmup": 5, "every": 5, "factor": 0.5, "final": 0.0, "peak": 0.1, "steps_per_epoch": None, "shuffle": False,
             "figure": None, "train": (self.X, self.y), "test": (self.X, self.y), "name": "relu", "n_classes": 3, "parameter": 0.0,
             "estimator": None, "module": None, "progress": False, "exc_type": None, "kind": None, "error": None, "trace": None,
         }  # fmt: skip
         return values.get(name)
+
+    def method(self):
+        """A Factoring, or a short form of one; now and then with a rule that gives anything for ranks."""
+        method = sf.Factoring(
+            self.rng.choice([0.5, [2, None], "energy:0.5", "auto", lambda layers, weights: [2, 2]]), force=True,
+            pretrain_fraction=self.rng.choice([0.0, 0.5]), product_decay=self.rng.choice([0.0, 0.1]),
+        )  # fmt: skip
+        if self.rng.random() < 0.3:
+            answer = hostile(self.rng, [2, None])
+            method = sf.Factoring(lambda layers, weights: answer, force=True, pretrain_fraction=0.0)
+        return self.rng.choice([method, method, None, 0.25, "auto"])
 
     def probe(self):
         """Uses what a call may have changed."""

@@ -14,6 +14,7 @@ Not here: hostile arguments (hostile.py).
 import argparse
 import contextlib
 import copy
+import dataclasses
 import gzip
 import io
 import json
@@ -462,6 +463,10 @@ def tensors(data, rng):
     return bytearray(struct.pack("<Q", claimed) + header + body)
 
 
+def is_record(value):
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
 def states(data, rng):
     """A checkpoint with another value somewhere, whose checksum is right."""
     with tempfile.TemporaryDirectory() as folder:
@@ -472,18 +477,18 @@ def states(data, rng):
         except ValueError:  # other mutators were here before
             return data
         for _ in range(rng.choice([1, 1, 2])):
-            inside = values
+            inside, whole = values, False
             while True:
                 key = rng.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
-                if not isinstance(inside[key], dict | list) or not inside[key] or rng.random() < 0.1:
+                old, record = inside[key], is_record(inside[key])
+                if not (record or isinstance(old, dict | list)) or not (record or old) or rng.random() < 0.1:
                     break
-                inside = inside[key]
-            old = inside[key]
+                inside, whole = vars(old) if record else old, record  # past a record's checks
             arrays = [np.zeros(3), np.zeros(0, np.float32), np.full(9, np.nan, np.float32)]
             if isinstance(old, np.ndarray):
                 arrays += [old[:-1], old.astype(np.float64), old * np.float32("nan"), np.zeros_like(old)]
             inside[key] = copy.deepcopy(rng.choice(JSON_VALUES + arrays * (5 if isinstance(old, np.ndarray) else 1)))
-            if rng.random() < 0.1:
+            if rng.random() < 0.1 and not whole:
                 del inside[key]
                 if not inside:
                     break

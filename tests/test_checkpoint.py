@@ -173,6 +173,7 @@ def test_each_optimizer_over_all_phases(monkeypatch, tmp_path, optimizer, dtype)
     {"factoring": None},
     {"ranks": "energy:0.9", "svd": "randomized"},
     {"batch_size": 60},
+    {"clip_norm": 0.5},
     {"shuffle": False},
     {"precision": "bfloat16"},
     {"seed": np.random.Generator(np.random.MT19937(3))},
@@ -447,7 +448,7 @@ def rewritten(path, change):
     lambda v: put(v["state"].run.network, parameters=np.zeros(3, "float32")),
     lambda v: put(v["state"].run.network, moments=()),
     lambda v: put(v["state"].run, network=None),
-    lambda v: v["state"].run.network.layout.update(sizes=[24, 2**31, 3]),
+    lambda v: v["state"].run.network.layout["layers"][0].update(n_out=2**31),
     lambda v: put(v["state"].run, scales=[1.0]),
     lambda v: put(v["state"].switch, switch_step=-1),
     lambda v: put(v["state"].switch, guard_step=10**30),
@@ -491,8 +492,8 @@ def test_a_small_file_takes_little_memory(whole):
     tracemalloc.start()
 
     def change(values):
-        values["network"]["sizes"] = [24, 30000, 30000, 3]
-        values["state"].run.network.layout["sizes"] = [24, 30000, 30000, 3]
+        for layout in (values["network"], values["state"].run.network.layout):
+            layout["layers"][0]["n_out"] = layout["layers"][1]["n_in"] = 3_000_000
 
     rewritten(whole, change)
     with pytest.raises(ValueError, match="not a checkpoint of a training"):
@@ -538,6 +539,58 @@ def test_a_learning_rate_of_the_users_own(tmp_path):
         sf.train(whole, *samples(), optimizer=sf.Adam(learning_rate), **given)
         result = sf.resume(path, *samples(), optimizer=sf.Adam(learning_rate))
         same(result.network.parameters, whole.parameters)
+
+
+def thirds(layers, weights):
+    return [min(layer.n_in, layer.n_out) // 3 for layer in layers]
+
+
+def test_a_rule_of_the_users_own(tmp_path):
+    """Is no part of a file, so the method has to be given again, before the switch and after it."""
+    path, method = tmp_path / "run.ckpt", sf.Factoring(thirds, pretrain_fraction=0.5, product_decay=0.1)
+    given = {"epochs": 4, "batch_size": 12}
+    for last in (1, 3):
+
+        def interrupt(event, last=last):
+            if event.epoch == last:
+                raise KeyboardInterrupt
+
+        path.unlink(missing_ok=True)
+        with pytest.raises(KeyboardInterrupt):
+            sf.train(network(), *samples(), factoring=method, callbacks=[interrupt], checkpoint=path, checkpoint_every=4, **given)
+        with pytest.raises(ValueError, match=r"factoring: expected the one that the training had, got None: .* rule of ranks is your own"):
+            sf.resume(path, *samples())
+        with pytest.raises(TypeError, match="factoring: expected a Factoring, got float"):
+            sf.resume(path, *samples(), factoring=0.25)
+        whole = network()
+        sf.train(whole, *samples(), factoring=method, **given)
+        same(sf.resume(path, *samples(), factoring=method).network.parameters, whole.parameters)
+
+
+@pytest.mark.parametrize("method", [
+    sf.Factoring(sf.ranks.Energy(0.5), svd="randomized"), sf.Factoring("budget:0.2", learning_rate=[1.0, 2.0, 1.0]),
+    sf.Factoring((None, 4), guard=sf.Guard(1.0, "delay")), sf.Factoring.as_reported(),
+], ids=repr)  # fmt: skip
+def test_a_method_is_kept(tmp_path, method):
+    path = tmp_path / "run.ckpt"
+    sf.train(network(), *samples(), epochs=1, factoring=method, validation=samples(), checkpoint=path)
+    assert checkpoint.read(path)["factoring"] == method
+    assert sf.resume(path, *samples(), validation=samples()).n_steps == 1
+
+
+def test_a_choice_that_is_to_come_needs_what_it_rests_on(tmp_path):
+    """A file from which that was taken, and another method in its place."""
+    path = tmp_path / "run.ckpt"
+
+    def stop(event):
+        raise KeyError
+
+    given = {"epochs": 4, "batch_size": 12, "checkpoint": path, "checkpoint_every": 1, "callbacks": [stop]}
+    with pytest.raises(KeyError):
+        sf.train(network(), *samples(), factoring=sf.Factoring("auto", pretrain_fraction=0.5), **given)
+    rewritten(path, lambda values: put(values["state"].switch, auto=None))
+    with pytest.raises(ValueError, match="not a checkpoint of a training: it has a switch to come"):
+        sf.resume(path, *samples())
 
 
 def test_no_file_is_replaced_that_is_not_the_trainings_own(whole):

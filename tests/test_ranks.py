@@ -85,3 +85,52 @@ def test_both_or_neither_are_refused():
     for arguments in ((None, None), (0.5, [1])):
         with pytest.raises(ValueError, match="expected one of the two"):
             resolve_rule(layout, *arguments)
+
+
+class Thirds:
+    """A rule of a user's own: it may be any object that can be called."""
+
+    def __init__(self, ranks=None):
+        self.ranks = ranks
+
+    def __call__(self, layers, weights):
+        assert [W.shape for W in weights] == [(layer.n_out, layer.n_in) for layer in layers]
+        return [min(layer.n_in, layer.n_out) // 3 for layer in layers] if self.ranks is None else self.ranks
+
+
+def test_a_rule_of_the_users_own():
+    for rule in (Thirds(), lambda layers, weights: np.array([6, 4]), Thirds(iter([6, 4]))):
+        net = sf.Network([20, 18, 12, 3], seed=0)
+        assert [t.rank for t in net.truncate(ranks=rule, force=True)] == [6, 4]
+    net, X = sf.Network([20, 18, 12, 3], seed=0), np.random.default_rng(0).random((30, 20), dtype=np.float32)
+    method = sf.Factoring(Thirds(), force=True, recompose=False)
+    sf.train(net, X, np.arange(30) % 3, epochs=2, factoring=method)
+    assert net.layout.ranks == (6, 4, None)
+
+
+@pytest.mark.parametrize(("given", "error", "message"), [
+    ([6], ValueError, "ranks by Thirds: expected 2 ranks, one for each hidden layer, got 1"),
+    (6, TypeError, "ranks by Thirds: expected a sequence of integers, got int"),
+    ([6, 4.0], TypeError, r"ranks\[1\] by Thirds: expected an integer, got float"),
+    ([0, 4], ValueError, r"ranks\[0\] by Thirds: expected an integer from 1 to 18, got 0"),
+    ([6, 13], ValueError, r"ranks\[1\] by Thirds: expected an integer from 1 to 12, got 13"),
+])  # fmt: skip
+def test_what_a_rule_gives_is_checked(given, error, message):
+    net = sf.Network([20, 18, 12, 3], seed=0)
+    before = net.parameters.copy()
+    with pytest.raises(error, match=message):
+        net.truncate(ranks=Thirds(given))
+    np.testing.assert_array_equal(net.parameters, before)
+    with pytest.raises(error, match=message):
+        sf.train(net, np.ones((4, 20)), [0, 1, 2, 0], epochs=1, factoring=sf.Factoring(Thirds(given)))
+    assert not net.is_factored
+
+
+def test_an_error_of_a_rule_goes_through():
+    def broken(layers, weights):
+        raise KeyError("mine")
+
+    net = sf.Network([20, 18, 12, 3], seed=0)
+    for call in (net.truncate, lambda ranks: sf.train(net, np.ones((4, 20)), [0, 1, 2, 0], factoring=sf.Factoring(ranks))):
+        with pytest.raises(KeyError, match="mine"):
+            call(ranks=broken)

@@ -362,6 +362,49 @@ def test_sample_weights_in_shuffled_batches():
     np.testing.assert_allclose(other[0].parameters, other[1].parameters, atol=1e-12)
 
 
+# ---- gradients are clipped
+
+
+def test_a_clipped_step_is_that_of_the_shorter_gradient():
+    """The norm is of the whole objective, penalties too; a step of gradient descent is as long as it may be."""
+    X, y = samples()
+    net = network()
+    net.truncate(ranks=[4, 3], force=True)
+    _, gradient = net.loss_and_gradient(X, y, l1=0.2, l2=0.3)
+    norm = np.linalg.norm(gradient)
+    for clip_norm in (0.1 * norm, 0.9 * norm, 1.1 * norm):
+        for n_threads in (1, 2):
+            other = net.copy()
+            sf.train(
+                other, X, y, epochs=1, batch_size=40, optimizer=sf.GradientDescent(0.5), l1=0.2, l2=0.3, clip_norm=clip_norm,
+                factoring=sf.Factoring(recompose=False), n_threads=n_threads,
+            )  # fmt: skip
+            expected = net.parameters - 0.5 * min(1, clip_norm / norm) * gradient
+            np.testing.assert_allclose(other.parameters, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("optimizer", [sf.Adam, sf.AdamW, lambda rate: sf.GradientDescent(rate, momentum=0.9)])
+def test_a_norm_that_is_never_reached_changes_nothing(optimizer):
+    X, y = samples()
+    net, plain = network(), network()
+    settings = dict(epochs=6, batch_size=16, l2=0.1, factoring=sf.Factoring(force=True, pretrain_fraction=0.4, product_decay=0.1))
+    used, unused = optimizer(0.01), optimizer(0.01)
+    sf.train(plain, X, y, optimizer=unused, **settings)
+    result = sf.train(net, X, y, optimizer=used, clip_norm=1e9, **settings)
+    np.testing.assert_allclose(net.parameters, plain.parameters, rtol=0, atol=1e-12)
+    assert used.n_updates == unused.n_updates == result.n_steps == 18
+
+
+def test_clipped_trainings_are_reproducible():
+    X, y = samples(300)
+    trained = []
+    for n_threads in (1, 2, 3):
+        net = network()
+        sf.train(net, X, y, epochs=2, batch_size=100, clip_norm=0.1, reproducible=True, n_threads=n_threads)
+        trained.append(net.parameters.tobytes())
+    assert len(set(trained)) == 1
+
+
 # ---- how it ends
 
 

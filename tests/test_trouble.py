@@ -258,6 +258,18 @@ def test_penalties_that_overflow_are_told():
     np.testing.assert_array_equal(net.parameters, before)
 
 
+def test_a_gradient_without_a_norm_updates_nothing():
+    """The loss is finite, one element of the gradient is not: the step is left out, and its weights are good."""
+    net, optimizer = sf.Network([8, 3], output="identity", seed=0), sf.GradientDescent(1e-3)
+    X, Y = samples()[0].copy(), np.zeros((400, 3), "float32")
+    X[7], Y[7] = 1e30, 1e17
+    net.parameters[:] = 0
+    error = stopped(net, X, Y, optimizer=optimizer, clip_norm=1.0, shuffle=False)
+    assert (error.step, error.restored, optimizer.n_updates) == (1, 0, 0)
+    assert "the gradient's norm became inf at step 1" in str(error) and "the gradient is not" in str(error)
+    assert not net.parameters.any()
+
+
 @pytest.mark.parametrize("ranks", [[8, 8], "energy:0.9", "auto"])
 def test_inputs_too_large_for_a_cut_are_told_with_the_step(ranks):
     """A sample in which one row is too large, which no step has met yet."""
