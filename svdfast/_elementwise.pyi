@@ -5,8 +5,6 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-
-
 INSTRUCTION_SETS: tuple[str, ...]
 ACTIVATIONS: dict[str, int]
 LOSSES: dict[str, int]

@@ -7,7 +7,6 @@ from typing import Any
 from numpy.typing import DTypeLike, NDArray
 from typing_extensions import disjoint_base
 
-
 # Layouts, data, losses and rules of the packages above, which this module does not import.
 _Layout = Any
 _Inputs = Any
