@@ -6,6 +6,8 @@ A page is run from top to bottom in a namespace and a folder of its own. Two com
     <!-- needs: sklearn, torch -->    at its top: what must be importable for its examples, else they are skipped
     <!-- file: setup.py -->           before a block: the block is written to that file before the examples are run
 
+Pages of docs/contributing have edits of the library, too, which tests/test_contributing.py applies.
+
 What else stands in an HTML comment is not looked at. Not here: whether Sphinx builds the pages without warnings (.ci/run).
 """
 
@@ -38,7 +40,7 @@ PAGES = {
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 BLOCK = re.compile(r"^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>.*)\n(?P<code>(?:.*\n)*?)```$", re.MULTILINE)
 # Languages of blocks that show no code of Python or a shell.
-OTHER = {"text", "{eval-rst}", "{toctree}", "{include}", "{literalinclude}"}
+OTHER = {"diff", "text", "{eval-rst}", "{toctree}", "{include}", "{literalinclude}"}
 
 
 def blocks(text):
@@ -89,7 +91,7 @@ def test_blocks_say_what_they_are(name):
             assert language in OTHER | {"sh"}, language
 
 
-@pytest.mark.parametrize("name", pages_with("python"))
+@pytest.mark.parametrize("name", [name for name, text in PAGES.items() if ">>> " in examples(text)])
 def test_examples(name, tmp_path, monkeypatch):
     text = PAGES[name]
     for module in re.findall(r"[\w.]+", "".join(re.findall(r"\A<!-- needs: (.*) -->$", text, re.MULTILINE))):
