@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -572,7 +572,7 @@ class Network:
         FloatingPointError
             The inputs of a later layer are not finite.
         """
-        spec = replace(evaluation.spec_of(self), targets=None)
+        spec = evaluation.spec_of(self)._replace(targets=None)
         samples = checked_samples(X, None, sample_weight, spec)
         data, weight, n_samples = samples.inputs, samples.weights, samples.n_samples
         # Between 0 and 1, so that it keeps no sum from being finite.
