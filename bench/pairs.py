@@ -23,6 +23,7 @@ from test_bench_kernels import LAYERS, Arrays, P, ranks
 import svdfast as sf
 from svdfast import _blas, cython_kernels
 from svdfast._process.runtime import single_threaded_blas
+from svdfast.model.activations import resolve
 
 
 def seconds(work: Callable[[], None], times: int) -> float:
@@ -51,7 +52,7 @@ def compare_pair(kernel: Callable[[], None], products: Callable[[], None], n_rou
 
 def compiled(a: Arrays) -> tuple[Callable[[], None], Callable[[], None]]:
     """The layer's kernels past the checks of `svdfast.kernels`."""
-    relu = sf.activations.resolve("relu")
+    relu = sf.activations.relu()
     f = relu.code, relu.parameter, False
     b, db = a.b[None], a.db[None]
     dZ = a.dA.copy()

@@ -8,6 +8,7 @@ from svdfast._process import gil as _gil  # isort: skip  # noqa: F401
 from svdfast._process import runtime as _runtime  # isort: skip  # noqa: F401
 from svdfast import activations, callbacks, datasets, kernels, onnx, plots, ranks, schedules
 from svdfast._process.config import show_config
+from svdfast._process.version import __version__ as __version__
 from svdfast.interop.files import load, save
 from svdfast.interop.sklearn_networks import from_sklearn
 from svdfast.interop.torch_networks import from_torch, to_torch
@@ -22,8 +23,6 @@ from svdfast.training.optimizers import *  # noqa: F403
 from svdfast.training.result import TrainingResult
 from svdfast.training.resume import resume
 from svdfast.training.train import train
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Event",

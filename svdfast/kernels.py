@@ -44,9 +44,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdfast import cython_kernels
 from svdfast._process.checks import MAX_SIZE, check_out, real_array
 from svdfast._process.runtime import resolve_precision
+from svdfast.cython_kernels import (
+    run_dense_backward,
+    run_dense_forward,
+    run_factored_backward,
+    run_factored_forward,
+)
 from svdfast.model.activations import Activation, resolve
 
 __all__ = ["dense_backward", "dense_forward", "factored_backward", "factored_forward"]
@@ -248,7 +253,7 @@ def dense_forward(
     array([[2. , 3.5]])
     """
     call = _forward(
-        cython_kernels.run_dense_forward,
+        run_dense_forward,
         "X W b Z A",
         {"X": X, "W": W, "b": b},
         {"A": out, "Z": out_Z},
@@ -320,7 +325,7 @@ def factored_forward(
     array([[2.]])
     """
     call = _forward(
-        cython_kernels.run_factored_forward,
+        run_factored_forward,
         "X W1 W2 b H Z A",
         {"X": X, "W1": W1, "W2": W2, "b": b},
         {"A": out, "H": out_H, "Z": out_Z},
@@ -401,7 +406,7 @@ def dense_backward(
     array([1., 0.])
     """
     call = _backward(
-        cython_kernels.run_dense_backward,
+        run_dense_backward,
         "X W Z A dZ dW db dX",
         {"dA": dA, "X": X, "W": W, "A": A, "Z": Z},
         {"dX": out_dX, "dW": out_dW, "db": out_db},
@@ -489,7 +494,7 @@ def factored_backward(
     array([[9., 3.]])
     """
     call = _backward(
-        cython_kernels.run_factored_backward,
+        run_factored_backward,
         "X H W1 W2 Z A dZ D dW1 dW2 db dX",
         {"dA": dA, "X": X, "H": H, "W1": W1, "W2": W2, "A": A, "Z": Z},
         {"dX": out_dX, "dW1": out_dW1, "dW2": out_dW2, "db": out_db, "D": None},

@@ -68,7 +68,7 @@ def to_onnx(net: Network) -> onnx.ModelProto:
         import onnx
     except ImportError:
         raise ImportError('to_onnx needs onnx: pip install "svdfast[onnx]"', name="onnx") from None
-    from svdfast import __version__
+    from svdfast._process.version import __version__
 
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")

@@ -8,7 +8,6 @@ import pytest
 from flat import flat
 
 import svdfast as sf
-import svdfast.model.network
 from svdfast.data.checks import checked_samples
 from svdfast.model.evaluation import spec_of
 from svdfast.model.svd import leading_directions
@@ -291,7 +290,7 @@ def test_auto_decomposes_once(times, losses, monkeypatch, activation_aware):
         return leading_directions(W, rank, gram, method)
 
     monkeypatch.setattr(auto, "leading_directions", counted)
-    monkeypatch.setattr(svdfast.model.network, "leading_directions", counted)
+    monkeypatch.setattr("svdfast.model.structures.low_rank.leading_directions", counted)
 
     def halve(event):
         if event.kind == "ranks":

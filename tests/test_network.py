@@ -172,7 +172,7 @@ def test_views_of_another_form_are_refused():
         with pytest.raises(AttributeError, match="dense"):
             getattr(net.layers[0], name)
     net.truncate(ranks=[4, 3], force=True)
-    with pytest.raises(AttributeError, match="rank 4.*not W"):
+    with pytest.raises(AttributeError, match=r"rank 4.*not W"):
         _ = net.layers[0].W
     assert net.layers[2].W.shape == (5, 18)
 

@@ -136,7 +136,7 @@ def test_a_network_that_is_no_network(onnx):
 
 def test_more_than_a_model_holds(onnx, tmp_path):
     """The parameters are zeros that nobody has touched, so they take no memory."""
-    layout = Layout.build([2**15, 2**14, 1], [None, None], [activations.relu()] * 2)
+    layout = Layout.dense([2**15, 2**14, 1], [activations.relu()] * 2)
     net = sf.Network([1, 1])
     net.set_state(layout, np.zeros(layout.size, "float32"))
     with pytest.raises(ValueError, match=r"net: expected at most 2 GB, .* got 2,147,"):

@@ -10,7 +10,9 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from svdfast import _blas, _elementwise, _engine
+from svdfast._blas import bfloat16_products, float32_products
+from svdfast._elementwise import available_instruction_sets, selected_instruction_set
+from svdfast._engine import HAS_OPENMP
 from svdfast._process import runtime
 
 __all__ = ["Config", "show_config"]
@@ -79,12 +81,12 @@ def show_config() -> Config:
             versions.append(f"{package} (run from its sources)")
     return Config(
         processor=_processor(),
-        instruction_set=_elementwise.selected_instruction_set(),
-        instruction_sets=list(_elementwise.available_instruction_sets()),
-        float32_products=_blas.float32_products(),
-        bfloat16_products=_blas.bfloat16_products(),
+        instruction_set=selected_instruction_set(),
+        instruction_sets=list(available_instruction_sets()),
+        float32_products=float32_products(),
+        bfloat16_products=bfloat16_products(),
         threads=runtime.resolve_threads(None),
-        openmp=_engine.HAS_OPENMP,
+        openmp=HAS_OPENMP,
         blas=blas,
         warnings=warnings,
         versions=versions,

@@ -22,7 +22,7 @@ import numpy as np  # its BLAS is looked at, too
 from numpy.typing import DTypeLike
 from threadpoolctl import ThreadpoolController
 
-from svdfast import _elementwise
+from svdfast._elementwise import available_instruction_sets
 
 logger = logging.getLogger("svdfast")
 
@@ -49,7 +49,7 @@ def is_narrow(library: Mapping[str, Any]) -> bool:
     """Whether a library is an OpenBLAS without AVX-512 kernels, on a CPU that has AVX-512."""
     return (
         library.get("internal_api") == "openblas"
-        and "avx512" in _elementwise.available_instruction_sets()
+        and "avx512" in available_instruction_sets()
         and library.get("architecture") not in WIDE_KERNELS
     )
 
@@ -161,7 +161,7 @@ def resolve_precision(precision: str | None, dtype: DTypeLike) -> bool:
 
     The first time that is asked for on a CPU without instructions for it, a warning is logged.
     """
-    from svdfast import _blas
+    from svdfast._blas import bfloat16_products
 
     global _said_emulated
     own = np.dtype(dtype).name
@@ -176,7 +176,7 @@ def resolve_precision(precision: str | None, dtype: DTypeLike) -> bool:
         raise ValueError(f"precision: expected {names} for {own} arrays, got {precision!r}")
     if own != "float32":
         raise ValueError(f"precision: bfloat16 is for arrays and networks of float32, these are {own}")
-    if _blas.bfloat16_products() == "emulated" and not _said_emulated:
+    if bfloat16_products() == "emulated" and not _said_emulated:
         _said_emulated = True
         logger.warning(
             "bfloat16 products are emulated, which is slower than float32: this CPU or this build has no instructions for them, or "
@@ -190,11 +190,11 @@ def resolve_threads(n_threads: int | None) -> int:
 
     A forked process has one thread, which does the work of so many, one share after the other; a warning is logged then, once.
     """
-    from svdfast import _engine
+    from svdfast._engine import HAS_OPENMP, is_forked, max_threads
     from svdfast._process.checks import count
 
     global _said_forked
-    if not _engine.HAS_OPENMP:
+    if not HAS_OPENMP:
         if n_threads is not None:
             count("n_threads", n_threads, maximum=1024)
         return 1
@@ -203,10 +203,10 @@ def resolve_threads(n_threads: int | None) -> int:
             available = len(os.sched_getaffinity(0))
         except AttributeError:  # not on macOS, nor Windows
             available = os.cpu_count() or 1
-        n_threads = max(1, min(int(_engine.max_threads()), available))
+        n_threads = max(1, min(int(max_threads()), available))
     else:
         n_threads = count("n_threads", n_threads, maximum=1024)
-    if n_threads > 1 and _engine.is_forked() and not _said_forked:
+    if n_threads > 1 and is_forked() and not _said_forked:
         _said_forked = True
         logger.warning(
             "this process was forked from one that had svdfast loaded, and so runs in one thread, with the results of %d: "

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from svdfast import _blas, _elementwise
+from svdfast._blas import measure as measure_products
+from svdfast._blas import measured as measured_products
+from svdfast._elementwise import measure as measure_loops
+from svdfast._elementwise import measured as measured_loops
 
 __all__ = ["Times", "timed"]
 
@@ -47,15 +50,15 @@ def timed() -> Iterator[Times]:
     _timing_thread = threading.get_ident()
     try:
         times = Times()
-        _blas.measure(True)
-        _elementwise.measure(True)
+        measure_products(True)
+        measure_loops(True)
         try:
             yield times
         finally:
-            _blas.measure(False)
-            _elementwise.measure(False)
-            times.products, times.operations = _blas.measured()
-            times.elementwise, times.gather, times.update = _elementwise.measured()
+            measure_products(False)
+            measure_loops(False)
+            times.products, times.operations = measured_products()
+            times.elementwise, times.gather, times.update = measured_loops()
     finally:
         _one_at_a_time.release()
 
@@ -63,8 +66,8 @@ def timed() -> Iterator[Times]:
 def _in_child() -> None:
     """What another thread was timing when the process was forked has no end here."""
     if _one_at_a_time.locked() and _timing_thread != threading.get_ident():
-        _blas.measure(False)
-        _elementwise.measure(False)
+        measure_products(False)
+        measure_loops(False)
         _one_at_a_time.release()
 
 

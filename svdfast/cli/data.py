@@ -20,7 +20,7 @@ from typing import Any, TextIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast import datasets
+import svdfast.datasets as datasets
 from svdfast._process.files import DAMAGED, check_claim
 from svdfast._process.runtime import single_threaded_blas
 from svdfast.interop.files import Origin

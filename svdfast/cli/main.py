@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from svdfast import __version__
 from svdfast._process.config import show_config
+from svdfast._process.version import __version__
 from svdfast.cli.arguments import (
     check_writable,
     integer,

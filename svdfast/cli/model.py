@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast import onnx
+import svdfast.onnx as onnx
 from svdfast._process.files import written_whole
 from svdfast.cli.arguments import check_writable, layer_numbers, rank_fraction, rank_rule, threads
 from svdfast.cli.comparison import say

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdfast import _elementwise
+from svdfast._elementwise import ELEMENT_TYPES
 from svdfast._process.checks import real_array, room
 from svdfast.data.spec import Spec, Targets
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 # Types that the compiled core reads, and their codes there.
-CODES = {np.dtype(name): code for name, code in _elementwise.ELEMENT_TYPES.items()}
+CODES = {np.dtype(name): code for name, code in ELEMENT_TYPES.items()}
 # What messages call the three parts of data.
 NAMES = ("X", "y", "sample_weight")
 _CHUNK = 1 << 20  # elements looked at together, so that a check needs little memory

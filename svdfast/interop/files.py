@@ -134,7 +134,7 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
 
 def write(net: Network, path: str | os.PathLike[str], origin: Origin) -> None:
     """As `save`, with what is known of the data; `read` reads it."""
-    from svdfast import __version__
+    from svdfast._process.version import __version__
 
     target = check_name(path)
     with in_use.reading(net):

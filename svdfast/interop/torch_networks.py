@@ -149,8 +149,8 @@ def _torch_linear(place: str, part: torch.nn.Module) -> Linear | None:
     names = {nn.Linear: ("weight",), FactoredLinear: ("W1", "W2")}.get(type(part))
     if names is None:
         return None
-    b = None if part.bias is None else array("bias")
-    return Linear(place, tuple(array(name) for name in names), b)
+    factors = tuple(array(name) for name in names)
+    return Linear(place, factors, None if part.bias is None else array("bias"))
 
 
 def _torch_activation(place: str, part: torch.nn.Module) -> Activation | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from svdfast import _elementwise
+from svdfast._elementwise import ACTIVATIONS, BACKWARD_READS
 from svdfast._process.checks import positive_number
 
 __all__ = [
@@ -59,12 +59,12 @@ class Activation:
     @property
     def code(self) -> int:
         """The number that the compiled loops know it by."""
-        return _elementwise.ACTIVATIONS[self.name]
+        return ACTIVATIONS[self.name]
 
     @property
     def backward_reads(self) -> Literal["A", "Z"] | None:
         """What the derivative is computed from: A, Z, or nothing where it is 1."""
-        return _elementwise.BACKWARD_READS[self.name]
+        return BACKWARD_READS[self.name]
 
     @property
     def facts(self) -> Facts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +21,6 @@ from svdfast._process.checks import check_out, positive_number, room
 from svdfast._process.runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.data.checks import Samples
 from svdfast.data.open import checked_samples, open_data
-from svdfast.data.rows import Reader
 from svdfast.data.spec import Spec
 from svdfast.model import losses
 from svdfast.model.heads import head_of, share_explained
@@ -58,16 +58,9 @@ def spec_of(net: _Network, loss: str | None = None) -> Spec:
     TypeError, ValueError
         There is no such loss, or it does not go with the output.
     """
-    layout = net.layout
-    resolved = losses.resolve(loss, layout.layers[-1].activation)
-    return Spec(
-        layout.sizes[0], layout.sizes[-1], net.dtype, net.uint8_scale, resolved, net.dtype
-    )
-
-
-def _inputs(net: _Network, X: Any) -> Samples | Reader:
-    """Samples without targets, of any numbers."""
-    return open_data(X, None, None, replace(spec_of(net), targets=None, finite=False))
+    layout, dtype = net.layout, net.dtype
+    targets = losses.resolve(loss, layout.layers[-1].activation)
+    return Spec(layout.sizes[0], layout.sizes[-1], dtype, net.uint8_scale, targets, dtype)
 
 
 class _Pass:
@@ -81,27 +74,20 @@ class _Pass:
         See the engine.
     """
 
-    def __init__(
-        self, net: _Network, n_threads: int, bfloat16: bool, reproducible: bool = False
-    ):
+    def __init__(self, net: _Network, n_threads: int, bfloat16: bool, reproducible: bool = False):
         self.layout, self.parameters = net.state
-        self.settings = {
-            "n_threads": n_threads, "bfloat16": bfloat16, "reproducible": reproducible
-        }  # fmt: skip
         self.engine: Engine | None = None
         self.rows = 0
+        self.make = partial(
+            Engine, self.layout, self.parameters, gradients=False,
+            n_threads=n_threads, bfloat16=bfloat16, reproducible=reproducible,
+        )  # fmt: skip
 
     def bound(self, data: Samples) -> Engine:
         """An engine that has these samples."""
         if self.engine is None or data.n_samples > self.rows:
             self.rows = data.n_samples
-            self.engine = Engine(
-                self.layout,
-                self.parameters,
-                batch_size=max(self.rows, 1),
-                gradients=False,
-                **self.settings,  # type: ignore[arg-type]
-            )
+            self.engine = self.make(batch_size=max(self.rows, 1))
         data.bind(self.engine)
         return self.engine
 
@@ -115,15 +101,11 @@ class _Pass:
 
 
 def predict(
-    net: _Network,
-    X: Any,
-    out: NDArray[Any] | None,
-    precision: str | None,
-    n_threads: int | None,
+    net: _Network, X: Any, out: NDArray[Any] | None, precision: str | None, n_threads: int | None
 ) -> NDArray[Any]:
     """See `Network.predict`."""
     bfloat16, threads = resolve_precision(precision, net.dtype), resolve_threads(n_threads)
-    data = _inputs(net, X)
+    data = open_data(X, None, None, replace(spec_of(net), targets=None, finite=False))
     way = _Pass(net, threads, bfloat16)
     shape, dtype = (data.n_samples, way.layout.sizes[-1]), way.parameters.dtype
     if out is None:
@@ -192,14 +174,9 @@ class Evaluator:
 
 @single_threaded_blas.held()
 def evaluate(
-    net: _Network,
-    X: Any,
-    y: Any,
-    loss: str | None,
-    sample_weight: Any,
-    precision: str | None,
-    n_threads: int | None,
-) -> Evaluation:
+    net: _Network, X: Any, y: Any, loss: str | None, sample_weight: Any,
+    precision: str | None, n_threads: int | None,
+) -> Evaluation:  # fmt: skip
     """See `Network.evaluate`."""
     bfloat16 = resolve_precision(precision, net.dtype)
     data = open_data(X, y, sample_weight, spec_of(net, loss))
@@ -207,9 +184,7 @@ def evaluate(
 
 
 @single_threaded_blas.held()
-def score(
-    net: _Network, X: Any, y: Any, sample_weight: Any, precision: str | None
-) -> float:
+def score(net: _Network, X: Any, y: Any, sample_weight: Any, precision: str | None) -> float:
     """See `Network.score`."""
     if head_of(net.layout.layers[-1].activation).decides:
         accuracy = evaluate(net, X, y, None, sample_weight, precision, None).accuracy
@@ -224,16 +199,9 @@ def score(
 
 @single_threaded_blas.held()
 def loss_and_gradient(
-    net: _Network,
-    X: Any,
-    y: Any,
-    loss: str | None,
-    sample_weight: Any,
-    l1: float,
-    l2: float,
-    precision: str | None,
-    n_threads: int | None,
-) -> tuple[float, NDArray[Any]]:
+    net: _Network, X: Any, y: Any, loss: str | None, sample_weight: Any, l1: float, l2: float,
+    precision: str | None, n_threads: int | None,
+) -> tuple[float, NDArray[Any]]:  # fmt: skip
     """See `Network.loss_and_gradient`."""
     l1 = positive_number("l1", l1, or_zero=True)
     l2 = positive_number("l2", l2, or_zero=True)

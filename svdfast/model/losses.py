@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from svdfast import _elementwise
+from svdfast._elementwise import LOSSES
 from svdfast.data.spec import Targets
 from svdfast.model.activations import Activation
 from svdfast.model.heads import head_of
@@ -33,7 +33,7 @@ class Loss(Targets):
 
     @property
     def code(self) -> int:
-        return _elementwise.LOSSES[self.name]
+        return LOSSES[self.name]
 
 
 _LOSSES = {

@@ -284,13 +284,9 @@ class Network:
 
     @in_use.reads
     def predict(
-        self,
-        X: ArrayLike | Rows,
-        *,
-        out: NDArray[Any] | None = None,
-        precision: str | None = None,
-        n_threads: int | None = None,
-    ) -> NDArray[Any]:
+        self, X: ArrayLike | Rows, *,
+        out: NDArray[Any] | None = None, precision: str | None = None, n_threads: int | None = None,
+    ) -> NDArray[Any]:  # fmt: skip
         """The network's outputs.
 
         Parameters
@@ -328,15 +324,9 @@ class Network:
 
     @in_use.reads
     def evaluate(
-        self,
-        X: ArrayLike | Rows,
-        y: ArrayLike | Rows,
-        loss: str | None = None,
-        *,
-        sample_weight: ArrayLike | Rows | None = None,
-        precision: str | None = None,
-        n_threads: int | None = None,
-    ) -> Evaluation:
+        self, X: ArrayLike | Rows, y: ArrayLike | Rows, loss: str | None = None, *,
+        sample_weight: ArrayLike | Rows | None = None, precision: str | None = None, n_threads: int | None = None,
+    ) -> Evaluation:  # fmt: skip
         """Mean loss, without penalties, and accuracy. Parameters are as for `predict`, and:
 
         Parameters
@@ -361,13 +351,9 @@ class Network:
 
     @in_use.reads
     def score(
-        self,
-        X: ArrayLike | Rows,
-        y: ArrayLike | Rows,
-        sample_weight: ArrayLike | Rows | None = None,
-        *,
+        self, X: ArrayLike | Rows, y: ArrayLike | Rows, sample_weight: ArrayLike | Rows | None = None, *,
         precision: str | None = None,
-    ) -> float:
+    ) -> float:  # fmt: skip
         """Accuracy of a classifier (softmax or sigmoid output), else R². Parameters and errors are as for `evaluate`.
 
         Returns
@@ -380,17 +366,9 @@ class Network:
 
     @in_use.reads
     def loss_and_gradient(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        loss: str | None = None,
-        *,
-        sample_weight: ArrayLike | None = None,
-        l1: float = 0.0,
-        l2: float = 0.0,
-        precision: str | None = None,
-        n_threads: int | None = None,
-    ) -> tuple[float, NDArray[Any]]:
+        self, X: ArrayLike, y: ArrayLike, loss: str | None = None, *, sample_weight: ArrayLike | None = None,
+        l1: float = 0.0, l2: float = 0.0, precision: str | None = None, n_threads: int | None = None,
+    ) -> tuple[float, NDArray[Any]]:  # fmt: skip
         """The loss over all samples, taken as one batch, and its gradient. Parameters and errors are as for `evaluate`, and:
 
         Parameters
@@ -414,9 +392,7 @@ class Network:
         >>> net.loss_and_gradient([[1.0, 1.0]], [2.5])
         (1.0, array([2., 2., 2.]))
         """
-        return evaluation.loss_and_gradient(
-            self, X, y, loss, sample_weight, l1, l2, precision, n_threads
-        )
+        return evaluation.loss_and_gradient(self, X, y, loss, sample_weight, l1, l2, precision, n_threads)
 
     @in_use.changes
     @single_threaded_blas.held()

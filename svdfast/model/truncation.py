@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast import cython_kernels
 from svdfast._engine import aligned_zeros
 from svdfast._process.checks import of_layer
+from svdfast.cython_kernels import run_dense_forward
 from svdfast.model.counting import break_even_rank, weight_multiplications
 from svdfast.model.layout import Layout
 from svdfast.model.ranks import RankRule, ranks_by
@@ -227,7 +227,7 @@ def _forward(A: Array, W: Array, layout: Layout, layer: int, parameters: Array) 
     f = layout.layers[layer].activation
     b = layout.of(layer)[-1].of(parameters)[np.newaxis]
     Z, out = (np.empty((len(A), len(W)), A.dtype) for _ in range(2))
-    cython_kernels.run_dense_forward(A, W, b, Z, out, f.code, f.parameter, False)
+    run_dense_forward(A, W, b, Z, out, f.code, f.parameter, False)
     return out
 
 

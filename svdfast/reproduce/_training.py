@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from svdfast import datasets
+import svdfast.datasets as datasets
 from svdfast._process.config import show_config
 from svdfast.model.counting import count_multiplications
 from svdfast.model.heads import head_of

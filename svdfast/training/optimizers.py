@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from svdfast import _elementwise
+from svdfast._elementwise import UPDATES
 from svdfast._engine import aligned_zeros
 from svdfast._process.checks import MAX_SIZE, count, fraction, positive_number, room
 from svdfast.model.structures import Moment
@@ -38,7 +38,7 @@ class Rule:
     @property
     def code(self) -> int:
         """The number that the compiled loops know it by."""
-        return _elementwise.UPDATES[self.name]
+        return UPDATES[self.name]
 
 
 class Optimizer:

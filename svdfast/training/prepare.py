@@ -121,7 +121,7 @@ def _about(
     source: Source,
 ) -> dict[str, Any]:
     """What a checkpoint has beside the training's state."""
-    from svdfast import __version__
+    from svdfast._process.version import __version__
 
     generator = type(rng.bit_generator).__name__
     if GENERATORS.get(generator) is not type(rng.bit_generator):
