@@ -22,7 +22,7 @@ from svdfast._process.runtime import resolve_precision, resolve_threads, single_
 from svdfast.data.checks import Samples
 from svdfast.data.open import checked_samples, open_data
 from svdfast.data.spec import Spec
-from svdfast.model import losses
+from svdfast.model import losses, truncation
 from svdfast.model.heads import head_of, share_explained
 from svdfast.model.layout import Layout
 
@@ -217,3 +217,9 @@ def loss_and_gradient(
     data.bind(engine)
     gradient = np.empty(layout.size, dtype=parameters.dtype)
     return engine.gradient(0, data.n_samples, gradient, l1, l2), gradient
+
+
+def input_grams(net: _Network, X: Any, sample_weight: Any = None) -> list[NDArray[Any]]:
+    """`truncation.input_grams` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
+    samples = checked_samples(X, None, sample_weight, spec_of(net)._replace(targets=None))
+    return truncation.input_grams(net.state, samples.inputs.array, samples.inputs.scale, samples.weights)
