@@ -8,8 +8,25 @@ import svdfast as sf
 from svdfast import _engine
 from svdfast.data.checks import checked_samples
 from svdfast.model.evaluation import spec_of
-from svdfast.training.moments import carry, project, recompose, relative_scale
+from svdfast.model.structures import LowRank
+from svdfast.training.moments import carry
 from svdfast.training.run import Run
+
+
+def low_rank(W1, W2):
+    return LowRank(len(W1), W2.shape[1], len(W2))
+
+
+def project(kind, M, W1, W2):
+    return low_rank(W1, W2).pullback(M, [W1, W2] if kind == "mean" else [W1 * W1, W2 * W2])
+
+
+def recompose(kind, M1, M2, W1, W2):
+    return low_rank(W1, W2).lift(kind, (M1, M2), (W1, W2))
+
+
+def relative_scale(W1, W2):
+    return low_rank(W1, W2).relative_scale([W1, W2])
 
 
 def networks(rank=3, dtype="float64"):

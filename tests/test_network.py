@@ -741,26 +741,6 @@ def test_states_that_do_not_belong_together():
         assert net.state[0] is layout and net.state[1] is parameters
 
 
-@pytest.mark.parametrize(
-    "factors",
-    [
-        {1: (np.ones((3, 2)), np.ones((2, 6)))},  # the output layer
-        {-1: (np.ones((6, 2)), np.ones((2, 4)))},
-        {0: (np.ones((6, 2)), np.ones((1, 4)))},
-        {0: (np.ones((6, 0)), np.ones((0, 4)))},
-        {0: np.ones((6, 2))},
-        {0: (np.ones((6, 2)), None)},
-        [(0, 1)],
-    ],
-)
-def test_factors_that_do_not_fit(factors):
-    net = sf.Network([4, 6, 3], seed=0)
-    before = net.parameters
-    with pytest.raises((TypeError, ValueError), match="factors"):
-        net.set_factors(factors)
-    assert net.parameters is before
-
-
 def test_sequences_without_an_end():
     for arguments in ({"sizes": itertools.count(1)}, {"sizes": [2, 2, 2], "hidden": itertools.repeat("relu")}):
         with pytest.raises(ValueError, match="at most 100000"):

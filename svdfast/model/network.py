@@ -7,7 +7,6 @@ Not here: what it gives for data (evaluation.py), training, files and other libr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -498,7 +497,7 @@ class Network:
         FloatingPointError
             The inputs of a later layer are not finite.
         """
-        spec = replace(evaluation.spec_of(self), targets=None)
+        spec = evaluation.spec_of(self)._replace(targets=None)
         samples = checked_samples(X, None, sample_weight, spec)
         return truncation.input_grams(self._state, samples.inputs.array, samples.inputs.scale, samples.weights)
 
