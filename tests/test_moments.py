@@ -93,7 +93,7 @@ def test_what_stays_as_it_is(dtype):
     carried = carry(["mean", "square"], moments, dense.state, cut.state)
     for before, after in zip(moments, carried, strict=True):
         assert after.dtype == dtype and after.shape == (cut.layout.size,)
-        last = dense.layout.layers[-1].W1, cut.layout.layers[-1].W1
+        last = dense.layout.groups[-1][0], cut.layout.groups[-1][0]
         np.testing.assert_array_equal(before[last[0] :], after[last[1] :])
     assert (carried[1] >= 0).all()
     back = carry(["mean", "square"], carried, cut.state, dense.state)
@@ -158,8 +158,7 @@ def test_a_scale_is_of_a_layers_weights_alone(batch_size, sum_rows, monkeypatch)
     net = networks()[1]
     _, gradient = net.loss_and_gradient(X, y)
     expected = net.parameters.copy()
-    spec = net.layout.layers[1]
-    gradient[spec.W1 : spec.W2 + spec.rank * spec.n_in] *= 3
+    gradient[slice(*net.layout.groups[1])] *= 3
     expected -= 0.1 * gradient
     run = Run(net, checked_samples(X, y, None, spec_of(net)), sf.GradientDescent(0.1), 2, batch_size, 0.0, 0.0)
     run.scales = [1.0, 3.0, 1.0]
@@ -177,14 +176,14 @@ def test_no_carried_step_is_larger_than_the_rate(way):
     factored.truncate(ranks=[2, 2], force=True)
     old, new = (dense.state, factored.state) if way == "cut" else (factored.state, dense.state)
     size, n_weights = old[0].size, old[0].n_weights
-    output = new[0].layers[-1].W1
+    output = new[0].groups[-1][0]
     M = rng.standard_normal(size)
     V = M**2
     V[:n_weights:3] = 0
     mean, square = carry(("mean", "square"), (M, V), old, new)
     assert (square >= 0).all()
     assert (abs(mean[:output]) <= np.sqrt(square[:output])).all()
-    np.testing.assert_array_equal(mean[output:], M[old[0].layers[-1].W1 :])
+    np.testing.assert_array_equal(mean[output:], M[old[0].groups[-1][0] :])
     # A mean alone, momentum, is carried as it is.
     (alone,) = carry(("mean",), (M,), old, new)
     assert (abs(alone[:output]) > np.sqrt(square[:output])).any()

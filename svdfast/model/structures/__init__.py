@@ -13,7 +13,7 @@ from svdfast.model.structures.dense import Dense
 from svdfast.model.structures.low_rank import LowRank
 from svdfast.model.structures.structure import Array, Fit, Moment, Structure
 
-__all__ = ["Array", "Dense", "Fit", "LowRank", "Moment", "Structure", "of_rank", "parse"]
+__all__ = ["Array", "Dense", "Fit", "LowRank", "Moment", "Structure", "check_kind", "of_rank", "parse"]
 
 # Each structure is a file of this folder; a class is known from its definition on.
 for _module in pkgutil.iter_modules(__path__):
@@ -23,6 +23,12 @@ for _module in pkgutil.iter_modules(__path__):
 def of_rank(n_out: int, n_in: int, rank: int | None, kind: type[Structure] = LowRank) -> Structure:
     """The structure for a rank that was asked for; None asks for the weight as it is."""
     return Dense(n_out, n_in) if rank is None else kind(n_out, n_in, rank)
+
+
+def check_kind(structure: Any) -> None:
+    """Refuses what is no class of structures."""
+    if not (isinstance(structure, type) and issubclass(structure, Structure)):
+        raise TypeError(f"structure: expected a subclass of Structure, got {structure!r}")
 
 
 def parse(n_out: int, n_in: int, values: Mapping[str, Any]) -> Structure:
