@@ -24,7 +24,14 @@ BLOCK = re.compile(r"^(?:<!-- file: (\S+) -->\n)?```(\w+)\n((?:.*\n)*?)```$", re
 # The modules that the edits change; the others are those that the installed svdfast has.
 REBUILT = ("svdfast._elementwise", "svdfast.ops.scale")
 # Files of the library that a page says it takes.
-FILES = {"activation": 2, "optimizer": 2, "rank-rule": 1, "structure": 0, "operation": 2, "index": 0}
+FILES = {
+    "activation": 2,
+    "optimizer": 2,
+    "rank-rule": 1,
+    "structure": 0,
+    "operation": 2,
+    "index": 0,
+}
 
 BUILD = f"""
 import runpy
@@ -34,7 +41,9 @@ Cython.Build.cythonize = lambda all, **how: cythonize([one for one in all if one
 runpy.run_path("setup.py", run_name="__main__")
 """
 
-pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="the sources are not beside the tests")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "setup.py").is_file(), reason="the sources are not beside the tests"
+)
 
 
 def edits(page):
@@ -47,7 +56,10 @@ def edits(page):
             head, *hunks = re.split(r"^@@\n", code, flags=re.MULTILINE)
             (path,) = re.findall(r"^\+\+\+ b/(\S+)$", head, re.MULTILINE)
             changed.setdefault(path, []).extend(
-                tuple("".join(f"{line[1:]}\n" for line in hunk.splitlines() if line[:1] != left) for left in "+-")
+                tuple(
+                    "".join(f"{line[1:]}\n" for line in hunk.splitlines() if line[:1] != left)
+                    for left in "+-"
+                )
                 for hunk in hunks
             )
     return new, changed
@@ -55,7 +67,11 @@ def edits(page):
 
 def run(*arguments, folder, cwd):
     """Python with the copy in `folder`, without the environment's say in how svdfast is built or imported."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("SVDFAST_", "PYTHON"))}
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SVDFAST_", "PYTHON"))
+    }
     done = subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=variables | {"PYTHONPATH": str(folder), "SVDFAST_DEBUG": "1"},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600,
@@ -90,7 +106,9 @@ def copy(tmp_path_factory):
         for path, pairs in changed.items():
             text = (folder / path).read_text(encoding="utf-8")
             for before, after in pairs:
-                assert text.count(before) == 1, f"{page.name}: {path} has this {text.count(before)} times:\n{before}"
+                assert text.count(before) == 1, (
+                    f"{page.name}: {path} has this {text.count(before)} times:\n{before}"
+                )
                 text = text.replace(before, after)
             (folder / path).write_text(text, encoding="utf-8")
     for path in (folder / "src" / "loops").glob("_elementwise.c"):
