@@ -52,6 +52,13 @@ class Layout:
         return tuple(placed)
 
     @cached_property
+    def _by_layer(self) -> tuple[tuple[Tensor, ...], ...]:
+        owned: list[list[Tensor]] = [[] for _ in self.layers]
+        for tensor in self.tensors:
+            owned[tensor.layer].append(tensor)
+        return tuple(map(tuple, owned))
+
+    @cached_property
     def program(self) -> Program:
         """The operations from a sample to the output."""
         program, x = Program(self.layers[0].n_in), 0
@@ -77,7 +84,7 @@ class Layout:
 
     def of(self, layer: int) -> tuple[Tensor, ...]:
         """A layer's tensors, those of its weight first."""
-        return tuple(tensor for tensor in self.tensors if tensor.layer == layer)
+        return self._by_layer[layer]
 
     def weights(self, layer: int) -> tuple[Tensor, ...]:
         """The tensors of a layer's weight."""
@@ -143,7 +150,8 @@ class Layout:
             n_in, n_out = (count(name, layer[name], maximum=MAX_SIZE) for name in ("n_in", "n_out"))
             if layers and n_in != layers[-1].n_out:
                 raise ValueError(f"it has a layer of {n_in} inputs after one of {layers[-1].n_out} outputs")
-            layers.append(Linear(parse(n_out, n_in, layer["weight"]), Activation(*layer["activation"])))
+            name, parameter = layer["activation"]
+            layers.append(Linear(parse(n_out, n_in, layer["weight"]), Activation(name, parameter)))
         if not layers or len(layers) - 1 in cls(tuple(layers)).factored:
             raise ValueError("it has no dense output layer")
         layout = cls(tuple(layers))

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from svdfast._process.checks import fraction, listed, one_of, positive_number
 from svdfast.model.ranks import Fraction, Given, RankRule, rule_of
-from svdfast.model.structures import LowRank, Structure
+from svdfast.model.structures import LowRank, Structure, check_kind
 
 __all__ = ["Factoring", "Guard"]
 
@@ -184,8 +184,7 @@ class Factoring(Settings):
         one_of("moments", self.moments, ("carry", "restart"))
         if not (self.guard is None or isinstance(self.guard, Guard)):
             raise TypeError(f"guard: expected a Guard, got {type(self.guard).__name__}")
-        if not (isinstance(self.structure, type) and issubclass(self.structure, Structure)):
-            raise TypeError(f"structure: expected a subclass of Structure, got {self.structure!r}")
+        check_kind(self.structure)
         self._set(
             ranks=ranks,
             learning_rate=rate,
