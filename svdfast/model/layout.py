@@ -130,6 +130,22 @@ class Layout:
         """The same layers, all dense."""
         return self.with_structures(Dense(layer.n_out, layer.n_in) for layer in self.layers)
 
+    def checked(self) -> Layout:
+        """This layout, where it can be used: of no more parameters than can be counted, and its program can be written.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It can't; with svdfast's own structures only for its size.
+        """
+        names = {tensor.name for tensor in self.tensors}
+        if self.size > MAX_SIZE or len(names) < len(self.tensors):
+            raise ValueError(f"layout: expected at most {MAX_SIZE} parameters in tensors of different names, got {self.size}")
+        if min(min(tensor.shape, default=0) for tensor in self.tensors) < 1:
+            raise ValueError("layout: expected tensors of sizes ≥ 1, got others")
+        _ = self.program
+        return self
+
     def header(self) -> dict[str, Any]:
         """The layout as files have it, in plain values."""
         return {
@@ -154,10 +170,7 @@ class Layout:
             layers.append(Linear(parse(n_out, n_in, layer["weight"]), Activation(name, parameter)))
         if not layers or len(layers) - 1 in cls(tuple(layers)).factored:
             raise ValueError("it has no dense output layer")
-        layout = cls(tuple(layers))
-        if layout.size > MAX_SIZE:
-            raise ValueError(f"it has more than {MAX_SIZE} parameters")
-        return layout
+        return cls(tuple(layers)).checked()
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # a program is no plain value

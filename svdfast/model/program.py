@@ -143,7 +143,7 @@ class Program:
 
     def bias_activation(self, z: int, tensor: Tensor, activation: Activation) -> int:
         """f(Z + b). Writes Z + b over Z, which may therefore not be the sample."""
-        if not any(operation.output == z for operation in self.operations):
+        if not any(operation.output == z for operation in reversed(self.operations)):
             raise ValueError("z: expected the output of an operation")
         before = self.values[z]
         if tensor.shape != (before.width,):
