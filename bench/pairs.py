@@ -23,7 +23,6 @@ from test_bench_kernels import LAYERS, Arrays, P, ranks
 import svdfast as sf
 from svdfast import _blas, cython_kernels
 from svdfast._process.runtime import single_threaded_blas
-from svdfast.model.activations import resolve
 
 
 def seconds(work: Callable[[], None], times: int) -> float:

@@ -423,13 +423,15 @@ def structure(rng):
     name = rng.choice(METHODS)
     zeros = np.zeros((3, 2))
     answers = [
-        None, -1, 0, 1, 2, 99, 2**40, 10**30, 0.5, np.nan, "", "W", b"x", (), [], {}, object(), zeros, np.zeros(()), (zeros, zeros), [None, None],
+        None, -1, 0, 1, 2, 99, 2**40, 10**30, 0.5, np.nan, "", "W", b"x", (), [], {}, object(), zeros, np.zeros(()), (zeros, zeros),
+        [None, None],
         (("W", (2,)),), (("W1", (9, 2)),), (("W1", (9, 2)), ("W2", (2, 6))), (("W1", (9, 2)), ("W1", (2, 5))), (("W1", (2**40, 2**40)),),
         (("W1", (-9, 2)), ("W2", (2, -5))), (("W1", (0, 2)), ("W2", (2, 0))), ((None, (9, 2)), (3, (2, 5))), (("W1", "ab"), ("W2", None)),
         (("W1", (9.0, 2.0)), ("W2", (2.0, 5.0))), (("W", (9, 5), 3),), ("W1", "W2"),
         *(Fit(tensors, s, norm) for tensors, s, norm in (
             ((), zeros, 0.0), ((zeros, zeros), zeros, 0.0), ((zeros,), zeros, 0.0), ((None, None), None, None), (None, zeros, "x"),
-            ((1.0, 2.0), 3.0, 4.0), ((zeros * 1j, zeros), zeros, 0.0), (("a", "b"), zeros, np.nan), (np.full((2, 3, 2), np.nan), zeros, 0.0),
+            ((1.0, 2.0), 3.0, 4.0), ((zeros * 1j, zeros), zeros, 0.0), (("a", "b"), zeros, np.nan),
+            (np.full((2, 3, 2), np.nan), zeros, 0.0),
         )),
     ]  # fmt: skip
     answer = rng.choice([*answers, _raise])

@@ -193,7 +193,7 @@ if HAS_SAFETENSORS:
 NUMBERS = [b"0", b"-1", b"1", b"3", b"65536", b"2147483647", b"2147483648", b"4294967296", b"9223372036854775807", b"18446744073709551616",
            b"1e999", b"nan", b"1" * 400, b"0.5", b"-0", b"99999999999999", b"1" * 5000]  # fmt: skip
 JSON_VALUES = [None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "x", "relu", "\ud800", [], {}, [[]], [1, 2],  # noqa: E501
-               [None] * 4, ["a"] * 4, [[1]], {"a": 1}, [1e400], ["elu", -1.0], ["gelu"],  # noqa: E501
+               [None] * 4, ["a"] * 4, [[1]], {"a": 1}, [1e400], ["elu", -1.0], ["gelu"],
                {"structure": "Dense"}, {"structure": "Dense", "rank": 2}, *({"structure": "LowRank", "rank": rank} for rank in (1, 3, 5, -1, None, 2**40)),  # noqa: E501
                {"structure": "LowRank"}, {"structure": "Other"}, [{"n_in": 4, "n_out": n, "weight": {"structure": "Dense"}, "activation": ["relu", 1.0]}  # noqa: E501
                                                                   for n in (4, 3)]]  # fmt: skip
