@@ -5,8 +5,6 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from svdfast.training.optimizers import Rule
-
 INSTRUCTION_SETS: tuple[str, ...]
 ACTIVATIONS: dict[str, int]
 LOSSES: dict[str, int]
@@ -19,7 +17,7 @@ def selected_instruction_set() -> str: ...
 def measure(on: bool) -> None: ...
 def measured() -> tuple[float, float, float]: ...
 def update(
-    rule: Rule,
+    rule: Any,
     learning_rate: float,
     t: int,
     g: NDArray[Any],

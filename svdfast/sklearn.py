@@ -601,7 +601,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             raise ValueError("rank: expected other than 'auto' with solver='lbfgs', which takes no steps to be timed")
         self._begin()
         # With nothing to cut there is no reason to begin anew, without the curvature found so far.
-        whole = ranks is None or not any(ranks)
+        whole = ranks in (None, [None] * len(net.layout.factorable))
         dense = self.max_iter if whole else round(self._share() * self.max_iter)
         found = minimise(dense, self.max_fun) if dense > 0 else None
         if dense < self.max_iter and (found is None or found.status == 1):

@@ -470,6 +470,7 @@ def rewritten(path, change):
     lambda v: put(v["state"].switch, switch_step=-1),
     lambda v: put(v["state"].switch, guard_step=10**30),
     lambda v: put(v["state"].switch, ranks="junk"),
+    lambda v: put(v["state"].switch, ranks=[0]),
     lambda v: put(v["state"], switch=v["state"].run),
     lambda v: put(v["state"], events=[v["state"].run]),
     lambda v: v["state"].generator.update(bit_generator="os.system"),

@@ -261,10 +261,10 @@ def test_the_numbers_are_those_of_train(folder, capsys):
     )  # fmt: skip
     first = sf.Network([5, 16, 16, 3], seed=3, dtype="float64")
     losses = []
-    for ranks in (None, [None, 2]):
+    for factoring in (None, sf.Factoring([None, 2], pretrain_fraction=0.5, recompose=False)):
         net = first.copy()
         sf.train(
-            net, X, y, epochs=2, batch_size=7, factoring=sf.Factoring(ranks, pretrain_fraction=0.5, recompose=False), n_threads=1,
+            net, X, y, epochs=2, batch_size=7, factoring=factoring, n_threads=1,
             optimizer=sf.GradientDescent(0.01, momentum=0.9), seed=3,
         )  # fmt: skip
         losses.append(f"{net.evaluate(X_test, y_test).loss:.4g}")

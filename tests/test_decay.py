@@ -3,17 +3,21 @@
 
 import numpy as np
 import pytest
-from svdfast.training.decay import decay_product, interval
 
 import svdfast as sf
+from svdfast.model.structures import LowRank
 from svdfast.model.svd import factorize
-from svdfast.training import decay
+from svdfast.training import switch
 
 
 def samples(n=60, n_in=24):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n, n_in)).astype("float32")
     return X, (X[:, :3].argmax(axis=1)).astype(int)
+
+
+def decay_product(W1, W2, amount):
+    LowRank(len(W1), W2.shape[1], len(W2)).decay([W1, W2], amount)
 
 
 def penalty(W1, W2):
@@ -71,7 +75,7 @@ def test_decay_every_few_steps_is_decay_at_each(monkeypatch):
     """With k times the rate: near to it where rates are small; the last five of a hundred steps have none."""
 
     def trained(every):
-        monkeypatch.setattr("svdfast.training.switch.interval", lambda net, batch_size: every)
+        monkeypatch.setattr(switch, "_decay_interval", lambda layout, batch_size: every)
         net = sf.Network([24, 32, 32, 3], dtype="float64", seed=0)
         net.truncate(ranks=[4, 4])
         method = sf.Factoring(product_decay=1.0, recompose=False)
@@ -88,10 +92,10 @@ def test_decay_costs_little():
     for sizes, rank_fraction, batch in (([784, 512, 256, 10], 1 / 4, 2048), ([784, 512, 256, 10], 1 / 8, 256), ([40, 30, 3], 1 / 4, 16)):
         net = sf.Network(sizes, seed=0)
         net.truncate(rank_fraction, force=True)
-        every = interval(net, batch)
-        assert 1 <= every <= decay.LONGEST
+        every = switch._decay_interval(net.layout, batch)
+        assert 1 <= every <= switch.DECAY_LONGEST
         cost = sum(2 * a.rank**2 * (a.n_in + a.n_out) + a.rank**3 for a in net.layers if a.rank)
-        assert cost <= 1.5 * decay.SHARE * every * batch * sf.count_multiplications(net).total
+        assert cost <= 1.5 * switch.DECAY_SHARE * every * batch * sf.count_multiplications(net).total
 
 
 def test_bad_decay_is_refused():

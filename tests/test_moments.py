@@ -8,8 +8,25 @@ import svdfast as sf
 from svdfast import _engine
 from svdfast.data.checks import checked_samples
 from svdfast.model.evaluation import spec_of
-from svdfast.training.moments import carry, project, recompose, relative_scale
+from svdfast.model.structures import LowRank
+from svdfast.training.moments import carry
 from svdfast.training.run import Run
+
+
+def low_rank(W1, W2):
+    return LowRank(len(W1), W2.shape[1], len(W2))
+
+
+def project(kind, M, W1, W2):
+    return low_rank(W1, W2).pullback(M, [W1, W2] if kind == "mean" else [W1 * W1, W2 * W2])
+
+
+def recompose(kind, M1, M2, W1, W2):
+    return low_rank(W1, W2).lift(kind, (M1, M2), (W1, W2))
+
+
+def relative_scale(W1, W2):
+    return low_rank(W1, W2).relative_scale([W1, W2])
 
 
 def networks(rank=3, dtype="float64"):
@@ -76,7 +93,7 @@ def test_what_stays_as_it_is(dtype):
     carried = carry(["mean", "square"], moments, dense.state, cut.state)
     for before, after in zip(moments, carried, strict=True):
         assert after.dtype == dtype and after.shape == (cut.layout.size,)
-        last = dense.layout.layers[-1].W1, cut.layout.layers[-1].W1
+        last = dense.layout.groups[-1][0], cut.layout.groups[-1][0]
         np.testing.assert_array_equal(before[last[0] :], after[last[1] :])
     assert (carried[1] >= 0).all()
     back = carry(["mean", "square"], carried, cut.state, dense.state)
@@ -141,8 +158,7 @@ def test_a_scale_is_of_a_layers_weights_alone(batch_size, sum_rows, monkeypatch)
     net = networks()[1]
     _, gradient = net.loss_and_gradient(X, y)
     expected = net.parameters.copy()
-    spec = net.layout.layers[1]
-    gradient[spec.W1 : spec.W2 + spec.rank * spec.n_in] *= 3
+    gradient[slice(*net.layout.groups[1])] *= 3
     expected -= 0.1 * gradient
     run = Run(net, checked_samples(X, y, None, spec_of(net)), sf.GradientDescent(0.1), 2, batch_size, 0.0, 0.0)
     run.scales = [1.0, 3.0, 1.0]
@@ -160,14 +176,14 @@ def test_no_carried_step_is_larger_than_the_rate(way):
     factored.truncate(ranks=[2, 2], force=True)
     old, new = (dense.state, factored.state) if way == "cut" else (factored.state, dense.state)
     size, n_weights = old[0].size, old[0].n_weights
-    output = new[0].layers[-1].W1
+    output = new[0].groups[-1][0]
     M = rng.standard_normal(size)
     V = M**2
     V[:n_weights:3] = 0
     mean, square = carry(("mean", "square"), (M, V), old, new)
     assert (square >= 0).all()
     assert (abs(mean[:output]) <= np.sqrt(square[:output])).all()
-    np.testing.assert_array_equal(mean[output:], M[old[0].layers[-1].W1 :])
+    np.testing.assert_array_equal(mean[output:], M[old[0].groups[-1][0] :])
     # A mean alone, momentum, is carried as it is.
     (alone,) = carry(("mean",), (M,), old, new)
     assert (abs(alone[:output]) > np.sqrt(square[:output])).any()

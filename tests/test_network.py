@@ -10,6 +10,7 @@ import pytest
 
 import svdfast as sf
 from svdfast.model import activations
+from svdfast.model.evaluation import input_grams
 from svdfast.model.svd import leading_directions
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -240,7 +241,7 @@ def test_an_activation_aware_cut_changes_the_outputs_less(dtype, sizes):
 def test_an_activation_aware_cut_looks_at_each_layers_own_inputs():
     X = inputs_of_low_rank(dtype="float64")
     net = sf.Network([30, 24, 20, 3], hidden="tanh", dtype="float64", seed=0)
-    grams = net.input_grams(X)
+    grams = input_grams(net, X)
     A = np.tanh(X @ net.layers[0].W.T + net.layers[0].b)
     for gram, inputs in zip(grams, (X, A), strict=True):
         expected = inputs.T @ inputs
@@ -248,7 +249,7 @@ def test_an_activation_aware_cut_looks_at_each_layers_own_inputs():
     # Factored already: the product's outputs.
     net.truncate(ranks=[4, None], force=True)
     A = np.tanh(X @ net.layers[0].weight().T + net.layers[0].b)
-    gram, expected = net.input_grams(X)[1], A.T @ A
+    gram, expected = input_grams(net, X)[1], A.T @ A
     np.testing.assert_allclose(gram / np.trace(gram), expected / np.trace(expected), atol=1e-9)
 
 
@@ -739,26 +740,6 @@ def test_states_that_do_not_belong_together():
         with pytest.raises(error):
             net.set_state(state, vector)
         assert net.state[0] is layout and net.state[1] is parameters
-
-
-@pytest.mark.parametrize(
-    "factors",
-    [
-        {1: (np.ones((3, 2)), np.ones((2, 6)))},  # the output layer
-        {-1: (np.ones((6, 2)), np.ones((2, 4)))},
-        {0: (np.ones((6, 2)), np.ones((1, 4)))},
-        {0: (np.ones((6, 0)), np.ones((0, 4)))},
-        {0: np.ones((6, 2))},
-        {0: (np.ones((6, 2)), None)},
-        [(0, 1)],
-    ],
-)
-def test_factors_that_do_not_fit(factors):
-    net = sf.Network([4, 6, 3], seed=0)
-    before = net.parameters
-    with pytest.raises((TypeError, ValueError), match="factors"):
-        net.set_factors(factors)
-    assert net.parameters is before
 
 
 def test_sequences_without_an_end():

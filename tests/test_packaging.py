@@ -31,7 +31,7 @@ import pytest
 import svdfast as sf
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILED = ("_blas", "_elementwise", "_engine", "cython_kernels")
+COMPILED = ("_blas", "_elementwise", "_engine", "cython_kernels", "ops.bias_activation", "ops.product")
 OPTIONAL = (
     "h5py", "matplotlib", "onnx", "onnxruntime", "safetensors", "sklearn", "tensorboardX", "torch", "tqdm", "zarr"
 )  # fmt: skip
@@ -129,7 +129,7 @@ def test_built_wheel_holds_the_package_and_nothing_else(wheel):
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     package = shipped("svdfast", "*.py", "*.pyi", "*.pxd", "py.typed")
     assert {"svdfast/__init__.py", "svdfast/py.typed", "svdfast/cython_kernels.pxd"} <= package
-    package |= {f"svdfast/{name}{suffix}" for name in COMPILED}
+    package |= {f"svdfast/{name.replace('.', '/')}{suffix}" for name in COMPILED}
     info = {name for name in names if re.fullmatch(r"svdfast-[^/]+\.dist-info/.*", name)}
     assert names - info == package
     assert any(name.endswith("/LICENSE") for name in info)

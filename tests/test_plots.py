@@ -206,7 +206,7 @@ def test_spectra_that_are_not_there():
             net = sf.Network(SIZES, seed=0)
             if factored:
                 net.truncate(ranks=[None, 2], force=True)
-            net.parameters[net.layout.layers[1].W1 + 1] = value
+            net.layers[1].weight_tensors[0][0, 1] = value
             for asked in ({}, {"rank_fraction": 0.5}, {"ranks": "energy:0.5"}):
                 with pytest.raises(ValueError, match="layer 1: expected finite weights"):
                     sf.plots.spectrum(net, **asked)

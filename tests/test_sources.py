@@ -736,7 +736,7 @@ def test_a_buffer_that_is_used_again():
 def test_the_switch_takes_its_sample_from_the_first_batches(monkeypatch, phi, kind):
     """All that were seen, up to a number of rows."""
     monkeypatch.setattr(run, "SAMPLE", 30)
-    monkeypatch.setattr("svdfast.training.train.SAMPLE", 30)
+    monkeypatch.setattr("svdfast.training.prepare.SAMPLE", 30)
     X, y = samples(96)
     X = np.abs(np.round(50 * X)).astype(kind)
     net, other = network(), network()

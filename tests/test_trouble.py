@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import scipy.linalg
 from flat import flat
-from svdfast.training.decay import decay_product
 
 import svdfast as sf
 from svdfast._engine import Engine
@@ -18,6 +17,7 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.checks import checked_samples
 from svdfast.model import svd
 from svdfast.model.evaluation import spec_of
+from svdfast.model.structures import LowRank
 
 # Trainings at the extremes, drawn at random from all combinations; thousands of them are a search of some minutes.
 N_EXTREME = int(os.environ.get("SVDFAST_EXTREME_TRAININGS", 60))
@@ -282,7 +282,7 @@ def test_inputs_too_large_for_a_cut_are_told_with_the_step(ranks):
 def test_decay_of_factors_that_are_too_large_is_told():
     W1, W2 = np.full((3, 2), 1e20, "float32"), np.ones((2, 4), "float32")
     with pytest.raises(FloatingPointError, match="too large for their product to decay in float32"):
-        decay_product(W1, W2, 0.1)
+        LowRank(3, 4, 2).decay([W1, W2], 0.1)
     assert (W1 == np.float32(1e20)).all() and (W2 == 1).all()
     net = network()
     net.truncate(ranks=[2, 2], force=True)

@@ -79,6 +79,17 @@ def count(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None
     return number
 
 
+def float_dtype(name: str, value: Any) -> np.dtype[Any]:
+    """float32 or float64."""
+    try:
+        dtype = np.dtype("O" if value is None else value)  # None would be float64
+    except TypeError:
+        raise TypeError(f"{name}: expected float32 or float64, got {value!r}") from None
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"{name}: expected float32 or float64, got {dtype}")
+    return dtype
+
+
 def listed(name: str, value: Any, of: str) -> list[Any]:
     """The items of a short sequence; what goes on without an end is refused."""
     try:

@@ -148,7 +148,7 @@ class _SingleThreadedBlas:
             self._lock.release()
 
 
-single_threaded_blas = _SingleThreadedBlas()
+single_threaded_blas: _SingleThreadedBlas = _SingleThreadedBlas()
 single_threaded_blas.register_at_fork()
 
 

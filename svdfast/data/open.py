@@ -35,18 +35,13 @@ def open_data(
     TypeError, ValueError
         Some of it is not as `spec` says; for data that are not in memory this may show only as they are read.
     """
-    X, y, sample_weight = (
-        read_if_small(name, part, types)
-        for name, part, types in zip(names, (X, y, sample_weight), _direct(spec), strict=True)
-    )
-    if any(map(is_row_source, (X, y, sample_weight), _direct(spec))):
-        return Reader(X, y, sample_weight, spec, names)
+    parts = X, y, sample_weight
+    direct: tuple[Collection[Any], ...] = CODES, (spec.target_dtype,), (spec.target_dtype,)
+    if any(map(is_row_source, parts, direct)):
+        X, y, sample_weight = parts = tuple(map(read_if_small, names, parts, direct))
+        if any(map(is_row_source, parts, direct)):
+            return Reader(X, y, sample_weight, spec, names)
     return checked_samples(X, y, sample_weight, spec, names=names)
-
-
-def _direct(spec: Spec) -> tuple[Collection[Any], ...]:
-    """Types of X, y and weights that need no conversion."""
-    return CODES, (spec.target_dtype,), (spec.target_dtype,)
 
 
 def open_source(

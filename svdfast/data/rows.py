@@ -69,6 +69,8 @@ def is_row_source(value: Any, as_they_lie: Collection[Any] = CODES) -> bool:
     as_they_lie : collection of dtype
         Types whose contiguous rows need no conversion.
     """
+    if value is None:
+        return False
     if isinstance(value, np.memmap) and getattr(value, "_mmap", None) is not None:
         if value.ndim < 2:
             return False
@@ -223,7 +225,7 @@ class Reader:
         room("batch_size", n * self._row_bytes)
         X = np.empty((n, spec.n_inputs), self._X_dtype)
         return Samples(
-            check_inputs(X, replace(spec, finite=False)),
+            check_inputs(X, spec._replace(finite=False)),
             spec.targets,
             np.empty(n, np.int32) if self._classes else np.empty((n, spec.n_outputs), dtype),
             np.empty(n, dtype) if self._weighted else None,

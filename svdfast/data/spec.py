@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,7 @@ class Targets:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Spec:
+class Spec(NamedTuple):
     """What a source of data needs to know of a network.
 
     Attributes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from svdfast._process.runtime import resolve_precision, resolve_threads, single_
 from svdfast.data.checks import Samples
 from svdfast.data.open import checked_samples, open_data
 from svdfast.data.spec import Spec
-from svdfast.model import losses
+from svdfast.model import losses, truncation
 from svdfast.model.heads import head_of, share_explained
 from svdfast.model.layout import Layout
 
@@ -58,9 +58,9 @@ def spec_of(net: _Network, loss: str | None = None) -> Spec:
     TypeError, ValueError
         There is no such loss, or it does not go with the output.
     """
-    layout, dtype = net.layout, net.dtype
-    targets = losses.resolve(loss, layout.layers[-1].activation)
-    return Spec(layout.sizes[0], layout.sizes[-1], dtype, net.uint8_scale, targets, dtype)
+    layers, dtype = net.layout.layers, net.dtype
+    targets = losses.resolve(loss, layers[-1].activation)
+    return Spec(layers[0].n_in, layers[-1].n_out, dtype, net.uint8_scale, targets, dtype)
 
 
 class _Pass:
@@ -105,7 +105,7 @@ def predict(
 ) -> NDArray[Any]:
     """See `Network.predict`."""
     bfloat16, threads = resolve_precision(precision, net.dtype), resolve_threads(n_threads)
-    data = open_data(X, None, None, replace(spec_of(net), targets=None, finite=False))
+    data = open_data(X, None, None, spec_of(net)._replace(targets=None, finite=False))
     way = _Pass(net, threads, bfloat16)
     shape, dtype = (data.n_samples, way.layout.sizes[-1]), way.parameters.dtype
     if out is None:
@@ -191,7 +191,7 @@ def score(net: _Network, X: Any, y: Any, sample_weight: Any, precision: str | No
         assert accuracy is not None
         return accuracy
     bfloat16 = resolve_precision(precision, net.dtype)
-    spec = replace(spec_of(net), target_dtype=np.dtype(np.float64))
+    spec = spec_of(net)._replace(target_dtype=np.dtype(np.float64))
     data = open_data(X, y, sample_weight, spec)
     way = _Pass(net, resolve_threads(None), bfloat16)
     return share_explained((way.outputs(p), p.targets, p.weights) for p in data.blocks())
@@ -217,3 +217,9 @@ def loss_and_gradient(
     data.bind(engine)
     gradient = np.empty(layout.size, dtype=parameters.dtype)
     return engine.gradient(0, data.n_samples, gradient, l1, l2), gradient
+
+
+def input_grams(net: _Network, X: Any, sample_weight: Any = None) -> list[NDArray[Any]]:
+    """`truncation.input_grams` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
+    samples = checked_samples(X, None, sample_weight, spec_of(net)._replace(targets=None))
+    return truncation.input_grams(net.state, samples.inputs.array, samples.inputs.scale, samples.weights)

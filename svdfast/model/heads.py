@@ -69,11 +69,12 @@ class Head:
 CLASSES = Head("softmax", "cross_entropy")
 BITS = Head("sigmoid", "binary_cross_entropy")
 NUMBERS = Head("identity", "mean_squared_error", decides=False)
+_HEADS = {head.output: head for head in (CLASSES, BITS)}
 
 
 def head_of(output: Activation) -> Head:
     """The head of a network whose last layer has this activation."""
-    return {head.output: head for head in (CLASSES, BITS)}.get(output.name, NUMBERS)
+    return _HEADS.get(output.name, NUMBERS)
 
 
 def head_for(n_classes: int | None) -> Head:

@@ -161,7 +161,7 @@ class Layout:
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Layout:
         """What `header` gave, checked; nothing in it is trusted."""
-        layers = []
+        layers: list[Linear] = []
         for layer in values["layers"]:
             n_in, n_out = (count(name, layer[name], maximum=MAX_SIZE) for name in ("n_in", "n_out"))
             if layers and n_in != layers[-1].n_out:

@@ -7,7 +7,6 @@ Not here: what it gives for data (evaluation.py), training, files and other libr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,107 +14,28 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from svdfast._engine import aligned_zeros
 from svdfast._process import in_use
-from svdfast._process.checks import MAX_SIZE, count, listed, one_of, positive_number, room
+from svdfast._process.checks import (
+    MAX_SIZE,
+    count,
+    float_dtype,
+    listed,
+    one_of,
+    positive_number,
+    room,
+)
 from svdfast._process.runtime import single_threaded_blas
-from svdfast.data.open import checked_samples
 from svdfast.data.rows import Rows
 from svdfast.model import activations, evaluation, truncation
 from svdfast.model.activations import Activation
 from svdfast.model.evaluation import Evaluation
 from svdfast.model.initializers import INITIALIZERS, initial_weight
-from svdfast.model.layers import Linear
+from svdfast.model.layer import Layer
 from svdfast.model.layout import Layout
 from svdfast.model.ranks import RankRule, resolve_rule
 from svdfast.model.structures import LowRank, Structure, check_kind
 from svdfast.model.truncation import Truncation
 
 __all__ = ["Layer", "Network", "Truncation"]
-
-
-class Layer:
-    """A layer of a network, as views into its parameters: writing to them changes the network.
-
-    Its tensors are attributes: a dense layer has `W` and `b`, a factored one `W1`, `W2` and `b`, with W ≈ W1·W2. A view taken before
-    `truncate` or `recompose` shows the former parameters; take it again from the layer.
-
-    Attributes
-    ----------
-    n_in, n_out : int
-    structure : Structure
-        How the weight is represented.
-    rank : int or None
-        l, or None where the layer is dense.
-    activation : Activation
-    W : ndarray (n_out, n_in)
-    W1 : ndarray (n_out, rank)
-    W2 : ndarray (rank, n_in)
-    b : ndarray (n_out,)
-    """
-
-    def __init__(self, network: Network, index: int):
-        self._network = network
-        self._index = index
-
-    @property
-    def _spec(self) -> Linear:
-        return self._network.layout.layers[self._index]
-
-    @property
-    def n_in(self) -> int:
-        return self._spec.n_in
-
-    @property
-    def n_out(self) -> int:
-        return self._spec.n_out
-
-    @property
-    def structure(self) -> Structure:
-        return self._spec.structure
-
-    @property
-    def rank(self) -> int | None:
-        return self._spec.rank
-
-    @property
-    def activation(self) -> Activation:
-        return self._spec.activation
-
-    @property
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """Its tensors by name, those of the weight first."""
-        layout, parameters = self._network.state
-        return {t.name.rpartition(".")[2]: t.of(parameters) for t in layout.of(self._index)}
-
-    @property
-    def weight_tensors(self) -> list[NDArray[Any]]:
-        """The tensors of its weight."""
-        layout, parameters = self._network.state
-        return [tensor.of(parameters) for tensor in layout.weights(self._index)]
-
-    @property
-    def products(self) -> dict[str, NDArray[Any]]:
-        """What its inputs are multiplied with, by name and in that order: of two factors W2, then W1."""
-        layout, parameters = self._network.state
-        made = [operation.tensor for operation in layout.program.operations]
-        own = [t for t in made if t is not None and t.decays and t.layer == self._index]
-        return {t.name.rpartition(".")[2]: t.of(parameters) for t in own}
-
-    def __getattr__(self, name: str) -> NDArray[Any]:
-        if name.startswith("_"):  # as of a layer that is being unpickled
-            raise AttributeError(name)
-        tensors = self.tensors
-        if name not in tensors:
-            raise AttributeError(f"layer {self._index} ({self.structure}) has {', '.join(tensors)}, not {name}")
-        return tensors[name]
-
-    def weight(self) -> NDArray[Any]:
-        """A copy of W (n_out, n_in); for a factored layer the product W1·W2."""
-        with in_use.reading(self._network), single_threaded_blas.held():
-            W = self.structure.matrix(self.weight_tensors)
-            return W.copy() if np.may_share_memory(W, self._network.parameters) else W
-
-    def __repr__(self) -> str:
-        return f"<Layer {self.n_in} -> {self.n_out}, {self.activation.name}, {self.structure}>"
 
 
 class Network:
@@ -156,8 +76,7 @@ class Network:
 
     Notes
     -----
-    Any number of threads may read a network at once. Where one trains or changes it, the calls of all others raise RuntimeError, and so
-    does that one's while others read.
+    A network can have one writer or many readers among threads. A call that would break this raises RuntimeError.
 
     Examples
     --------
@@ -198,19 +117,11 @@ class Network:
         else:
             chosen = [activations.resolve(h, "hidden") for h in listed("hidden", hidden, "activations")]
             if len(chosen) != n_hidden:
-                raise ValueError(
-                    f"hidden: expected {n_hidden} activations, one for each hidden layer, "
-                    f"got {len(chosen)}"
-                )
+                raise ValueError(f"hidden: expected {n_hidden} activations, one for each hidden layer, got {len(chosen)}")
         chosen.append(activations.resolve(output, "output"))
         if init not in INITIALIZERS:
             raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
-        try:
-            kind = np.dtype("O" if dtype is None else dtype)  # None would be float64
-        except TypeError:
-            raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
-        if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
-            raise ValueError(f"dtype: expected float32 or float64, got {kind}")
+        kind = float_dtype("dtype", dtype)
         self.uint8_scale = positive_number("uint8_scale", uint8_scale)
         layout = Layout.dense(widths, chosen)
         if layout.size > MAX_SIZE:
@@ -413,7 +324,7 @@ class Network:
         directions: Mapping[int, NDArray[Any]] | None = None,
         structure: type[Structure] = LowRank,
     ) -> tuple[Truncation, ...]:
-        """Cuts each hidden weight by truncated SVD into two factors: W ≈ W1·W2.
+        """Cuts each hidden weight by truncated SVD into two factors: W ≈ W1·W2 (the report, section 3.3.2).
 
         The output layer stays dense. A layer in which factoring would not save multiplications in training stays as it is,
         unless `force`. A layer that is factored already is cut anew from its product W1·W2.
@@ -432,14 +343,11 @@ class Network:
             See `factorize`.
         force : bool
             Factor even where it saves nothing.
-        inputs : array_like (n_samples, n_inputs), optional
-            A sample of the network's inputs: each layer is then cut so that its outputs over them change least, ‖(W − W1·W2)·X‖_F,
-            instead of its weight ("activation-aware", see `leading_directions`).
-        sample_weight : array_like (n_samples,), optional
-            Of these samples.
+        inputs, sample_weight : array_like (n_samples, n_inputs), (n_samples,), optional
+            A sample of the network's inputs, and its weights. Each layer is then cut so that its outputs over the sample change least,
+            ‖(W − W1·W2)·X‖_F, instead of its weight ("activation-aware", see `leading_directions`).
         directions : mapping of int to ndarray (n_out, rank or more), optional
-            By hidden layer, from 0, what `leading_directions` gave for its weight as it is now, so that this is not computed again; as
-            where one network is cut to several ranks.
+            By hidden layer, from 0: what `leading_directions` gave for its weight as it is now. It is not computed again then.
         structure : subclass of Structure
             What the weights become, by default two factors.
 
@@ -457,10 +365,6 @@ class Network:
             No way to decompose a weight converged, see `truncated_svd`. Unchanged, too.
         FloatingPointError
             Over `inputs` a layer has inputs that are not finite. Unchanged, too.
-
-        References
-        ----------
-        The report, section 3.3.2.
         """
         rule = resolve_rule(self.layout, rank_fraction, ranks)
         one_of("method", method, ("exact", "randomized"))
@@ -472,54 +376,13 @@ class Network:
             raise ValueError("sample_weight: expected inputs with it, got none")
         self._state, done = truncation.truncate(
             self._state, rule, structure, svd=method, split=split, force=force, directions=directions,
-            grams=None if inputs is None else lambda: self.input_grams(inputs, sample_weight),
+            grams=None if inputs is None else lambda: evaluation.input_grams(self, inputs, sample_weight),
         )  # fmt: skip
         return done
 
-    @in_use.reads
-    @single_threaded_blas.held()
-    def input_grams(
-        self, X: ArrayLike, sample_weight: ArrayLike | None = None
-    ) -> list[NDArray[Any]]:
-        """For each hidden layer, of its inputs A over some samples (in rows here), the Gram matrix AᵀA to a positive factor.
-
-        Parameters
-        ----------
-        X : array_like (n_samples, n_inputs)
-        sample_weight : array_like (n_samples,), optional
-            w of each sample: Aᵀ·diag(w)·A.
-
-        Returns
-        -------
-        list of ndarray (n_in, n_in)
-            Of the network's dtype.
-
-        Raises
-        ------
-        TypeError, ValueError
-            X or the weights are not as for `evaluate`.
-        FloatingPointError
-            The inputs of a later layer are not finite.
-        """
-        spec = replace(evaluation.spec_of(self), targets=None)
-        samples = checked_samples(X, None, sample_weight, spec)
-        return truncation.input_grams(self._state, samples.inputs.array, samples.inputs.scale, samples.weights)
-
     @in_use.changes
     def set_state(self, layout: Layout, parameters: NDArray[Any]) -> None:
-        """Puts back what `state` gave.
-
-        Parameters
-        ----------
-        layout : Layout
-        parameters : ndarray (layout.size,)
-            Used as it lies, not copied.
-
-        Raises
-        ------
-        TypeError, ValueError
-            They do not belong together. The network is then unchanged.
-        """
+        """Puts back what `state` gave; the vector is not copied. TypeError or ValueError: they do not belong together."""
         _check_state(layout, parameters)
         flags = parameters.flags
         if not (flags.c_contiguous and flags.aligned and flags.writeable):

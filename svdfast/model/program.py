@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from svdfast.model.activations import Activation
-from svdfast.ops import bias_activation, product
+from svdfast.ops.bias_activation import KIND as BIAS_ACTIVATION
+from svdfast.ops.product import KIND as PRODUCT
 
 __all__ = ["Operation", "Program", "Tensor", "Value"]
 
@@ -138,7 +139,7 @@ class Program:
         if before.width != m:
             raise ValueError(f"{tensor.name}: expected {before.width} columns, got {m}")
         count = n * m * before.rows_per_sample
-        made = Operation(product.KIND, x, output, tensor, multiplications=count)
+        made = Operation(PRODUCT, x, output, tensor, multiplications=count)
         return self.add(made, Value(n, before.rows_per_sample))
 
     def bias_activation(self, z: int, tensor: Tensor, activation: Activation) -> int:
@@ -149,7 +150,7 @@ class Program:
         if tensor.shape != (before.width,):
             raise ValueError(f"{tensor.name}: expected shape ({before.width},), got {tensor.shape}")
         made = Operation(
-            bias_activation.KIND, z, len(self.values), tensor, activation.code, activation.parameter,
+            BIAS_ACTIVATION, z, len(self.values), tensor, activation.code, activation.parameter,
             overwrites=activation.backward_reads != "Z", overwrites_delta=True,
         )  # fmt: skip
         return self.add(made, Value(before.width, before.rows_per_sample))

@@ -28,7 +28,7 @@ from svdfast.model.layout import Layout
 from svdfast.model.structures import Dense, LowRank
 from svdfast.model.svd import resolve_rank, singular_values
 
-__all__ = ["Budget", "NARROW", "Energy", "Fraction", "Given", "RankRule", "resolve_rule"]
+__all__ = ["Budget", "Energy", "Fraction", "Given", "RankRule"]
 
 Ranks: TypeAlias = list[int | None]
 

@@ -180,7 +180,7 @@ def rebuilt(
     if tuple(structures) == layout.structures and not fitted:
         return state
     new = layout.with_structures(structures).checked()
-    room("structure", new.size * parameters.itemsize)
+    room("layout", new.size * parameters.itemsize)
     vector = aligned_zeros(new.size, parameters.dtype)
     for i, (before, after) in enumerate(zip(layout.structures, structures, strict=True)):
         old = [tensor.of(parameters) for tensor in layout.of(i)]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._process.checks import of_layer
 from svdfast.model.counting import count_multiplications
+from svdfast.model.evaluation import input_grams
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
 from svdfast.model.svd import leading_directions, resolve_rank
@@ -147,7 +148,7 @@ class Auto:
 
         loss = info["loss_before"] = _sample_loss(run, net)
         info["losses"] = {}
-        grams: list[Any] = net.input_grams(*run.sample()) if activation_aware else [None] * len(net.layers)
+        grams: list[Any] = input_grams(net, *run.sample()) if activation_aware else [None] * len(net.layers)
         directions = {}
         for i, (rank, W) in enumerate(zip(usable[max(usable)], matrices(net.state), strict=True)):
             if rank:

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from svdfast._elementwise import UPDATES
 from svdfast._engine import aligned_zeros
-from svdfast._process.checks import MAX_SIZE, count, fraction, positive_number, room
+from svdfast._process.checks import MAX_SIZE, count, float_dtype, fraction, positive_number, room
 from svdfast.model.structures import Moment
 from svdfast.training import schedules
 
@@ -75,8 +75,7 @@ class Optimizer:
     def begin(self, key: Hashable, size: int, dtype: DTypeLike) -> None:
         """Keeps the moments if they belong to parameters laid out as `key` says, else starts them at zero."""
         size = count("size", size, maximum=MAX_SIZE)
-        if dtype is None or np.dtype(dtype) not in (np.float32, np.float64):
-            raise ValueError(f"dtype: expected float32 or float64, got {dtype!r}")
+        dtype = float_dtype("dtype", dtype)
         if self._key != key:
             self._key = None
             room("optimizer", len(self.kinds) * size * np.dtype(dtype).itemsize)

@@ -112,7 +112,7 @@ class Switch:
         ranks, n_hidden = state.ranks, len(self.run.net.layout.factorable)
         if ranks is not None and len(ranks) != n_hidden:
             raise ValueError(f"it has {len(ranks)} ranks for {n_hidden} hidden layers")
-        self.ranks = ranks and [rank and count("ranks", rank) for rank in ranks]
+        self.ranks = None if ranks is None else [None if rank is None else count("ranks", rank) for rank in ranks]
         if state.auto is None:
             if self.factoring.automatic and self.ranks is None and self.switch_step < self.n_steps:
                 raise ValueError("it has a switch to come, and nothing from which to choose ranks")
