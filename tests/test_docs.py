@@ -6,6 +6,8 @@ A page is run from top to bottom in a namespace and a folder of its own. Two com
     <!-- needs: sklearn, torch -->    at its top: what must be importable for its examples, else they are skipped
     <!-- file: setup.py -->           before a block: the block is written to that file before the examples are run
 
+Pages of docs/contributing have edits of the library, too, which tests/test_contributing.py applies.
+
 What else stands in an HTML comment is not looked at. Not here: whether Sphinx builds the pages without warnings (.ci/run).
 """
 
@@ -38,7 +40,7 @@ PAGES = {
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 BLOCK = re.compile(r"^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>.*)\n(?P<code>(?:.*\n)*?)```$", re.MULTILINE)
 # Languages of blocks that show no code of Python or a shell.
-OTHER = {"text", "{eval-rst}", "{toctree}", "{include}", "{literalinclude}"}
+OTHER = {"diff", "text", "{eval-rst}", "{toctree}", "{include}", "{literalinclude}"}
 
 
 def blocks(text):
@@ -89,7 +91,7 @@ def test_blocks_say_what_they_are(name):
             assert language in OTHER | {"sh"}, language
 
 
-@pytest.mark.parametrize("name", pages_with("python"))
+@pytest.mark.parametrize("name", [name for name, text in PAGES.items() if ">>> " in examples(text)])
 def test_examples(name, tmp_path, monkeypatch):
     text = PAGES[name]
     for module in re.findall(r"[\w.]+", "".join(re.findall(r"\A<!-- needs: (.*) -->$", text, re.MULTILINE))):
@@ -195,6 +197,72 @@ def test_reference_has_all_public_names():
                 and f"{name}.{inner}" not in names
             ]
     assert missing == []
+
+
+# ---- pages for those who change the library
+
+INNER = [name for name in PAGES if name == "architecture.md" or name.startswith("contributing/")]
+PATH = re.compile(r"(?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|pyx|pxd|pyi|h|c|md|toml)")
+
+
+def picture(text):
+    """The paths of the tree at the top of architecture.md; folders end with a slash."""
+    tree, folders = next(code for language, _, code in blocks(text) if language == "text"), {}
+    for line in tree.splitlines():
+        names = re.match(r" *(\S+(?: \S+)*)", line)[1].split()
+        depth = len(line) - len(line.lstrip())
+        folder = folders.get(depth - 2, "")
+        folders[depth] = folder + names[0]
+        yield from (folder + name for name in names)
+
+
+def exists(path, new=()):
+    """In the repository, from its root; a bare file name, anywhere."""
+    if path in new or (ROOT / path).exists():
+        return True
+    return "/" not in path and any(any((ROOT / top).rglob(path)) for top in ("src", "svdfast", "tests", "docs"))
+
+
+@pytest.mark.skipif(not (ROOT / "src").is_dir(), reason="the sources are not beside the tests")
+def test_the_picture_is_of_the_repository():
+    paths = set(picture(PAGES["architecture.md"]))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    roots = {"src/", "svdfast/"}
+    sources = [
+        path.relative_to(ROOT).as_posix()
+        for root in roots
+        for path in (ROOT / root).rglob("*")
+        if path.suffix in {".py", ".pyx", ".pxd", ".pyi", ".h"} and "__pycache__" not in path.parts
+    ]
+    assert len(sources) > 100
+    # A file stands there by its name or by its folder's; svdfast/model/ and svdfast/training/ have each file.
+    whole = paths - roots - {"svdfast/model/", "svdfast/training/"}
+    missing = [
+        path for path in sources
+        if path not in whole and not any(f"{folder}/" in whole for folder in map(str, Path(path).parents))
+        and not path.endswith("/__init__.py")
+    ]  # fmt: skip
+    assert missing == []
+
+
+@pytest.mark.skipif(not (ROOT / "src").is_dir(), reason="the sources are not beside the tests")
+@pytest.mark.parametrize("name", INNER)
+def test_paths_exist(name):
+    text = PAGES[name]
+    new = {file for _, file, _ in blocks(text) if file}
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", COMMENT.sub("", text), flags=re.DOTALL))
+    paths = [span for span in spans if PATH.fullmatch(span)]
+    assert [path for path in paths if not exists(path, new)] == []
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_sentences_are_plain(name):
+    """Subject, verb, object; at most thirty words."""
+    text = re.sub(r"^(?:```.*?^```|\|.*?)$", "", COMMENT.sub("", PAGES[name]), flags=re.DOTALL | re.MULTILINE)
+    for paragraph in re.split(r"\n\s*\n|\n- |\n\d\. |\n#+ .*", text):
+        for sentence in re.split(r"(?<=[.:?!])\*{0,2}\s+", " ".join(paragraph.split())):
+            assert not re.match(r"\W*(?:Of|What|Whoever|Whether|Not)\b", sentence), sentence
+            assert len(sentence.split()) <= 30, sentence
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Where a training step's time goes: seconds by kind of work, and operations, added up for each thread at the leaves, which
- * are the products (_blas.pyx) and the loops (elementwise.c). Only while somebody asks (svdfast/_timing.py).
+ * are the products (_blas.pyx) and the loops (elementwise.c). Only while somebody asks (svdfast/_process/timing.py).
  * Not here: what is no leaf. Waiting at a barrier, the engine's own work and Python's are what is left of the wall clock.
  *
  * Each compiled module that includes this has sums of its own. A place in them belongs to the thread of that number in a team,

@@ -174,7 +174,7 @@ def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1
 
 
 def measure(bint on):
-    """Begins to time the products and to count their operations, from 0, or ends it. For svdfast/_timing.py, which sees to it
+    """Begins to time the products and to count their operations, from 0, or ends it. For svdfast/_process/timing.py, which sees to it
     that it ends."""
     global measuring
     if on:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What svdfast found and uses in this process, for reports and for finding out why a machine is slow.
 
-Nothing is decided here; the choices are made in _runtime.py (BLAS, threads) and in the compiled core (instruction set).
+Nothing is decided here; the choices are made in runtime.py (BLAS, threads) and in the compiled core (instruction set).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the command line's arguments are parsed by: numbers, fractions, rules for ranks, names of files to be written.
 
-Not here: which arguments there are (cli.py, _cli_model.py).
+Not here: which arguments there are (main.py, model.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from svdfast._process.checks import MAX_SIZE
 from svdfast.cli.data import Failure, UsageError, short
 from svdfast.interop import files as io
+from svdfast.model.ranks import NAMED
 
 __all__ = [
     "check_writable",
@@ -62,21 +63,24 @@ not_negative = _checked(lambda x: x >= 0, "a number that is not negative")
 
 def _rule(text: str, expected: str) -> str:
     word, _, share = text.partition(":")
-    if word in ("energy", "budget") and 0 < _number(share) <= 1:
+    if word in NAMED and 0 < _number(share) <= 1:
         return f"{word}:{_number(share)!r}"
     raise argparse.ArgumentTypeError(f"expected {expected}, got {short(text)}")
 
 
+_RULES = " or ".join(f"{word}:{word[0].upper()}" for word in NAMED)
+
+
 def rank_rule_or_auto(text: str) -> str:
-    return text if text == "auto" else _rule(text, "auto, energy:E or budget:B")
+    return text if text == "auto" else _rule(text, f"auto, {_RULES}")
 
 
 def rank_rule(text: str) -> str:
     if text == "auto":
         raise argparse.ArgumentTypeError(
-            "expected energy:E or budget:B; auto measures steps of a training, and here is none"
+            f"expected {_RULES}; auto measures steps of a training, and here is none"
         )
-    return _rule(text, "energy:E or budget:B")
+    return _rule(text, _RULES)
 
 
 def integer(minimum: int, maximum: int = MAX_SIZE) -> Callable[[str], int]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`svdfast train`: the two trainings from one network, what each prints, and the table that compares them.
 
-Not here: the arguments (cli.py), the data (_cli_data.py), and how a network is trained (svdfast/training).
+Not here: the arguments (main.py), the data (data.py), and how a network is trained (svdfast/training).
 """
 
 from __future__ import annotations

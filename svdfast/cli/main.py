@@ -2,8 +2,8 @@
 """The command `svdfast`: train the same network dense and factored, and show what factoring did; use what was trained; repeat the report's
 experiments.
 
-Here is how it begins and ends, and the arguments of its commands. Not here: how these are parsed (_cli_arguments.py), the data
-(_cli_data.py), what is trained and printed (_cli_comparison.py, reproduce/), and the commands that take a saved network (_cli_model.py).
+Here is how it begins and ends, and the arguments of its commands. Not here: how these are parsed (arguments.py), the data
+(data.py), what is trained and printed (comparison.py, reproduce/), and the commands that take a saved network (model.py).
 """
 
 from __future__ import annotations

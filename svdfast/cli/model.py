@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`svdfast predict`, `compress` and `export`: what is done with a saved network. Their arguments, and what they do and print.
 
-Not here: the files of networks (io.py), the data (_cli_data.py), and training (_cli_comparison.py).
+Not here: the files of networks (interop/files.py), the data (data.py), and training (comparison.py).
 """
 
 from __future__ import annotations

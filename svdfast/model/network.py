@@ -51,7 +51,7 @@ class Network:
     output : str or Activation
         Activation of the last layer.
     init : {"glorot", "glorot_uniform", "he"}
-        See `svdfast.initializers`; "glorot" is the report's. Biases are zero.
+        See `svdfast.model.initializers`; "glorot" is the report's. Biases are zero.
     dtype : {"float32", "float64"}
         Of the parameters and of all arithmetic.
     seed : int, numpy.random.Generator or None

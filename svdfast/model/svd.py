@@ -2,7 +2,7 @@
 """Truncated singular value decomposition, and the two factors it gives a weight.
 
 This file is linear algebra on one matrix. It knows nothing of layers, networks or training:
-`svdfast.network` decides which weights are factored and when.
+`svdfast.model.truncation` decides which weights are factored and when.
 """
 
 import logging

@@ -113,13 +113,13 @@ class Factoring(Settings):
     learning_rate : "auto", float or sequence of float
         What the learning rate is multiplied with for factors. "auto": with Adam, whose steps have the same size whatever the gradient's,
         for each layer the size of the factors' elements over that of their product's at the switch, so that both change by as much
-        of their size in a step (`svdfast.training.moments.relative_scale`); with gradient descent 1. A network that is factored from
+        of their size in a step (`svdfast.model.structures.Structure.relative_scale`); with gradient descent 1. A network that is factored from
         the start keeps the optimizer's rate, unless a sequence has a number for each layer: the `learning_rate_scales` of the switch's
         event, where a training continues.
     product_decay : float
         λ of a penalty (λ/2)·‖W1·W2‖_F² on the product of each factored layer, apart from the gradient as in AdamW: every k steps the
         factors take a step against it with k times the learning rate, k so large that it costs next to nothing
-        (`svdfast.training.decay`).
+        (`svdfast.model.structures.Structure.decay`).
     guard : Guard, optional
         Takes the switch back if the loss on validation data does not recover from it. Needs validation data.
     structure : subclass of Structure

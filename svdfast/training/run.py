@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The engine of a training, with what it is rebuilt from when the network's layout changes.
 
-Not here: when that happens (switch.py), and where batches come from (svdfast/data/sources.py).
+Not here: when that happens (switch.py), and where batches come from (svdfast/data).
 """
 
 from __future__ import annotations

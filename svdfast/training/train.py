@@ -2,7 +2,7 @@
 """The four steps of the method: dense pre-training, truncation, training of the factors, recomposition.
 
 Here is what users call. Not here: the checks of what they give (prepare.py), the loop (loop.py), what happens between steps (switch.py),
-what a step computes (the compiled engine) and what truncation is (network.py, svd.py).
+what a step computes (the compiled engine) and what truncation is (svdfast/model/truncation.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,0 @@
-# SPDX-License-Identifier: BSD-3-Clause
-"""Types of what Python sees of src/ops/product.pyx."""
-
-from typing import Any
-
-KIND: Any
