@@ -26,7 +26,7 @@ TOLERANCE = 0.03
 STEPS = 2  # of each case; the last is counted, when all memory has been touched
 CASES = list(
     itertools.product(("dense", "factored"), ("float32", "float64"), (32, 600), ("Adam", "GradientDescent"))
-)
+) + list(itertools.product(("xor",), ("float32", "float64"), (4,), ("Adam", "GradientDescent")))
 ENVIRONMENT = {
     "SVDFAST_CPU": "avx2",
     "OPENBLAS_CORETYPE": "Haswell",
@@ -53,10 +53,11 @@ def steps():
     rng = np.random.default_rng(0)
     with single_threaded_blas.held():
         for kind, dtype, batch_size, optimizer in CASES:
-            net = sf.Network([64, 100, 50, 10], dtype=dtype, seed=0)
+            sizes, output = ([2, 20, 20, 1], "sigmoid") if kind == "xor" else ([64, 100, 50, 10], "softmax")
+            net = sf.Network(sizes, output=output, dtype=dtype, seed=0)
             if kind == "factored":
                 net.truncate(ranks=[16, 12], force=True)
-            X, y = rng.random((batch_size, 64)).astype(dtype), rng.integers(0, 10, batch_size)
+            X, y = rng.random((batch_size, sizes[0])).astype(dtype), rng.integers(0, max(sizes[-1], 2), batch_size)
             data = checked_samples(X, y, None, spec_of(net))
             engine = Engine(net.layout, net.parameters, batch_size=batch_size, n_threads=1)
             data.bind(engine)

@@ -13,8 +13,7 @@ All arrays are C-contiguous float or double; no argument is checked; sizes fit a
 `activation_code` gave, `parameter` its slope or scale. A and Z may be the same array unless the
 activation's derivative reads Z (GELU; `svdfast.activations.Activation.backward_reads` says so). Other derivatives
 do not read Z. `bfloat16`: 1 if the operands of the matrix products, of float, are rounded to bfloat16,
-else 0; ignored for double. (2 is for the engine, which packs its weights by _blas.pack.) No kernel needs the GIL,
-allocates or keeps anything, so any number of threads may call.
+else 0; ignored for double. No kernel needs the GIL, allocates or keeps anything, so any number of threads may call.
 
 Where BLAS runs several threads of its own, so do these; keep it at one when you call from threads of yours.
 """
@@ -36,20 +35,6 @@ cdef void dense_backward(
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
     bint accumulate, int bfloat16) noexcept nogil  # add to dW and db
 
-# The two halves of dense_backward, for callers who form the weights' gradient later or in parts.
-cdef void dense_backward_deltas(
-    const floating* W, const floating* Z, const floating* A,                # IN
-    floating* dZ,                                                           # IN dA, OUT dZ
-    floating* db, floating* dX,                                             # OUT; NULL: not formed
-    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, int activation, double parameter,
-    bint accumulate, int bfloat16) noexcept nogil  # add to db
-
-cdef void weight_gradient(
-    const floating* X, const floating* dZ,                                  # IN
-    floating* dW,                                                           # OUT, rows first .. stop of it
-    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t first, Py_ssize_t stop,
-    bint accumulate, int bfloat16) noexcept nogil  # add to dW
-
 cdef void factored_forward(
     const floating* X, const floating* W1, const floating* W2, const floating* b,   # IN
     floating* H, floating* Z, floating* A,                                  # OUT; A may be Z, as said above
@@ -62,11 +47,3 @@ cdef void factored_backward(
     floating* dW1, floating* dW2, floating* db, floating* dX,               # OUT; dX NULL: not formed
     Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
     bint accumulate, int bfloat16) noexcept nogil  # add to dW1, dW2 and db
-
-# The first half of factored_backward; the second is weight_gradient of (H, dZ) for dW1 and of (X, D) for dW2.
-cdef void factored_backward_deltas(
-    const floating* W1, const floating* W2, const floating* Z, const floating* A,   # IN
-    floating* dZ, floating* D,                                              # IN dA, OUT dZ; OUT
-    floating* db, floating* dX,                                             # OUT; NULL: not formed
-    Py_ssize_t p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t l, int activation, double parameter,
-    bint accumulate, int bfloat16) noexcept nogil  # add to db

@@ -9,55 +9,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+_M = NDArray[Any]
+
 def run_dense_forward(
-    X: NDArray[Any],
-    W: NDArray[Any],
-    b: NDArray[Any],
-    Z: NDArray[Any],
-    A: NDArray[Any],
-    activation: int,
-    parameter: float,
-    bfloat16: bool,
+    X: _M, W: _M, b: _M, Z: _M, A: _M, activation: int, parameter: float, bfloat16: bool
 ) -> None: ...
 def run_dense_backward(
-    X: NDArray[Any],
-    W: NDArray[Any],
-    Z: NDArray[Any],
-    A: NDArray[Any],
-    dZ: NDArray[Any],
-    dW: NDArray[Any],
-    db: NDArray[Any],
-    dX: NDArray[Any] | None,
-    activation: int,
-    parameter: float,
-    bfloat16: bool,
+    X: _M, W: _M, Z: _M, A: _M, dZ: _M, dW: _M, db: _M, dX: _M | None, activation: int, parameter: float, bfloat16: bool
 ) -> None: ...
 def run_factored_forward(
-    X: NDArray[Any],
-    W1: NDArray[Any],
-    W2: NDArray[Any],
-    b: NDArray[Any],
-    H: NDArray[Any],
-    Z: NDArray[Any],
-    A: NDArray[Any],
-    activation: int,
-    parameter: float,
-    bfloat16: bool,
+    X: _M, W1: _M, W2: _M, b: _M, H: _M, Z: _M, A: _M, activation: int, parameter: float, bfloat16: bool
 ) -> None: ...
 def run_factored_backward(
-    X: NDArray[Any],
-    H: NDArray[Any],
-    W1: NDArray[Any],
-    W2: NDArray[Any],
-    Z: NDArray[Any],
-    A: NDArray[Any],
-    dZ: NDArray[Any],
-    D: NDArray[Any],
-    dW1: NDArray[Any],
-    dW2: NDArray[Any],
-    db: NDArray[Any],
-    dX: NDArray[Any] | None,
-    activation: int,
-    parameter: float,
-    bfloat16: bool,
+    X: _M, H: _M, W1: _M, W2: _M, Z: _M, A: _M, dZ: _M, D: _M, dW1: _M, dW2: _M, db: _M, dX: _M | None,
+    activation: int, parameter: float, bfloat16: bool,
 ) -> None: ...

@@ -23,6 +23,9 @@ What holds for all four functions:
   float32's range, but that what is above 3.39e38 becomes infinity. NaN and infinity stay what they are. Denormal operands count as zero; so
   do denormal products and sums, which are float32, where the CPU has instructions for it, and not where it is emulated. None and the
   results' own dtype round nothing.
+- `activation`, a name or an Activation, is the function f. Where it has a kink, at 0, its derivative is
+  that from the left. Backward needs A, as forward returned it, but for the identity and GELU; Z, as
+  forward put it into `out_Z`, for GELU only. Without `b` it is zeros. Samples lie in rows.
 - Any size may be 0. NaN and infinity are computed with, as NumPy does, but without warnings.
 - An `out` array must have the result's shape and type. It may lie in memory in any way and overlap
   an operand; only one that is aligned, in C order and clear of operands is computed into directly.
@@ -32,7 +35,12 @@ TypeError is raised for an operand that is not an array of real numbers of at mo
 object, text, sparse, masked, None), and for an `out` that is not an ndarray or not of the result's
 type. ValueError is raised for a shape that does not fit, for an `out` that is read-only or overlaps
 another `out`, and for an operand or result with more than 2**31 - 1 elements, or as many along one
-dimension (BLAS counts in 32 bits).
+dimension (BLAS counts in 32 bits). Backward raises TypeError where A or Z is needed and not given,
+ValueError for `out_dX` without `input_gradient`.
+
+The equations are those of S. S. Sarnayak, A. Mohanty, S. Temkar, *Deep Neural Networks and Accelerating
+them using Singular Value Decomposition*, 2020 ("the report"), sections 3.1, 3.1.4 and 3.3.3, with samples
+in rows where the report has them in columns.
 """
 
 from __future__ import annotations
@@ -159,13 +167,9 @@ class _Call:
 
 
 def _forward(
-    kernel: Any,
-    symbols: str,
-    operands: dict[str, Any],
-    results: dict[str, Any],
-    activation: str | Activation,
-    precision: str | None,
-) -> _Call:
+    kernel: Any, symbols: str, operands: dict[str, Any], results: dict[str, Any],
+    activation: str | Activation, precision: str | None,
+) -> _Call:  # fmt: skip
     f = resolve(activation)
     if operands["b"] is None:
         del operands["b"]
@@ -179,14 +183,9 @@ def _forward(
 
 
 def _backward(
-    kernel: Any,
-    symbols: str,
-    operands: dict[str, Any],
-    results: dict[str, Any],
-    activation: str | Activation,
-    input_gradient: bool,
-    precision: str | None,
-) -> _Call:
+    kernel: Any, symbols: str, operands: dict[str, Any], results: dict[str, Any],
+    activation: str | Activation, input_gradient: bool, precision: str | None,
+) -> _Call:  # fmt: skip
     f = resolve(activation)
     for name in ("Z", "A"):
         if operands[name] is None and name != f.backward_reads:
@@ -216,14 +215,10 @@ def dense_forward(
     Parameters
     ----------
     X : array_like (p, m)
-        Samples in rows.
     W : array_like (n, m)
     b : array_like (n,), optional
-        Zeros if not given.
     activation : str or Activation
-        The function f.
     precision : {"float32", "float64", "bfloat16"}, optional
-        Of the products' operands, see the top of this module.
     out : ndarray (p, n), optional
         Where to put A.
     out_Z : ndarray (p, n), optional
@@ -234,17 +229,6 @@ def dense_forward(
     A : ndarray (p, n), float32 or float64
         `out` if given.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As said at the top of this module.
-
-    Notes
-    -----
-    S. S. Sarnayak, A. Mohanty, S. Temkar, *Deep Neural Networks and Accelerating them using
-    Singular Value Decomposition*, 2020 ("the report"), sections 3.1 and 3.3.3, with samples in
-    rows where the report has them in columns.
-
     Examples
     --------
     >>> import svdfast as sf
@@ -252,14 +236,8 @@ def dense_forward(
     >>> sf.kernels.dense_forward([[3.0, 1.0]], W, b, activation="relu")
     array([[2. , 3.5]])
     """
-    call = _forward(
-        run_dense_forward,
-        "X W b Z A",
-        {"X": X, "W": W, "b": b},
-        {"A": out, "Z": out_Z},
-        activation,
-        precision,
-    )
+    operands, results = {"X": X, "W": W, "b": b}, {"A": out, "Z": out_Z}
+    call = _forward(run_dense_forward, "X W b Z A", operands, results, activation, precision)
     A: Array = call.arrays["A"]
     return A
 
@@ -281,15 +259,11 @@ def factored_forward(
     Parameters
     ----------
     X : array_like (p, m)
-        Samples in rows.
     W1 : array_like (n, l)
     W2 : array_like (l, m)
     b : array_like (n,), optional
-        Zeros if not given.
     activation : str or Activation
-        The function f.
     precision : {"float32", "float64", "bfloat16"}, optional
-        Of the products' operands, see the top of this module.
     out : ndarray (p, n), optional
         Where to put A.
     out_H : ndarray (p, l), optional
@@ -304,15 +278,10 @@ def factored_forward(
     H : ndarray (p, l)
         For `factored_backward`; `out_H` if given.
 
-    Raises
-    ------
-    TypeError, ValueError
-        As said at the top of this module.
-
     Notes
     -----
-    The report (see `dense_forward`), section 3.3.3. It has Z = W1·(W2·X + b), which adds b, of n
-    entries, to a vector of l; right is Z = W1·(W2·X) + b.
+    The report has Z = W1·(W2·X + b), which adds b, of n entries, to a vector of l; right is
+    Z = W1·(W2·X) + b.
 
     Examples
     --------
@@ -324,14 +293,10 @@ def factored_forward(
     >>> H
     array([[2.]])
     """
-    call = _forward(
-        run_factored_forward,
-        "X W1 W2 b H Z A",
-        {"X": X, "W1": W1, "W2": W2, "b": b},
-        {"A": out, "H": out_H, "Z": out_Z},
-        activation,
-        precision,
-    )
+    operands = {"X": X, "W1": W1, "W2": W2, "b": b}
+    results = {"A": out, "H": out_H, "Z": out_Z}
+    symbols = "X W1 W2 b H Z A"
+    call = _forward(run_factored_forward, symbols, operands, results, activation, precision)
     return call.arrays["A"], call.arrays["H"]
 
 
@@ -361,15 +326,13 @@ def dense_backward(
         What `dense_forward` was given.
     W : array_like (n, m)
     A : array_like (p, n)
-        What `dense_forward` returned. Needed but for the identity and GELU.
+        What `dense_forward` returned; see the top of this module for when it is needed.
     Z : array_like (p, n), optional
-        What `dense_forward` put into `out_Z`. Needed for GELU only.
+        What `dense_forward` put into `out_Z`, for GELU.
     activation : str or Activation
-        The function f. Where it has a kink, at 0, its derivative is that from the left.
     input_gradient : bool
         Whether ∂X is formed; a network's first layer has no use for it.
     precision : {"float32", "float64", "bfloat16"}, optional
-        Of the products' operands, see the top of this module.
     out_dX, out_dW, out_db : ndarray (p, m), (n, m), (n,), optional
         Where to put the results.
 
@@ -380,16 +343,9 @@ def dense_backward(
     dW : ndarray (n, m)
     db : ndarray (n,)
 
-    Raises
-    ------
-    TypeError, ValueError
-        As said at the top of this module; TypeError also where A or Z is needed and not given,
-        ValueError for `out_dX` without `input_gradient`.
-
     Notes
     -----
-    The report (see `dense_forward`), sections 3.1.4 and 3.3.3. ∂W and ∂b are sums over samples; the
-    report has means: divide dA by p for those.
+    ∂W and ∂b are sums over samples; the report has means: divide dA by p for those.
 
     Examples
     --------
@@ -406,14 +362,9 @@ def dense_backward(
     array([1., 0.])
     """
     call = _backward(
-        run_dense_backward,
-        "X W Z A dZ dW db dX",
-        {"dA": dA, "X": X, "W": W, "A": A, "Z": Z},
-        {"dX": out_dX, "dW": out_dW, "db": out_db},
-        activation,
-        input_gradient,
-        precision,
-    )
+        run_dense_backward, "X W Z A dZ dW db dX", {"dA": dA, "X": X, "W": W, "A": A, "Z": Z},
+        {"dX": out_dX, "dW": out_dW, "db": out_db}, activation, input_gradient, precision,
+    )  # fmt: skip
     return call.arrays["dX"], call.arrays["dW"], call.arrays["db"]
 
 
@@ -450,15 +401,13 @@ def factored_backward(
     W1 : array_like (n, l)
     W2 : array_like (l, m)
     A : array_like (p, n)
-        What `factored_forward` returned. Needed but for the identity and GELU.
+        What `factored_forward` returned; see the top of this module for when it is needed.
     Z : array_like (p, n), optional
-        What `factored_forward` put into `out_Z`. Needed for GELU only.
+        What `factored_forward` put into `out_Z`, for GELU.
     activation : str or Activation
-        The function f. Where it has a kink, at 0, its derivative is that from the left.
     input_gradient : bool
         Whether ∂X is formed; a network's first layer has no use for it.
     precision : {"float32", "float64", "bfloat16"}, optional
-        Of the products' operands, see the top of this module.
     out_dX, out_dW1, out_dW2, out_db : ndarray (p, m), (n, l), (l, m), (n,), optional
         Where to put the results.
 
@@ -470,14 +419,9 @@ def factored_backward(
     dW2 : ndarray (l, m)
     db : ndarray (n,)
 
-    Raises
-    ------
-    TypeError, ValueError
-        As for `dense_backward`.
-
     Notes
     -----
-    The report (see `dense_forward`), section 3.3.3. It has W1·∂Z in ∂X; right is W1ᵀ·∂Z: D above.
+    The report has W1·∂Z in ∂X; right is W1ᵀ·∂Z: D above.
 
     Examples
     --------
@@ -494,12 +438,9 @@ def factored_backward(
     array([[9., 3.]])
     """
     call = _backward(
-        run_factored_backward,
-        "X H W1 W2 Z A dZ D dW1 dW2 db dX",
+        run_factored_backward, "X H W1 W2 Z A dZ D dW1 dW2 db dX",
         {"dA": dA, "X": X, "H": H, "W1": W1, "W2": W2, "A": A, "Z": Z},
         {"dX": out_dX, "dW1": out_dW1, "dW2": out_dW2, "db": out_db, "D": None},
-        activation,
-        input_gradient,
-        precision,
-    )
+        activation, input_gradient, precision,
+    )  # fmt: skip
     return call.arrays["dX"], call.arrays["dW1"], call.arrays["dW2"], call.arrays["db"]

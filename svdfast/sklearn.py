@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -58,6 +59,8 @@ _NOT_FINITE = (
 )
 
 Callback = Callable[[Event], None]
+Evaluate = Callable[[], tuple[float, float]]  # loss and score on validation data
+Validation = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None]  # X, y and weights, or none of them
 
 
 class _Rate:
@@ -102,10 +105,41 @@ def _takes_steps(model: Any) -> bool:
     return True
 
 
+# The parameters stand here once: scikit-learn reads them off the `__init__` that a dataclass makes, which stores them as they are given.
+@dataclass(repr=False, eq=False)
 class _SVDMLP(BaseEstimator):  # type: ignore[misc]
     """What both estimators do."""
 
-    network_: Network
+    hidden_layer_sizes: int | Sequence[int] = (100,)
+    activation: str | Activation = "relu"
+    _: KW_ONLY
+    solver: str = "adam"
+    alpha: float = 0.0001
+    batch_size: int | str = "auto"
+    learning_rate: str = "constant"
+    learning_rate_init: float = 0.001
+    power_t: float = 0.5
+    max_iter: int = 200
+    shuffle: bool = True
+    random_state: Any = None
+    tol: float = 1e-4
+    verbose: bool = False
+    warm_start: bool = False
+    momentum: float = 0.9
+    nesterovs_momentum: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    n_iter_no_change: float = 10
+    max_fun: int = 15000
+    rank_fraction: float | None = 0.25
+    rank: int | Sequence[int | None] | str | None = None
+    pretrain_fraction: float | None = None
+    dtype: DTypeLike | None = None
+    precision: str | None = None
+    n_threads: int | None = None
 
     def _encode(
         self, y: NDArray[Any], first: bool, goes_on: bool, classes: ArrayLike | None
@@ -113,72 +147,69 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         """Targets as a network takes them, how many outputs it has, and what they mean."""
         raise NotImplementedError
 
-    def _weight_of_classes(self, class_weight: Any, y: NDArray[Any]) -> NDArray[Any]:
+    def _weight_of_classes(self, y: NDArray[Any]) -> NDArray[Any] | None:
         """What class weights give each sample."""
-        raise NotImplementedError
+        return None
 
-    def __init__(
+    def fit(
         self,
-        hidden_layer_sizes: int | Sequence[int] = (100,),
-        activation: str | Activation = "relu",
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
         *,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | str = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        rank_fraction: float | None = 0.25,
-        rank: int | Sequence[int | None] | str | None = None,
-        pretrain_fraction: float | None = None,
-        dtype: DTypeLike | None = None,
-        precision: str | None = None,
-        n_threads: int | None = None,
-    ):
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.rank_fraction = rank_fraction
-        self.rank = rank
-        self.pretrain_fraction = pretrain_fraction
-        self.dtype = dtype
-        self.precision = precision
-        self.n_threads = n_threads
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> Self:
+        """Trains on samples and their targets.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix (n_samples, n_features)
+            Of a sparse matrix blocks of rows are made dense as they are needed; with "lbfgs" all of it.
+        y : array_like (n_samples,) or (n_samples, n_outputs)
+            Of a classifier: classes, two or more of any kind; or rows of 0 and 1, several of which may be 1 (multi-label).
+        sample_weight : array_like (n_samples,), optional
+        X_val, y_val : array_like, optional
+            Validation data: `validation_scores_` after each epoch, and with `early_stopping` the end; not with "lbfgs".
+        sample_weight_val : array_like, optional
+        callbacks : iterable of callable
+            Called with an `svdfast.Event` after each epoch, at the switch and after recomposition; not with "lbfgs".
+
+        Returns
+        -------
+        self
+        """
+        self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), callbacks)
+        return self
+
+    @available_if(_takes_steps)  # type: ignore[untyped-decorator]
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> Self:
+        """Trains for one epoch more. The call after the first φ·max_iter cuts to factors, which stay (`coefs_` are their products).
+
+        Parameters
+        ----------
+        X, y, sample_weight, X_val, y_val, sample_weight_val, callbacks
+            As for `fit`. With `early_stopping` validation data are needed: the call that ends the training (`stopped_`) puts the best
+            weights back, and further ones change nothing.
+
+        Returns
+        -------
+        self
+        """
+        self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), callbacks, goes_on=True)
+        return self
 
     # What is there as in scikit-learn
 
@@ -261,14 +292,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
     def _first_network(self, n_in: int, n_out: int, output: str, dtype: Any) -> Network:
         """The first weights and biases of scikit-learn: uniform, from the same numbers in the same order."""
         activation = self._hidden_activation()
-        net = Network(
-            [n_in, *self._hidden(), n_out],
-            activation,
-            output,
-            dtype=dtype if self.dtype is None else self.dtype,
-            seed=0,
-            uint8_scale=1.0,
-        )
+        dtype = dtype if self.dtype is None else self.dtype
+        net = Network([n_in, *self._hidden(), n_out], activation, output, dtype=dtype, seed=0, uint8_scale=1.0)
         for layer in net.layers:
             bound = math.sqrt((2 if activation.name == "sigmoid" else 6) / (layer.n_in + layer.n_out))
             layer.W[...] = self._rng.uniform(-bound, bound, (layer.n_in, layer.n_out)).T
@@ -281,32 +306,32 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             rate = _Rate(self.learning_rate_init, self.learning_rate, self.power_t, 1 / c)
             nesterov = bool(self.nesterovs_momentum) and self.momentum > 0
             return GradientDescent(rate, momentum=self.momentum, nesterov=nesterov)
-        return Adam(
-            self.learning_rate_init, beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon * c
-        )
+        return Adam(self.learning_rate_init, beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon * c)
 
     def _fit(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: ArrayLike | None,
-        validation: tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None] = (None, None, None),
-        callbacks: Iterable[Callback] = (),
-        *,
-        goes_on: bool = False,
-        classes: ArrayLike | None = None,
-    ) -> None:
+        self, X: Any, y: Any, sample_weight: ArrayLike | None, validation: Validation, callbacks: Iterable[Callback],
+        *, goes_on: bool = False, classes: ArrayLike | None = None,
+    ) -> None:  # fmt: skip
         """Trains anew, or, if it `goes_on` (partial_fit), for one epoch more. Where training anew fails, all is as it was before."""
         self._check()
+        called = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
+        if not all(callable(callback) for callback in called):
+            raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
         first = not hasattr(self, "network_") or not (self.warm_start or goes_on)
-        if not isinstance(callbacks, Iterable):
-            raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
-        callbacks = tuple(callbacks)
-        if not all(callable(callback) for callback in callbacks):
-            raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
         before = vars(self).copy()
         try:
-            self._fit_checked(X, y, sample_weight, validation, callbacks, first, goes_on, classes)
+            X, targets, weight, evaluate = self._prepare(X, y, sample_weight, validation, first, goes_on, classes)
+            try:
+                # SciPy's L-BFGS multiplies with BLAS, too.
+                with in_use.changing(self.network_), single_threaded_blas.held():
+                    if self.solver == "lbfgs":
+                        self._minimise(X, targets, weight)
+                    else:
+                        self._descend(X, targets, weight, evaluate, called, goes_on)
+            except FloatingPointError as error:
+                raise ValueError(_NOT_FINITE) from error
+            if not np.isfinite(self.network_.parameters).all():
+                raise ValueError(_NOT_FINITE)
         except BaseException:
             if first:
                 self.__dict__ = before
@@ -314,29 +339,17 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
         """Samples and their targets or classes; a column of these as a vector."""
+        numeric = isinstance(self, RegressorMixin)
         X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            multi_output=True,
-            y_numeric=isinstance(self, RegressorMixin),
-            dtype=_TYPES,
-            reset=reset,
+            self, X, y, accept_sparse="csr", multi_output=True, y_numeric=numeric, dtype=_TYPES, reset=reset
         )
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
-    def _fit_checked(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: ArrayLike | None,
-        validation: tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None],
-        callbacks: tuple[Callback, ...],
-        first: bool,
-        goes_on: bool,
-        classes: ArrayLike | None,
-    ) -> None:
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None, validation: Validation,
+        first: bool, goes_on: bool, classes: ArrayLike | None,
+    ) -> tuple[Any, NDArray[Any], NDArray[Any] | None, Evaluate | None]:  # fmt: skip
+        """Samples, targets and weights to train on, and validation; and makes the network, or looks whether it fits."""
         hidden = self._hidden()
         X_val, y_val, weight_val = validation
         if (X_val is None) != (y_val is None):
@@ -346,9 +359,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         X, y = self._validated(X, y, first)
         targets, n_out, head = self._encode(y, first, goes_on, classes)
         weight = check_sample_weight(sample_weight, X.shape[0], np.dtype(np.float64))
-        class_weight = getattr(self, "class_weight", None)
-        if class_weight is not None:
-            of_classes = self._weight_of_classes(class_weight, y)
+        of_classes = self._weight_of_classes(y)
+        if of_classes is not None:
             weight = of_classes if weight is None else weight * of_classes
 
         if first or not goes_on:
@@ -368,14 +380,13 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                 f"activation: expected {net.layers[0].activation.name}, as the model that goes on has, got {self.activation!r}"
             )
 
-        evaluate = None
+        targets_val = None
         if X_val is not None:
             X_val, y_val = self._validated(X_val, y_val, False)
             targets_val, n_val, _ = self._encode(y_val, False, True, None)
             if n_val != n_out:
                 raise ValueError(f"y_val: expected {n_out} outputs, as y has, got {n_val}")
             weight_val = check_sample_weight(weight_val, X_val.shape[0], net.dtype, name="sample_weight_val")
-            evaluate = self._evaluation(X_val, targets_val, weight_val)
         elif self.early_stopping and self.solver != "lbfgs":
             if goes_on:
                 raise ValueError("early_stopping: expected X_val and y_val with it in partial_fit, got none")
@@ -389,22 +400,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             X, X_val, targets, targets_val = parts[:4]
             weight, weight_val = parts[4:] or (None, None)
             if X_val.shape[0] < 2:
-                raise ValueError(
-                    f"validation_fraction: expected at least 2 samples to be held out, got {X_val.shape[0]}"
-                )
-            evaluate = self._evaluation(X_val, targets_val, weight_val)
-
-        try:
-            # SciPy's L-BFGS multiplies with BLAS, too.
-            with in_use.changing(net), single_threaded_blas.held():
-                if self.solver == "lbfgs":
-                    self._minimise(X, targets, weight)
-                else:
-                    self._descend(X, targets, weight, evaluate, callbacks, goes_on)
-        except FloatingPointError as error:
-            raise ValueError(_NOT_FINITE) from error
-        if not np.isfinite(net.parameters).all():
-            raise ValueError(_NOT_FINITE)
+                raise ValueError(f"validation_fraction: expected at least 2 samples to be held out, got {X_val.shape[0]}")
+        return X, targets, weight, None if targets_val is None else self._evaluation(X_val, targets_val, weight_val)
 
     def _forget(self) -> None:
         """What earlier epochs left."""
@@ -428,10 +425,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         self.n_iter_, self.stopped_ = 0, False
         self.result_: TrainingResult | None = None
 
-    def _evaluation(
-        self, X: Any, targets: NDArray[Any], weight: NDArray[Any] | None
-    ) -> Callable[[], tuple[float, float]]:
-        """What gives loss and score on validation data."""
+    def _evaluation(self, X: Any, targets: NDArray[Any], weight: Any) -> Evaluate:
         net, rows = self.network_, _rows(X)
 
         def evaluate() -> tuple[float, float]:
@@ -442,14 +436,9 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         return evaluate
 
     def _descend(
-        self,
-        X: Any,
-        targets: NDArray[Any],
-        weight: NDArray[Any] | None,
-        evaluate: Callable[[], tuple[float, float]] | None,
-        callbacks: tuple[Callback, ...],
-        goes_on: bool,
-    ) -> None:
+        self, X: Any, targets: NDArray[Any], weight: NDArray[Any] | None, evaluate: Evaluate | None,
+        callbacks: tuple[Callback, ...], goes_on: bool,
+    ) -> None:  # fmt: skip
         """Adam or gradient descent, until the loss or the validation score no longer improves."""
         if goes_on and self.early_stopping and self.stopped_:
             return
@@ -457,7 +446,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         batch_size = min(200, n_samples) if self.batch_size == "auto" else int(self.batch_size)
         if batch_size > n_samples:
             warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=5
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=4
             )
         if not self.early_stopping:
             self._best = None
@@ -506,7 +495,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                 callbacks=[tell],
             )
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+            warnings.warn("Training interrupted by user.", stacklevel=4)
         self._may_switch = self._may_switch and not switch
         if self._best is not None and (self.stopped_ or not goes_on):
             _, layout, parameters = self._best
@@ -520,12 +509,10 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                     f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                     "converged yet.",
                     ConvergenceWarning,
-                    stacklevel=5,
+                    stacklevel=4,
                 )
 
-    def _watch(
-        self, event: Event, n_samples: int, evaluate: Callable[[], tuple[float, float]] | None
-    ) -> bool:
+    def _watch(self, event: Event, n_samples: int, evaluate: Evaluate | None) -> bool:
         """Notes what an epoch gave. Whether it was one too many without progress."""
         if event.kind in ("switch", "recompose"):
             if event.kind == "recompose" or any(not t.skipped for t in event.info["truncations"]):
@@ -610,7 +597,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             net.recompose()
         if found is not None and found.status == 1:
             warnings.warn(
-                f"lbfgs failed to converge after {self.n_iter_} iterations: {found.message}", ConvergenceWarning, stacklevel=5
+                f"lbfgs failed to converge after {self.n_iter_} iterations: {found.message}", ConvergenceWarning, stacklevel=4
             )
 
     # Prediction
@@ -637,6 +624,7 @@ def _rows(X: Any) -> Any:
     return _DenseRows(X) if hasattr(X, "toarray") else X
 
 
+@dataclass(repr=False, eq=False)
 class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
     """A classifier with hidden layers that are factored while it trains; it stands in for scikit-learn's MLPClassifier.
 
@@ -693,13 +681,13 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
         Instead: the rank of all hidden layers, or of each; or a rule, see `ranks` of `svdfast.train`.
     pretrain_fraction : float, optional
         φ: the switch comes after this share of `max_iter`; by default 0.05 (with rank="auto" 0.1 at the latest).
-    class_weight : dict, "balanced" or None
-        What sample weights are multiplied with, by class.
     dtype : {"float32", "float64"}, optional
         Of weights and arithmetic; by default that of X where it is one of these, else float64. float32 takes half the time.
     precision : {"float32", "float64", "bfloat16"}, optional
         Of the products, see `svdfast.train`.
     n_threads : int, optional
+    class_weight : dict, "balanced" or None
+        What sample weights are multiplied with, by class.
 
     Attributes
     ----------
@@ -755,107 +743,7 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
     ((256, 256), True)
     """
 
-    classes_: NDArray[Any]
-
-    def __init__(
-        self,
-        hidden_layer_sizes: int | Sequence[int] = (100,),
-        activation: str | Activation = "relu",
-        *,
-        solver: str = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | str = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        rank_fraction: float | None = 0.25,
-        rank: int | Sequence[int | None] | str | None = None,
-        pretrain_fraction: float | None = None,
-        class_weight: Any = None,
-        dtype: DTypeLike | None = None,
-        precision: str | None = None,
-        n_threads: int | None = None,
-    ):
-        super().__init__(
-            hidden_layer_sizes,
-            activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-            rank_fraction=rank_fraction,
-            rank=rank,
-            pretrain_fraction=pretrain_fraction,
-            dtype=dtype,
-            precision=precision,
-            n_threads=n_threads,
-        )
-        self.class_weight = class_weight
-
-    def fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        *,
-        X_val: ArrayLike | None = None,
-        y_val: ArrayLike | None = None,
-        sample_weight_val: ArrayLike | None = None,
-        callbacks: Iterable[Callback] = (),
-    ) -> Self:
-        """Trains on samples and their classes.
-
-        Parameters
-        ----------
-        X : array_like or sparse matrix (n_samples, n_features)
-            Of a sparse matrix blocks of rows are made dense as they are needed; with "lbfgs" all of it.
-        y : array_like (n_samples,) or (n_samples, n_classes)
-            Classes, two or more of any kind; or rows of 0 and 1, several of which may be 1 (multi-label).
-        sample_weight : array_like (n_samples,), optional
-        X_val, y_val : array_like, optional
-            Validation data: `validation_scores_` after each epoch, and with `early_stopping` the end; not with "lbfgs".
-        sample_weight_val : array_like, optional
-        callbacks : iterable of callable
-            Called with an `svdfast.Event` after each epoch, at the switch and after recomposition; not with "lbfgs".
-
-        Returns
-        -------
-        self
-        """
-        self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), callbacks)
-        return self
+    class_weight: Any = field(default=None, kw_only=True)
 
     @available_if(_takes_steps)  # type: ignore[untyped-decorator]
     def partial_fit(
@@ -878,10 +766,9 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
             As for `fit`.
         classes : array_like (n_classes,)
             All classes that will come, in the first call; y need not have them all.
-        X_val, y_val, sample_weight_val
-            As for `fit`. With `early_stopping` they are needed: the call that ends the training (`stopped_`) puts the best weights
-            back, and further ones change nothing.
-        callbacks : iterable of callable
+        X_val, y_val, sample_weight_val, callbacks
+            As for `fit`. With `early_stopping` validation data are needed: the call that ends the training (`stopped_`) puts the best
+            weights back, and further ones change nothing.
 
         Returns
         -------
@@ -925,13 +812,13 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
         rows = rows.toarray() if hasattr(rows, "toarray") else rows
         return rows, rows.shape[1], BITS
 
-    def _weight_of_classes(self, class_weight: Any, y: NDArray[Any]) -> NDArray[Any]:
-        weight: NDArray[Any]
-        if y.ndim == 2:
-            weight = compute_sample_weight(class_weight, y)
-        else:
+    def _weight_of_classes(self, y: NDArray[Any]) -> NDArray[Any] | None:
+        weight: NDArray[Any] | None = None
+        if self.class_weight is not None and y.ndim == 2:
+            weight = compute_sample_weight(self.class_weight, y)
+        elif self.class_weight is not None:
             # Of all classes: a call of partial_fit need not have each of them.
-            weight = compute_class_weight(class_weight, classes=self.classes_, y=y)[np.searchsorted(self.classes_, y)]
+            weight = compute_class_weight(self.class_weight, classes=self.classes_, y=y)[np.searchsorted(self.classes_, y)]
         return weight
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -997,26 +884,8 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
 class SVDMLPRegressor(RegressorMixin, _SVDMLP):  # type: ignore[misc]
     """A regressor with hidden layers that are factored while it trains; it stands in for scikit-learn's MLPRegressor.
 
-    It minimises half the squared error, summed over outputs. All else is as in `SVDMLPClassifier`.
-
-    Parameters
-    ----------
-    hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle
-        As of `SVDMLPClassifier`.
-    random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2
-        As of `SVDMLPClassifier`; the validation score is R².
-    epsilon, n_iter_no_change, max_fun, rank_fraction, rank, pretrain_fraction, dtype, precision, n_threads
-        As of `SVDMLPClassifier`.
-
-    Attributes
-    ----------
-    network_, result_, coefs_, intercepts_, loss_curve_, validation_scores_
-        And the others of `SVDMLPClassifier`, without `classes_`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        In `fit`, where a parameter or the data do not fit, or weights are no longer finite.
+    It minimises half the squared error, summed over outputs, and the validation score is R². Parameters, attributes and errors are those of
+    `SVDMLPClassifier`, without `class_weight` and `classes_`.
 
     Examples
     --------
@@ -1028,59 +897,6 @@ class SVDMLPRegressor(RegressorMixin, _SVDMLP):  # type: ignore[misc]
     >>> model.score(X[400:], y[400:]) > 0.9
     True
     """
-
-    def fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        *,
-        X_val: ArrayLike | None = None,
-        y_val: ArrayLike | None = None,
-        sample_weight_val: ArrayLike | None = None,
-        callbacks: Iterable[Callback] = (),
-    ) -> Self:
-        """Trains on samples and their targets.
-
-        Parameters
-        ----------
-        X : array_like or sparse matrix (n_samples, n_features)
-        y : array_like (n_samples,) or (n_samples, n_outputs)
-        sample_weight, X_val, y_val, sample_weight_val, callbacks
-            As of `SVDMLPClassifier.fit`.
-
-        Returns
-        -------
-        self
-        """
-        self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), callbacks)
-        return self
-
-    @available_if(_takes_steps)  # type: ignore[untyped-decorator]
-    def partial_fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        *,
-        X_val: ArrayLike | None = None,
-        y_val: ArrayLike | None = None,
-        sample_weight_val: ArrayLike | None = None,
-        callbacks: Iterable[Callback] = (),
-    ) -> Self:
-        """Trains for one epoch more, as `SVDMLPClassifier.partial_fit` does.
-
-        Parameters
-        ----------
-        X, y, sample_weight, X_val, y_val, sample_weight_val, callbacks
-            As for `fit`.
-
-        Returns
-        -------
-        self
-        """
-        self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), callbacks, goes_on=True)
-        return self
 
     def _encode(
         self, y: NDArray[Any], first: bool, goes_on: bool, classes: ArrayLike | None

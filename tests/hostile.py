@@ -14,6 +14,7 @@ Not here: damaged files (mutants.py).
 """
 
 import contextlib
+import dataclasses
 import decimal
 import fractions
 import inspect
@@ -30,6 +31,7 @@ import numpy as np
 import workers
 
 import svdfast as sf
+from svdfast.model.structures import Dense, Fit, LowRank, Structure
 from svdfast.training.optimizers import Optimizer
 
 LIMIT = 20.0
@@ -40,7 +42,6 @@ SKIPPED = {
     "datasets.load": "tested with a server (test_datasets.py)",
     "show_config": "has no argument",
     "StopTraining": "an exception",
-    "Network.of": "called with what is checked",
     **{f"ranks.{rule}.{name}": "called with what `train` and `truncate` have checked"
        for rule in ("Budget", "Energy", "Fraction", "Given", "RankRule") for name in ("__call__", "of_squares")},
 }  # fmt: skip
@@ -160,7 +161,7 @@ class World:
             "optimizer": self.optimizer, "path": str(self.folder / self.rng.choice(["a.npz", "a.safetensors", "a.onnx"])),
             "batch_size": 4, "n_in": 5, "n_out": 4, "rank_fraction": 0.5, "ranks": [2, None], "learning_rate": 0.01, "seed": 0,
             "activation": "relu", "loss": None, "sample_weight": np.ones(8), "inputs": self.X, "n_threads": 1, "layers": None,
-            "validation": (self.X, self.y), "callbacks": [], "factors": {0: (np.ones((9, 2)), np.ones((2, 5)))}, "out": None,
+            "validation": (self.X, self.y), "callbacks": [], "structure": LowRank, "uint8_scale": 0.1, "out": None,
             "layout": self.net.layout, "parameters": wide, "key": (self.net.layout, self.net.dtype), "size": 10, "dtype": "float32",
             "moments": "carry" if where == "train" else (wide, wide), "step": 1, "n_steps": 10, "schedule": sf.schedules.Constant(0.1),
             "factoring": self.method(), "guard": sf.Guard(self.rng.choice([0.0, 1.0]), self.rng.choice(["raise", "delay", "undo"])),
@@ -182,6 +183,9 @@ class World:
         if self.rng.random() < 0.3:
             answer = hostile(self.rng, [2, None])
             method = sf.Factoring(lambda layers, weights: answer, force=True, pretrain_fraction=0.0)
+        elif self.rng.random() < 0.2:
+            with contextlib.suppress(TypeError):  # of what is no structure
+                method = dataclasses.replace(method, structure=structure(self.rng))
         return self.rng.choice([method, method, None, 0.25, "auto"])
 
     def probe(self):
@@ -406,6 +410,37 @@ def array(rng, like=None):
     return made
 
 
+METHODS = [
+    "tensors", "emit", "matrix", "fit", "pullback", "lift", "decay", "decay_multiplications", "relative_scale", "singular_values",
+    "note", "header", "__post_init__",
+]  # fmt: skip
+
+
+def structure(rng):
+    """A class of structures of which one method is missing, raises, or gives something else."""
+    if rng.random() < 0.1:
+        return rng.choice([Structure, Dense, sf.Network, int, type])
+    name = rng.choice(METHODS)
+    zeros = np.zeros((3, 2))
+    answers = [
+        None, -1, 0, 1, 2, 99, 2**40, 10**30, 0.5, np.nan, "", "W", b"x", (), [], {}, object(), zeros, np.zeros(()), (zeros, zeros),
+        [None, None],
+        (("W", (2,)),), (("W1", (9, 2)),), (("W1", (9, 2)), ("W2", (2, 6))), (("W1", (9, 2)), ("W1", (2, 5))), (("W1", (2**40, 2**40)),),
+        (("W1", (-9, 2)), ("W2", (2, -5))), (("W1", (0, 2)), ("W2", (2, 0))), ((None, (9, 2)), (3, (2, 5))), (("W1", "ab"), ("W2", None)),
+        (("W1", (9.0, 2.0)), ("W2", (2.0, 5.0))), (("W", (9, 5), 3),), ("W1", "W2"),
+        *(Fit(tensors, s, norm) for tensors, s, norm in (
+            ((), zeros, 0.0), ((zeros, zeros), zeros, 0.0), ((zeros,), zeros, 0.0), ((None, None), None, None), (None, zeros, "x"),
+            ((1.0, 2.0), 3.0, 4.0), ((zeros * 1j, zeros), zeros, 0.0), (("a", "b"), zeros, np.nan),
+            (np.full((2, 3, 2), np.nan), zeros, 0.0),
+        )),
+    ]  # fmt: skip
+    answer = rng.choice([*answers, _raise])
+    method = _raise if answer is _raise else lambda self, *args, **kwargs: answer
+    if name in ("decay_multiplications", "note"):
+        method = property(method)
+    return type("Hostile_", (LowRank,), {name: method})
+
+
 def hostile(rng, like=None):
     """Any value; often one near to a good one."""
     if isinstance(like, np.ndarray) and rng.random() < 0.7:
@@ -420,6 +455,8 @@ def hostile(rng, like=None):
         else:
             del other[0]
         return type(like)(other)
+    if isinstance(like, type) and rng.random() < 0.8:
+        return structure(rng)
     if isinstance(like, dict) and like and rng.random() < 0.8:
         key = rng.choice(list(like))
         return rng.choice(
@@ -566,7 +603,9 @@ def outcome(name, function, arguments, world):
                 or "validation" in arguments
             ):
                 return kind, ""
-            if name == "train" and callable(arguments.get("optimizer")):
+            # A structure is asked at the switch, and after it.
+            kinds = getattr(arguments.get("factoring"), "structure", LowRank)
+            if name == "train" and (callable(arguments.get("optimizer")) or kinds is not LowRank):
                 return kind, ""
             changed = [
                 key

@@ -193,7 +193,10 @@ if HAS_SAFETENSORS:
 NUMBERS = [b"0", b"-1", b"1", b"3", b"65536", b"2147483647", b"2147483648", b"4294967296", b"9223372036854775807", b"18446744073709551616",
            b"1e999", b"nan", b"1" * 400, b"0.5", b"-0", b"99999999999999", b"1" * 5000]  # fmt: skip
 JSON_VALUES = [None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "x", "relu", "\ud800", [], {}, [[]], [1, 2],  # noqa: E501
-               [None] * 4, ["a"] * 4, [[1]], {"a": 1}, [1e400], [4, 6, 5, 2**40], [10**9] * 4, [0, 0, 0, 0], [4]]  # fmt: skip
+               [None] * 4, ["a"] * 4, [[1]], {"a": 1}, [1e400], ["elu", -1.0], ["gelu"],
+               {"structure": "Dense"}, {"structure": "Dense", "rank": 2}, *({"structure": "LowRank", "rank": rank} for rank in (1, 3, 5, -1, None, 2**40)),  # noqa: E501
+               {"structure": "LowRank"}, {"structure": "Other"}, [{"n_in": 4, "n_out": n, "weight": {"structure": "Dense"}, "activation": ["relu", 1.0]}  # noqa: E501
+                                                                  for n in (4, 3)]]  # fmt: skip
 
 
 def flip(data, rng):
@@ -331,18 +334,24 @@ def mutate_json(text, rng):
         )
     value = json.loads(text)
     for _ in range(rng.choice([1, 1, 2])):
-        key = rng.choice(list(value))
-        inside = value[key]
-        if isinstance(inside, list) and inside and rng.random() < 0.6:
-            inside[rng.randrange(len(inside))] = copy.deepcopy(rng.choice(JSON_VALUES))
-        elif isinstance(inside, dict) and inside and rng.random() < 0.6:
-            inside[rng.choice(list(inside))] = copy.deepcopy(rng.choice(JSON_VALUES))
-        elif rng.random() < 0.2:
-            del value[key]
+        inside = value
+        while True:
+            key = rng.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
+            if not (isinstance(inside[key], dict | list) and inside[key]) or rng.random() < 0.2:
+                break
+            inside = inside[key]
+        what = rng.randrange(10)
+        if what < 2:
+            del inside[key]
             if not value:
                 break
+        elif what < 3:  # of a layer's values, say, one in another's place
+            other = rng.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
+            inside[key] = copy.deepcopy(inside[other])
+        elif what < 4 and isinstance(inside, dict):
+            inside[rng.choice(["rank", "more", "n_in", "structure", ""])] = copy.deepcopy(rng.choice(JSON_VALUES))
         else:
-            value[key] = copy.deepcopy(rng.choice(JSON_VALUES))
+            inside[key] = copy.deepcopy(rng.choice(JSON_VALUES))
     return json.dumps(value)
 
 

@@ -15,6 +15,7 @@ import pytest
 from flat import flat
 
 import svdfast as sf
+from svdfast.model.structures import Dense
 from svdfast.training import auto, checkpoint
 
 
@@ -449,6 +450,22 @@ def rewritten(path, change):
     lambda v: put(v["state"].run.network, moments=()),
     lambda v: put(v["state"].run, network=None),
     lambda v: v["state"].run.network.layout["layers"][0].update(n_out=2**31),
+    *(lambda v, n=n: v["state"].run.network.layout["layers"][0].update(n_in=n) for n in (0, -1, None, 2.0, float("nan"), 10**30, [])),
+    *(lambda v, w=w: v["state"].run.network.layout["layers"][0].update(weight=w) for w in (
+        None, [], {}, "LowRank", {"structure": "LowRank"}, {"structure": "LowRank", "rank": -1}, {"structure": "LowRank", "rank": 10**9},
+        {"structure": "Dense", "rank": 2}, {"structure": "Other"}, {"structure": ["Dense"]},
+    )),
+    lambda v: v["state"].run.network.layout["layers"][-1].update(weight={"structure": "LowRank", "rank": 2}),
+    lambda v: v["state"].run.network.layout["layers"].pop(),
+    lambda v: v["state"].run.network.layout.update(layers=None),
+    lambda v: v["state"].run.network.layout.clear(),
+    lambda v: v["network"]["layers"][0].update(activation=["tanh", 1.0]),
+    lambda v: v["network"]["layers"][0].update(activation=["relu"]),
+    lambda v: v["network"]["layers"][0].pop("weight"),
+    lambda v: v["network"].pop("layers"),
+    lambda v: put(v["factoring"], structure=None),
+    lambda v: put(v["factoring"], structure=Dense),
+    lambda v: put(v["factoring"], structure="LowRank"),
     lambda v: put(v["state"].run, scales=[1.0]),
     lambda v: put(v["state"].switch, switch_step=-1),
     lambda v: put(v["state"].switch, guard_step=10**30),
@@ -490,13 +507,13 @@ def test_a_content_that_makes_no_sense_is_refused(whole, change):
 
 def test_a_small_file_takes_little_memory(whole):
     """However many weights the network was said to begin with."""
-    tracemalloc.start()
 
     def change(values):
         for layout in (values["network"], values["state"].run.network.layout):
             layout["layers"][0]["n_out"] = layout["layers"][1]["n_in"] = 3_000_000
 
     rewritten(whole, change)
+    tracemalloc.start()
     with pytest.raises(ValueError, match="not a checkpoint of a training"):
         resume(whole)
     assert tracemalloc.get_traced_memory()[1] < 10e6
@@ -504,7 +521,10 @@ def test_a_small_file_takes_little_memory(whole):
 
 
 def test_arrays_of_objects_and_texts_that_are_no_values_are_refused(whole):
-    for text in ('{"array": ["O", [1]]}', '{"array": ["(9,)f8", [1]]}', '{"array": ["f8", [-1]]}', '{"system": ["ls"]}', "{}", "[" * 99999):
+    for text in (
+        '{"array": ["O", [1]]}', '{"array": ["(9,)f8", [1]]}', '{"array": ["f8", [-1]]}', '{"system": ["ls"]}', "{}", "[" * 99999,
+        '{"structure": "os"}', '{"structure": "Structure"}', '{"structure": ["Dense"]}', '{"structure": null}', '{"structure": {}}',
+    ):  # fmt: skip
         whole.unlink()
         part = len(text).to_bytes(8, "little") + text.encode()
         start = b"svdfast checkpoint 2\n" + part

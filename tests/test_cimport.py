@@ -29,11 +29,8 @@ IN, OUT, SIZE = "T const *", "T *", "Py_ssize_t"
 SIGNATURES = {
     "dense_forward": [IN] * 3 + [OUT] * 2 + [SIZE] * 3 + ["int", "double", "int"],
     "dense_backward": [IN] * 4 + [OUT] * 4 + [SIZE] * 3 + ["int", "double", "int", "int"],
-    "dense_backward_deltas": [IN] * 3 + [OUT] * 3 + [SIZE] * 3 + ["int", "double", "int", "int"],
-    "weight_gradient": [IN] * 2 + [OUT] + [SIZE] * 5 + ["int", "int"],
     "factored_forward": [IN] * 4 + [OUT] * 3 + [SIZE] * 4 + ["int", "double", "int"],
     "factored_backward": [IN] * 6 + [OUT] * 6 + [SIZE] * 4 + ["int", "double", "int", "int"],
-    "factored_backward_deltas": [IN] * 4 + [OUT] * 4 + [SIZE] * 4 + ["int", "double", "int", "int"],
 }
 
 PROGRAM = """

@@ -106,9 +106,10 @@ def test_the_file_is_plain_numpy(tmp_path):
     with np.load(tmp_path / "net.npz", allow_pickle=False) as archive:
         header = json.loads(str(archive["header"]))
         np.testing.assert_array_equal(archive["parameters"], net.parameters)
-    assert header["sizes"] == [4, 6, 5, 3]
-    assert header["ranks"] == [2, None, None]
-    assert header["svdfast"] == sf.__version__
+    assert [(layer["n_in"], layer["n_out"]) for layer in header["layers"]] == [(4, 6), (6, 5), (5, 3)]
+    dense = {"structure": "Dense"}
+    assert [layer["weight"] for layer in header["layers"]] == [{"structure": "LowRank", "rank": 2}, dense, dense]
+    assert header["version"] == 2 and header["svdfast"] == sf.__version__
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -129,8 +130,8 @@ def test_the_file_is_plain_safetensors(dtype, tmp_path):
         np.testing.assert_array_equal(tensor, expected[name])
     with safetensors.safe_open(tmp_path / "net.safetensors", "numpy") as file:
         header = json.loads(file.metadata()["svdfast"])
-    assert header["sizes"] == [4, 6, 5, 3]
-    assert header["activations"][0] == ["relu", 1.0]
+    weight = {"structure": "LowRank", "rank": 2}
+    assert header["layers"][0] == {"n_in": 4, "n_out": 6, "weight": weight, "activation": ["relu", 1.0]}
 
 
 def test_the_format_is_seen_from_the_content(path):
@@ -366,54 +367,86 @@ def test_nothing_is_unpickled(place, tmp_path):
     assert trace.exists()  # the trap works
 
 
+def layers(shapes=((4, 6), (6, 5), (5, 3)), **changes):
+    """Layers of a header. Of each, by its index as `_0`, or of all, something else in place of what it has there; DROP takes it out."""
+    made = []
+    for i, (n_in, n_out) in enumerate(shapes):
+        activation = ["relu" if i < len(shapes) - 1 else "softmax", 1.0]
+        layer = {"n_in": n_in, "n_out": n_out, "weight": {"structure": "Dense"}, "activation": activation}
+        layer |= {key: value for key, value in changes.items() if key in layer} | changes.get(f"_{i}", {})
+        made.append({key: value for key, value in layer.items() if value is not DROP})
+    return made
+
+
+DROP = object()
+INFINITE, NAN, HUGE = float("inf"), float("nan"), 10**30
+
+
+def low_rank(**fields):
+    return {"_0": {"weight": {"structure": "LowRank"} | fields}}
+
+
+def nested(depth):
+    """Lists in lists, which JSON still reads."""
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 HEADERS = [
     dict(format="network"),
     dict(format=None),
     dict(version=0),
-    dict(version=1.0),
-    dict(version="1"),
+    dict(version=1),
+    dict(version=3),
+    dict(version=2.0),
+    dict(version="2"),
     dict(version=True),
     dict(version=None),
+    dict(version=nested(900)),
     dict(svdfast=3),
-    dict(sizes=[4]),
-    dict(sizes=[]),
-    dict(sizes=None),
-    dict(sizes=[4, 6, 5, 4]),
-    dict(sizes=[4, 6, 3]),
-    dict(sizes=[4, 6, 5, 0]),
-    dict(sizes=[4, -6, 5, 3]),
-    dict(sizes=[4, 6, 5, "x"]),
-    dict(sizes=[4, 6, 5, float("inf")]),
-    dict(sizes=[4, 6, 5, float("nan")]),
-    dict(sizes=[40_000, 20_000, 5, 3]),  # 6 GB, were it believed before the parameters are counted
-    dict(sizes=[10**30, 10**30, 5, 3]),
-    dict(ranks=[2, None]),
-    dict(ranks=[0, None, None]),
-    dict(ranks=[5, None, None]),
-    dict(ranks=[-1, None, None]),
-    dict(ranks=["a", None, None]),
-    dict(ranks=[float("inf"), None, None]),
-    dict(ranks=None),
-    dict(activations=[]),
-    dict(activations=[["relu", 1.0]] * 2),
-    dict(activations=[["relu", 1.0]] * 4),
-    dict(activations=[["swish", 1.0]] * 3),
-    dict(activations=[["relu"]] * 3),
-    dict(activations=[["relu", "x"]] * 3),
-    dict(activations=["relu"] * 3),
-    dict(activations=None),
-    dict(activations=[["elu", -1.0]] * 3),
-    dict(activations=[["celu", 0.0]] * 3),
-    dict(activations=[["leaky_relu", float("nan")]] * 3),
+    *(dict(layers=value) for value in (
+        [], None, {}, "x", 3, True, [None], [3], ["x"], [[]], [{}], {"0": layers()[0]}, [layers()], nested(900),
+        layers([(4, 6), (6, 5), (5, 4)]),  # others than there are parameters for
+        layers([(4, 6), (6, 3)]),
+        layers([(4, 6), (5, 5), (5, 3)]),  # that do not fit each other
+        layers([(4, 6), (7, 5), (5, 3)]),
+        layers([(6, 4), (5, 6), (3, 5)]),
+        layers([(40_000, 20_000), (20_000, 5), (5, 3)]),  # 3 GB, were it believed before the parameters are counted
+        layers([(HUGE, HUGE), (HUGE, 5), (5, 3)]),
+        layers([(2**31 - 1, 2**31 - 1), (2**31 - 1, 5), (5, 3)]),
+        [*layers()[:2], None], [*layers(), {}], layers()[:2], layers()[:1], [*layers(), layers()[2]],
+    )),
+    *(dict(layers=layers(**{f"_{i}": {key: value}})) for i, key in ((0, "n_in"), (1, "n_out"), (2, "n_out")) for value in (
+        0, -6, "x", None, True, [], {}, [3], nested(900), 3.0, 0.5, INFINITE, -INFINITE, NAN, HUGE, -HUGE, 2**31, 2**63, DROP,
+    )),
+    *(dict(layers=layers(_0={"weight": value})) for value in (
+        None, 3, "Dense", ["Dense"], [["structure", "Dense"]], {}, {"rank": 2}, DROP, nested(900),
+    )),
+    *(dict(layers=layers(_0={"weight": {"structure": name}})) for name in (
+        "", "dense", "Structure", "Other", "os.system", "x" * 1000, None, 3, True, NAN, ["Dense"], {"structure": "Dense"}, nested(900),
+    )),
+    *(dict(layers=layers(_0={"weight": {"structure": "Dense"} | fields})) for fields in (
+        {"rank": 2}, {"rank": None}, {"n_out": 6}, {"n_in": 4}, {"more": 1}, {"": 1}, {"self": 1}, {"factored": True}, {"kinds": {}},
+    )),
+    *(dict(layers=layers(**low_rank(**fields))) for fields in (
+        {}, {"rank": 2, "more": 1}, {"rank": 2, "n_out": 6}, {"rank": 2, "n_in": 4}, {"rank": 2, "self": 1}, {"Rank": 2},
+        *({"rank": value} for value in (
+            0, 5, -1, 2.0, "a", "2", None, True, [], [2], {}, nested(900), INFINITE, -INFINITE, NAN, HUGE, -HUGE, 2**31,
+        )),
+    )),
+    *(dict(layers=layers(activation=value)) for value in (
+        None, 3, "relu", [], ["relu"], ["relu", 1.0, 1.0], ["swish", 1.0], ["relu", "x"], ["relu", None], ["relu", [1.0]],
+        ["relu", True], [None, 1.0], [["relu"], 1.0], [{}, 1.0], {"relu": 1.0}, {"relu": 1.0, "x": 1.0}, "re", nested(900),
+        ["elu", -1.0], ["celu", 0.0], ["leaky_relu", NAN], ["elu", INFINITE], ["elu", HUGE * 10**300], DROP,
+    )),
     dict(uint8_scale=-1),
     dict(uint8_scale=0),
     dict(uint8_scale="x"),
-    dict(uint8_scale=float("nan")),
+    dict(uint8_scale=NAN),
+    dict(uint8_scale=INFINITE),
     dict(uint8_scale=None),
-    dict(sizes=[4, 6, 5, 3.0]),
-    dict(ranks=[float("nan"), None, None]),
-    dict(ranks=[2.0, None, None]),
-    dict(ranks=[10**30, None, None]),
     dict(origin=None),
     dict(origin={}),
     dict(origin=[1]),
@@ -484,7 +517,7 @@ def forge_safetensors(path, text, parts, entries=None, metadata=None):
     path.write_bytes(struct.pack("<Q", len(header)) + header + data)
 
 
-@pytest.mark.parametrize("changes", HEADERS, ids=str)
+@pytest.mark.parametrize("changes", HEADERS, ids=lambda changes: str(changes)[:200])
 def test_forged_headers(changes, path):
     forge(path)
     same(sf.load(path), network())  # forging works
@@ -494,23 +527,34 @@ def test_forged_headers(changes, path):
 
 @pytest.mark.parametrize("wrote", ["9.9", "x" * 1000, None, [1]])
 def test_a_file_of_a_later_format(wrote, path):
-    forge(path, version=2, svdfast=wrote, sizes="whatever")
-    with pytest.raises(ValueError, match=r"format 2, which svdfast .* wrote; this svdfast reads format 1") as caught:
+    forge(path, version=3, svdfast=wrote, layers="whatever")
+    with pytest.raises(ValueError, match=r"format 3, which svdfast .* wrote; this svdfast reads format 2") as caught:
         sf.load(path)
     assert len(str(caught.value)) < 300
     assert str(wrote)[:10] in str(caught.value)
 
 
+def test_a_file_of_the_first_format(path):
+    first = {"sizes": [4, 6, 5, 3], "ranks": [None] * 3, "activations": [["relu", 1.0]] * 2 + [["softmax", 1.0]]}
+    forge(path, version=1, svdfast="0.9", drop="layers", **first)
+    with pytest.raises(ValueError, match=r"format 1, which svdfast '0\.9' wrote; this svdfast reads format 2"):
+        sf.load(path)
+
+
 def test_a_factored_output_layer_is_refused(tmp_path):
     """truncate leaves it dense, and so does everything else."""
     path = tmp_path / "net.npz"
-    size = 4 * 6 + 6 * 5 + 2 * (5 + 3) + 14
-    forge(path, ranks=[None, None, 2], parameters=np.zeros(size, "float32"))
-    refused(path)
+    factored = {"weight": {"structure": "LowRank", "rank": 2}}
+    for i, size in ((1, 4 * 6 + 2 * (6 + 5) + 5 * 3 + 14), (2, 4 * 6 + 6 * 5 + 2 * (5 + 3) + 14)):
+        forge(path, layers=layers(**{f"_{i}": factored}), parameters=np.zeros(size, "float32"))
+        if i == 1:
+            assert sf.load(path).layout.ranks == (None, 2, None)
+        else:
+            refused(path)
 
 
 @pytest.mark.parametrize(
-    "drop", ["format", "version", "svdfast", "sizes", "ranks", "activations", "uint8_scale", "origin"]
+    "drop", ["format", "version", "svdfast", "layers", "uint8_scale", "origin"]
 )
 def test_headers_that_lack_something(drop, path):
     forge(path, drop=drop)
@@ -570,11 +614,9 @@ def changed(name, kind, shape, content=None):
 
 def text():
     """The header as it should be."""
-    net = network()
     return json.dumps(
         {
-            "format": "svdfast network", "version": 1, "svdfast": "0.1.0", "sizes": [4, 6, 5, 3], "ranks": [None] * 3,
-            "activations": [[layer.activation.name, 1.0] for layer in net.layers], "uint8_scale": net.uint8_scale,
+            "format": "svdfast network", "version": 2, "svdfast": "0.1.0", "layers": layers(), "uint8_scale": network().uint8_scale,
             "origin": {"labels": None, "mean": None, "deviation": None},
         }
     )  # fmt: skip
@@ -674,9 +716,10 @@ def test_a_header_longer_or_shorter_than_it_is(length, tmp_path):
 
 def test_a_small_file_asks_for_little_memory(path):
     """Headers that claim a network of 3 GB, and arrays of as much, whether or not the system has them."""
-    forge(path, sizes=[40_000, 20_000, 5, 3])
+    large = layers([(40_000, 20_000), (20_000, 5), (5, 3)])
+    forge(path, layers=large)
     files = [path, path.with_name(f"other{path.suffix}")]
-    claim = text().replace("[4, 6,", "[40000, 20000,")
+    claim = text().replace(json.dumps(layers()), json.dumps(large))
     if path.suffix == ".safetensors":
         big = {"dtype": "F32", "shape": [20_000, 40_000], "data_offsets": [0, 3_200_000_000]}
         forge_safetensors(files[1], claim, tensors(), {"layers.0.W": big})

@@ -43,7 +43,7 @@ from cython cimport floating
 from libc.math cimport isfinite, pow, sqrt
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
@@ -121,12 +121,6 @@ cdef enum Mode:
     UPDATE      # loss, gradient and update
     APPLY       # update by a gradient that is there
 
-cdef struct Value:
-    Py_ssize_t size             # elements for a sample
-    Py_ssize_t place            # in the scratch
-    Py_ssize_t delta            # of its delta; -1: nobody needs it
-    bint is_input               # the samples themselves, which may lie elsewhere
-
 cdef struct Group:              # of weights: a layer's, which lie one after the other
     Py_ssize_t begin, end
     double rate_scale           # of the learning rate
@@ -138,7 +132,6 @@ cdef struct Plan:
     Operation* operations
     Operation bare              # the last one without its activation, where the loss includes it
     const Operation* last
-    Value* values
     Group* groups
     Py_ssize_t n_in, n_out      # elements of a sample and of its output
     Py_ssize_t size             # of the flat vector
@@ -222,23 +215,14 @@ cdef inline const Operation* operation(const Plan* plan, int i) noexcept nogil:
     return plan.last if i == plan.n_operations - 1 else &plan.operations[i]
 
 
-cdef inline floating* rows_of(const Plan* plan, const Value* value, Py_ssize_t slot, const floating* X) noexcept nogil:
-    """A value from row `slot` of the scratch on; X, where these rows' samples are used as they lie."""
-    return <floating*> X if value.is_input and plan.in_place else <floating*> plan.scratch + value.place + slot * value.size
-
-
-cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot, Py_ssize_t p, const floating* X) noexcept nogil:
-    """What an operation is given of p rows."""
-    cdef:
-        const Value* x = &plan.values[op.input]
-        const Value* y = &plan.values[op.output]
-        floating* scratch = <floating*> plan.scratch
-        Tile tile
+cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot, Py_ssize_t p, const void* X) noexcept nogil:
+    """What an operation is given of p rows, which lie in the scratch from row `slot` on; their samples at X, if that is not NULL."""
+    cdef Tile tile
     tile.p = p
-    tile.X = rows_of[floating](plan, x, slot, X)
-    tile.Y = rows_of[floating](plan, y, slot, X)
-    tile.dX = scratch + x.delta + slot * x.size if x.delta >= 0 else NULL
-    tile.dY = scratch + y.delta + slot * y.size if y.delta >= 0 else NULL
+    tile.X = <void*> X if op.reads_samples and X != NULL else op.X.start + slot * op.X.step
+    tile.Y = op.Y.start + slot * op.Y.step
+    tile.dX = op.dX.start + slot * op.dX.step
+    tile.dY = op.dY.start + slot * op.dY.step
     tile.bfloat16 = plan.bfloat16
     return tile
 
@@ -270,7 +254,7 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
         const floating* targets = <const floating*> plan.targets
         const floating* weights = <const floating*> plan.weights
         const char* source = plan.source
-        const floating* X = NULL
+        const char* X = NULL
         const Operation* op
         Tile tile
         int i
@@ -287,14 +271,14 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
             weights += first
 
     if plan.in_place:
-        X = <const floating*> source
+        X = source
     else:
         loops.gather(plan.X_type, p, plan.n_in, source, plan.X_stride, rows, plan.X_scale,
-                     rows_of[floating](plan, plan.values, slot, NULL))
+                     <floating*> plan.scratch + slot * plan.n_in)
 
     for i in range(plan.n_operations):
         op = operation(plan, i)
-        tile = tile_of[floating](plan, op, slot, p, X)
+        tile = tile_of(plan, op, slot, p, X)
         run_pass[floating](plan, op, &tile, w, False, packed)
 
     if plan.outputs != NULL:
@@ -309,7 +293,7 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
 
     for i in range(plan.n_operations - 1, -1, -1):
         op = operation(plan, i)
-        tile = tile_of[floating](plan, op, slot, p, X)
+        tile = tile_of(plan, op, slot, p, X)
         run_pass[floating](plan, op, &tile, w, True, packed)
         if plan.by_tiles and op.place >= 0:
             op.kind.gradient(op, &tile, 0, op.n, accumulate, gradient + op.place)
@@ -386,7 +370,7 @@ cdef Py_ssize_t penalty_rows(Py_ssize_t m) noexcept nogil:
 
 
 cdef void run_weight(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk, const Operation* op,
-                     const floating* X) noexcept nogil:
+                     const char* X) noexcept nogil:
     """Thread t's rows of a weight's gradient (n×m) over the chunk, block by block, and after the last chunk the update of each block."""
     cdef:
         const svdfast_update_rule* rule = &plan.groups[op.group].rule
@@ -419,7 +403,8 @@ cdef void run_weight(const Plan* plan, const floating* w, int t, int n_threads, 
             g = <floating*> plan.blocks[t]
         for i in range(chunk.sum, chunk.stop):
             row = sum_begin(chunk, i)
-            tile = tile_of[floating](plan, op, row, sum_begin(chunk, i + 1) - row, X + row * plan.n_in)
+            tile = tile_of(plan, op, row, sum_begin(chunk, i + 1) - row,
+                           X + row * plan.X_stride * plan.X_itemsize if X != NULL else NULL)
             op.kind.gradient(op, &tile, first, stop, i > 0, g)
         if chunk.stop < chunk.n_sums:
             continue
@@ -435,7 +420,7 @@ cdef void run_weight(const Plan* plan, const floating* w, int t, int n_threads, 
 cdef void run_parameters(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
     """Thread t's rows of every weight, and its part of what does not decay: of the gradients, and of the update."""
     cdef:
-        const floating* X = <const floating*> (plan.source + chunk.first * plan.X_stride * plan.X_itemsize)
+        const char* X = plan.source + chunk.first * plan.X_stride * plan.X_itemsize if plan.in_place else NULL
         const Operation* op
         Py_ssize_t begin = plan.n_weights + part(t, plan.size - plan.n_weights, n_threads)
         Py_ssize_t stop = plan.n_weights + part(t + 1, plan.size - plan.n_weights, n_threads)
@@ -452,7 +437,7 @@ cdef void run_parameters(const Plan* plan, const floating* w, int t, int n_threa
             continue
         first, last = max(begin, op.place), min(stop, op.place + op.n)
         if first < last:
-            tile = tile_of[floating](plan, op, 0, chunk.count, X)
+            tile = tile_of(plan, op, 0, chunk.count, X)
             op.kind.gradient(op, &tile, first - op.place, last - op.place, chunk.sum > 0, g + (first - plan.n_weights))
     # Penalties and decay are for weights only.
     if chunk.stop == chunk.n_sums and begin < stop:
@@ -723,21 +708,19 @@ cdef class Engine:
     def __cinit__(self, layout, *args, **kwargs):
         program = layout.program
         self.plan.operations = <Operation*> calloc(len(program.operations), sizeof(Operation))
-        self.plan.values = <Value*> calloc(len(program.values), sizeof(Value))
         self.plan.groups = <Group*> calloc(max(1, len(layout.groups)), sizeof(Group))
-        if self.plan.operations == NULL or self.plan.values == NULL or self.plan.groups == NULL:
+        if self.plan.operations == NULL or self.plan.groups == NULL:
             raise MemoryError
         self.keep = {}
 
     def __dealloc__(self):
         free(self.plan.operations)
-        free(self.plan.values)
         free(self.plan.groups)
 
     def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, bfloat16=False, reproducible=False,
                  tile_rows=None, sum_rows=None):
         cdef Plan* plan = &self.plan
-        cdef Py_ssize_t place, rows, largest, most, few = 2 * FEW_ROWS + 1
+        cdef Py_ssize_t rows, largest, most, few = 2 * FEW_ROWS + 1
         cdef list gaps = []
         dtype = parameters.dtype
         self.is_double = dtype.itemsize == 8
@@ -773,15 +756,19 @@ cdef class Engine:
         if gradients and not plan.by_tiles:
             rows = max(rows, most)
         plan.loss_rows = max(rows, min(batch_size, EVALUATED_TILES * rows), plan.sum_rows, plan.batch_rows)
-        place = self._place(layout.program, rows, gradients, gaps)
+        places, size = self._places(layout.program, rows, gradients, gaps)
         largest = self._make_room_for_penalties()
         if bfloat16 and not self.is_double:
-            self._make_room_for_packed()
+            self._make_room_for_packed([places[operation.input][1] is not None for operation in layout.program.operations])
         vector_bytes = layout.size * dtype.itemsize if gradients else 0
-        room("n_threads" if n > 1 else "sizes", place * dtype.itemsize + n * vector_bytes)
-        scratch = self.keep["scratch"] = aligned_zeros(place, dtype)
+        room("n_threads" if n > 1 else "sizes", size * dtype.itemsize + n * vector_bytes)
+        scratch = self.keep["scratch"] = aligned_zeros(size, dtype)
         forbid(scratch, gaps)
         plan.scratch = <void*> address(scratch)
+        for i, operation in enumerate(layout.program.operations):
+            self._lay(&plan.operations[i], places[operation.input], places[operation.output], dtype.itemsize)
+        plan.bare = plan.operations[plan.n_operations - 1]
+        plan.bare.code = _elementwise.SVDFAST_IDENTITY
         if gradients:
             block = min(SUM_SIZE, layout.size) if plan.by_tiles else max(largest, min(SUM_SIZE, layout.size))
             blocks = [aligned_zeros(block, dtype) for _ in range(n)]
@@ -809,8 +796,7 @@ cdef class Engine:
         for i, operation in enumerate(program.operations):
             op = &plan.operations[i]
             op.kind = <const Kind*> PyCapsule_GetPointer(operation.kind, "svdfast.ops.kinds") + self.is_double
-            op.input, op.output = operation.input, operation.output
-            op.rows_per_sample = program.values[op.input].rows_per_sample
+            op.rows_per_sample = program.values[operation.input].rows_per_sample
             op.code, op.parameter = operation.code, operation.parameter
             op.place = op.packed_forward = op.packed_backward = -1
             tensor = operation.tensor
@@ -818,40 +804,45 @@ cdef class Engine:
                 op.place, op.decays, op.group = tensor.place, tensor.decays, tensor.layer
                 op.n, op.m = tensor.shape if tensor.decays else (tensor.shape[0], 1)
             plan.work += 3 * operation.multiplications
-        plan.last = op
-        plan.bare = op[0]
-        plan.bare.code = _elementwise.SVDFAST_IDENTITY
-        plan.n_in, plan.n_out = program.values[0].size, program.values[op.output].size
+        plan.n_in, plan.n_out = program.values[0].size, program.values[operation.output].size
 
-    cdef Py_ssize_t _place(self, program, Py_ssize_t rows, bint gradients, list gaps) except -1:
-        """Gives each value of that many rows, and its delta, a place in the scratch. Returns the elements that it has."""
-        cdef:
-            Plan* plan = &self.plan
-            Py_ssize_t place = 0, last = plan.operations[plan.n_operations - 1].output
-            Value* value
-            Value* before
+    cdef tuple _places(self, program, Py_ssize_t rows, bint gradients, list gaps):
+        """For each value, in elements, its place in the scratch, its delta's place (None: nobody needs it), its size for a sample, and
+        whether it is the samples; then the elements of all. So many rows are kept.
+        """
+        cdef Py_ssize_t place = 0
         made_by = {operation.output: operation for operation in program.operations}
-        for i, given in enumerate(program.values):
-            value = &plan.values[i]
-            if given.view_of is not None:
-                value[0] = plan.values[given.view_of]
+        last = program.operations[len(program.operations) - 1].output
+        places = []
+        for i, value in enumerate(program.values):
+            if value.view_of is not None:
+                places.append(places[value.view_of])
                 continue
             operation = made_by.get(i)
-            value.size, value.is_input, value.delta = given.size, operation is None, -1
-            before = NULL if operation is None else &plan.values[operation.input]
+            before, before_delta, _, of_samples = (0, None, 0, True) if operation is None else places[operation.input]
             # The loss may read what goes into the last operation after its output is there.
-            if before != NULL and operation.overwrites and i != last and not before.is_input:
-                value.place = before.place
+            if operation is not None and operation.overwrites and i != last and not of_samples:
+                own = before
             else:
-                value.place = place
+                own = place
                 place = after(place, rows * value.size, gaps)
-            if before != NULL and operation.overwrites_delta:
-                value.delta = before.delta
+            delta = before_delta if operation is not None and operation.overwrites_delta else None
             # The loss writes its delta also where there is no gradient.
-            if value.delta < 0 and (i == last or gradients and program.needs_delta(i)):
-                value.delta = place
+            if delta is None and (i == last or gradients and program.needs_delta(i)):
+                delta = place
                 place = after(place, rows * value.size, gaps)
-        return place
+            places.append((own, delta, value.size, operation is None))
+        return places, place
+
+    cdef _lay(self, Operation* op, tuple x, tuple y, Py_ssize_t itemsize):
+        """Tells an operation where its values lie."""
+        cdef char* scratch = <char*> self.plan.scratch
+        op.X.start, op.X.step, op.reads_samples = scratch + <Py_ssize_t> x[0] * itemsize, x[2] * itemsize, x[3]
+        op.Y.start, op.Y.step = scratch + <Py_ssize_t> y[0] * itemsize, y[2] * itemsize
+        if x[1] is not None:
+            op.dX.start, op.dX.step = scratch + <Py_ssize_t> x[1] * itemsize, op.X.step
+        if y[1] is not None:
+            op.dY.start, op.dY.step = scratch + <Py_ssize_t> y[1] * itemsize, op.Y.step
 
     cdef Py_ssize_t _make_room_for_penalties(self) except -1:
         """Of the weights, in the order in which they lie. Returns the elements of the largest block of a gradient."""
@@ -867,8 +858,8 @@ cdef class Engine:
             largest = max(largest, min(op.n, max(block_rows(op.n, op.m), plan.call_rows + of_penalty)) * op.m)
         return largest
 
-    cdef _make_room_for_packed(self):
-        """For packed weights, if products take them so."""
+    cdef _make_room_for_packed(self, list backward):
+        """For packed weights, if products take them so; for the way back of those operations that have one."""
         cdef Plan* plan = &self.plan
         cdef Py_ssize_t place = 0, i
         cdef Operation* op
@@ -879,7 +870,7 @@ cdef class Engine:
                 continue
             op.packed_forward = place
             place = after(place, op.kind.packed_size(op, False), gaps)
-            if plan.batch_rows > 0 and plan.values[op.input].delta >= 0:
+            if plan.batch_rows > 0 and backward[i]:
                 op.packed_backward = place
                 place = after(place, op.kind.packed_size(op, True), gaps)
         if place > 0:

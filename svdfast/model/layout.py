@@ -52,6 +52,13 @@ class Layout:
         return tuple(placed)
 
     @cached_property
+    def _by_layer(self) -> tuple[tuple[Tensor, ...], ...]:
+        owned: list[list[Tensor]] = [[] for _ in self.layers]
+        for tensor in self.tensors:
+            owned[tensor.layer].append(tensor)
+        return tuple(map(tuple, owned))
+
+    @cached_property
     def program(self) -> Program:
         """The operations from a sample to the output."""
         program, x = Program(self.layers[0].n_in), 0
@@ -77,7 +84,7 @@ class Layout:
 
     def of(self, layer: int) -> tuple[Tensor, ...]:
         """A layer's tensors, those of its weight first."""
-        return tuple(tensor for tensor in self.tensors if tensor.layer == layer)
+        return self._by_layer[layer]
 
     def weights(self, layer: int) -> tuple[Tensor, ...]:
         """The tensors of a layer's weight."""
@@ -123,6 +130,22 @@ class Layout:
         """The same layers, all dense."""
         return self.with_structures(Dense(layer.n_out, layer.n_in) for layer in self.layers)
 
+    def checked(self) -> Layout:
+        """This layout, where it can be used: of no more parameters than can be counted, and its program can be written.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It can't; with svdfast's own structures only for its size.
+        """
+        names = {tensor.name for tensor in self.tensors}
+        if self.size > MAX_SIZE or len(names) < len(self.tensors):
+            raise ValueError(f"layout: expected at most {MAX_SIZE} parameters in tensors of different names, got {self.size}")
+        if min(min(tensor.shape, default=0) for tensor in self.tensors) < 1:
+            raise ValueError("layout: expected tensors of sizes ≥ 1, got others")
+        _ = self.program
+        return self
+
     def header(self) -> dict[str, Any]:
         """The layout as files have it, in plain values."""
         return {
@@ -143,13 +166,11 @@ class Layout:
             n_in, n_out = (count(name, layer[name], maximum=MAX_SIZE) for name in ("n_in", "n_out"))
             if layers and n_in != layers[-1].n_out:
                 raise ValueError(f"it has a layer of {n_in} inputs after one of {layers[-1].n_out} outputs")
-            layers.append(Linear(parse(n_out, n_in, layer["weight"]), Activation(*layer["activation"])))
+            name, parameter = layer["activation"]
+            layers.append(Linear(parse(n_out, n_in, layer["weight"]), Activation(name, parameter)))
         if not layers or len(layers) - 1 in cls(tuple(layers)).factored:
             raise ValueError("it has no dense output layer")
-        layout = cls(tuple(layers))
-        if layout.size > MAX_SIZE:
-            raise ValueError(f"it has more than {MAX_SIZE} parameters")
-        return layout
+        return cls(tuple(layers)).checked()
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # a program is no plain value

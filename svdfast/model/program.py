@@ -144,11 +144,13 @@ class Program:
 
     def bias_activation(self, z: int, tensor: Tensor, activation: Activation) -> int:
         """f(Z + b). Writes Z + b over Z, which may therefore not be the sample."""
-        before, output = self.values[z], len(self.values)
-        if not any(operation.output == z for operation in self.operations):
+        if not any(operation.output == z for operation in reversed(self.operations)):
             raise ValueError("z: expected the output of an operation")
+        before = self.values[z]
+        if tensor.shape != (before.width,):
+            raise ValueError(f"{tensor.name}: expected shape ({before.width},), got {tensor.shape}")
         made = Operation(
-            BIAS_ACTIVATION, z, output, tensor, activation.code, activation.parameter,
+            BIAS_ACTIVATION, z, len(self.values), tensor, activation.code, activation.parameter,
             overwrites=activation.backward_reads != "Z", overwrites_delta=True,
         )  # fmt: skip
         return self.add(made, Value(before.width, before.rows_per_sample))

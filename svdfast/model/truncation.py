@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._engine import aligned_zeros
-from svdfast._process.checks import of_layer
+from svdfast._process.checks import of_layer, room
 from svdfast.cython_kernels import run_dense_forward
 from svdfast.model.counting import break_even_rank, weight_multiplications
 from svdfast.model.layout import Layout
 from svdfast.model.ranks import RankRule, ranks_by
-from svdfast.model.structures import LowRank, Structure
+from svdfast.model.structures import Fit, LowRank, Structure
 
 __all__ = ["State", "Truncation", "factorable_weights", "input_grams", "rebuilt", "truncate", "usable_ranks"]
 
@@ -68,9 +68,29 @@ def matrices(state: State) -> list[Array]:
     """The weights that may be factored, (n_out, n_in); not to be written to."""
     layout, parameters = state
     return [
-        layer.structure.matrix([tensor.of(parameters) for tensor in layout.weights(i)])
+        _matrix(layer.structure, [tensor.of(parameters) for tensor in layout.weights(i)])
         for i, layer in enumerate(layout.factorable)
     ]
+
+
+def _matrix(structure: Structure, tensors: Sequence[Array]) -> Array:
+    """The weight, as a structure of a user's own may give something else."""
+    W = structure.matrix(tensors)
+    shape, dtype = (structure.n_out, structure.n_in), tensors[0].dtype
+    if not isinstance(W, np.ndarray) or W.shape != shape or W.dtype != dtype:
+        name = type(structure).__name__
+        raise TypeError(f"{name}.matrix: expected an ndarray of shape {shape} and dtype {dtype}, got {W!r:.100}")
+    return W
+
+
+def _fit(structure: Structure, W: Array, **how: Any) -> Fit:
+    """The tensors for a weight, as a structure of a user's own may give something else."""
+    fit = structure.fit(W, **how)
+    expected = [(tuple(shape), W.dtype) for _, shape in structure.tensors()]
+    if not isinstance(fit, Fit) or [(np.shape(t), getattr(t, "dtype", None)) for t in fit.tensors] != expected:
+        name, shapes = type(structure).__name__, [shape for shape, _ in expected]
+        raise TypeError(f"{name}.fit: expected a Fit of tensors of shapes {shapes} and dtype {W.dtype}, got {fit!r:.100}")
+    return fit
 
 
 def factorable_weights(state: State) -> list[Array]:
@@ -143,7 +163,7 @@ def truncate(
         structure = kind(layer.n_out, layer.n_in, rank)
         known = None if directions is None or i not in directions else _leading(directions[i], i, W, rank)
         with of_layer(i):
-            fit = structure.fit(W, gram=left.pop(i, None), svd=svd, split=split, directions=known)
+            fit = _fit(structure, W, gram=left.pop(i, None), svd=svd, split=split, directions=known)
         fitted[i] = structure, fit.tensors
         done.append(Truncation(i, rank, rank, limit, fit.singular_values, fit.dropped_norm))
     structures = [fitted[i][0] if i in fitted else s for i, s in enumerate(layout.structures)]
@@ -159,7 +179,8 @@ def rebuilt(
     layout, parameters = state
     if tuple(structures) == layout.structures and not fitted:
         return state
-    new = layout.with_structures(structures)
+    new = layout.with_structures(structures).checked()
+    room("layout", new.size * parameters.itemsize)
     vector = aligned_zeros(new.size, parameters.dtype)
     for i, (before, after) in enumerate(zip(layout.structures, structures, strict=True)):
         old = [tensor.of(parameters) for tensor in layout.of(i)]
@@ -168,7 +189,7 @@ def rebuilt(
         elif before == after:
             weights = old[:-1]
         else:
-            weights = list(after.fit(before.matrix(old[:-1])).tensors)
+            weights = list(_fit(after, _matrix(before, old[:-1])).tensors)
         for tensor, numbers in zip(new.of(i), [*weights, old[-1]], strict=True):
             tensor.of(vector)[...] = numbers
     return new, vector

@@ -27,6 +27,10 @@ cdef struct Tile:
     void* dY            # an operation that overwrites its output's delta has dX = dY
     int bfloat16        # 1: products round their operands; 2: W is packed, too
 
+cdef struct Place:      # of a matrix in the scratch: its start, and bytes for a sample
+    char* start         # NULL: there is none, and step is 0
+    Py_ssize_t step
+
 cdef struct Kind        # below
 
 cdef struct Operation:
@@ -35,8 +39,9 @@ cdef struct Operation:
     Py_ssize_t rows_per_sample      # r of X
     int code            # the operation's own: an activation, say
     double parameter    # of that
-    # What follows is the engine's: values by index; parameters by place (-1: there are none), group and penalties.
-    int input, output
+    # What follows is the engine's: where the values lie, and where the parameters (-1: there are none).
+    Place X, Y, dX, dY
+    bint reads_samples  # X are the samples themselves, which may lie elsewhere
     bint decays         # the parameters are a weight: penalties and decay are for it, and threads share its rows
     Py_ssize_t place
     Py_ssize_t group    # a stretch of the weights with a learning rate of its own

@@ -30,7 +30,7 @@ from svdfast._process.checks import count
 from svdfast._process.files import DAMAGED, remove_parts, written_whole
 from svdfast.model.network import Truncation
 from svdfast.model.ranks import Budget, Energy, Fraction, Given
-from svdfast.model.structures import Structure
+from svdfast.model.structures import Structure, kind_named
 from svdfast.training import state
 from svdfast.training.factoring import Factoring, Guard
 from svdfast.training.optimizers import BY_NAME, Optimizer
@@ -279,7 +279,7 @@ def _value(plain: Any, content: memoryview) -> Any:
         if kind == "tuple":
             return tuple(made(item) for item in items)
         if kind == "structure":
-            return Structure.kinds[items]
+            return kind_named(items)
         if kind == "dict":
             return {made(key): made(item) for key, item in items}
         names = [field.name for field in fields(_RECORDS[kind])]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from svdfast._engine import aligned_zeros
 from svdfast._process.checks import count, one_of, positive_number
 from svdfast._process.files import DAMAGED
 from svdfast._process.runtime import resolve_threads
@@ -185,8 +184,7 @@ def _first_network(first: Mapping[str, Any], now: NetworkState) -> Network:
     one_of("dtype", first["dtype"], ("float32", "float64"))
     if parameters.shape != (of_now.size,) or parameters.dtype.name != first["dtype"] or of_now.recomposed() != layout.recomposed():
         raise ValueError("its parameters are not those of the layers that it began with")
-    zeros = aligned_zeros(layout.size, parameters.dtype)  # memory that nobody has touched
-    return Network.of(layout, zeros, positive_number("uint8_scale", first["uint8_scale"]))
+    return Network.of(layout, np.zeros((), parameters.dtype), positive_number("uint8_scale", first["uint8_scale"]))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from svdfast.model.structures.dense import Dense
 from svdfast.model.structures.low_rank import LowRank
 from svdfast.model.structures.structure import Array, Fit, Moment, Structure
 
-__all__ = ["Array", "Dense", "Fit", "LowRank", "Moment", "Structure", "check_kind", "of_rank", "parse"]
+__all__ = ["Array", "Dense", "Fit", "LowRank", "Moment", "Structure", "check_kind", "kind_named", "of_rank", "parse"]
 
 # Each structure is a file of this folder; a class is known from its definition on.
 for _module in pkgutil.iter_modules(__path__):
@@ -26,9 +27,18 @@ def of_rank(n_out: int, n_in: int, rank: int | None, kind: type[Structure] = Low
 
 
 def check_kind(structure: Any) -> None:
-    """Refuses what is no class of structures."""
+    """Refuses as an argument `structure` what is no class of structures that have a rank."""
     if not (isinstance(structure, type) and issubclass(structure, Structure)):
-        raise TypeError(f"structure: expected a subclass of Structure, got {structure!r}")
+        raise TypeError(f"structure: expected a subclass of Structure, got {structure!r:.100}")
+    if inspect.isabstract(structure) or not structure.factored:
+        raise TypeError(f"structure: expected a class with all methods of a structure, and with a rank, got {structure.__name__}")
+
+
+def kind_named(name: str) -> type[Structure]:
+    """The class that a file has the name of."""
+    if name not in Structure.kinds:
+        raise ValueError(f"structure {str(name)[:40]!r}: expected one of {', '.join(Structure.kinds)}")
+    return Structure.kinds[name]
 
 
 def parse(n_out: int, n_in: int, values: Mapping[str, Any]) -> Structure:
@@ -39,8 +49,6 @@ def parse(n_out: int, n_in: int, values: Mapping[str, Any]) -> Structure:
     TypeError, ValueError
         There is no class of that name, or its fields are out of range.
     """
-    name, own = values["structure"], {key: value for key, value in values.items() if key != "structure"}
-    if name not in Structure.kinds:
-        raise ValueError(f"structure {str(name)[:40]!r}: expected one of {', '.join(Structure.kinds)}")
+    kind, own = kind_named(values["structure"]), {key: value for key, value in values.items() if key != "structure"}
     fields = {key: count(key, value, maximum=min(n_out, n_in)) for key, value in own.items()}
-    return Structure.kinds[name](n_out, n_in, **fields)
+    return kind(n_out, n_in, **fields)

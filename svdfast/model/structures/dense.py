@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,8 @@ __all__ = ["Dense"]
 @dataclass(frozen=True)
 class Dense(Structure):
     """W itself."""
+
+    rank: int | None = field(default=None, init=False)
 
     factored: ClassVar[bool] = False
 
