@@ -67,7 +67,7 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
 
     >>> [t.rank for t in net.truncate(rank_fraction=0.25, inputs=X[:1500])]
     [16, 16]
-    >>> result = sf.train(net, X[:1500], classes[:1500], epochs=5, recompose=False)
+    >>> result = sf.train(net, X[:1500], classes[:1500], epochs=5, factoring=sf.Factoring(recompose=False))
     >>> abs(net.score(X[1500:], classes[1500:]) - dense) < 0.02
     True
     >>> print(sf.count_multiplications(net, mode="forward"))
