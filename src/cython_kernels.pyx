@@ -37,7 +37,8 @@ cdef void dense_forward(
 
 cdef void activation_gradient(
         const floating* Z, const floating* A, floating* dZ, floating* db,
-        Py_ssize_t p, Py_ssize_t n, int activation, double parameter, bint accumulate) noexcept nogil:
+        Py_ssize_t p, Py_ssize_t n, int activation, double parameter,
+        bint accumulate) noexcept nogil:
     # dZ = dA * f'(Z)
     elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ)
     # db (n) = or += the sum over rows of dZ (p×n)
@@ -119,7 +120,8 @@ def run_factored_forward(const floating[:, ::1] X, const floating[:, ::1] W1, co
                          int activation, double parameter, bint bfloat16):
     with nogil:
         factored_forward[floating](
-            of[floating](X), of[floating](W1), of[floating](W2), of[floating](b), of[floating](H), of[floating](Z), of[floating](A),
+            of[floating](X), of[floating](W1), of[floating](W2), of[floating](b),
+            of[floating](H), of[floating](Z), of[floating](A),
             X.shape[0], X.shape[1], W1.shape[0], W2.shape[0], activation, parameter, bfloat16)
 
 
@@ -129,6 +131,8 @@ def run_factored_backward(const floating[:, ::1] X, const floating[:, ::1] H, co
                           floating[:, ::1] db, floating[:, ::1] dX, int activation, double parameter, bint bfloat16):
     with nogil:
         factored_backward[floating](
-            of[floating](X), of[floating](H), of[floating](W1), of[floating](W2), of[floating](Z), of[floating](A),
-            of[floating](dZ), of[floating](D), of[floating](dW1), of[floating](dW2), of[floating](db), of[floating](dX),
-            X.shape[0], X.shape[1], W1.shape[0], W2.shape[0], activation, parameter, False, bfloat16)
+            of[floating](X), of[floating](H), of[floating](W1), of[floating](W2),
+            of[floating](Z), of[floating](A), of[floating](dZ), of[floating](D),
+            of[floating](dW1), of[floating](dW2), of[floating](db), of[floating](dX),
+            X.shape[0], X.shape[1], W1.shape[0], W2.shape[0],
+            activation, parameter, False, bfloat16)

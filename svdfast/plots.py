@@ -138,7 +138,7 @@ def training(
             axes.plot(x, y, label="validation", marker=marker, markersize=4, **STYLES[1])
         axes.set(xlabel=f"{against} of training" if against == "seconds" else "epochs", ylabel=name)
         axes.set_xlim(0, None)
-    _legend(figure, panels, 4)
+    _legend(figure, panels)
     return figure
 
 
@@ -231,7 +231,7 @@ def spectrum(
             about = f"rank {rank}{kept}\n{about}"
         axes.set_title(f"layers[{index}], {layer.n_in} → {layer.n_out}\n{about}", fontsize="medium")
         axes.set_xlim(0, min(layer.n_in, layer.n_out) + 0.5)
-    _legend(figure, [*panels[: len(hidden)], *shares], 4)
+    _legend(figure, [*panels[: len(hidden)], *shares])
     return figure
 
 
@@ -328,7 +328,7 @@ def _png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _legend(figure: Figure | SubFigure, panels: Sequence[Any], columns: int) -> None:
+def _legend(figure: Figure | SubFigure, panels: Sequence[Any]) -> None:
     """One for all panels, above them where the layout makes room for it."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -338,6 +338,6 @@ def _legend(figure: Figure | SubFigure, panels: Sequence[Any], columns: int) -> 
             handles.setdefault(label, handle)
     settings: dict[str, Any] = {"handles": list(handles.values()), "labels": list(handles), "fontsize": "small"}
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
-        figure.legend(loc="outside upper center", ncols=columns, **settings)
+        figure.legend(loc="outside upper center", ncols=4, **settings)
     else:
         panels[0].legend(**settings)

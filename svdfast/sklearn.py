@@ -60,7 +60,7 @@ _NOT_FINITE = (
 
 Callback = Callable[[Event], None]
 Evaluate = Callable[[], tuple[float, float]]  # loss and score on validation data
-Validation = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None]  # X, y and weights, or none of them
+Validation = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None]  # X, y, weights
 
 
 class _Rate:
@@ -292,8 +292,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
     def _first_network(self, n_in: int, n_out: int, output: str, dtype: Any) -> Network:
         """The first weights and biases of scikit-learn: uniform, from the same numbers in the same order."""
         activation = self._hidden_activation()
-        dtype = dtype if self.dtype is None else self.dtype
-        net = Network([n_in, *self._hidden(), n_out], activation, output, dtype=dtype, seed=0, uint8_scale=1.0)
+        dtype, sizes = dtype if self.dtype is None else self.dtype, [n_in, *self._hidden(), n_out]
+        net = Network(sizes, activation, output, dtype=dtype, seed=0, uint8_scale=1.0)
         for layer in net.layers:
             bound = math.sqrt((2 if activation.name == "sigmoid" else 6) / (layer.n_in + layer.n_out))
             layer.W[...] = self._rng.uniform(-bound, bound, (layer.n_in, layer.n_out)).T
@@ -306,11 +306,13 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             rate = _Rate(self.learning_rate_init, self.learning_rate, self.power_t, 1 / c)
             nesterov = bool(self.nesterovs_momentum) and self.momentum > 0
             return GradientDescent(rate, momentum=self.momentum, nesterov=nesterov)
-        return Adam(self.learning_rate_init, beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon * c)
+        return Adam(
+            self.learning_rate_init, beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon * c
+        )
 
     def _fit(
-        self, X: Any, y: Any, sample_weight: ArrayLike | None, validation: Validation, callbacks: Iterable[Callback],
-        *, goes_on: bool = False, classes: ArrayLike | None = None,
+        self, X: Any, y: Any, sample_weight: ArrayLike | None, validation: Validation,
+        callbacks: Iterable[Callback], *, goes_on: bool = False, classes: ArrayLike | None = None,
     ) -> None:  # fmt: skip
         """Trains anew, or, if it `goes_on` (partial_fit), for one epoch more. Where training anew fails, all is as it was before."""
         self._check()
@@ -320,7 +322,9 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         first = not hasattr(self, "network_") or not (self.warm_start or goes_on)
         before = vars(self).copy()
         try:
-            X, targets, weight, evaluate = self._prepare(X, y, sample_weight, validation, first, goes_on, classes)
+            X, targets, weight, evaluate = self._prepare(
+                X, y, sample_weight, validation, first, goes_on, classes
+            )
             try:
                 # SciPy's L-BFGS multiplies with BLAS, too.
                 with in_use.changing(self.network_), single_threaded_blas.held():
@@ -341,8 +345,9 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         """Samples and their targets or classes; a column of these as a vector."""
         numeric = isinstance(self, RegressorMixin)
         X, y = validate_data(
-            self, X, y, accept_sparse="csr", multi_output=True, y_numeric=numeric, dtype=_TYPES, reset=reset
-        )
+            self, X, y, accept_sparse="csr", multi_output=True, y_numeric=numeric, dtype=_TYPES,
+            reset=reset,
+        )  # fmt: skip
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _prepare(
@@ -400,8 +405,12 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             X, X_val, targets, targets_val = parts[:4]
             weight, weight_val = parts[4:] or (None, None)
             if X_val.shape[0] < 2:
-                raise ValueError(f"validation_fraction: expected at least 2 samples to be held out, got {X_val.shape[0]}")
-        return X, targets, weight, None if targets_val is None else self._evaluation(X_val, targets_val, weight_val)
+                raise ValueError(
+                    f"validation_fraction: expected at least 2 samples to be held out, got {X_val.shape[0]}"
+                )
+        if targets_val is None:
+            return X, targets, weight, None
+        return X, targets, weight, self._evaluation(X_val, targets_val, weight_val)
 
     def _forget(self) -> None:
         """What earlier epochs left."""
@@ -818,7 +827,8 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
             weight = compute_sample_weight(self.class_weight, y)
         elif self.class_weight is not None:
             # Of all classes: a call of partial_fit need not have each of them.
-            weight = compute_class_weight(self.class_weight, classes=self.classes_, y=y)[np.searchsorted(self.classes_, y)]
+            by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+            weight = by_class[np.searchsorted(self.classes_, y)]
         return weight
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:

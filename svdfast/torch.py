@@ -4,7 +4,7 @@
 So a model that trains on a GPU, by PyTorch, gets steps 2 and 4 of the four; the training between is the user's own. Needs PyTorch: the
 extra `torch`; `import svdfast` does not import this module.
 
-Not here: svdfast's networks from and to PyTorch (convert.py).
+Not here: svdfast's networks from and to PyTorch (interop/torch_networks.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,8 @@ try:
     import torch
     from torch import Tensor, nn
 except ImportError:
-    raise ImportError(
-        'svdfast.torch needs PyTorch: pip install "svdfast[torch]"', name="torch"
-    ) from None
+    why = 'svdfast.torch needs PyTorch: pip install "svdfast[torch]"'
+    raise ImportError(why, name="torch") from None
 
 __all__ = ["FactoredLinear", "Truncation", "factorize", "recompose"]
 
@@ -110,6 +109,9 @@ class FactoredLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, "
             f"bias={self.bias is not None}"
         )
+
+
+Part: TypeAlias = nn.Linear | FactoredLinear
 
 
 @dataclass(frozen=True)
@@ -222,13 +224,7 @@ def factorize(
     >>> optimizer = torch.optim.Adam(model.parameters())  # and the training goes on, then
     >>> recompose(model)
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    if isinstance(module, nn.Linear | FactoredLinear):
-        raise ValueError(
-            f"module: expected a model with Linear layers in it, got a {type(module).__name__}, "
-            "which can't be replaced in place"
-        )
+    _check_model(module, Part, "Linear")
     one_of("method", method, ("exact", "randomized"))
     if (rank_fraction is None) == (ranks is None):
         raise ValueError("rank_fraction, ranks: expected one of the two")
@@ -239,16 +235,13 @@ def factorize(
     elif ranks is not None and not isinstance(ranks, Mapping):
         raise TypeError(f"ranks: expected a mapping of names to ranks or a rule, got {type(ranks).__name__}")
     left = _left(module, skip)
-    names = {
-        name: part
-        for name, part in module.named_modules(remove_duplicate=False)
-        if isinstance(part, nn.Linear | FactoredLinear)
-    }
-    layers: dict[nn.Linear | FactoredLinear, str] = {}
+    named = module.named_modules(remove_duplicate=False)
+    names = {name: part for name, part in named if isinstance(part, Part)}
+    layers: dict[Part, str] = {}
     for name, part in names.items():
         if part not in left:
             layers.setdefault(part, name)
-    given: dict[nn.Linear | FactoredLinear, int] = {}
+    given: dict[Part, int] = {}
     if isinstance(ranks, Mapping):
         given = _given(ranks, names, layers)
         layers = {part: layers[part] for part in layers if part in given}
@@ -314,12 +307,7 @@ def recompose(module: nn.Module) -> None:
       (1): ReLU()
     )
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    if isinstance(module, FactoredLinear):
-        raise ValueError(
-            "module: expected a model with FactoredLinear layers in it, got a FactoredLinear, which can't be replaced in place"
-        )
+    _check_model(module, FactoredLinear, "FactoredLinear")
     new: dict[nn.Module, nn.Module] = {}
     for name, part in module.named_modules():
         if not isinstance(part, FactoredLinear):
@@ -330,10 +318,31 @@ def recompose(module: nn.Module) -> None:
         W = _product(part.W1, part.W2).to(part.W1.dtype)
         # On the device meta, as first weights would draw from torch's own generator.
         made = nn.Linear(part.in_features, part.out_features, bias=False, device="meta")
-        made.weight = nn.Parameter(W, part.W1.requires_grad or part.W2.requires_grad)
+        made.weight = nn.Parameter(W, _is_trained(part))
         made.register_parameter("bias", part.bias)
         new[part] = made.train(part.training)
     _replace(module, new)
+
+
+def _check_model(module: Any, layer: Any, name: str) -> None:
+    """Refuses what is no model, or itself such a layer."""
+    got = type(module).__name__
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: expected a torch.nn.Module, got {got}")
+    if isinstance(module, layer):
+        raise ValueError(
+            f"module: expected a model with {name} layers in it, got a {got}, "
+            "which can't be replaced in place"
+        )
+
+
+def _tensors(part: Part) -> tuple[Tensor, ...]:
+    """Those of the weight."""
+    return (part.W1, part.W2) if isinstance(part, FactoredLinear) else (part.weight,)
+
+
+def _is_trained(part: Part) -> bool:
+    return any(tensor.requires_grad for tensor in _tensors(part))
 
 
 def _left(module: nn.Module, skip: Collection[str]) -> set[nn.Module]:
@@ -350,12 +359,10 @@ def _left(module: nn.Module, skip: Collection[str]) -> set[nn.Module]:
 
 
 def _given(
-    ranks: Mapping[str, int],
-    names: Mapping[str, nn.Linear | FactoredLinear],
-    layers: Collection[nn.Linear | FactoredLinear],
-) -> dict[nn.Linear | FactoredLinear, int]:
+    ranks: Mapping[str, int], names: Mapping[str, Part], layers: Collection[Part]
+) -> dict[Part, int]:
     """Ranks by layer of ranks by name."""
-    given: dict[nn.Linear | FactoredLinear, int] = {}
+    given: dict[Part, int] = {}
     for name, rank in ranks.items():
         part = names.get(name)
         if part is None:
@@ -368,9 +375,7 @@ def _given(
     return given
 
 
-def _reasons(
-    module: nn.Module, layers: Collection[nn.Linear | FactoredLinear]
-) -> dict[nn.Linear | FactoredLinear, str]:
+def _reasons(module: nn.Module, layers: Collection[Part]) -> dict[Part, str]:
     """Why some layers can't be replaced."""
     owners: dict[Tensor, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -379,20 +384,19 @@ def _reasons(
     for part in module.modules():
         for parameter in part.parameters(recurse=False):
             holders.setdefault(parameter, set()).add(part)
-    reasons: dict[nn.Linear | FactoredLinear, str] = {}
+    reasons: dict[Part, str] = {}
     for part in layers:
         reason = _own_reason(part)
         if reason is None:
-            weights = (part.W1, part.W2) if isinstance(part, FactoredLinear) else (part.weight,)
-            if any(len(holders[weight]) > 1 for weight in weights):
-                shared = sorted({name for weight in weights for name in owners[weight]})
+            if any(len(holders[weight]) > 1 for weight in _tensors(part)):
+                shared = sorted({name for weight in _tensors(part) for name in owners[weight]})
                 reason = f"its weight is shared: {', '.join(shared)}"
         if reason is not None:
             reasons[part] = reason
     return reasons
 
 
-def _own_reason(part: nn.Linear | FactoredLinear) -> str | None:
+def _own_reason(part: Part) -> str | None:
     """Why a layer can't be replaced, as far as itself shows it."""
     if type(part) not in (nn.Linear, FactoredLinear):
         return f"it is a {type(part).__name__}, a subclass, which may mean more than its weight"
@@ -418,7 +422,7 @@ def _own_reason(part: nn.Linear | FactoredLinear) -> str | None:
     return None
 
 
-def _check_weight(part: nn.Linear | FactoredLinear, name: str) -> None:
+def _check_weight(part: Part, name: str) -> None:
     """Refuses a weight that can't be decomposed."""
     if next(part.parameters()).device.type == "meta":
         raise ValueError(f"module: {name!r}: expected a weight with numbers, got one on the device meta")
@@ -426,7 +430,7 @@ def _check_weight(part: nn.Linear | FactoredLinear, name: str) -> None:
         raise ValueError(f"module: {name!r}: expected a finite weight, got NaN or infinity in it")
 
 
-def _weight(part: nn.Linear | FactoredLinear) -> Tensor:
+def _weight(part: Part) -> Tensor:
     """W (n_out, n_in), in at least float32."""
     if isinstance(part, FactoredLinear):
         return _product(part.W1, part.W2)
@@ -452,23 +456,19 @@ def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager
     return off
 
 
-def _ranks_by_rule(ranks: str, parts: Collection[nn.Linear | FactoredLinear]) -> list[int]:
+def _ranks_by_rule(ranks: str, parts: Collection[Part]) -> list[int]:
     """The rank of each layer by "energy:E" or "budget:B"."""
     if not parts:
         return []
     rule = rules.named_rule(ranks)
-    squares = [
-        np.square(_singular_values(_weight(part)), dtype=np.float64) for part in parts
-    ]
+    squares = [np.square(_singular_values(_weight(part)), dtype=np.float64) for part in parts]
     # A rank costs m + n for a product with W's m·n, forward and backward alike.
     costs = [part.in_features + part.out_features for part in parts]
     whole = sum(part.in_features * part.out_features for part in parts)
     return rule.of_squares(squares, costs, whole)
 
 
-def _cut(
-    part: nn.Linear | FactoredLinear, name: str, rank: int, method: str
-) -> tuple[FactoredLinear, float]:
+def _cut(part: Part, name: str, rank: int, method: str) -> tuple[FactoredLinear, float]:
     """The factored layer and ‖W − W1·W2‖_F."""
     W = _weight(part)
     try:
@@ -478,18 +478,14 @@ def _cut(
     if not bool(torch.isfinite(s).all()):
         raise ValueError(f"module: {name!r}: its norm is too large for {W.dtype}")
     root = s[:rank].sqrt()
-    old = part.W1 if isinstance(part, FactoredLinear) else part.weight
-    W1 = (U[:, :rank] * root).to(old.dtype).contiguous()
-    W2 = (root[:, None] * Vh[:rank]).to(old.dtype).contiguous()
+    dtype = _tensors(part)[0].dtype
+    W1 = (U[:, :rank] * root).to(dtype).contiguous()
+    W2 = (root[:, None] * Vh[:rank]).to(dtype).contiguous()
     # Scaled, so that no square overflows.
     scale = float(W.abs().max()) or 1.0
     dropped = scale * float(torch.linalg.norm((W - _product(W1, W2)) / scale))
-    needed = (
-        part.W1.requires_grad or part.W2.requires_grad
-        if isinstance(part, FactoredLinear)
-        else part.weight.requires_grad
-    )
-    made = FactoredLinear(nn.Parameter(W1, needed), nn.Parameter(W2, needed), part.bias)
+    trained = _is_trained(part)
+    made = FactoredLinear(nn.Parameter(W1, trained), nn.Parameter(W2, trained), part.bias)
     return made.train(part.training), dropped
 
 

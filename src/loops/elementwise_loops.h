@@ -273,3 +273,18 @@ static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrd
 static const svdfast_elementwise NAME(table) = {
     NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add_rows), NAME(gather),
 };
+
+/* What elementwise_types.h defined for the type. */
+#undef REAL
+#undef SQRT
+#undef TYPE
+#undef BITS
+#undef MANTISSA
+#undef BIAS
+#undef ROUNDER
+#undef LN2_HIGH
+#undef LN2_LOW
+#undef EXP_MIN
+#undef EXP_MAX
+#undef TANH_MAX
+#undef TERMS

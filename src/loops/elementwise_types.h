@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Includes the loops for float and double, with what differs between the two. Included by elementwise.c once for each
- * instruction set SET. No include guard: that is its purpose.
+ * instruction set SET. elementwise_loops.h takes back at its end what is defined for a type. No include guard: that is its purpose.
  *
  * exp needs of a type: the integer of its size, the bits of its mantissa, its exponent's bias, log 2 in two parts (the first
  * with trailing zeros, so that n * LN2_HIGH is exact), the range in which e^x is a normal number, and how many Taylor terms reach
@@ -21,19 +21,6 @@
 #define TANH_MAX 20.0f
 #define TERMS 7
 #include "elementwise_loops.h"
-#undef REAL
-#undef SQRT
-#undef TYPE
-#undef BITS
-#undef MANTISSA
-#undef BIAS
-#undef ROUNDER
-#undef LN2_HIGH
-#undef LN2_LOW
-#undef EXP_MIN
-#undef EXP_MAX
-#undef TANH_MAX
-#undef TERMS
 
 #define REAL double
 #define SQRT sqrt
@@ -49,16 +36,3 @@
 #define TANH_MAX 40.0
 #define TERMS 13
 #include "elementwise_loops.h"
-#undef REAL
-#undef SQRT
-#undef TYPE
-#undef BITS
-#undef MANTISSA
-#undef BIAS
-#undef ROUNDER
-#undef LN2_HIGH
-#undef LN2_LOW
-#undef EXP_MIN
-#undef EXP_MAX
-#undef TANH_MAX
-#undef TERMS

@@ -26,14 +26,21 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-
-#include <immintrin.h>
-
 enum { ROWS_CONTIGUOUS, COLUMNS_CONTIGUOUS, TURNED };
 
 /* Rows of B whose stride is a multiple of this many floats fall on the same cache lines. */
 enum { ALIASING = 1024 };
+
+typedef void product(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
+                     const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);
+
+/* What svdfast_product_select and svdfast_bfloat16_select chose; without it nobody calls. */
+static product *selected, *selected_bfloat16;
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define HAS_KERNELS
+
+#include <immintrin.h>
 
 /* Floats of a cache line; floats of B from which on the next panel is fetched beforehand. */
 enum { LINE = 16, DISTANT = 65536 };
@@ -302,28 +309,28 @@ INLINE __m512 NAME(load_across_part)(int count, int more, const float *x, ptrdif
 
 #endif
 
-typedef void product(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda, const float *B,
-                     ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);
-
-static product *selected, *selected_bfloat16;
+#endif /* x86-64 */
 
 int svdfast_product_select(const char *name)
 {
+    (void)name;
+    product *found = NULL;
+#ifdef HAS_KERNELS
     __builtin_cpu_init();
     if ((name == NULL || strcmp(name, "avx512") == 0) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
         && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-        selected = product_avx512;
+        found = product_avx512;
     else if ((name == NULL || strcmp(name, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        selected = product_avx2;
-    else
-        return 0;
-    return 1;
+        found = product_avx2;
+#endif
+    selected = found != NULL ? found : selected;
+    return found != NULL;
 }
 
 int svdfast_bfloat16_select(void)
 {
-    __builtin_cpu_init();
 #ifdef HAS_BFLOAT16
+    __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512vl"))
         selected_bfloat16 = product_bfloat16;
@@ -331,8 +338,11 @@ int svdfast_bfloat16_select(void)
     return selected_bfloat16 != NULL;
 }
 
-/* Rows of words, each of whole vectors, as panel_place of product_kernels.h counts them. */
-ptrdiff_t svdfast_packed_size(ptrdiff_t n, ptrdiff_t k) { return (n + WIDTH - 1) / WIDTH * WIDTH * ((k + 1) / 2); }
+/* Rows of words, each of whole vectors of 16, as panel_place of product_kernels.h counts them. */
+ptrdiff_t svdfast_packed_size(ptrdiff_t n, ptrdiff_t k)
+{
+    return (n + 15) / 16 * 16 * ((k + 1) / 2);
+}
 
 void svdfast_pack(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float *B, ptrdiff_t ldb, int i, int count, float *packed)
 {
@@ -360,43 +370,6 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
     else
         selected(transpose_A ? COLUMNS_CONTIGUOUS : ROWS_CONTIGUOUS, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc);
 }
-
-#else
-
-int svdfast_bfloat16_select(void) { return 0; }
-
-ptrdiff_t svdfast_packed_size(ptrdiff_t n, ptrdiff_t k)
-{
-    (void)n, (void)k;
-    return 0;
-}
-
-void svdfast_pack(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float *B, ptrdiff_t ldb, int i, int count, float *packed)
-{
-    (void)transpose_B, (void)n, (void)k, (void)B, (void)ldb, (void)i, (void)count, (void)packed;
-}
-
-void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
-                              const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
-{
-    (void)transpose_A, (void)transpose_B, (void)m, (void)n, (void)k, (void)A, (void)lda, (void)B, (void)ldb, (void)accumulate,
-        (void)C, (void)ldc;
-}
-
-int svdfast_product_select(const char *name)
-{
-    (void)name;
-    return 0;
-}
-
-void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
-                     const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
-{
-    (void)transpose_A, (void)transpose_B, (void)m, (void)n, (void)k, (void)A, (void)lda, (void)B, (void)ldb, (void)accumulate,
-        (void)C, (void)ldc;
-}
-
-#endif
 
 /* As VCVTNE2PS2BF16 does: to the nearest, to even between two; denormals to zero; NaN stays NaN. */
 void svdfast_round_bfloat16(ptrdiff_t rows, ptrdiff_t columns, const float *X, ptrdiff_t ldx, float *out)

@@ -182,6 +182,19 @@ INLINE void NAME(load_block)(const int whole, ptrdiff_t rows, ptrdiff_t k, const
     NAME(transpose)(x);
 }
 
+/* The first `count` vectors of x, or all, `stride` floats apart. */
+INLINE void NAME(store_block)(ptrdiff_t count, const VECTOR x[WIDTH], float *to, ptrdiff_t stride)
+{
+    if (count >= WIDTH) {
+#pragma GCC unroll 16
+        for (int i = 0; i < WIDTH; i++)
+            NAME(store)(to + i * stride, x[i]);
+    } else {
+        for (int i = 0; i < (int)count; i++)
+            NAME(store)(to + i * stride, x[i]);
+    }
+}
+
 /* panel (words×WIDTH·vectors) = Bᵀ, B (columns×k): the panel's columns are rows of B. Zeros beyond. */
 TARGET static void NAME(transpose_panel)(ptrdiff_t k, int vectors, ptrdiff_t columns, const float *B, ptrdiff_t ldb, float *panel)
 {
@@ -196,14 +209,7 @@ TARGET static void NAME(transpose_panel)(ptrdiff_t k, int vectors, ptrdiff_t col
             else
                 NAME(load_block)(0, columns - WIDTH * v, left, from, ldb, x);
             float *to = panel + j * WIDTH * vectors + WIDTH * v;
-            if (words - j >= WIDTH) {
-#pragma GCC unroll 16
-                for (int i = 0; i < WIDTH; i++)
-                    NAME(store)(to + i * WIDTH * vectors, x[i]);
-            } else {
-                for (int i = 0; i < (int)(words - j); i++)
-                    NAME(store)(to + i * WIDTH * vectors, x[i]);
-            }
+            NAME(store_block)(words - j, x, to, WIDTH * vectors);
         }
 }
 
@@ -221,14 +227,7 @@ TARGET static void NAME(pack_rows)(int rows, ptrdiff_t k, const float *A, ptrdif
             NAME(load_block)(1, ROWS, left, A + j * PER_WORD, lda, x);
         else
             NAME(load_block)(0, rows, left, A + j * PER_WORD, lda, x);
-        if (words - j >= WIDTH) {
-#pragma GCC unroll 16
-            for (int i = 0; i < WIDTH; i++)
-                NAME(store)(strip + (j + i) * rows, x[i]);
-        } else {
-            for (int i = 0; i < (int)(words - j); i++)
-                NAME(store)(strip + (j + i) * rows, x[i]);
-        }
+        NAME(store_block)(words - j, x, strip + j * rows, rows);
     }
 }
 

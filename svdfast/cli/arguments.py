@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the command line's arguments are parsed by: numbers, fractions, rules for ranks, names of files to be written.
 
-Not here: which arguments there are (main.py, model.py).
+And the arguments that several commands have. Not here: those of one command (main.py, model.py).
 """
 
 from __future__ import annotations
@@ -11,26 +11,17 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from svdfast._process.checks import MAX_SIZE
-from svdfast.cli.data import Failure, UsageError, short
+from svdfast.cli.data import Failure, UsageError, named_errors, short
 from svdfast.interop import files as io
 from svdfast.model.ranks import NAMED
 
 __all__ = [
-    "check_writable",
-    "integer",
-    "layer_numbers",
-    "momentum",
-    "not_negative",
-    "positive",
-    "pretrain_fraction",
-    "rank_fraction",
-    "rank_rule",
-    "rank_rule_or_auto",
-    "threads",
-    "widths",
-]
+    "RANK_FRACTION", "RULES", "THREADS", "check_writable", "integer", "layer_numbers", "momentum",
+    "not_negative", "positive", "pretrain_fraction", "rank_rule", "rank_rule_or_auto", "widths",
+]  # fmt: skip
 
 
 def _number(text: str) -> float:
@@ -42,9 +33,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _checked(
-    condition: Callable[[float], bool], expected: str
-) -> Callable[[str], float]:
+def _checked(condition: Callable[[float], bool], expected: str) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = _number(text)
         if not (math.isfinite(value) and condition(value)):
@@ -54,7 +43,7 @@ def _checked(
     return parse
 
 
-rank_fraction = _checked(lambda x: 0 < x <= 1, "a number above 0 and at most 1")
+_rank_fraction = _checked(lambda x: 0 < x <= 1, "a number above 0 and at most 1")
 pretrain_fraction = _checked(lambda x: 0 <= x <= 1, "a number from 0 to 1")
 momentum = _checked(lambda x: 0 <= x < 1, "a number from 0 to below 1")
 positive = _checked(lambda x: x > 0, "a number above 0")
@@ -77,9 +66,8 @@ def rank_rule_or_auto(text: str) -> str:
 
 def rank_rule(text: str) -> str:
     if text == "auto":
-        raise argparse.ArgumentTypeError(
-            f"expected {_RULES}; auto measures steps of a training, and here is none"
-        )
+        why = "auto measures steps of a training, and here is none"
+        raise argparse.ArgumentTypeError(f"expected {_RULES}; {why}")
     return _rule(text, _RULES)
 
 
@@ -90,15 +78,24 @@ def integer(minimum: int, maximum: int = MAX_SIZE) -> Callable[[str], int]:
         except ValueError:
             value = minimum - 1
         if not minimum <= value <= maximum:
-            raise argparse.ArgumentTypeError(
-                f"expected an integer from {minimum} to {maximum}, got {short(text)}"
-            )
+            expected = f"an integer from {minimum} to {maximum}"
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {short(text)}")
         return value
 
     return parse
 
 
-threads = integer(1, 1024)
+RANK_FRACTION: dict[str, Any] = {
+    "type": _rank_fraction, "metavar": "A",
+    "help": "keep A times the smaller side of a weight as its rank: 1/4 or 0.25",
+}  # fmt: skip
+THREADS: dict[str, Any] = {
+    "type": integer(1, 1024), "metavar": "N", "help": "default: as many as the process may run on"
+}  # fmt: skip
+RULES = (
+    "energy:E, the rank that keeps a share E of a weight's energy; "
+    "budget:B, the directions that are worth most for a share B of the multiplications"
+)
 
 
 def widths(text: str) -> tuple[int, ...]:
@@ -120,8 +117,5 @@ def check_writable(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
             raise Failure(f"{option}: {error}") from None
     if path.is_dir():
         raise Failure(f"{option}: {path} is a folder")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise Failure(f"{option}: {path.parent}: {error.strerror or error}") from None
+    with named_errors(f"{option}: {path.parent}"), tempfile.TemporaryFile(dir=path.parent):
+        pass

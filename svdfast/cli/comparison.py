@@ -10,7 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -28,9 +28,10 @@ from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
 from svdfast.training.result import TrainingResult
 from svdfast.training.train import train
 
-__all__ = ["SGD_LEARNING_RATE", "Comparison", "say"]
+__all__ = ["SGD_LEARNING_RATE", "Comparison", "aligned", "say"]
 
 Array = NDArray[Any]
+Ranks: TypeAlias = Sequence[int | None] | str | None
 
 SGD_LEARNING_RATE = 0.1
 _MOST_LINES = 20
@@ -40,6 +41,16 @@ def say(text: str = "") -> None:
     """Prints a line at once, also to a terminal that lacks some of its characters."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table's lines: columns as wide as their widest cell, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
+    return lines
 
 
 class Comparison:
@@ -65,21 +76,16 @@ class Comparison:
         n_in = data.X.shape[1]
         hidden = setting("hidden")
         try:
-            self.first = Network(
-                [n_in, *hidden, data.n_out],
-                output=data.head.output,
-                dtype=arguments.dtype,
-                seed=arguments.seed,
-            )
+            sizes, output = [n_in, *hidden, data.n_out], data.head.output
+            self.first = Network(sizes, output=output, dtype=arguments.dtype, seed=arguments.seed)
         except ValueError as error:
             raise UsageError(f"--hidden: {error}") from None
         keep = setting("keep_dense")
         if keep is None:
             keep = (1,) if n_in <= NARROW and len(hidden) > 1 else ()
         if keep and max(keep) > len(hidden):
-            raise UsageError(
-                f"--keep-dense: expected numbers from 1 to {len(hidden)}, got {max(keep)}"
-            )
+            known = f"numbers from 1 to {len(hidden)}"
+            raise UsageError(f"--keep-dense: expected {known}, got {max(keep)}")
         self.kept = [] if arguments.ranks else sorted({number - 1 for number in keep})
         self.ranks: str | list[int | None] = arguments.ranks or [
             None if i in self.kept else resolve_rank(self.alpha, layer.n_in, layer.n_out)
@@ -100,47 +106,29 @@ class Comparison:
     def _warm_up(self) -> None:
         """A dense step, an SVD and a factored step on a copy, so that none is measured cold."""
         n = self.batch_size
-        self._fit(
-            self.first.copy(), self.ranks, 0.5, self.data.X[:n], self.data.y[:n], epochs=2,
-        )  # fmt: skip
+        self._fit(self.first.copy(), self.ranks, 0.5, self.data.X[:n], self.data.y[:n], epochs=2)
 
-    def _factoring(self, ranks: Sequence[int | None] | str | None, pretrain_fraction: float | None) -> Factoring | None:
+    def _factoring(self, ranks: Ranks, pretrain_fraction: float | None) -> Factoring | None:
         arguments = self.arguments
         if ranks is None:
             return None
         return Factoring(
-            ranks,
-            pretrain_fraction=pretrain_fraction,
-            recompose=False,
-            force=arguments.force,
-            svd=arguments.svd_method,
-            activation_aware=not arguments.plain_svd,
+            ranks, pretrain_fraction=pretrain_fraction, recompose=False, force=arguments.force,
+            svd=arguments.svd_method, activation_aware=not arguments.plain_svd,
             product_decay=arguments.product_decay,
-        )
+        )  # fmt: skip
 
     def _fit(
-        self,
-        net: Network,
-        ranks: Sequence[int | None] | str | None,
-        pretrain_fraction: float | None,
-        X: Array,
-        y: Array,
+        self, net: Network, ranks: Ranks, pretrain_fraction: float | None, X: Array, y: Array,
         **settings: Any,
-    ) -> TrainingResult:
+    ) -> TrainingResult:  # fmt: skip
         arguments = self.arguments
         try:
             return train(
-                net,
-                X,
-                y,
-                batch_size=self.batch_size,
-                optimizer=self.optimizer(),
-                factoring=self._factoring(ranks, pretrain_fraction),
-                precision=arguments.precision,
-                n_threads=self.threads,
-                seed=arguments.seed,
-                **settings,
-            )
+                net, X, y, batch_size=self.batch_size, optimizer=self.optimizer(),
+                factoring=self._factoring(ranks, pretrain_fraction), precision=arguments.precision,
+                n_threads=self.threads, seed=arguments.seed, **settings,
+            )  # fmt: skip
         except ValueError as error:  # an SVD of weights that are no longer finite
             raise Failure(error) from None
 
@@ -165,9 +153,7 @@ class Comparison:
             f"{'thread' if self.threads == 1 else 'threads'}, seed {arguments.seed}"
         )
 
-    def train(
-        self, title: str, ranks: Sequence[int | None] | str | None
-    ) -> tuple[Network, TrainingResult]:
+    def train(self, title: str, ranks: Ranks) -> tuple[Network, TrainingResult]:
         """Trains a copy of the first network and prints a line an epoch, or every few epochs."""
         bar = _bar_class()
         write_line: Callable[[str], object] = say if bar is None else bar.write
@@ -184,7 +170,8 @@ class Comparison:
                 write_line(f"       step {event.step}: dense again")
             elif event.kind == "epoch" and (event.epoch % every == 0 or event.epoch in (1, self.epochs)):
                 row = event.info
-                score = self._score(Evaluation(row["val_loss"], row["val_accuracy"]))
+                evaluation = Evaluation(row["val_loss"], row["val_accuracy"])
+                score = self._format_score(evaluation, self.data.y_test)
                 write_line(
                     f"{row['epoch']:5}  {row['phase']:8}  {row['loss']:9.4g}  "
                     f"{row['val_loss']:9.4g}  {score:>12}  {row['seconds']:8.3f}"
@@ -195,16 +182,10 @@ class Comparison:
         say(f"epoch  phase          loss   val loss  {score_name:>12}   seconds")
         net = self.first.copy()
         result = self._fit(
-            net,
-            ranks,
-            self.pretrain_fraction,
-            self.data.X,
-            self.data.y,
-            epochs=self.epochs,
-            validation=(self.data.X_test, self.data.y_test),
-            callbacks=[tell],
+            net, ranks, self.pretrain_fraction, self.data.X, self.data.y, epochs=self.epochs,
+            validation=(self.data.X_test, self.data.y_test), callbacks=[tell],
             progress=bar is not None,
-        )
+        )  # fmt: skip
         return net, result
 
     def _describe_switch(self, event: Event) -> list[str]:
@@ -217,9 +198,8 @@ class Comparison:
         lines = []
         done = [f"{sizes(t.layer)} to rank {t.rank}" for t in truncations if not t.skipped]
         if done:
-            lines.append(
-                f"       step {event.step}, {event.info['seconds']:.2f} s: SVD of {', '.join(done)}"
-            )
+            when = f"step {event.step}, {event.info['seconds']:.2f} s"
+            lines.append(f"       {when}: SVD of {', '.join(done)}")
         if self.kept:
             names = ", ".join(sizes(i) for i in self.kept)
             lines.append(f"       kept dense (--keep-dense): {names}")
@@ -229,17 +209,12 @@ class Comparison:
             if t.skipped
         ]
         if skipped:
-            lines.append(
-                "       left dense, as factoring saves no multiplications (--force factors them): "
-                + "; ".join(skipped)
-            )
+            why = "left dense, as factoring saves no multiplications (--force factors them)"
+            lines.append(f"       {why}: {'; '.join(skipped)}")
         return lines
 
-    def _score(self, evaluation: Evaluation) -> str:
-        """Accuracy, or R² of a single output: 1 - loss/variance, on the test or validation set."""
-        return self._format_score(evaluation, self.data.y_test)
-
     def _format_score(self, evaluation: Evaluation, y: Array) -> str:
+        """Accuracy, or R² of a single output: 1 - loss/variance."""
         if evaluation.accuracy is not None:
             return f"{100 * evaluation.accuracy:.2f} %"
         r2 = share_explained_of(evaluation.loss, y)
@@ -269,46 +244,23 @@ class Comparison:
         dense_forward = f"{forward.dense_total:,}"
         rows: list[tuple[str, ...]] = [
             ("", "dense", "SVD, factored", "SVD, recomposed", "dense : SVD"),
-            (
-                "training time, s",
-                f"{dense_result.seconds:.3f}",
-                f"{result.seconds:.3f}",
-                f"{seconds:.3f}",
-                f"{measured:.2f}",
-            ),
-            (
-                "  of it SVD, recomposition",
-                "",
-                f"{switch_seconds:.3f}",
-                f"{recompose_seconds:.3f}",
-                "",
-            ),
-            (
-                "multiplications a sample, step",
-                f"{step.dense_total:,}",
-                f"{step.total:,}",
-                "",
-                f"{step.ratio:.2f}",
-            ),
-            (
-                "multiplications a sample, forward",
-                dense_forward,
-                f"{forward.total:,}",
-                dense_forward,
-                f"{forward.ratio:.2f}",
-            ),
-        ]
+            ("training time, s", f"{dense_result.seconds:.3f}", f"{result.seconds:.3f}",
+             f"{seconds:.3f}", f"{measured:.2f}"),
+            ("  of it SVD, recomposition", "", f"{switch_seconds:.3f}",
+             f"{recompose_seconds:.3f}", ""),
+            ("multiplications a sample, step", f"{step.dense_total:,}", f"{step.total:,}", "",
+             f"{step.ratio:.2f}"),
+            ("multiplications a sample, forward", dense_forward, f"{forward.total:,}",
+             dense_forward, f"{forward.ratio:.2f}"),
+        ]  # fmt: skip
         score = "accuracy" if self.data.head.decides else "R²"
         for index, (part, y) in enumerate((("train", self.data.y), ("test", self.data.y_test))):
             rows.append((f"{part} loss", *(f"{e[index].loss:.4g}" for e in networks), ""))
-            rows.append(
-                (f"{part} {score}", *(self._format_score(e[index], y) for e in networks), "")
-            )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            scores = (self._format_score(e[index], y) for e in networks)
+            rows.append((f"{part} {score}", *scores, ""))
         say()
-        for row in rows:
-            cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            say("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
+        for line in aligned(rows):
+            say(line)
         say()
         if self.arguments.ranks is not None:
             say(result.explain())

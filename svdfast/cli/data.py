@@ -28,8 +28,8 @@ from svdfast.model.heads import CLASSES, Head, head_for
 from svdfast.model.network import Layer, Network
 
 __all__ = [
-    "DEFAULTS", "FILE_DEFAULTS", "MOST_CLASSES", "Data", "Failure", "Scale", "UsageError", "load", "load_samples", "scale_of", "short",
-    "take_in", "take_out", "with_scales",
+    "DEFAULTS", "FILE_DEFAULTS", "MOST_CLASSES", "Data", "Failure", "Scale", "UsageError", "load",
+    "load_samples", "named_errors", "scale_of", "short", "take_in", "take_out", "with_scales",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -115,7 +115,7 @@ def load(arguments: argparse.Namespace) -> Data:
         return _load_named(name)
     suffix = _suffix(name, "train")
     notes: list[str] = []
-    with _named_errors(name):
+    with named_errors(name):
         test = None
         if suffix == ".csv":
             table, header = _read_csv(name)
@@ -147,14 +147,13 @@ def load_samples(name: str, command: str, n_in: int, n_targets: int, *, training
             raise Failure(f"{name}: expected {n_in} features, as the network takes, got {X.shape[1]}")
         return X, y
     suffix = _suffix(name, command)
-    with _named_errors(name):
+    with named_errors(name):
         targets: Array | None
         if suffix == ".csv":
             table, _ = _read_csv(name)
             if table.shape[1] not in (n_in, n_in + n_targets):
-                raise Failure(
-                    f"expected {n_in} columns, as the network takes, or {n_in + n_targets} with targets, got {table.shape[1]}"
-                )
+                known = f"{n_in} columns, as the network takes, or {n_in + n_targets} with targets"
+                raise Failure(f"expected {known}, got {table.shape[1]}")
             X, targets = table[:, :n_in], (table[:, n_in:] if table.shape[1] > n_in else None)
         else:
             arrays = _read_npz(name, ("X",), ("y",))
@@ -179,7 +178,7 @@ def _suffix(name: str, command: str) -> str:
 
 
 @contextlib.contextmanager
-def _named_errors(name: str) -> Iterator[None]:
+def named_errors(name: str) -> Iterator[None]:
     """Puts a file's name before what was wrong with it."""
     try:
         yield
@@ -260,9 +259,8 @@ def _find_csv_error(file: TextIO, header: bool) -> str | None:
             return f"line {rows.line_num}: expected {n_columns} columns, got {len(row)}"
         for column, field in enumerate(row, 1):
             if not _is_number(field):
-                return (
-                    f"line {rows.line_num}, column {column}: expected a number, got {short(field)}"
-                )
+                place = f"line {rows.line_num}, column {column}"
+                return f"{place}: expected a number, got {short(field)}"
     return None
 
 
@@ -319,12 +317,9 @@ def _check_samples(X: Array, y: Array, names: tuple[str, str], n_targets: int = 
 
 
 def _prepare(
-    arguments: argparse.Namespace,
-    X: Array,
-    y: Array,
-    test: tuple[Array, Array] | None,
+    arguments: argparse.Namespace, X: Array, y: Array, test: tuple[Array, Array] | None,
     notes: list[str],
-) -> Data:
+) -> Data:  # fmt: skip
     """Checks samples, holds some out for the test, names the classes and standardises."""
     X, y = _check_samples(X, y, ("X", "y"))
     if test is None:
@@ -370,9 +365,7 @@ def _prepare(
     elif standardise:
         X_scale = scale_of(X, "X")
         X, X_test = (((part - X_scale[0]) / X_scale[1]) for part in (X, X_test))
-        notes.append(
-            "features brought to mean 0 and standard deviation 1 of the training samples"
-        )
+        notes.append("features brought to mean 0 and standard deviation 1 of the training samples")
     # The test samples may lie far outside of the training's range.
     for part, name in ((X, "X"), (X_test, "X_test"), (y, "y"), (y_test, "y_test")):
         with np.errstate(over="ignore"):
@@ -399,10 +392,8 @@ def with_scales(net: Network, data: Data) -> Network:
     """
     scales = [scale for scale in (data.X_scale, data.y_scale) if scale is not None]
     # Of a float32 x, the rounding weighs |mean|/deviation times as much in (x - mean)/deviation.
-    if any((abs(mean) > _MOST_DEVIATIONS * deviation).any() for mean, deviation in scales):
-        net = _in_float64(net)
-    else:
-        net = net.copy()
+    wide = any((abs(mean) > _MOST_DEVIATIONS * deviation).any() for mean, deviation in scales)
+    net = _in_float64(net) if wide else net.copy()
     if data.X_scale is not None:
         take_in(net, data.X_scale)
     if data.y_scale is not None:

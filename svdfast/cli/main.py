@@ -20,21 +20,19 @@ import numpy as np
 
 from svdfast._process.config import show_config
 from svdfast._process.version import __version__
-from svdfast.cli.arguments import (
-    check_writable,
-    integer,
-    layer_numbers,
-    momentum,
-    not_negative,
-    positive,
-    pretrain_fraction,
-    rank_fraction,
-    rank_rule_or_auto,
-    threads,
-    widths,
-)
+from svdfast.cli import arguments as parse
 from svdfast.cli.comparison import SGD_LEARNING_RATE, Comparison, say
-from svdfast.cli.data import DEFAULTS, MOST_CLASSES, Failure, UsageError, load, short, with_scales
+from svdfast.cli.data import (
+    DEFAULTS,
+    FILE_DEFAULTS,
+    MOST_CLASSES,
+    Failure,
+    UsageError,
+    load,
+    named_errors,
+    short,
+    with_scales,
+)
 from svdfast.cli.model import add_commands
 from svdfast.interop import files as io
 from svdfast.model.ranks import NARROW
@@ -73,6 +71,12 @@ exit status:
   0 done; 1 something was left out or failed; 2 the arguments are wrong; 130 ended by Ctrl-C
 """
 
+_TRAINED_WITH = "\n".join(
+    f"  {name:13}  {','.join(map(str, d.hidden)):9}  1/{1 / d.rank_fraction:<3g} "
+    f"{d.epochs:<6}  {d.batch_size:<5}  {d.learning_rate:g}"
+    for name, d in [*DEFAULTS.items(), ("a file", FILE_DEFAULTS)]
+)
+
 _EPILOG = f"""\
 data:
   digits         1,797 images of 8x8 that come with scikit-learn (the default)
@@ -90,12 +94,7 @@ data:
 
 defaults:
   data           hidden     rank  epochs  batch  learning rate
-  digits         1024,1024  1/8   40      128    0.001
-  xor            20,20      1/2   800     4      0.01
-  mnist          512,256    1/4   20      2048   0.0003
-  fashion-mnist  512,256    1/4   20      2048   0.0003
-  cat            100        1/2   100     209    0.001
-  a file         512,256    1/4   20      256    0.001
+{_TRAINED_WITH}
 
 examples:
   svdfast train
@@ -186,152 +185,91 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], None], **texts: Any) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **texts
-        )
+        form = argparse.RawDescriptionHelpFormatter
+        added = commands.add_parser(name, formatter_class=form, allow_abbrev=False, **texts)
         added.set_defaults(run=run)
         return added
 
+    # fmt: off
     command(
-        "info",
-        _info,
-        help="show the CPU, BLAS, threads and versions in use",
+        "info", _info, help="show the CPU, BLAS, threads and versions in use",
         description="Show the CPU's features, BLAS, threads and versions in use.",
     )
-    repeat = command(
-        "reproduce", _reproduce, help="repeat the report's experiments", description=_REPRODUCE, epilog=_REPRODUCE_EPILOG
-    )
-    repeat.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="which, see below (default: all)")
-    repeat.add_argument(
-        "--seeds", type=integer(1, 1000), metavar="N", help="trainings of each kind (default: 20 of xor, 10 of cat, 3 of study, 5 else)"
-    )
-    repeat.add_argument("--quick", action="store_true", help="a few samples and epochs: only whether all of it works")
-    repeat.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="default: reproduction, and reproduction-quick with --quick"
-    )
-
     add = command(
-        "train",
-        _train,
-        help="train a network dense and factored, and compare",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-    )
-    names = ", ".join(DEFAULTS)
-    add.add_argument(
-        "data", nargs="?", default="digits", metavar="DATA", help=f"{names}, FILE.csv or FILE.npz"
-    )
-
-    group = add.add_argument_group("network")
-    group.add_argument(
-        "--hidden", type=widths, metavar="N,N", help="neurons of each hidden layer: 1024,1024"
-    )
-    group.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    group.add_argument("--save", type=Path, metavar="FILE", help="write the recomposed network "
-                       "to FILE.npz or FILE.safetensors, for svdfast predict, compress, export and svdfast.load; it takes "
-                       "DATA's own numbers, before they are standardised")  # fmt: skip
-
-    group = add.add_argument_group("factoring")
-    group.add_argument(
-        "--rank-fraction",
-        type=rank_fraction,
-        metavar="A",
-        help="keep A times the smaller side of a weight as its rank: 1/4 or 0.25",
-    )
-    group.add_argument(
-        "--ranks",
-        type=rank_rule_or_auto,
-        metavar="RULE",
-        help="instead: auto, which measures; energy:E, the rank that keeps a share E of a weight's energy; budget:B, the directions "
-        "that are worth most for a share B of the multiplications",
-    )
-    group.add_argument(
-        "--pretrain-fraction",
-        type=pretrain_fraction,
-        metavar="P",
-        help="share of the steps before the SVD, dense (default 0.05; with --ranks auto the latest, 0.1)",
-    )
-    group.add_argument(
-        "--svd-method",
-        choices=("exact", "randomized"),
-        default="exact",
-        help="default exact; randomized may be faster for small ranks of large weights",
-    )
-    group.add_argument(
-        "--plain-svd",
-        action="store_true",
-        help="cut so that the weights change least, instead of the layers' outputs over a sample",
-    )
-    group.add_argument(
-        "--product-decay", type=not_negative, default=0.0, metavar="D", help="of the factors' product (default 0)"
-    )
-    group.add_argument(
-        "--keep-dense",
-        type=layer_numbers,
-        metavar="I,I",
-        help="hidden layers that stay dense, counted from 1, or 'none' (for digits and files the "
-        f"default is 1 if there are at most {NARROW} features, for there a low rank costs "
-        "accuracy and saves little; else none)",
-    )
-    group.add_argument(
-        "--force",
-        action="store_true",
-        help="factor also layers in which that saves no multiplications",
-    )
-
-    group = add.add_argument_group("training")
-    group.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        help="of the products of a float32 network; bfloat16 is faster where the CPU has it, see svdfast info",
-    )
-    group.add_argument("--epochs", type=integer(1), metavar="N", help="passes over the data")
-    group.add_argument(
-        "--batch-size", type=integer(1), metavar="N", help="samples in a mini-batch"
-    )
-    group.add_argument(
-        "--optimizer",
-        choices=("adam", "adamw", "sgd"),
-        default="adam",
-        help="default adam; sgd is gradient descent",
-    )
-    group.add_argument(
-        "--learning-rate",
-        type=positive,
-        metavar="R",
-        help=f"constant; default: see below, and {SGD_LEARNING_RATE} for sgd",
-    )
-    group.add_argument("--momentum", type=momentum, metavar="M", help="of sgd (default 0)")
-    group.add_argument(
-        "--weight-decay", type=not_negative, metavar="D", help="of adamw (default 0.01)"
-    )
-    group.add_argument(
-        "--threads",
-        type=threads,
-        metavar="N",
-        help="default: as many as the process may run on",
-    )
-    group.add_argument(
-        "--seed",
-        type=integer(0),
-        default=0,
-        metavar="N",
-        help="of the first weights, the order of the samples and the test set (default 0)",
-    )
-
-    group = add.add_argument_group("data files")
-    group.add_argument(
-        "--task",
-        choices=("auto", "classification", "regression"),
-        default="auto",
-        help="what the target is (default: classes if it has few integers)",
-    )
-    group.add_argument(
-        "--no-standardise", action="store_true", help="take features and targets as they are"
-    )
-
+        "reproduce", _reproduce, help="repeat the report's experiments",
+        description=_REPRODUCE, epilog=_REPRODUCE_EPILOG,
+    ).add_argument
+    add("experiments", nargs="*", metavar="EXPERIMENT", help="which, see below (default: all)")
+    add("--seeds", type=parse.integer(1, 1000), metavar="N",
+        help="trainings of each kind (default: 20 of xor, 10 of cat, 3 of study, 5 else)")
+    add("--quick", action="store_true",
+        help="a few samples and epochs: only whether all of it works")
+    add("--out", type=Path, metavar="FOLDER",
+        help="default: reproduction, and reproduction-quick with --quick")
+    _add_training(command(
+        "train", _train, help="train a network dense and factored, and compare",
+        description=_DESCRIPTION, epilog=_EPILOG,
+    ))
+    # fmt: on
     add_commands(command)
     return parser
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `svdfast train`."""
+    # fmt: off
+    parser.add_argument("data", nargs="?", default="digits", metavar="DATA",
+                        help=f"{', '.join(DEFAULTS)}, FILE.csv or FILE.npz")
+    add = parser.add_argument_group("network").add_argument
+    add("--hidden", type=parse.widths, metavar="N,N",
+        help="neurons of each hidden layer: 1024,1024")
+    add("--dtype", choices=("float32", "float64"), default="float32")
+    add("--save", type=Path, metavar="FILE",
+        help="write the recomposed network to FILE.npz or FILE.safetensors, for svdfast predict, "
+        "compress, export and svdfast.load; it takes DATA's own numbers, before they are "
+        "standardised")
+
+    add = parser.add_argument_group("factoring").add_argument
+    add("--rank-fraction", **parse.RANK_FRACTION)
+    add("--ranks", type=parse.rank_rule_or_auto, metavar="RULE",
+        help=f"instead: auto, which measures; {parse.RULES}")
+    add("--pretrain-fraction", type=parse.pretrain_fraction, metavar="P",
+        help="share of the steps before the SVD, dense (default 0.05; with --ranks auto the "
+        "latest, 0.1)")
+    add("--svd-method", choices=("exact", "randomized"), default="exact",
+        help="default exact; randomized may be faster for small ranks of large weights")
+    add("--plain-svd", action="store_true",
+        help="cut so that the weights change least, instead of the layers' outputs over a sample")
+    add("--product-decay", type=parse.not_negative, default=0.0, metavar="D",
+        help="of the factors' product (default 0)")
+    add("--keep-dense", type=parse.layer_numbers, metavar="I,I",
+        help="hidden layers that stay dense, counted from 1, or 'none' (for digits and files the "
+        f"default is 1 if there are at most {NARROW} features, for there a low rank costs "
+        "accuracy and saves little; else none)")
+    add("--force", action="store_true",
+        help="factor also layers in which that saves no multiplications")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--precision", choices=("float32", "bfloat16"),
+        help="of the products of a float32 network; bfloat16 is faster where the CPU has it, "
+        "see svdfast info")
+    add("--epochs", type=parse.integer(1), metavar="N", help="passes over the data")
+    add("--batch-size", type=parse.integer(1), metavar="N", help="samples in a mini-batch")
+    add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam",
+        help="default adam; sgd is gradient descent")
+    add("--learning-rate", type=parse.positive, metavar="R",
+        help=f"constant; default: see below, and {SGD_LEARNING_RATE} for sgd")
+    add("--momentum", type=parse.momentum, metavar="M", help="of sgd (default 0)")
+    add("--weight-decay", type=parse.not_negative, metavar="D", help="of adamw (default 0.01)")
+    add("--threads", **parse.THREADS)
+    add("--seed", type=parse.integer(0), default=0, metavar="N",
+        help="of the first weights, the order of the samples and the test set (default 0)")
+
+    add = parser.add_argument_group("data files").add_argument
+    add("--task", choices=("auto", "classification", "regression"), default="auto",
+        help="what the target is (default: classes if it has few integers)")
+    add("--no-standardise", action="store_true", help="take features and targets as they are")
+    # fmt: on
 
 
 # Commands
@@ -373,7 +311,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     if arguments.save is not None:
-        check_writable("--save", arguments.save, io.SUFFIXES)
+        parse.check_writable("--save", arguments.save, io.SUFFIXES)
     if arguments.ranks is not None and not (arguments.rank_fraction is arguments.keep_dense is None):
         raise UsageError("--ranks: expected neither --rank-fraction nor --keep-dense with it")
     if arguments.momentum is not None and arguments.optimizer != "sgd":
@@ -390,10 +328,8 @@ def _train(arguments: argparse.Namespace) -> None:
     comparison.report(dense, dense_result, net, result)
     if arguments.save is not None:
         saved = with_scales(net, data)
-        try:
+        with named_errors(f"--save: {arguments.save}"):
             io.write(saved, arguments.save, data.origin)
-        except OSError as error:
-            raise Failure(f"--save: {arguments.save}: {error.strerror or error}") from None
         if saved.dtype != net.dtype:
             say(f"Saved as {saved.dtype}, for the file's numbers vary so little about their mean that {net.dtype} would blur them.")
         say(f"The recomposed network is in {arguments.save}.")

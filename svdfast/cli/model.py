@@ -18,18 +18,19 @@ from numpy.typing import NDArray
 
 import svdfast.onnx as onnx
 from svdfast._process.files import written_whole
-from svdfast.cli.arguments import check_writable, layer_numbers, rank_fraction, rank_rule, threads
-from svdfast.cli.comparison import say
+from svdfast.cli import arguments as parse
+from svdfast.cli.comparison import aligned, say
 from svdfast.cli.data import (
     DEFAULTS,
     Failure,
     Scale,
     UsageError,
     load_samples,
+    named_errors,
     scale_of,
     take_in,
     take_out,
-)
+)  # fmt: skip
 from svdfast.interop import files as io
 from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.heads import Head, agree, head_of, share_explained
@@ -139,54 +140,42 @@ class _AddCommand(Protocol):
 
 def add_commands(command: _AddCommand) -> None:
     """Adds the three commands and their arguments."""
-    add = command(
+    model: dict[str, Any] = {"metavar": "MODEL", "help": "file of a network"}
+    parser = command(
         "predict", _predict, help="predict with a saved network", description=_PREDICT, epilog=_PREDICT_EPILOG
     )
-    add.add_argument("model", metavar="MODEL", help="file of a network")
-    add.add_argument("data", metavar="DATA", help="FILE.csv, FILE.npz or a data set's name, see below")
-    add.add_argument("--out", type=Path, metavar="FILE", help="write to FILE.csv, FILE.npz or FILE.npy instead")
-    add.add_argument(
-        "--probabilities",
-        action="store_true",
-        help="the outputs of softmax or sigmoid instead of classes: a number for each class, or that of the second class",
-    )
-    add.add_argument(
-        "--precision", choices=("float32", "bfloat16"), help="of the products of a float32 network, see svdfast info"
-    )
-    add.add_argument("--threads", type=threads, metavar="N", help="default: as many as the process may run on")
+    add = parser.add_argument
+    add("model", **model)
+    add("data", metavar="DATA", help="FILE.csv, FILE.npz or a data set's name, see below")
+    add("--out", type=Path, metavar="FILE", help="write to FILE.csv, FILE.npz or FILE.npy instead")
+    add("--probabilities", action="store_true",
+        help="the outputs of softmax or sigmoid instead of classes: a number for each class, "
+        "or that of the second class")  # fmt: skip
+    add("--precision", choices=("float32", "bfloat16"),
+        help="of the products of a float32 network, see svdfast info")  # fmt: skip
+    add("--threads", **parse.THREADS)
 
-    add = command(
+    parser = command(
         "compress", _compress, help="cut a saved network by SVD", description=_COMPRESS, epilog=_COMPRESS_EPILOG
     )
-    add.add_argument("model", metavar="MODEL", help="file of a network")
-    how = add.add_mutually_exclusive_group(required=True)
-    how.add_argument(
-        "--rank-fraction",
-        type=rank_fraction,
-        metavar="A",
-        help="keep A times the smaller side of a weight as its rank: 1/4 or 0.25",
-    )
-    how.add_argument(
-        "--ranks",
-        type=rank_rule,
-        metavar="RULE",
-        help="energy:E, the rank that keeps a share E of a weight's energy; budget:B, the directions that are worth most for a share B "
-        "of the multiplications",
-    )
-    add.add_argument("--data", metavar="DATA", help="samples to cut by, see below")
-    add.add_argument("--out", type=Path, metavar="FILE", help="the factored network (default: MODEL-compressed)")
-    add.add_argument(
-        "--keep-dense",
-        type=layer_numbers,
-        default=(),
-        metavar="I,I",
-        help="hidden layers that are left as they are, counted from 1 (not with budget)",
-    )
-    add.add_argument("--force", action="store_true", help="cut also layers in which that saves no multiplications")
+    add = parser.add_argument
+    add("model", **model)
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--rank-fraction", **parse.RANK_FRACTION)
+    how.add_argument("--ranks", type=parse.rank_rule, metavar="RULE", help=parse.RULES)
+    add("--data", metavar="DATA", help="samples to cut by, see below")
+    add("--out", type=Path, metavar="FILE", help="the factored network (default: MODEL-compressed)")
+    add("--keep-dense", type=parse.layer_numbers, default=(), metavar="I,I",
+        help="hidden layers that are left as they are, counted from 1 (not with budget)")
+    add("--force", action="store_true",
+        help="cut also layers in which that saves no multiplications")  # fmt: skip
 
-    add = command("export", _export, help="write a saved network as ONNX", description=_EXPORT, epilog=_EXPORT_EPILOG)
-    add.add_argument("model", metavar="MODEL", help="file of a network")
-    add.add_argument("file", type=Path, metavar="FILE.onnx", help="file to write")
+    parser = command(
+        "export", _export, help="write a saved network as ONNX",
+        description=_EXPORT, epilog=_EXPORT_EPILOG,
+    )  # fmt: skip
+    parser.add_argument("model", **model)
+    parser.add_argument("file", type=Path, metavar="FILE.onnx", help="file to write")
 
 
 def _tell(line: str) -> None:
@@ -196,18 +185,12 @@ def _tell(line: str) -> None:
 
 def _load_model(name: str) -> tuple[Network, io.Origin]:
     try:
-        return io.read(name)
-    except FileNotFoundError as error:
-        raise Failure(f"{name}: {error.strerror or error}") from None
+        with named_errors(name):
+            return io.read(name)
     except ImportError as error:
         raise Failure(f"{name}: {error}") from None
     except ValueError as error:
         raise Failure(" ".join(str(error).removeprefix("path: ").split())) from None
-
-
-def _check_precision(net: Network, precision: str | None) -> None:
-    if precision is not None and net.dtype != np.float32:
-        raise UsageError(f"--precision: goes with a float32 network, this one is {net.dtype}")
 
 
 # predict
@@ -215,12 +198,13 @@ def _check_precision(net: Network, precision: str | None) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
-        check_writable("--out", arguments.out, _PREDICTION_SUFFIXES)
+        parse.check_writable("--out", arguments.out, _PREDICTION_SUFFIXES)
     net, origin = _load_model(arguments.model)
-    _check_precision(net, arguments.precision)
-    output = net.layers[-1].activation
-    if arguments.probabilities and not head_of(output).decides:
-        raise UsageError(f"--probabilities: this network's output is {output.name}, which gives none")
+    if arguments.precision is not None and net.dtype != np.float32:
+        raise UsageError(f"--precision: goes with a float32 network, this one is {net.dtype}")
+    if arguments.probabilities and not _head(net).decides:
+        output = net.layers[-1].activation.name
+        raise UsageError(f"--probabilities: this network's output is {output}, which gives none")
     X, y = load_samples(arguments.data, "predict", net.sizes[0], _n_targets(net))
     outputs = _outputs(net, X, arguments.data, precision=arguments.precision, n_threads=arguments.threads)
     predicted = _predictions(net, outputs, origin)
@@ -294,17 +278,14 @@ def _lines(values: Array) -> Iterator[str]:
 
 
 def _write(values: Array, path: Path) -> None:
-    try:
-        with written_whole(path) as file:
-            if path.suffix == ".npy":
-                np.save(file, values)
-            elif path.suffix == ".npz":
-                np.savez(file, predictions=values)
-            else:
-                for text in _lines(values):
-                    file.write(text.encode())
-    except OSError as error:
-        raise Failure(f"--out: {path}: {error.strerror or error}") from None
+    with named_errors(f"--out: {path}"), written_whole(path) as file:
+        if path.suffix == ".npy":
+            np.save(file, values)
+        elif path.suffix == ".npz":
+            np.savez(file, predictions=values)
+        else:
+            for text in _lines(values):
+                file.write(text.encode())
 
 
 # compress
@@ -313,7 +294,7 @@ def _write(values: Array, path: Path) -> None:
 def _compress(arguments: argparse.Namespace) -> None:
     stem, suffix = os.path.splitext(arguments.model)
     out = arguments.out or Path(f"{stem}-compressed{suffix if suffix in io.SUFFIXES else '.npz'}")
-    check_writable("--out", out, io.SUFFIXES)
+    parse.check_writable("--out", out, io.SUFFIXES)
     if arguments.keep_dense and (arguments.ranks or "").startswith("budget"):
         raise UsageError("--keep-dense: budget:B shares among all hidden layers, so it leaves none out")
     net, origin = _load_model(arguments.model)
@@ -338,10 +319,8 @@ def _compress(arguments: argparse.Namespace) -> None:
         if arguments.data in DEFAULTS:
             X, y = load_samples(arguments.data, "compress", net.sizes[0], _n_targets(net))
         lines += _changes(before, net, X, y, origin, arguments.data)
-    try:
+    with named_errors(f"--out: {out}"):
         io.write(net, out, origin)
-    except OSError as error:
-        raise Failure(f"--out: {out}: {error.strerror or error}") from None
     for line in lines:
         say(line)
     say(f"The factored network is in {out}: {len(net.parameters):,} parameters, {len(before.parameters):,} before.")
@@ -398,12 +377,7 @@ def _table(before: Network, net: Network, truncations: tuple[Truncation, ...]) -
     rows.append(("total", "", "", "", *(f"{count.total:,}" for count in counts)))
     ratios = [counts[i].total / counts[i + 1].total for i in (0, 2)]
     rows.append(("before : after", "", "", "", "", f"{ratios[0]:.2f}", "", f"{ratios[1]:.2f}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
-    return [*lines, ""]
+    return [*aligned(rows), ""]
 
 
 def _energy_kept(truncation: Truncation) -> float:
@@ -438,14 +412,13 @@ def _changes(before: Network, net: Network, X: Array, y: Array | None, origin: i
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    check_writable("FILE.onnx", arguments.file, (".onnx",))
+    parse.check_writable("FILE.onnx", arguments.file, (".onnx",))
     net, origin = _load_model(arguments.model)
     try:
-        onnx.save(net, arguments.file)
+        with named_errors(str(arguments.file)):
+            onnx.save(net, arguments.file)
     except (ImportError, ValueError) as error:
         raise Failure(f"{arguments.file}: {error}") from None
-    except OSError as error:
-        raise Failure(f"{arguments.file}: {error.strerror or error}") from None
     say(f"The network is in {arguments.file}.")
     if origin.labels is not None:
         say(f"Its outputs are of the classes {', '.join(map(str, origin.labels))}, in this order.")

@@ -90,6 +90,15 @@ def results_table(runs: Runs, report: Report, dense: Callable[[str], str], cost_
     return table(header, list(zip(*((columns | theirs)[name] for name in header), strict=True)))
 
 
+def beside_dense(
+    title: str, runs: Runs, report: Report, dense: Callable[[str], str], digits: int, how: str = ""
+) -> list[tuple[str, str]]:
+    """The two tables that an experiment of dense and factored trainings has, with their titles."""
+    speed_title = f"Speed against DNN, medians over seeds{how}"
+    results = results_table(runs, report, dense, digits)
+    return [(title, results), (speed_title, speed_table(runs, report, dense))]
+
+
 def speed_table(runs: Runs, report: Report, dense: Callable[[str], str]) -> str:
     """How many times faster each form is than its dense one of the same seeds, by the clock and by count; medians over the seeds.
 
@@ -103,19 +112,15 @@ def speed_table(runs: Runs, report: Report, dense: Callable[[str], str]) -> str:
         pairs = list(zip(of, other, strict=True))
         epoch = median(b["dense_step"] / a["factored_step"] for a, b in pairs if a["factored_step"] and b["dense_step"])
         step = median(run["factored_step"] or run["dense_step"] for run in of)
-        rows.append(
-            [
-                form,
-                ", ".join(str(rank or "dense") for rank in first["ranks"]),
-                given(report.get(form, {}).get("speed"), 3),
-                given(epoch, 3),
-                given(None if same else speed(of, other), 3),
-                f"{first['forward_dense'] / first['forward']:.2f}",
-                f"{first['step_dense'] / first['step']:.2f}",
-                NONE if step is None else f"{1e3 * step:.3g}",
-                given(None if same else median(1e3 * run["switch_seconds"] for run in of), 1),
-            ]
-        )
+        rows.append([
+            form, ", ".join(str(rank or "dense") for rank in first["ranks"]),
+            given(report.get(form, {}).get("speed"), 3), given(epoch, 3),
+            given(None if same else speed(of, other), 3),
+            f"{first['forward_dense'] / first['forward']:.2f}",
+            f"{first['step_dense'] / first['step']:.2f}",
+            NONE if step is None else f"{1e3 * step:.3g}",
+            given(None if same else median(1e3 * run["switch_seconds"] for run in of), 1),
+        ])  # fmt: skip
     header = [
         "", "ranks", "report: ×", "an epoch ×", "whole run ×", "counted: forward ×", "counted: step ×", "ms a step", "SVD, ms",
     ]  # fmt: skip

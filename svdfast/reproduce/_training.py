@@ -77,16 +77,10 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     schedule = (Cosine if settings.get("falling") else Constant)(settings["learning_rate"])
     method = settings["factoring"]
     result = train(
-        net,
-        X,
-        y,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
-        optimizer=make(schedule),
-        validation=test if settings.get("curve", True) else None,
-        factoring=None if method is None else Factoring(**method, recompose=False),
-        seed=seed,
-    )
+        net, X, y, epochs=settings["epochs"], batch_size=settings["batch_size"],
+        optimizer=make(schedule), validation=test if settings.get("curve", True) else None,
+        factoring=None if method is None else Factoring(**method, recompose=False), seed=seed,
+    )  # fmt: skip
     step, forward = count_multiplications(net, "step"), count_multiplications(net, "forward")
     ranks = net.layout.ranks[: len(net.layout.factorable)]
     began = time.perf_counter()
@@ -113,10 +107,8 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         "dense_step": seconds_a_step("dense"),
         "factored_step": seconds_a_step("factored"),
         "ranks": ranks,
-        "forward": forward.total,
-        "forward_dense": forward.dense_total,
-        "step": step.total,
-        "step_dense": step.dense_total,
+        "forward": forward.total, "forward_dense": forward.dense_total,
+        "step": step.total, "step_dense": step.dense_total,
         "machine": machine(),
         "costs": [_rounded(row["loss"], 4) for row in rows],
         "test_accuracies": [_rounded(100 * row["val_accuracy"], 4) for row in rows if "val_accuracy" in row],

@@ -16,7 +16,7 @@ from svdfast.plots import new_figure
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
 from svdfast.reproduce._figures import line, mark_switch
 from svdfast.reproduce._readings import METHODS, dense, jobs_of, report_of
-from svdfast.reproduce._tables import NONE, interval, paired, results_table, speed_table, table
+from svdfast.reproduce._tables import NONE, beside_dense, interval, paired, table
 from svdfast.reproduce._training import load, run_training
 
 if TYPE_CHECKING:
@@ -45,11 +45,9 @@ def jobs(plan: Plan, _: Runs) -> list[Job]:
 
 
 def tables(runs: Runs) -> list[tuple[str, str]]:
-    return [
-        ("Table 2: mean ± standard deviation over seeds", results_table(runs, REPORT, dense, 5)),
-        ("Speed against DNN, medians over seeds", speed_table(runs, REPORT, dense)),
-        ("Is the difference on 50 test images more than chance?", chance_table(runs)),
-    ]
+    title = "Table 2: mean ± standard deviation over seeds"
+    chance = "Is the difference on 50 test images more than chance?", chance_table(runs)
+    return [*beside_dense(title, runs, REPORT, dense, 5), chance]
 
 
 def of_images(right: int) -> str:
@@ -78,16 +76,12 @@ def chance_table(runs: Runs) -> str:
         plain, factored = (of_form(runs, f"{reading}, {form}") for form in METHODS)
         differences = paired(runs, f"{reading}, SVD-DNN", f"{reading}, DNN", "test_accuracy")
         splits = [disagreement(a["test_right"], b["test_right"]) for a, b in zip(plain, factored, strict=True)]
-        rows.append(
-            [
-                f"{reading}, {len(differences)} seeds",
-                *means,
-                f"{statistics.mean(differences):+.1f}",
-                interval(differences, 1),
-                f"{statistics.mean(a for a, _, _ in splits):.1f}, {statistics.mean(b for _, b, _ in splits):.1f}",
-                f"{sum(p < 0.05 for _, _, p in splits)} of {len(splits)}",
-            ]
-        )
+        only = [statistics.mean(split[i] for split in splits) for i in (0, 1)]
+        rows.append([
+            f"{reading}, {len(differences)} seeds", *means, f"{statistics.mean(differences):+.1f}",
+            interval(differences, 1), f"{only[0]:.1f}, {only[1]:.1f}",
+            f"{sum(p < 0.05 for _, _, p in splits)} of {len(splits)}",
+        ])  # fmt: skip
     header = [
         "", "DNN, %", "95 % by images", "SVD-DNN, %", "95 % by images", "difference, points", "95 % by seeds",
         "images only DNN, only SVD-DNN has right", "McNemar's p < 0.05 in",

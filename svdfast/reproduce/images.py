@@ -58,10 +58,9 @@ def psnr(image: Image, clean: Image) -> float:
 
 
 def jobs(plan: Plan, _: Runs) -> list[Job]:
-    noisy = [
-        Job(f"noise {noise}", seed, {"ranks": list(RANKS), "noise": noise}) for seed in plan.seeds for noise in NOISES
-    ]
-    return [Job("compress", 0, {"ranks": list(RANKS), "noise": 0.0}), *noisy]
+    wanted = [("compress", 0, 0.0)]
+    wanted += [(f"noise {noise}", seed, noise) for seed in plan.seeds for noise in NOISES]
+    return [Job(form, seed, {"ranks": list(RANKS), "noise": noise}) for form, seed, noise in wanted]
 
 
 def run(settings: dict[str, Any], seed: int) -> dict[str, Any]:

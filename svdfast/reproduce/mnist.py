@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from svdfast.plots import new_figure
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
 from svdfast.reproduce._figures import line
-from svdfast.reproduce._tables import results_table, speed_table
+from svdfast.reproduce._tables import beside_dense
 from svdfast.reproduce._training import described, load, run_training
 from svdfast.training.factoring import Factoring
 
@@ -39,18 +39,15 @@ REPORT = {
 
 def jobs_of(plan: Plan, sizes: list[int], methods: dict[str, Factoring | None]) -> list[Job]:
     size = {"epochs": 2, "samples": 6144} if plan.quick else {"epochs": 20}
+    settings = size | {
+        "data": "mnist", "sizes": sizes, "output": "softmax", "optimizer": "adam",
+        "learning_rate": 3e-4, "batch_size": 2048,
+    }  # fmt: skip
     return [
-        Job(
-            form,
-            seed,
-            {
-                "data": "mnist", "sizes": sizes, "output": "softmax", "optimizer": "adam", "learning_rate": 3e-4,
-                "batch_size": 2048, "factoring": described(method),
-            } | size,
-        )
+        Job(form, seed, settings | {"factoring": described(method)})
         for seed in plan.seeds
         for form, method in methods.items()
-    ]  # fmt: skip
+    ]
 
 
 def jobs(plan: Plan, _: Runs) -> list[Job]:
@@ -62,10 +59,8 @@ def dense(form: str) -> str:
 
 
 def tables(runs: Runs) -> list[tuple[str, str]]:
-    return [
-        ("Table 3, and other α: mean ± standard deviation over seeds", results_table(runs, REPORT, dense, 5)),
-        ("Speed against DNN, medians over seeds", speed_table(runs, REPORT, dense)),
-    ]
+    title = "Table 3, and other α: mean ± standard deviation over seeds"
+    return beside_dense(title, runs, REPORT, dense, 5)
 
 
 def curves(runs: Runs, key: str, what: str, **axis: Any) -> Figure:

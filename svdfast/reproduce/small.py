@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from svdfast.reproduce import mnist
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs
-from svdfast.reproduce._tables import results_table, speed_table
+from svdfast.reproduce._tables import beside_dense
 from svdfast.reproduce._training import load, run_training
 
 if TYPE_CHECKING:
@@ -22,10 +22,7 @@ def jobs(plan: Plan, _: Runs) -> list[Job]:
 
 
 def tables(runs: Runs) -> list[tuple[str, str]]:
-    return [
-        ("784-50-10: mean ± standard deviation over seeds", results_table(runs, {}, mnist.dense, 4)),
-        ("Speed against DNN, medians over seeds", speed_table(runs, {}, mnist.dense)),
-    ]
+    return beside_dense("784-50-10: mean ± standard deviation over seeds", runs, {}, mnist.dense, 4)
 
 
 def figures(runs: Runs) -> dict[str, Figure]:
@@ -33,13 +30,6 @@ def figures(runs: Runs) -> dict[str, Figure]:
 
 
 EXPERIMENT = Experiment(
-    "small",
-    "A network with too few neurons (section 4.3)",
-    5,
-    2,
-    lambda: load("mnist"),
-    (jobs,),
-    run_training,
-    tables,
-    figures,
-)
+    "small", "A network with too few neurons (section 4.3)", 5, 2, lambda: load("mnist"), (jobs,),
+    run_training, tables, figures,
+)  # fmt: skip

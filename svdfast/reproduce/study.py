@@ -52,12 +52,10 @@ def form(data: str, network: str, alpha: str | None, share: float | None) -> str
 
 def cells() -> Iterator[tuple[str, str, list[int], str | None]]:
     """What has a learning rate of its own: data, network, its sizes, α (None: dense)."""
-    for data in DATA:
+    small = [(data, NETWORK, SIZES) for data in DATA]
+    for cell in [*small, *(("mnist", network, sizes) for network, sizes in LARGE.items())]:
         for alpha in (None, *FRACTIONS):
-            yield data, NETWORK, SIZES, alpha
-    for network, sizes in LARGE.items():
-        for alpha in (None, *FRACTIONS):
-            yield "mnist", network, sizes, alpha
+            yield *cell, alpha
 
 
 def settings(
@@ -92,13 +90,8 @@ def tuning(plan: Plan, _: Runs) -> list[Job]:
     for data, network, sizes, alpha in cells():
         rates = RATES if network not in LARGE else LARGE_RATES
         for rate in rates[:2] if plan.quick else rates:
-            jobs.append(
-                Job(
-                    f"tuning: {form(data, network, alpha, 0.1)}",
-                    TUNING_SEED,
-                    settings(plan, data, network, sizes, alpha, 0.1, rate, tuning=True),
-                )
-            )
+            how = settings(plan, data, network, sizes, alpha, 0.1, rate, tuning=True)
+            jobs.append(Job(f"tuning: {form(data, network, alpha, 0.1)}", TUNING_SEED, how))
     return jobs
 
 
@@ -113,13 +106,8 @@ def grid(plan: Plan, runs: Runs) -> list[Job]:
         for data, network, sizes, alpha in cells():
             rate = best_rate(runs, data, network, alpha)
             for share in SHARES if network not in LARGE and alpha is not None else (0.1,):
-                jobs.append(
-                    Job(
-                        form(data, network, alpha, share),
-                        seed,
-                        settings(plan, data, network, sizes, alpha, share, rate, tuning=False),
-                    )
-                )
+                how = settings(plan, data, network, sizes, alpha, share, rate, tuning=False)
+                jobs.append(Job(form(data, network, alpha, share), seed, how))
     return jobs
 
 
@@ -187,18 +175,14 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
                 for a, b in zip(of, dense, strict=True)
                 if a["factored_step"] or a["dense_step"]
             )
-            rows.append(
-                [
-                    f"{network}, {name}",
-                    f"{first['settings']['learning_rate']:g}",
-                    spread([run["test_accuracy"] for run in of], 2),
-                    f"{first['step_dense'] / first['step']:.2f}",
-                    given(median(steps), 2),
-                    f"{speed(of, dense):.2f}",
-                    f"{statistics.median(run['switch_seconds'] for run in of):.2f}",
-                    f"{statistics.median(run['seconds'] for run in of):.1f}",
-                ]
-            )
+            rows.append([
+                f"{network}, {name}", f"{first['settings']['learning_rate']:g}",
+                spread([run["test_accuracy"] for run in of], 2),
+                f"{first['step_dense'] / first['step']:.2f}", given(median(steps), 2),
+                f"{speed(of, dense):.2f}",
+                f"{statistics.median(run['switch_seconds'] for run in of):.2f}",
+                f"{statistics.median(run['seconds'] for run in of):.1f}",
+            ])  # fmt: skip
     header = ["", "rate", "test accuracy, %", "counted: step ×", "a step ×", "whole run ×", "SVD, s", "whole run, s"]
     result.append((f"Larger networks on MNIST, φ = 10 %, {epochs(dense)}", table(header, rows)))
     return result
@@ -295,13 +279,6 @@ def figures(runs: Runs) -> dict[str, Figure]:
 
 
 EXPERIMENT = Experiment(
-    "study",
-    "α, φ and larger networks (sections 6.1, 6.3)",
-    3,
-    1,
-    lambda: [load(name) for name in DATA],
-    (tuning, grid),
-    run,
-    tables,
-    figures,
-)
+    "study", "α, φ and larger networks (sections 6.1, 6.3)", 3, 1,
+    lambda: [load(name) for name in DATA], (tuning, grid), run, tables, figures,
+)  # fmt: skip

@@ -13,7 +13,7 @@ from svdfast.plots import new_figure
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, forms, of_form
 from svdfast.reproduce._figures import line, mark_switch
 from svdfast.reproduce._readings import METHODS, dense, jobs_of, report_of
-from svdfast.reproduce._tables import results_table, speed_table, spread, table
+from svdfast.reproduce._tables import beside_dense, spread, table
 from svdfast.reproduce._training import load, run_training
 
 if TYPE_CHECKING:
@@ -43,27 +43,17 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
         after = [run["costs"][run["switch_step"]] for run in of]
         final = [run["cost"] for run in of_form(runs, form)]
         lower = [a["cost"] < b["cost"] for a, b in zip(of, of_form(runs, dense(form)), strict=True)]
-        bump.append(
-            [
-                form.replace(", SVD-DNN", ""),
-                spread(before, 4),
-                spread(after, 4),
-                f"{statistics.median(final):.5f}",
-                f"{statistics.median(run['cost'] for run in of_form(runs, dense(form))):.5f}",
-                f"{sum(lower)} of {len(lower)}",
-            ]
-        )
-    return [
-        ("Table 1: cost after the last epoch, mean ± standard deviation over seeds", results_table(runs, REPORT, dense, 5)),
-        ("Speed against DNN, medians over seeds; an epoch is one step, timed by itself", speed_table(runs, REPORT, dense)),
-        (
-            "The switch",
-            table(
-                ["", "cost before it", "the next", "median final cost, SVD-DNN", "DNN", "SVD-DNN's is lower in"],
-                bump,
-            ),
-        ),
-    ]
+        final_dense = [run["cost"] for run in of_form(runs, dense(form))]
+        bump.append([
+            form.replace(", SVD-DNN", ""), spread(before, 4), spread(after, 4),
+            f"{statistics.median(final):.5f}", f"{statistics.median(final_dense):.5f}",
+            f"{sum(lower)} of {len(lower)}",
+        ])  # fmt: skip
+    title = "Table 1: cost after the last epoch, mean ± standard deviation over seeds"
+    how = "; an epoch is one step, timed by itself"
+    final_costs = "median final cost, SVD-DNN", "DNN", "SVD-DNN's is lower in"
+    switch = table(["", "cost before it", "the next", *final_costs], bump)
+    return [*beside_dense(title, runs, REPORT, dense, 5, how), ("The switch", switch)]
 
 
 def figures(runs: Runs) -> dict[str, Figure]:

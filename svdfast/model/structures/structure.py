@@ -67,6 +67,9 @@ class Structure(ABC):
     kinds: ClassVar[dict[str, type[Structure]]] = {}
 
     def __init_subclass__(cls) -> None:
+        known = Structure.kinds.get(cls.__name__)
+        if known is not None and known.__module__.startswith("svdfast.") and known.__module__ != cls.__module__:
+            raise TypeError(f"structure: expected a name other than svdfast's own, got {cls.__name__}")
         Structure.kinds[cls.__name__] = cls
 
     @abstractmethod
