@@ -170,7 +170,7 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
     for index, layer in enumerate(net.layers):
         m = count(f"n_in of layer {index}", layer.n_in)
         n = count(f"n_out of layer {index}", layer.n_out)
-        structure = getattr(layer, "structure", None) or of_rank(n, m, layer.rank)
+        structure = getattr(layer, "structure", None) or of_rank(n, m, layer.rank, f"rank of layer {index}")
         dense, own = (weight_multiplications(s, mode, first_layer=index == 0) for s in (Dense(n, m), structure))
         layers.append(LayerCount(m, n, structure.rank, own, dense, str(structure).removeprefix("rank ")))
     return MultiplicationCount(mode, tuple(layers))

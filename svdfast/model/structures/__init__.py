@@ -21,9 +21,9 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def of_rank(n_out: int, n_in: int, rank: int | None, kind: type[Structure] = LowRank) -> Structure:
-    """The structure for a rank that was asked for; None asks for the weight as it is."""
-    return Dense(n_out, n_in) if rank is None else kind(n_out, n_in, rank)
+def of_rank(n_out: int, n_in: int, rank: Any, name: str = "rank") -> Structure:
+    """Two factors of a rank that was asked for, which is checked; None asks for the weight as it is."""
+    return Dense(n_out, n_in) if rank is None else LowRank(n_out, n_in, count(name, rank))
 
 
 def check_kind(structure: Any) -> None:
