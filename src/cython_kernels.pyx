@@ -17,13 +17,13 @@ from libc.string cimport memset
 from svdfast._blas cimport gemm
 from svdfast._elementwise cimport elementwise
 
-from svdfast._elementwise import ACTIVATIONS
+from svdfast._elementwise import ACTIVATIONS as _ACTIVATIONS
 
 
 cdef int activation_code(str name) except -1:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"name: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name]
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"name: expected one of {', '.join(_ACTIVATIONS)}, got {name!r}")
+    return _ACTIVATIONS[name]
 
 
 cdef void dense_forward(

@@ -6,14 +6,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 def multiply(
-    A: NDArray[Any],
-    B: NDArray[Any],
-    C: NDArray[Any],
-    transpose_A: bool = False,
-    transpose_B: bool = False,
-    accumulate: bool = False,
-    bfloat16: bool = False,
-    n_parts: int = 0,
+    A: NDArray[Any], B: NDArray[Any], C: NDArray[Any], transpose_A: bool = False,
+    transpose_B: bool = False, accumulate: bool = False, bfloat16: bool = False, n_parts: int = 0,
 ) -> None: ...
 def measure(on: bool) -> None: ...
 def measured() -> tuple[float, int]: ...

@@ -17,13 +17,6 @@ def selected_instruction_set() -> str: ...
 def measure(on: bool) -> None: ...
 def measured() -> tuple[float, float, float]: ...
 def update(
-    rule: Any,
-    learning_rate: float,
-    t: int,
-    g: NDArray[Any],
-    w: NDArray[Any],
-    m: NDArray[Any] | None = None,
-    v: NDArray[Any] | None = None,
-    l1: float = 0,
-    l2: float = 0,
+    rule: Any, learning_rate: float, t: int, g: NDArray[Any], w: NDArray[Any],
+    m: NDArray[Any] | None = None, v: NDArray[Any] | None = None, l1: float = 0, l2: float = 0,
 ) -> float: ...

@@ -33,24 +33,13 @@ class Engine:
     @property
     def order(self) -> NDArray[Any] | None: ...
     def __init__(
-        self,
-        layout: _Layout,
-        parameters: NDArray[Any],
-        *,
-        batch_size: int,
-        n_threads: int,
-        gradients: bool = True,
-        bfloat16: bool = False,
-        reproducible: bool = False,
-        tile_rows: int | None = None,
-        sum_rows: int | None = None,
+        self, layout: _Layout, parameters: NDArray[Any], *, batch_size: int, n_threads: int,
+        gradients: bool = True, bfloat16: bool = False, reproducible: bool = False,
+        tile_rows: int | None = None, sum_rows: int | None = None,
     ) -> None: ...
     def bind(
-        self,
-        inputs: _Inputs,
-        loss: _Loss | None = None,
-        targets: NDArray[Any] | None = None,
-        weights: NDArray[Any] | None = None,
+        self, inputs: _Inputs, loss: _Loss | None = None,
+        targets: NDArray[Any] | None = None, weights: NDArray[Any] | None = None,
     ) -> None: ...
     def set_order(self, rows: NDArray[Any] | None) -> None: ...
     def set_rate_scales(self, scales: Sequence[float]) -> None: ...
@@ -63,11 +52,5 @@ class Engine:
     def update(self, gradient: NDArray[Any], learning_rate: float, t: int, scale: float = 1.0) -> None: ...
     def norm(self, gradient: NDArray[Any]) -> float: ...
     def step(
-        self,
-        start: int,
-        stop: int,
-        learning_rate: float,
-        t: int,
-        l1: float = 0.0,
-        l2: float = 0.0,
+        self, start: int, stop: int, learning_rate: float, t: int, l1: float = 0.0, l2: float = 0.0
     ) -> float: ...

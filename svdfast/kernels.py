@@ -82,10 +82,8 @@ def _check_operand(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> 
     """Compares a shape with the sizes known so far, and adds the sizes that it tells."""
     symbols = _SHAPES[name]
     expected = [sizes.get(symbol, symbol) for symbol in symbols]
-    if len(shape) != len(symbols) or any(
-        size not in (symbol, got)
-        for symbol, size, got in zip(symbols, expected, shape, strict=True)
-    ):
+    columns = zip(symbols, expected, shape, strict=False)
+    if len(shape) != len(symbols) or any(size not in (symbol, got) for symbol, size, got in columns):
         text = ", ".join(map(str, expected)) + ("," if len(symbols) == 1 else "")
         raise ValueError(f"{name}: expected shape ({text}), got {shape}")
     _check_size(name, shape)
@@ -132,9 +130,8 @@ class _Call:
             check_out(labels[name], out, shapes[name], dtype)
         for one, other in itertools.combinations(outs, 2):
             if np.shares_memory(outs[one], outs[other]):
-                raise ValueError(
-                    f"{labels[other]}: expected memory of its own, got some of {labels[one]}"
-                )
+                got = f"some of {labels[one]}"
+                raise ValueError(f"{labels[other]}: expected memory of its own, got {got}")
 
         # From here on nothing is refused.
         arrays = {
@@ -201,15 +198,10 @@ def _backward(
 
 
 def dense_forward(
-    X: ArrayLike,
-    W: ArrayLike,
-    b: ArrayLike | None = None,
-    *,
-    activation: str | Activation = "identity",
-    precision: str | None = None,
-    out: Array | None = None,
-    out_Z: Array | None = None,
-) -> Array:
+    X: ArrayLike, W: ArrayLike, b: ArrayLike | None = None, *,
+    activation: str | Activation = "identity", precision: str | None = None,
+    out: Array | None = None, out_Z: Array | None = None,
+) -> Array:  # fmt: skip
     """A = f(Z) with Z = X·Wᵀ + b: the outputs of a dense layer.
 
     Parameters
@@ -243,17 +235,10 @@ def dense_forward(
 
 
 def factored_forward(
-    X: ArrayLike,
-    W1: ArrayLike,
-    W2: ArrayLike,
-    b: ArrayLike | None = None,
-    *,
-    activation: str | Activation = "identity",
-    precision: str | None = None,
-    out: Array | None = None,
-    out_H: Array | None = None,
-    out_Z: Array | None = None,
-) -> tuple[Array, Array]:
+    X: ArrayLike, W1: ArrayLike, W2: ArrayLike, b: ArrayLike | None = None, *,
+    activation: str | Activation = "identity", precision: str | None = None,
+    out: Array | None = None, out_H: Array | None = None, out_Z: Array | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
     """A = f(Z) with H = X·W2ᵀ and Z = H·W1ᵀ + b: the outputs of a factored layer.
 
     Parameters
@@ -301,19 +286,11 @@ def factored_forward(
 
 
 def dense_backward(
-    dA: ArrayLike,
-    X: ArrayLike,
-    W: ArrayLike,
-    A: ArrayLike | None = None,
-    *,
-    Z: ArrayLike | None = None,
-    activation: str | Activation = "identity",
-    input_gradient: bool = True,
-    precision: str | None = None,
-    out_dX: Array | None = None,
-    out_dW: Array | None = None,
-    out_db: Array | None = None,
-) -> tuple[Array | None, Array, Array]:
+    dA: ArrayLike, X: ArrayLike, W: ArrayLike, A: ArrayLike | None = None, *,
+    Z: ArrayLike | None = None, activation: str | Activation = "identity",
+    input_gradient: bool = True, precision: str | None = None,
+    out_dX: Array | None = None, out_dW: Array | None = None, out_db: Array | None = None,
+) -> tuple[Array | None, Array, Array]:  # fmt: skip
     """The gradients of a dense layer.
 
     With ∂Z = ∂A∘f'(Z): ∂X = ∂Z·W, ∂W = ∂Zᵀ·X, ∂b = Σ ∂Z over samples.
@@ -369,22 +346,12 @@ def dense_backward(
 
 
 def factored_backward(
-    dA: ArrayLike,
-    X: ArrayLike,
-    H: ArrayLike,
-    W1: ArrayLike,
-    W2: ArrayLike,
-    A: ArrayLike | None = None,
-    *,
-    Z: ArrayLike | None = None,
-    activation: str | Activation = "identity",
-    input_gradient: bool = True,
-    precision: str | None = None,
-    out_dX: Array | None = None,
-    out_dW1: Array | None = None,
-    out_dW2: Array | None = None,
-    out_db: Array | None = None,
-) -> tuple[Array | None, Array, Array, Array]:
+    dA: ArrayLike, X: ArrayLike, H: ArrayLike, W1: ArrayLike, W2: ArrayLike,
+    A: ArrayLike | None = None, *, Z: ArrayLike | None = None,
+    activation: str | Activation = "identity", input_gradient: bool = True,
+    precision: str | None = None, out_dX: Array | None = None,
+    out_dW1: Array | None = None, out_dW2: Array | None = None, out_db: Array | None = None,
+) -> tuple[Array | None, Array, Array, Array]:  # fmt: skip
     """The gradients of a factored layer, whose weight is W1·W2.
 
     With ∂Z = ∂A∘f'(Z) and D = ∂Z·W1, formed once: ∂X = D·W2, ∂W1 = ∂Zᵀ·H, ∂W2 = Dᵀ·X,

@@ -89,19 +89,15 @@ def to_onnx(net: Network) -> onnx.ModelProto:
             name = function.facts.onnx(graph, name, function.parameter)
     graph.nodes[-1].output[0] = "y"
     kind = onnx.helper.np_dtype_to_tensor_dtype(net.dtype)
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            "network",
-            [onnx.helper.make_tensor_value_info("X", kind, ["n_samples", net.sizes[0]])],
-            [onnx.helper.make_tensor_value_info("y", kind, ["n_samples", net.sizes[-1]])],
-            graph.constants,
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
-        producer_name="svdfast",
-        producer_version=__version__,
+    X, y = (
+        onnx.helper.make_tensor_value_info(name, kind, ["n_samples", size])
+        for name, size in (("X", net.sizes[0]), ("y", net.sizes[-1]))
     )
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(graph.nodes, "network", [X], [y], graph.constants),
+        opset_imports=[onnx.helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION,
+        producer_name="svdfast", producer_version=__version__,
+    )  # fmt: skip
     onnx.helper.set_model_props(model, {"uint8_scale": repr(net.uint8_scale)})
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -152,16 +152,10 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         return None
 
     def fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        *,
-        X_val: ArrayLike | None = None,
-        y_val: ArrayLike | None = None,
-        sample_weight_val: ArrayLike | None = None,
-        callbacks: Iterable[Callback] = (),
-    ) -> Self:
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *,
+        X_val: ArrayLike | None = None, y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None, callbacks: Iterable[Callback] = (),
+    ) -> Self:  # fmt: skip
         """Trains on samples and their targets.
 
         Parameters
@@ -186,23 +180,16 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
     @available_if(_takes_steps)  # type: ignore[untyped-decorator]
     def partial_fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        *,
-        X_val: ArrayLike | None = None,
-        y_val: ArrayLike | None = None,
-        sample_weight_val: ArrayLike | None = None,
-        callbacks: Iterable[Callback] = (),
-    ) -> Self:
-        """Trains for one epoch more. The call after the first φ·max_iter cuts to factors, which stay (`coefs_` are their products).
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *,
+        X_val: ArrayLike | None = None, y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None, callbacks: Iterable[Callback] = (),
+    ) -> Self:  # fmt: skip
+        """Trains for one epoch more, as `SVDMLPClassifier.partial_fit` does.
 
         Parameters
         ----------
         X, y, sample_weight, X_val, y_val, sample_weight_val, callbacks
-            As for `fit`. With `early_stopping` validation data are needed: the call that ends the training (`stopped_`) puts the best
-            weights back, and further ones change nothing.
+            As for `fit`.
 
         Returns
         -------
@@ -244,10 +231,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
     def _check(self) -> None:
         one_of("solver", self.solver, ("adam", "sgd", "lbfgs"))
         one_of("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
-        positive_number("alpha", self.alpha, or_zero=True)
-        positive_number("learning_rate_init", self.learning_rate_init)
-        positive_number("power_t", self.power_t, or_zero=True)
-        positive_number("tol", self.tol, or_zero=True)
+        for name in ("alpha", "learning_rate_init", "power_t", "tol"):
+            positive_number(name, getattr(self, name), or_zero=name != "learning_rate_init")
         fraction("validation_fraction", self.validation_fraction, below_one=True)
         count("max_iter", self.max_iter)
         count("max_fun", self.max_fun)
@@ -606,8 +591,9 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             net.recompose()
         if found is not None and found.status == 1:
             warnings.warn(
-                f"lbfgs failed to converge after {self.n_iter_} iterations: {found.message}", ConvergenceWarning, stacklevel=4
-            )
+                f"lbfgs failed to converge after {self.n_iter_} iterations: {found.message}",
+                ConvergenceWarning, stacklevel=4,
+            )  # fmt: skip
 
     # Prediction
 
@@ -756,17 +742,11 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
 
     @available_if(_takes_steps)  # type: ignore[untyped-decorator]
     def partial_fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        classes: ArrayLike | None = None,
-        *,
-        X_val: ArrayLike | None = None,
-        y_val: ArrayLike | None = None,
-        sample_weight_val: ArrayLike | None = None,
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None,
+        classes: ArrayLike | None = None, *, X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None, sample_weight_val: ArrayLike | None = None,
         callbacks: Iterable[Callback] = (),
-    ) -> Self:
+    ) -> Self:  # fmt: skip
         """Trains for one epoch more. The call after the first φ·max_iter cuts to factors, which stay (`coefs_` are their products).
 
         Parameters

@@ -361,20 +361,17 @@ TARGET static int NAME(by_dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const flo
     if (m > DOT_ROWS || k < 4 * WIDTH)
         return 0;
     switch (m) {
-    case 1:
-        NAME(dots)(1, n, k, A, lda, B, ldb, accumulate, C, ldc);
+#define CASE(rows)                                                      \
+    case rows:                                                          \
+        NAME(dots)(rows, n, k, A, lda, B, ldb, accumulate, C, ldc);     \
         return 1;
-    case 2:
-        NAME(dots)(2, n, k, A, lda, B, ldb, accumulate, C, ldc);
-        return 1;
+        CASE(1)
+        CASE(2)
 #if DOT_ROWS > 2
-    case 3:
-        NAME(dots)(3, n, k, A, lda, B, ldb, accumulate, C, ldc);
-        return 1;
-    case 4:
-        NAME(dots)(4, n, k, A, lda, B, ldb, accumulate, C, ldc);
-        return 1;
+        CASE(3)
+        CASE(4)
 #endif
+#undef CASE
     }
     return 0;
 }

@@ -80,14 +80,8 @@ def show_config() -> Config:
         except metadata.PackageNotFoundError:
             versions.append(f"{package} (run from its sources)")
     return Config(
-        processor=_processor(),
-        instruction_set=selected_instruction_set(),
-        instruction_sets=list(available_instruction_sets()),
-        float32_products=float32_products(),
-        bfloat16_products=bfloat16_products(),
-        threads=runtime.resolve_threads(None),
-        openmp=HAS_OPENMP,
-        blas=blas,
-        warnings=warnings,
-        versions=versions,
-    )
+        processor=_processor(), instruction_set=selected_instruction_set(),
+        instruction_sets=list(available_instruction_sets()), float32_products=float32_products(),
+        bfloat16_products=bfloat16_products(), threads=runtime.resolve_threads(None),
+        openmp=HAS_OPENMP, blas=blas, warnings=warnings, versions=versions,
+    )  # fmt: skip

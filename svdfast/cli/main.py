@@ -333,5 +333,3 @@ def _train(arguments: argparse.Namespace) -> None:
         if saved.dtype != net.dtype:
             say(f"Saved as {saved.dtype}, for the file's numbers vary so little about their mean that {net.dtype} would blur them.")
         say(f"The recomposed network is in {arguments.save}.")
-
-

@@ -85,17 +85,15 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
             'from_sklearn needs scikit-learn: pip install "svdfast[sklearn]"', name="sklearn"
         ) from None
     if not isinstance(estimator, MLPClassifier | MLPRegressor):
-        raise TypeError(
-            f"estimator: expected an MLPClassifier or MLPRegressor, got {type(estimator).__name__}"
-        )
+        got = type(estimator).__name__
+        raise TypeError(f"estimator: expected an MLPClassifier or MLPRegressor, got {got}")
     check_is_fitted(estimator, "coefs_")
     uint8_scale = positive_number("uint8_scale", uint8_scale)
     n_hidden = len(estimator.coefs_) - 1
     names = [estimator.activation] * n_hidden + [estimator.out_activation_]
     layers = []
-    for i, (W, b, name) in enumerate(
-        zip(estimator.coefs_, estimator.intercepts_, names, strict=True)
-    ):
+    found = zip(estimator.coefs_, estimator.intercepts_, names, strict=True)
+    for i, (W, b, name) in enumerate(found):
         ours = next((ours for ours, facts in FACTS.items() if facts.sklearn == name), None)
         if ours is None:
             raise ValueError(
@@ -103,7 +101,5 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
             )
         if W.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise ValueError(f"estimator: coefs_[{i}]: expected float32 or float64, got {W.dtype}")
-        layers.append(
-            Linear(f"estimator: layer {i}", (W.T,), b, resolve(ours))
-        )
+        layers.append(Linear(f"estimator: layer {i}", (W.T,), b, resolve(ours)))
     return network_of(layers, uint8_scale)
