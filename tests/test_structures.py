@@ -12,7 +12,7 @@ from svdfast.training.moments import carry
 
 
 @dataclass(frozen=True)
-class ThreeFactors(Structure):
+class Triple(Structure):
     """W ≈ A·B·C."""
 
     def tensors(self):
@@ -42,7 +42,7 @@ class ThreeFactors(Structure):
         return pair.lift(kind, (moments[0], moments[2]), (t[0], t[2]))
 
 
-FACTORING = sf.Factoring([6, 5], structure=ThreeFactors, pretrain_fraction=0.25, force=True)
+FACTORING = sf.Factoring([6, 5], structure=Triple, pretrain_fraction=0.25, force=True)
 
 
 def samples(n=90):
@@ -57,7 +57,7 @@ def network(dtype="float64"):
 
 def factored(dtype="float64"):
     net = network(dtype)
-    net.truncate(ranks=[6, 5], structure=ThreeFactors, force=True)
+    net.truncate(ranks=[6, 5], structure=Triple, force=True)
     rng = np.random.default_rng(1)
     net.parameters[:] += 0.05 * rng.standard_normal(net.parameters.shape)  # B is no identity
     return net
@@ -65,7 +65,7 @@ def factored(dtype="float64"):
 
 def test_truncation_is_that_of_two_factors():
     net, other = network(), network()
-    three = net.truncate(ranks=[6, 5], structure=ThreeFactors, force=True)
+    three = net.truncate(ranks=[6, 5], structure=Triple, force=True)
     two = other.truncate(ranks=[6, 5], force=True)
     assert [t.dropped_norm for t in three] == [t.dropped_norm for t in two]
     for a, b in zip(net.layers, other.layers, strict=True):
@@ -108,7 +108,7 @@ def test_moments_are_carried():
     rng = np.random.default_rng(2)
     mean, square = rng.standard_normal(len(net.parameters)), rng.random(len(net.parameters)) + 10
     old = net.state
-    net.truncate(ranks=[6, 5], structure=ThreeFactors, force=True)
+    net.truncate(ranks=[6, 5], structure=Triple, force=True)
     carried = carry(("mean", "square"), (mean, square), old, net.state)
     for i, layer in enumerate(net.layers[:2]):
         (M,) = (tensor.of(mean) for tensor in old[0].weights(i))
@@ -140,7 +140,7 @@ def test_files(name, tmp_path):
     sf.save(net, tmp_path / name)
     again = sf.load(tmp_path / name)
     assert again.layout == net.layout and (again.parameters == net.parameters).all()
-    assert again.layout.structures == (ThreeFactors(20, 12, 6), ThreeFactors(16, 20, 5), Dense(4, 16))
+    assert again.layout.structures == (Triple(20, 12, 6), Triple(16, 20, 5), Dense(4, 16))
 
 
 @pytest.mark.parametrize("step", [5, 20, 37])

@@ -12,7 +12,6 @@ from typing import Any
 
 from svdfast._blas import bfloat16_products, float32_products
 from svdfast._elementwise import available_instruction_sets, selected_instruction_set
-from svdfast._engine import HAS_OPENMP
 from svdfast._process import runtime
 
 __all__ = ["Config", "show_config"]
@@ -60,6 +59,8 @@ def show_config() -> Config:
     >>> sf.show_config()["instruction_set"] in ("baseline", "avx2", "avx512")
     True
     """
+    from svdfast._engine import HAS_OPENMP
+
     libraries = runtime.loaded_blas()
     blas = [
         f"{'SciPy' if runtime.is_scipys(library) else 'other'}: {library.get('internal_api')} "

@@ -22,8 +22,6 @@ import numpy as np  # its BLAS is looked at, too
 from numpy.typing import DTypeLike
 from threadpoolctl import ThreadpoolController
 
-from svdfast._elementwise import available_instruction_sets
-
 logger = logging.getLogger("svdfast")
 
 # OpenBLAS's names for its kernels that use AVX-512.
@@ -47,6 +45,8 @@ def is_scipys(library: Mapping[str, Any]) -> bool:
 
 def is_narrow(library: Mapping[str, Any]) -> bool:
     """Whether a library is an OpenBLAS without AVX-512 kernels, on a CPU that has AVX-512."""
+    from svdfast._elementwise import available_instruction_sets
+
     return (
         library.get("internal_api") == "openblas"
         and "avx512" in available_instruction_sets()

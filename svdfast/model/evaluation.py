@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._engine import Engine
+from svdfast._process import in_use
 from svdfast._process.checks import check_out, positive_number, room
 from svdfast._process.runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.data.checks import Samples
@@ -222,4 +223,5 @@ def loss_and_gradient(
 def input_grams(net: _Network, X: Any, sample_weight: Any = None) -> list[NDArray[Any]]:
     """`truncation.input_grams` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
     samples = checked_samples(X, None, sample_weight, spec_of(net)._replace(targets=None))
-    return truncation.input_grams(net.state, samples.inputs.array, samples.inputs.scale, samples.weights)
+    with in_use.reading(net), single_threaded_blas.held():
+        return truncation.input_grams(net.state, samples.inputs.array, samples.inputs.scale, samples.weights)

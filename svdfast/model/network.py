@@ -183,6 +183,7 @@ class Network:
         self._state = layout, vector
         self.uint8_scale = state["uint8_scale"]
 
+    @in_use.reads
     def copy(self) -> Network:
         """An independent network with the same parameters."""
         return Network.of(*self.state, self.uint8_scale)

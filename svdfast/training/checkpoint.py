@@ -242,7 +242,7 @@ def _plain(value: Any, arrays: list[NDArray[Any]]) -> Any:
         return [_plain(item, arrays) for item in value]
     if isinstance(value, Mapping):
         return {"dict": [[_plain(key, arrays), _item(key, item, arrays)] for key, item in value.items()]}
-    if isinstance(value, type) and value in Structure.kinds.values():
+    if isinstance(value, type) and issubclass(value, Structure):
         return {"structure": value.__name__}
     name = type(value).__name__
     if _RECORDS.get(name) is type(value):
