@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Products of row-major matrices. See src/_blas.pyx."""
+"""Products of row-major matrices. See src/products/_blas.pyx."""
 
 from cython cimport floating
 

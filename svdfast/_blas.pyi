@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Types of what Python sees of src/_blas.pyx."""
+"""Types of what Python sees of src/products/_blas.pyx."""
 
 from typing import Any
 

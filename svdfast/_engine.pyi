@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Types of what Python sees of src/_engine.pyx."""
+"""Types of what Python sees of src/engine/_engine.pyx."""
 
 from collections.abc import Sequence
 from typing import Any

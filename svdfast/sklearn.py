@@ -2,7 +2,7 @@
 """Estimators in the manner of scikit-learn's MLPClassifier and MLPRegressor, trained by the four steps of the method.
 
 Names, defaults, first weights and stopping rules are those of scikit-learn, so that one stands in for the other; what is added has names
-of its own. Not here: the training itself (svdfast/training), and scikit-learn's own models as networks (convert.py).
+of its own. Not here: the training itself (svdfast/training), and scikit-learn's own models as networks (interop/sklearn_networks.py).
 """
 
 from __future__ import annotations

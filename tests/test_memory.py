@@ -203,3 +203,13 @@ def test_engines_give_their_memory_back():
 
     before = use(50)
     assert use(1000) - before < 1000 * 64  # the plan of an engine's layers alone is larger
+
+
+def test_recomposition_holds_one_weight_at_a_time():
+    net = sf.Network([300, 400, 500, 300, 2], seed=0)
+    net.truncate(0.1)
+    tracemalloc.start()
+    net.recompose()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < net.parameters.nbytes + 1.2 * net.layers[1].W.nbytes

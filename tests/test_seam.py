@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The seam of a step, between gradient and update; and values with several rows for a sample."""
 
+import ctypes
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +14,7 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.checks import checked_samples
 from svdfast.model.evaluation import spec_of
 from svdfast.model.layout import Layout
-from svdfast.model.program import Program, Tensor
+from svdfast.model.program import Operation, Program, Tensor, Value
 
 # ---- gradient and update
 
@@ -205,3 +207,64 @@ def test_what_does_not_fit_is_refused():
         program.view(0, 4)
     with pytest.raises(ValueError, match="z: expected the output of an operation"):
         program.bias_activation(0, Tensor("b", (6,), 0, False, 0), sf.activations.relu())
+
+
+def test_a_way_back_that_would_be_wrong_is_refused():
+    relu = sf.activations.relu()
+    V, W, b, c = (
+        Tensor("V", (6, 6), 0, True, 0), Tensor("W", (6, 6), 36, True, 0), Tensor("b", (6,), 72, False, 0),
+        Tensor("c", (6,), 78, False, 0),
+    )  # fmt: skip
+    program = Program(6)
+    h = program.product(0, V)
+    with pytest.raises(ValueError, match="input: expected 1, the last value, got 0"):
+        program.product(0, W)
+    with pytest.raises(ValueError, match="V: expected a tensor that no other operation has"):
+        program.product(h, V)
+    a = program.bias_activation(program.view(h, 1), b, relu)
+    with pytest.raises(ValueError, match="z: expected the output of an operation that does not read it"):
+        program.bias_activation(program.view(a, 1), c, relu)
+    # Nor is it written over by what might be.
+    d = program.add(Operation(None, a, len(program.values), overwrites=True), Value(6))
+    assert [operation.overwrites for operation in program.operations] == [False, True, False]
+    program.product(d, W)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 5, 6), ()])
+def test_shapes_of_tensors(shape):
+    with pytest.raises(ValueError, match="T: expected two sizes, got shape"):
+        Tensor("T", shape, 0, True, 0)
+    if len(shape) != 1:
+        with pytest.raises(ValueError, match="T: expected one size, got shape"):
+            Tensor("T", shape, 0, False, 0)
+
+
+def test_tensors_are_where_gradients_are():
+    nothing = (ctypes.c_void_p * 10)()
+    made = ctypes.pythonapi.PyCapsule_New
+    made.restype, made.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    without = made(ctypes.addressof(nothing), b"svdfast.ops.kinds", None)
+    for i, change in ((0, {"kind": without}), (1, {"tensor": None})):
+        layout = tall_layout(2, 3, 4, 5)
+        layout.program.operations[i] = replace(layout.program.operations[i], **change)
+        with pytest.raises(ValueError, match=f"operation {i}: expected a tensor where its kind has a gradient, and only there"):
+            Engine(layout, np.zeros(layout.size), batch_size=4, n_threads=1)
+
+
+# ---- ends of the seam
+
+
+def test_no_rows_have_no_gradient():
+    X, y = np.ones((10, 30)), np.zeros(10, int)
+    net = sf.Network([30, 20, 10, 5], dtype="float64", seed=0)
+    engine = bound(net, X, y, sf.Adam(), 2)
+    gradient = np.full_like(net.parameters, 7)
+    assert engine.gradient(4, 4, gradient, 0.1, 0.1, total=10) == 0
+    assert not gradient.any()
+
+
+def test_an_update_takes_an_engine_for_gradients():
+    net = sf.Network([3, 2], seed=0)
+    engine = Engine(*net.state, batch_size=3, n_threads=1, gradients=False)
+    with pytest.raises(ValueError, match="gradients: expected an Engine that was made for them"):
+        engine.update(np.zeros_like(net.parameters), 0.1, 1)

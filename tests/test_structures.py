@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
+from svdfast.model.program import Tensor
 from svdfast.model.structures import Dense, LowRank, Structure
 from svdfast.training.moments import carry
 
@@ -173,3 +174,47 @@ def test_what_is_no_structure_is_refused():
             network().truncate(ranks=[6, 5], structure=wrong)
         with pytest.raises(TypeError, match="structure: expected a subclass of Structure"):
             sf.Factoring(structure=wrong)
+
+
+def one_factor(emit):
+    """A structure with tensors that not every program has right."""
+
+    class Wrong(ThreeFactors):
+        pass
+
+    Wrong.emit = emit
+    return Wrong
+
+
+@pytest.mark.parametrize(
+    ("emit", "expected"),
+    [
+        (lambda self, p, x, t: p.product(x, Tensor("W", (20, self.n_in), 0, True, 0)), "layers.0.A: expected an operation with"),
+        (lambda self, p, x, t: p.product(p.product(x, t[2]), t[1]), "Wrong.emit: expected Value.width=20.*got Value.width=6"),
+        (
+            lambda self, p, x, t: p.product(p.product(p.product(p.view(x, 2), Tensor("D", (12, 6), 0, True, 0)), t[2]), t[0]),
+            "Wrong.emit: expected Value.*rows_per_sample=1.*got Value.*rows_per_sample=2",
+        ),
+        (lambda self, p, x, t: p.product(x, t[2]) and p.product(x, t[2]), "input: expected 1, the last value, got 0"),
+    ],
+)  # fmt: skip
+def test_programs_that_would_compute_something_else_are_refused(emit, expected):
+    net = network()
+    with pytest.raises(ValueError, match=expected):
+        net.truncate(ranks=[6, None], structure=one_factor(emit), force=True)
+    assert not net.is_factored
+
+
+@dataclass(frozen=True)
+class Offset(ThreeFactors):
+    """With a field of its own."""
+
+    shift: int = 0
+
+
+@pytest.mark.parametrize("shift", [-3, 0, 10**6])
+def test_fields_of_its_own_are_kept_in_files(shift, tmp_path):
+    net = factored()
+    layout = net.layout.with_structures([Offset(20, 12, 6, shift), Offset(16, 20, 5, shift)])
+    sf.save(sf.Network.of(layout, net.parameters, 1.0), tmp_path / "net.npz")
+    assert sf.load(tmp_path / "net.npz").layout == layout

@@ -230,7 +230,9 @@ cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot,
 cdef inline void run_pass(const Plan* plan, const Operation* op, Tile* tile, const floating* w, bint backward,
                           bint packed) noexcept nogil:
     cdef Py_ssize_t place = op.packed_backward if backward else op.packed_forward
-    cdef const void* W = w + op.place
+    cdef const void* W = NULL
+    if op.place >= 0:
+        W = w + op.place
     if packed and place >= 0:
         W = plan.packed + place
         tile.bfloat16 = 2
@@ -800,6 +802,9 @@ cdef class Engine:
             op.code, op.parameter = operation.code, operation.parameter
             op.place = op.packed_forward = op.packed_backward = -1
             tensor = operation.tensor
+            if (tensor is None) != (op.kind.gradient == NULL):
+                raise ValueError(f"operation {i}: expected a tensor where its kind has a gradient, and only there, got {tensor}")
+            op.n, op.m = program.values[operation.output].width, program.values[operation.input].width
             if tensor is not None:
                 op.place, op.decays, op.group = tensor.place, tensor.decays, tensor.layer
                 op.n, op.m = tensor.shape if tensor.decays else (tensor.shape[0], 1)
@@ -996,8 +1001,11 @@ cdef class Engine:
         """Loss over rows start .. stop with penalties; its gradient to `out` (layout.size,).
 
         `total`: the sum of the weights of all samples of the batch, where these rows are only a part of it. The losses and gradients of
-        the parts then add up to the batch's.
+        the parts then add up to the batch's; penalties, which each part has whole, are to be asked of one of them. No rows have no
+        gradient and no penalties.
         """
+        if stop == start:
+            out[...] = 0
         self.plan.gradient = <void*> address(out)
         return self._run(GRADIENT, start, stop - start, l1, l2, None, total)
 
@@ -1012,6 +1020,8 @@ cdef class Engine:
     def update(self, gradient, double learning_rate, Py_ssize_t t, double scale=1):
         """One update by `scale` times a gradient (layout.size,), the t-th of its moments: the second half of `step`."""
         cdef Plan* plan = &self.plan
+        if plan.blocks == NULL:
+            raise ValueError("gradients: expected an Engine that was made for them, got one that was not")
         plan.mode = APPLY
         plan.gradient = <void*> address(gradient)
         plan.gradient_scale = scale

@@ -2,7 +2,7 @@
 """Where the time of training steps goes, for the benches: products, loops, gather, update.
 
 Not part of the public API, and not the wall clock: what is left of that (waiting, the engine's own work, Python's) is for the caller
-to work out. The clocks are in src/timing.h; outside `timed` they cost a branch for each product, and the loops nothing.
+to work out. The clocks are in src/platform/timing.h; outside `timed` they cost a branch for each product, and the loops nothing.
 """
 
 from __future__ import annotations

@@ -143,7 +143,9 @@ class Layout:
             raise ValueError(f"layout: expected at most {MAX_SIZE} parameters in tensors of different names, got {self.size}")
         if min(min(tensor.shape, default=0) for tensor in self.tensors) < 1:
             raise ValueError("layout: expected tensors of sizes ≥ 1, got others")
-        _ = self.program
+        used = {operation.tensor.name for operation in self.program.operations if operation.tensor is not None}
+        if not names <= used:
+            raise ValueError(f"{min(names - used)}: expected an operation with this tensor, got none")
         return self
 
     def header(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ computes (src/ops).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from svdfast.model.activations import Activation
@@ -28,6 +28,7 @@ class Tensor:
     name : str
         Such as "layers.0.W1"; also its name in a safetensors file.
     shape : tuple of int
+        Two sizes where it decays, else one.
     place : int
         Of its first element.
     decays : bool
@@ -40,6 +41,10 @@ class Tensor:
     place: int
     decays: bool
     layer: int
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 1 + self.decays:
+            raise ValueError(f"{self.name}: expected {'two sizes' if self.decays else 'one size'}, got shape {self.shape}")
 
     @property
     def stop(self) -> int:
@@ -74,12 +79,14 @@ class Operation:
         `KIND` of a module of svdfast.ops, or of any module built like these (svdfast/ops/operation.pxd).
     input, output : int
     tensor : Tensor or None
-        Two-dimensional where it decays, else one-dimensional.
+        Of this operation alone, which has a gradient for it.
     code : int
     parameter : float
         The kind's own.
     overwrites : bool
         Whether the output may lie where the input lies, as the way back does not read the input.
+    reads_output : bool
+        Whether the way back reads the output, so that no later operation may write over it.
     overwrites_delta : bool
         Whether the input's delta takes the place of the output's.
     multiplications : int
@@ -93,6 +100,7 @@ class Operation:
     code: int = 0
     parameter: float = 0.0
     overwrites: bool = False
+    reads_output: bool = True
     overwrites_delta: bool = False
     multiplications: int = 0
 
@@ -124,9 +132,22 @@ class Program:
         self._deltas = [input_delta]
 
     def add(self, operation: Operation, value: Value) -> int:
-        """Appends an operation; returns the index of its output, the new value."""
-        if operation.output != len(self.values):
-            raise ValueError(f"output: expected {len(self.values)}, the next value, got {operation.output}")
+        """Appends an operation, which takes the last value; returns the index of its output, the new one.
+
+        Raises
+        ------
+        ValueError
+            The way back would be wrong: two operations would give a delta of one value, or a gradient of one tensor.
+        """
+        last, tensor = len(self.values) - 1, operation.tensor
+        if operation.output != last + 1:
+            raise ValueError(f"output: expected {last + 1}, the next value, got {operation.output}")
+        if self._memory(operation.input) != self._memory(last):
+            raise ValueError(f"input: expected {last}, the last value, got {operation.input}, which has been read already")
+        if tensor is not None and any(o.tensor and o.tensor.name == tensor.name for o in self.operations):
+            raise ValueError(f"{tensor.name}: expected a tensor that no other operation has")
+        if operation.overwrites and not self._may_be_overwritten(operation.input):
+            operation = replace(operation, overwrites=False)
         self.operations.append(operation)
         self.values.append(value)
         self._deltas.append(operation.tensor is not None or self._deltas[operation.input])
@@ -139,13 +160,13 @@ class Program:
         if before.width != m:
             raise ValueError(f"{tensor.name}: expected {before.width} columns, got {m}")
         count = n * m * before.rows_per_sample
-        made = Operation(PRODUCT, x, output, tensor, multiplications=count)
+        made = Operation(PRODUCT, x, output, tensor, reads_output=False, multiplications=count)
         return self.add(made, Value(n, before.rows_per_sample))
 
     def bias_activation(self, z: int, tensor: Tensor, activation: Activation) -> int:
-        """f(Z + b). Writes Z + b over Z, which may therefore not be the sample."""
-        if not any(operation.output == z for operation in reversed(self.operations)):
-            raise ValueError("z: expected the output of an operation")
+        """f(Z + b). Writes Z + b over Z, which may therefore be neither the sample nor what its maker's way back reads."""
+        if not self._may_be_overwritten(z):
+            raise ValueError("z: expected the output of an operation that does not read it on the way back (reads_output=False)")
         before = self.values[z]
         if tensor.shape != (before.width,):
             raise ValueError(f"{tensor.name}: expected shape ({before.width},), got {tensor.shape}")
@@ -161,9 +182,18 @@ class Program:
         width, rest = divmod(before.size, rows_per_sample)
         if rest:
             raise ValueError(f"rows_per_sample: expected a divisor of {before.size}, got {rows_per_sample}")
-        self.values.append(Value(width, rows_per_sample, x if before.view_of is None else before.view_of))
+        self.values.append(Value(width, rows_per_sample, self._memory(x)))
         self._deltas.append(self._deltas[x])
         return len(self.values) - 1
+
+    def _memory(self, value: int) -> int:
+        """The value in whose memory this one lies."""
+        view_of = self.values[value].view_of
+        return value if view_of is None else view_of
+
+    def _may_be_overwritten(self, value: int) -> bool:
+        """Whether nothing reads it after the next operation: not the samples, which are not ours, and not its maker."""
+        return any(o.output == self._memory(value) and not o.reads_output for o in self.operations)
 
     def needs_delta(self, value: int) -> bool:
         """Whether the way back has to come to a value: there are parameters on the way to it."""

@@ -192,6 +192,7 @@ def rebuilt(
             weights = list(_fit(after, _matrix(before, old[:-1])).tensors)
         for tensor, numbers in zip(new.of(i), [*weights, old[-1]], strict=True):
             tensor.of(vector)[...] = numbers
+        del weights  # before the next layer's are there
     return new, vector
 
 

@@ -35,7 +35,7 @@ cdef struct Kind        # below
 
 cdef struct Operation:
     const Kind* kind
-    Py_ssize_t n, m     # rows and columns of the parameters
+    Py_ssize_t n, m     # rows and columns of the parameters; where there are none, columns of Y and of X
     Py_ssize_t rows_per_sample      # r of X
     int code            # the operation's own: an activation, say
     double parameter    # of that

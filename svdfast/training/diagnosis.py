@@ -5,7 +5,7 @@ A step whose loss is not finite updates nothing (the engine sees to that), so if
 update may make weights infinite, or as good as that, though its loss was finite. That shows in the next loss, or when `Watch.look` looks;
 a copy that `look` has taken is put back then.
 
-Not here: the checks of data before a training (data.py), and the loop that asks (loop.py).
+Not here: the checks of data before a training (svdfast/data), and the loop that asks (loop.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from svdfast.model.activations import Activation
 from svdfast.model.program import Program, Tensor
@@ -41,4 +41,8 @@ class Linear:
 
     def emit(self, program: Program, x: int, weights: Sequence[Tensor], b: Tensor) -> int:
         """Writes the layer; returns the value of its output."""
-        return program.bias_activation(self.structure.emit(program, x, weights), b, self.activation)
+        z = self.structure.emit(program, x, weights)
+        made, expected = program.values[z], replace(program.values[x], width=self.n_out, view_of=None)
+        if replace(made, view_of=None) != expected:
+            raise ValueError(f"{type(self.structure).__name__}.emit: expected {expected}, got {made}")
+        return program.bias_activation(z, b, self.activation)

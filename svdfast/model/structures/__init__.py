@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from svdfast._process.checks import count
+from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model.structures.dense import Dense
 from svdfast.model.structures.low_rank import LowRank
 from svdfast.model.structures.structure import Array, Fit, Moment, Structure
@@ -50,5 +50,10 @@ def parse(n_out: int, n_in: int, values: Mapping[str, Any]) -> Structure:
         There is no class of that name, or its fields are out of range.
     """
     kind, own = kind_named(values["structure"]), {key: value for key, value in values.items() if key != "structure"}
-    fields = {key: count(key, value, maximum=min(n_out, n_in)) for key, value in own.items()}
+    # A structure knows what its own fields may be.
+    limits = {"rank": (1, min(n_out, n_in))}
+    fields = {}
+    for key, value in own.items():
+        minimum, maximum = limits.get(key, (-MAX_SIZE, MAX_SIZE))
+        fields[key] = count(key, value, minimum=minimum, maximum=maximum)
     return kind(n_out, n_in, **fields)
