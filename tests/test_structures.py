@@ -179,7 +179,7 @@ def test_what_is_no_structure_is_refused():
 def one_factor(emit):
     """A structure with tensors that not every program has right."""
 
-    class Wrong(ThreeFactors):
+    class Wrong(Triple):
         pass
 
     Wrong.emit = emit
@@ -206,7 +206,7 @@ def test_programs_that_would_compute_something_else_are_refused(emit, expected):
 
 
 @dataclass(frozen=True)
-class Offset(ThreeFactors):
+class Offset(Triple):
     """With a field of its own."""
 
     shift: int = 0

@@ -13,13 +13,15 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model.activations import Activation
 from svdfast.model.layers import Linear
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, Structure, of_rank, parse
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "check_state"]
 
 
 @dataclass(frozen=True)
@@ -176,3 +178,17 @@ class Layout:
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # a program is no plain value
+
+
+def check_state(layout: Any, parameters: Any, *, or_one: bool = False) -> None:
+    """Refuses what is no layout with parameters for it, or, if `or_one`, with one number for all."""
+    if not isinstance(layout, Layout):
+        raise TypeError(f"layout: expected a Layout, got {type(layout).__name__}")
+    if not isinstance(parameters, np.ndarray) or isinstance(parameters, np.ma.MaskedArray):
+        raise TypeError(f"parameters: expected an ndarray, got {type(parameters).__name__}")
+    shapes = ((layout.size,), ()) if or_one else ((layout.size,),)
+    if parameters.shape not in shapes or parameters.dtype not in (np.float32, np.float64):
+        raise ValueError(
+            f"parameters: expected shape ({layout.size},) and dtype float32 or float64, "
+            f"got shape {parameters.shape} and dtype {parameters.dtype}"
+        )

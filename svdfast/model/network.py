@@ -30,7 +30,7 @@ from svdfast.model.activations import Activation
 from svdfast.model.evaluation import Evaluation
 from svdfast.model.initializers import INITIALIZERS, initial_weight
 from svdfast.model.layer import Layer
-from svdfast.model.layout import Layout
+from svdfast.model.layout import Layout, check_state
 from svdfast.model.ranks import RankRule, resolve_rule
 from svdfast.model.structures import LowRank, Structure, check_kind
 from svdfast.model.truncation import Truncation
@@ -191,7 +191,7 @@ class Network:
     @classmethod
     def of(cls, layout: Layout, parameters: NDArray[Any], uint8_scale: float) -> Network:
         """A network of these layers, with a copy of the parameters; an array of no dimension has one number for all of them."""
-        _check_state(layout, parameters, or_one=True)
+        check_state(layout, parameters, or_one=True)
         uint8_scale = positive_number("uint8_scale", uint8_scale)
         room("layout", layout.size * parameters.itemsize)
         net = cls.__new__(cls)
@@ -384,7 +384,7 @@ class Network:
     @in_use.changes
     def set_state(self, layout: Layout, parameters: NDArray[Any]) -> None:
         """Puts back what `state` gave; the vector is not copied. TypeError or ValueError: they do not belong together."""
-        _check_state(layout, parameters)
+        check_state(layout, parameters)
         flags = parameters.flags
         if not (flags.c_contiguous and flags.aligned and flags.writeable):
             raise ValueError("parameters: expected a contiguous, aligned and writeable array, got one that is not")
@@ -394,17 +394,3 @@ class Network:
     def recompose(self) -> None:
         """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""
         self._state = truncation.rebuilt(self._state, self.layout.recomposed().structures, {})
-
-
-def _check_state(layout: Any, parameters: Any, *, or_one: bool = False) -> None:
-    """Refuses what is no layout with parameters for it, or, if `or_one`, with one number for all."""
-    if not isinstance(layout, Layout):
-        raise TypeError(f"layout: expected a Layout, got {type(layout).__name__}")
-    if not isinstance(parameters, np.ndarray) or isinstance(parameters, np.ma.MaskedArray):
-        raise TypeError(f"parameters: expected an ndarray, got {type(parameters).__name__}")
-    shapes = ((layout.size,), ()) if or_one else ((layout.size,),)
-    if parameters.shape not in shapes or parameters.dtype not in (np.float32, np.float64):
-        raise ValueError(
-            f"parameters: expected shape ({layout.size},) and dtype float32 or float64, "
-            f"got shape {parameters.shape} and dtype {parameters.dtype}"
-        )
