@@ -119,7 +119,7 @@ class Switch:
             self.auto = None
         elif self.auto is not None:
             self.auto.restore(state.auto)
-        if state.before is not None:
+        if state.before is not None and self.factoring.guard is not None:
             before = state.before
             self.before = _Before(self.run.checked(before.network), before.loss, before.loss_after)
 
