@@ -168,7 +168,9 @@ class Switch:
         directions: dict[int, NDArray[Any]] = {}
         if self.auto is not None:
             try:
-                decision = self.auto.decide(self.run, dense_seconds, step, factoring.svd, factoring.activation_aware)
+                decision = self.auto.decide(
+                    self.run, dense_seconds, step, factoring.svd, factoring.activation_aware, factoring.structure
+                )
             except FloatingPointError as error:
                 raise self.watch.diverged(str(error), step, epoch) from error
             self.auto = None
