@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -586,6 +587,22 @@ def test_a_rule_of_the_users_own(tmp_path):
         whole = network()
         sf.train(whole, *samples(), factoring=method, **given)
         same(sf.resume(path, *samples(), factoring=method).network.parameters, whole.parameters)
+
+
+def test_a_method_given_again_may_have_no_guard(tmp_path):
+    path, method = tmp_path / "run.ckpt", sf.Factoring(thirds, pretrain_fraction=0.25, force=True)
+
+    def interrupt(event):
+        if event.kind == "epoch" and event.network.is_factored:
+            raise KeyboardInterrupt
+
+    given = {"epochs": 60, "batch_size": 12, "validation": samples(), "checkpoint": path}
+    with pytest.raises(KeyboardInterrupt):
+        sf.train(network(), *samples(), factoring=replace(method, guard=sf.Guard(0.0)), callbacks=[interrupt], checkpoint_every=1, **given)
+    state = checkpoint.read(path)["state"]
+    assert state.switch.before is not None and state.n_steps < state.switch.guard_step
+    result = sf.resume(path, *samples(), validation=samples(), factoring=method)
+    assert [event.kind for event in result.events] == ["switch", "recompose"]
 
 
 @pytest.mark.parametrize("method", [

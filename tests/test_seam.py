@@ -19,12 +19,12 @@ from svdfast.model.program import Operation, Program, Tensor, Value
 # ---- gradient and update
 
 
-def bound(net, X, y, optimizer, n_threads, **settings):
+def bound(net, X, y, optimizer, n_threads, *, scales=(2.0, 0.5, 1.0), **settings):
     engine = Engine(*net.state, batch_size=len(X), n_threads=n_threads, **settings)
     checked_samples(X, y, None, spec_of(net)).bind(engine)
     optimizer.begin("here", net.layout.size, net.dtype)
     engine.set_update(optimizer.rule, optimizer.moments)
-    engine.set_rate_scales([2.0, 0.5, 1.0])
+    engine.set_rate_scales(scales)
     return engine
 
 
@@ -261,6 +261,14 @@ def test_no_rows_have_no_gradient():
     gradient = np.full_like(net.parameters, 7)
     assert engine.gradient(4, 4, gradient, 0.1, 0.1, total=10) == 0
     assert not gradient.any()
+
+
+def test_a_scale_may_be_smaller_than_a_float():
+    net = sf.Network([3, 2], seed=0)
+    net.parameters[:] = 0
+    engine = bound(net, np.ones((4, 3)), np.zeros(4, int), sf.GradientDescent(), 1, scales=[1.0])
+    engine.update(np.full_like(net.parameters, 1e38), 1.0, 1, scale=1e-39)
+    np.testing.assert_allclose(net.parameters, -0.1, rtol=1e-6)
 
 
 def test_an_update_takes_an_engine_for_gradients():

@@ -9,6 +9,7 @@ import pytest
 import svdfast as sf
 from svdfast.model.program import Tensor
 from svdfast.model.structures import Dense, LowRank, Structure
+from svdfast.training import auto
 from svdfast.training.moments import carry
 
 
@@ -131,6 +132,22 @@ def test_it_trains(dtype):
     assert [phase["phase"] for phase in result.phases] == ["dense", "factored"]
     assert result.history[-1]["val_accuracy"] > 0.9 and not net.is_factored
     assert "ranks 6, 5" in result.explain()
+
+
+def test_ranks_by_measuring_are_for_the_structure(monkeypatch):
+    measured = []
+
+    def seconds(run, net):
+        measured.append([type(s) for s in net.layout.structures[:-1]])
+        return 2.0 if net.layout.factored == () else 1.0
+
+    monkeypatch.setattr(auto, "_step_seconds", seconds)
+    monkeypatch.setattr(auto, "OVERHEAD", -1e9)
+    monkeypatch.setattr(auto, "PROGRESS_KEPT", -1e9)
+    net, (X, y) = sf.Network([12, 60, 60, 4], seed=0), samples()
+    result = sf.train(net, X, y, epochs=10, batch_size=16, factoring=sf.Factoring("auto", structure=ThreeFactors))
+    assert {kind for kinds in measured for kind in kinds} == {Dense, ThreeFactors}
+    assert [phase["phase"] for phase in result.phases] == ["dense", "factored", "dense"]
 
 
 @pytest.mark.parametrize("name", ["net.npz", "net.safetensors"])

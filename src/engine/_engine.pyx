@@ -465,7 +465,7 @@ cdef double run_sums(const Plan* plan, const floating* w, int t, int n_threads, 
         if plan.mode == APPLY:
             given = <const floating*> plan.gradient + first
             for j in range(count):
-                g[j] = <floating> plan.gradient_scale * given[j]
+                g[j] = <floating> (plan.gradient_scale * given[j])  # in double, as a scale may be too small for a normal float
         else:
             memcpy(g, <floating*> plan.gradients[0] + first, count * sizeof(floating))
             for i in range(1, n_threads):

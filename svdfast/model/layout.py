@@ -66,6 +66,9 @@ class Layout:
         program, x = Program(self.layers[0].n_in), 0
         for i, layer in enumerate(self.layers):
             x = layer.emit(program, x, self.weights(i), self.of(i)[-1])
+        unused = {tensor.name for tensor in self.tensors} - {o.tensor.name for o in program.operations if o.tensor is not None}
+        if unused:
+            raise ValueError(f"{min(unused)}: expected an operation with this tensor, got none")
         return program
 
     @cached_property
@@ -145,9 +148,7 @@ class Layout:
             raise ValueError(f"layout: expected at most {MAX_SIZE} parameters in tensors of different names, got {self.size}")
         if min(min(tensor.shape, default=0) for tensor in self.tensors) < 1:
             raise ValueError("layout: expected tensors of sizes ≥ 1, got others")
-        used = {operation.tensor.name for operation in self.program.operations if operation.tensor is not None}
-        if not names <= used:
-            raise ValueError(f"{min(names - used)}: expected an operation with this tensor, got none")
+        _ = self.program
         return self
 
     def header(self) -> dict[str, Any]:

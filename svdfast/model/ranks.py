@@ -57,7 +57,15 @@ class RankRule(Protocol):
 
 @dataclass(frozen=True)
 class Fraction:
-    """α of the smaller side."""
+    """α of the smaller side.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> net = sf.Network([784, 300, 100, 10], seed=0)
+    >>> [t.rank for t in net.truncate(ranks=sf.ranks.Fraction(1 / 4))]
+    [75, 25]
+    """
 
     rank_fraction: float
 
@@ -70,7 +78,15 @@ class Fraction:
 
 @dataclass(frozen=True)
 class Given:
-    """As given, whatever the weights."""
+    """As given, whatever the weights.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> net = sf.Network([784, 300, 100, 10], seed=0)
+    >>> [t.rank for t in net.truncate(ranks=sf.ranks.Given([32, None]))]
+    [32]
+    """
 
     ranks: tuple[int | None, ...]
 
@@ -113,7 +129,16 @@ class OfSpectra:
 
 @dataclass(frozen=True)
 class Energy(OfSpectra):
-    """A share of each weight's ‖W‖_F²."""
+    """A share of each weight's ‖W‖_F².
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> net = sf.Network([784, 300, 100, 10], seed=0)
+    >>> net.layers[0].W[50:] = 0
+    >>> net.truncate(ranks=sf.ranks.Energy(1.0))[0].rank
+    50
+    """
 
     def of_squares(self, squares: Sequence[NDArray[Any]], costs: Sequence[int], dense: int) -> list[int]:
         """The least rank of each that has the share."""
@@ -128,7 +153,17 @@ class Energy(OfSpectra):
 
 @dataclass(frozen=True)
 class Budget(OfSpectra):
-    """A share of the dense hidden layers' multiplications in a training step, spent where σ² for a multiplication is largest."""
+    """A share of the dense hidden layers' multiplications in a training step, spent where σ² for a multiplication is largest.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> net = sf.Network([784, 300, 100], seed=0)
+    >>> dense = sf.count_multiplications(net).layers[0].multiplications
+    >>> _ = net.truncate(ranks=sf.ranks.Budget(0.5))
+    >>> sf.count_multiplications(net).layers[0].multiplications <= dense / 2
+    True
+    """
 
     def of_squares(self, squares: Sequence[NDArray[Any]], costs: Sequence[int], dense: int) -> list[int]:
         """What the budget buys, spent on the directions whose squared singular value for their cost is largest."""

@@ -27,6 +27,7 @@ from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import input_grams
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
+from svdfast.model.structures import Structure
 from svdfast.model.svd import leading_directions, resolve_rank
 from svdfast.model.truncation import matrices, usable_ranks
 from svdfast.training.run import Run
@@ -122,8 +123,9 @@ class Auto:
         step: int,
         svd_method: Literal["exact", "randomized"],
         activation_aware: bool,
+        kind: type[Structure],
     ) -> Decision:
-        """Whether and how to factor before this step, dense steps having taken `dense_seconds` each."""
+        """Whether and how to factor before this step, into structures of this kind, dense steps having taken `dense_seconds` each."""
         net = run.net
         began = time.perf_counter()
         remaining = self.end - step
@@ -133,12 +135,14 @@ class Auto:
         def dense(why: str) -> Decision:
             return Decision(None, info | {"why": why, "seconds": time.perf_counter() - began})
 
-        usable = {fraction: _usable(net.layout, fraction) for fraction in FRACTIONS}
+        usable = {fraction: _usable(net.layout, fraction, kind) for fraction in FRACTIONS}
         usable = {f: ranks for f, ranks in usable.items() if any(ranks)}
         if not usable:
             return dense("no layer is large enough for factors to save multiplications")
         smallest = min(usable)
-        share = 1 / count_multiplications(net.layout.with_ranks(usable[smallest])).ratio
+        shapes = zip(net.layout.factorable, usable[smallest], strict=True)
+        cut = net.layout.with_structures(kind(a.n_out, a.n_in, rank) if rank else a.structure for a, rank in shapes)
+        share = 1 / count_multiplications(cut).ratio
         saved = (1 - share) * dense_seconds * remaining
         cost = OVERHEAD + _svd_seconds(net.layout, usable[smallest])
         if saved <= cost:
@@ -156,7 +160,7 @@ class Auto:
                     directions[i] = leading_directions(W, rank, grams[i], svd_method)
         progress = max(self.first_loss - loss, 0.0)
         for fraction in sorted(usable):
-            cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], directions))
+            cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], directions, kind))
             if self.first_loss - cut_loss >= PROGRESS_KEPT * progress:
                 break
         else:
@@ -168,12 +172,12 @@ class Auto:
         info["rank_fraction"] = fraction
 
         dense_seconds = info["seconds_dense"] = _step_seconds(run, net.copy())
-        times = _step_seconds(run, _cut(net, ranks, directions))
+        times = _step_seconds(run, _cut(net, ranks, directions, kind))
         for i in [i for i, rank in enumerate(ranks) if rank]:
             if sum(map(bool, ranks)) == 1:
                 break
             without = [None if j == i else rank for j, rank in enumerate(ranks)]
-            other = _step_seconds(run, _cut(net, without, directions))
+            other = _step_seconds(run, _cut(net, without, directions, kind))
             if other < FASTER * times:
                 ranks, times = without, other
         info["seconds_factored"] = times
@@ -184,14 +188,14 @@ class Auto:
         return Decision(ranks, info, directions)
 
 
-def _usable(layout: Layout, fraction: float) -> list[int | None]:
-    return usable_ranks(layout, [resolve_rank(fraction, a.n_in, a.n_out) for a in layout.factorable])
+def _usable(layout: Layout, fraction: float, kind: type[Structure]) -> list[int | None]:
+    return usable_ranks(layout, [resolve_rank(fraction, a.n_in, a.n_out) for a in layout.factorable], kind)
 
 
-def _cut(net: Network, ranks: list[int | None], directions: dict[int, NDArray[Any]]) -> Network:
-    """A copy with factors of these ranks."""
+def _cut(net: Network, ranks: list[int | None], directions: dict[int, NDArray[Any]], kind: type[Structure]) -> Network:
+    """A copy with structures of these ranks."""
     other = net.copy()
-    other.truncate(ranks=ranks, directions=directions, force=True)
+    other.truncate(ranks=ranks, directions=directions, structure=kind, force=True)
     return other
 
 

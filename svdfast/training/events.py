@@ -31,6 +31,17 @@ class Event:
         `seconds` that it took, and: "ranks" (of ranks="auto"): `ranks`, `reason`, `why`, and what was measured. "switch": `truncations`,
         a tuple of Truncation, and `learning_rate_scales`, one for each layer. "guard": `loss_before`, `loss_after` the cut,
         `loss_recovered`, and `action` ("kept", "raised", "delayed", "undone"). "epoch": the new row of the history.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> def report(event):
+    ...     if event.kind == "switch":
+    ...         print(event.step, [t.rank for t in event.info["truncations"]])
+    >>> data = sf.datasets.load("xor")
+    >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
+    >>> result = sf.train(net, *data.train, epochs=40, callbacks=[report])
+    2 [1, 5]
     """
 
     kind: str

@@ -119,7 +119,7 @@ class Switch:
             self.auto = None
         elif self.auto is not None:
             self.auto.restore(state.auto)
-        if state.before is not None:
+        if state.before is not None and self.factoring.guard is not None:
             before = state.before
             self.before = _Before(self.run.checked(before.network), before.loss, before.loss_after)
 
@@ -168,7 +168,9 @@ class Switch:
         directions: dict[int, NDArray[Any]] = {}
         if self.auto is not None:
             try:
-                decision = self.auto.decide(self.run, dense_seconds, step, factoring.svd, factoring.activation_aware)
+                decision = self.auto.decide(
+                    self.run, dense_seconds, step, factoring.svd, factoring.activation_aware, factoring.structure
+                )
             except FloatingPointError as error:
                 raise self.watch.diverged(str(error), step, epoch) from error
             self.auto = None
