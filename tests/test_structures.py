@@ -145,8 +145,8 @@ def test_ranks_by_measuring_are_for_the_structure(monkeypatch):
     monkeypatch.setattr(auto, "OVERHEAD", -1e9)
     monkeypatch.setattr(auto, "PROGRESS_KEPT", -1e9)
     net, (X, y) = sf.Network([12, 60, 60, 4], seed=0), samples()
-    result = sf.train(net, X, y, epochs=10, batch_size=16, factoring=sf.Factoring("auto", structure=ThreeFactors))
-    assert {kind for kinds in measured for kind in kinds} == {Dense, ThreeFactors}
+    result = sf.train(net, X, y, epochs=10, batch_size=16, factoring=sf.Factoring("auto", structure=Triple))
+    assert {kind for kinds in measured for kind in kinds} == {Dense, Triple}
     assert [phase["phase"] for phase in result.phases] == ["dense", "factored", "dense"]
 
 

@@ -50,7 +50,7 @@ class Source(Protocol):
     n_samples: int
     seconds: float
 
-    def batches(self) -> Iterator[Stretch]:
+    def batches(self) -> Iterable[Stretch]:
         """The batches of an epoch, stretch by stretch. A stretch's arrays hold until the next is asked for."""
 
     def known_by(self) -> Iterable[NDArray[Any]]:
@@ -75,12 +75,15 @@ class ArraySource:
         self.batch_size = min(batch_size, self.n_samples)
         self.steps_per_epoch = -(-self.n_samples // self.batch_size)
         # Where one batch holds all samples, they are taken as they lie.
-        self.shuffle, self.rng = shuffle and self.steps_per_epoch > 1, rng
+        self.shuffle, self.rng = shuffle, rng
+        self._whole: tuple[Stretch] = ((data, None, ((0, self.n_samples),)),)
 
-    def batches(self) -> Iterator[Stretch]:
+    def batches(self) -> Iterable[Stretch]:
         """As `Source` says."""
+        if self.steps_per_epoch == 1:
+            return self._whole  # the smallest networks' epochs are little else
         order = self.rng.permutation(self.n_samples) if self.shuffle else None
-        yield self.data, order, bounds(self.n_samples, self.batch_size)
+        return ((self.data, order, bounds(self.n_samples, self.batch_size)),)
 
     def known_by(self) -> Iterable[NDArray[Any]]:
         """All of them."""

@@ -7,8 +7,10 @@ Not here: when that happens (switch.py), and where batches come from (svdfast/da
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._process.checks import positive_number
-from svdfast.data.arrays import Source
+from svdfast.data.arrays import Source, Stretch
 from svdfast.data.checks import Samples
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
@@ -120,15 +122,20 @@ class Run:
 
     def batches(self, source: Source) -> Iterator[tuple[int, int]]:
         """The rows, start and stop, of each batch of an epoch, its samples bound to the engine when it is asked for."""
-        for self.data, order, bounds in source.batches():
-            self.sampled = source.sampled
-            if source.batch_size > self.batch_size:
-                self.batch_size = source.batch_size
-                self.rebuild()
-            else:
-                self.data.bind(self.engine)
+        return chain.from_iterable(map(partial(self._bind, source), source.batches()))
+
+    def _bind(self, source: Source, stretch: Stretch) -> Iterable[tuple[int, int]]:
+        """Goes on with a stretch of batches, of up to as many rows as the source knows of by now. Returns their bounds."""
+        before, (self.data, order, bounds) = self.data, stretch
+        self.sampled = source.sampled
+        if source.batch_size > self.batch_size:
+            self.batch_size = source.batch_size
+            self.rebuild()
+        elif self.data is not before:
+            self.data.bind(self.engine)
+        if order is not self.engine.order:
             self.engine.set_order(order)
-            yield from bounds
+        return bounds
 
     def step(self, start: int, stop: int, learning_rate: float) -> float:
         """An update from these rows. Returns the loss before it; if that, or `norm`, is not finite, nothing was updated."""
