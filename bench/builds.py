@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Training steps of two builds of svdfast by turns: has a change made a step slower?
 
-    python bench/builds.py OLD NEW [mnist ...] [--rounds N] [--threads N] [--precision float32 bfloat16]
+    python bench/builds.py OLD NEW [mnist ...] [--rounds N] [--pairs N] [--precision float32 bfloat16]
 
 OLD and NEW are Pythons, each with a svdfast installed. A process of each waits; in every round one runs a case's steps, then
-the other, so that both meet the machine in the same state. The ratio is the median over rounds of new ÷ old. Not here: other
-libraries (compare.py).
+the other, so that both meet the machine in the same state. After some rounds other processes take over. The ratio new ÷ old is
+the median over these pairs. Not here: other libraries (compare.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -18,7 +19,7 @@ import subprocess
 import sys
 
 FORMS = {"dense": None, "1/4": 1 / 4, "1/8": 1 / 8}
-SECONDS = 0.4  # of steps a turn, about
+SECONDS = 0.2  # of steps a turn, about
 
 
 def work() -> None:
@@ -63,44 +64,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pythons", nargs=2, metavar="PYTHON")
     parser.add_argument("cases", nargs="*", default=["mnist", "mnist-small-batch", "wide", "cat", "xor"])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=4, help="of each pair of processes, after one to warm up")
+    parser.add_argument("--pairs", type=int, default=8, help="of processes: where their memory lies, makes a tenth and more")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", nargs="+", default=["float32"])
     arguments = parser.parse_args()
     import machine
 
     print(machine.describe(), "\n")
-    environment = os.environ | {"SVDFAST_BUILDS_WORKER": "1"}
-    processes = [
-        subprocess.Popen(
-            [python, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        for python in arguments.pythons
-    ]
-
-    def turn(process: subprocess.Popen[str], case: list[object]) -> float:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(case) + "\n")
-        process.stdin.flush()
-        return float(process.stdout.readline())
-
     print(f"{'case':<18} {'form':<6} {'precision':<9} {'old ms':>8} {'new ms':>8} {'new ÷ old':>10} {'quartiles':>14}")
     for name in arguments.cases:
         for precision in arguments.precision:
             for form in FORMS:
-                case: list[object] = [name, form, precision, arguments.threads]
-                rounds = [[turn(process, case) for process in processes] for _ in range(arguments.rounds + 1)][1:]
-                ratios = [new / old for old, new in rounds]
-                low, middle, high = statistics.quantiles(ratios, n=4)
-                old, new = (1e3 * statistics.median(column) for column in zip(*rounds, strict=True))
+                case = [name, form, precision, arguments.threads]
+                pairs = [one_pair(arguments.pythons, case, arguments.rounds, pair % 2 == 1) for pair in range(arguments.pairs)]
+                low, middle, high = statistics.quantiles([new / old for old, new in pairs], n=4)
+                old, new = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
                 print(
                     f"{name:<18} {form:<6} {precision:<9} {old:>8.4g} {new:>8.4g} {middle:>10.3f} {low:>6.3f}–{high:.3f}",
                     flush=True,
                 )
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+
+
+def one_pair(pythons: list[str], case: list[object], rounds: int, turned: bool) -> list[float]:
+    """Median seconds of a step of the old and of the new build, in a process each, which take turns; the new begins if `turned`."""
+    environment = os.environ | {"SVDFAST_BUILDS_WORKER": "1"}
+    with contextlib.ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                subprocess.Popen([python, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+            )
+            for python in pythons
+        ]
+        seconds: list[list[float]] = [[], []]
+        for _ in range(rounds + 1):
+            for which in (1, 0) if turned else (0, 1):
+                worker = workers[which]
+                assert worker.stdin is not None and worker.stdout is not None
+                worker.stdin.write(json.dumps(case) + "\n")
+                worker.stdin.flush()
+                seconds[which].append(float(worker.stdout.readline()))
+    return [statistics.median(one[1:]) for one in seconds]
 
 
 if __name__ == "__main__":
