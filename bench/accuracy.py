@@ -76,7 +76,7 @@ def factor_anew(every: int, optimizer: sf.Optimizer) -> Callable[[Any], None]:
         net = event.network
         if event.kind == "epoch" and net.is_factored and event.epoch % every == 0:
             old, moments = net.state, optimizer.moments
-            net.truncate(ranks=net.layout.ranks[:-1], force=True)
+            net.truncate(ranks=net.layout.ranks[: len(net.layout.factorable)], force=True)
             optimizer.adopt((net.layout, net.dtype), carry(optimizer.kinds, moments, old, net.state))
 
     return call

@@ -29,6 +29,8 @@ import svdfast as sf
 from svdfast._process import runtime
 from svdfast.data.checks import checked_samples
 from svdfast.model.evaluation import spec_of
+from svdfast.model.structures import LowRank
+from svdfast.model.truncation import rebuilt
 from svdfast.training.run import Run
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
@@ -48,7 +50,9 @@ def step_of(n: int, rank: int | None, batch: int, n_threads: int, *, first: bool
     if rank is not None:
         # No step's time depends on the numbers, and an SVD would take longer than the steps.
         W1, W2 = (rng.standard_normal(shape, dtype=np.float32) * np.float32(n * rank) ** -0.25 for shape in ((n, rank), (rank, n)))
-        net.set_factors({0 if first else 1: (W1, W2)})
+        index, structures = 0 if first else 1, list(net.layout.structures)
+        structures[index] = LowRank(n, n, rank)
+        net = sf.Network.of(*rebuilt(net.state, structures, {index: (W1, W2)}), net.uint8_scale)
     X = rng.standard_normal((batch, net.sizes[0]), dtype=np.float32)
     y = rng.standard_normal(batch, dtype=np.float32)
     run = Run(net, checked_samples(X, y, None, spec_of(net)), sf.Adam(), n_threads, batch, 0.0, 0.0)
