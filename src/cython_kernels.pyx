@@ -42,7 +42,7 @@ cdef void activation_gradient(
     # dZ = dA * f'(Z)
     elementwise(sizeof(floating)).activation_backward(activation, parameter, p, n, Z, A, dZ)
     # db (n) = or += the sum over rows of dZ (p×n)
-    if not accumulate:
+    if not accumulate and n > 0:  # a pointer of an empty array is NULL
         memset(db, 0, n * sizeof(floating))
     elementwise(sizeof(floating)).add_rows(p, n, dZ, n, db)
 
