@@ -24,8 +24,7 @@ from svdfast.model import activations
 from svdfast.model.activations import Activation
 from svdfast.model.heads import BITS, CLASSES, NUMBERS, Head, head_of
 from svdfast.model.network import Network
-from svdfast.model.ranks import NARROW
-from svdfast.model.svd import resolve_rank
+from svdfast.model.ranks import Fraction, without_bottlenecks
 from svdfast.training.events import Event, StopTraining
 from svdfast.training.factoring import PRETRAIN_FRACTION, Factoring
 from svdfast.training.optimizers import Adam, GradientDescent, Optimizer
@@ -52,6 +51,7 @@ __all__ = ["SVDMLPClassifier", "SVDMLPRegressor"]
 _TYPES = (np.float64, np.float32, np.uint8)
 
 _SMALLEST_RATE = 1e-6  # where learning_rate="adaptive" ends
+COOLDOWN = 0.1  # epochs at the end of a training of factors over which the rate falls, as a share of those before
 
 # The words of scikit-learn.
 _NOT_FINITE = (
@@ -64,18 +64,28 @@ Validation = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None]  # X, y
 
 
 class _Rate:
-    """The learning rate of gradient descent, as it is changed after epochs. Called as a schedule is."""
+    """The learning rate, as it is changed after epochs. Called as a schedule is.
+
+    Before a training of factors ends it cools down: it falls to 0 over some epochs more, so that the noise of large steps leaves the
+    weights.
+    """
 
     def __init__(self, rate: float, kind: str, power: float, scale: float):
         self.first = self.rate = rate
         self.kind, self.power, self.scale = kind, power, scale
+        self.cooling = self.left = 0  # epochs of the cooldown, and those that are left of it
 
     def __call__(self, step: int, n_steps: int) -> float:
-        return self.rate * self.scale
+        return self.rate * self.scale * (self.left / (self.cooling + 1) if self.cooling else 1)
 
     def epoch_ends(self, n_seen: int) -> None:
         if self.kind == "invscaling":
             self.rate = self.first / (n_seen + 1) ** self.power
+        self.left -= bool(self.cooling)
+
+    def cool(self, n_epochs: int) -> None:
+        """Lets the rate fall over so many epochs."""
+        self.cooling = self.left = n_epochs
 
     def fall(self) -> bool:
         """Divides the rate by 5, if it may; whether it did."""
@@ -134,7 +144,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
     epsilon: float = 1e-8
     n_iter_no_change: float = 10
     max_fun: int = 15000
-    rank_fraction: float | None = 0.25
+    rank_fraction: float | str | None = "auto"
     rank: int | Sequence[int | None] | str | None = None
     pretrain_fraction: float | None = None
     dtype: DTypeLike | None = None
@@ -245,19 +255,16 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name}: expected True or False, got {value!r}")
 
-    def _ranks(self) -> list[int | None] | str | None:
-        """How hidden layers are factored, as for `Network.truncate`; None where they are not."""
-        hidden = self.network_.layout.factorable
+    def _ranks(self) -> list[int | None] | float | str | None:
+        """How hidden layers are factored, as for `svdfast.train`; None where they are not."""
         if self.rank is None:
-            if self.rank_fraction is None:
-                return None
-            alpha = self.rank_fraction
-            return [resolve_rank(alpha, a.n_in, a.n_out) if a.n_in > NARROW else None for a in hidden]
+            return self.rank_fraction
         if isinstance(self.rank, str):
             return self.rank
         if not isinstance(self.rank, Iterable):
             rank = count("rank", self.rank)
             # Where it is above the smaller side factors would save nothing, whatever the side.
+            hidden = self.network_.layout.factorable
             return [rank if rank <= min(layer.n_in, layer.n_out) else None for layer in hidden]
         return list(self.rank)
 
@@ -291,9 +298,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             rate = _Rate(self.learning_rate_init, self.learning_rate, self.power_t, 1 / c)
             nesterov = bool(self.nesterovs_momentum) and self.momentum > 0
             return GradientDescent(rate, momentum=self.momentum, nesterov=nesterov)
-        return Adam(
-            self.learning_rate_init, beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon * c
-        )
+        rate = _Rate(self.learning_rate_init, "constant", self.power_t, 1.0)
+        return Adam(rate, beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon * c)
 
     def _fit(
         self, X: Any, y: Any, sample_weight: ArrayLike | None, validation: Validation,
@@ -452,8 +458,6 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
 
         ranks, share, switch = self._ranks(), self.pretrain_fraction, True
         if goes_on:
-            if ranks == "auto":
-                raise ValueError("rank: expected other than 'auto' in partial_fit, which does not know what is to come")
             switch = self._may_switch and len(self.loss_curve_) >= round(self._share() * self.max_iter)
             share = 0.0
         factoring = Factoring(
@@ -465,7 +469,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         self._begin()
 
         def tell(event: Event) -> None:
-            stop = self._watch(event, n_samples, evaluate)
+            stop = self._watch(event, n_samples, evaluate, ends=not goes_on)
             for callback in callbacks:
                 callback(event)
             if stop:
@@ -490,7 +494,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             )
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
-        self._may_switch = self._may_switch and not switch
+        if net.is_factored or ranks != "auto":  # else it looks again
+            self._may_switch = self._may_switch and not switch
         if self._best is not None and (self.stopped_ or not goes_on):
             _, layout, parameters = self._best
             net.set_state(layout, parameters.copy())
@@ -506,8 +511,8 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                     stacklevel=4,
                 )
 
-    def _watch(self, event: Event, n_samples: int, evaluate: Evaluate | None) -> bool:
-        """Notes what an epoch gave. Whether it was one too many without progress."""
+    def _watch(self, event: Event, n_samples: int, evaluate: Evaluate | None, ends: bool) -> bool:
+        """Notes what an epoch gave. Whether it was one too many without progress, and the rate has come down if the training ends."""
         if event.kind in ("switch", "recompose"):
             if event.kind == "recompose" or any(not t.skipped for t in event.info["truncations"]):
                 # The loss may have risen with the change of form: progress is counted anew.
@@ -541,12 +546,18 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                     self._best = score, layout, parameters.copy()
         self._no_improvement_count = 0 if progress else self._no_improvement_count + 1
         rate = self._optimizer.schedule
-        if isinstance(rate, _Rate):
-            rate.epoch_ends(self.t_)
+        assert isinstance(rate, _Rate)
+        rate.epoch_ends(self.t_)
+        if rate.cooling:
+            self.stopped_ = rate.left <= 0
+            return self.stopped_
         if self._no_improvement_count <= self.n_iter_no_change:
             return False
-        if isinstance(rate, _Rate) and rate.fall():
+        if rate.fall():
             self._no_improvement_count = 0
+            return False
+        if ends and event.network.is_factored:
+            rate.cool(math.ceil(COOLDOWN * self.n_iter_))
             return False
         self.stopped_ = True
         return True
@@ -578,8 +589,10 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             return found
 
         ranks = self._ranks()
-        if ranks == "auto":
-            raise ValueError("rank: expected other than 'auto' with solver='lbfgs', which takes no steps to be timed")
+        ranks = None if ranks == "auto" else ranks
+        if isinstance(ranks, float | int):
+            hidden = net.layout.factorable
+            ranks = without_bottlenecks(Fraction(ranks)(hidden, ()), hidden)
         self._begin()
         # With nothing to cut there is no reason to begin anew, without the curvature found so far.
         whole = ranks in (None, [None] * len(net.layout.factorable))
@@ -666,16 +679,20 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
     beta_1, beta_2, epsilon : float
         Of "adam".
     n_iter_no_change : int or numpy.inf
-        Training ends after more epochs without progress than these; the switch to factors begins the count anew.
+        Training ends after more epochs without progress than these; the switch to factors begins the count anew. With factors some
+        epochs follow, a tenth of those before, over which the rate falls.
     max_fun : int
         Evaluations of the loss, at most, with "lbfgs".
-    rank_fraction : float or None
+    rank_fraction : float, "auto" or None
         α of the report: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋). Layers of at most 100 inputs stay dense: there a low
-        rank costs accuracy and saves little. With None (and no `rank`) nothing is factored.
+        rank costs accuracy and saves little. "auto" decides about each layer by looking at what a cut does to the loss, see
+        `svdfast.train`; with "lbfgs" it factors nothing, and in `partial_fit` each call is looked at as a training of its own.
+        With None (and no `rank`) nothing is factored.
     rank : int, sequence of int or None, or str, optional
         Instead: the rank of all hidden layers, or of each; or a rule, see `ranks` of `svdfast.train`.
     pretrain_fraction : float, optional
-        φ: the switch comes after this share of `max_iter`; by default 0.05 (with rank="auto" 0.1 at the latest).
+        φ: the switch comes after this share of `max_iter`, by default 0.05. With "auto" the first look comes then, by default after 100
+        steps or a tenth of `max_iter`.
     dtype : {"float32", "float64"}, optional
         Of weights and arithmetic; by default that of X where it is one of these, else float64. float32 takes half the time.
     precision : {"float32", "float64", "bfloat16"}, optional

@@ -225,3 +225,9 @@ def input_grams(net: _Network, X: Any, sample_weight: Any = None) -> list[NDArra
     samples = checked_samples(X, None, sample_weight, spec_of(net)._replace(targets=None))
     with in_use.reading(net), single_threaded_blas.held():
         return truncation.input_grams(net.state, samples.inputs.array, samples.inputs.scale, samples.weights)
+
+
+def output_directions(net, X, sample_weight, ranks, method):
+    from svdfast.model.svd import leading_directions
+    grams = input_grams(net, X, sample_weight)
+    return {i: leading_directions(W, r, grams[i], method) for i, (r, W) in enumerate(zip(ranks, truncation.matrices(net.state))) if r}

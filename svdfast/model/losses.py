@@ -16,13 +16,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from svdfast._elementwise import LOSSES
 from svdfast.data.spec import Targets
 from svdfast.model.activations import Activation
 from svdfast.model.heads import head_of
 
-__all__ = ["Loss", "resolve"]
+__all__ = ["Loss", "of_constant", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +78,41 @@ def resolve(name: str | None, output: Activation) -> Loss:
             f"this network's output is {output.name}"
         )
     return loss
+
+
+def of_constant(name: str, targets: NDArray[Any], n_outputs: int, weights: NDArray[Any] | None = None) -> float:
+    """The loss of the best answer that is the same for all samples: what a network has learned, it is below that.
+
+    Parameters
+    ----------
+    name : str
+        Of the loss.
+    targets : ndarray (n_samples,) or (n_samples, n_outputs)
+        As the loss takes them.
+    n_outputs : int
+    weights : ndarray (n_samples,), optional
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.model.losses import of_constant
+    >>> of_constant("mean_squared_error", np.array([[0.0], [2.0]]), 1)
+    1.0
+    """
+    rows = np.eye(n_outputs)[targets] if targets.ndim == 1 and _LOSSES[name].classes else targets
+    rows = np.asarray(rows, dtype=np.float64).reshape(len(targets), -1)
+    mean = np.average(rows, axis=0, weights=weights)
+    if name == "mean_squared_error":
+        return float(np.average(np.square(rows - mean), axis=0, weights=weights).mean())
+
+    def entropy(p: NDArray[Any]) -> NDArray[Any]:
+        return -p * np.log(np.where(p > 0, p, 1))
+
+    if name == "cross_entropy":
+        total = float(mean.sum())
+        return float(entropy(mean / total).sum()) * total if total > 0 else 0.0
+    return float((entropy(mean) + entropy(1 - mean)).mean())

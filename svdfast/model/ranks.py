@@ -32,7 +32,7 @@ __all__ = ["Budget", "Energy", "Fraction", "Given", "RankRule"]
 
 Ranks: TypeAlias = list[int | None]
 
-# A layer of so few inputs is best left dense: a share of them as its rank costs accuracy and saves little.
+# A share of so few inputs as a layer's rank is a bottleneck: it costs accuracy and saves little.
 NARROW = 100
 
 
@@ -265,3 +265,8 @@ def _checked(by: str, ranks: Any, layers: Sequence[Linear]) -> Ranks:
         None if rank is None else count(f"ranks[{i}]{by}", rank, maximum=min(layer.n_in, layer.n_out))
         for i, (rank, layer) in enumerate(zip(given, layers, strict=True))
     ]
+
+
+def without_bottlenecks(ranks: Ranks, layers: Sequence[Linear]) -> Ranks:
+    """None in place of a rank that lets less through than the few inputs that a layer has."""
+    return [None if rank and rank < a.n_in <= NARROW else rank for rank, a in zip(ranks, layers, strict=True)]

@@ -1,245 +1,321 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ranks="auto": when to switch, to which ranks, and whether at all, from the weights' spectra and from times measured here and now.
+"""factoring="auto": which layers to factor, and to which ranks, found by looking at what a cut does.
 
-- When: the stable rank ‖W‖_F²/σ₁² of a weight falls while the layer learns its first directions, and levels off. The switch comes when it
-  has done so in every hidden layer, at the earliest after half of the share φ of the steps, at the latest after all of it. (H. Wang et al.,
-  "Cuttlefish", MLSys 2023, watch it too.)
-- Whether: what can be saved at most, by the counts and by the time of the dense steps so far, is set against what the decomposition
-  takes. Then steps of the factored network are timed, and each layer whose factors save no time stays dense.
-- Which rank: the smallest α of FRACTIONS whose cut keeps most of what the loss on a sample of the training data has come down since the
-  training began. Where none does, what the layers have learned has no low rank, and they stay dense.
+- What may be cut: a layer whose factors would take clearly less time, by counted multiplications. Where that would make no step
+  faster, the network stays dense and nothing is looked at.
+- When: after FIRST_LOOK steps, then after twice as many each time, as long as a layer may still be cut.
+- To which rank: each layer is cut alone, to the ranks of FRACTIONS, smallest first. It gets the first at which the loss over a
+  sample rises by at most LOST of what the network has learned; then all cuts are looked at together.
+- And back: some steps after a cut the loss must be no higher than before it by more than that, and steps must be faster by the
+  clock. Else a layer becomes dense again, by itself, and may be cut to a higher rank later.
 
-Not here: the switch itself (switch.py), the rules that measure nothing (ranks.py).
+Nothing but the clock's check depends on the machine, and it is left out where a training is to be reproducible. Not here: the cut
+itself (switch.py), the rules that look at nothing (svdfast/model/ranks.py).
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._engine import Engine, aligned_zeros
 from svdfast._process.checks import of_layer
-from svdfast.model.counting import count_multiplications
-from svdfast.model.evaluation import input_grams
+from svdfast.model.counting import weight_multiplications
 from svdfast.model.layout import Layout
+from svdfast.model.losses import of_constant
 from svdfast.model.network import Network
-from svdfast.model.structures import Structure
+from svdfast.model.program import Program, Tensor
+from svdfast.model.structures import Dense, Structure
 from svdfast.model.svd import leading_directions, resolve_rank
-from svdfast.model.truncation import matrices, usable_ranks
+from svdfast.model.truncation import matrices
+from svdfast.training.factoring import Factoring
 from svdfast.training.run import Run
 from svdfast.training.state import AutoState
 
-__all__ = ["Auto", "Decision"]
+__all__ = ["Auto", "Look"]
 
 FRACTIONS = (1 / 8, 1 / 4)
-PROGRESS_KEPT = 0.9
-# The stable rank is looked at so many times in a training, and has levelled off when it changes by less than that between two looks.
-CHECKS = 100
-LEVEL = 0.1
-# Steps of each form that are timed, after one to warm up.
-TIMED_STEPS = 3
-# A form counts as faster where it takes at most this share of the time.
+# The first look comes after so many steps.
+FIRST_LOOK = 100
+# What a cut of one layer may cost at once, as a share of what has been learned: how far the loss is below that of the best answer
+# that is the same for all samples. All cuts of a look together may cost so many times that.
+LOST = 0.02
+TOGETHER = 2
+# Looking may take this share of the steps' multiplications, and each look half of what is left of it.
+LOOKING = 0.01
+SAMPLES = (2048, 1024, 512, 256, 128)
+# A product with sides a and b takes as long as (a + THIN)·(b + THIN) multiplications at full speed (bench/crossover.py).
+THIN = 40
+# A layer's factors must take at most this share of its time, and save that share of a whole step; all together more of it.
+WORTH, SHARE, SHARES = 0.8, 0.02, 0.1
+# Steps from a cut to its check: a share of all, and at least so many. Single steps let the loss go up and down, so that a layer is
+# dense again only where the loss is too high, by this share of what had been learned, at two checks in a row.
+RECOVERY, SHORTEST = 0.02, 20
+STILL_LOST = 0.05
+# By the clock a form counts as faster where it takes at most this share of the time.
 FASTER = 0.97
-# Seconds that a decision takes beside decompositions, and floating point operations a second that these run at, for a first estimate.
-OVERHEAD = 2e-3
-SVD_SPEED = 1e10
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The ranks, None for a training that goes on dense, and what was measured."""
+class Look:
+    """What a look found.
 
-    ranks: list[int | None] | None
+    Attributes
+    ----------
+    ranks : list of int or None
+        Of each hidden layer that is to be cut now.
+    info : dict
+        What an event tells of it.
+    directions : dict of int to ndarray
+        Of the weights that are to be cut, at least as many as their ranks.
+    """
+
+    ranks: list[int | None]
     info: dict[str, Any]
-    # Of the weights that are to be factored, at least as many as their ranks.
     directions: dict[int, NDArray[Any]] = field(default_factory=dict)
 
 
 class Auto:
-    """Watches a training's weights until the switch, and decides about it."""
+    """Decides about a training's layers, one by one.
 
-    def __init__(self, n_steps: int, latest: int, end: int):
-        self.latest, self.end = latest, end
-        self.every = max(1, n_steps // CHECKS)
-        self.next_step = 0
-        self.first_loss = 0.0
-        self.n_steps = n_steps
-        self.reason = "the share of pre-training was over"
-        self.stable: list[float] = []
-        self.vectors: list[NDArray[Any]] = []
+    Parameters
+    ----------
+    layout : Layout
+    n_steps : int
+        Of the whole training.
+    first : int
+        The step before which the first look comes.
+    end : int
+        The step before which there are factors no more.
+    """
+
+    def __init__(self, layout: Layout, n_steps: int, first: int, end: int):
+        self.n_steps, self.end = n_steps, end
+        self.next_step, self.check_step = first, n_steps
+        self.left = LOOKING * n_steps
+        # Of each hidden layer: the rank that has been taken back, what the cut did to the loss, and its rank, 0 while it is dense.
+        self.refused = [0] * len(layout.factorable)
+        self.rises = [0.0] * len(layout.factorable)
+        self.ranks = [0] * len(layout.factorable)
+        # The sample's rows, its loss before the last cut, the most that it may be at the check, and whether it was more at the last.
+        self.rows, self.before, self.limit, self.failed = 0, 0.0, 0.0, False
 
     def state(self) -> AutoState:
         """What a checkpoint has of it."""
-        return AutoState(self.next_step, self.first_loss, self.reason, self.stable, self.vectors)
+        return AutoState(
+            self.next_step, self.check_step, self.left, list(self.refused), list(self.rises), list(self.ranks),
+            self.rows, self.before, self.limit, self.failed,
+        )  # fmt: skip
 
     def restore(self, state: AutoState) -> None:
         """Takes what `state` gave."""
-        self.next_step, self.first_loss, self.reason = state.next_step, state.first_loss, state.reason
-        self.stable = [float(rank) for rank in state.stable]
-        self.vectors = [vector.copy() for vector in state.vectors]
+        if not len(state.refused) == len(state.rises) == len(state.ranks) == len(self.refused):
+            raise ValueError(f"it has ranks for {len(state.refused)} hidden layers, not {len(self.refused)}")
+        self.next_step, self.check_step, self.left = state.next_step, state.check_step, state.left
+        self.refused, self.ranks = [int(rank) for rank in state.refused], [int(rank) for rank in state.ranks]
+        self.rises = [float(rise) for rise in state.rises]
+        self.rows, self.before, self.limit, self.failed = state.rows, state.before, state.limit, state.failed
 
-    def levelled(self, run: Run, step: int) -> bool:
-        """Looks at the stable ranks before this step; before the first, at the loss."""
-        net = run.net
-        if step == 0:
-            self.first_loss = _sample_loss(run, net)
-            self.next_step = self.latest // 2 if 0 < self.latest // 2 < self.latest else self.n_steps
-            return False
-        weights = matrices(net.state)
-        if not self.vectors:
-            rng = np.random.default_rng(0)
-            self.vectors = [
-                np.asarray(rng.standard_normal(W.shape[1]), dtype=W.dtype) for W in weights
-            ]
-        stable = []
-        # Where a training diverges this may not be finite; a step, or the switch, tells then.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for i, W in enumerate(weights):
-                # Power iteration goes on from the last look's vector.
-                v = self.vectors[i]
-                for _ in range(3 if self.stable else 20):
-                    v = W.T @ (W @ v)
-                    v /= max(np.linalg.norm(v), np.finfo(W.dtype).tiny)
-                self.vectors[i] = v
-                top = np.square(np.linalg.norm(W @ v), dtype=np.float64)
-                stable.append(float(np.square(np.linalg.norm(W), dtype=np.float64) / top) if top > 0 else 1.0)
-        before, self.stable = self.stable, stable
-        self.next_step = step + self.every if step + self.every < self.latest else self.n_steps
-        if before and all(
-            abs(now - then) <= LEVEL * then for now, then in zip(stable, before, strict=True)
-        ):
-            self.reason = "the stable ranks had levelled off"
-            return True
-        return False
+    def owns(self, layout: Layout) -> bool:
+        """Whether the layers are as they were left, and no callback has given them other forms."""
+        return [layer.rank or 0 for layer in layout.factorable] == self.ranks
 
-    def decide(
-        self,
-        run: Run,
-        dense_seconds: float,
-        step: int,
-        svd_method: Literal["exact", "randomized"],
-        activation_aware: bool,
-        kind: type[Structure],
-    ) -> Decision:
-        """Whether and how to factor before this step, into structures of this kind, dense steps having taken `dense_seconds` each."""
-        net = run.net
-        began = time.perf_counter()
-        remaining = self.end - step
-        info: dict[str, Any] = {"reason": self.reason, "stable_ranks": tuple(self.stable)}
-        info |= {"ranks": None, "seconds_dense": dense_seconds}
+    def note(self, layout: Layout) -> None:
+        """Takes the layers as they are for its own doing."""
+        self.ranks = [layer.rank or 0 for layer in layout.factorable]
 
-        def dense(why: str) -> Decision:
-            return Decision(None, info | {"why": why, "seconds": time.perf_counter() - began})
+    def look(self, run: Run, step: int, factoring: Factoring) -> Look:
+        """Which layers to cut before this step, and to which ranks.
 
-        usable = {fraction: _usable(net.layout, fraction, kind) for fraction in FRACTIONS}
-        usable = {f: ranks for f, ranks in usable.items() if any(ranks)}
-        if not usable:
-            return dense("no layer is large enough for factors to save multiplications")
-        smallest = min(usable)
-        shapes = zip(net.layout.factorable, usable[smallest], strict=True)
-        cut = net.layout.with_structures(kind(a.n_out, a.n_in, rank) if rank else a.structure for a, rank in shapes)
-        share = 1 / count_multiplications(cut).ratio
-        saved = (1 - share) * dense_seconds * remaining
-        cost = OVERHEAD + _svd_seconds(net.layout, usable[smallest])
-        if saved <= cost:
-            return dense(
-                f"at most {saved:.2g} s can be saved, and to decompose the weights takes about {cost:.2g} s"
-            )
+        Raises
+        ------
+        FloatingPointError, numpy.linalg.LinAlgError
+            The network's numbers are not finite.
+        """
+        net, kind = run.net, factoring.structure
+        layers = [_Layer(i, net.layout, kind, self.refused[i]) for i in range(len(net.layout.factorable))]
+        whole = sum(layer.work for layer in layers) + _work(net.layout.structures[-1], first=not layers)
+        for layer in layers:
+            layer.keep(lambda work, own: own - work >= SHARE * whole)
+        if sum(layer.most_saved for layer in layers) < SHARES * whole:
+            for layer in layers:
+                layer.close("factors would make a step no faster")
+        options = [layer for layer in layers if layer.options]
+        info: dict[str, Any] = {"layers": [], "ranks": [None] * len(layers)}
+        found = Look(info["ranks"], info)
+        self.next_step = self.n_steps
+        if options:
+            rows = self._rows(run, options)
+            if rows:
+                self._decide(run, factoring, options, rows, found)
+            else:
+                for layer in options:
+                    layer.why = "a look would take longer than its share of the training"
+            if 2 * step < self.end and any(layer.rank is None for layer in options):
+                self.next_step = max(2 * step, step + 1)
+        for layer in layers:
+            found.ranks[layer.index] = layer.rank
+            self.rises[layer.index] = layer.rise if layer.rank else self.rises[layer.index]
+            info["layers"].append(layer.told(whole))
+        if any(found.ranks):
+            self._plan_check(step)
+        return found
 
-        loss = info["loss_before"] = _sample_loss(run, net)
-        info["losses"] = {}
-        grams: list[Any] = input_grams(net, *run.sample()) if activation_aware else [None] * len(net.layers)
-        directions = {}
-        for i, (rank, W) in enumerate(zip(usable[max(usable)], matrices(net.state), strict=True)):
-            if rank:
-                with of_layer(i):
-                    directions[i] = leading_directions(W, rank, grams[i], svd_method)
-        progress = max(self.first_loss - loss, 0.0)
-        for fraction in sorted(usable):
-            cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], directions, kind))
-            if self.first_loss - cut_loss >= PROGRESS_KEPT * progress:
-                break
+    def _rows(self, run: Run, options: Sequence[_Layer]) -> int:
+        """How large a sample may be for the look to take its share of the training; 0 where there is none."""
+        layout, n_looks = run.net.layout, 2 + sum(1 + len(layer.options) for layer in options)
+        step = layout.program.multiplications("step") * run.batch_size
+        for rows in SAMPLES:
+            cost = n_looks * rows * layout.program.multiplications("forward")
+            for layer in options:
+                n, m = layer.dense.n_out, layer.dense.n_in
+                cost += 6 * n * (rows + m) * layer.options[-1]
+            if cost <= self.left / 2 * step:
+                self.left -= cost / step
+                return rows
+        return 0
+
+    def _decide(self, run: Run, factoring: Factoring, options: Sequence[_Layer], rows: int, found: Look) -> None:
+        """Gives these layers their ranks, as far as a sample of so many rows lets them."""
+        net, kind = run.net, factoring.structure
+        loss = run.sample_loss(net, rows)
+        learned = found.info["learned"] = run.constant_loss(rows) - loss
+        found.info["loss"] = loss
+        if not learned > 0:
+            for layer in options:
+                layer.why = "nothing has been learned yet"
+            return
+        limit = LOST * learned
+        wanted = [None] * len(net.layout.factorable)
+        for layer in options:
+            wanted[layer.index] = layer.options[-1]
+        if factoring.activation_aware:
+            directions = run.output_directions(rows, wanted, factoring.svd)
         else:
-            return dense(
-                f"a cut to {fraction:g} of the rank raises the loss, {self.first_loss:.2g} at first, from {loss:.2g} "
-                f"to {cut_loss:.2g}"
-            )
-        ranks = usable[fraction]
-        info["rank_fraction"] = fraction
+            directions = {}
+            for layer in options:
+                with of_layer(layer.index):
+                    W = matrices(net.state)[layer.index]
+                    directions[layer.index] = leading_directions(W, layer.options[-1], method=factoring.svd)
 
-        dense_seconds = info["seconds_dense"] = _step_seconds(run, net.copy())
-        times = _step_seconds(run, _cut(net, ranks, directions, kind))
-        for i in [i for i, rank in enumerate(ranks) if rank]:
-            if sum(map(bool, ranks)) == 1:
+        def rise(chosen: dict[int, int]) -> float:
+            ranks = [chosen.get(i) for i in range(len(net.layout.factorable))]
+            cut = net.copy()
+            cut.truncate(ranks=ranks, directions=directions, structure=kind, force=True)
+            return run.sample_loss(cut, rows) - loss
+
+        for layer in options:
+            for rank in layer.options:
+                layer.rise = rise({layer.index: rank})
+                layer.tried[rank] = layer.rise / learned
+                if layer.rise <= limit:
+                    layer.rank = rank
+                    break
+            else:
+                layer.why = f"a cut to rank {rank} loses {layer.rise / learned:.1%} of what has been learned"
+        while chosen := {layer.index: layer.rank for layer in options if layer.rank}:
+            together = rise(chosen) if len(chosen) > 1 else 0.0
+            if together <= TOGETHER * limit:
                 break
-            without = [None if j == i else rank for j, rank in enumerate(ranks)]
-            other = _step_seconds(run, _cut(net, without, directions, kind))
-            if other < FASTER * times:
-                ranks, times = without, other
-        info["seconds_factored"] = times
-        if times > FASTER * dense_seconds:
-            return dense(f"a step takes {times:.2g} s with factors and {dense_seconds:.2g} s without")
-        why = f"a step takes {times:.2g} s with factors and {dense_seconds:.2g} s without"
-        info |= {"ranks": ranks, "why": why, "seconds": time.perf_counter() - began}
-        return Decision(ranks, info, directions)
+            worst = max((layer for layer in options if layer.rank), key=lambda layer: layer.rise)
+            higher = [rank for rank in worst.options if rank > worst.rank]
+            worst.rank = higher[0] if higher else None
+            worst.rise = rise({worst.index: worst.rank}) if worst.rank else worst.rise
+            worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
+        self.rows, self.before, self.limit, self.failed = rows, loss, loss + STILL_LOST * learned, False
+        found.directions.update({i: directions[i] for i in chosen})
+
+    def check(self, run: Run, step: int, dense: float, factored: float) -> tuple[list[int], dict[str, Any]]:
+        """The layers that are to be dense again before this step, a step having taken so many seconds before and after the cut."""
+        loss = run.sample_loss(run.net, self.rows)
+        info: dict[str, Any] = {"loss_before": self.before, "loss_recovered": loss, "action": "kept"}
+        back: list[int] = []
+        factors = [i for i in run.net.layout.factored if i < len(self.refused)]
+        again, self.failed = self.failed, loss > self.limit
+        self.check_step = self.n_steps
+        if self.failed and not again:
+            info["action"] = "watched"
+        elif self.failed:
+            back = [max(factors, key=lambda i: self.rises[i])]
+            self.failed = False
+        elif not run.reproducible and factored > FASTER * dense:
+            back = factors
+            info |= {"seconds_dense": dense, "seconds_factored": factored}
+        for i in back:
+            structure = run.net.layout.structures[i]
+            # What is no faster is no faster with a higher rank.
+            self.refused[i] = (structure.rank or 0) if len(info) == 3 else min(structure.n_out, structure.n_in)
+        if loss > self.limit and len(factors) > len(back):
+            self._plan_check(step)
+        if back:
+            info["action"] = "undone"
+            if 2 * step < self.end:
+                self.next_step = min(self.next_step, 2 * step)
+        return back, info | {"layers": back}
+
+    def _plan_check(self, step: int) -> None:
+        self.check_step = min(step + max(SHORTEST, round(RECOVERY * self.n_steps)), self.end)
 
 
-def _usable(layout: Layout, fraction: float, kind: type[Structure]) -> list[int | None]:
-    return usable_ranks(layout, [resolve_rank(fraction, a.n_in, a.n_out) for a in layout.factorable], kind)
+class _Layer:
+    """A hidden layer, the ranks that it may be cut to, and what is decided of it."""
+
+    def __init__(self, index: int, layout: Layout, kind: type[Structure], refused: int):
+        structure = layout.structures[index]
+        self.index, self.first = index, index == 0
+        self.dense = Dense(structure.n_out, structure.n_in)
+        self.work = _work(structure, self.first)
+        self.rank: int | None = None
+        self.rise, self.tried = 0.0, {}  # type: float, dict[int, float]
+        self.why = "factors would save too little time"
+        self.options: list[int] = []
+        self.works: list[float] = []
+        if structure.factored:
+            self.why = "cut before"
+            return
+        ranks = sorted({resolve_rank(fraction, self.dense.n_in, self.dense.n_out) for fraction in FRACTIONS})
+        for rank in ranks:
+            made = kind(self.dense.n_out, self.dense.n_in, rank)
+            fewer = weight_multiplications(made, first_layer=self.first) < weight_multiplications(self.dense, first_layer=self.first)
+            work = _work(made, self.first)
+            if rank > refused and fewer and work <= WORTH * self.work:
+                self.options.append(rank)
+                self.works.append(work)
+
+    def keep(self, enough: Any) -> None:
+        """Leaves the ranks whose work is enough below the layer's own."""
+        kept = [(rank, work) for rank, work in zip(self.options, self.works, strict=True) if enough(work, self.work)]
+        self.options, self.works = [rank for rank, _ in kept], [work for _, work in kept]
+
+    def close(self, why: str) -> None:
+        """Leaves no rank."""
+        if self.options:
+            self.options, self.works, self.why = [], [], why
+
+    @property
+    def most_saved(self) -> float:
+        return self.work - min(self.works, default=self.work)
+
+    def told(self, whole: float) -> dict[str, Any]:
+        """What an event tells of it."""
+        info: dict[str, Any] = {"layer": self.index, "rank": self.rank, "tried": self.tried}
+        if self.rank:
+            saved = (self.work - self.works[self.options.index(self.rank)]) / whole
+            return info | {"saved": saved, "why": f"the cut loses {self.tried[self.rank]:.1%} of what has been learned"}
+        return info | {"saved": 0.0, "why": self.why}
 
 
-def _cut(net: Network, ranks: list[int | None], directions: dict[int, NDArray[Any]], kind: type[Structure]) -> Network:
-    """A copy with structures of these ranks."""
-    other = net.copy()
-    other.truncate(ranks=ranks, directions=directions, structure=kind, force=True)
-    return other
-
-
-def _svd_seconds(layout: Layout, ranks: list[int | None]) -> float:
-    operations = 0.0
-    for layer, rank in zip(layout.factorable, ranks, strict=True):
-        if rank:
-            small, large = sorted((layer.n_in, layer.n_out))
-            operations += 2 * small**2 * large + 4 * small**3
-    return operations / SVD_SPEED
-
-
-def _sample_loss(run: Run, net: Network) -> float:
-    """The loss of a network on the run's sample."""
-    layout, parameters = net.state
-    rows = run.sample_rows()
-    engine = Engine(
-        layout,
-        parameters,
-        batch_size=len(rows),
-        n_threads=run.n_threads,
-        gradients=False,
-        reproducible=run.reproducible,
+def _work(structure: Structure, first: bool) -> float:
+    """The time of a weight's products in a step, in multiplications at full speed for a sample."""
+    program = Program(structure.n_in, input_delta=not first)
+    structure.emit(program, 0, [Tensor(name, shape, 0, True, 0) for name, shape in structure.tensors()])
+    return float(
+        sum(
+            np.prod([side + THIN for side in operation.tensor.shape]) * (2 + program.needs_delta(operation.input))
+            for operation in program.operations
+            if operation.tensor is not None and operation.multiplications
+        )
     )
-    run.at_hand.bind(engine)
-    engine.set_order(rows)
-    return engine.evaluate(len(rows))
-
-
-def _step_seconds(run: Run, net: Network) -> float:
-    """The shortest of a few steps of a network, on which nothing depends."""
-    layout, parameters = net.state
-    engine = Engine(
-        layout, parameters, batch_size=run.batch_size, n_threads=run.n_threads, bfloat16=run.bfloat16,
-        reproducible=run.reproducible,
-    )
-    run.data.bind(engine)
-    engine.set_order(run.engine.order)
-    moments = [aligned_zeros(layout.size, parameters.dtype) for _ in run.optimizer.kinds]
-    engine.set_update(run.optimizer.rule, moments)
-    times = []
-    rows = min(run.batch_size, run.data.n_samples)
-    for _ in range(1 + TIMED_STEPS):
-        began = time.perf_counter()
-        engine.step(0, rows, 0.0, 1, run.l1, run.l2)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])

@@ -34,7 +34,7 @@ from svdfast.model.structures import Structure, kind_named
 from svdfast.training import state
 from svdfast.training.factoring import Factoring, Guard
 from svdfast.training.optimizers import BY_NAME, Optimizer
-from svdfast.training.schedules import Constant, Cosine, StepDecay, Warmup, is_known
+from svdfast.training.schedules import Constant, Cooldown, Cosine, StepDecay, Warmup, is_known
 
 __all__ = [
     "GENERATORS", "Checkpoint", "factoring_header", "fingerprint", "optimizer_header", "parse_factoring", "parse_optimizer", "read",
@@ -48,7 +48,7 @@ _RULES = (Budget, Energy, Fraction, Given)
 _STATES = tuple(getattr(state, name) for name in state.__all__)
 _RECORDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (*_RULES, *_STATES, Constant, Cosine, Factoring, Guard, StepDecay, Truncation, Warmup)
+    for kind in (*_RULES, *_STATES, Constant, Cooldown, Cosine, Factoring, Guard, StepDecay, Truncation, Warmup)
 }
 # What a random generator of a file can be.
 GENERATORS: dict[str, Callable[[], Any]] = {

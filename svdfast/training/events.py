@@ -28,9 +28,15 @@ class Event:
         Mini-batches done.
     network : Network
     info : dict
-        `seconds` that it took, and: "ranks" (of ranks="auto"): `ranks`, `reason`, `why`, and what was measured. "switch": `truncations`,
-        a tuple of Truncation, and `learning_rate_scales`, one for each layer. "guard": `loss_before`, `loss_after` the cut,
-        `loss_recovered`, and `action` ("kept", "raised", "delayed", "undone"). "epoch": the new row of the history.
+        `seconds` that it took, and for each kind:
+
+        - "ranks", a look with factoring="auto": `ranks` to cut to now, and `layers`, a dict for each hidden layer with `rank`, `why`,
+          `saved` (the share of a step's time) and `tried` (rank to the share of what has been learned that its cut loses);
+        - "switch": `truncations`, a tuple of Truncation; `learning_rate_scales`, one for each layer; `kept_dense`, the layers that α
+          would have made a bottleneck of, and why;
+        - "guard": `loss_before` the cut and `loss_recovered`; `action` ("kept", "raised", "delayed", "undone"); where the loss was
+          looked at right after the cut, `loss_after`; with "auto" `layers`, those that are dense again;
+        - "epoch": the new row of the history.
 
     Examples
     --------

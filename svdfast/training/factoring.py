@@ -21,9 +21,8 @@ Ranks: TypeAlias = float | Sequence[int | None] | str | RankRule
 
 # φ by default: docs/reproduction.md, "The study".
 PRETRAIN_FRACTION = 0.05
-# With ranks="auto": the share of the steps after which the switch comes at the latest, and the share after recomposition.
-LATEST_SWITCH = 0.1
-DENSE_TAIL = 0.1
+# With ranks="auto": the share of the steps after which the first look comes at the latest.
+LATEST_LOOK = 0.1
 
 
 class Settings:
@@ -207,14 +206,12 @@ class Factoring(Settings):
         """φ: the share of the steps before the switch, at the latest."""
         if self.pretrain_fraction is not None:
             return self.pretrain_fraction
-        return LATEST_SWITCH if self.automatic else PRETRAIN_FRACTION
+        return LATEST_LOOK if self.automatic else PRETRAIN_FRACTION
 
     @property
     def dense_tail(self) -> float:
         """The share of the steps after recomposition."""
-        if self.recompose_fraction is not None:
-            return self.recompose_fraction
-        return min(DENSE_TAIL, 1 - self.phi) if self.automatic else 0.0
+        return 0.0 if self.recompose_fraction is None else self.recompose_fraction
 
     @classmethod
     def as_reported(cls, ranks: Ranks = 1 / 2, *, pretrain_fraction: float = 0.1) -> Factoring:

@@ -27,7 +27,7 @@ from svdfast.training.events import Event, StopTraining
 from svdfast.training.factoring import Factoring
 from svdfast.training.result import TrainingResult
 from svdfast.training.run import Run
-from svdfast.training.schedules import Constant
+from svdfast.training.schedules import Constant, Cooldown
 from svdfast.training.state import EventState, LoopState
 from svdfast.training.switch import Switch
 
@@ -160,8 +160,10 @@ class Loop:
                 watch.look(n_steps, epoch)
             total, rate = self.total, math.nan
             schedule = run.optimizer.schedule
-            # A constant is not asked at each step: that would be a tenth of the smallest networks' step.
-            constant = schedule.learning_rate if type(schedule) is Constant else None
+            # What is constant is not asked at each step: that would be a tenth of the smallest networks' step.
+            falls = (1 - schedule.cooldown_fraction) * whole if type(schedule) is Cooldown else 0.0
+            steady = type(schedule) is Constant or n_steps + source.steps_per_epoch <= falls
+            constant = schedule.learning_rate if steady else None
             if checkpoint is not None:
                 self.generator = self.rng.bit_generator.state
             batches: Iterator[tuple[int, int]] = run.batches(source)
@@ -226,12 +228,12 @@ class Loop:
 
     def _act(self, bar: Any) -> None:
         """What is to be done before the next step."""
-        step = self.result.n_steps
+        result, step = self.result, self.result.n_steps
         if self.checkpoint is not None and step == self.checkpoint.next_step:
             self._save()
         if step == self.switch.next_step:
             self._close_phase()
-            for done in self.switch.act(step, self.epoch, self._dense_seconds()):
+            for done in self.switch.act(step, self.epoch, result.phases):
                 if isinstance(done, Event):
                     self.result.seconds += done.info["seconds"]
                     self.result.events.append(done)
@@ -258,11 +260,6 @@ class Loop:
     def _tell(self, event: Event) -> None:
         for callback in self.callbacks:
             callback(event)
-
-    def _dense_seconds(self) -> float:
-        """Seconds of a step so far, without what it takes to read samples."""
-        seconds: float = sum(p["seconds"] for p in self.result.phases)
-        return max(seconds - self.source.seconds, 0.0) / max(self.result.n_steps, 1)
 
     def _add_validation(self, row: dict[str, Any]) -> None:
         assert self.evaluator is not None

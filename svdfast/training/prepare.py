@@ -75,7 +75,7 @@ def prepare(
     callbacks = tuple(listed("callbacks", callbacks, "callables"))
     if not all(callable(callback) for callback in callbacks):
         raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
-    _check_fit(factoring, net, validation is not None)
+    _check_fit(factoring, net)
     bfloat16 = resolve_precision(precision, net.dtype)
     spec = spec_of(net, loss)
     evaluator = None
@@ -101,15 +101,13 @@ def prepare(
     return Loop(run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress)
 
 
-def _check_fit(factoring: Factoring, net: Network, validated: bool) -> None:
+def _check_fit(factoring: Factoring, net: Network) -> None:
     """Refuses a method that does not fit the network and the data."""
     if not factoring.automatic:
         check_fit(factoring.rule, net.layout)
     rates, n_layers = factoring.learning_rate, len(net.layers)
     if isinstance(rates, tuple) and len(rates) != n_layers:
         raise ValueError(f"learning_rate: expected {n_layers} numbers, one for each layer, got {len(rates)}")
-    if factoring.guard is not None and not validated:
-        raise ValueError("guard: expected validation data with it, got none")
 
 
 def _about(

@@ -59,23 +59,30 @@ class TrainingResult:
 
 def explain(result: TrainingResult) -> str:
     """The text of `TrainingResult.explain`."""
-    lines = []
+    lines: list[str] = []
+    net = result.network
     for event in result.events:
         info = event.info
         if event.kind == "ranks":
-            chosen = "dense" if info["ranks"] is None else f"ranks {_listed(info['ranks'])}"
-            lines.append(f"step {event.step}: {info['reason']}; {chosen}, as {info['why']}")
+            lines += [f"step {event.step}: {_form(layer, net)}, as {layer['why']}" for layer in info["layers"]]
         elif event.kind == "switch":
-            ranks = [None if t.skipped else t.rank for t in info["truncations"]]
+            cut = {t.layer: t.rank for t in info["truncations"] if not t.skipped}
+            ranks = [cut.get(i) for i in range(len(net.layout.factorable))]
             scales = ", ".join(f"{scale:.2g}" for scale in info["learning_rate_scales"])
             lines.append(
                 f"step {event.step}: weights cut to ranks {_listed(ranks)} in {info['seconds']:.2g} s; "
                 f"learning rates × {scales}"
             )
+            lines += [f"step {event.step}: {_form(layer, net)}, as {layer['why']}" for layer in info["kept_dense"]]
         elif event.kind == "guard":
+            after = f", {info['loss_after']:.4g} after it" if "loss_after" in info else ""
+            clock = ""
+            if "seconds_factored" in info:
+                clock = f"; a step takes {info['seconds_factored']:.2g} s, and took {info['seconds_dense']:.2g} s"
+            layers = f" for layer {_listed(info['layers'])}" if info.get("layers") else ""
             lines.append(
-                f"step {event.step}: validation loss {info['loss_before']:.4g} before the cut, {info['loss_after']:.4g} after it, "
-                f"{info['loss_recovered']:.4g} now: {info['action']}"
+                f"step {event.step}: loss {info['loss_before']:.4g} before the cut{after}, {info['loss_recovered']:.4g} now"
+                f"{clock}: {info['action']}{layers}"
             )
         elif event.kind == "recompose":
             lines.append(f"step {event.step}: dense again")
@@ -103,5 +110,14 @@ def explain(result: TrainingResult) -> str:
     return "\n".join(lines)
 
 
-def _listed(ranks: Iterable[int | None]) -> str:
-    return ", ".join(str(rank or "dense") for rank in ranks)
+def _form(layer: dict[str, Any], net: Network) -> str:
+    """What became of a layer at a look."""
+    index = layer["layer"]
+    sizes = "-".join(map(str, net.sizes[index : index + 2]))
+    if not layer["rank"]:
+        return f"layer {index} ({sizes}) stays dense"
+    return f"layer {index} ({sizes}) gets rank {layer['rank']}, which saves {layer['saved']:.0%} of a step"
+
+
+def _listed(given: Iterable[int | None]) -> str:
+    return ", ".join("dense" if one is None else str(one) for one in given)

@@ -7,11 +7,11 @@ Not here: when that happens (switch.py), and where batches come from (svdfast/da
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from svdfast._engine import Engine, aligned_zeros
 from svdfast._process.checks import positive_number
 from svdfast.data.arrays import Source, Stretch
 from svdfast.data.checks import Samples
+from svdfast.model.evaluation import output_directions
 from svdfast.model.layout import Layout
+from svdfast.model.losses import of_constant
 from svdfast.model.network import Network
 from svdfast.training.optimizers import Optimizer
 from svdfast.training.state import NetworkState, RunState
@@ -54,6 +56,8 @@ class Run:
         What batches are taken from at present: all data, where they are in memory, else some of them.
     sampled : Samples or None
         What to take a sample from, where `data` are too few.
+    fade : float
+        The share of `scales` that is left of them, from 1 to 0 at the end of a training.
     norm : float
         Of the last gradient, where it is clipped and the loss was finite; else 0.
     """
@@ -75,7 +79,7 @@ class Run:
         self.n_threads, self.batch_size, self.bfloat16 = n_threads, batch_size, bfloat16
         self.l1, self.l2, self.reproducible, self.clip_norm = l1, l2, reproducible, clip_norm
         self.scales = [1.0] * len(net.layers)
-        self.norm = 0.0
+        self.norm, self.fade = 0.0, 1.0
         self.engine: Engine
         self.order: NDArray[np.int64] | None = None
         self.sampled: Samples | None = None
@@ -112,7 +116,12 @@ class Run:
         self.data.bind(self.engine)
         self.engine.set_order(self.order)
         self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
-        self.engine.set_rate_scales(self.scales)
+        self.set_fade(self.fade)
+
+    def set_fade(self, fade: float) -> None:
+        """Lets this share of the difference between the layers' learning rates and the optimizer's be."""
+        self.fade = fade
+        self.engine.set_rate_scales([1 + (scale - 1) * fade for scale in self.scales])
 
     def release(self) -> None:
         """Gives the engine's scratch memory back, until `rebuild`."""
@@ -160,18 +169,42 @@ class Run:
         """What samples of the data are taken from."""
         return self.data if self.sampled is None else self.sampled
 
-    def sample_rows(self) -> NDArray[np.int64]:
-        """Rows of a sample of the data at hand, from all over them."""
+    def sample_rows(self, most: int = SAMPLE) -> NDArray[np.int64]:
+        """Rows of a sample of the data at hand: the same ones each time, at random, as data may come sorted or by turns."""
         n_samples = self.at_hand.n_samples
-        rows = np.arange(min(SAMPLE, n_samples)) * n_samples // min(SAMPLE, n_samples)
-        order = self.engine.order if self.sampled is None else None
-        return rows if order is None else order[rows]
+        if n_samples <= most:
+            return np.arange(n_samples)
+        return np.sort(np.random.default_rng(0).choice(n_samples, most, replace=False, shuffle=False))
 
-    def sample(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    def sample(self, most: int = SAMPLE) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """The inputs of the sample and their weights."""
-        rows, weights = self.sample_rows(), self.at_hand.weights
+        rows, weights = self.sample_rows(most), self.at_hand.weights
         of_rows = None if weights is None or not weights[rows].any() else weights[rows]
         return self.at_hand.inputs.array[rows], of_rows
+
+    def sample_loss(self, net: Network, most: int = SAMPLE) -> float:
+        """The loss of a network on the sample."""
+        layout, parameters = net.state
+        rows = self.sample_rows(most)
+        engine = Engine(
+            layout, parameters, batch_size=len(rows), n_threads=self.n_threads, gradients=False,
+            reproducible=self.reproducible,
+        )  # fmt: skip
+        self.at_hand.bind(engine)
+        engine.set_order(rows)
+        return engine.evaluate(len(rows))
+
+    def constant_loss(self, most: int = SAMPLE) -> float:
+        """The loss on the sample of the best answer that is the same for all."""
+        data, rows = self.at_hand, self.sample_rows(most)
+        assert data.loss is not None
+        return of_constant(data.loss.name, data.targets[rows], self.net.sizes[-1], self.sample(most)[1])
+
+    def output_directions(
+        self, most: int, ranks: Sequence[int | None], method: Literal["exact", "randomized"]
+    ) -> dict[int, NDArray[Any]]:
+        """The leading directions of layers' outputs over the sample."""
+        return output_directions(self.net, *self.sample(most), ranks, method)
 
     def kept(self) -> Kept:
         """The network and its optimizer's moments as they are."""
@@ -190,7 +223,7 @@ class Run:
 
     def state(self) -> RunState:
         """What a checkpoint has of it."""
-        return RunState(self.kept().state(), self.scales)
+        return RunState(self.kept().state(), self.scales, self.fade)
 
     def restore(self, state: RunState) -> None:
         """Takes what `state` gave; `rebuild` is to follow."""
@@ -199,7 +232,7 @@ class Run:
         if len(scales) != len(kept.layout.layers):
             raise ValueError(f"it has {len(scales)} rates for {len(kept.layout.layers)} layers")
         self._adopt(kept)
-        self.scales = scales
+        self.scales, self.fade = scales, positive_number("fade", state.fade, or_zero=True)
 
     def checked(self, state: NetworkState) -> Kept:
         """Parameters and moments of a network of these sizes, in memory of their own."""

@@ -2,7 +2,7 @@
 """Learning-rate schedules: the rate η at each step of a training.
 
 A schedule is called with (step, n_steps), steps counted from 0, and returns the rate. An optimizer's
-`learning_rate` can be any such callable; a number means a constant rate. Not here: the update (optimizers.py).
+`learning_rate` can be any such callable; a number means a `Cooldown` from it. Not here: the update (optimizers.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from svdfast._process.checks import fraction, positive_number
 
-__all__ = ["Constant", "Cosine", "Schedule", "StepDecay", "Warmup"]
+__all__ = ["Constant", "Cooldown", "Cosine", "Schedule", "StepDecay", "Warmup"]
 
 Schedule = Callable[[int, int], float]
 
@@ -38,6 +38,36 @@ class Constant:
 
     def __call__(self, step: int, n_steps: int) -> float:
         return self.learning_rate
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """The same rate at first, then down to 0 along a line over the last share of the steps.
+
+    The noise of large steps leaves the weights by the end: a constant rate would keep it in the result.
+
+    References
+    ----------
+    A. Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> rate = sf.schedules.Cooldown(1.0, cooldown_fraction=0.5)
+    >>> rate(0, 100), rate(50, 100), rate(75, 100)
+    (1.0, 1.0, 0.5)
+    """
+
+    learning_rate: float
+    cooldown_fraction: float = 0.3
+
+    def __post_init__(self) -> None:
+        rate = positive_number("learning_rate", self.learning_rate, or_zero=True)
+        _set(self, learning_rate=rate, cooldown_fraction=fraction("cooldown_fraction", self.cooldown_fraction))
+
+    def __call__(self, step: int, n_steps: int) -> float:
+        left, length = n_steps - step, self.cooldown_fraction * n_steps
+        return self.learning_rate if left >= length else self.learning_rate * left / length
 
 
 @dataclass(frozen=True)
@@ -125,7 +155,7 @@ def _set(of: object, /, **values: Any) -> None:
 
 
 def resolve(learning_rate: float | Schedule) -> Schedule:
-    """A number as a `Constant`; a callable as it is.
+    """A number as a `Cooldown`; a callable as it is.
 
     Raises
     ------
@@ -134,11 +164,11 @@ def resolve(learning_rate: float | Schedule) -> Schedule:
     """
     if callable(learning_rate):
         return learning_rate
-    return Constant(positive_number("learning_rate", learning_rate, or_zero=True))
+    return Cooldown(positive_number("learning_rate", learning_rate, or_zero=True))
 
 
 def is_known(schedule: float | Schedule) -> bool:
     """Whether this is a number or one of the schedules here, and so is the schedule in a `Warmup`."""
     if type(schedule) is Warmup:
         return is_known(schedule.schedule)
-    return type(schedule) in (Constant, Cosine, StepDecay) or not callable(schedule)
+    return type(schedule) in (Constant, Cooldown, Cosine, StepDecay) or not callable(schedule)

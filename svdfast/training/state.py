@@ -47,21 +47,27 @@ class NetworkState(_Record):
 
 @dataclass(frozen=True)
 class RunState(_Record):
-    """What steps change, and the scales of the layers' learning rates."""
+    """What steps change, the scales of the layers' learning rates, and what is left of these."""
 
     network: NetworkState
     scales: list[float]
+    fade: float
 
 
 @dataclass(frozen=True)
 class AutoState(_Record):
-    """What is known before ranks are chosen by measuring."""
+    """What is known of layers that are decided about by looking."""
 
     next_step: int
-    first_loss: float
-    reason: str
-    stable: list[float]
-    vectors: list[NDArray[Any]]
+    check_step: int
+    left: float
+    refused: list[int]
+    rises: list[float]
+    ranks: list[int]
+    rows: int
+    before: float
+    limit: float
+    failed: bool
 
 
 @dataclass(frozen=True)

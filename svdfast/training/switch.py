@@ -8,7 +8,7 @@ Not here: the loop, and how ranks are chosen (ranks.py, auto.py), how moments ar
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from svdfast._process.checks import count
 from svdfast.model.evaluation import Evaluator
 from svdfast.model.layout import Layout
-from svdfast.model.ranks import ranks_by
-from svdfast.model.truncation import Truncation, matrices, usable_ranks
-from svdfast.training.auto import Auto
+from svdfast.model.ranks import Fraction, ranks_by, without_bottlenecks
+from svdfast.model.structures import Dense, Structure
+from svdfast.model.truncation import Truncation, matrices, rebuilt, usable_ranks
+from svdfast.training.auto import FIRST_LOOK, Auto
 from svdfast.training.diagnosis import Watch
 from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring
@@ -30,8 +31,10 @@ from svdfast.training.state import BeforeState, SwitchState
 
 __all__ = ["Switch"]
 
-# Shares of all steps: after the switch, until the guard looks again.
+# Of all steps: the share after the switch, until the guard looks again.
 RECOVERY = 0.02
+# Over the last share of the steps what the factors' learning rates differ by from the optimizer's goes to 0, by so many steps down.
+FADE, FADES = 0.3, 30
 # A decay of the weights may cost this share of the multiplications of the steps between two; and so many steps are between two at most.
 DECAY_SHARE = 0.02
 DECAY_LONGEST = 100
@@ -83,11 +86,15 @@ class Switch:
                 run.scales = self._scales()
             self._plan_decay(0)
         else:
-            self.switch_step = min(round(factoring.phi * n_steps), self.recompose_step)
-            if factoring.automatic:
-                self.auto = Auto(n_steps, self.switch_step, self.recompose_step)
-            if self.switch_step == self.recompose_step:
-                self.recompose_step = self.switch_step = n_steps  # dense throughout
+            first = min(round(factoring.phi * n_steps), self.recompose_step)
+            if first == self.recompose_step:
+                self.recompose_step = n_steps  # dense throughout
+            elif factoring.automatic:
+                if factoring.pretrain_fraction is None:
+                    first = min(first, FIRST_LOOK)
+                self.auto = Auto(run.net.layout, n_steps, first, self.recompose_step)
+            else:
+                self.switch_step = first
         self._plan(-1)
 
     def state(self) -> SwitchState:
@@ -117,7 +124,8 @@ class Switch:
             if self.factoring.automatic and self.ranks is None and self.switch_step < self.n_steps:
                 raise ValueError("it has a switch to come, and nothing from which to choose ranks")
             self.auto = None
-        elif self.auto is not None:
+        elif self.factoring.automatic:
+            self.auto = Auto(self.run.net.layout, self.n_steps, 0, self.recompose_step)
             self.auto.restore(state.auto)
         if state.before is not None and self.factoring.guard is not None:
             before = state.before
@@ -127,66 +135,92 @@ class Switch:
         """Sets next_step to the nearest of what is still to come after `step`."""
         coming = [self.switch_step, self.guard_step, self.recompose_step, self.decay_step]
         if self.auto is not None:
-            coming.append(self.auto.next_step)
+            coming += [self.auto.next_step, self.auto.check_step]
+        if any(scale != 1 for scale in self.run.scales) and self.factoring.learning_rate == "auto":
+            begin, every = round((1 - FADE) * self.n_steps), max(1, round(FADE * self.n_steps / FADES))
+            coming.append(max(begin, begin + ((step - begin) // every + 1) * every))
         self.next_step = min([s for s in coming if s > step], default=self.n_steps)
 
-    def act(self, step: int, epoch: int, dense_seconds: float) -> Done:
-        """Does what is to be done before this step, dense steps having taken so many seconds each.
+    def act(self, step: int, epoch: int, phases: Sequence[Mapping[str, Any]]) -> Done:
+        """Does what is to be done before this step, after steps in these forms.
 
         Yields each event as soon as it has happened, and seconds that no event tells of.
         """
-        if self.auto is not None and self.run.net.is_factored:
-            # A callback has truncated: the choice was made there.
-            self.auto = None
-            self.switch_step = self.n_steps
-        if self.auto is not None and self.switch_step > step:
-            began = time.perf_counter()
-            if self.auto.levelled(self.run, step):
-                self.switch_step = step
-            yield time.perf_counter() - began
+        run = self.run
+        if self.auto is not None and not self.auto.owns(run.net.layout):
+            self.auto = None  # A callback has changed what layers are: the choice was made there.
+        if self.auto is not None and step == self.auto.check_step:
+            yield from self._check(step, epoch, phases)
+        if self.auto is not None and step == self.auto.next_step:
+            yield from self._look(step, epoch)
         if step == self.switch_step:
-            yield from self._choose(step, epoch, dense_seconds)
+            yield from self._choose(step, epoch)
         elif step == self.guard_step and self.before is not None:
             yield from self._guard(step, epoch)
-        elif step == self.recompose_step and self.run.net.is_factored:
+        elif step == self.recompose_step and run.net.is_factored:
+            self.auto = None
             yield self._event("recompose", step, epoch, {"seconds": self.recompose()})
-        if step == self.decay_step and self.run.net.is_factored:
+        if step == self.decay_step and run.net.is_factored:
             yield self._decay(step, epoch)
+        run.set_fade(min(1.0, (self.n_steps - step) / max(1, FADE * self.n_steps)))
         self._plan(step)
 
     def _event(self, kind: str, step: int, epoch: int, info: dict[str, Any]) -> Event:
         return Event(kind, epoch, step, self.run.net, info)
 
-    def _choose(self, step: int, epoch: int, dense_seconds: float) -> Done:
-        """Ranks by the rule, and the switch where there is something to factor."""
-        net, factoring = self.run.net, self.factoring
-        began = time.perf_counter()
+    def _look(self, step: int, epoch: int) -> Done:
+        """Which layers to cut, by looking, and their cut."""
+        assert self.auto is not None
+        net, began = self.run.net, time.perf_counter()
+        self.run.follow()
+        self._finite(step, epoch)
+        try:
+            found = self.auto.look(self.run, step, self.factoring)
+        except FloatingPointError as error:
+            raise self.watch.diverged(str(error), step, epoch) from error
+        parameters = net.parameters.copy()
+        yield self._event("ranks", step, epoch, found.info | {"seconds": time.perf_counter() - began})
+        if any(found.ranks) and self.auto.owns(net.layout):
+            # A callback may have changed the parameters.
+            directions = found.directions if np.array_equal(parameters, net.parameters) else {}
+            event = self._switch(found.ranks, step, epoch, time.perf_counter(), directions)
+            self.auto.note(net.layout)
+            yield event
+            self._plan_decay(step)
+
+    def _check(self, step: int, epoch: int, phases: Sequence[Mapping[str, Any]]) -> Done:
+        """Whether the last cut has proved good; else a layer becomes dense again."""
+        assert self.auto is not None
+        run, began = self.run, time.perf_counter()
+        dense, factored = (phase["seconds"] / max(phase["steps"], 1) for phase in phases[-2:])
+        back, info = self.auto.check(run, step, dense, factored)
+        if back:
+            self._recompose([Dense(s.n_out, s.n_in) if i in back else s for i, s in enumerate(run.net.layout.structures)])
+            self.auto.note(run.net.layout)
+        yield self._event("guard", step, epoch, info | {"seconds": time.perf_counter() - began})
+
+    def _finite(self, step: int, epoch: int) -> None:
+        """Raises where the parameters have blown up."""
+        net = self.run.net
         with np.errstate(over="ignore", invalid="ignore"):
             norm = np.linalg.norm(net.parameters.astype(np.float64))
         if not norm < np.finfo(net.dtype).max:
             raise self.watch.diverged(f"the norm of the parameters became {norm}", step, epoch)
-        directions: dict[int, NDArray[Any]] = {}
-        if self.auto is not None:
-            try:
-                decision = self.auto.decide(
-                    self.run, dense_seconds, step, factoring.svd, factoring.activation_aware, factoring.structure
-                )
-            except FloatingPointError as error:
-                raise self.watch.diverged(str(error), step, epoch) from error
-            self.auto = None
-            parameters = net.parameters.copy()
-            yield self._event("ranks", step, epoch, decision.info)
-            if decision.ranks is None:
-                self.switch_step = self.recompose_step = self.n_steps
-                return
-            self.ranks = decision.ranks
-            if np.array_equal(parameters, net.parameters):  # as no callback has changed them
-                directions = decision.directions
-            began = time.perf_counter()
-        elif not factoring.automatic:
-            self.ranks = ranks_by(factoring.rule, net.layout.factorable, matrices(net.state))
-        assert self.ranks is not None
-        yield self._switch(self.ranks, step, epoch, began, directions)
+
+    def _choose(self, step: int, epoch: int) -> Done:
+        """Ranks by the rule, and the switch where there is something to factor."""
+        net, rule = self.run.net, self.factoring.rule
+        began = time.perf_counter()
+        self._finite(step, epoch)
+        self.ranks = wanted = ranks_by(rule, net.layout.factorable, matrices(net.state))
+        if isinstance(rule, Fraction) and not self.factoring.force:
+            self.ranks = without_bottlenecks(wanted, net.layout.factorable)
+        event = self._switch(self.ranks, step, epoch, began, {})
+        for i, (rank, given) in enumerate(zip(wanted, self.ranks, strict=True)):
+            if rank != given:
+                why = f"a rank of {rank} would be a bottleneck for its {net.sizes[i]} inputs (force=True cuts it)"
+                event.info["kept_dense"].append({"layer": i, "rank": None, "why": why})
+        yield event
         self._plan_decay(step)
 
     def _switch(
@@ -212,7 +246,7 @@ class Switch:
             before.loss_after = self._validate()
             self.before, self.guard_step = before, step + recovery
         seconds = time.perf_counter() - began
-        info = {"truncations": truncations, "learning_rate_scales": scales, "seconds": seconds}
+        info = {"truncations": truncations, "learning_rate_scales": scales, "kept_dense": [], "seconds": seconds}
         return self._event("switch", step, epoch, info)
 
     def _plan_decay(self, step: int) -> None:
@@ -262,6 +296,9 @@ class Switch:
             scales = self._scales()
         if factoring.moments == "carry":
             optimizer.adopt((new[0], net.dtype), carried)
+        # A layer that was cut before keeps its own.
+        pairs = zip(scales, run.scales, old[0].structures, new[0].structures, strict=True)
+        scales = [before if a == b else scale for scale, before, a, b in pairs]
         run.scales = scales
         run.rebuild()
         return truncations, tuple(scales)
@@ -283,8 +320,8 @@ class Switch:
         return scales
 
     def _validate(self) -> float:
-        assert self.evaluator is not None
-        return self.evaluator(self.run.net).loss
+        """The loss on validation data, else on a sample of the training data."""
+        return self.run.sample_loss(self.run.net) if self.evaluator is None else self.evaluator(self.run.net).loss
 
     def _guard(self, step: int, epoch: int) -> Done:
         """Whether the loss has recovered from the cut; else more rank, a later cut, or none."""
@@ -327,19 +364,24 @@ class Switch:
     def recompose(self) -> float:
         """Dense weights again, with the optimizer's state. Returns the seconds."""
         began = time.perf_counter()
+        self.run.follow()
+        self._recompose(self.run.net.layout.recomposed().structures)
+        return time.perf_counter() - began
+
+    def _recompose(self, structures: Sequence[Structure]) -> None:
+        """Brings layers into these structures, where they are others."""
         run = self.run
-        run.follow()
         old, moments = run.net.state, run.optimizer.moments
         with np.errstate(over="ignore", invalid="ignore"):  # the loop looks at it next
-            run.net.recompose()
+            run.net.set_state(*rebuilt(old, structures, {}))
         if self.factoring.moments == "carry":
             layout, parameters = run.net.state
             with np.errstate(all="ignore"):
                 carried = carry(run.optimizer.kinds, moments, old, (layout, parameters))
             run.optimizer.adopt((layout, parameters.dtype), carried)
-        run.scales = [1.0] * len(run.net.layers)
+        layers = run.net.layers
+        run.scales = [scale if layers[i].structure.factored else 1.0 for i, scale in enumerate(run.scales)]
         run.rebuild()
-        return time.perf_counter() - began
 
 
 def _decay_interval(layout: Layout, batch_size: int) -> int:

@@ -36,7 +36,7 @@ def train(
     batch_size: int | None = None,
     optimizer: Optimizer | None = None,
     loss: str | None = None,
-    factoring: Factoring | float | str | None = 0.25,
+    factoring: Factoring | float | str | None = "auto",
     clip_norm: float | None = None,
     l1: float = 0.0,
     l2: float = 0.0,
