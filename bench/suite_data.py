@@ -197,7 +197,7 @@ SETS: dict[str, Callable[[], Raw]] = {
 }
 
 
-@lru_cache(maxsize=1)  # runs go set by set
+@lru_cache(maxsize=1)  # runs go set by set, and seed by seed
 def raw(name: str) -> Raw:
     try:
         return SETS[name]()
@@ -240,3 +240,8 @@ def split(data: Raw, seed: int, *, tuning: bool = False) -> Parts:
     if not data.n_classes:
         y, y_test = standardised(y, y_test)
     return Parts(X, y, X_test, y_test, data.n_classes)
+
+
+@lru_cache(maxsize=1)
+def parts(name: str, seed: int, tuning: bool) -> Parts:
+    return split(raw(name), seed, tuning=tuning)
