@@ -17,6 +17,7 @@ time of single steps (compare.py), and PyTorch's accuracy (accuracy.py).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import shlex
@@ -78,71 +79,48 @@ class Ranks:
 def train(job: Record, parts: suite_data.Parts) -> Record:
     sizes = [parts.X.shape[1], *hidden(job["network"]), parts.n_outputs]
     net = sf.Network(sizes, output="softmax" if parts.n_classes else "identity", seed=job["seed"])
-    epochs = max(1, round(job["steps"] / math.ceil(len(parts.X) / BATCH)))
-    settings = dict(WAYS[job["way"]])
+    ranks = Ranks()
+    settings = {**WAYS[job["way"]], "seed": job["seed"], "n_threads": job["threads"]}
     if job["rate"] is not None:
         settings["optimizer"] = sf.Adam(job["rate"])
-    ranks = Ranks()
+    epochs = max(1, round(job["steps"] / math.ceil(len(parts.X) / BATCH)))
     began = time.perf_counter()
     result = sf.train(
-        net,
-        parts.X,
-        parts.y,
-        epochs=epochs,
-        batch_size=BATCH,
-        seed=job["seed"],
-        n_threads=job["threads"],
-        callbacks=[ranks],
-        **settings,
+        net, parts.X, parts.y, epochs=epochs, batch_size=BATCH, callbacks=[ranks], **settings
     )
-    return {
-        "wall": time.perf_counter() - began,
-        "seconds": result.seconds,
-        "score": 100 * net.score(parts.X_test, parts.y_test),
-        "epochs": epochs,
-        "ranks": ranks.last,
-        "explain": result.explain(),
-    }
+    wall = time.perf_counter() - began
+    score = 100 * net.score(parts.X_test, parts.y_test)
+    found = {"epochs": epochs, "ranks": ranks.last, "explain": result.explain()}
+    return {"wall": wall, "seconds": result.seconds, "score": score, **found}
 
 
 def fit(job: Record, parts: suite_data.Parts) -> Record:
-    """An estimator's run, everything but layers, seed and threads by default."""
+    """An estimator's run: everything but layers, seed and threads is left at its default."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier, MLPRegressor
     from threadpoolctl import threadpool_limits
 
     from svdfast.sklearn import SVDMLPClassifier, SVDMLPRegressor
 
-    X, X_test = (
-        part.astype(np.float32) / np.float32(255) if part.dtype == np.uint8 else part
-        for part in (parts.X, parts.X_test)
-    )
-    settings: dict[str, Any] = {
-        "hidden_layer_sizes": hidden(job["network"]),
-        "random_state": job["seed"],
-    }
+    def floats(X: np.ndarray) -> np.ndarray:
+        return X.astype(np.float32) / np.float32(255) if X.dtype == np.uint8 else X
+
     ranks = Ranks()
-    given: dict[str, Any] = {}
-    if job["way"] == "svdfast":
-        kind = SVDMLPClassifier if parts.n_classes else SVDMLPRegressor
-        settings["n_threads"] = job["threads"]
-        given["callbacks"] = [ranks]
-    else:
-        kind = MLPClassifier if parts.n_classes else MLPRegressor
-    model = kind(**settings)
+    ours = job["way"] == "svdfast"
+    kinds = (MLPRegressor, MLPClassifier), (SVDMLPRegressor, SVDMLPClassifier)
+    own = {"n_threads": job["threads"]} if ours else {}
+    model = kinds[ours][parts.n_classes > 0](
+        hidden_layer_sizes=hidden(job["network"]), random_state=job["seed"], **own
+    )
+    X = floats(parts.X)
     with threadpool_limits(job["threads"], user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         began = time.perf_counter()
-        model.fit(X, parts.y, **given)
+        model.fit(X, parts.y, **({"callbacks": [ranks]} if ours else {}))
         wall = time.perf_counter() - began
-    score = 100 * float(model.score(X_test, parts.y_test))
-    return {
-        "wall": wall,
-        "seconds": wall,
-        "score": score,
-        "epochs": int(model.n_iter_),
-        "ranks": ranks.last,
-    }
+    score = 100 * float(model.score(floats(parts.X_test), parts.y_test))
+    found = {"epochs": int(model.n_iter_), "ranks": ranks.last}
+    return {"wall": wall, "seconds": wall, "score": score, **found}
 
 
 def key(record: Record) -> tuple[Any, ...]:
@@ -240,186 +218,149 @@ def warm_up(n_threads: int) -> None:
 
 
 @dataclass
-class Cell:
-    """A way on a set with a network, against the base: means over seeds that both have."""
+class Comparison:
+    """The runs of a way on a set with a network, beside the base's of the same seeds."""
 
-    difference: float
-    deviation: float
-    time: float
-    rate: float | None
-    ranks: str
-
-
-@dataclass
-class Row:
     set: str
     network: str
-    n: int
-    inputs: int
-    score: float
-    deviation: float
-    base_rate: float | None
-    cells: dict[str, Cell]
+    way: str
+    runs: list[Record]
+    base: list[Record]
+
+    def __post_init__(self) -> None:
+        pairs = list(zip(self.runs, self.base, strict=True))
+        self.differences = [r["score"] - b["score"] for r, b in pairs]
+        self.difference = statistics.mean(self.differences)
+        self.time = statistics.median(r["seconds"] / b["seconds"] for r, b in pairs)
+        self.limit = -max(TOLERANCE, 2 * spread([b["score"] for b in self.base]))
+        self.is_worse = self.difference < self.limit
 
     @property
-    def limit(self) -> float:
-        return -max(TOLERANCE, 2 * self.deviation)
+    def ranks(self) -> str:
+        """The ranks that most seeds got; how many of them, unless it is all."""
+
+        def text(ranks: list[int | None] | None) -> str:
+            return " ".join("–" if r is None else str(r) for r in ranks) if ranks else "dense"
+
+        found, times = Counter(text(r["ranks"]) for r in self.runs).most_common(1)[0]
+        return found + f" ({times} of {len(self.runs)})" * (times < len(self.runs))
 
 
 def spread(values: list[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def ranks_of(runs: list[Record]) -> str:
-    """The ranks that most seeds got, and of how many seeds where not of all."""
-
-    def text(ranks: list[int | None] | None) -> str:
-        return " ".join("–" if rank is None else str(rank) for rank in ranks) if ranks else "dense"
-
-    found, times = Counter(text(r["ranks"]) for r in runs).most_common(1)[0]
-    return found if times == len(runs) else f"{found} ({times} of {len(runs)})"
-
-
-def rows_of(runs: list[Record]) -> list[Row]:
-    """Rows in the order of the sets; without those that have no base."""
+def compare(runs: Iterable[Record]) -> list[Comparison]:
+    """In the order of sets and ways. A way without a base at any of its seeds is left out."""
     grouped: dict[tuple[str, str], dict[str, dict[int, Record]]] = defaultdict(dict)
     for r in runs:
         if r["score"] is not None:
             grouped[r["set"], r["network"]].setdefault(r["way"], {})[r["seed"]] = r
-    order = list(suite_data.SETS)
-    rows = []
-    for (name, network), ways in sorted(grouped.items(), key=lambda item: order.index(item[0][0])):
-        base = next((ways[b] for b in BASES if b in ways), None)
-        if base is None:
-            continue
-        cells = {}
-        for way in ways:
-            pairs = [(r, base[seed]) for seed, r in ways[way].items() if seed in base]
-            if way in BASES or not pairs:
-                continue
-            differences = [r["score"] - b["score"] for r, b in pairs]
-            cells[way] = Cell(
-                statistics.mean(differences),
-                spread(differences),
-                statistics.median(r["seconds"] / b["seconds"] for r, b in pairs),
-                pairs[0][0]["rate"],
-                ranks_of([r for r, _ in pairs]),
-            )
-        scores = [b["score"] for b in base.values()]
-        one = next(iter(base.values()))
-        mean, deviation = statistics.mean(scores), spread(scores)
-        rows.append(
-            Row(name, network, one["n"], one["inputs"], mean, deviation, one["rate"], cells)
-        )
-    return rows
+    found = []
+    for name, network in sorted(grouped, key=lambda group: [*suite_data.SETS].index(group[0])):
+        ways = grouped[name, network]
+        base = next((ways.pop(b) for b in BASES if b in ways), {})
+        for way in sorted(ways, key=[*WAYS, *ESTIMATORS].index):
+            if seeds := sorted(ways[way].keys() & base.keys()):
+                both = ([of_way[seed] for seed in seeds] for of_way in (ways[way], base))
+                found.append(Comparison(name, network, way, *both))
+    return found
 
 
-def ways_of(rows: list[Row]) -> list[str]:
-    return [way for way in [*WAYS, *ESTIMATORS] if any(way in row.cells for row in rows)]
+def mean_of(values: list[float], sign: str = "") -> str:
+    return f"{statistics.mean(values):{sign}.2f} ± {spread(values):.2f}"
 
 
-def table(rows: list[Row], base: str) -> Iterator[str]:
-    ways = ways_of(rows)
-    tuned = any(row.base_rate is not None for row in rows)
-    heads = ["set", "samples", "inputs", f"{base}, %"]
-    for way in ways:
-        heads += [f"{way}: difference", "time"]
+def table(found: list[Comparison], base: str) -> Iterator[str]:
+    """A line for each set of one network. Bold is what lost more than the limit."""
+    ways = list(dict.fromkeys(c.way for c in found))
     shown = [way for way in ways if way in ("default", "svdfast")]
-    heads += [f"{way}: ranks" for way in shown] + ["learning rates"] * tuned
+    is_tuned = any(c.runs[0]["rate"] is not None for c in found)
+    heads = ["set", "samples", "inputs", f"{base}, %"]
+    heads += [head for way in ways for head in (f"{way}: difference", "time")]
+    heads += [f"{way}: ranks" for way in shown] + ["learning rates"] * is_tuned
     yield f"| {' | '.join(heads)} |"
     yield "| --- " * len(heads) + "|"
-    for row in rows:
-        line = [row.set, f"{row.n:,}", f"{row.inputs:,}", f"{row.score:.2f} ± {row.deviation:.2f}"]
-        for way in ways:
-            cell = row.cells.get(way)
-            text = "" if cell is None else f"{cell.difference:+.2f} ± {cell.deviation:.2f}"
-            worse = cell is not None and cell.difference < row.limit
-            line += [f"**{text}**" if worse else text, "" if cell is None else f"{cell.time:.2f}"]
-        line += [row.cells[way].ranks if way in row.cells else "" for way in shown]
-        if tuned:
-            rates = [row.base_rate, *(row.cells[way].rate for way in ways if way in row.cells)]
-            line.append(", ".join(f"{rate:g}" for rate in rates))
-        yield f"| {' | '.join(line)} |"
+    for name in dict.fromkeys(c.set for c in found):
+        of_set = {c.way: c for c in found if c.set == name}
+        base_runs = next(iter(of_set.values())).base
+        cells = [name, f"{base_runs[0]['n']:,}", f"{base_runs[0]['inputs']:,}"]
+        cells.append(mean_of([b["score"] for b in base_runs]))
+        for c in map(of_set.get, ways):
+            bold = "**" * (c is not None and c.is_worse)
+            cells += [bold + mean_of(c.differences, "+") + bold, f"{c.time:.2f}"] if c else ["", ""]
+        cells += [of_set[way].ranks if way in of_set else "" for way in shown]
+        if is_tuned:
+            rates = [base_runs[0]["rate"], *(c.runs[0]["rate"] for c in of_set.values())]
+            cells.append(", ".join(map("{:g}".format, rates)))
+        yield f"| {' | '.join(cells)} |"
 
 
-def summary(rows: list[Row]) -> Iterator[str]:
-    yield (
-        "| network | way | sets | mean difference | worst against its limit | below the limit "
-        "| geometric mean of time | largest time |"
-    )
-    yield "| --- " * 8 + "|"
-    networks = list(dict.fromkeys(row.network for row in rows))
-    for network in [*networks, "all"] if len(networks) > 1 else networks:
-        for way in ways_of(rows):
-            of_way = [
-                (row, row.cells[way])
-                for row in rows
-                if way in row.cells and network in (row.network, "all")
-            ]
-            if not of_way:
-                continue
-            mean = statistics.mean(cell.difference for _, cell in of_way)
-            row, worst = min(of_way, key=lambda pair: pair[1].difference - pair[0].limit)
-            below = sum(cell.difference < row.limit for row, cell in of_way)
-            time_mean = statistics.geometric_mean(cell.time for _, cell in of_way)
-            slow, slowest = max(of_way, key=lambda pair: pair[1].time)
-            yield (
-                f"| {network} | {way} | {len(of_way)} | {mean:+.2f} | {worst.difference:+.2f} "
-                f"({row.set}, {row.network}; {row.limit:.2f}) | {below} | {time_mean:.3f} "
-                f"| {slowest.time:.2f} ({slow.set}, {slow.network}) |"
-            )
+def summary(found: list[Comparison]) -> Iterator[str]:
+    heads = ["network", "way", "sets", "mean difference", "worst against its limit"]
+    heads += ["worse than the limit", "geometric mean of time", "largest time"]
+    yield f"| {' | '.join(heads)} |"
+    yield "| --- " * len(heads) + "|"
+    groups: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
+    for network in dict.fromkeys([*(c.network for c in found), "all"]):
+        for c in found:
+            if network in (c.network, "all"):
+                groups[network, c.way].append(c)
+    for (network, way), group in groups.items():
+        worst = min(group, key=lambda c: c.difference - c.limit)
+        slowest = max(group, key=lambda c: c.time)
+        cells = [network, way, str(len(group))]
+        cells.append(f"{statistics.mean(c.difference for c in group):+.2f}")
+        cells.append(f"{worst.difference:+.2f} ({worst.set}, {worst.network}; {worst.limit:.2f})")
+        cells.append(str(sum(c.is_worse for c in group)))
+        cells.append(f"{statistics.geometric_mean(c.time for c in group):.3f}")
+        cells.append(f"{slowest.time:.2f} ({slowest.set}, {slowest.network})")
+        yield f"| {' | '.join(cells)} |"
 
 
 def report(files: list[Path], plot_file: Path | None = None) -> None:
     records = list(read(files))
     for text in dict.fromkeys(r["machine"] for r in records if "machine" in r):
         print(f"```text\n{text}\n```\n")
-    runs = list({key(r): r for r in records if "set" in r}.values())
     parts: dict[tuple[str, int], list[Record]] = defaultdict(list)
-    for r in runs:
-        if r["part"] != "tuning":
-            parts[r["part"], r["threads"]].append(r)
-    for number, ((part, threads), of_part) in enumerate(parts.items()):
-        rows = []
+    for r in {key(r): r for r in records if "set" in r and r["part"] != "tuning"}.values():
+        parts[r["part"], r["threads"]].append(r)
+    for (part, threads), runs in parts.items():
+        found = []
         base = BASES[part == "estimators"]
-        for network, steps in dict.fromkeys((r["network"], r["steps"]) for r in of_part):
-            chosen = [r for r in of_part if (r["network"], r["steps"]) == (network, steps)]
-            seeds = len({r["seed"] for r in chosen})
-            about = f"{threads} threads, at most {seeds} seeds" + (f", {steps} steps" * bool(steps))
-            print(f"## {part}, {network}: {about}\n")
-            found = rows_of(chosen)
-            print("\n".join(table(found, base)), "\n")
-            rows += found
+        for network, steps in dict.fromkeys((r["network"], r["steps"]) for r in runs):
+            of_table = [r for r in runs if (r["network"], r["steps"]) == (network, steps)]
+            found += (compared := compare(of_table))
+            about = f"{len({r['seed'] for r in of_table})} seeds, {threads} threads"
+            print(f"## {part}, {network}: {about}" + f", {steps} steps" * bool(steps) + "\n")
+            print("\n".join(table(compared, base)), "\n")
         print(f"## {part}: summary\n")
-        print("\n".join(summary(rows)), "\n")
-        for r in of_part:
+        print("\n".join(summary(found)), "\n")
+        for r in runs:
             if r["score"] is None:
                 print(f"failed: {' '.join(map(str, key(r)))}: {r['error']}")
-        if plot_file is not None:
-            name = plot_file if number == 0 else plot_file.with_stem(f"{plot_file.stem}-{part}")
-            plot(rows, base, name)
+        if plot_file is not None and found:
+            suffix = f"-{part}-{threads}" * (len(parts) > 1)
+            plot(found, base, plot_file.with_stem(plot_file.stem + suffix))
 
 
-def plot(rows: list[Row], base: str, file: Path) -> None:
+def plot(found: list[Comparison], base: str, file: Path) -> None:
     """The difference in score over the ratio of times: a panel for a way, a mark for a set."""
     from matplotlib.figure import Figure
 
-    ways = ways_of(rows)
-    networks = list(dict.fromkeys(row.network for row in rows))
+    ways, networks = (list(dict.fromkeys(getattr(c, x) for c in found)) for x in ("way", "network"))
     figure = Figure(figsize=(5 * len(ways), 4.5), layout="constrained")
     panels = figure.subplots(1, len(ways), squeeze=False, sharex=True, sharey=True)[0]
     for axes, way in zip(panels, ways, strict=True):
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.axvline(1, color="grey", linewidth=0.8)
-        for network, marker in zip(networks, "os^Dv*XP<>" * len(networks), strict=False):
-            shown = [row for row in rows if row.network == network and way in row.cells]
-            points = [(row.cells[way].time, row.cells[way].difference) for row in shown]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker, alpha=0.7, label=network)
-            for row, point in zip(shown, points, strict=True):
-                if point[1] < row.limit:
-                    axes.annotate(row.set, point, fontsize=7)
-        axes.set_xscale("log")
+        for network, marker in zip(networks, itertools.cycle("os^Dv*XP"), strict=False):
+            shown = [c for c in found if (c.way, c.network) == (way, network)]
+            points = [c.time for c in shown], [c.difference for c in shown]
+            axes.plot(*points, marker, alpha=0.7, label=network)
+        for c in found:
+            if c.way == way and c.is_worse:
+                axes.annotate(c.set, (c.time, c.difference), fontsize=7)
         axes.set_yscale("symlog", linthresh=1)
         axes.set(title=way, xlabel=f"time ÷ {base}'s", ylabel=f"score − {base}'s, points")
     panels[0].legend()
@@ -445,8 +386,9 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, help=f"default: {NETWORKS}")
-    parser.add_argument("--rates", type=float, nargs="+", help="each way at the best of these")
-    parser.add_argument("--estimators", action="store_true", help="svdfast's and scikit-learn's")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--rates", type=float, nargs="+", help="each way at the best of these")
+    kind.add_argument("--estimators", action="store_true", help="svdfast's and scikit-learn's")
     parser.add_argument("--threads", type=int, default=len(machine.available_cpus()))
     parser.add_argument("--report", type=Path, nargs="+", metavar="FILE", help="only report these")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the report's differences")
@@ -459,7 +401,8 @@ def main() -> None:
         parser.error("--out: expected a file for the results")
     print(machine.describe(["scikit-learn"]), "\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        options.out = options.out or Path(folder, "quick.jsonl")
+        if options.quick:
+            options.out = Path(folder, "quick.jsonl")
         (quick if options.quick else run)(options)
         print()
         report([options.out], options.plot)

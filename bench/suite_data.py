@@ -39,7 +39,7 @@ class Raw(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What is trained on and what is scored, float32 inputs standardised and images as uint8."""
+    """What is trained on and what is scored: standardised float32 inputs, or uint8 images."""
 
     X: np.ndarray
     y: np.ndarray
@@ -75,10 +75,6 @@ def table(name: str) -> tuple[np.ndarray, np.ndarray]:
     return rows[:, :-1], rows[:, -1]
 
 
-def class_table(name: str) -> Raw:
-    return classes(*table(name))
-
-
 def bike() -> Raw:
     X, counts = table("bike")
     return Raw(X, np.log1p(counts), 0)
@@ -112,52 +108,43 @@ def images(name: str) -> Raw:
 
 
 def cifar10() -> Raw:
+    """JPEG files at train/airplane/0000.jpg and the like."""
     file = suite_file("cifar10-part.zip")
-    try:
-        from PIL import Image
-    except ImportError:
-        raise Absent("Pillow is not installed") from None
-    parts: dict[str, tuple[list[np.ndarray], list[str]]] = {"train": ([], []), "test": ([], [])}
+    from PIL import Image
+
+    parts: dict[str, list[tuple[np.ndarray, str]]] = {"train": [], "test": []}
     with zipfile.ZipFile(file) as archive:
-        for name in sorted(archive.namelist()):
-            if name.endswith(".jpg"):
-                part, label, _ = name.split("/")
-                image = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
-                parts[part][0].append(np.asarray(image, np.uint8).reshape(-1))
-                parts[part][1].append(label)
-    (X, y), (X_test, y_test) = ((np.stack(pixels), labels) for pixels, labels in parts.values())
+        for name in sorted(n for n in archive.namelist() if n.endswith(".jpg")):
+            part, label, _ = name.split("/")
+            image = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+            parts[part].append((np.asarray(image, np.uint8).reshape(-1), label))
+    (X, y), (X_test, y_test) = (map(np.array, zip(*rows, strict=True)) for rows in parts.values())
     kinds = np.unique(y)
     return Raw(X, np.searchsorted(kinds, y), 10, (X_test, np.searchsorted(kinds, y_test)))
 
 
-def from_sklearn(name: str, *, regression: bool = False) -> Raw:
+def from_sklearn(name: str) -> tuple[np.ndarray, np.ndarray]:
     from sklearn import datasets
 
-    X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
-    return Raw(X, y, 0) if regression else classes(X, y)
+    return getattr(datasets, f"load_{name}")(return_X_y=True)
 
 
-def made(
-    n: int = N, inputs: int = 50, n_classes: int = 10, *, in_order: bool = False, noise: float = 0.0
-) -> Raw:
+def made(n: int = N, inputs: int = 50, n_classes: int = 10, separation: float = 1.5) -> Raw:
     """Classes of two clusters each, at corners of a cube in some of the inputs."""
     from sklearn.datasets import make_classification
 
     informative = min(inputs, 20)
+    redundant = min(inputs - informative, 20)
     X, y = make_classification(
-        n,
-        inputs,
-        n_informative=informative,
-        n_redundant=min(inputs - informative, 20),
-        n_classes=n_classes,
-        n_clusters_per_class=2,
-        flip_y=0.0,
-        random_state=0,
-    )
-    if in_order:
-        order = np.argsort(y, kind="stable")
-        X, y = X[order], y[order]
-    return Raw(X, y, n_classes, noise=noise)
+        n, inputs, n_informative=informative, n_redundant=redundant, n_classes=n_classes,
+        n_clusters_per_class=2, class_sep=separation, flip_y=0.0, random_state=0,
+    )  # fmt: skip
+    return Raw(X, y, n_classes)
+
+
+def in_order(data: Raw) -> Raw:
+    order = np.argsort(data.y, kind="stable")
+    return data._replace(X=data.X[order], y=data.y[order])
 
 
 def made_outputs() -> Raw:
@@ -170,18 +157,18 @@ def made_outputs() -> Raw:
 
 
 SETS: dict[str, Callable[[], Raw]] = {
-    "letter": lambda: class_table("letter"),
-    "pendigits": lambda: class_table("pendigits"),
-    "satimage": lambda: class_table("satimage"),
-    "spambase": lambda: class_table("spambase"),
-    "waveform": lambda: class_table("waveform"),
+    "letter": lambda: classes(*table("letter")),
+    "pendigits": lambda: classes(*table("pendigits")),
+    "satimage": lambda: classes(*table("satimage")),
+    "spambase": lambda: classes(*table("spambase")),
+    "waveform": lambda: classes(*table("waveform")),
     "adult": adult,
     "bike": bike,
     "california": lambda: Raw(*table("california"), 0),
-    "digits": lambda: from_sklearn("digits"),
-    "breast-cancer": lambda: from_sklearn("breast_cancer"),
-    "wine": lambda: from_sklearn("wine"),
-    "diabetes": lambda: from_sklearn("diabetes", regression=True),
+    "digits": lambda: classes(*from_sklearn("digits")),
+    "breast-cancer": lambda: classes(*from_sklearn("breast_cancer")),
+    "wine": lambda: classes(*from_sklearn("wine")),
+    "diabetes": lambda: Raw(*from_sklearn("diabetes"), 0),
     "mnist": lambda: images("mnist"),
     "fashion-mnist": lambda: images("fashion-mnist"),
     "cifar10": cifar10,
@@ -189,10 +176,10 @@ SETS: dict[str, Callable[[], Raw]] = {
     "many-samples": lambda: made(200_000),
     "few-inputs": lambda: made(inputs=5, n_classes=4),
     "many-inputs": lambda: made(5_000, inputs=2_000, n_classes=4),
-    "classes-in-order": lambda: made(in_order=True),
-    "noisy-labels": lambda: made(noise=0.2),
+    "classes-in-order": lambda: in_order(made()),
+    "noisy-labels": lambda: made()._replace(noise=0.2),
     "two-classes": lambda: made(n_classes=2),
-    "hundred-classes": lambda: made(n_classes=100),
+    "hundred-classes": lambda: made(n_classes=100, separation=3.0),
     "many-outputs": made_outputs,
 }
 
