@@ -67,7 +67,7 @@ def hidden(network: str) -> list[int]:
 
 
 class Ranks:
-    """A callback that keeps the ranks of the network's last factored form; None is a dense layer."""
+    """A callback that keeps the ranks of the last factored form; None is a dense layer."""
 
     last: list[int | None] | None = None
 
@@ -302,7 +302,8 @@ def summary(found: list[Comparison]) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield "| --- " * len(heads) + "|"
     groups: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
-    for network in dict.fromkeys([*(c.network for c in found), "all"]):
+    networks = list(dict.fromkeys(c.network for c in found))
+    for network in [*networks, "all"] if len(networks) > 1 else networks:
         for c in found:
             if network in (c.network, "all"):
                 groups[network, c.way].append(c)
