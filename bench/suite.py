@@ -382,7 +382,9 @@ def quick(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, metavar="FILE", help="runs are added to it, and read")
-    parser.add_argument("--sets", nargs="+", choices=suite_data.SETS, default=[*suite_data.SETS])
+    sets = [*suite_data.SETS]
+    help = f"of {', '.join(sets)}"
+    parser.add_argument("--sets", nargs="+", choices=sets, default=sets, metavar="SET", help=help)
     parser.add_argument("--networks", nargs="+", default=[*NETWORKS], help="hidden layers: 512-512")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
     parser.add_argument("--seeds", type=int, default=5)
