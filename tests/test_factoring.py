@@ -52,7 +52,7 @@ def test_what_is_printed_makes_an_equal_one(one):
 def test_what_is_printed():
     assert repr(sf.Factoring()) == "Factoring()"
     assert repr(sf.Factoring(1 / 8, force=True)) == "Factoring(0.125, force=True)"
-    assert repr(sf.Factoring("auto", guard=sf.Guard(1))) == "Factoring('auto', guard=Guard(1.0))"
+    assert repr(sf.Factoring("energy:0.9", guard=sf.Guard(1))) == "Factoring('energy:0.9', guard=Guard(1.0))"
     assert repr(sf.Guard(0.5, "undo")) == "Guard(0.5, 'undo')"
 
 
@@ -81,9 +81,8 @@ def test_the_papers_settings():
 
 
 def test_shares_that_are_not_given():
-    assert (sf.Factoring().phi, sf.Factoring().dense_tail) == (0.05, 0.0)
-    assert (sf.Factoring("auto").phi, sf.Factoring("auto").dense_tail) == (0.1, 0.1)
-    assert sf.Factoring("auto", pretrain_fraction=0.95).dense_tail == pytest.approx(0.05)
+    assert sf.Factoring() == sf.Factoring("auto")
+    assert (sf.Factoring(0.25).phi, sf.Factoring().phi, sf.Factoring().dense_tail) == (0.05, 0.1, 0.0)
 
 
 BAD = [

@@ -9,8 +9,8 @@ from flat import flat
 
 import svdfast as sf
 from svdfast.data.checks import checked_samples
+from svdfast.model import svd, truncation
 from svdfast.model.evaluation import spec_of
-from svdfast.model.svd import leading_directions
 from svdfast.training import auto
 from svdfast.training.run import Run
 
@@ -26,7 +26,7 @@ def network(width=32, **settings):
 
 
 def train(net, **settings):
-    given = {"epochs": 10, "batch_size": 12, "optimizer": sf.Adam(3e-3), "ranks": [4, 4]}
+    given = {"epochs": 10, "batch_size": 12, "optimizer": sf.Adam(sf.schedules.Constant(3e-3)), "ranks": [4, 4]}
     return sf.train(net, *samples(), **flat(**{**given, **settings}))
 
 
@@ -78,7 +78,6 @@ def test_shares_that_leave_no_factored_step(phi):
         ({"learning_rate": "fast"}, "learning_rate: expected a number"),
         ({"learning_rate": [1.0, 0.0, 1.0]}, r"learning_rate\[1\]: expected a finite number > 0"),
         ({"learning_rate": [1.0, 1.0]}, "learning_rate: expected 3 numbers, one for each layer, got 2"),
-        ({"guard": sf.Guard(0.1)}, "guard: expected validation data"),
         ({"guard": 0.1}, "guard: expected a Guard, got float"),
         ({"ranks": [4, 99]}, r"ranks\[1\]: expected an integer from 1 to 32"),
         ({"ranks": "most"}, "ranks: expected"),
@@ -103,7 +102,7 @@ def test_the_guard_keeps_what_recovers():
 
 def test_the_guard_raises_the_rank_and_then_undoes_the_cut():
     """A tolerance that nothing meets: 2, 4, 8, then break-even, so dense, with the weights and moments of the switch."""
-    net, optimizer, seen = network(), sf.Adam(3e-3), []
+    net, optimizer, seen = network(), sf.Adam(sf.schedules.Constant(3e-3)), []
 
     def look(event):
         if event.kind == "guard":
@@ -119,7 +118,7 @@ def test_the_guard_raises_the_rank_and_then_undoes_the_cut():
     assert ranks[:2] == [[2, 2], [4, 4]]
     # Back at the switch each time.
     before = network()
-    sf.train(before, *samples(), epochs=5, batch_size=12, optimizer=sf.Adam(3e-3), factoring=None)
+    train(before, epochs=5, pretrain_fraction=1.0)
     for _, parameters in seen:
         np.testing.assert_array_equal(parameters, before.parameters)
     assert result.phases[-1]["phase"] == "dense"
@@ -185,130 +184,200 @@ class Worse:
 def test_auto_on_a_small_net_stays_dense_and_says_so():
     data = sf.datasets.load("xor")
     net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
-    result = sf.train(net, *data.train, epochs=800, optimizer=sf.Adam(0.01), factoring="auto")
-    assert [event.kind for event in result.events] == ["ranks"]
-    assert result.events[0].info["ranks"] is None
-    assert "; dense, as " in result.explain() and "dense throughout" in result.explain()
+    result = sf.train(net, *data.train, epochs=800, optimizer=sf.Adam(0.01))
+    assert kinds(result) == [("ranks", 80)]
+    assert result.events[0].info["ranks"] == [None, None]
+    assert "layer 1 (20-20) stays dense, as factors would save too little time" in result.explain()
+    assert "dense throughout" in result.explain()
 
 
 def test_auto_without_a_layer_that_could_be_factored():
     result = train(sf.Network([24, 3], seed=0), ranks="auto")
-    assert result.events[0].info["ranks"] is None
-    assert "no layer is large enough" in result.explain()
+    assert result.events[0].info["ranks"] == []
+    assert result.explain() == "dense throughout: 50 steps"
 
 
-@pytest.fixture
-def times(monkeypatch):
-    """Times as given instead of measured: seconds of a step by how many layers are factored."""
-    given = {0: 1.0, 1: 0.7, 2: 0.5}
-    monkeypatch.setattr(
-        auto, "_step_seconds", lambda run, net: given[sum(layer.rank is not None for layer in net.layers)]
-    )
-    decide = auto.Auto.decide
-    monkeypatch.setattr(auto.Auto, "decide", lambda self, run, _, *rest: decide(self, run, given[0], *rest))
-    return given
+WIDE = 256  # neurons of layers that factors make faster
 
 
 @pytest.fixture
 def losses(monkeypatch):
-    """Losses on the sample as given: of the dense network at first and later, and with ranks of an eighth and a quarter."""
-    given = {"first": 2.0, "before": 1.0, 8: 1.05, 16: 1.02}
+    """Losses on the sample as given, by the ranks of the hidden layers; what the best constant answer has is 2.
 
-    def loss(run, net):
-        rank = net.layers[1].rank
-        return given[rank] if rank else given["before" if run.optimizer.n_updates else "first"]
-
-    monkeypatch.setattr(auto, "_sample_loss", loss)
+    The clock is not asked, and looks may take as long as they do.
+    """
+    given = {(None, None): 1.0}
+    monkeypatch.setattr(Run, "loss", lambda run, net, rows: given[net.layout.ranks[:-1]])
+    monkeypatch.setattr(Run, "constant_loss", lambda run, rows: 2.0)
+    monkeypatch.setattr(auto, "FASTER", np.inf)
+    monkeypatch.setattr(auto, "LOOKING", np.inf)
+    monkeypatch.setattr(auto, "SHORTEST", 5)
     return given
 
 
-@pytest.mark.parametrize(("eighth", "quarter", "expected"), [(1.09, 1.02, [3, 8]), (1.11, 1.09, [6, 16]), (1.2, 1.11, None)])
-def test_auto_takes_the_smallest_rank_that_keeps_what_was_learned(times, losses, eighth, quarter, expected):
-    losses[8], losses[16] = eighth, quarter
-    result = train(network(width=64), ranks="auto", pretrain_fraction=0.2)
-    assert result.events[0].info["ranks"] == expected
-    if expected is None:
-        assert "raises the loss" in result.explain()
-        assert kinds(result)[1:] == []
+def chosen(**settings):
+    return train(network(width=WIDE), ranks="auto", **{"pretrain_fraction": 0.2, **settings})
+
+
+@pytest.mark.parametrize(("eighth", "quarter", "rank"), [(1.019, 1.0, 32), (1.021, 1.019, 64), (1.021, 1.021, None)])
+def test_auto_takes_the_smallest_rank_that_keeps_what_was_learned(losses, eighth, quarter, rank):
+    losses |= {(None, 32): eighth, (None, 64): quarter}
+    result = chosen()
+    first = result.events[0]
+    assert (first.kind, first.step, first.info["ranks"]) == ("ranks", 10, [None, rank])
+    assert [layer["rank"] for layer in first.info["layers"]] == [None, rank]
+    assert first.info["layers"][0]["why"] == "factors would save too little time"
+    if rank is None:
+        assert "a cut to rank 64 loses 2.1% of what has been learned" in result.explain()
+        assert kinds(result) == [("ranks", 10), ("ranks", 20), ("ranks", 40)]
     else:
-        assert result.events[0].info["losses"][{8: 1 / 8, 16: 1 / 4}[expected[1]]] <= 1.1
-        switch, tail = result.events[1:3]
-        assert [t.rank for t in switch.info["truncations"]] == expected
-        assert (tail.kind, tail.step) == ("recompose", 45)
+        assert first.info["layers"][1]["tried"][rank] == pytest.approx(losses[None, rank] - 1)
+        assert 0.2 < first.info["layers"][1]["saved"] < 0.6
+        assert [t.rank for t in result.events[1].info["truncations"]] == [rank]
+        assert kinds(result) == [("ranks", 10), ("switch", 10), ("guard", 15), ("recompose", 50)]
 
 
-def test_auto_leaves_dense_what_is_slower_factored(times, losses):
-    times[1] = 0.3
-    result = train(network(width=64), ranks="auto", pretrain_fraction=0.2)
-    ranks = result.events[0].info["ranks"]
-    assert sum(rank is not None for rank in ranks) == 1
-    times[1] = times[2] = 0.99
-    result = train(network(width=64), ranks="auto", pretrain_fraction=0.2)
-    assert result.events[0].info["ranks"] is None
-    assert "with factors" in result.explain()
+def test_auto_cuts_later_what_is_not_ready(losses):
+    losses |= {(None, 32): 1.5, (None, 64): 1.5}
+
+    def ready(event):
+        if event.step == 20 and event.kind == "epoch":
+            losses[None, 32] = 1.0
+
+    result = chosen(callbacks=[ready])
+    assert kinds(result)[:3] == [("ranks", 10), ("ranks", 20), ("switch", 20)]
+    assert result.phases[0]["steps"] == 20
 
 
-def test_auto_switches_when_stable_ranks_level_off(times, losses):
-    """A rate of almost nothing changes no spectrum: the second look, one step after half of φ, is enough."""
-    result = train(network(width=64), ranks="auto", pretrain_fraction=0.8, optimizer=sf.Adam(1e-9))
-    assert result.events[0].info["reason"] == "the stable ranks had levelled off"
-    assert result.events[0].step == 21
-    result = train(network(width=64), ranks="auto", pretrain_fraction=0.02)
-    assert result.events[0].step == 1
+def test_auto_waits_until_something_has_been_learned(losses, monkeypatch):
+    monkeypatch.setattr(Run, "constant_loss", lambda run, rows: 0.9)
+    assert "layer 1 (256-256) stays dense, as nothing has been learned yet" in chosen().explain()
 
 
-def test_the_stable_rank():
-    net = network(width=64)
-    run = Run(net, checked_samples(*samples(), None, spec_of(net)), sf.Adam(), 1, 12, 0.0, 0.0)
-    run.rebuild()
-    watch = auto.Auto(100, 50, 100)
-    for step in range(30):
-        watch.levelled(run, step)
-    for layer, stable in zip(net.layers, watch.stable, strict=False):
-        s = np.linalg.svd(layer.W, compute_uv=False)
-        assert stable == pytest.approx((s**2).sum() / s[0] ** 2, rel=1e-3)
+def test_auto_looks_at_all_cuts_together(losses):
+    """Each alone is good, both together are not: the layer that loses more gets a higher rank, then none."""
+    net = sf.Network([WIDE, WIDE, WIDE, 3], seed=0)
+    losses |= {(32, None): 1.01, (None, 32): 1.015, (32, 32): 1.5, (None, 64): 1.005, (32, 64): 1.5, (64, 64): 1.5, (64, None): 1.0}
+    X, y = samples(n_in=WIDE)
+    settings = {"epochs": 10, "batch_size": 12}
+    result = sf.train(net, X, y, factoring=sf.Factoring(pretrain_fraction=0.2), **settings)
+    assert result.events[0].info["ranks"] == [None, 64]
+    assert "all cuts together lose 50.0% of what has been learned" in result.explain()
+    losses[32, 64] = 1.03
+    result = sf.train(sf.Network([WIDE, WIDE, WIDE, 3], seed=0), X, y, factoring=sf.Factoring(pretrain_fraction=0.2), **settings)
+    assert result.events[0].info["ranks"] == [32, 64]
 
 
-def test_auto_leaves_the_choice_to_a_callback_that_truncates(times, losses):
+def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
+    """After two checks in a row; a higher rank may come later."""
+    net = sf.Network([WIDE, WIDE, WIDE, 3], seed=0)
+    losses |= {(32, None): 1.0, (None, 32): 1.01, (32, 32): 1.0, (None, 64): 1.0, (32, 64): 1.0}
+    X, y = samples(n_in=WIDE)
+
+    def fails(event):
+        if event.kind == "switch" and event.step == 10:
+            losses[32, 32] = 1.2
+
+    result = sf.train(
+        net, X, y, epochs=20, batch_size=12, factoring=sf.Factoring(pretrain_fraction=0.1), callbacks=[fails]
+    )  # fmt: skip
+    actions = [(e.step, e.info["action"], e.info["layers"]) for e in result.events if e.kind == "guard"]
+    assert actions[:2] == [(15, "watched", []), (20, "undone", [1])]
+    assert "step 20: loss 1 before the cut, 1.2 now: undone for layer 1" in result.explain()
+    switch = [e for e in result.events if e.kind == "switch"][1]
+    assert (switch.step, [(t.layer, t.rank) for t in switch.info["truncations"]]) == (40, [(1, 64)])
+    # The layer that was kept goes on with its learning rate.
+    first, second = (e.info["learning_rate_scales"] for e in result.events if e.kind == "switch")
+    assert first[0] == second[0] > 1
+
+
+def test_auto_takes_back_what_the_clock_finds_no_faster(losses, monkeypatch):
+    losses |= {(None, 32): 1.0}
+    monkeypatch.setattr(auto, "FASTER", 0.0)
+    result = chosen()
+    assert kinds(result)[:3] == [("ranks", 10), ("switch", 10), ("guard", 15)]
+    assert result.events[2].info["action"] == "undone" and "a step takes" in result.explain()
+    assert not [e for e in result.events[3:] if e.kind == "switch"]
+    assert ("guard", "kept") in [(e.kind, e.info.get("action")) for e in chosen_reproducibly().events]
+
+
+def chosen_reproducibly():
+    X, y = samples()
+    return sf.train(
+        network(width=WIDE), X, y, epochs=10, batch_size=12, factoring=sf.Factoring(pretrain_fraction=0.2), reproducible=True
+    )
+
+
+def test_looking_takes_its_share_of_the_steps():
+    """Of 50 steps a look would take more than a hundredth: none is done, and it says so."""
+    assert "a look would take longer than its share of the training" in chosen().explain()
+
+
+def test_auto_leaves_the_choice_to_a_callback_that_truncates(losses):
     def cut(event):
         if event.kind == "epoch" and event.epoch == 1:
             event.network.truncate(ranks=[5, 5], force=True)
 
-    result = train(network(width=64), ranks="auto", pretrain_fraction=0.5, callbacks=[cut], recompose=False, recompose_fraction=0)
+    result = chosen(pretrain_fraction=0.5, callbacks=[cut], recompose=False)
     assert kinds(result) == []
     assert result.network.layout.ranks == (5, 5, None)
 
 
 @pytest.mark.parametrize("activation_aware", [False, True])
-def test_auto_decomposes_once(times, losses, monkeypatch, activation_aware):
-    """The cut takes what the choice has computed, unless a callback has changed the weights in between."""
+def test_auto_decomposes_once(losses, monkeypatch, activation_aware):
+    """The cut takes what the look has computed, unless a callback has changed the weights in between."""
+    losses |= {(None, 32): 1.0}
     calls = []
-
-    def counted(W, rank, gram=None, method="exact"):
-        calls.append((rank, method))
-        assert (gram is not None) == activation_aware
-        return leading_directions(W, rank, gram, method)
-
-    monkeypatch.setattr(auto, "leading_directions", counted)
-    monkeypatch.setattr("svdfast.model.structures.low_rank.leading_directions", counted)
+    decompose = svd.leading_directions
+    for module in (auto, truncation):
+        monkeypatch.setattr(module, "leading_directions", lambda *a, **k: calls.append(k) or decompose(*a, **k))
 
     def halve(event):
         if event.kind == "ranks":
-            event.network.layers[0].W[...] /= 2
+            event.network.layers[1].W[...] /= 2
 
     def cut(callbacks):
         calls.clear()
-        result = train(
-            network(width=64), ranks="auto", pretrain_fraction=0.2, callbacks=callbacks, activation_aware=activation_aware,
-            svd="randomized",
-        )  # fmt: skip
+        result = chosen(callbacks=callbacks, activation_aware=activation_aware, svd="randomized")
         return result.events[1].info["truncations"][0].singular_values, len(calls)
 
     once, n_once = cut([])
     halved, n_halved = cut([halve])
-    assert (n_once, n_halved) == (2, 4)
+    assert (n_once, n_halved) == (1, 2)
     np.testing.assert_allclose(halved, once / 2, rtol=0.1)
-    assert {method for _, method in calls} == {"randomized"}
+    assert calls[0]["method"] == "randomized"
+
+
+@pytest.mark.parametrize("learning_rate", ["auto", 2.0])
+def test_the_factors_rates_come_down_to_the_optimizers(learning_rate, monkeypatch):
+    """Over the last part of the steps, unless the user has given them."""
+    given = []
+    set_fade = Run.set_fade
+    monkeypatch.setattr(Run, "set_fade", lambda run, fade: given.append(fade) or set_fade(run, fade))
+    train(network(), epochs=20, learning_rate=learning_rate, optimizer=sf.Adam(sf.schedules.Constant(1e-3)))
+    if learning_rate == "auto":
+        assert given[0] == 1 and given[-1] == pytest.approx(1 / 30, abs=0.01) and given == sorted(given, reverse=True)
+    else:
+        assert set(given) == {1.0}
+
+
+def test_a_fraction_leaves_bottlenecks_dense():
+    """A rank below what few inputs span; not where the rank is the layer's own, or force says so."""
+    X, y = samples()
+    settings = {"epochs": 2, "batch_size": 12}
+    result = sf.train(network(width=128), X, y, factoring=0.25, **settings)
+    assert [(t.layer, t.rank) for t in result.events[0].info["truncations"]] == [(1, 32)]
+    assert "layer 0 (24-128) stays dense, as a rank of 6 would be a bottleneck for its 24 inputs" in result.explain()
+    for method in (sf.Factoring(0.25, force=True), sf.Factoring([6, 32])):
+        result = sf.train(network(width=128), X, y, factoring=method, **settings)
+        assert [t.rank for t in result.events[0].info["truncations"]] == [6, 32]
+        assert result.events[0].info["kept_dense"] == []
+
+
+def test_a_guard_without_validation_data_looks_at_a_sample():
+    result = train(network(), guard=sf.Guard(1e9))
+    event = next(event for event in result.events if event.kind == "guard")
+    assert event.info["action"] == "kept" and event.info["loss_after"] > 0
 
 
 def test_the_sample_is_from_all_over_the_data():
@@ -318,13 +387,13 @@ def test_the_sample_is_from_all_over_the_data():
     run = Run(net, checked_samples(X, np.sort(y), None, spec_of(net)), sf.Adam(), 1, 12, 0.0, 0.0)
     run.rebuild()
     rows = run.sample_rows()
-    assert len(rows) == len(set(rows)) == 2048
-    assert rows[0] == 0 and rows[-1] >= 4990
-    order = np.random.default_rng(0).permutation(5000)
-    run.engine.set_order(order)
-    np.testing.assert_array_equal(run.sample_rows(), order[rows])
-    inputs, weights = run.sample()
-    np.testing.assert_array_equal(inputs, X[order[rows]])
+    assert len(rows) == len(set(rows)) == 4096
+    for part in (rows[:512], rows[-512:]):
+        assert part.min() < 100 and part.max() >= 4900 and abs((part % 2).mean() - 0.5) < 0.1
+    run.engine.set_order(np.random.default_rng(0).permutation(5000))
+    np.testing.assert_array_equal(run.sample_rows(), rows)
+    inputs, weights = run.sample(rows)
+    np.testing.assert_array_equal(inputs, X[rows])
     assert weights is None
 
 
@@ -332,19 +401,19 @@ def test_a_training_in_two_parts_is_that_in_one():
     """Moments, factors and their learning rates go on from call to call."""
     X, y = samples()
     settings = {"batch_size": 60, "shuffle": False}
-    method = sf.Factoring([4, 4], recompose=False, pretrain_fraction=0.2)
+    method = sf.Factoring([4, 4], recompose=False, pretrain_fraction=0.2, learning_rate=[2.0, 1.5, 1.0])
+    rate = sf.schedules.Constant(3e-3)
     whole, parts = network(), network()
-    sf.train(whole, X, y, epochs=20, factoring=method, optimizer=sf.Adam(3e-3), **settings)
-    optimizer = sf.Adam(3e-3)
+    sf.train(whole, X, y, epochs=20, factoring=method, optimizer=sf.Adam(rate), **settings)
+    optimizer = sf.Adam(rate)
     half = dataclasses.replace(method, pretrain_fraction=0.4)
     first = sf.train(parts, X, y, epochs=10, factoring=half, optimizer=optimizer, **settings)
     (switch,) = first.events
-    scales = switch.info["learning_rate_scales"]
+    assert switch.info["learning_rate_scales"] == (2.0, 1.5, 1.0)
     plain = parts.copy()
-    sf.train(parts, X, y, epochs=10, optimizer=optimizer, factoring=dataclasses.replace(method, learning_rate=scales), **settings)
+    sf.train(parts, X, y, epochs=10, optimizer=optimizer, factoring=method, **settings)
     np.testing.assert_array_equal(parts.parameters, whole.parameters)
-    assert scales[0] > 1.5 and scales[2] == 1
-    sf.train(plain, X, y, epochs=10, factoring=method, optimizer=sf.Adam(3e-3), **settings)
+    sf.train(plain, X, y, epochs=10, factoring=method, optimizer=sf.Adam(rate), **settings)
     assert np.abs(plain.parameters - whole.parameters).max() > 1e-3
 
 
@@ -368,19 +437,15 @@ def test_whole_sample_weights_are_repeated_samples_over_the_whole_training():
     assert np.abs(trained(X, y) - weighted).max() > 1e-3
 
 
-def test_auto_disturbs_nothing(times, monkeypatch):
-    """Until the decision the training is the dense one, to the bit: what is timed are copies."""
-    monkeypatch.setattr(auto, "LEVEL", -1.0)  # the switch comes as late as it may
+def test_auto_disturbs_nothing(losses):
+    """Until a cut the training is the dense one, to the bit: what is looked at are copies."""
+    losses |= {(None, 32): 1.5, (None, 64): 1.5}
     seen = []
-
-    def look(event):
-        if event.kind == "ranks":
-            seen.append(event.network.parameters.copy())
-
-    train(network(width=64), ranks="auto", pretrain_fraction=0.2, callbacks=[look], optimizer=sf.Adam(0.1))
-    dense = network(width=64)
-    sf.train(dense, *samples(), epochs=2, batch_size=12, optimizer=sf.Adam(0.1), factoring=None)
-    np.testing.assert_array_equal(seen[0], dense.parameters)
+    net = chosen(callbacks=[lambda event: seen.append(event.kind)]).network
+    assert seen.count("ranks") == 3
+    dense = network(width=WIDE)
+    train(dense, pretrain_fraction=1.0)
+    np.testing.assert_array_equal(net.parameters, dense.parameters)
 
 
 def test_seconds_are_those_of_steps_and_events():

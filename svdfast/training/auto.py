@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 from svdfast._process.checks import of_layer
 from svdfast.model.counting import weight_multiplications
 from svdfast.model.layout import Layout
-from svdfast.model.losses import of_constant
-from svdfast.model.network import Network
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, Structure
 from svdfast.model.svd import leading_directions, resolve_rank
@@ -46,7 +44,9 @@ LOST = 0.02
 TOGETHER = 2
 # Looking may take this share of the steps' multiplications, and each look half of what is left of it.
 LOOKING = 0.01
+# Rows that a loss is looked at on, as many as the look may take. Directions are taken from others, a few times the rank.
 SAMPLES = (2048, 1024, 512, 256, 128)
+ROWS_PER_RANK = 4
 # A product with sides a and b takes as long as (a + THIN)·(b + THIN) multiplications at full speed (bench/crossover.py).
 THIN = 40
 # A layer's factors must take at most this share of its time, and save that share of a whole step; all together more of it.
@@ -100,14 +100,14 @@ class Auto:
         self.refused = [0] * len(layout.factorable)
         self.rises = [0.0] * len(layout.factorable)
         self.ranks = [0] * len(layout.factorable)
-        # The sample's rows, its loss before the last cut, the most that it may be at the check, and whether it was more at the last.
-        self.rows, self.before, self.limit, self.failed = 0, 0.0, 0.0, False
+        # The rows of the last look, their loss before the last cut, the most that it may be at the check, and whether it was more at the last.
+        self.n_rows, self.before, self.limit, self.failed = 0, 0.0, 0.0, False
 
     def state(self) -> AutoState:
         """What a checkpoint has of it."""
         return AutoState(
             self.next_step, self.check_step, self.left, list(self.refused), list(self.rises), list(self.ranks),
-            self.rows, self.before, self.limit, self.failed,
+            self.n_rows, self.before, self.limit, self.failed,
         )  # fmt: skip
 
     def restore(self, state: AutoState) -> None:
@@ -117,7 +117,7 @@ class Auto:
         self.next_step, self.check_step, self.left = state.next_step, state.check_step, state.left
         self.refused, self.ranks = [int(rank) for rank in state.refused], [int(rank) for rank in state.ranks]
         self.rises = [float(rise) for rise in state.rises]
-        self.rows, self.before, self.limit, self.failed = state.rows, state.before, state.limit, state.failed
+        self.n_rows, self.before, self.limit, self.failed = state.n_rows, state.before, state.limit, state.failed
 
     def owns(self, layout: Layout) -> bool:
         """Whether the layers are as they were left, and no callback has given them other forms."""
@@ -149,8 +149,8 @@ class Auto:
         self.next_step = self.n_steps
         if options:
             rows = self._rows(run, options)
-            if rows:
-                self._decide(run, factoring, options, rows, found)
+            if rows is not None:
+                self._decide(run, factoring, options, *rows, found)
             else:
                 for layer in options:
                     layer.why = "a look would take longer than its share of the training"
@@ -164,24 +164,32 @@ class Auto:
             self._plan_check(step)
         return found
 
-    def _rows(self, run: Run, options: Sequence[_Layer]) -> int:
-        """How large a sample may be for the look to take its share of the training; 0 where there is none."""
-        layout, n_looks = run.net.layout, 2 + sum(1 + len(layer.options) for layer in options)
-        step = layout.program.multiplications("step") * run.batch_size
-        for rows in SAMPLES:
-            cost = n_looks * rows * layout.program.multiplications("forward")
-            for layer in options:
-                n, m = layer.dense.n_out, layer.dense.n_in
-                cost += 6 * n * (rows + m) * layer.options[-1]
-            if cost <= self.left / 2 * step:
-                self.left -= cost / step
-                return rows
-        return 0
+    def _rows(self, run: Run, options: Sequence[_Layer]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Rows for directions, and others for losses, as many as the look may take; None where these are too few.
 
-    def _decide(self, run: Run, factoring: Factoring, options: Sequence[_Layer], rows: int, found: Look) -> None:
-        """Gives these layers their ranks, as far as a sample of so many rows lets them."""
+        On rows that its directions were made for a cut loses too little.
+        """
+        program, n_looks = run.net.layout.program, 2 + sum(1 + len(layer.options) for layer in options)
+        rows, forward = run.sample_rows(), program.multiplications("forward")
+        most = len(rows) // 2
+        n_directed = min(most, ROWS_PER_RANK * max(layer.options[-1] for layer in options))
+        cost = n_directed * forward + sum(
+            6 * layer.dense.n_out * (n_directed + layer.dense.n_in) * layer.options[-1] for layer in options
+        )
+        for n_rows in (min(samples, most) for samples in SAMPLES):
+            whole = (cost + n_looks * n_rows * forward) / (program.multiplications("step") * run.batch_size)
+            if n_rows and whole <= self.left / 2:
+                self.left, self.n_rows = self.left - whole, n_rows
+                return rows[:n_directed], rows[-n_rows:]
+        return None
+
+    def _decide(
+        self, run: Run, factoring: Factoring, options: Sequence[_Layer], directed: NDArray[np.int64], rows: NDArray[np.int64],
+        found: Look,
+    ) -> None:  # fmt: skip
+        """Gives these layers their ranks: directions from some rows, losses on others."""
         net, kind = run.net, factoring.structure
-        loss = run.sample_loss(net, rows)
+        loss = run.loss(net, rows)
         learned = found.info["learned"] = run.constant_loss(rows) - loss
         found.info["loss"] = loss
         if not learned > 0:
@@ -189,11 +197,11 @@ class Auto:
                 layer.why = "nothing has been learned yet"
             return
         limit = LOST * learned
-        wanted = [None] * len(net.layout.factorable)
+        wanted: list[int | None] = [None] * len(net.layout.factorable)
         for layer in options:
             wanted[layer.index] = layer.options[-1]
         if factoring.activation_aware:
-            directions = run.output_directions(rows, wanted, factoring.svd)
+            directions = run.output_directions(directed, wanted, factoring.svd)
         else:
             directions = {}
             for layer in options:
@@ -205,51 +213,52 @@ class Auto:
             ranks = [chosen.get(i) for i in range(len(net.layout.factorable))]
             cut = net.copy()
             cut.truncate(ranks=ranks, directions=directions, structure=kind, force=True)
-            return run.sample_loss(cut, rows) - loss
+            return run.loss(cut, rows) - loss
 
-        for layer in options:
-            for rank in layer.options:
+        def choose(layer: _Layer, above: int = 0) -> None:
+            """The first rank above that one whose cut alone is good, or none."""
+            layer.rank = None
+            for rank in [rank for rank in layer.options if rank > above]:
                 layer.rise = rise({layer.index: rank})
                 layer.tried[rank] = layer.rise / learned
                 if layer.rise <= limit:
                     layer.rank = rank
-                    break
-            else:
+                    return
                 layer.why = f"a cut to rank {rank} loses {layer.rise / learned:.1%} of what has been learned"
+
+        for layer in options:
+            choose(layer)
         while chosen := {layer.index: layer.rank for layer in options if layer.rank}:
             together = rise(chosen) if len(chosen) > 1 else 0.0
             if together <= TOGETHER * limit:
                 break
             worst = max((layer for layer in options if layer.rank), key=lambda layer: layer.rise)
-            higher = [rank for rank in worst.options if rank > worst.rank]
-            worst.rank = higher[0] if higher else None
-            worst.rise = rise({worst.index: worst.rank}) if worst.rank else worst.rise
             worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
-        self.rows, self.before, self.limit, self.failed = rows, loss, loss + STILL_LOST * learned, False
+            choose(worst, above=worst.rank or 0)
+        self.before, self.limit, self.failed = loss, loss + STILL_LOST * learned, False
         found.directions.update({i: directions[i] for i in chosen})
 
     def check(self, run: Run, step: int, dense: float, factored: float) -> tuple[list[int], dict[str, Any]]:
         """The layers that are to be dense again before this step, a step having taken so many seconds before and after the cut."""
-        loss = run.sample_loss(run.net, self.rows)
+        loss = run.loss(run.net, run.sample_rows()[-self.n_rows :])
         info: dict[str, Any] = {"loss_before": self.before, "loss_recovered": loss, "action": "kept"}
         back: list[int] = []
         factors = [i for i in run.net.layout.factored if i < len(self.refused)]
         again, self.failed = self.failed, loss > self.limit
         self.check_step = self.n_steps
-        if self.failed and not again:
-            info["action"] = "watched"
-        elif self.failed:
+        if self.failed and again:
             back = [max(factors, key=lambda i: self.rises[i])]
-            self.failed = False
+            self.refused[back[0]] = run.net.layout.structures[back[0]].rank or 0
+        elif self.failed:
+            info["action"] = "watched"
         elif not run.reproducible and factored > FASTER * dense:
             back = factors
             info |= {"seconds_dense": dense, "seconds_factored": factored}
-        for i in back:
-            structure = run.net.layout.structures[i]
-            # What is no faster is no faster with a higher rank.
-            self.refused[i] = (structure.rank or 0) if len(info) == 3 else min(structure.n_out, structure.n_in)
-        if loss > self.limit and len(factors) > len(back):
+            for i in back:  # a higher rank would be no faster
+                self.refused[i] = min(run.net.sizes[i : i + 2])
+        if self.failed and len(factors) > len(back):
             self._plan_check(step)
+        self.failed = self.failed and not back
         if back:
             info["action"] = "undone"
             if 2 * step < self.end:

@@ -142,7 +142,7 @@ class Factoring(Settings):
     True
     """
 
-    ranks: Ranks = 0.25
+    ranks: Ranks = "auto"
     _: KW_ONLY
     pretrain_fraction: float | None = None
     recompose_fraction: float | None = None

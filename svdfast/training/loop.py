@@ -161,9 +161,11 @@ class Loop:
             total, rate = self.total, math.nan
             schedule = run.optimizer.schedule
             # What is constant is not asked at each step: that would be a tenth of the smallest networks' step.
-            falls = (1 - schedule.cooldown_fraction) * whole if type(schedule) is Cooldown else 0.0
-            steady = type(schedule) is Constant or n_steps + source.steps_per_epoch <= falls
-            constant = schedule.learning_rate if steady else None
+            constant = None
+            if isinstance(schedule, Constant) or (
+                isinstance(schedule, Cooldown) and n_steps + source.steps_per_epoch <= schedule.falls_after(whole)
+            ):
+                constant = schedule.learning_rate
             if checkpoint is not None:
                 self.generator = self.rng.bit_generator.state
             batches: Iterator[tuple[int, int]] = run.batches(source)

@@ -29,8 +29,8 @@ from svdfast.training.state import NetworkState, RunState
 
 __all__ = ["Kept", "Run"]
 
-# Samples that the layers' inputs, and a loss, are looked at over.
-SAMPLE = 2048
+# Samples that the layers' outputs, and a loss, are looked at over.
+SAMPLE = 4096
 
 
 @dataclass
@@ -169,23 +169,20 @@ class Run:
         """What samples of the data are taken from."""
         return self.data if self.sampled is None else self.sampled
 
-    def sample_rows(self, most: int = SAMPLE) -> NDArray[np.int64]:
-        """Rows of a sample of the data at hand: the same ones each time, at random, as data may come sorted or by turns."""
+    def sample_rows(self) -> NDArray[np.int64]:
+        """Rows of a sample of the data at hand, the same ones each time: in random order, as data may come sorted or by turns."""
         n_samples = self.at_hand.n_samples
-        if n_samples <= most:
-            return np.arange(n_samples)
-        return np.sort(np.random.default_rng(0).choice(n_samples, most, replace=False, shuffle=False))
+        return np.random.default_rng(0).choice(n_samples, min(SAMPLE, n_samples), replace=False)
 
-    def sample(self, most: int = SAMPLE) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """The inputs of the sample and their weights."""
-        rows, weights = self.sample_rows(most), self.at_hand.weights
+    def sample(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """The inputs of these rows and their weights."""
+        weights = self.at_hand.weights
         of_rows = None if weights is None or not weights[rows].any() else weights[rows]
         return self.at_hand.inputs.array[rows], of_rows
 
-    def sample_loss(self, net: Network, most: int = SAMPLE) -> float:
-        """The loss of a network on the sample."""
+    def loss(self, net: Network, rows: NDArray[np.int64]) -> float:
+        """The loss of a network on these rows."""
         layout, parameters = net.state
-        rows = self.sample_rows(most)
         engine = Engine(
             layout, parameters, batch_size=len(rows), n_threads=self.n_threads, gradients=False,
             reproducible=self.reproducible,
@@ -194,17 +191,17 @@ class Run:
         engine.set_order(rows)
         return engine.evaluate(len(rows))
 
-    def constant_loss(self, most: int = SAMPLE) -> float:
-        """The loss on the sample of the best answer that is the same for all."""
-        data, rows = self.at_hand, self.sample_rows(most)
+    def constant_loss(self, rows: NDArray[np.int64]) -> float:
+        """The loss on these rows of the best answer that is the same for all."""
+        data = self.at_hand
         assert data.loss is not None
-        return of_constant(data.loss.name, data.targets[rows], self.net.sizes[-1], self.sample(most)[1])
+        return of_constant(data.loss.name, data.targets[rows], self.net.sizes[-1], self.sample(rows)[1])
 
     def output_directions(
-        self, most: int, ranks: Sequence[int | None], method: Literal["exact", "randomized"]
+        self, rows: NDArray[np.int64], ranks: Sequence[int | None], method: Literal["exact", "randomized"]
     ) -> dict[int, NDArray[Any]]:
-        """The leading directions of layers' outputs over the sample."""
-        return output_directions(self.net, *self.sample(most), ranks, method)
+        """The leading directions of layers' outputs over these rows."""
+        return output_directions(self.net, *self.sample(rows), ranks, method)
 
     def kept(self) -> Kept:
         """The network and its optimizer's moments as they are."""

@@ -66,8 +66,13 @@ class Cooldown:
         _set(self, learning_rate=rate, cooldown_fraction=fraction("cooldown_fraction", self.cooldown_fraction))
 
     def __call__(self, step: int, n_steps: int) -> float:
-        left, length = n_steps - step, self.cooldown_fraction * n_steps
+        step, n_steps = operator.index(step), operator.index(n_steps)
+        left, length = n_steps - step, n_steps - self.falls_after(n_steps)
         return self.learning_rate if left >= length else self.learning_rate * left / length
+
+    def falls_after(self, n_steps: int) -> float:
+        """Up to which step the rate is constant."""
+        return (1 - self.cooldown_fraction) * n_steps
 
 
 @dataclass(frozen=True)

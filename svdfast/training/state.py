@@ -64,7 +64,7 @@ class AutoState(_Record):
     refused: list[int]
     rises: list[float]
     ranks: list[int]
-    rows: int
+    n_rows: int
     before: float
     limit: float
     failed: bool

@@ -33,6 +33,8 @@ __all__ = ["Switch"]
 
 # Of all steps: the share after the switch, until the guard looks again.
 RECOVERY = 0.02
+# Samples over which a cut changes the layers' outputs least.
+DIRECTED = 2048
 # Over the last share of the steps what the factors' learning rates differ by from the optimizer's goes to 0, by so many steps down.
 FADE, FADES = 0.3, 30
 # A decay of the weights may cost this share of the multiplications of the steps between two; and so many steps are between two at most.
@@ -277,7 +279,7 @@ class Switch:
         net, optimizer = run.net, run.optimizer
         old = net.state
         moments = optimizer.moments
-        inputs, weights = run.sample() if factoring.activation_aware and not directions else (None, None)
+        inputs, weights = run.sample(run.sample_rows()[:DIRECTED]) if factoring.activation_aware and not directions else (None, None)
         run.release()  # decompositions need memory, too
         truncations = net.truncate(
             ranks=ranks,
@@ -321,7 +323,8 @@ class Switch:
 
     def _validate(self) -> float:
         """The loss on validation data, else on a sample of the training data."""
-        return self.run.sample_loss(self.run.net) if self.evaluator is None else self.evaluator(self.run.net).loss
+        run = self.run
+        return run.loss(run.net, run.sample_rows()) if self.evaluator is None else self.evaluator(run.net).loss
 
     def _guard(self, step: int, epoch: int) -> Done:
         """Whether the loss has recovered from the cut; else more rank, a later cut, or none."""
