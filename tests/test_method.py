@@ -9,6 +9,7 @@ from flat import flat
 
 import svdfast as sf
 from svdfast.data.checks import checked_samples
+from svdfast.model import truncation
 from svdfast.model.evaluation import spec_of
 from svdfast.model.svd import leading_directions
 from svdfast.training import auto
@@ -284,13 +285,18 @@ def test_auto_decomposes_once(times, losses, monkeypatch, activation_aware):
     """The cut takes what the choice has computed, unless a callback has changed the weights in between."""
     calls = []
 
-    def counted(W, rank, gram=None, method="exact"):
-        calls.append((rank, method))
-        assert (gram is not None) == activation_aware
-        return leading_directions(W, rank, gram, method)
+    def counted(find):
+        def found(*args, **how):
+            made = find(*args, **how)
+            calls.extend([(*args, *how.values())] * (len(made) if isinstance(made, dict) else 1))
+            return made
 
-    monkeypatch.setattr(auto, "leading_directions", counted)
-    monkeypatch.setattr("svdfast.model.structures.low_rank.leading_directions", counted)
+        return found
+
+    for module in (auto, "svdfast.model.structures.low_rank"):
+        name = module if isinstance(module, str) else module.__name__
+        monkeypatch.setattr(f"{name}.leading_directions", counted(leading_directions))
+    monkeypatch.setattr(truncation, "output_directions", counted(truncation.output_directions))
 
     def halve(event):
         if event.kind == "ranks":
@@ -308,7 +314,7 @@ def test_auto_decomposes_once(times, losses, monkeypatch, activation_aware):
     halved, n_halved = cut([halve])
     assert (n_once, n_halved) == (2, 4)
     np.testing.assert_allclose(halved, once / 2, rtol=0.1)
-    assert {method for _, method in calls} == {"randomized"}
+    assert {method for *_, method in calls} == {"randomized"}
 
 
 def test_the_sample_is_from_all_over_the_data():

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._process.checks import of_layer
 from svdfast.model.counting import count_multiplications
-from svdfast.model.evaluation import input_grams
+from svdfast.model.evaluation import output_directions
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
 from svdfast.model.structures import Structure
@@ -152,12 +152,13 @@ class Auto:
 
         loss = info["loss_before"] = _sample_loss(run, net)
         info["losses"] = {}
-        grams: list[Any] = input_grams(net, *run.sample()) if activation_aware else [None] * len(net.layers)
         directions = {}
+        if activation_aware:
+            directions = output_directions(net, *run.sample(), usable[max(usable)], svd_method, run.n_threads)
         for i, (rank, W) in enumerate(zip(usable[max(usable)], matrices(net.state), strict=True)):
-            if rank:
+            if rank and not activation_aware:
                 with of_layer(i):
-                    directions[i] = leading_directions(W, rank, grams[i], svd_method)
+                    directions[i] = leading_directions(W, rank, method=svd_method)
         progress = max(self.first_loss - loss, 0.0)
         for fraction in sorted(usable):
             cut_loss = info["losses"][fraction] = _sample_loss(run, _cut(net, usable[fraction], directions, kind))
