@@ -81,10 +81,8 @@ def main() -> None:
             pairs = compare(sizes, batch, rank_fraction, n_rounds, n_steps, arguments.threads)
             epoch, switch = (statistics.median(column) for column in zip(*pairs, strict=True))
             share = statistics.median(b / (steps * a) for a, b in pairs)
-            print(
-                f"{'-'.join(map(str, sizes)):<18} 1/{round(1 / rank_fraction):<3} {steps * epoch:>14.2f} {1e3 * switch:>11.1f} {share:>7.2%}",
-                flush=True,
-            )
+            name = "-".join(map(str, sizes))
+            print(f"{name:<18} 1/{round(1 / rank_fraction):<3} {steps * epoch:>14.2f} {1e3 * switch:>11.1f} {share:>7.2%}", flush=True)
     for n_inputs in WIDE:
         taken = [directions(n_inputs, arguments.threads) for _ in range(n_rounds + 1)][1:]
         print(f"directions of {n_inputs} → 64: {1e3 * statistics.median(taken):.0f} ms")

@@ -2,6 +2,7 @@
 """The network: construction, views, prediction, evaluation, truncation, recomposition, copies."""
 
 import copy
+import dataclasses
 import itertools
 import pickle
 
@@ -283,6 +284,41 @@ def test_directions_of_samples_part_by_part(dtype, together, monkeypatch):
                 assert U.dtype == dtype
                 np.testing.assert_allclose(U.T @ U, np.eye(8), atol=1e-5)
                 same_span(U, reference[i], 1e-6)
+
+
+WAYS = {
+    "dense": lambda net, X, cut: None,
+    "truncate": lambda net, X, cut: net.truncate(ranks=cut.ranks, force=True),
+    "left": lambda net, X, cut: net.truncate(ranks=cut.ranks, force=True, split="left"),
+    "right": lambda net, X, cut: net.truncate(ranks=cut.ranks, force=True, split="right"),
+    "randomized": lambda net, X, cut: net.truncate(ranks=cut.ranks, force=True, method="randomized"),
+    "over inputs": lambda net, X, cut: net.truncate(ranks=cut.ranks, force=True, inputs=X),
+    "from the start": lambda net, X, cut: cut,
+    "from the start, plain": lambda net, X, cut: dataclasses.replace(cut, activation_aware=False),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_weight_of_zeros_is_trained_when_factored(way, rank, dtype):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((64, 12))
+    Y = np.tanh(X @ rng.standard_normal((12, 3)))
+    net = sf.Network([12, 20, 20, 3], hidden="tanh", output="identity", dtype=dtype, seed=0)
+    W = net.layers[0].W
+    W[...] = np.outer(W[:, 0], W[0]) if rank else 0
+    before = net.predict(X)
+    cut = sf.Factoring([8, None], pretrain_fraction=0, force=True, recompose=False)
+    how = WAYS[way](net, X, cut)
+    if net.is_factored:
+        np.testing.assert_allclose(net.predict(X), before, atol=1e-5 if dtype == "float32" else 1e-12)
+    sf.train(
+        net, X, Y, epochs=300, batch_size=64, optimizer=sf.Adam(0.01),
+        factoring=how if isinstance(how, sf.Factoring) else cut if net.is_factored else None,
+    )  # fmt: skip
+    assert net.is_factored == (way != "dense")
+    assert net.evaluate(X, Y).loss < 1e-3
 
 
 def test_whole_weights_of_a_cuts_sample_are_repeated_samples():

@@ -352,7 +352,7 @@ def test_an_svd_falls_back_and_says_so(shape, dtype, fails, monkeypatch, caplog)
 def test_a_training_goes_on_where_a_shorter_way_fails(name, width, monkeypatch, caplog):
     rng = np.random.default_rng(0)
     net = sf.Network([140, width, 3], seed=0)
-    X = rng.standard_normal((300, 140)) * 0.9 ** np.arange(140)
+    X = rng.standard_normal((400, 140)) * 0.9 ** np.arange(140)
     expected = net.copy()
     expected.truncate(ranks=[20], inputs=X)
     calls = failing(monkeypatch, name, lambda kwargs, n: True)

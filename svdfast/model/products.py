@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["each", "gram", "product", "threads"]
+__all__ = ["each", "gram", "largest", "product", "sum_of_squares", "threads"]
 
 Array: TypeAlias = NDArray[Any]
 Item = TypeVar("Item")
@@ -106,3 +106,23 @@ def gram(A: Array, B: Array | None = None, dtype: DTypeLike = np.float64) -> Arr
     for part in parts[1:]:
         total += part
     return total
+
+
+def largest(A: Array) -> float:
+    """The largest of the numbers' sizes; NaN where there is one."""
+
+    def rows(start: int) -> Any:
+        part = A[start : start + _ROWS]
+        return np.maximum(part.max(), -part.min())
+
+    return float(np.max(each(rows, range(0, len(A), _ROWS), A.size)))
+
+
+def sum_of_squares(A: Array) -> float:
+    """‖A‖_F², summed in blocks of rows, and in float64 over these."""
+
+    def rows(start: int) -> float:
+        part = A[start : start + _ROWS].ravel()
+        return float(part @ part)
+
+    return sum(each(rows, range(0, len(A), _ROWS), A.size))

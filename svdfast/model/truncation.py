@@ -20,7 +20,7 @@ from svdfast._process.checks import of_layer, room
 from svdfast.cython_kernels import run_dense_forward
 from svdfast.model.counting import break_even_rank, weight_multiplications
 from svdfast.model.layout import Layout
-from svdfast.model.products import each, product
+from svdfast.model.products import each, largest, product, sum_of_squares
 from svdfast.model.ranks import RankRule, ranks_by
 from svdfast.model.structures import Fit, LowRank, Structure
 from svdfast.model.svd import RIDGE, Outputs, exponent
@@ -248,22 +248,23 @@ def output_directions(
     shifts: dict[int, int] = {}
     for start in range(0, len(samples), _SAMPLES_TOGETHER):
         rows = slice(start, start + _SAMPLES_TOGETHER)
-        A = samples[rows].astype(dtype, order="C")
+        A = np.asarray(samples[rows], dtype, order="C")
         if scale != 1:
-            A *= dtype.type(scale)
+            A = A * dtype.type(scale)
         added: list[tuple[int, Array]] = []
         for i in range(max(wanted, default=-1) + 1):
-            if not np.isfinite(A).all():
+            peak = largest(A)
+            if not np.isfinite(peak):
                 raise FloatingPointError(f"the inputs of layer {i} are too large for {dtype}")
-            X, W, Z = A, weights[i], None
+            X, W = A, weights[i]
+            Z: Array | None = None
             if i < wanted[-1]:
                 Z, A = _forward(X, W, layout, i, parameters)
             if i in outputs:
                 # To a size whose square is a number, too, and by the samples' weights.
-                shift = shifts.setdefault(i, exponent(X))
+                shift = shifts.setdefault(i, exponent(peak))
                 X = _counted(X, shift, roots, rows)
-                flat = X.ravel()
-                squares[i] += float(np.dot(flat, flat))
+                squares[i] += sum_of_squares(X)
                 if not outputs[i].by_inputs:
                     if Z is None:
                         X = product(X, W.T)
@@ -281,15 +282,6 @@ def output_directions(
         with of_layer(i):
             found[i] = outputs.pop(i).directions(ridge if ridge > 0 else 1.0)
     return found
-
-
-def _counted(A: Array | None, shift: int, roots: Array | None, rows: slice) -> Array | None:
-    """Rows multiplied with 2⁻ˢ and the roots of their weights."""
-    if A is None:
-        return None
-    if shift:
-        A = np.ldexp(A, -shift)
-    return A if roots is None else A * roots[rows]
 
 
 def _counted(A: Array, shift: int, roots: Array | None, rows: slice) -> Array:

@@ -47,7 +47,7 @@ def carry(kinds: Sequence[Moment], moments: Sequence[Array], old: State, new: St
     -------
     tuple of ndarray
     """
-    (old_layout, old_parameters), (new_layout, new_parameters) = old, new
+    old_layout, new_layout = old[0], new[0]
     result = tuple(aligned_zeros(new_layout.size, moment.dtype) for moment in moments)
     for carried, moment in zip(result, moments, strict=True):
         carried[new_layout.n_weights :] = moment[old_layout.n_weights :]

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg
 
 from svdfast._process.checks import count
-from svdfast.model.products import each, product
+from svdfast.model.products import product, sum_of_squares
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures.structure import Array, Fit, Moment, Structure
 from svdfast.model.svd import leading_directions, restricted_svd, shares, singular_values
@@ -140,14 +140,10 @@ def _distance(W: Array, U: Array, s: Array, Vt: Array) -> float:
     # Scaled, so that no square overflows.
     scale = s[0] if s[0] > 0 else s.dtype.type(1)
 
-    def square(start: int) -> float:
-        flat = (W[start : start + 256] / scale).astype(np.float64, copy=False).ravel()
-        return float(flat @ flat)
-
-    whole = sum(each(square, range(0, len(W), 256), W.size))
+    whole = sum_of_squares(W / scale)
     rest = whole - float(np.square(s / scale, dtype=np.float64).sum())
     if not rest > 0.1 * whole:  # where the difference has too few digits
-        rest = float(np.square(W / scale - product(U * (s / scale), Vt), dtype=np.float64).sum())
+        rest = sum_of_squares(W / scale - product(U * (s / scale), Vt))
     return float(scale) * math.sqrt(rest)
 
 
