@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from svdfast._process.checks import count, one_of
 from svdfast.model import ranks as rules
 from svdfast.model.counting import break_even_rank
-from svdfast.model.svd import resolve_rank, singular_values, truncated_svd
+from svdfast.model.svd import resolve_rank, shares, singular_values, truncated_svd
 
 try:
     import torch
@@ -477,10 +477,10 @@ def _cut(part: Part, name: str, rank: int, method: str) -> tuple[FactoredLinear,
         raise np.linalg.LinAlgError(f"module: {name!r}: {error}") from error
     if not bool(torch.isfinite(s).all()):
         raise ValueError(f"module: {name!r}: its norm is too large for {W.dtype}")
-    root = s[:rank].sqrt()
+    left, right = (torch.from_numpy(side).to(W.device) for side in shares(s[:rank].numpy(force=True), W.shape, "balanced"))
     dtype = _tensors(part)[0].dtype
-    W1 = (U[:, :rank] * root).to(dtype).contiguous()
-    W2 = (root[:, None] * Vh[:rank]).to(dtype).contiguous()
+    W1 = (U[:, :rank] * left).to(dtype).contiguous()
+    W2 = (right[:, None] * Vh[:rank]).to(dtype).contiguous()
     # Scaled, so that no square overflows.
     scale = float(W.abs().max()) or 1.0
     dropped = scale * float(torch.linalg.norm((W - _product(W1, W2)) / scale))

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 import svdfast as sf
 from svdfast._process import in_use, runtime
-from svdfast.model.evaluation import input_grams
+from svdfast.model.evaluation import output_directions
 from svdfast.model.svd import leading_directions, restricted_svd
 
 # More of the same, for a longer search: how many interrupts, and how many forks.
@@ -99,7 +99,7 @@ READS = {
     "evaluate": lambda net, path: net.evaluate(X, Y),
     "score": lambda net, path: net.score(X, Y),
     "loss_and_gradient": lambda net, path: net.loss_and_gradient(X, Y),
-    "input_grams": lambda net, path: input_grams(net, X),
+    "output_directions": lambda net, path: output_directions(net, X, None, [1] * (len(net.layers) - 1)),
     "copy": lambda net, path: net.copy(),
     "deepcopy": lambda net, path: copy.deepcopy(net),
     "pickle": lambda net, path: pickle.dumps(net),
@@ -374,7 +374,6 @@ needs_two_cpus = pytest.mark.skipif(os.cpu_count() == 1, reason="BLAS takes one 
 SIZES = [300, 400, 300, 10]
 BIG = RNG.standard_normal((1000, 300))
 CLASSES = RNG.integers(0, 10, 1000)
-GRAM = np.einsum("ij,ik->jk", BIG, BIG)  # in one thread
 
 
 def digest(*arrays):
@@ -446,14 +445,14 @@ RESULTS = {
     "truncated_svd": lambda dtype: digest(*sf.truncated_svd(weight(dtype), 250), *sf.truncated_svd(weight(dtype), 40)),
     "randomized": lambda dtype: digest(*sf.truncated_svd(weight(dtype), 40, "randomized")),
     "factorize": lambda dtype: digest(*sf.factorize(weight(dtype), 40)),
-    "leading_directions": lambda dtype: digest(leading_directions(weight(dtype), 40, GRAM.astype(dtype))),
+    "leading_directions": lambda dtype: digest(leading_directions(weight(dtype), 40, BIG[:, :300].astype(dtype) @ weight(dtype).T, 0.1)),
     "restricted_svd": lambda dtype: digest(*restricted_svd(weight(dtype), np.eye(400, 250, dtype=dtype))),
     "truncate": lambda dtype: cut(dtype, rank_fraction=0.25),
     "truncate by energy": lambda dtype: cut(dtype, ranks="energy:0.7"),
     "truncate by budget": lambda dtype: cut(dtype, ranks="budget:0.4"),
     "truncate over inputs": lambda dtype: cut(dtype, rank_fraction=0.25, inputs=BIG),
     "recompose": lambda dtype: cut(dtype, recompose=True, rank_fraction=0.25),
-    "input_grams": lambda dtype: digest(*input_grams(large(dtype), BIG)),
+    "output_directions": lambda dtype: digest(*output_directions(large(dtype), BIG, None, [40, 30]).values()),
     "predict": lambda dtype: digest(large(dtype).predict(BIG)),
     "evaluate": lambda dtype: repr(large(dtype).evaluate(BIG, CLASSES)),
     "score": scored,

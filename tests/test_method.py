@@ -11,6 +11,7 @@ import svdfast as sf
 from svdfast.data.checks import checked_samples
 from svdfast.model import svd, truncation
 from svdfast.model.evaluation import spec_of
+from svdfast.model.structures import low_rank
 from svdfast.training import auto
 from svdfast.training.run import Run
 
@@ -328,9 +329,13 @@ def test_auto_decomposes_once(losses, monkeypatch, activation_aware):
     """The cut takes what the look has computed, unless a callback has changed the weights in between."""
     losses |= {(None, 32): 1.0}
     calls = []
-    decompose = svd.leading_directions
-    for module in (auto, truncation):
-        monkeypatch.setattr(module, "leading_directions", lambda *a, **k: calls.append(k) or decompose(*a, **k))
+
+    def counted(find):
+        return lambda *args, **how: calls.append((*args, *how.values())) or find(*args, **how)
+
+    for module in (auto, low_rank):
+        monkeypatch.setattr(module, "leading_directions", counted(svd.leading_directions))
+    monkeypatch.setattr(truncation, "output_directions", counted(truncation.output_directions))
 
     def halve(event):
         if event.kind == "ranks":
@@ -345,7 +350,7 @@ def test_auto_decomposes_once(losses, monkeypatch, activation_aware):
     halved, n_halved = cut([halve])
     assert (n_once, n_halved) == (1, 2)
     np.testing.assert_allclose(halved, once / 2, rtol=0.1)
-    assert calls[0]["method"] == "randomized"
+    assert calls[0][-1] == "randomized"
 
 
 @pytest.mark.parametrize("learning_rate", ["auto", 2.0])

@@ -2,6 +2,7 @@
 """The network: construction, views, prediction, evaluation, truncation, recomposition, copies."""
 
 import copy
+import dataclasses
 import itertools
 import pickle
 
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast.model import activations
-from svdfast.model.evaluation import input_grams
-from svdfast.model.svd import leading_directions
+from svdfast.model import activations, svd, truncation
+from svdfast.model.evaluation import output_directions
+from svdfast.model.svd import RIDGE, leading_directions
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
 
@@ -238,19 +239,86 @@ def test_an_activation_aware_cut_changes_the_outputs_less(dtype, sizes):
     assert done[0].dropped_norm == pytest.approx(np.linalg.norm(W - layer.weight()), rel=1e-4)
 
 
-def test_an_activation_aware_cut_looks_at_each_layers_own_inputs():
+def same_span(U, V, atol):
+    """Column by column, but for signs."""
+    np.testing.assert_allclose(abs((U * V).sum(axis=0)), 1, atol=atol)
+
+
+def test_an_activation_aware_cut_looks_at_each_layers_own_outputs():
     X = inputs_of_low_rank(dtype="float64")
     net = sf.Network([30, 24, 20, 3], hidden="tanh", dtype="float64", seed=0)
-    grams = input_grams(net, X)
-    A = np.tanh(X @ net.layers[0].W.T + net.layers[0].b)
-    for gram, inputs in zip(grams, (X, A), strict=True):
-        expected = inputs.T @ inputs
-        np.testing.assert_allclose(gram / np.trace(gram), expected / np.trace(expected), atol=1e-12)
+    net.layers[0].b[:] = np.linspace(-1, 1, 24)
+
+    def expected(inputs, W, rank):
+        ridge = RIDGE * (inputs**2).sum() / W.shape[1]
+        return np.linalg.eigh(W @ inputs.T @ inputs @ W.T + ridge * W @ W.T)[1][:, ::-1][:, :rank]
+
+    def check(layers):
+        A = np.tanh(X @ layers[0].weight().T + layers[0].b)
+        found = output_directions(net, X, None, [5, 4])
+        assert list(found) == [0, 1] and found[1].shape == (20, 4)
+        same_span(found[0], expected(X, layers[0].weight(), 5), 1e-12)
+        same_span(found[1], expected(A, layers[1].weight(), 4), 1e-12)
+        assert list(output_directions(net, X, None, [None, 4])) == [1]
+
+    check(net.layers)
     # Factored already: the product's outputs.
-    net.truncate(ranks=[4, None], force=True)
-    A = np.tanh(X @ net.layers[0].weight().T + net.layers[0].b)
-    gram, expected = input_grams(net, X)[1], A.T @ A
-    np.testing.assert_allclose(gram / np.trace(gram), expected / np.trace(expected), atol=1e-9)
+    net.truncate(ranks=[6, None], force=True)
+    check(net.layers)
+
+
+@pytest.mark.parametrize("together", [4096, 70])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_directions_of_samples_part_by_part(dtype, together, monkeypatch):
+    """The same whether a layer's Gram matrix is decomposed, or formed, or not, and in how many parts the samples come."""
+    monkeypatch.setattr(truncation, "_SAMPLES_TOGETHER", together)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 40)) * 0.8 ** np.arange(40)
+    net = sf.Network([40, 60, 50, 3], dtype=dtype, seed=0)
+    reference = output_directions(net, X, None, [8, 8])
+    for few, many in ((16, 1000), (16, 20)):
+        monkeypatch.setattr(svd, "_FEW_OUTPUTS", few)
+        monkeypatch.setattr(svd, "_MANY_OUTPUTS", many)
+        for method in ("exact", "randomized"):
+            for i, U in output_directions(net, X, None, [8, 8], method).items():
+                assert U.dtype == dtype
+                np.testing.assert_allclose(U.T @ U, np.eye(8), atol=1e-5)
+                same_span(U, reference[i], 1e-6)
+
+
+WAYS = {
+    "dense": lambda net, X, cut: None,
+    "truncate": lambda net, X, cut: net.truncate(ranks=cut.ranks, force=True),
+    "left": lambda net, X, cut: net.truncate(ranks=cut.ranks, force=True, split="left"),
+    "right": lambda net, X, cut: net.truncate(ranks=cut.ranks, force=True, split="right"),
+    "randomized": lambda net, X, cut: net.truncate(ranks=cut.ranks, force=True, method="randomized"),
+    "over inputs": lambda net, X, cut: net.truncate(ranks=cut.ranks, force=True, inputs=X),
+    "from the start": lambda net, X, cut: cut,
+    "from the start, plain": lambda net, X, cut: dataclasses.replace(cut, activation_aware=False),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_weight_of_zeros_is_trained_when_factored(way, rank, dtype):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((64, 12))
+    Y = np.tanh(X @ rng.standard_normal((12, 3)))
+    net = sf.Network([12, 20, 20, 3], hidden="tanh", output="identity", dtype=dtype, seed=0)
+    W = net.layers[0].W
+    W[...] = np.outer(W[:, 0], W[0]) if rank else 0
+    before = net.predict(X)
+    cut = sf.Factoring([8, None], pretrain_fraction=0, force=True, recompose=False)
+    how = WAYS[way](net, X, cut)
+    if net.is_factored:
+        np.testing.assert_allclose(net.predict(X), before, atol=1e-5 if dtype == "float32" else 1e-12)
+    sf.train(
+        net, X, Y, epochs=300, batch_size=64, optimizer=sf.Adam(0.01),
+        factoring=how if isinstance(how, sf.Factoring) else cut if net.is_factored else None,
+    )  # fmt: skip
+    assert net.is_factored == (way != "dense")
+    assert net.evaluate(X, Y).loss < 1e-3
 
 
 def test_whole_weights_of_a_cuts_sample_are_repeated_samples():

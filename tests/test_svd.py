@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import svdfast as sf
-from svdfast.model.svd import resolve_rank
+from svdfast.model.svd import leading_directions, resolve_rank
 
 METHODS = ["exact", "randomized"]
 DTYPES = [np.float32, np.float64]
@@ -211,9 +211,64 @@ def test_extreme_sizes_of_entries(dtype, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_zero_matrix(method):
-    W1, W2 = sf.factorize(np.zeros((4, 3)), 2, method=method)
-    np.testing.assert_array_equal(W1 @ W2, np.zeros((4, 3)))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("n", "m", "n_samples", "rank"),
+    [(20, 30, 50, 5), (64, 3000, 100, 16), (150, 80, 400, 20), (150, 80, 400, 70), (400, 300, 200, 60), (500, 40, 60, 10)],
+)
+def test_leading_directions_of_outputs(n, m, n_samples, rank, dtype, method):
+    """Those of the squares in float64, whichever way is taken: few outputs, many, more than samples and inputs."""
+    rng = np.random.default_rng(0)
+    decay = 0.9 ** np.minimum(np.arange(min(n, m)), 90)
+    W = decaying(n, m, np.float64, power=0.2)
+    X = (rng.standard_normal((n_samples, len(decay))) * decay) @ rng.standard_normal((len(decay), m))
+    ridge = 1e-2 * (X**2).sum() / m
+    values, V = np.linalg.eigh(W @ X.T @ X @ W.T + ridge * W @ W.T)
+    values, V = values[::-1], V[:, ::-1][:, :rank]
+    U = leading_directions(W.astype(dtype), rank, (X @ W.T).astype(dtype), ridge, method)
+    assert U.dtype == dtype and U.flags.c_contiguous
+    np.testing.assert_allclose(U.T @ U, np.eye(rank), atol=1e-5 if dtype == np.float32 else 1e-12)
+    error = np.linalg.norm(U - V * (U * V).sum(axis=0), axis=0)
+    gap = np.minimum(values[:rank] - values[1 : rank + 1], np.r_[np.inf, -np.diff(values[:rank])]) / values[:rank]
+    assert (gap > 0.1).sum() > 3
+    exact = dtype == np.float64 and method == "exact"
+    assert (error[gap > 0.1] < (1e-9 if exact else 1e-4)).all()
+    Z = X @ W.T
+    rest = [np.linalg.norm(Z - Z @ P @ P.T) for P in (U.astype(np.float64), V)]
+    assert rest[0] < rest[1] * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e18])
+@pytest.mark.parametrize("n", [20, 200])
+def test_leading_directions_of_outputs_of_any_size(n, scale):
+    rng = np.random.default_rng(0)
+    W = decaying(n, 30, np.float32, power=1.0)
+    Z = (rng.standard_normal((300, 30)) @ W.T).astype(np.float32)
+    U, V = leading_directions(W, 4, Z, 0.1), leading_directions(W * np.float32(scale), 4, Z * np.float32(scale), 0.1)
+    np.testing.assert_allclose(abs((U * V).sum(axis=0)), 1, atol=1e-5)
+    with pytest.raises(np.linalg.LinAlgError, match="too large for float32"):
+        leading_directions(W, 4, Z * np.float32(np.inf), 0.1)
+
+
+@pytest.mark.parametrize("split", ["balanced", "left", "right"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_directions_without_a_singular_value_can_be_trained(dtype, method, split):
+    """One of the two factors is not zero in them, and no larger than elsewhere; the product is that of the others."""
+    one = np.zeros((30, 20), dtype)
+    one[3, 5] = 4
+    low = (decaying(30, 2, np.float64) @ decaying(2, 20, np.float64)).astype(dtype)
+    for W, rank in ((np.zeros((4, 3), dtype), 0), (one, 1), (low, 2)):
+        W1, W2 = sf.factorize(W, 3, split, method=method)
+        np.testing.assert_allclose(W1 @ W2, W, atol=tolerance(W) if W.any() else 0)
+        sizes1, sizes2 = np.linalg.norm(W1, axis=0), np.linalg.norm(W2, axis=1)
+        largest = max(1, np.linalg.norm(W, 2))
+        assert (np.maximum(sizes1, sizes2) > 1e-2 * largest**0.5).all()
+        assert (np.maximum(sizes1, sizes2) < 1.01 * largest).all()
+        if split == "balanced":
+            assert (W1[:, rank:] == 0).all()
+            typical = sizes1[:rank].mean() if rank == 1 else (sizes1[:rank] ** 2).mean() ** 0.5 if rank else 1
+            np.testing.assert_allclose(sizes2[rank:], typical, rtol=1e-4)
 
 
 def test_factors_own_their_memory():

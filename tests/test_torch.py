@@ -151,6 +151,29 @@ def test_a_weight_of_zeros():
         again = copy.deepcopy(model)
         (t,) = factorize(again, ranks={"0": 5}, method=method)
         assert t.dropped_norm == 0 and (again[0].weight == 0).all()
+        again[0](torch.ones(1, 20)).sum().backward()
+        assert (again[0].W1 == 0).all() and (again[0].W1.grad != 0).any()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("method", [None, "exact", "randomized"])
+def test_a_weight_of_zeros_is_trained_when_factored(method, rank):
+    torch.manual_seed(0)
+    X = torch.randn(64, 12)
+    Y = torch.tanh(X @ torch.randn(12, 3))
+    model = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 3))
+    with torch.no_grad():
+        W = model[0].weight
+        W[...] = torch.outer(W[:, 0], W[0]) if rank else 0
+    if method is not None:
+        factorize(model, ranks={"0": 8}, method=method, force=True)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = (model(X) - Y).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1e-2
 
 
 @pytest.mark.parametrize("method", ["exact", "randomized"])

@@ -8,10 +8,10 @@ scored (heads.py), and training.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from svdfast.data.spec import Spec
 from svdfast.model import losses, truncation
 from svdfast.model.heads import head_of, share_explained
 from svdfast.model.layout import Layout
+from svdfast.model.products import threads
 
 __all__ = ["Evaluation", "Evaluator", "spec_of"]
 
@@ -220,14 +221,13 @@ def loss_and_gradient(
     return engine.gradient(0, data.n_samples, gradient, l1, l2), gradient
 
 
-def input_grams(net: _Network, X: Any, sample_weight: Any = None) -> list[NDArray[Any]]:
-    """`truncation.input_grams` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
+def output_directions(
+    net: _Network, X: Any, sample_weight: Any, ranks: Sequence[int | None], method: Literal["exact", "randomized"] = "exact",
+    n_threads: int | None = None,
+) -> dict[int, NDArray[Any]]:  # fmt: skip
+    """`truncation.output_directions` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
     samples = checked_samples(X, None, sample_weight, spec_of(net)._replace(targets=None))
-    with in_use.reading(net), single_threaded_blas.held():
-        return truncation.input_grams(net.state, samples.inputs.array, samples.inputs.scale, samples.weights)
-
-
-def output_directions(net, X, sample_weight, ranks, method):
-    from svdfast.model.svd import leading_directions
-    grams = input_grams(net, X, sample_weight)
-    return {i: leading_directions(W, r, grams[i], method) for i, (r, W) in enumerate(zip(ranks, truncation.matrices(net.state))) if r}
+    with in_use.reading(net), single_threaded_blas.held(), threads(resolve_threads(n_threads)):
+        return truncation.output_directions(
+            net.state, samples.inputs.array, samples.inputs.scale, samples.weights, ranks, method
+        )

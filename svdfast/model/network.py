@@ -23,7 +23,7 @@ from svdfast._process.checks import (
     positive_number,
     room,
 )
-from svdfast._process.runtime import single_threaded_blas
+from svdfast._process.runtime import resolve_threads, single_threaded_blas
 from svdfast.data.rows import Rows
 from svdfast.model import activations, evaluation, truncation
 from svdfast.model.activations import Activation
@@ -31,6 +31,7 @@ from svdfast.model.evaluation import Evaluation
 from svdfast.model.initializers import INITIALIZERS, initial_weight
 from svdfast.model.layer import Layer
 from svdfast.model.layout import Layout, check_state
+from svdfast.model.products import threads
 from svdfast.model.ranks import RankRule, resolve_rule
 from svdfast.model.structures import LowRank, Structure, check_kind
 from svdfast.model.truncation import Truncation
@@ -375,10 +376,15 @@ class Network:
             raise TypeError(f"directions: expected a mapping of int to ndarray, got {type(directions).__name__}")
         if inputs is None and sample_weight is not None:
             raise ValueError("sample_weight: expected inputs with it, got none")
-        self._state, done = truncation.truncate(
-            self._state, rule, structure, svd=method, split=split, force=force, directions=directions,
-            grams=None if inputs is None else lambda: evaluation.input_grams(self, inputs, sample_weight),
-        )  # fmt: skip
+
+        def look(usable: Sequence[int | None]) -> dict[int, NDArray[Any]]:
+            return evaluation.output_directions(self, inputs, sample_weight, usable, method)
+
+        with threads(resolve_threads(None)):
+            self._state, done = truncation.truncate(
+                self._state, rule, structure, svd=method, split=split, force=force, directions=directions,
+                look=None if inputs is None else look,
+            )  # fmt: skip
         return done
 
     @in_use.changes

@@ -8,6 +8,7 @@ This file is linear algebra on one matrix. It knows nothing of layers, networks 
 import logging
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any, Literal, SupportsIndex, TypeAlias, get_args
 
 import numpy as np
@@ -16,15 +17,26 @@ import scipy.linalg
 
 from svdfast._process.checks import count, one_of
 from svdfast._process.runtime import single_threaded_blas
+from svdfast.model.products import gram, largest, product
 
-__all__ = ["factorize", "leading_directions", "resolve_rank", "restricted_svd", "singular_values", "truncated_svd"]
+__all__ = [
+    "Outputs", "exponent", "factorize", "leading_directions", "resolve_rank", "restricted_svd", "shares", "singular_values",
+    "truncated_svd",
+]  # fmt: skip
 
 logger = logging.getLogger("svdfast")
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 Method: TypeAlias = Literal["exact", "randomized"]
-# What is added to a Gram matrix, as a share of its mean diagonal: directions that a sample does not have may come all the same.
+# ε of the ridge, as a share of the mean square of an input, summed over the sample.
 RIDGE = 1e-2
+# Up to so many outputs their Gram matrix is decomposed whole; above so many it is not even formed.
+_FEW_OUTPUTS = 128
+_MANY_OUTPUTS = 1024
+# Vectors beyond the rank.
+_OVERSAMPLES = 16
+# Elements from which on products and a small decomposition are faster than LAPACK's ways for a whole matrix.
+_LARGE = 1 << 14
 Split: TypeAlias = Literal["balanced", "left", "right"]
 
 
@@ -179,36 +191,54 @@ def factorize(
     """
     one_of("split", split, get_args(Split))
     U, s, Vt = truncated_svd(W, rank, method, seed=seed)
+    left, right = shares(s, (len(U), Vt.shape[1]), split)
+    return U * left, right[:, np.newaxis] * Vt
+
+
+def shares(s: FloatArray, shape: tuple[int, ...], split: str) -> tuple[FloatArray, FloatArray]:
+    """What the columns of U and the rows of Vt are multiplied with, so that W1·W2 = U·diag(s)·Vt for a W of this shape.
+
+    Balanced factors would both be zero in a direction whose singular value is, and no gradient would ever change that. So there
+    W1 is zero and W2's row as large as the others are, or of length 1 in a zero matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.model.svd import shares
+    >>> shares(np.array([4.0, 0.0]), (2, 3), "balanced")
+    (array([2., 0.]), array([2., 2.]))
+    """
+    one = np.ones_like(s)
     if split == "left":
-        return U * s, Vt
+        return s, one
     if split == "right":
-        return U, s[:, None] * Vt
-    root = np.sqrt(s)
-    return U * root, root[:, None] * Vt
+        return one, s
+    zero = s <= s[0] * np.finfo(s.dtype).eps * math.sqrt(sum(shape))
+    left = np.where(zero, 0, np.sqrt(s)).astype(s.dtype)
+    return left, np.where(zero, math.sqrt(s[~zero].mean()) if not zero.all() else 1, left).astype(s.dtype)
 
 
 @single_threaded_blas.held()
 def leading_directions(
-    W: FloatArray, rank: int, gram: FloatArray | None = None, method: Method = "exact"
+    W: FloatArray, rank: int, outputs: FloatArray | None = None, ridge: float = 0.0, method: Method = "exact"
 ) -> FloatArray:
-    """Orthonormal directions of a weight's outputs, first those that count most: the best matrix of rank l is U·Uᵀ·W.
+    """Orthonormal directions of a layer's outputs, first those that count most: W is cut to rank l as U·Uᵀ·W.
 
-    Best is the least ‖W − P‖_F, and U are left singular vectors of W. With the Gram matrix of a layer's inputs it is the least change of
-    the layer's outputs over these, ‖(W − P)·X‖_F, or with G = X·Xᵀ ≈ C·Cᵀ ("activation-aware"; samples are columns of X here)
-
-        ‖(W − P)·X‖_F² = tr((W − P)·G·(W − P)ᵀ) = ‖W·C − P·C‖_F²
-
-    so that P·C is W·C cut by SVD, U its left singular vectors, and P = U·Uᵀ·W.
+    Without `outputs`, U are left singular vectors of W, and no P of rank l has a smaller ‖W − P‖_F. With the outputs Z = X·Wᵀ over a
+    sample (in rows) the cut changes these least, ‖X·(W − P)ᵀ‖_F ("activation-aware"): U are left singular vectors of
+    B = [Zᵀ, √ε·W]. The ridge ε brings in directions that the sample does not have.
 
     Parameters
     ----------
     W : ndarray (n, m)
     rank : int
         l.
-    gram : ndarray (m, m), optional
-        G to a factor, symmetric, without negative eigenvalues; a hundredth of its mean diagonal is added to the diagonal. Overwritten.
+    outputs : ndarray (n_samples, n), optional
+        Z.
+    ridge : float
+        ε.
     method : {"exact", "randomized"}
-        As in `truncated_svd`.
+        As in `truncated_svd`; with `outputs`, see the notes.
 
     Returns
     -------
@@ -217,11 +247,22 @@ def leading_directions(
     Raises
     ------
     numpy.linalg.LinAlgError
-        W·C is not finite, or no way to decompose it converged. A G whose C can't be found is left out, with a warning in the log.
+        Z is not finite, or no way to decompose B converged.
+
+    Notes
+    -----
+    U are eigenvectors of B·Bᵀ = ZᵀZ + ε·W·Wᵀ (n×n), summed and decomposed in float64. Squares of singular values are in it, so
+    rounding disturbs directions whose singular value is below 1e-7 of the largest.
+
+    For few directions of many (more than 128 outputs, a rank of at most a third of them) subspace iteration is several times
+    faster: always in float32, in float64 with "randomized". It goes on until the directions are right to about 1e-4 if the singular
+    values fall off behind them. If they don't, directions near the last ones are as good, and it stops early.
 
     References
     ----------
     P. Chen, H.-F. Yu, I. Dhillon, C.-J. Hsieh, "DRONE: Data-aware low-rank compression for large NLP models", NeurIPS 2021.
+
+    N. Halko, P. G. Martinsson, J. A. Tropp, "Finding structure with randomness", SIAM Review 53, 2011.
 
     Examples
     --------
@@ -231,32 +272,121 @@ def leading_directions(
     >>> abs(leading_directions(W, 1)).round(2) + 0.0
     array([[1.],
            [0.]])
-    >>> abs(leading_directions(W, 1, gram=np.diag([1.0, 9.0]))).round(2) + 0.0
-    array([[0.],
-           [1.]])
+    >>> X = np.array([[1.0, 3.0]])
+    >>> abs(leading_directions(W, 1, X @ W.T)).round(2) + 0.0
+    array([[0.45],
+           [0.89]])
     """
-    if gram is not None:
-        try:
-            root = _root(gram)
-        except scipy.linalg.LinAlgError:
-            logger.warning("the Gram matrix of a layer's inputs has no Cholesky factor: the weight is cut without it")
+    if outputs is None:
+        return truncated_svd(W, rank, method)[0]
+    sample = Outputs(W, rank, len(outputs), method, by_inputs=False)
+    sample.add(outputs)
+    return sample.directions(ridge)
+
+
+class Outputs:
+    """A layer's outputs over a sample, of which parts come one after the other: as much as their leading directions need.
+
+    Parameters
+    ----------
+    W : ndarray (n, m)
+    rank : int
+    n_samples : int
+        Of all parts together.
+    method : {"exact", "randomized"}
+    by_inputs : bool
+        Whether parts may be taken as inputs X (n_samples, m) instead of outputs X·Wᵀ.
+
+    Attributes
+    ----------
+    by_inputs : bool
+        Whether they are.
+    """
+
+    def __init__(self, W: FloatArray, rank: int, n_samples: int, method: Method = "exact", *, by_inputs: bool = True):
+        n, m = W.shape
+        self.rank, self.method, self.dtype = rank, method, W.dtype
+        # To a size whose square is a number, too.
+        self.shift = exponent(largest(W))
+        self.W = np.ldexp(W, -self.shift) if self.shift else W
+        self.iterates = n > _FEW_OUTPUTS and 3 * rank <= n and (W.dtype == np.float32 or method == "randomized")
+        # Where products with X, W and their transposes take less than to form the Gram matrix.
+        self.by_inputs = by_inputs and self.iterates and n > _MANY_OUTPUTS and n_samples <= 2 * n
+        self.whole = self.by_inputs or n > n_samples + m
+        self.parts: list[FloatArray] = []
+        self.gram: FloatArray | None = None
+
+    def add(self, part: FloatArray) -> None:
+        """Inputs where `by_inputs`, else outputs; not to be changed."""
+        if not self.by_inputs:
+            if not np.isfinite(largest(part)):
+                raise scipy.linalg.LinAlgError(f"the norm of W over the inputs is too large for {self.dtype}")
+            part = np.ldexp(part, -self.shift) if self.shift else part
+        if self.whole:
+            self.parts.append(part)
         else:
-            with np.errstate(over="ignore", invalid="ignore"):
-                W = W @ root
-            if not np.isfinite(W).all():
-                raise scipy.linalg.LinAlgError(f"the norm of W over the inputs is too large for {W.dtype}")
-            del root
-        del gram  # the decomposition needs the memory
-    return truncated_svd(W, rank, method)[0]
+            here = gram(part, dtype=self.dtype if self.iterates else np.float64)
+            self.gram = here if self.gram is None else self.gram + here
+
+    def directions(self, ridge: float) -> FloatArray:
+        """See `leading_directions`."""
+        W, rng = self.W, np.random.default_rng(0)
+        n, m = W.shape
+        k = min(self.rank + _OVERSAMPLES, n)
+        if self.whole:
+            (part,) = self.parts if len(self.parts) == 1 else (np.concatenate(self.parts),)
+            if not self.by_inputs:
+                B = np.hstack([part.T, W * W.dtype.type(math.sqrt(ridge))])
+                return truncated_svd(B, self.rank, self.method)[0]
+            root = self.dtype.type(ridge)
+
+            def apply(Q: FloatArray) -> FloatArray:
+                T = product(W.T, Q)
+                inner = product(part.T, product(part, T))
+                inner += root * T
+                return product(W, inner)
+
+            # Outputs of some samples are as good to start from as random combinations of all, and take less.
+            sketch = self.dtype.type(math.sqrt(ridge)) * _random(rng, (m, k), self.dtype)
+            n_some = min(k, len(part))
+            sketch[:, :n_some] += part[np.arange(n_some) * len(part) // n_some].T
+            return _subspace(apply, product(W, sketch), self.rank, 1, 12)
+        assert self.gram is not None
+        G = self.gram
+        G += G.dtype.type(ridge) * gram(W.T, dtype=G.dtype)
+        if self.iterates:
+            return _subspace(lambda Q: product(G, Q), product(G, _random(rng, (n, k), self.dtype)), self.rank, 4, 30)
+        return np.array(_eigen(G, self.rank)[1], self.dtype, order="C")
 
 
-def _root(gram: FloatArray) -> FloatArray:
-    """C, lower triangular, of C·Cᵀ = G with a ridge, which keeps G far enough from singular for float32, too."""
-    G = gram.T  # in Fortran's order, as LAPACK has it, so that C takes its place
-    mean = np.trace(G) / len(G)
-    G[np.diag_indices_from(G)] += RIDGE * mean if mean > 0 else 1.0
-    C: FloatArray = scipy.linalg.cholesky(G, lower=True, overwrite_a=True, check_finite=False)
-    return C
+def _random(rng: np.random.Generator, shape: tuple[int, int], dtype: np.dtype[Any]) -> FloatArray:
+    """Columns of mean 0 and all of one variance, drawn several times faster than normal ones."""
+    drawn: FloatArray = rng.random(shape, np.float32 if dtype == np.float32 else np.float64)
+    drawn -= dtype.type(0.5)
+    return drawn
+
+
+def _subspace(
+    apply: Callable[[FloatArray], FloatArray], Y: FloatArray, rank: int, least: int, most: int
+) -> FloatArray:
+    """Leading eigenvectors of a matrix M with eigenvalues ≥ 0, by subspace iteration from the columns of Y.
+
+    `apply` gives M·Q; it is asked for `least` times at least, and up to `most` times where that makes U exact.
+    """
+    k, n_steps, done = Y.shape[1], least, 0
+    while True:
+        Q = _orthonormal(Y)
+        Y = apply(Q)
+        done += 1
+        if done < n_steps:
+            continue
+        H = gram(Q, Y)
+        values, E = _eigen((H + H.T) / 2, k)
+        # Each step divides what is left of other directions by the ratio of eigenvalues.
+        ratio = values[(rank + k) // 2] / values[rank - 1] if k > rank and values[rank - 1] > 0 else 0.0
+        n_steps = math.ceil(math.log(1e-5) / math.log(ratio)) if 0 < ratio < 1 else done
+        if not done < n_steps <= most:
+            return np.ascontiguousarray(_orthonormal(product(Y, E[:, :rank].astype(Y.dtype))))
 
 
 @single_threaded_blas.held()
@@ -279,13 +409,27 @@ def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray
     >>> restricted_svd(np.diag([3.0, 2.0]), np.eye(2)[:, 1:])[1]
     array([2.])
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        projected = U.T @ W
+    projected = product(U.T, W)
     # LAPACK might never come back.
-    if not np.isfinite(projected).all():
+    if not np.isfinite(largest(projected)):
         raise scipy.linalg.LinAlgError(f"the norm of W is too large for {W.dtype}")
-    left, s, Vt = _full_svd(projected)
-    return U @ left, s, Vt
+    left, s, Vt = _wide_svd(projected) or _full_svd(projected)
+    return product(U, left), s, Vt
+
+
+def _wide_svd(A: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    """The SVD of a float32 matrix by A·Aᵀ in float64; None where another way is better, or needed."""
+    if A.dtype != np.float32 or A.size < _LARGE:
+        return None
+    squares, vectors = _eigen(gram(A.T), len(A))
+    # Rows of Vt are orthogonal to the rounding of float32 times the ratio of singular values.
+    if not squares[-1] > 1e-6 * squares[0]:
+        return None
+    s = np.sqrt(squares).astype(A.dtype)
+    left = np.ascontiguousarray(vectors, A.dtype)
+    Vt = product(left.T, A)
+    Vt /= s[:, np.newaxis]
+    return left, s, Vt
 
 
 def singular_values(W: FloatArray) -> FloatArray:
@@ -400,6 +544,18 @@ def _leading_svd(W: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, Floa
     return (U, s, Vt) if W.shape[0] <= W.shape[1] else (Vt.T, s, U.T)
 
 
+def _eigen(G: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:
+    """The n largest eigenvalues of a symmetric matrix without negative ones, largest first, and their vectors."""
+    try:
+        subset = None if n == len(G) else [len(G) - n, len(G) - 1]
+        values, vectors = scipy.linalg.eigh(G, subset_by_index=subset, check_finite=False)
+    except scipy.linalg.LinAlgError:
+        logger.warning("eigh did not converge on a Gram matrix of shape %s: its SVD is taken instead", G.shape)
+        vectors, values, _ = _full_svd(G, n)
+        return values[:n], vectors[:, :n]
+    return values[::-1], vectors[:, ::-1]  # they come smallest first
+
+
 def _full_svd(
     W: FloatArray, rank: int | None = None, *, vectors: bool = True
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -451,6 +607,25 @@ def _randomized_svd(
 
 
 def _orthonormal(A: FloatArray) -> FloatArray:
+    """Orthonormal columns, of which the first j span what the first j of A do."""
     Q: FloatArray
+    if A.dtype == np.float32 and A.size >= _LARGE:
+        # A = Q·R with RᵀR = AᵀA. In float64 the square is no loss, and products are several times faster than reflections.
+        G = gram(A)
+        norms = np.sqrt(np.diag(G))
+        try:
+            R = scipy.linalg.cholesky(G / np.outer(norms, norms), check_finite=False) if norms.min() > 0 else None
+        except scipy.linalg.LinAlgError:
+            R = None
+        if R is not None and np.diag(R).min() > 1e-4:
+            inverse, _ = scipy.linalg.lapack.dtrtri(R)
+            Q = product(A, (inverse / norms[:, np.newaxis]).astype(A.dtype))
+            return Q
     Q, _ = scipy.linalg.qr(A, mode="economic", overwrite_a=True, check_finite=False)
     return Q
+
+
+def exponent(size: float) -> int:
+    """e of f·2ᵉ, the largest of some numbers; 0 where their squares are far from the limits of float32, or all are 0."""
+    e = math.frexp(size)[1]
+    return 0 if abs(e) < 24 else e

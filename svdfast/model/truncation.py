@@ -20,17 +20,20 @@ from svdfast._process.checks import of_layer, room
 from svdfast.cython_kernels import run_dense_forward
 from svdfast.model.counting import break_even_rank, weight_multiplications
 from svdfast.model.layout import Layout
+from svdfast.model.products import each, largest, product, sum_of_squares
 from svdfast.model.ranks import RankRule, ranks_by
 from svdfast.model.structures import Fit, LowRank, Structure
+from svdfast.model.svd import RIDGE, Outputs, exponent
 
-__all__ = ["State", "Truncation", "factorable_weights", "input_grams", "rebuilt", "truncate", "usable_ranks"]
+__all__ = ["State", "Truncation", "factorable_weights", "output_directions", "rebuilt", "truncate", "usable_ranks"]
 
 logger = logging.getLogger("svdfast")
 
 Array: TypeAlias = NDArray[Any]
 State: TypeAlias = tuple[Layout, Array]
 
-_SAMPLES_TOGETHER = 256  # whose activations are kept at a time for a Gram matrix
+_SAMPLES_TOGETHER = 4096  # whose activations are kept at a time
+_ROWS = 256  # of these, for one thread
 
 
 @dataclass(frozen=True)
@@ -140,15 +143,17 @@ def truncate(
     svd: Literal["exact", "randomized"] = "exact",
     split: str = "balanced",
     force: bool = False,
-    grams: Callable[[], Sequence[Array]] | None = None,
     directions: Mapping[int, Array] | None = None,
+    look: Callable[[Sequence[int | None]], Mapping[int, Array]] | None = None,
 ) -> tuple[State, tuple[Truncation, ...]]:
-    """See `Network.truncate`; `grams` gives what `input_grams` does, to be overwritten."""
+    """See `Network.truncate`; `look` gives what `output_directions` does for ranks, and is called for those without `directions`."""
     layout, parameters = state
     weights = factorable_weights(state)
     wanted = ranks_by(rule, layout.factorable, weights)
     usable = usable_ranks(layout, wanted, kind, force=force)
-    left = {} if grams is None else dict(enumerate(grams()))
+    given = {} if directions is None else directions
+    if look is not None:
+        given = {**look([None if i in given else rank for i, rank in enumerate(usable)]), **given}
     fitted: dict[int, tuple[Structure, Sequence[Array]]] = {}
     done = []
     for i, rank in enumerate(wanted):
@@ -161,9 +166,9 @@ def truncate(
             done.append(Truncation(i, layer.rank, rank, limit, np.empty(0, parameters.dtype), 0.0))
             continue
         structure = kind(layer.n_out, layer.n_in, rank)
-        known = None if directions is None or i not in directions else _leading(directions[i], i, W, rank)
+        known = _leading(given[i], i, W, rank) if i in given else None
         with of_layer(i):
-            fit = _fit(structure, W, gram=left.pop(i, None), svd=svd, split=split, directions=known)
+            fit = _fit(structure, W, directions=known, svd=svd, split=split)
         fitted[i] = structure, fit.tensors
         done.append(Truncation(i, rank, rank, limit, fit.singular_values, fit.dropped_norm))
     structures = [fitted[i][0] if i in fitted else s for i, s in enumerate(layout.structures)]
@@ -196,8 +201,17 @@ def rebuilt(
     return new, vector
 
 
-def input_grams(state: State, samples: Array, scale: float, weight: Array | None) -> list[Array]:
-    """For each hidden layer, of its inputs A over some samples (in rows here), the Gram matrix AᵀA to a positive factor.
+def output_directions(
+    state: State,
+    samples: Array,
+    scale: float,
+    weight: Array | None,
+    ranks: Sequence[int | None],
+    method: Literal["exact", "randomized"] = "exact",
+) -> dict[int, Array]:
+    """For each hidden layer that is to have a rank, the leading directions of its outputs over some samples.
+
+    The samples go forward once, through the network as it is.
 
     Parameters
     ----------
@@ -207,50 +221,88 @@ def input_grams(state: State, samples: Array, scale: float, weight: Array | None
     scale : float
         What they are multiplied with.
     weight : ndarray (n_samples,), optional
-        w of each sample: Aᵀ·diag(w)·A.
+        w of each sample: its outputs count √w times.
+    ranks : sequence of int or None
+        How many directions of each hidden layer; None where none are wanted.
+    method : {"exact", "randomized"}
+        See `svdfast.model.svd.leading_directions`.
 
     Returns
     -------
-    list of ndarray (n_in, n_in)
+    dict of int to ndarray (n_out, rank)
 
     Raises
     ------
     FloatingPointError
         The inputs of a later layer are not finite.
+    numpy.linalg.LinAlgError
+        A layer's outputs are not finite, or no way to decompose them converged.
     """
     layout, parameters = state
-    dtype, hidden = parameters.dtype, layout.factorable
+    dtype, weights = parameters.dtype, matrices(state)
+    wanted = [i for i, rank in enumerate(ranks) if rank]
     # Between 0 and 1, so that it keeps no sum from being finite.
-    roots = None if weight is None else np.sqrt(weight / weight.max())[:, np.newaxis]
-    weights = matrices(state)
-    grams = [np.zeros((layer.n_in, layer.n_in), dtype) for layer in hidden]
-    # Brings each layer's inputs to a size at which squares do not overflow.
-    scales = [dtype.type(0)] * len(hidden)
+    roots = None if weight is None else np.sqrt(weight / weight.max()).astype(dtype)[:, np.newaxis]
+    outputs = {i: Outputs(weights[i], ranks[i] or 1, len(samples), method) for i in wanted}
+    squares = dict.fromkeys(wanted, 0.0)
+    shifts: dict[int, int] = {}
     for start in range(0, len(samples), _SAMPLES_TOGETHER):
-        A = samples[start : start + _SAMPLES_TOGETHER].astype(dtype, order="C")
-        A *= dtype.type(scale)
-        for index, gram in enumerate(grams):
-            if index > 0:
-                A = _forward(A, weights[index - 1], layout, index - 1, parameters)
-            scales[index] = scales[index] or np.abs(A).max()
-            with np.errstate(all="ignore"):  # what is not finite is seen below
-                scaled = A / scales[index] if scales[index] > 0 else A
-                if roots is not None:
-                    scaled = scaled * roots[start : start + _SAMPLES_TOGETHER]
-                gram += scaled.T @ scaled
-            del scaled  # before the next layer's are there
-    for index, gram in enumerate(grams):
-        if not np.isfinite(gram).all():
-            raise FloatingPointError(f"the inputs of layer {index} are too large for {dtype}")
-    return grams
+        rows = slice(start, start + _SAMPLES_TOGETHER)
+        A = np.asarray(samples[rows], dtype, order="C")
+        if scale != 1:
+            A = A * dtype.type(scale)
+        added: list[tuple[int, Array]] = []
+        for i in range(max(wanted, default=-1) + 1):
+            peak = largest(A)
+            if not np.isfinite(peak):
+                raise FloatingPointError(f"the inputs of layer {i} are too large for {dtype}")
+            X, W = A, weights[i]
+            Z: Array | None = None
+            if i < wanted[-1]:
+                Z, A = _forward(X, W, layout, i, parameters)
+            if i in outputs:
+                # To a size whose square is a number, too, and by the samples' weights.
+                shift = shifts.setdefault(i, exponent(peak))
+                X = _counted(X, shift, roots, rows)
+                squares[i] += sum_of_squares(X)
+                if not outputs[i].by_inputs:
+                    if Z is None:
+                        X = product(X, W.T)
+                    else:
+                        Z -= layout.of(i)[-1].of(parameters)
+                        X = _counted(Z, shift, roots, rows)
+                added.append((i, X))
+        # A layer whose inputs are not finite has been named before one whose outputs are not.
+        for i, X in added:
+            with of_layer(i):
+                outputs[i].add(X)
+    found = {}
+    for i in wanted:
+        ridge = RIDGE * squares[i] / weights[i].shape[1]
+        with of_layer(i):
+            found[i] = outputs.pop(i).directions(ridge if ridge > 0 else 1.0)
+    return found
 
 
-def _forward(A: Array, W: Array, layout: Layout, layer: int, parameters: Array) -> Array:
+def _counted(A: Array, shift: int, roots: Array | None, rows: slice) -> Array:
+    """Rows multiplied with 2⁻ˢ and the roots of their weights."""
+    if shift:
+        A = np.ldexp(A, -shift)
+    return A if roots is None else A * roots[rows]
+
+
+def _forward(A: Array, W: Array, layout: Layout, layer: int, parameters: Array) -> tuple[Array, Array]:
+    """Z + b and f(Z + b)."""
     f = layout.layers[layer].activation
     b = layout.of(layer)[-1].of(parameters)[np.newaxis]
     Z, out = (np.empty((len(A), len(W)), A.dtype) for _ in range(2))
-    run_dense_forward(A, W, b, Z, out, f.code, f.parameter, False)
-    return out
+
+    def rows(start: int) -> None:
+        part = slice(start, start + _ROWS)
+        run_dense_forward(A[part], W, b, Z[part], out[part], f.code, f.parameter, False)
+
+    each(rows, range(0, len(A), _ROWS))
+    return Z, out
 
 
 def _leading(given: Any, index: int, W: Array, rank: int) -> Array:

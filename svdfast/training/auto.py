@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from svdfast._process.checks import of_layer
 from svdfast.model.counting import weight_multiplications
 from svdfast.model.layout import Layout
+from svdfast.model.products import threads
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, Structure
 from svdfast.model.svd import leading_directions, resolve_rank
@@ -212,7 +213,8 @@ class Auto:
         def rise(chosen: dict[int, int]) -> float:
             ranks = [chosen.get(i) for i in range(len(net.layout.factorable))]
             cut = net.copy()
-            cut.truncate(ranks=ranks, directions=directions, structure=kind, force=True)
+            with threads(run.n_threads):
+                cut.truncate(ranks=ranks, directions=directions, structure=kind, force=True)
             return run.loss(cut, rows) - loss
 
         def choose(layer: _Layer, above: int = 0) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from svdfast._engine import aligned_zeros
+from svdfast.model.products import each
 from svdfast.model.structures import Array, Moment
 from svdfast.model.truncation import State
 
@@ -46,22 +47,28 @@ def carry(kinds: Sequence[Moment], moments: Sequence[Array], old: State, new: St
     -------
     tuple of ndarray
     """
-    (old_layout, old_parameters), (new_layout, new_parameters) = old, new
+    old_layout, new_layout = old[0], new[0]
     result = tuple(aligned_zeros(new_layout.size, moment.dtype) for moment in moments)
     for carried, moment in zip(result, moments, strict=True):
         carried[new_layout.n_weights :] = moment[old_layout.n_weights :]
-    for i, (before, after) in enumerate(zip(old_layout.structures, new_layout.structures, strict=True)):
-        old_t = [tensor.of(old_parameters) for tensor in old_layout.weights(i)]
-        new_t = [tensor.of(new_parameters) for tensor in new_layout.weights(i)]
-        same = before == after and all(map(np.array_equal, old_t, new_t))
-        for kind, moment, carried in zip(kinds, moments, result, strict=True):
-            own = [tensor.of(moment) for tensor in old_layout.weights(i)]
-            if not same:
-                by = new_t if kind == "mean" else [t * t for t in new_t]
-                own = list(after.pullback(before.lift(kind, own, old_t), by))
-            for tensor, numbers in zip(new_layout.weights(i), own, strict=True):
-                tensor.of(carried)[...] = numbers
-        if not same and tuple(kinds) == ("mean", "square"):
+    old_t, new_t = ([[t.of(p) for t in la.weights(i)] for i in range(len(la.layers))] for la, p in (old, new))
+    same = [
+        before == after and all(map(np.array_equal, old_t[i], new_t[i]))
+        for i, (before, after) in enumerate(zip(old_layout.structures, new_layout.structures, strict=True))
+    ]
+
+    def carry_layer(which: tuple[int, int]) -> None:
+        i, k = which
+        own = [tensor.of(moments[k]) for tensor in old_layout.weights(i)]
+        if not same[i]:
+            by = new_t[i] if kinds[k] == "mean" else [t * t for t in new_t[i]]
+            own = list(new_layout.structures[i].pullback(old_layout.structures[i].lift(kinds[k], own, old_t[i]), by))
+        for tensor, numbers in zip(new_layout.weights(i), own, strict=True):
+            tensor.of(result[k])[...] = numbers
+
+    each(carry_layer, [(i, k) for i in range(len(same)) for k in range(len(kinds))])
+    for i, unchanged in enumerate(same):
+        if not unchanged and tuple(kinds) == ("mean", "square"):
             mean, square = (moment[slice(*new_layout.groups[i])] for moment in result)
             largest = np.sqrt(square)
             np.clip(mean, -largest, largest, out=mean)

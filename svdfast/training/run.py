@@ -201,7 +201,7 @@ class Run:
         self, rows: NDArray[np.int64], ranks: Sequence[int | None], method: Literal["exact", "randomized"]
     ) -> dict[int, NDArray[Any]]:
         """The leading directions of layers' outputs over these rows."""
-        return output_directions(self.net, *self.sample(rows), ranks, method)
+        return output_directions(self.net, *self.sample(rows), ranks, method, self.n_threads)
 
     def kept(self) -> Kept:
         """The network and its optimizer's moments as they are."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from svdfast._process.checks import count
 from svdfast.model.evaluation import Evaluator
 from svdfast.model.layout import Layout
+from svdfast.model.products import threads
 from svdfast.model.ranks import Fraction, ranks_by, without_bottlenecks
 from svdfast.model.structures import Dense, Structure
 from svdfast.model.truncation import Truncation, matrices, rebuilt, usable_ranks
@@ -241,7 +242,8 @@ class Switch:
         if guarded:
             before = _Before(run.kept(), self._validate())
         try:
-            truncations, scales = self._cut(ranks, directions)
+            with threads(run.n_threads):
+                truncations, scales = self._cut(ranks, directions)
         except FloatingPointError as error:
             raise self.watch.diverged(str(error), step, epoch) from error
         if before is not None and run.net.is_factored:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,9 +12,10 @@ import numpy as np
 import scipy.linalg
 
 from svdfast._process.checks import count
+from svdfast.model.products import product, sum_of_squares
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures.structure import Array, Fit, Moment, Structure
-from svdfast.model.svd import leading_directions, restricted_svd, singular_values
+from svdfast.model.svd import leading_directions, restricted_svd, shares, singular_values
 
 __all__ = ["LowRank"]
 
@@ -53,22 +55,16 @@ class LowRank(Structure):
         return W1 @ W2
 
     def fit(
-        self, W: Array, *, gram: Array | None = None, svd: Literal["exact", "randomized"] = "exact",
-        split: str = "balanced", directions: Array | None = None,
+        self, W: Array, *, directions: Array | None = None, svd: Literal["exact", "randomized"] = "exact",
+        split: str = "balanced",
     ) -> Fit:  # fmt: skip
-        U = leading_directions(W, self._l, gram, svd) if directions is None else directions[:, : self._l]
+        U = leading_directions(W, self._l, method=svd) if directions is None else directions[:, : self._l]
         U, s, Vt = restricted_svd(W, U)
         if not np.isfinite(s[0]):
             raise np.linalg.LinAlgError(f"the weight's norm is too large for {W.dtype}")
-        left, right = {
-            "balanced": (np.sqrt(s), np.sqrt(s)),
-            "left": (s, np.ones_like(s)),
-            "right": (np.ones_like(s), s),
-        }[split]
-        # Scaled, so that no square overflows.
-        scale = s[0] if s[0] > 0 else s.dtype.type(1)
-        dropped = float(scale) * float(np.linalg.norm(W / scale - (U * (s / scale)) @ Vt))
-        return Fit((U * left, right[:, np.newaxis] * Vt), s, dropped)
+        left, right = shares(s, W.shape, split)
+        W1, W2 = U * left, right[:, np.newaxis] * Vt
+        return Fit((W1, W2), s, _distance(W, U, s, Vt))
 
     def pullback(self, M: Array, t: Sequence[Array]) -> tuple[Array, ...]:
         # With W = W1·W2 a gradient M of W is M·W2ᵀ of W1 and W1ᵀ·M of W2.
@@ -137,6 +133,18 @@ class LowRank(Structure):
         if not np.isfinite(W).all():
             raise np.linalg.LinAlgError("the product of the factors is not finite")
         return singular_values(W)
+
+
+def _distance(W: Array, U: Array, s: Array, Vt: Array) -> float:
+    """‖W − U·diag(s)·Vt‖_F, U·Uᵀ·W = U·diag(s)·Vt."""
+    # Scaled, so that no square overflows.
+    scale = s[0] if s[0] > 0 else s.dtype.type(1)
+
+    whole = sum_of_squares(W / scale)
+    rest = whole - float(np.square(s / scale, dtype=np.float64).sum())
+    if not rest > 0.1 * whole:  # where the difference has too few digits
+        rest = sum_of_squares(W / scale - product(U * (s / scale), Vt))
+    return float(scale) * math.sqrt(rest)
 
 
 def _solve(gram: Array, right: Array) -> Array:

@@ -86,20 +86,20 @@ class Structure(ABC):
 
     @abstractmethod
     def fit(
-        self, W: Array, *, gram: Array | None = None, svd: Literal["exact", "randomized"] = "exact",
-        split: str = "balanced", directions: Array | None = None,
+        self, W: Array, *, directions: Array | None = None, svd: Literal["exact", "randomized"] = "exact",
+        split: str = "balanced",
     ) -> Fit:  # fmt: skip
         """Tensors for a weight.
 
         Parameters
         ----------
         W : ndarray (n_out, n_in)
-        gram : ndarray (n_in, n_in), optional
-            Of the layer's inputs, see `svdfast.model.svd.leading_directions`, which overwrites it.
-        svd : {"exact", "randomized"}
-        split : {"balanced", "left", "right"}
         directions : ndarray (n_out, rank or more), optional
-            What `leading_directions` gives, where it is known already.
+            Orthonormal directions of the outputs to keep, by default the weight's own: see
+            `svdfast.model.svd.leading_directions`.
+        svd : {"exact", "randomized"}
+            How the weight's own are found.
+        split : {"balanced", "left", "right"}
         """
 
     @abstractmethod

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Work on large matrices shared among threads: the result is the same, bit for bit, for any number.
+
+The shares depend on the work alone. Not here: the products of a training's steps (src/products), and
+what is computed (svd.py, truncation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["each", "gram", "largest", "product", "sum_of_squares", "threads"]
+
+Array: TypeAlias = NDArray[Any]
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+# Rows of a result, or of what is summed over, that one thread computes at a time.
+_ROWS = 256
+_SUMMED = 512
+# Multiplications below which a thread costs more than it saves.
+_FEW = 1 << 22
+
+# Outside a block of `threads` nothing; inside one its pool, or none where it is for one thread.
+_pools: ContextVar[tuple[ThreadPoolExecutor, ...] | None] = ContextVar("_pools", default=None)
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Shares work inside among so many threads; inside another such block, among as many as that has."""
+    if _pools.get() is not None:
+        yield
+        return
+    with ExitStack() as stack:
+        pools = (stack.enter_context(ThreadPoolExecutor(n, "svdfast")),) if n > 1 else ()
+        token = _pools.set(pools)
+        try:
+            yield
+        finally:
+            _pools.reset(token)
+
+
+def each(function: Callable[[Item], Made], items: Sequence[Item], cost: float = np.inf) -> list[Made]:
+    """What a function gives for each item, which are computed at the same time where that pays.
+
+    Floating point errors are ignored in it.
+    """
+
+    def quiet(item: Item) -> Made:
+        with np.errstate(all="ignore"):  # threads have their own
+            return function(item)
+
+    pools = _pools.get()
+    if not pools or len(items) < 2 or cost < _FEW:
+        return list(map(quiet, items))
+    return list(pools[0].map(quiet, items))
+
+
+def product(A: Array, B: Array) -> Array:
+    """A·B.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.model.products import product
+    >>> product(np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]]))
+    array([[11.]])
+    """
+    out = np.empty((len(A), B.shape[1]), A.dtype)
+
+    def rows(start: int) -> None:
+        part = slice(start, start + _ROWS)
+        np.matmul(A[part], B, out=out[part])
+
+    each(rows, range(0, len(A), _ROWS), A.size * B.shape[1])
+    return out
+
+
+def gram(A: Array, B: Array | None = None, dtype: DTypeLike = np.float64) -> Array:
+    """Aᵀ·B, by default Aᵀ·A; in float64 unless told otherwise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from svdfast.model.products import gram
+    >>> gram(np.array([[1.0, 2.0]]))
+    array([[1., 2.],
+           [2., 4.]])
+    """
+
+    def share(start: int) -> Array:
+        rows = slice(start, start + _SUMMED)
+        left = A[rows].astype(dtype, copy=False)
+        made: Array = left.T @ (left if B is None else B[rows].astype(dtype, copy=False))
+        return made
+
+    parts = each(share, range(0, len(A), _SUMMED), A.size * A.shape[1])
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def largest(A: Array) -> float:
+    """The largest of the numbers' sizes; NaN where there is one."""
+
+    def rows(start: int) -> Any:
+        part = A[start : start + _ROWS]
+        return np.maximum(part.max(), -part.min())
+
+    return float(np.max(each(rows, range(0, len(A), _ROWS), A.size)))
+
+
+def sum_of_squares(A: Array) -> float:
+    """‖A‖_F², summed in blocks of rows, and in float64 over these."""
+
+    def rows(start: int) -> float:
+        part = A[start : start + _ROWS].ravel()
+        return float(part @ part)
+
+    return sum(each(rows, range(0, len(A), _ROWS), A.size))
