@@ -155,7 +155,8 @@ def factorize(
 
     W1·W2 = U_l·Σ_l·V_lᵀ, the report, section 3.3.1. The report does not say which factor takes
     Σ_l; `split` does. The product is the same, the training that follows is not: "balanced"
-    starts both factors at the same norm, so that neither learns much faster than the other.
+    starts both factors at the same norm, so that neither learns much faster than the other. Only in directions in which W is zero
+    W1 is zero and W2 is not: zeros in both would never be trained.
 
     Parameters
     ----------
