@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import itertools
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -284,6 +285,17 @@ def test_directions_of_samples_part_by_part(dtype, together, monkeypatch):
                 assert U.dtype == dtype
                 np.testing.assert_allclose(U.T @ U, np.eye(8), atol=1e-5)
                 same_span(U, reference[i], 1e-6)
+
+
+def test_directions_of_many_inputs_take_no_matrix_of_them():
+    X = np.random.default_rng(0).standard_normal((50, 3000), dtype=np.float32)
+    net = sf.Network([3000, 8, 3], seed=0)
+    output_directions(net, X, None, [2])
+    tracemalloc.start()
+    output_directions(net, X, None, [2])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3000 * 3000 * 4 / 8
 
 
 WAYS = {

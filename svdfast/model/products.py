@@ -16,6 +16,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from svdfast._engine import is_forked
+
 __all__ = ["each", "gram", "largest", "product", "sum_of_squares", "threads"]
 
 Array: TypeAlias = NDArray[Any]
@@ -34,12 +36,15 @@ _pools: ContextVar[tuple[ThreadPoolExecutor, ...] | None] = ContextVar("_pools",
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Shares work inside among so many threads; inside another such block, among as many as that has."""
+    """Shares work inside among so many threads; inside another such block, among as many as that has.
+
+    A forked process computes in one thread, as everywhere.
+    """
     if _pools.get() is not None:
         yield
         return
     with ExitStack() as stack:
-        pools = (stack.enter_context(ThreadPoolExecutor(n, "svdfast")),) if n > 1 else ()
+        pools = (stack.enter_context(ThreadPoolExecutor(n, "svdfast")),) if n > 1 and not is_forked() else ()
         token = _pools.set(pools)
         try:
             yield
