@@ -227,7 +227,7 @@ def output_directions(
 ) -> dict[int, NDArray[Any]]:  # fmt: skip
     """`truncation.output_directions` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
     samples = checked_samples(X, None, sample_weight, spec_of(net)._replace(targets=None))
-    with in_use.reading(net), single_threaded_blas.held(), threads(resolve_threads(n_threads)):
+    with in_use.reading(net), single_threaded_blas.held(), threads(n_threads):
         return truncation.output_directions(
             net.state, samples.inputs.array, samples.inputs.scale, samples.weights, ranks, method
         )

@@ -23,7 +23,7 @@ from svdfast._process.checks import (
     positive_number,
     room,
 )
-from svdfast._process.runtime import resolve_threads, single_threaded_blas
+from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.rows import Rows
 from svdfast.model import activations, evaluation, truncation
 from svdfast.model.activations import Activation
@@ -380,7 +380,7 @@ class Network:
         def look(usable: Sequence[int | None]) -> dict[int, NDArray[Any]]:
             return evaluation.output_directions(self, inputs, sample_weight, usable, method)
 
-        with threads(resolve_threads(None)):
+        with threads():
             self._state, done = truncation.truncate(
                 self._state, rule, structure, svd=method, split=split, force=force, directions=directions,
                 look=None if inputs is None else look,
@@ -397,6 +397,7 @@ class Network:
         self._state = layout, parameters
 
     @in_use.changes
+    @single_threaded_blas.held()
     def recompose(self) -> None:
         """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""
         self._state = truncation.rebuilt(self._state, self.layout.recomposed().structures, {})

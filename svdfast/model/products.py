@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from svdfast._engine import is_forked
+from svdfast._process.runtime import resolve_threads
 
 __all__ = ["each", "gram", "largest", "product", "sum_of_squares", "threads"]
 
@@ -35,16 +36,15 @@ _pools: ContextVar[tuple[ThreadPoolExecutor, ...] | None] = ContextVar("_pools",
 
 
 @contextmanager
-def threads(n: int) -> Iterator[None]:
-    """Shares work inside among so many threads; inside another such block, among as many as that has.
-
-    A forked process computes in one thread, as everywhere.
-    """
+def threads(n: int | None = None) -> Iterator[None]:
+    """Shares work inside among so many threads, by default as many as svdfast uses everywhere; inside another such block,
+    among as many as that has. A forked process computes in one thread."""
     if _pools.get() is not None:
         yield
         return
     with ExitStack() as stack:
-        pools = (stack.enter_context(ThreadPoolExecutor(n, "svdfast")),) if n > 1 and not is_forked() else ()
+        n_threads = 1 if is_forked() else resolve_threads(n)
+        pools = (stack.enter_context(ThreadPoolExecutor(n_threads, "svdfast")),) if n_threads > 1 else ()
         token = _pools.set(pools)
         try:
             yield
