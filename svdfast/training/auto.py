@@ -3,7 +3,7 @@
 
 - What may be cut: a layer whose factors would take clearly less time, by counted multiplications. Where that would make no step
   faster, the network stays dense and nothing is looked at.
-- When: after FIRST_LOOK steps, then after twice as many each time, as long as a layer may still be cut.
+- When: after FIRST_LOOK steps, then after LATER times as many each time, as long as a layer may still be cut.
 - To which rank: each layer is cut alone, to the ranks of FRACTIONS, smallest first. It gets the first at which the loss over a
   sample rises by at most LOST of what the network has learned; then all cuts are looked at together.
 - And back: some steps after a cut the loss must be no higher than before it by more than that, and steps must be faster by the
@@ -37,14 +37,17 @@ from svdfast.training.state import AutoState
 __all__ = ["Auto", "Look"]
 
 FRACTIONS = (1 / 8, 1 / 4)
-# The first look comes after so many steps.
+# The first look comes after so many steps, and each next one after so many times more.
 FIRST_LOOK = 100
+LATER = 3
 # What a cut of one layer may cost at once, as a share of what has been learned: how far the loss is below that of the best answer
 # that is the same for all samples. All cuts of a look together may cost so many times that.
 LOST = 0.02
 TOGETHER = 2
-# Looking may take this share of the steps' multiplications, and each look half of what is left of it.
-LOOKING = 0.01
+# Looks may take so many dense steps in all, as a share of the training's, by counted multiplications: each half of what is left of it,
+# or all where that is not enough. To find directions and to cut by them takes about WORK times the products with them.
+LOOKING = 0.02
+WORK = 16
 # Rows that a loss is looked at on, as many as the look may take. Directions are taken from others, a few times the rank.
 SAMPLES = (2048, 1024, 512, 256, 128)
 ROWS_PER_RANK = 4
@@ -96,10 +99,10 @@ class Auto:
     def __init__(self, layout: Layout, n_steps: int, first: int, end: int):
         self.n_steps, self.end = n_steps, end
         self.next_step, self.check_step = first, n_steps
-        self.left = LOOKING * n_steps
+        self.looked = 0.0  # in dense steps
         # Of each hidden layer: the rank that has been taken back, what the cut did to the loss, and its rank, 0 while it is dense.
         self.refused = [0] * len(layout.factorable)
-        self.rises = [0.0] * len(layout.factorable)
+        self.lost = [0.0] * len(layout.factorable)
         self.ranks = [0] * len(layout.factorable)
         # The rows of the last look, their loss before the last cut, the most that it may be at the check, and whether it was more at the last.
         self.n_rows, self.before, self.limit, self.failed = 0, 0.0, 0.0, False
@@ -107,17 +110,17 @@ class Auto:
     def state(self) -> AutoState:
         """What a checkpoint has of it."""
         return AutoState(
-            self.next_step, self.check_step, self.left, list(self.refused), list(self.rises), list(self.ranks),
+            self.next_step, self.check_step, self.looked, list(self.refused), list(self.lost), list(self.ranks),
             self.n_rows, self.before, self.limit, self.failed,
         )  # fmt: skip
 
     def restore(self, state: AutoState) -> None:
         """Takes what `state` gave."""
-        if not len(state.refused) == len(state.rises) == len(state.ranks) == len(self.refused):
+        if not len(state.refused) == len(state.lost) == len(state.ranks) == len(self.refused):
             raise ValueError(f"it has ranks for {len(state.refused)} hidden layers, not {len(self.refused)}")
-        self.next_step, self.check_step, self.left = state.next_step, state.check_step, state.left
+        self.next_step, self.check_step, self.looked = state.next_step, state.check_step, state.looked
         self.refused, self.ranks = [int(rank) for rank in state.refused], [int(rank) for rank in state.ranks]
-        self.rises = [float(rise) for rise in state.rises]
+        self.lost = [float(lost) for lost in state.lost]
         self.n_rows, self.before, self.limit, self.failed = state.n_rows, state.before, state.limit, state.failed
 
     def owns(self, layout: Layout) -> bool:
@@ -155,11 +158,11 @@ class Auto:
             else:
                 for layer in options:
                     layer.why = "a look would take longer than its share of the training"
-            if 2 * step < self.end and any(layer.rank is None for layer in options):
-                self.next_step = max(2 * step, step + 1)
+            if any(layer.rank is None for layer in options):
+                self._plan_look(step)
         for layer in layers:
             found.ranks[layer.index] = layer.rank
-            self.rises[layer.index] = layer.rise if layer.rank else self.rises[layer.index]
+            self.lost[layer.index] = layer.lost if layer.rank else self.lost[layer.index]
             info["layers"].append(layer.told(whole))
         if any(found.ranks):
             self._plan_check(step)
@@ -175,12 +178,14 @@ class Auto:
         most = len(rows) // 2
         n_directed = min(most, ROWS_PER_RANK * max(layer.options[-1] for layer in options))
         cost = n_directed * forward + sum(
-            6 * layer.dense.n_out * (n_directed + layer.dense.n_in) * layer.options[-1] for layer in options
+            WORK * layer.dense.n_out * (n_directed + layer.dense.n_in) * layer.options[-1] for layer in options
         )
-        for n_rows in (min(samples, most) for samples in SAMPLES):
+        left = LOOKING * self.n_steps - self.looked
+        for allowed, n_samples in [*((left / 2, samples) for samples in SAMPLES), (left, SAMPLES[-1])]:
+            n_rows = min(n_samples, most)
             whole = (cost + n_looks * n_rows * forward) / (program.multiplications("step") * run.batch_size)
-            if n_rows and whole <= self.left / 2:
-                self.left, self.n_rows = self.left - whole, n_rows
+            if n_rows and whole <= allowed:
+                self.looked, self.n_rows = self.looked + whole, n_rows
                 return rows[:n_directed], rows[-n_rows:]
         return None
 
@@ -197,7 +202,6 @@ class Auto:
             for layer in options:
                 layer.why = "nothing has been learned yet"
             return
-        limit = LOST * learned
         wanted: list[int | None] = [None] * len(net.layout.factorable)
         for layer in options:
             wanted[layer.index] = layer.options[-1]
@@ -220,21 +224,22 @@ class Auto:
         def choose(layer: _Layer, above: int = 0) -> None:
             """The first rank above that one whose cut alone is good, or none."""
             layer.rank = None
-            for rank in [rank for rank in layer.options if rank > above]:
-                layer.rise = rise({layer.index: rank})
-                layer.tried[rank] = layer.rise / learned
-                if layer.rise <= limit:
-                    layer.rank = rank
+            # Largest first: where that is no good, no other is.
+            for rank in reversed([rank for rank in layer.options if rank > above]):
+                if rank not in layer.tried:
+                    layer.tried[rank] = rise({layer.index: rank}) / learned
+                if layer.tried[rank] > LOST:
+                    layer.why = f"a cut to rank {rank} loses {layer.tried[rank]:.1%} of what has been learned"
                     return
-                layer.why = f"a cut to rank {rank} loses {layer.rise / learned:.1%} of what has been learned"
+                layer.rank = rank
 
         for layer in options:
             choose(layer)
         while chosen := {layer.index: layer.rank for layer in options if layer.rank}:
             together = rise(chosen) if len(chosen) > 1 else 0.0
-            if together <= TOGETHER * limit:
+            if together <= TOGETHER * LOST * learned:
                 break
-            worst = max((layer for layer in options if layer.rank), key=lambda layer: layer.rise)
+            worst = max((layer for layer in options if layer.rank), key=lambda layer: layer.lost)
             worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
             choose(worst, above=worst.rank or 0)
         self.before, self.limit, self.failed = loss, loss + STILL_LOST * learned, False
@@ -249,7 +254,7 @@ class Auto:
         again, self.failed = self.failed, loss > self.limit
         self.check_step = self.n_steps
         if self.failed and again:
-            back = [max(factors, key=lambda i: self.rises[i])]
+            back = [max(factors, key=lambda i: self.lost[i])]
             self.refused[back[0]] = run.net.layout.structures[back[0]].rank or 0
         elif self.failed:
             info["action"] = "watched"
@@ -263,9 +268,12 @@ class Auto:
         self.failed = self.failed and not back
         if back:
             info["action"] = "undone"
-            if 2 * step < self.end:
-                self.next_step = min(self.next_step, 2 * step)
+            self._plan_look(step)
         return back, info | {"layers": back}
+
+    def _plan_look(self, step: int) -> None:
+        later = max(LATER * step, step + 1)
+        self.next_step = later if later < self.end else self.n_steps
 
     def _plan_check(self, step: int) -> None:
         self.check_step = min(step + max(SHORTEST, round(RECOVERY * self.n_steps)), self.end)
@@ -280,7 +288,8 @@ class _Layer:
         self.dense = Dense(structure.n_out, structure.n_in)
         self.work = _work(structure, self.first)
         self.rank: int | None = None
-        self.rise, self.tried = 0.0, {}  # type: float, dict[int, float]
+        # What a cut to a rank loses, as a share of what has been learned.
+        self.tried: dict[int, float] = {}
         self.why = "factors would save too little time"
         self.options: list[int] = []
         self.works: list[float] = []
@@ -307,6 +316,10 @@ class _Layer:
             self.options, self.works, self.why = [], [], why
 
     @property
+    def lost(self) -> float:
+        return self.tried[self.rank] if self.rank else 0.0
+
+    @property
     def most_saved(self) -> float:
         return self.work - min(self.works, default=self.work)
 
@@ -315,7 +328,7 @@ class _Layer:
         info: dict[str, Any] = {"layer": self.index, "rank": self.rank, "tried": self.tried}
         if self.rank:
             saved = (self.work - self.works[self.options.index(self.rank)]) / whole
-            return info | {"saved": saved, "why": f"the cut loses {self.tried[self.rank]:.1%} of what has been learned"}
+            return info | {"saved": saved, "why": f"the cut loses {self.lost:.1%} of what has been learned"}
         return info | {"saved": 0.0, "why": self.why}
 
 

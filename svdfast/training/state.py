@@ -60,9 +60,9 @@ class AutoState(_Record):
 
     next_step: int
     check_step: int
-    left: float
+    looked: float
     refused: list[int]
-    rises: list[float]
+    lost: list[float]
     ranks: list[int]
     n_rows: int
     before: float
