@@ -20,7 +20,7 @@ from svdfast.cli.data import DEFAULTS, FILE_DEFAULTS, Data, Failure, UsageError
 from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluation
 from svdfast.model.heads import share_explained_of
-from svdfast.model.layout import Linear
+from svdfast.model.layers import Linear
 from svdfast.model.network import Network, Truncation
 from svdfast.model.ranks import Fraction
 from svdfast.training.events import Event
@@ -94,6 +94,7 @@ class Comparison:
             known = f"numbers from 1 to {len(hidden)}"
             raise UsageError(f"--keep-dense: expected {known}, got {max(keep)}")
         self.kept = tuple(sorted({number - 1 for number in keep}))
+        self.told: dict[int, str] = {}  # of each layer that stays dense, why
         self._warm_up()
 
     def optimizer(self) -> Optimizer:
@@ -202,14 +203,17 @@ class Comparison:
             return f"{when}: {sizes(layer['layer'])} stays dense, as {layer['why']}"
 
         if event.kind == "ranks":
-            return [
+            looked_at = [layer for layer in info["layers"] if not layers[layer["layer"]].structure.factored]
+            lines = [
                 f"{when}: {sizes(layer['layer'])} gets rank {layer['rank']}, which saves "
                 f"{layer['saved']:.0%} of a step, as {layer['why']}"
                 if layer["rank"]
                 else stays(layer)
-                for layer in info["layers"]
-                if not layers[layer["layer"]].structure.factored
+                for layer in looked_at
+                if layer["why"] != self.told.get(layer["layer"])
             ]
+            self.told = {layer["layer"]: layer["why"] for layer in looked_at}
+            return lines
         if event.kind == "guard" and info["action"] == "undone":
             return [f"{when}: {sizes(i)} is dense again, as {_why_back(info)}" for i in info["layers"]]
         if event.kind != "switch":

@@ -59,7 +59,7 @@ class Defaults:
 
 FILE_DEFAULTS = Defaults((512, 256), 20, 256, 1e-3)
 DEFAULTS = {
-    "digits": Defaults((1024, 1024), 40, 128, 1e-3),
+    "digits": Defaults((1024, 1024), 100, 128, 1e-3),
     "xor": Defaults((20, 20), 800, 4, 1e-2),
     "mnist": Defaults((512, 256), 20, 2048, 3e-4),
     "fashion-mnist": Defaults((512, 256), 20, 2048, 3e-4),
