@@ -470,7 +470,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         ranks, share, switch = self._ranks(), self.pretrain_fraction, True
         if goes_on:
             switch = self._may_switch and len(self.loss_curve_) >= round(self._share() * self.max_iter)
-            share = 0.0
+            share = None if ranks == "auto" else 0.0
         factoring = Factoring(
             0.25 if ranks is None else ranks,
             pretrain_fraction=share if switch and ranks is not None else 1.0,
@@ -560,12 +560,14 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         self._no_improvement_count = 0 if progress else self._no_improvement_count + 1
         rate = self._rate
         rate.epoch_ends(self.t_)
+        stuck = self._no_improvement_count > self.n_iter_no_change
         if rate.cooling:
+            self.stopped_ = self.stopped_ or stuck
             return rate.left == 0
         left, cooldown = self.max_iter - self.n_iter_, 0
         if ends and event.network.is_factored:
             cooldown = min(math.ceil(COOLDOWN * self.n_iter_), left)
-        if self._no_improvement_count > self.n_iter_no_change:
+        if stuck:
             if rate.fall():
                 self._no_improvement_count = 0
             else:
@@ -693,20 +695,19 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
     beta_1, beta_2, epsilon : float
         Of "adam".
     n_iter_no_change : int or numpy.inf
-        Training ends after more epochs without progress than these; the switch to factors begins the count anew. With factors some
-        epochs follow, a tenth of those before, over which the rate falls.
+        Training ends after more epochs without progress than these; the switch to factors begins the count again. Before `fit` ends
+        a training of factors, the learning rate falls for some epochs, a tenth of those before; `max_iter` counts them, too.
     max_fun : int
         Evaluations of the loss, at most, with "lbfgs".
     rank_fraction : float, "auto" or None
-        α of the report: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋). Layers of at most 100 inputs stay dense: there a low
-        rank costs accuracy and saves little. "auto" decides about each layer by looking at what a cut does to the loss, see
-        `svdfast.train`; with "lbfgs" it factors nothing, and in `partial_fit` each call is looked at as a training of its own.
-        With None (and no `rank`) nothing is factored.
+        α of the report: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋). A layer of at most 100 inputs stays dense where l
+        is less than them: that costs accuracy and saves little. "auto" decides about each layer by looking at what a cut does to the loss, see
+        `svdfast.train`; with "lbfgs" it factors nothing. With None (and no `rank`) nothing is factored.
     rank : int, sequence of int or None, or str, optional
         Instead: the rank of all hidden layers, or of each; or a rule, see `ranks` of `svdfast.train`.
     pretrain_fraction : float, optional
         φ: the switch comes after this share of `max_iter`, by default 0.05. With "auto" the first look comes then, by default after 100
-        steps or a tenth of `max_iter`.
+        steps or a tenth of `max_iter`, whichever is earlier.
     dtype : {"float32", "float64"}, optional
         Of weights and arithmetic; by default that of X where it is one of these, else float64. float32 takes half the time.
     precision : {"float32", "float64", "bfloat16"}, optional
@@ -779,6 +780,9 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
         callbacks: Iterable[Callback] = (),
     ) -> Self:  # fmt: skip
         """Trains for one epoch more. The call after the first φ·max_iter cuts to factors, which stay (`coefs_` are their products).
+
+        With "auto" that call and those after it each look, as `fit` does, until one of them has cut a layer. A look may take one
+        hundredth of a call's time: where calls have few samples, none is worth it, and all layers stay dense.
 
         Parameters
         ----------

