@@ -701,8 +701,8 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
         Evaluations of the loss, at most, with "lbfgs".
     rank_fraction : float, "auto" or None
         α of the report: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋). A layer of at most 100 inputs stays dense where l
-        is less than them: that costs accuracy and saves little. "auto" decides about each layer by looking at what a cut does to the loss, see
-        `svdfast.train`; with "lbfgs" it factors nothing. With None (and no `rank`) nothing is factored.
+        is less than them: that costs accuracy and saves little. "auto" decides about each layer by looking at what a cut does to the
+        loss, see `svdfast.train`; with "lbfgs" it factors nothing. With None (and no `rank`) nothing is factored.
     rank : int, sequence of int or None, or str, optional
         Instead: the rank of all hidden layers, or of each; or a rule, see `ranks` of `svdfast.train`.
     pretrain_fraction : float, optional

@@ -257,7 +257,7 @@ def test_the_report_factors_layers_of_few_inputs_at_a_constant_rate(reading, mon
     train = _training.train
     monkeypatch.setattr(_training, "train", lambda *a, **k: results.append(train(*a, **k)) or results[-1])
     (job,) = (job for job in EXPERIMENTS["xor"].stages[0](Plan(range(1), True), []) if job.form == f"{reading}, SVD-DNN")
-    assert _training.run_training(job.settings, job.seed)["ranks"] == [1, 10]
+    assert _training.run_training(job.settings, job.seed)["ranks"] == (1, 10)
     assert {row["learning_rate"] for row in results[-1].history} == {0.01}
     (switch,) = (event for event in results[-1].events if event.kind == "switch")
     assert set(switch.info["learning_rate_scales"]) == {1.0}

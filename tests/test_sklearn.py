@@ -232,7 +232,8 @@ def test_hidden_layers_are_factored(solver):
 def test_layers_of_few_inputs_stay_dense_unless_a_rank_is_given():
     X, y = make_classification(300, 20, n_informative=10, random_state=0)
     ranks = []
-    for settings in ({"rank_fraction": 0.25}, {"rank": 4}, {"rank": [3, None]}, {"rank": 50}, {"rank": "budget:0.3"}, {"rank_fraction": None}):
+    ways = [{"rank_fraction": 0.25}, {"rank": 4}, {"rank": [3, None]}, {"rank": 50}, {"rank": "budget:0.3"}, {"rank_fraction": None}]
+    for settings in ways:
         model = SVDMLPClassifier((120, 110), max_iter=10, random_state=0, **settings).fit(X, y)
         switches = [e for e in model.result_.events if e.kind == "switch"]
         ranks.append([t.rank for e in switches for t in e.info["truncations"]])

@@ -231,14 +231,14 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("factoring").add_argument
     add("--ranks", type=parse.rank_rule_or_auto, metavar="RULE",
-        help="auto (the default), which looks at what a rank does to the loss, for each layer; "
+        help="auto (the default), a rank for each layer, or none, by what the cut does to the loss; "
         f"{parse.RULES}")
     add("--rank-fraction", **parse.RANK_FRACTION | {
         "help": f"instead: {parse.RANK_FRACTION['help']}; "
-        f"a layer of at most {NARROW} inputs stays dense if it has more of them than that"})
+        f"a layer of at most {NARROW} inputs stays dense if its rank would be less than them"})
     add("--pretrain-fraction", type=parse.pretrain_fraction, metavar="P",
-        help="share of the steps before the SVD, dense (default 0.05); with --ranks auto before "
-        "the first look (default 100 steps, at most 0.1)")
+        help="share of the steps before the SVD, dense (default 0.05); with --ranks auto, before "
+        "layers are looked at first (default 100 steps, at most 0.1)")
     add("--svd-method", choices=("exact", "randomized"), default="exact",
         help="default exact; randomized may be faster for small ranks of large weights")
     add("--plain-svd", action="store_true",
@@ -248,8 +248,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--keep-dense", type=parse.whole_numbers, metavar="I,I",
         help="hidden layers that stay dense, counted from 1; goes with --rank-fraction")
     add("--force", action="store_true",
-        help="factor also layers in which that saves no multiplications, and with --rank-fraction "
-        "those of few inputs; not with --ranks auto")
+        help="factor also layers in which that saves no multiplications, and those of few inputs; "
+        "not with --ranks auto")
 
     add = parser.add_argument_group("training").add_argument
     add("--precision", choices=("float32", "bfloat16"),
@@ -260,7 +260,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam",
         help="default adam; sgd is gradient descent")
     add("--learning-rate", type=parse.positive, metavar="R",
-        help="at first; over the last 30 %% of the steps it falls to 0; default: see below, "
+        help="falls to 0 over the last 30 %% of the steps; default: see below, "
         f"and {SGD_LEARNING_RATE} for sgd")
     add("--momentum", type=parse.momentum, metavar="M", help="of sgd (default 0)")
     add("--weight-decay", type=parse.not_negative, metavar="D", help="of adamw (default 0.01)")
