@@ -3,10 +3,10 @@
 
     python bench/estimators.py [--seeds 5] [--quick] [DATA ...]
 
-Forms: scikit-learn's MLP, ours dense throughout, and ours with α = 1/4 and 1/8. X is float32 for all, and all else but what is tuned is the
-default: they end by the same rule. Learning rate and L2 penalty are chosen for each form from the same values, by the score on a fifth
-of the training samples of a split that is not used again. Then each seed has its own split (a quarter to test), first weights and order,
-and forms take turns. Not here: the library's own training on images (accuracy.py).
+Forms: scikit-learn's MLP, ours dense throughout, ours by default, and ours with α = 1/4 and 1/8. X is float32 for all, and all else but
+what is tuned is the default: they end by the same rule, but that factors cool down. Learning rate and L2 penalty are chosen for each
+form from the same values, by the score on a fifth of the training samples of a split that is not used again. Then each seed has its own
+split (a quarter to test), first weights and order, and forms take turns. Not here: the library's own training on images (accuracy.py).
 """
 
 from __future__ import annotations
@@ -51,8 +51,14 @@ RATES = (3e-4, 1e-3, 3e-3)
 PENALTIES, FEW = (1e-4, 1e-1), 2000  # where there are so few samples, the strongest, too
 STRONGEST = 1e1
 
-# None: scikit-learn's; else the rank fraction of ours, 0 for dense.
-FORMS: dict[str, float | None] = {"scikit-learn": None, "dense": 0.0, "α = 1/4": 0.25, "α = 1/8": 0.125}
+# The rank fraction of ours; none for scikit-learn's.
+FORMS: dict[str, dict[str, Any]] = {
+    "scikit-learn": {},
+    "dense": {"rank_fraction": None},
+    "auto": {"rank_fraction": "auto"},
+    "α = 1/4": {"rank_fraction": 1 / 4},
+    "α = 1/8": {"rank_fraction": 1 / 8},
+}
 
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -69,11 +75,11 @@ def split(X: np.ndarray, y: np.ndarray, classes: bool, seed: int, share: float =
 
 def fitted(form: str, classes: bool, parts: Split, **settings: Any) -> tuple[Any, float, float]:
     """A fitted estimator, its score and the seconds of the fit."""
-    alpha = FORMS[form]
-    if alpha is None:
-        model = (MLPClassifier if classes else MLPRegressor)(**settings)
+    if form == "scikit-learn":
+        kinds = MLPClassifier, MLPRegressor
     else:
-        model = (SVDMLPClassifier if classes else SVDMLPRegressor)(rank_fraction=alpha or None, **settings)
+        kinds = SVDMLPClassifier, SVDMLPRegressor
+    model = kinds[not classes](**FORMS[form], **settings)
     X, y, X_test, y_test = parts
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

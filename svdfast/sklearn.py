@@ -73,7 +73,7 @@ class _Rate:
     def __init__(self, rate: float, kind: str, power: float, scale: float):
         self.first = self.rate = rate
         self.kind, self.power, self.scale = kind, power, scale
-        self.cooling = self.left = 0  # epochs of the cooldown, and those that are left of it
+        self.cool(0)
 
     def __call__(self, step: int, n_steps: int) -> float:
         return self.rate * self.scale * (self.left / (self.cooling + 1) if self.cooling else 1)
@@ -84,8 +84,8 @@ class _Rate:
         self.left -= bool(self.cooling)
 
     def cool(self, n_epochs: int) -> None:
-        """Lets the rate fall over so many epochs."""
-        self.cooling = self.left = n_epochs
+        """Lets the rate fall over so many epochs; with 0 it is as it was."""
+        self.cooling = self.left = n_epochs  # those of the cooldown, and those that are left of it
 
     def fall(self) -> bool:
         """Divides the rate by 5, if it may; whether it did."""
@@ -244,6 +244,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         for name in ("alpha", "learning_rate_init", "power_t", "tol"):
             positive_number(name, getattr(self, name), or_zero=name != "learning_rate_init")
         fraction("validation_fraction", self.validation_fraction, below_one=True)
+        self._share()
         count("max_iter", self.max_iter)
         count("max_fun", self.max_fun)
         if self.batch_size != "auto":
@@ -258,7 +259,10 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
     def _ranks(self) -> list[int | None] | float | str | None:
         """How hidden layers are factored, as for `svdfast.train`; None where they are not."""
         if self.rank is None:
-            return self.rank_fraction
+            alpha = self.rank_fraction
+            if isinstance(alpha, str) and alpha != "auto":
+                raise ValueError(f'rank_fraction: expected a number, "auto" or None, got {alpha!r}')
+            return alpha if alpha is None or isinstance(alpha, str) else fraction("rank_fraction", alpha, above_zero=True)
         if isinstance(self.rank, str):
             return self.rank
         if not isinstance(self.rank, Iterable):
@@ -300,6 +304,12 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             return GradientDescent(rate, momentum=self.momentum, nesterov=nesterov)
         rate = _Rate(self.learning_rate_init, "constant", self.power_t, 1.0)
         return Adam(rate, beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon * c)
+
+    @property
+    def _rate(self) -> _Rate:
+        rate = self._optimizer.schedule
+        assert isinstance(rate, _Rate)
+        return rate
 
     def _fit(
         self, X: Any, y: Any, sample_weight: ArrayLike | None, validation: Validation,
@@ -452,6 +462,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             self._best = None
         if not (goes_on and hasattr(self, "_optimizer")):
             self._optimizer = self._optimizer_for(net)
+        self._rate.cool(0)
         if evaluate is not None and self.validation_scores_ is None:
             self.validation_scores_, self.validation_loss_curve_ = [], []
             self.best_validation_score_ = -math.inf
@@ -459,7 +470,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
         ranks, share, switch = self._ranks(), self.pretrain_fraction, True
         if goes_on:
             switch = self._may_switch and len(self.loss_curve_) >= round(self._share() * self.max_iter)
-            share = 0.0
+            share = None if ranks == "auto" else 0.0
         factoring = Factoring(
             0.25 if ranks is None else ranks,
             pretrain_fraction=share if switch and ranks is not None else 1.0,
@@ -490,11 +501,13 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                 seed=np.random.default_rng(self._rng.randint(2**31 - 1)),
                 shuffle=self.shuffle,
                 factoring=factoring,
+                # Else the clock has a say in what "auto" does, and the same random_state may give another model.
+                reproducible=ranks == "auto" and self.random_state is not None,
                 callbacks=[tell],
             )
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
-        if net.is_factored or ranks != "auto":  # else it looks again
+        if not goes_on or net.is_factored or ranks != "auto":  # else the next call looks again
             self._may_switch = self._may_switch and not switch
         if self._best is not None and (self.stopped_ or not goes_on):
             _, layout, parameters = self._best
@@ -512,7 +525,7 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                 )
 
     def _watch(self, event: Event, n_samples: int, evaluate: Evaluate | None, ends: bool) -> bool:
-        """Notes what an epoch gave. Whether it was one too many without progress, and the rate has come down if the training ends."""
+        """Notes what an epoch gave. Whether it was one too many without progress, and the rate of factors has come down."""
         if event.kind in ("switch", "recompose"):
             if event.kind == "recompose" or any(not t.skipped for t in event.info["truncations"]):
                 # The loss may have risen with the change of form: progress is counted anew.
@@ -545,22 +558,25 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
                     layout, parameters = event.network.state
                     self._best = score, layout, parameters.copy()
         self._no_improvement_count = 0 if progress else self._no_improvement_count + 1
-        rate = self._optimizer.schedule
-        assert isinstance(rate, _Rate)
+        rate = self._rate
         rate.epoch_ends(self.t_)
+        stuck = self._no_improvement_count > self.n_iter_no_change
         if rate.cooling:
-            self.stopped_ = rate.left <= 0
-            return self.stopped_
-        if self._no_improvement_count <= self.n_iter_no_change:
-            return False
-        if rate.fall():
-            self._no_improvement_count = 0
-            return False
+            self.stopped_ = self.stopped_ or stuck
+            return rate.left == 0
+        left, cooldown = self.max_iter - self.n_iter_, 0
         if ends and event.network.is_factored:
-            rate.cool(math.ceil(COOLDOWN * self.n_iter_))
-            return False
-        self.stopped_ = True
-        return True
+            cooldown = min(math.ceil(COOLDOWN * self.n_iter_), left)
+        if stuck:
+            if rate.fall():
+                self._no_improvement_count = 0
+            else:
+                self.stopped_ = True
+                rate.cool(cooldown)
+                return cooldown == 0
+        elif cooldown == left:
+            rate.cool(cooldown)
+        return False
 
     def _minimise(self, X: Any, targets: NDArray[Any], weight: NDArray[Any] | None) -> None:
         """L-BFGS over all samples at once: a share φ of the iterations dense, then the factors."""
@@ -588,14 +604,14 @@ class _SVDMLP(BaseEstimator):  # type: ignore[misc]
             self.loss_ = self.best_loss_ = float(found.fun)
             return found
 
-        ranks = self._ranks()
-        ranks = None if ranks == "auto" else ranks
-        if isinstance(ranks, float | int):
-            hidden = net.layout.factorable
+        ranks, hidden = self._ranks(), net.layout.factorable
+        if ranks == "auto":
+            ranks = None
+        elif isinstance(ranks, float):
             ranks = without_bottlenecks(Fraction(ranks)(hidden, ()), hidden)
         self._begin()
         # With nothing to cut there is no reason to begin anew, without the curvature found so far.
-        whole = ranks in (None, [None] * len(net.layout.factorable))
+        whole = ranks in (None, [None] * len(hidden))
         dense = self.max_iter if whole else round(self._share() * self.max_iter)
         found = minimise(dense, self.max_fun) if dense > 0 else None
         if dense < self.max_iter and (found is None or found.status == 1):
@@ -679,20 +695,19 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
     beta_1, beta_2, epsilon : float
         Of "adam".
     n_iter_no_change : int or numpy.inf
-        Training ends after more epochs without progress than these; the switch to factors begins the count anew. With factors some
-        epochs follow, a tenth of those before, over which the rate falls.
+        Training ends after more epochs without progress than these; the switch to factors begins the count again. Before `fit` ends
+        a training of factors, the learning rate falls for some epochs, a tenth of those before; `max_iter` counts them, too.
     max_fun : int
         Evaluations of the loss, at most, with "lbfgs".
     rank_fraction : float, "auto" or None
-        α of the report: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋). Layers of at most 100 inputs stay dense: there a low
-        rank costs accuracy and saves little. "auto" decides about each layer by looking at what a cut does to the loss, see
-        `svdfast.train`; with "lbfgs" it factors nothing, and in `partial_fit` each call is looked at as a training of its own.
-        With None (and no `rank`) nothing is factored.
+        α of the report: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋). A layer of at most 100 inputs stays dense where l
+        is less than them: that costs accuracy and saves little. "auto" decides about each layer by looking at what a cut does to the
+        loss, see `svdfast.train`; with "lbfgs" it factors nothing. With None (and no `rank`) nothing is factored.
     rank : int, sequence of int or None, or str, optional
         Instead: the rank of all hidden layers, or of each; or a rule, see `ranks` of `svdfast.train`.
     pretrain_fraction : float, optional
         φ: the switch comes after this share of `max_iter`, by default 0.05. With "auto" the first look comes then, by default after 100
-        steps or a tenth of `max_iter`.
+        steps or a tenth of `max_iter`, whichever is earlier.
     dtype : {"float32", "float64"}, optional
         Of weights and arithmetic; by default that of X where it is one of these, else float64. float32 takes half the time.
     precision : {"float32", "float64", "bfloat16"}, optional
@@ -765,6 +780,9 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
         callbacks: Iterable[Callback] = (),
     ) -> Self:  # fmt: skip
         """Trains for one epoch more. The call after the first φ·max_iter cuts to factors, which stay (`coefs_` are their products).
+
+        With "auto" that call and those after it each look, as `fit` does, until one of them has cut a layer. A look may take one
+        hundredth of a call's time: where calls have few samples, none is worth it, and all layers stay dense.
 
         Parameters
         ----------

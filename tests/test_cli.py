@@ -105,8 +105,7 @@ def test_help_tells_the_defaults(capsys):
     out = run(["train", "--help"], capsys)[1]
     for name, defaults in cli_data.DEFAULTS.items():
         hidden = ",".join(map(str, defaults.hidden))
-        rank = f"1/{round(1 / defaults.rank_fraction)}"
-        row = [name, hidden, rank, str(defaults.epochs), str(defaults.batch_size)]
+        row = [name, hidden, str(defaults.epochs), str(defaults.batch_size)]
         assert [*row, f"{defaults.learning_rate:g}"] in [line.split() for line in out.splitlines()]
 
 
@@ -207,13 +206,13 @@ def test_output_that_cannot_be_written(tmp_path):
 def test_digits_are_the_default(capsys):
     pytest.importorskip("sklearn", reason="digits are scikit-learn's")
     out = train(
-        capsys, "--epochs", "4", "--hidden", "256,256", "--pretrain-fraction", "1/4",
-        "--threads", "2",
+        capsys, "--epochs", "4", "--hidden", "256,256", "--rank-fraction", "1/8",
+        "--pretrain-fraction", "1/4", "--threads", "2",
     )  # fmt: skip
     assert out.startswith("digits: 1,437 training and 360 test samples, 64 features, 10 classes\n")
     assert "network 64-256-256-10, relu and softmax, float32" in out
     assert "SVD of layer 2 (256 to 256) to rank 32" in out
-    assert "kept dense (--keep-dense): layer 1 (64 to 256)" in out
+    assert "step 12: layer 1 (64 to 256) stays dense, as a rank of 8 would be a bottleneck for its 64 inputs (--force" in out
     assert epoch_phases(out) == ["dense"] * 5 + ["factored"] * 3
     dense, factored, recomposed = map(float, cells(out, "test accuracy"))
     assert dense > 70 and factored > 70
@@ -221,21 +220,41 @@ def test_digits_are_the_default(capsys):
 
 
 def test_xor_is_the_reports(capsys):
-    out = train(capsys, "xor", "--threads", "1")
+    out = train(capsys, "xor", "--threads", "1", "--rank-fraction", "1/2")
     assert "network 2-20-20-1, relu and sigmoid" in out
     assert "800 epochs, batches of 4, adam, learning rate 0.01" in out
-    assert "SVD of layer 1 (2 to 20) to rank 1" in out
-    assert "left dense" in out and "layer 2 (20 to 20), rank 10, break-even rank 9" in out
+    assert "layer 1 (2 to 20) stays dense, as a rank of 1 would be a bottleneck for its 2 inputs" in out
+    assert "layer 2 (20 to 20) stays dense, as a rank of 10 would be a bottleneck for its 20 inputs" in out
+    assert "No layer was factored" in out
     assert len(epoch_phases(out)) == 2 * 21
     assert cells(out, "test accuracy")[0] == "100.00"
+    out = train(capsys, "xor", "--threads", "1", "--rank-fraction", "1/2", "--force", "--epochs", "40")
+    assert "SVD of layer 1 (2 to 20) to rank 1, layer 2 (20 to 20) to rank 10" in out
+
+
+# As wide as that a look is worth its time.
+LOOKS = ["digits", "--hidden", "256,256", "--batch-size", "32", "--threads", "1"]
+
+
+def test_layers_are_looked_at_unless_ranks_are_given(capsys):
+    out = train(capsys, *LOOKS, "--epochs", "60")
+    assert out.count("layer 1 (64 to 256) stays dense, as factors would save too little time") == 1
+    (told,) = re.findall(r"step \d+: layer 2 \(256 to 256\) gets rank \d+, which saves \d+% of a step, as .*\n", out)
+    rank = re.search(r"rank (\d+)", told)[1]
+    assert f"SVD of layer 2 (256 to 256) to rank {rank}" in out
+    assert "factored" in epoch_phases(out)
+    net = sf.Network([64, 256, 256, 10], seed=0)
+    net.truncate(ranks=[None, int(rank)])
+    count = sf.count_multiplications(net, "step")
+    assert cells(out, "multiplications a sample, step") == [f"{count.dense_total:,}", f"{count.total:,}", f"{count.ratio:.2f}"]
+    assert told in train(capsys, *LOOKS, "--epochs", "60", "--ranks", "auto")
 
 
 def test_the_table_holds_the_counts(folder, capsys):
     X, y = classes(n_features=40)
     np.savez("data.npz", X=X, y=y)
     out = train(
-        capsys, "data.npz", *QUICK, "--rank-fraction", "1/8", "--keep-dense", "none",
-        "--pretrain-fraction", "0.5",
+        capsys, "data.npz", *QUICK, "--rank-fraction", "1/8", "--force", "--pretrain-fraction", "0.5",
     )  # fmt: skip
     net = sf.Network([40, 16, 16, 3], seed=0)
     net.truncate(0.125)
@@ -257,8 +276,9 @@ def test_the_numbers_are_those_of_train(folder, capsys):
     out = train(
         capsys, "data.npz", *QUICK, "--no-standardise", "--optimizer", "sgd", "--momentum", "0.9",
         "--learning-rate", "0.01", "--batch-size", "7", "--seed", "3", "--dtype", "float64",
-        "--rank-fraction", "1/8", "--pretrain-fraction", "1/2", "--keep-dense", "1",
+        "--rank-fraction", "1/8", "--pretrain-fraction", "1/2", "--keep-dense", "1", "--force",
     )  # fmt: skip
+    assert "kept dense (--keep-dense): layer 1 (5 to 16)" in out
     first = sf.Network([5, 16, 16, 3], seed=3, dtype="float64")
     losses = []
     for factoring in (None, sf.Factoring([None, 2], pretrain_fraction=0.5, recompose=False)):
@@ -273,7 +293,8 @@ def test_the_numbers_are_those_of_train(folder, capsys):
 
 @pytest.mark.parametrize("pretrain", ["0", "1"])
 def test_pretraining_of_nothing_or_all(pretrain, folder, capsys):
-    out = train(capsys, "xor", *QUICK, "--hidden", "20,20", "--pretrain-fraction", pretrain)
+    argv = ["xor", *QUICK, "--hidden", "20,20", "--rank-fraction", "1/2", "--force"]
+    out = train(capsys, *argv, "--pretrain-fraction", pretrain)
     assert ("No layer was factored" in out) == (pretrain == "1")
 
 
@@ -293,7 +314,7 @@ def test_force_factors_what_is_left_dense(capsys):
         ["--optimizer", "sgd"],
         ["--svd-method", "randomized"],
         ["--dtype", "float64", "--threads", "2"],
-        ["--rank-fraction", "0.1", "--pretrain-fraction", "1/3"],
+        ["--rank-fraction", "0.1", "--pretrain-fraction", "1/3", "--force"],
     ],
 )
 def test_settings(argv, capsys):
@@ -302,15 +323,36 @@ def test_settings(argv, capsys):
         assert "sgd, learning rate 0.1," in out
 
 
-@pytest.mark.parametrize("rule", ["auto", "energy:0.5", "budget:1/4"])
+@pytest.mark.parametrize("rule", ["energy:0.5", "budget:1/4"])
 def test_ranks_by_a_rule(rule, capsys):
     out = train(capsys, "digits", "--hidden", "256,256", "--epochs", "4", "--threads", "1", "--ranks", rule)
     assert "multiplications a sample, step" in out
-    if rule == "auto":
-        assert re.search(r"step \d+: the s.*; (dense|ranks)", out)
-    else:
-        assert "factored" in epoch_phases(out)
-        assert re.search(r"\d+ steps factored: [\d,]+ multiplications", out)
+    assert "factored" in epoch_phases(out)
+    dense, factored, _ = cells(out, "multiplications a sample, step")
+    assert int(dense.replace(",", "")) > int(factored.replace(",", ""))
+    assert "Counted: a dense step takes " in out
+
+
+def test_a_layer_that_goes_back(capsys, monkeypatch):
+    """It is told, and what the table counts is the network as it ended."""
+    original = cli_comparison.train
+
+    def tell_of_it(net, X, y, *, factoring, callbacks=(), **settings):
+        result = original(net, X, y, factoring=factoring, callbacks=callbacks, **settings)
+        if factoring is not None:
+            net.recompose()
+            info = {"action": "undone", "layers": [1], "loss_before": 0.25, "loss_recovered": 0.5, "seconds": 0.0}
+            for clock in ({}, {"seconds_factored": 0.002, "seconds_dense": 0.001}):
+                for callback in callbacks:
+                    callback(sf.Event("guard", 1, 7, net, info | clock))
+        return result
+
+    monkeypatch.setattr(cli_comparison, "train", tell_of_it)
+    out = train(capsys, "xor", *QUICK, "--rank-fraction", "1/2", "--force")
+    assert "step 7: layer 2 (16 to 16) is dense again, as the loss is 0.5 and was 0.25 before the cut\n" in out
+    assert "dense again, as a step takes 2 ms with its factors and took 1 ms without\n" in out
+    assert cells(out, "multiplications a sample, step")[2] == "1.00"
+    assert "No layer stayed factored." in out
 
 
 def test_precision(capsys, monkeypatch):
@@ -362,7 +404,7 @@ def test_mnist(name, capsys):
 @needs_data
 def test_cat(capsys):
     pytest.importorskip("h5py", reason="the files of cat are HDF5")
-    out = train(capsys, "cat", "--epochs", "2")
+    out = train(capsys, "cat", "--epochs", "2", "--rank-fraction", "1/2")
     assert out.startswith("cat: 209 training and 50 test samples, 12,288 features, 2 classes")
     assert "network 12288-100-1, relu and sigmoid" in out
     assert "SVD of layer 1 (12288 to 100) to rank 50" in out
@@ -398,7 +440,7 @@ def test_a_download_is_told(capsys, monkeypatch):
 def test_csv_of_classes(header, folder, capsys):
     X, y = classes()
     write_csv("data.csv", X, 10 * y - 5, header)
-    out = train(capsys, "data.csv", *QUICK, "--epochs", "30", "--batch-size", "8")
+    out = train(capsys, "data.csv", *QUICK, "--epochs", "60", "--batch-size", "8")
     assert out.startswith("data.csv: 48 training and 12 test samples, 5 features, 3 classes\n")
     assert ("first line taken for the names of the columns" in out) == bool(header)
     assert "a fifth of the rows held out as the test set (seed 0)" in out
@@ -421,7 +463,7 @@ def test_csv_with_a_byte_order_mark_and_quotes(folder, capsys):
 def test_csv_of_values(folder, capsys):
     X, _ = classes(200)
     write_csv("data.csv", X, 1e6 + 1e3 * X[:, 0] - 500 * X[:, 1])
-    out = train(capsys, "data.csv", *QUICK, "--epochs", "60", "--batch-size", "16")
+    out = train(capsys, "data.csv", *QUICK, "--epochs", "100", "--batch-size", "16")
     assert "5 features, regression" in out
     assert "relu and identity" in out
     assert "val R²" in out
@@ -571,10 +613,14 @@ def test_a_disk_that_fills_up(folder, capsys, monkeypatch):
         (["train", "--pretrain-fraction", "2"], "argument --pretrain-fraction: expected a number"),
         (["train", "--ranks", "best"], "argument --ranks: expected auto, energy:E or budget:B"),
         (["train", "--ranks", "energy:2"], "argument --ranks: expected auto, energy:E or budget:B"),
-        (["train", "--ranks", "auto", "--rank-fraction", "0.1"], "--ranks: expected neither"),
-        (["train", "--ranks", "auto", "--keep-dense", "1"], "--ranks: expected neither"),
+        (["train", "--ranks", "auto", "--rank-fraction", "0.1"], "--ranks: expected no --rank-fraction"),
+        (["train", "--ranks", "auto", "--keep-dense", "1"], "--keep-dense: expected --rank-fraction"),
+        (["train", "--keep-dense", "1"], "--keep-dense: expected --rank-fraction"),
+        (["train", "--force"], "--force: expected --rank-fraction or another --ranks than auto with it"),
+        (["train", "--ranks", "auto", "--force"], "--force: expected --rank-fraction or another --ranks"),
         (["train", "--keep-dense", "0"], "argument --keep-dense: expected an integer"),
-        (["train", "xor", "--keep-dense", "1,3"], "--keep-dense: expected numbers from 1 to 2"),
+        (["train", "--keep-dense", "none"], "argument --keep-dense: expected an integer"),
+        (["train", "xor", "--rank-fraction", "1/2", "--keep-dense", "1,3"], "--keep-dense: expected numbers from 1 to 2"),
         (["train", "--epochs", "1.5"], "argument --epochs: expected an integer from 1"),
         (["train", "--epochs", "x" * 999], "argument --epochs: expected an integer from 1"),
         (["train", "--batch-size", "0"], "argument --batch-size: expected an integer"),

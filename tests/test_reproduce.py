@@ -250,6 +250,19 @@ def test_counts_are_those_of_the_equations(tmp_path, made_up_data):
     assert set(runs) == set(mnist.METHODS)
 
 
+@pytest.mark.parametrize("reading", ["Adam", "gradient descent"])
+def test_the_report_factors_layers_of_few_inputs_at_a_constant_rate(reading, monkeypatch):
+    """Its method is not ours: by default α leaves layers of few inputs dense, and a rate falls at the end."""
+    results = []
+    train = _training.train
+    monkeypatch.setattr(_training, "train", lambda *a, **k: results.append(train(*a, **k)) or results[-1])
+    (job,) = (job for job in EXPERIMENTS["xor"].stages[0](Plan(range(1), True), []) if job.form == f"{reading}, SVD-DNN")
+    assert _training.run_training(job.settings, job.seed)["ranks"] == (1, 10)
+    assert {row["learning_rate"] for row in results[-1].history} == {0.01}
+    (switch,) = (event for event in results[-1].events if event.kind == "switch")
+    assert set(switch.info["learning_rate_scales"]) == {1.0}
+
+
 def test_the_pareto_line_and_the_recommendation():
     found = [("1/2", 0.1, 0.3, 1.0), ("1/4", 0.1, 0.3, 2.0), ("1/8", 0.0, -0.4, 4.0), ("1/8", 0.1, 0.1, 3.0), ("1/16", 0.1, -0.5, 3.9)]
     assert study.pareto(found) == [found[1], found[3], found[2]]

@@ -45,6 +45,8 @@ CHECKS = parametrize_with_checks(
         SVDMLPRegressor(),
         SVDMLPClassifier(**FACTORED, learning_rate_init=0.01),
         SVDMLPRegressor(**FACTORED, learning_rate_init=0.01),
+        SVDMLPClassifier((64, 48), rank_fraction=0.25, max_iter=60, learning_rate_init=0.01),
+        SVDMLPRegressor((120, 110), rank_fraction=0.25, max_iter=60, learning_rate_init=0.01),
         SVDMLPClassifier(solver="lbfgs", alpha=0.1),
         SVDMLPRegressor(solver="lbfgs"),
         SVDMLPClassifier(solver="sgd", learning_rate_init=0.1, learning_rate="adaptive"),
@@ -230,7 +232,8 @@ def test_hidden_layers_are_factored(solver):
 def test_layers_of_few_inputs_stay_dense_unless_a_rank_is_given():
     X, y = make_classification(300, 20, n_informative=10, random_state=0)
     ranks = []
-    for settings in ({}, {"rank": 4}, {"rank": [3, None]}, {"rank": 50}, {"rank": "budget:0.3"}, {"rank_fraction": None}):
+    ways = [{"rank_fraction": 0.25}, {"rank": 4}, {"rank": [3, None]}, {"rank": 50}, {"rank": "budget:0.3"}, {"rank_fraction": None}]
+    for settings in ways:
         model = SVDMLPClassifier((120, 110), max_iter=10, random_state=0, **settings).fit(X, y)
         switches = [e for e in model.result_.events if e.kind == "switch"]
         ranks.append([t.rank for e in switches for t in e.info["truncations"]])
@@ -242,7 +245,7 @@ def test_layers_of_few_inputs_stay_dense_unless_a_rank_is_given():
 def test_progress_is_counted_anew_after_the_switch():
     """The loss rises with a hard cut: that is no want of progress."""
     X, _, y, _ = digits()
-    settings = {"pretrain_fraction": 0.5, "max_iter": 40, "n_iter_no_change": 3, "tol": 1e-3, "random_state": 0}
+    settings = {"pretrain_fraction": 0.5, "max_iter": 60, "n_iter_no_change": 3, "tol": 1e-3, "random_state": 0}
     model = SVDMLPClassifier((128, 128), rank=3, **settings)
     model.fit(X, y)
     (switch,) = (e for e in model.result_.events if e.kind == "switch")
@@ -250,6 +253,119 @@ def test_progress_is_counted_anew_after_the_switch():
     assert after[0] > 2 * before
     assert len(after) > 10
     assert model.loss_ < after[0] / 2
+
+
+# So wide, and with so many steps, that a look is worth its time.
+LOOKS = {"hidden_layer_sizes": (256, 256), "batch_size": 50, "random_state": 0}
+
+
+def cuts(model):
+    """The layers that were cut at each switch, and their ranks."""
+    switches = (e for e in model.result_.events if e.kind == "switch")
+    return [{t.layer: t.rank for t in e.info["truncations"] if not t.skipped} for e in switches]
+
+
+def test_layers_are_looked_at_by_default():
+    X, X_test, y, y_test = digits()
+    model = SVDMLPClassifier(**LOOKS).fit(X, y)
+    (look, *_) = (e for e in model.result_.events if e.kind == "ranks")
+    assert look.step == 100
+    assert cuts(model) == [{1: look.info["ranks"][1]}] and look.info["ranks"][0] is None
+    assert not model.network_.is_factored and model.score(X_test, y_test) > 0.95
+    # By nothing but the loss, so that the same seed gives the same model.
+    np.testing.assert_array_equal(clone(model).fit(X, y).network_.parameters, model.network_.parameters)
+    same = clone(model).set_params(rank_fraction=None, rank="auto").fit(X, y)
+    np.testing.assert_array_equal(same.network_.parameters, model.network_.parameters)
+    later = clone(model).set_params(pretrain_fraction=0.05).fit(X, y)
+    assert next(e for e in later.result_.events if e.kind == "ranks").step == round(0.05 * 200 * -(-len(X) // 50))
+
+
+def test_each_call_of_partial_fit_looks_by_itself_until_one_cuts(monkeypatch):
+    """A call has few steps: they allow a look of many multiplications only where looks may take more of them."""
+    X, X_test, y, y_test = digits()
+    model = SVDMLPClassifier(**LOOKS, pretrain_fraction=0.02, max_iter=100)
+    for _ in range(4):
+        model.partial_fit(X, y, classes=range(10))
+    assert [e.kind for e in model.result_.events] == ["ranks"] * len(model.result_.events) != []
+    assert not model.network_.is_factored
+    monkeypatch.setattr("svdfast.training.auto.LOOKING", 1.0)
+    model.partial_fit(X, y)
+    assert model.network_.is_factored and cuts(model)
+    rank = model.network_.layers[1].rank
+    for _ in range(5):
+        model.partial_fit(X, y)
+        assert model.result_.events == [] and model.network_.layers[1].rank == rank
+    assert model.score(X_test, y_test) > 0.9
+
+
+def test_partial_fit_after_a_fit_that_looked_stays_dense(monkeypatch):
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier(**LOOKS, max_iter=20).fit(X, y)
+    monkeypatch.setattr("svdfast.training.auto.LOOKING", 1.0)
+    model.partial_fit(X, y)
+    assert not model.network_.is_factored and model.result_.events == []
+
+
+def rates(model):
+    return [row["learning_rate"] for row in model.result_.history if row["phase"] != "recomposed"]
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_a_training_of_factors_ends_with_a_cooldown(solver):
+    """A tenth of the epochs before, after the last progress."""
+    X, _, y, _ = digits()
+    first = 0.003 if solver == "adam" else 0.02
+    settings = {"solver": solver, "learning_rate_init": first, "tol": 0.01, "n_iter_no_change": 3, "random_state": 0}
+    model = SVDMLPClassifier((128, 128), rank=16, pretrain_fraction=0.02, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model.fit(X, y)
+    assert model.stopped_
+    scale = rates(model)[0]
+    before = rates(model).count(scale)
+    n = -(-before // 10)
+    assert n > 1 and model.n_iter_ == before + n
+    np.testing.assert_allclose(rates(model)[before:], scale * np.arange(n, 0, -1) / (n + 1))
+    # What goes on from there goes on at the rate that was asked for.
+    model.partial_fit(X, y)
+    assert rates(model) == [scale]
+    model.set_params(warm_start=True, max_iter=3).fit(X, y)
+    assert rates(model)[0] == scale
+    # A dense training is scikit-learn's: it ends at once.
+    dense = SVDMLPClassifier((128, 128), rank_fraction=None, **settings).fit(X, y)
+    assert set(rates(dense)) == {scale}
+
+
+STUCK = {"n_iter_no_change": 5, "tol": 10.0, "pretrain_fraction": 0.0}
+
+
+@pytest.mark.parametrize("settings", [{}, STUCK | {"max_iter": 7}, STUCK | {"max_iter": 8}])
+def test_the_cooldown_ends_with_max_iter(settings):
+    """It begins before, where the loss still falls; else it is shorter."""
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier((128, 128), rank=16, random_state=0, **({"max_iter": 22, "tol": 0.0} | settings))
+    if settings:  # no progress in the six epochs after the first
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            model.fit(X, y)
+        expected = [1, 1 / 2]
+    else:
+        with pytest.warns(ConvergenceWarning, match="Maximum iterations"):
+            model.fit(X, y)
+        expected = [1, 2 / 3, 1 / 3]
+    assert model.n_iter_ == model.max_iter and model.stopped_ == bool(settings)
+    np.testing.assert_allclose(np.divide(rates(model), 0.001)[-len(expected) :], expected)
+
+
+def test_a_search_over_how_ranks_are_chosen():
+    X, X_test, y, y_test = digits()
+    model = SVDMLPClassifier((128, 128), max_iter=10, random_state=0)
+    search = GridSearchCV(model, {"rank_fraction": ["auto", None, 0.25]}, cv=2).fit(X, y)
+    assert search.score(X_test, y_test) > 0.9
+    for value in ("auto", None, 0.25, np.float32(0.25)):
+        copied = clone(model.set_params(rank_fraction=value))
+        assert copied.get_params()["rank_fraction"] is value
+        assert len(cuts(copied.fit(X, y))) == (value not in ("auto", None))
 
 
 def test_validation_data_of_ones_own():
@@ -351,10 +467,12 @@ def test_names_of_features_are_kept_with_early_stopping():
         model.predict(X.to_numpy())
 
 
-def test_lbfgs_with_nothing_to_cut_is_not_begun_anew():
+@pytest.mark.parametrize("settings", [{}, {"rank_fraction": 0.5}, {"rank": "auto"}])
+def test_lbfgs_with_nothing_to_cut_is_not_begun_anew(settings):
+    """It takes no steps after which "auto" could look, and 64 inputs are few."""
     X, _, y, _ = digits()
-    model = SVDMLPClassifier((16,), solver="lbfgs", max_iter=40, random_state=0).fit(X, y)
-    dense = clone(model).set_params(rank_fraction=None).fit(X, y)
+    model = SVDMLPClassifier((16,), solver="lbfgs", max_iter=40, random_state=0, **settings).fit(X, y)
+    dense = clone(model).set_params(rank_fraction=None, rank=None).fit(X, y)
     np.testing.assert_array_equal(model.network_.parameters, dense.network_.parameters)
     # It has no epochs to tell of, nor those of another solver.
     model.set_params(solver="adam", warm_start=True, max_iter=2).fit(X, y)
@@ -607,6 +725,11 @@ def test_it_is_quiet_unless_verbose(capsys):
         ({"hidden_layer_sizes": (3, 1.5)}, TypeError, "hidden_layer_sizes: expected an integer"),
         ({"rank_fraction": 0.0}, ValueError, "rank_fraction: expected a number above 0"),
         ({"rank_fraction": 2}, ValueError, "rank_fraction: expected a number above 0"),
+        ({"rank_fraction": -1.0, "solver": "lbfgs"}, ValueError, "rank_fraction: expected a number above 0"),
+        ({"rank_fraction": True}, TypeError, "rank_fraction: expected a number"),
+        ({"rank_fraction": [0.5]}, TypeError, "rank_fraction: expected a number"),
+        ({"rank_fraction": "energy:0.5"}, ValueError, 'rank_fraction: expected a number, "auto" or None, got .energy:0.5.'),
+        ({"rank_fraction": "most", "solver": "lbfgs"}, ValueError, 'rank_fraction: expected a number, "auto" or None'),
         ({"rank": 0}, ValueError, "rank: expected"),
         ({"rank": 2.5}, TypeError, "rank: expected an integer"),
         ({"rank": [1, 2, 3]}, ValueError, "ranks: expected"),
@@ -614,7 +737,6 @@ def test_it_is_quiet_unless_verbose(capsys):
         ({"rank": "most"}, ValueError, "ranks: expected"),
         ({"pretrain_fraction": 2}, ValueError, "pretrain_fraction: expected"),
         ({"pretrain_fraction": 2, "solver": "lbfgs"}, ValueError, "pretrain_fraction: expected"),
-        ({"rank": "auto", "solver": "lbfgs"}, ValueError, "rank: expected other than 'auto'"),
         ({"validation_fraction": 1.0}, ValueError, "validation_fraction: expected"),
         ({"validation_fraction": 0.0001, "early_stopping": True}, ValueError, "validation_fraction: expected at least 2"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change: expected"),
@@ -709,8 +831,6 @@ def test_bad_data_are_refused():
         model.fit(X, y, sample_weight=-np.ones(len(X)))
     with pytest.raises(AttributeError, match=r"has no attribute .partial_fit."):
         SVDMLPClassifier(solver="lbfgs").partial_fit(X, y, classes=range(10))
-    with pytest.raises(ValueError, match="'auto' in partial_fit"):
-        SVDMLPClassifier((8, 8), rank="auto").partial_fit(X, y, classes=range(10))
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):

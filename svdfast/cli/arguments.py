@@ -19,8 +19,8 @@ from svdfast.interop import files as io
 from svdfast.model.ranks import NAMED
 
 __all__ = [
-    "RANK_FRACTION", "RULES", "THREADS", "check_writable", "integer", "layer_numbers", "momentum",
-    "not_negative", "positive", "pretrain_fraction", "rank_rule", "rank_rule_or_auto", "widths",
+    "RANK_FRACTION", "RULES", "THREADS", "check_writable", "integer", "momentum", "not_negative",
+    "positive", "pretrain_fraction", "rank_rule", "rank_rule_or_auto", "whole_numbers",
 ]  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def rank_rule_or_auto(text: str) -> str:
 
 def rank_rule(text: str) -> str:
     if text == "auto":
-        why = "auto measures steps of a training, and here is none"
+        why = "auto looks at the loss of a training, and there is none here"
         raise argparse.ArgumentTypeError(f"expected {_RULES}; {why}")
     return _rule(text, _RULES)
 
@@ -98,12 +98,8 @@ RULES = (
 )
 
 
-def widths(text: str) -> tuple[int, ...]:
+def whole_numbers(text: str) -> tuple[int, ...]:
     return tuple(integer(1)(item) for item in text.split(","))
-
-
-def layer_numbers(text: str) -> tuple[int, ...]:
-    return () if text == "none" else widths(text)
 
 
 def check_writable(option: str, path: Path, suffixes: tuple[str, ...]) -> None:

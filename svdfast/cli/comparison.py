@@ -10,7 +10,8 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -19,9 +20,9 @@ from svdfast.cli.data import DEFAULTS, FILE_DEFAULTS, Data, Failure, UsageError
 from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluation
 from svdfast.model.heads import share_explained_of
+from svdfast.model.layers import Linear
 from svdfast.model.network import Network, Truncation
-from svdfast.model.ranks import NARROW
-from svdfast.model.svd import resolve_rank
+from svdfast.model.ranks import Fraction
 from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring
 from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
@@ -31,7 +32,6 @@ from svdfast.training.train import train
 __all__ = ["SGD_LEARNING_RATE", "Comparison", "aligned", "say"]
 
 Array = NDArray[Any]
-Ranks: TypeAlias = Sequence[int | None] | str | None
 
 SGD_LEARNING_RATE = 0.1
 _MOST_LINES = 20
@@ -53,6 +53,17 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class _Fraction(Fraction):
+    """α of the smaller side, except for layers that stay dense."""
+
+    dense: tuple[int, ...] = ()
+
+    def __call__(self, layers: Sequence[Linear], weights: Sequence[Array]) -> list[int | None]:
+        ranks = super().__call__(layers, weights)
+        return [None if i in self.dense else rank for i, rank in enumerate(ranks)]
+
+
 class Comparison:
     """The two trainings from one network: their settings, what each prints, and the table."""
 
@@ -64,8 +75,6 @@ class Comparison:
             return getattr(defaults, name) if value is None else value
 
         self.arguments, self.data = arguments, data
-        self.alpha: float = setting("rank_fraction")
-        self.pretrain_fraction: float | None = arguments.pretrain_fraction
         self.epochs: int = setting("epochs")
         self.batch_size = min(setting("batch_size"), len(data.X))
         self.learning_rate: float = setting("learning_rate")
@@ -80,17 +89,12 @@ class Comparison:
             self.first = Network(sizes, output=output, dtype=arguments.dtype, seed=arguments.seed)
         except ValueError as error:
             raise UsageError(f"--hidden: {error}") from None
-        keep = setting("keep_dense")
-        if keep is None:
-            keep = (1,) if n_in <= NARROW and len(hidden) > 1 else ()
+        keep = arguments.keep_dense or ()
         if keep and max(keep) > len(hidden):
             known = f"numbers from 1 to {len(hidden)}"
             raise UsageError(f"--keep-dense: expected {known}, got {max(keep)}")
-        self.kept = [] if arguments.ranks else sorted({number - 1 for number in keep})
-        self.ranks: str | list[int | None] = arguments.ranks or [
-            None if i in self.kept else resolve_rank(self.alpha, layer.n_in, layer.n_out)
-            for i, layer in enumerate(self.first.layout.factorable)
-        ]
+        self.kept = tuple(sorted({number - 1 for number in keep}))
+        self.told: dict[int, str] = {}  # of each layer that stays dense, why
         self._warm_up()
 
     def optimizer(self) -> Optimizer:
@@ -105,29 +109,33 @@ class Comparison:
 
     def _warm_up(self) -> None:
         """A dense step, an SVD and a factored step on a copy, so that none is measured cold."""
-        n = self.batch_size
-        self._fit(self.first.copy(), self.ranks, 0.5, self.data.X[:n], self.data.y[:n], epochs=2)
+        n, factoring = self.batch_size, self.factoring()
+        if factoring.automatic:  # it looks, and cuts nothing so soon
+            factoring = replace(factoring, ranks=1 / 4, force=True)
+        factoring = replace(factoring, pretrain_fraction=0.5)
+        self._fit(self.first.copy(), factoring, self.data.X[:n], self.data.y[:n], epochs=2)
 
-    def _factoring(self, ranks: Ranks, pretrain_fraction: float | None) -> Factoring | None:
+    def factoring(self) -> Factoring:
+        """How the second training factors."""
         arguments = self.arguments
-        if ranks is None:
-            return None
+        ranks = arguments.ranks or "auto"
+        if arguments.rank_fraction is not None:
+            ranks = _Fraction(arguments.rank_fraction, self.kept)
         return Factoring(
-            ranks, pretrain_fraction=pretrain_fraction, recompose=False, force=arguments.force,
+            ranks, pretrain_fraction=arguments.pretrain_fraction, recompose=False, force=arguments.force,
             svd=arguments.svd_method, activation_aware=not arguments.plain_svd,
             product_decay=arguments.product_decay,
         )  # fmt: skip
 
     def _fit(
-        self, net: Network, ranks: Ranks, pretrain_fraction: float | None, X: Array, y: Array,
-        **settings: Any,
-    ) -> TrainingResult:  # fmt: skip
+        self, net: Network, factoring: Factoring | None, X: Array, y: Array, **settings: Any
+    ) -> TrainingResult:
         arguments = self.arguments
         try:
             return train(
                 net, X, y, batch_size=self.batch_size, optimizer=self.optimizer(),
-                factoring=self._factoring(ranks, pretrain_fraction), precision=arguments.precision,
-                n_threads=self.threads, seed=arguments.seed, **settings,
+                factoring=factoring, precision=arguments.precision, n_threads=self.threads,
+                seed=arguments.seed, **settings,
             )  # fmt: skip
         except ValueError as error:  # an SVD of weights that are no longer finite
             raise Failure(error) from None
@@ -153,7 +161,7 @@ class Comparison:
             f"{'thread' if self.threads == 1 else 'threads'}, seed {arguments.seed}"
         )
 
-    def train(self, title: str, ranks: Ranks) -> tuple[Network, TrainingResult]:
+    def train(self, title: str, factoring: Factoring | None) -> tuple[Network, TrainingResult]:
         """Trains a copy of the first network and prints a line an epoch, or every few epochs."""
         bar = _bar_class()
         write_line: Callable[[str], object] = say if bar is None else bar.write
@@ -161,14 +169,9 @@ class Comparison:
         score_name = "val accuracy" if self.data.head.decides else "val R²"
 
         def tell(event: Event) -> None:
-            if event.kind == "switch":
-                for line in self._describe_switch(event):
-                    write_line(line)
-            elif event.kind == "ranks":
-                write_line(f"       step {event.step}: {event.info['reason']}; {event.info['why']}")
-            elif event.kind == "recompose":
-                write_line(f"       step {event.step}: dense again")
-            elif event.kind == "epoch" and (event.epoch % every == 0 or event.epoch in (1, self.epochs)):
+            for line in self._describe(event):
+                write_line(f"       {line}")
+            if event.kind == "epoch" and (event.epoch % every == 0 or event.epoch in (1, self.epochs)):
                 row = event.info
                 evaluation = Evaluation(row["val_loss"], row["val_accuracy"])
                 score = self._format_score(evaluation, self.data.y_test)
@@ -182,27 +185,47 @@ class Comparison:
         say(f"epoch  phase          loss   val loss  {score_name:>12}   seconds")
         net = self.first.copy()
         result = self._fit(
-            net, ranks, self.pretrain_fraction, self.data.X, self.data.y, epochs=self.epochs,
+            net, factoring, self.data.X, self.data.y, epochs=self.epochs,
             validation=(self.data.X_test, self.data.y_test), callbacks=[tell],
             progress=bar is not None,
         )  # fmt: skip
         return net, result
 
-    def _describe_switch(self, event: Event) -> list[str]:
-        truncations: tuple[Truncation, ...] = event.info["truncations"]
+    def _describe(self, event: Event) -> list[str]:
+        """Lines about a look, a cut, or layers that are dense again."""
+        info, when = event.info, f"step {event.step}"
         layers = event.network.layers
 
         def sizes(index: int) -> str:
             return f"layer {index + 1} ({layers[index].n_in} to {layers[index].n_out})"
 
+        def stays(layer: dict[str, Any]) -> str:
+            return f"{when}: {sizes(layer['layer'])} stays dense, as {layer['why']}"
+
+        if event.kind == "ranks":
+            looked_at = [layer for layer in info["layers"] if not layers[layer["layer"]].structure.factored]
+            lines = [
+                f"{when}: {sizes(layer['layer'])} gets rank {layer['rank']}, which saves "
+                f"{layer['saved']:.0%} of a step, as {layer['why']}"
+                if layer["rank"]
+                else stays(layer)
+                for layer in looked_at
+                if layer["why"] != self.told.get(layer["layer"])
+            ]
+            self.told = {layer["layer"]: layer["why"] for layer in looked_at}
+            return lines
+        if event.kind == "guard" and info["action"] == "undone":
+            return [f"{when}: {sizes(i)} is dense again, as {_why_back(info)}" for i in info["layers"]]
+        if event.kind != "switch":
+            return []
+        truncations: tuple[Truncation, ...] = info["truncations"]
         lines = []
         done = [f"{sizes(t.layer)} to rank {t.rank}" for t in truncations if not t.skipped]
         if done:
-            when = f"step {event.step}, {event.info['seconds']:.2f} s"
-            lines.append(f"       {when}: SVD of {', '.join(done)}")
+            lines.append(f"{when}, {info['seconds']:.2f} s: SVD of {', '.join(done)}")
         if self.kept:
-            names = ", ".join(sizes(i) for i in self.kept)
-            lines.append(f"       kept dense (--keep-dense): {names}")
+            lines.append(f"kept dense (--keep-dense): {', '.join(map(sizes, self.kept))}")
+        lines += [stays(layer).replace("force=True", "--force") for layer in info["kept_dense"]]
         skipped = [
             f"{sizes(t.layer)}, rank {t.requested_rank}, break-even rank {t.break_even_rank}"
             for t in truncations
@@ -210,7 +233,7 @@ class Comparison:
         ]
         if skipped:
             why = "left dense, as factoring saves no multiplications (--force factors them)"
-            lines.append(f"       {why}: {'; '.join(skipped)}")
+            lines.append(f"{why}: {'; '.join(skipped)}")
         return lines
 
     def _format_score(self, evaluation: Evaluation, y: Array) -> str:
@@ -224,13 +247,7 @@ class Comparison:
         self, dense: Network, dense_result: TrainingResult, net: Network, result: TrainingResult
     ) -> None:
         """Prints the table, with the factored network evaluated, recomposed and evaluated again."""
-        # As it was while it was factored: a dense tail may have followed.
-        switch = next((e for e in reversed(result.events) if e.kind == "switch"), None)
-        cut = net.layout
-        if switch is not None and not net.is_factored:
-            ranks = {t.layer: t.rank for t in switch.info["truncations"]}
-            cut = cut.with_ranks(map(ranks.get, range(len(cut.factorable))))
-        step, forward = count_multiplications(cut, "step"), count_multiplications(cut, "forward")
+        step, forward = count_multiplications(net, "step"), count_multiplications(net, "forward")
         networks = [self._evaluate(dense), self._evaluate(net)]
         factored = net.is_factored
         began = time.perf_counter()
@@ -239,7 +256,8 @@ class Comparison:
         networks.append(self._evaluate(net))
 
         seconds = result.seconds + recompose_seconds
-        switch_seconds = 0.0 if switch is None else switch.info["seconds"]
+        # Looks and checks, too, of which epochs are no events.
+        switch_seconds = sum(event.info["seconds"] for event in result.events)
         measured = dense_result.seconds / seconds
         dense_forward = f"{forward.dense_total:,}"
         rows: list[tuple[str, ...]] = [
@@ -262,17 +280,18 @@ class Comparison:
         for line in aligned(rows):
             say(line)
         say()
-        if self.arguments.ranks is not None:
-            say(result.explain())
-        elif factored:
-            share = 1.0 if switch is None else switch.step / result.n_steps
-            overall = 1 / (share + (1 - share) / step.ratio)
+        phases = [phase for phase in result.phases if phase["steps"]]
+        if factored:
+            done = sum(phase["steps"] * phase["multiplications"] for phase in phases)
+            overall = result.n_steps * step.dense_total / done
             say(
                 f"Counted: a dense step takes {step.ratio:.2f} times the multiplications of a "
                 f"factored one, dense training {overall:.2f}\n"
                 f"times those of all {result.n_steps:,} steps. Measured: {measured:.2f} times the "
                 "time, SVD and recomposition included,\nvalidation not."
             )
+        elif any(phase["phase"] == "factored" for phase in phases):
+            say("No layer stayed factored.")
         else:
             say("No layer was factored, so both trainings did the same.")
 
@@ -282,6 +301,14 @@ class Comparison:
             net.evaluate(data.X, data.y, n_threads=self.threads),
             net.evaluate(data.X_test, data.y_test, n_threads=self.threads),
         )
+
+
+def _why_back(info: dict[str, Any]) -> str:
+    """Why a check has made a layer dense again."""
+    if "seconds_factored" in info:
+        factored, dense = 1e3 * info["seconds_factored"], 1e3 * info["seconds_dense"]
+        return f"a step takes {factored:.3g} ms with its factors and took {dense:.3g} ms without"
+    return f"the loss is {info['loss_recovered']:.4g} and was {info['loss_before']:.4g} before the cut"
 
 
 def _bar_class() -> Any:

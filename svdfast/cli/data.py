@@ -52,21 +52,18 @@ class Defaults:
     """What a data set is trained with where the user does not say."""
 
     hidden: tuple[int, ...]
-    rank_fraction: float
     epochs: int
     batch_size: int
     learning_rate: float
-    # Hidden layers that stay dense, from 1; None: the first one, if it is narrow.
-    keep_dense: tuple[int, ...] | None = ()
 
 
-FILE_DEFAULTS = Defaults((512, 256), 1 / 4, 20, 256, 1e-3, keep_dense=None)
+FILE_DEFAULTS = Defaults((512, 256), 20, 256, 1e-3)
 DEFAULTS = {
-    "digits": Defaults((1024, 1024), 1 / 8, 40, 128, 1e-3, keep_dense=None),
-    "xor": Defaults((20, 20), 1 / 2, 800, 4, 1e-2),
-    "mnist": Defaults((512, 256), 1 / 4, 20, 2048, 3e-4),
-    "fashion-mnist": Defaults((512, 256), 1 / 4, 20, 2048, 3e-4),
-    "cat": Defaults((100,), 1 / 2, 100, 209, 1e-3),
+    "digits": Defaults((1024, 1024), 100, 128, 1e-3),
+    "xor": Defaults((20, 20), 800, 4, 1e-2),
+    "mnist": Defaults((512, 256), 20, 2048, 3e-4),
+    "fashion-mnist": Defaults((512, 256), 20, 2048, 3e-4),
+    "cat": Defaults((100,), 100, 209, 1e-3),
 }
 
 

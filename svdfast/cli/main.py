@@ -46,7 +46,8 @@ _BROKEN_PIPE = 128 + 13  # and for one that SIGPIPE ended
 _DESCRIPTION = """\
 Train a fully connected network twice from the same first weights, on the same samples in the same
 order: dense throughout, and by the four steps of the method (dense pre-training, truncated SVD of
-the hidden weights, training of the factors, recomposition). A table at the end compares them.
+the hidden weights, training of the factors, recomposition). Which layers are factored, and to which
+ranks, is decided by looking at what that does to the loss. A table at the end compares them.
 """
 
 _REPRODUCE = """\
@@ -72,8 +73,7 @@ exit status:
 """
 
 _TRAINED_WITH = "\n".join(
-    f"  {name:13}  {','.join(map(str, d.hidden)):9}  1/{1 / d.rank_fraction:<3g} "
-    f"{d.epochs:<6}  {d.batch_size:<5}  {d.learning_rate:g}"
+    f"  {name:13}  {','.join(map(str, d.hidden)):9}  {d.epochs:<6}  {d.batch_size:<5}  {d.learning_rate:g}"
     for name, d in [*DEFAULTS.items(), ("a file", FILE_DEFAULTS)]
 )
 
@@ -93,7 +93,7 @@ data:
   SVDFAST_DATA may name a folder that has the files of mnist, fashion-mnist and cat.
 
 defaults:
-  data           hidden     rank  epochs  batch  learning rate
+  data           hidden     epochs  batch  learning rate
 {_TRAINED_WITH}
 
 examples:
@@ -221,7 +221,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="?", default="digits", metavar="DATA",
                         help=f"{', '.join(DEFAULTS)}, FILE.csv or FILE.npz")
     add = parser.add_argument_group("network").add_argument
-    add("--hidden", type=parse.widths, metavar="N,N",
+    add("--hidden", type=parse.whole_numbers, metavar="N,N",
         help="neurons of each hidden layer: 1024,1024")
     add("--dtype", choices=("float32", "float64"), default="float32")
     add("--save", type=Path, metavar="FILE",
@@ -230,24 +230,26 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "standardised")
 
     add = parser.add_argument_group("factoring").add_argument
-    add("--rank-fraction", **parse.RANK_FRACTION)
     add("--ranks", type=parse.rank_rule_or_auto, metavar="RULE",
-        help=f"instead: auto, which measures; {parse.RULES}")
+        help="auto (the default), a rank for each layer, or none, by what the cut does to the loss; "
+        f"{parse.RULES}")
+    add("--rank-fraction", **parse.RANK_FRACTION | {
+        "help": f"instead: {parse.RANK_FRACTION['help']}; "
+        f"a layer of at most {NARROW} inputs stays dense if its rank would be less than them"})
     add("--pretrain-fraction", type=parse.pretrain_fraction, metavar="P",
-        help="share of the steps before the SVD, dense (default 0.05; with --ranks auto the "
-        "latest, 0.1)")
+        help="share of the steps before the SVD, dense (default 0.05); with --ranks auto, before "
+        "layers are looked at first (default 100 steps, at most 0.1)")
     add("--svd-method", choices=("exact", "randomized"), default="exact",
         help="default exact; randomized may be faster for small ranks of large weights")
     add("--plain-svd", action="store_true",
         help="cut so that the weights change least, instead of the layers' outputs over a sample")
     add("--product-decay", type=parse.not_negative, default=0.0, metavar="D",
         help="of the factors' product (default 0)")
-    add("--keep-dense", type=parse.layer_numbers, metavar="I,I",
-        help="hidden layers that stay dense, counted from 1, or 'none' (for digits and files the "
-        f"default is 1 if there are at most {NARROW} features, for there a low rank costs "
-        "accuracy and saves little; else none)")
+    add("--keep-dense", type=parse.whole_numbers, metavar="I,I",
+        help="hidden layers that stay dense, counted from 1; goes with --rank-fraction")
     add("--force", action="store_true",
-        help="factor also layers in which that saves no multiplications")
+        help="factor also layers in which that saves no multiplications, and those of few inputs; "
+        "not with --ranks auto")
 
     add = parser.add_argument_group("training").add_argument
     add("--precision", choices=("float32", "bfloat16"),
@@ -258,7 +260,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam",
         help="default adam; sgd is gradient descent")
     add("--learning-rate", type=parse.positive, metavar="R",
-        help=f"constant; default: see below, and {SGD_LEARNING_RATE} for sgd")
+        help="falls to 0 over the last 30 %% of the steps; default: see below, "
+        f"and {SGD_LEARNING_RATE} for sgd")
     add("--momentum", type=parse.momentum, metavar="M", help="of sgd (default 0)")
     add("--weight-decay", type=parse.not_negative, metavar="D", help="of adamw (default 0.01)")
     add("--threads", **parse.THREADS)
@@ -312,8 +315,12 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     if arguments.save is not None:
         parse.check_writable("--save", arguments.save, io.SUFFIXES)
-    if arguments.ranks is not None and not (arguments.rank_fraction is arguments.keep_dense is None):
-        raise UsageError("--ranks: expected neither --rank-fraction nor --keep-dense with it")
+    if arguments.ranks is not None and arguments.rank_fraction is not None:
+        raise UsageError("--ranks: expected no --rank-fraction with it")
+    if arguments.keep_dense is not None and arguments.rank_fraction is None:
+        raise UsageError("--keep-dense: expected --rank-fraction with it")
+    if arguments.force and arguments.rank_fraction is None and arguments.ranks in (None, "auto"):
+        raise UsageError("--force: expected --rank-fraction or another --ranks than auto with it")
     if arguments.momentum is not None and arguments.optimizer != "sgd":
         raise UsageError(f"--momentum: {arguments.optimizer} has none; it goes with sgd")
     if arguments.weight_decay is not None and arguments.optimizer != "adamw":
@@ -324,7 +331,7 @@ def _train(arguments: argparse.Namespace) -> None:
     comparison = Comparison(arguments, data)
     comparison.introduce()
     dense, dense_result = comparison.train("dense", None)
-    net, result = comparison.train("SVD", comparison.ranks)
+    net, result = comparison.train("SVD", comparison.factoring())
     comparison.report(dense, dense_result, net, result)
     if arguments.save is not None:
         saved = with_scales(net, data)

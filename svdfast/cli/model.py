@@ -165,7 +165,7 @@ def add_commands(command: _AddCommand) -> None:
     how.add_argument("--ranks", type=parse.rank_rule, metavar="RULE", help=parse.RULES)
     add("--data", metavar="DATA", help="samples to cut by, see below")
     add("--out", type=Path, metavar="FILE", help="the factored network (default: MODEL-compressed)")
-    add("--keep-dense", type=parse.layer_numbers, default=(), metavar="I,I",
+    add("--keep-dense", type=parse.whole_numbers, default=(), metavar="I,I",
         help="hidden layers that are left as they are, counted from 1 (not with budget)")
     add("--force", action="store_true",
         help="cut also layers in which that saves no multiplications")  # fmt: skip
