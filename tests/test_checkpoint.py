@@ -223,14 +223,20 @@ def test_a_network_that_was_factored_before(monkeypatch, tmp_path):
 
 
 def test_ranks_that_are_chosen(monkeypatch, tmp_path):
-    """With times that are always the same, as what is chosen depends on them."""
-    monkeypatch.setattr(auto, "OVERHEAD", -1.0)
-    monkeypatch.setattr(auto, "PROGRESS_KEPT", -100.0)
-    monkeypatch.setattr(auto, "_step_seconds", lambda run, net: 1.0 if net.is_factored else 2.0)
+    """With a clock that is not asked, as what is chosen depends on it; a layer is cut, dense again, and cut once more."""
+    monkeypatch.setattr(auto, "LOOKING", np.inf)
+    monkeypatch.setattr(auto, "FASTER", np.inf)
+    monkeypatch.setattr(auto, "SHORTEST", 2)
+    monkeypatch.setattr(auto, "LATER", 2)
+    monkeypatch.setattr(auto, "LATEST", 1)
+    monkeypatch.setattr(auto, "STILL_LOST", -1.0)
+    monkeypatch.setattr(auto, "LOST", 0.5)
     whole = check(
-        monkeypatch, tmp_path, lambda: network(width=64), samples, ranks="auto", pretrain_fraction=0.5, epochs=8
+        monkeypatch, tmp_path, lambda: network(width=256), samples, ranks="auto", pretrain_fraction=0.2, epochs=8
     )
-    assert [e.kind for e in whole.events] == ["ranks", "switch", "recompose"]
+    kinds = [(e.kind, e.info.get("action")) for e in whole.events]
+    assert kinds[:5] == [("ranks", None), ("switch", None), ("guard", "watched"), ("guard", "undone"), ("ranks", None)]
+    assert kinds.count(("switch", None)) == 2
 
 
 def test_row_sources(monkeypatch, tmp_path):
@@ -614,21 +620,6 @@ def test_a_method_is_kept(tmp_path, method):
     sf.train(network(), *samples(), epochs=1, factoring=method, validation=samples(), checkpoint=path)
     assert checkpoint.read(path)["factoring"] == method
     assert sf.resume(path, *samples(), validation=samples()).n_steps == 1
-
-
-def test_a_choice_that_is_to_come_needs_what_it_rests_on(tmp_path):
-    """A file from which that was taken, and another method in its place."""
-    path = tmp_path / "run.ckpt"
-
-    def stop(event):
-        raise KeyError
-
-    given = {"epochs": 4, "batch_size": 12, "checkpoint": path, "checkpoint_every": 1, "callbacks": [stop]}
-    with pytest.raises(KeyError):
-        sf.train(network(), *samples(), factoring=sf.Factoring("auto", pretrain_fraction=0.5), **given)
-    rewritten(path, lambda values: put(values["state"].switch, auto=None))
-    with pytest.raises(ValueError, match="not a checkpoint of a training: it has a switch to come"):
-        sf.resume(path, *samples())
 
 
 def test_no_file_is_replaced_that_is_not_the_trainings_own(whole):

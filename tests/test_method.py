@@ -213,6 +213,7 @@ def losses(monkeypatch):
     monkeypatch.setattr(auto, "FASTER", np.inf)
     monkeypatch.setattr(auto, "LOOKING", np.inf)
     monkeypatch.setattr(auto, "SHORTEST", 5)
+    monkeypatch.setattr(auto, "LATEST", 1)
     return given
 
 
@@ -220,7 +221,7 @@ def chosen(**settings):
     return train(network(width=WIDE), ranks="auto", **{"pretrain_fraction": 0.2, **settings})
 
 
-@pytest.mark.parametrize(("eighth", "quarter", "rank"), [(1.019, 1.0, 32), (1.021, 1.019, 64), (1.021, 1.021, None)])
+@pytest.mark.parametrize(("eighth", "quarter", "rank"), [(1.014, 1.0, 32), (1.016, 1.014, 64), (1.016, 1.016, None)])
 def test_auto_takes_the_smallest_rank_that_keeps_what_was_learned(losses, eighth, quarter, rank):
     losses |= {(None, 32): eighth, (None, 64): quarter}
     result = chosen()
@@ -229,7 +230,7 @@ def test_auto_takes_the_smallest_rank_that_keeps_what_was_learned(losses, eighth
     assert [layer["rank"] for layer in first.info["layers"]] == [None, rank]
     assert first.info["layers"][0]["why"] == "factors would save too little time"
     if rank is None:
-        assert "a cut to rank 64 loses 2.1% of what has been learned" in result.explain()
+        assert "a cut to rank 64 loses 1.6% of what has been learned" in result.explain()
         assert kinds(result) == [("ranks", 10), ("ranks", 30)]
     else:
         assert first.info["layers"][1]["tried"][rank] == pytest.approx(losses[None, rank] - 1)
@@ -259,13 +260,13 @@ def test_auto_waits_until_something_has_been_learned(losses, monkeypatch):
 def test_auto_looks_at_all_cuts_together(losses):
     """Each alone is good, both together are not: the layer that loses more gets a higher rank, then none."""
     net = sf.Network([WIDE, WIDE, WIDE, 3], seed=0)
-    losses |= {(32, None): 1.01, (None, 32): 1.015, (32, 32): 1.5, (None, 64): 1.005, (32, 64): 1.5, (64, 64): 1.5, (64, None): 1.0}
+    losses |= {(32, None): 1.01, (None, 32): 1.012, (32, 32): 1.5, (None, 64): 1.005, (32, 64): 1.5, (64, 64): 1.5, (64, None): 1.0}
     X, y = samples(n_in=WIDE)
     settings = {"epochs": 10, "batch_size": 12}
     result = sf.train(net, X, y, factoring=sf.Factoring(pretrain_fraction=0.2), **settings)
     assert result.events[0].info["ranks"] == [None, 64]
     assert "all cuts together lose 50.0% of what has been learned" in result.explain()
-    losses[32, 64] = 1.03
+    losses[32, 64] = 1.02
     result = sf.train(sf.Network([WIDE, WIDE, WIDE, 3], seed=0), X, y, factoring=sf.Factoring(pretrain_fraction=0.2), **settings)
     assert result.events[0].info["ranks"] == [32, 64]
 

@@ -27,6 +27,7 @@ from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring
 from svdfast.training.optimizers import Adam, AdamW, GradientDescent, Optimizer
 from svdfast.training.result import TrainingResult
+from svdfast.training.schedules import Cooldown
 from svdfast.training.train import train
 
 __all__ = ["SGD_LEARNING_RATE", "Comparison", "aligned", "say"]
@@ -99,13 +100,13 @@ class Comparison:
 
     def optimizer(self) -> Optimizer:
         """A new one, for its state belongs to one training."""
-        arguments = self.arguments
+        arguments, rate = self.arguments, Cooldown(self.learning_rate)
         if arguments.optimizer == "sgd":
-            return GradientDescent(self.learning_rate, momentum=arguments.momentum or 0.0)
+            return GradientDescent(rate, momentum=arguments.momentum or 0.0)
         if arguments.optimizer == "adamw":
             decay = 0.01 if arguments.weight_decay is None else arguments.weight_decay
-            return AdamW(self.learning_rate, weight_decay=decay)
-        return Adam(self.learning_rate)
+            return AdamW(rate, weight_decay=decay)
+        return Adam(rate)
 
     def _warm_up(self) -> None:
         """A dense step, an SVD and a factored step on a copy, so that none is measured cold."""

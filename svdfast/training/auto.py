@@ -37,12 +37,13 @@ from svdfast.training.state import AutoState
 __all__ = ["Auto", "Look"]
 
 FRACTIONS = (1 / 8, 1 / 4)
-# The first look comes after so many steps, and each next one after so many times more.
+# The first look comes after so many steps, and each next one after so many times more, up to this share of the steps: later there
+# is little to save, and little time to recover.
 FIRST_LOOK = 100
-LATER = 3
+LATER, LATEST = 3, 0.5
 # What a cut of one layer may cost at once, as a share of what has been learned: how far the loss is below that of the best answer
 # that is the same for all samples. All cuts of a look together may cost so many times that.
-LOST = 0.02
+LOST = 0.015
 TOGETHER = 2
 # Looks may take so many dense steps in all, as a share of the training's, by counted multiplications: each half of what is left of it,
 # or all where that is not enough. To find directions and to cut by them takes about WORK times the products with them.
@@ -163,7 +164,8 @@ class Auto:
         for layer in layers:
             found.ranks[layer.index] = layer.rank
             self.lost[layer.index] = layer.lost if layer.rank else self.lost[layer.index]
-            info["layers"].append(layer.told(whole))
+            if not net.layout.structures[layer.index].factored:
+                info["layers"].append(layer.told(whole))
         if any(found.ranks):
             self._plan_check(step)
         return found
@@ -173,20 +175,23 @@ class Auto:
 
         On rows that its directions were made for a cut loses too little.
         """
-        program, n_looks = run.net.layout.program, 2 + sum(1 + len(layer.options) for layer in options)
-        rows, forward = run.sample_rows(), program.multiplications("forward")
-        most = len(rows) // 2
-        n_directed = min(most, ROWS_PER_RANK * max(layer.options[-1] for layer in options))
-        cost = n_directed * forward + sum(
-            WORK * layer.dense.n_out * (n_directed + layer.dense.n_in) * layer.options[-1] for layer in options
-        )
-        left = LOOKING * self.n_steps - self.looked
-        for allowed, n_samples in [*((left / 2, samples) for samples in SAMPLES), (left, SAMPLES[-1])]:
-            n_rows = min(n_samples, most)
-            whole = (cost + n_looks * n_rows * forward) / (program.multiplications("step") * run.batch_size)
-            if n_rows and whole <= allowed:
-                self.looked, self.n_rows = self.looked + whole, n_rows
-                return rows[:n_directed], rows[-n_rows:]
+        program, rows = run.net.layout.program, run.sample_rows()
+        forward, step = (program.multiplications(mode) for mode in ("forward", "step"))
+        most, left = len(rows) // 2, LOOKING * self.n_steps - self.looked
+        while most:
+            n_directed = min(most, ROWS_PER_RANK * max(layer.options[-1] for layer in options))
+            cost = n_directed * forward + sum(
+                WORK * layer.dense.n_out * (n_directed + layer.dense.n_in) * layer.options[-1] for layer in options
+            )
+            n_looks = 2 + sum(1 + len(layer.options) for layer in options)
+            for allowed, n_samples in [*((left / 2, samples) for samples in SAMPLES), (left, SAMPLES[-1])]:
+                n_rows = min(n_samples, most)
+                whole = (cost + n_looks * n_rows * forward) / (step * run.batch_size)
+                if whole <= allowed:
+                    self.looked, self.n_rows = self.looked + whole, n_rows
+                    return rows[:n_directed], rows[-n_rows:]
+            if not any(layer.drop() for layer in options):
+                break
         return None
 
     def _decide(
@@ -245,8 +250,9 @@ class Auto:
         self.before, self.limit, self.failed = loss, loss + STILL_LOST * learned, False
         found.directions.update({i: directions[i] for i in chosen})
 
-    def check(self, run: Run, step: int, dense: float, factored: float) -> tuple[list[int], dict[str, Any]]:
-        """The layers that are to be dense again before this step, a step having taken so many seconds before and after the cut."""
+    def check(self, run: Run, step: int, times: Sequence[float]) -> tuple[list[int], dict[str, Any]]:
+        """The layers that are to be dense again before this step, a step having taken so many seconds before the cut and after it,
+        or after it alone."""
         loss = run.loss(run.net, run.sample_rows()[-self.n_rows :])
         info: dict[str, Any] = {"loss_before": self.before, "loss_recovered": loss, "action": "kept"}
         back: list[int] = []
@@ -258,9 +264,9 @@ class Auto:
             self.refused[back[0]] = run.net.layout.structures[back[0]].rank or 0
         elif self.failed:
             info["action"] = "watched"
-        elif not run.reproducible and factored > FASTER * dense:
+        elif not run.reproducible and times[-1] > FASTER * times[0] and len(times) == 2:
             back = factors
-            info |= {"seconds_dense": dense, "seconds_factored": factored}
+            info |= {"seconds_dense": times[0], "seconds_factored": times[1]}
             for i in back:  # a higher rank would be no faster
                 self.refused[i] = min(run.net.sizes[i : i + 2])
         if self.failed and len(factors) > len(back):
@@ -273,7 +279,7 @@ class Auto:
 
     def _plan_look(self, step: int) -> None:
         later = max(LATER * step, step + 1)
-        self.next_step = later if later < self.end else self.n_steps
+        self.next_step = later if later < LATEST * self.end else self.n_steps
 
     def _plan_check(self, step: int) -> None:
         self.check_step = min(step + max(SHORTEST, round(RECOVERY * self.n_steps)), self.end)
@@ -294,7 +300,6 @@ class _Layer:
         self.options: list[int] = []
         self.works: list[float] = []
         if structure.factored:
-            self.why = "cut before"
             return
         ranks = sorted({resolve_rank(fraction, self.dense.n_in, self.dense.n_out) for fraction in FRACTIONS})
         for rank in ranks:
@@ -309,6 +314,13 @@ class _Layer:
         """Leaves the ranks whose work is enough below the layer's own."""
         kept = [(rank, work) for rank, work in zip(self.options, self.works, strict=True) if enough(work, self.work)]
         self.options, self.works = [rank for rank, _ in kept], [work for _, work in kept]
+
+    def drop(self) -> bool:
+        """Leaves out the largest rank, if there are others."""
+        if len(self.options) < 2:
+            return False
+        self.options, self.works = self.options[:-1], self.works[:-1]
+        return True
 
     def close(self, why: str) -> None:
         """Leaves no rank."""
@@ -328,7 +340,7 @@ class _Layer:
         info: dict[str, Any] = {"layer": self.index, "rank": self.rank, "tried": self.tried}
         if self.rank:
             saved = (self.work - self.works[self.options.index(self.rank)]) / whole
-            return info | {"saved": saved, "why": f"the cut loses {self.lost:.1%} of what has been learned"}
+            return info | {"saved": saved, "why": f"the cut loses {max(self.lost, 0):.1%} of what has been learned"}
         return info | {"saved": 0.0, "why": self.why}
 
 

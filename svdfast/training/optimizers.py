@@ -113,7 +113,7 @@ class GradientDescent(Optimizer):
     Parameters
     ----------
     learning_rate : float or Schedule
-        η ≥ 0. A number is the rate until it falls at the end of a training, see `svdfast.schedules.Cooldown`.
+        η ≥ 0.
     momentum : float
         μ, 0 ≤ μ < 1.
     nesterov : bool
@@ -176,7 +176,7 @@ class Adam(Optimizer):
     Parameters
     ----------
     learning_rate : float or Schedule
-        η ≥ 0. A number is the rate until it falls at the end of a training, see `svdfast.schedules.Cooldown`.
+        η ≥ 0.
     beta1, beta2 : float
         β₁ and β₂, from 0 to below 1.
     epsilon : float
@@ -222,7 +222,7 @@ class AdamW(Adam):
     Parameters
     ----------
     learning_rate : float or Schedule
-        η ≥ 0. A number is the rate until it falls at the end of a training, see `svdfast.schedules.Cooldown`.
+        η ≥ 0.
     weight_decay : float
         λ ≥ 0.
     beta1, beta2, epsilon : float

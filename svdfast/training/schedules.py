@@ -2,7 +2,7 @@
 """Learning-rate schedules: the rate η at each step of a training.
 
 A schedule is called with (step, n_steps), steps counted from 0, and returns the rate. An optimizer's
-`learning_rate` can be any such callable; a number means a `Cooldown` from it. Not here: the update (optimizers.py).
+`learning_rate` can be any such callable; a number means a constant rate. Not here: the update (optimizers.py).
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _set(of: object, /, **values: Any) -> None:
 
 
 def resolve(learning_rate: float | Schedule) -> Schedule:
-    """A number as a `Cooldown`; a callable as it is.
+    """A number as a `Constant`; a callable as it is.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def resolve(learning_rate: float | Schedule) -> Schedule:
     """
     if callable(learning_rate):
         return learning_rate
-    return Cooldown(positive_number("learning_rate", learning_rate, or_zero=True))
+    return Constant(positive_number("learning_rate", learning_rate, or_zero=True))
 
 
 def is_known(schedule: float | Schedule) -> bool:

@@ -124,8 +124,6 @@ class Switch:
             raise ValueError(f"it has {len(ranks)} ranks for {n_hidden} hidden layers")
         self.ranks = None if ranks is None else [None if rank is None else count("ranks", rank) for rank in ranks]
         if state.auto is None:
-            if self.factoring.automatic and self.ranks is None and self.switch_step < self.n_steps:
-                raise ValueError("it has a switch to come, and nothing from which to choose ranks")
             self.auto = None
         elif self.factoring.automatic:
             self.auto = Auto(self.run.net.layout, self.n_steps, 0, self.recompose_step)
@@ -195,8 +193,8 @@ class Switch:
         """Whether the last cut has proved good; else a layer becomes dense again."""
         assert self.auto is not None
         run, began = self.run, time.perf_counter()
-        dense, factored = (phase["seconds"] / max(phase["steps"], 1) for phase in phases[-2:])
-        back, info = self.auto.check(run, step, dense, factored)
+        times = [phase["seconds"] / max(phase["steps"], 1) for phase in phases[-2:]]
+        back, info = self.auto.check(run, step, times)
         if back:
             self._recompose([Dense(s.n_out, s.n_in) if i in back else s for i, s in enumerate(run.net.layout.structures)])
             self.auto.note(run.net.layout)

@@ -23,6 +23,7 @@ from svdfast.training.factoring import Factoring, factoring_of
 from svdfast.training.optimizers import Adam, Optimizer
 from svdfast.training.prepare import prepare
 from svdfast.training.result import TrainingResult
+from svdfast.training.schedules import Cooldown
 
 __all__ = ["train"]
 
@@ -84,13 +85,14 @@ def train(
     batch_size : int, optional
         Samples in a mini-batch, by default 256; the last of an epoch may be smaller. Not for an iterable of batches.
     optimizer : Optimizer, optional
-        Default Adam(1e-3). Its state goes on where the network's layout is the one that it was used with last, else it
+        Default `Adam(schedules.Cooldown(1e-3))`, whose rate falls to 0 over the last 30 % of the steps. An optimizer's state goes on where the network's layout is the one that it was used with last, else it
         starts anew.
     loss : str, optional
         By default the one that goes with the output's activation.
     factoring : Factoring, float, str or None
-        How hidden weights are factored. A number is α, the ranks' share of each weight's smaller side. "auto" chooses ranks, and when to
-        switch, by measuring. A `Factoring` has all settings. None trains dense throughout.
+        How hidden weights are factored. "auto" decides about each layer by itself, by looking at what a cut does to the loss, against
+        the time that it saves; `result.explain()` says what it did. A number is α, the ranks' share of each weight's smaller side. A
+        `Factoring` has all settings. None trains dense throughout.
     clip_norm : float, optional
         Largest Euclidean norm of the gradient, penalties included: a longer gradient is scaled down to it before the update.
     l1, l2 : float
@@ -189,7 +191,7 @@ def train(
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")
     if optimizer is None:
-        optimizer = Adam()
+        optimizer = Adam(Cooldown(1e-3))
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
     factoring = factoring_of(factoring)
