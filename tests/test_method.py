@@ -294,6 +294,18 @@ def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
     assert first[0] == second[0] > 1
 
 
+def test_auto_with_a_guard(losses):
+    """It looks at validation data, with the guard's tolerance; undone for good."""
+    losses |= {(None, 32): 1.0, (None, 64): 1.0}
+    validation = samples(n=30, seed=1)
+    result = chosen(epochs=20, pretrain_fraction=0.1, validation=validation, guard=sf.Guard(1e9))
+    kept = next(event.info for event in result.events if event.kind == "guard")
+    assert kept["action"] == "kept" and kept["loss_before"] != 1.0
+    result = chosen(epochs=20, pretrain_fraction=0.1, validation=validation, guard=sf.Guard(0.0, "undo"), callbacks=[Worse()])
+    assert [e.info["action"] for e in result.events if e.kind == "guard"] == ["watched", "undone"]
+    assert len([e for e in result.events if e.kind == "switch"]) == 1
+
+
 def test_auto_takes_back_what_the_clock_finds_no_faster(losses, monkeypatch):
     losses |= {(None, 32): 1.0, (None, 64): 1.0}
     monkeypatch.setattr(auto, "FASTER", 0.0)

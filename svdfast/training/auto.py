@@ -250,10 +250,15 @@ class Auto:
         self.before, self.limit, self.failed = loss, loss + STILL_LOST * learned, False
         found.directions.update({i: directions[i] for i in chosen})
 
-    def check(self, run: Run, step: int, times: Sequence[float]) -> tuple[list[int], dict[str, Any]]:
-        """The layers that are to be dense again before this step, a step having taken so many seconds before the cut and after it,
-        or after it alone."""
-        loss = run.loss(run.net, run.sample_rows()[-self.n_rows :])
+    def sample_loss(self, run: Run) -> float:
+        """The loss of the network on the rows of the last look."""
+        return run.loss(run.net, run.sample_rows()[-self.n_rows :])
+
+    def check(
+        self, run: Run, step: int, loss: float, times: Sequence[float], *, for_good: bool
+    ) -> tuple[list[int], dict[str, Any]]:
+        """The layers that are to be dense again before this step, with this loss now, a step having taken so many seconds before
+        the cut and after it, or after it alone."""
         info: dict[str, Any] = {"loss_before": self.before, "loss_recovered": loss, "action": "kept"}
         back: list[int] = []
         factors = [i for i in run.net.layout.factored if i < len(self.refused)]
@@ -261,7 +266,8 @@ class Auto:
         self.check_step = self.n_steps
         if self.failed and again:
             back = [max(factors, key=lambda i: self.lost[i])]
-            self.refused[back[0]] = run.net.layout.structures[back[0]].rank or 0
+            structure = run.net.layout.structures[back[0]]
+            self.refused[back[0]] = min(structure.n_in, structure.n_out) if for_good else structure.rank or 0
         elif self.failed:
             info["action"] = "watched"
         elif not run.reproducible and times[-1] > FASTER * times[0] and len(times) == 2:

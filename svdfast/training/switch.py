@@ -184,6 +184,9 @@ class Switch:
         if any(found.ranks) and self.auto.owns(net.layout):
             # A callback may have changed the parameters.
             directions = found.directions if np.array_equal(parameters, net.parameters) else {}
+            if self.factoring.guard is not None:
+                loss = self._validate()
+                self.auto.before, self.auto.limit = loss, loss * (1 + self.factoring.guard.tolerance)
             event = self._switch(found.ranks, step, epoch, time.perf_counter(), directions)
             self.auto.note(net.layout)
             yield event
@@ -194,7 +197,9 @@ class Switch:
         assert self.auto is not None
         run, began = self.run, time.perf_counter()
         times = [phase["seconds"] / max(phase["steps"], 1) for phase in phases[-2:]]
-        back, info = self.auto.check(run, step, times)
+        guard = self.factoring.guard
+        loss = self.auto.sample_loss(run) if guard is None else self._validate()
+        back, info = self.auto.check(run, step, loss, times, for_good=guard is not None and guard.action == "undo")
         if back:
             self._recompose([Dense(s.n_out, s.n_in) if i in back else s for i, s in enumerate(run.net.layout.structures)])
             self.auto.note(run.net.layout)
@@ -236,7 +241,7 @@ class Switch:
         run.follow()
         recovery = max(1, round(RECOVERY * self.n_steps))
         before = None
-        guarded = self.factoring.guard is not None and step > 0 and step + recovery < self.recompose_step
+        guarded = self.factoring.guard is not None and self.auto is None and step > 0 and step + recovery < self.recompose_step
         if guarded:
             before = _Before(run.kept(), self._validate())
         try:
