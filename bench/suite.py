@@ -4,6 +4,7 @@
     python bench/suite.py --out FILE [--sets ...] [--networks ...] [--ways ...] [--seeds 5]
     python bench/suite.py --out FILE --rates 3e-4 1e-3 3e-3      each way at its own best rate
     python bench/suite.py --out FILE --estimators                the estimators and scikit-learn's
+    python bench/suite.py --out FILE --ablation                  the default without each ingredient
     python bench/suite.py --report FILE ... [--plot FILE]        tables of what was run
     python bench/suite.py --quick                                a check
 
@@ -17,6 +18,7 @@ time of single steps (compare.py), and PyTorch's accuracy (accuracy.py).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -31,12 +33,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import machine
 import numpy as np
 import suite_data
 
 import svdfast as sf
+from svdfast.training import auto
 
 BATCH = 256
 # The default number of steps, for each network.
@@ -46,6 +50,18 @@ WAYS: dict[str, dict[str, Any]] = {
     "default": {},
     "1/4": {"factoring": 1 / 4},
     "1/8": {"factoring": 1 / 8},
+}
+# The default without one of its ingredients; of `auto`, constants that put one out of action.
+CONSTANT = {"optimizer": lambda: sf.Adam(sf.schedules.Constant(1e-3))}
+ABLATION: dict[str, dict[str, Any]] = {
+    "without a cooldown": CONSTANT,
+    "dense, without a cooldown": {"factoring": None, **CONSTANT},
+    "without the factors' rate": {"factoring": sf.Factoring(learning_rate=1.0)},
+    "without outputs": {"factoring": sf.Factoring(activation_aware=False)},
+    "without moments": {"factoring": sf.Factoring(moments="restart")},
+    "without later looks": {"auto": {"LATER": math.inf}},
+    "without checks": {"auto": {"FASTER": math.inf, "STILL_LOST": math.inf}},
+    "with a dense tail": {"factoring": sf.Factoring(recompose_fraction=0.1)},
 }
 ESTIMATORS = ("scikit-learn", "svdfast")
 BASES = ("dense", "scikit-learn")  # what others are held against
@@ -80,14 +96,19 @@ def train(job: Record, parts: suite_data.Parts) -> Record:
     sizes = [parts.X.shape[1], *hidden(job["network"]), parts.n_outputs]
     net = sf.Network(sizes, output="softmax" if parts.n_classes else "identity", seed=job["seed"])
     ranks = Ranks()
-    settings = {**WAYS[job["way"]], "seed": job["seed"], "n_threads": job["threads"]}
+    way = {**WAYS, **ABLATION}[job["way"]]
+    settings = {**way, "seed": job["seed"], "n_threads": job["threads"]}
+    constants = settings.pop("auto", {})
+    if "optimizer" in settings:
+        settings["optimizer"] = settings["optimizer"]()
     if job["rate"] is not None:
-        settings["optimizer"] = sf.Adam(job["rate"])
+        settings["optimizer"] = sf.Adam(sf.schedules.Cooldown(job["rate"]))
     epochs = max(1, round(job["steps"] / math.ceil(len(parts.X) / BATCH)))
     began = time.perf_counter()
-    result = sf.train(
-        net, parts.X, parts.y, epochs=epochs, batch_size=BATCH, callbacks=[ranks], **settings
-    )
+    with mock.patch.multiple(auto, **constants) if constants else contextlib.nullcontext():
+        result = sf.train(
+            net, parts.X, parts.y, epochs=epochs, batch_size=BATCH, callbacks=[ranks], **settings
+        )
     wall = time.perf_counter() - began
     score = 100 * net.score(parts.X_test, parts.y_test)
     found = {"epochs": epochs, "ranks": ranks.last, "explain": result.explain()}
@@ -260,7 +281,7 @@ def compare(runs: Iterable[Record]) -> list[Comparison]:
     for name, network in sorted(grouped, key=lambda group: [*suite_data.SETS].index(group[0])):
         ways = grouped[name, network]
         base = next((ways.pop(b) for b in BASES if b in ways), {})
-        for way in sorted(ways, key=[*WAYS, *ESTIMATORS].index):
+        for way in sorted(ways, key=[*WAYS, *ABLATION, *ESTIMATORS].index):
             if seeds := sorted(ways[way].keys() & base.keys()):
                 both = ([of_way[seed] for seed in seeds] for of_way in (ways[way], base))
                 found.append(Comparison(name, network, way, *both))
@@ -392,11 +413,14 @@ def main() -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--rates", type=float, nargs="+", help="each way at the best of these")
     kind.add_argument("--estimators", action="store_true", help="svdfast's and scikit-learn's")
+    kind.add_argument("--ablation", action="store_true", help="the default without ingredients")
     parser.add_argument("--threads", type=int, default=len(machine.available_cpus()))
     parser.add_argument("--report", type=Path, nargs="+", metavar="FILE", help="only report these")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the report's differences")
     parser.add_argument("--quick", action="store_true", help="two small sets: only a check")
     options = parser.parse_args()
+    if options.ablation:
+        options.ways = ["dense", "default", *ABLATION]
     if options.report:
         report(options.report, options.plot)
         return

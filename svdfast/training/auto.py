@@ -105,7 +105,7 @@ class Auto:
         self.refused = [0] * len(layout.factorable)
         self.lost = [0.0] * len(layout.factorable)
         self.ranks = [0] * len(layout.factorable)
-        # The rows of the last look, their loss before the last cut, the most that it may be at the check, and whether it was more at the last.
+        # The rows of the last look; their loss before the cut, the most that it may be at a check, and whether it was more at the last.
         self.n_rows, self.before, self.limit, self.failed = 0, 0.0, 0.0, False
 
     def state(self) -> AutoState:
@@ -147,7 +147,7 @@ class Auto:
             layer.keep(lambda work, own: own - work >= SHARE * whole)
         if sum(layer.most_saved for layer in layers) < SHARES * whole:
             for layer in layers:
-                layer.close("factors would make a step no faster")
+                layer.close()
         options = [layer for layer in layers if layer.options]
         info: dict[str, Any] = {"layers": [], "ranks": [None] * len(layers)}
         found = Look(info["ranks"], info)
@@ -159,7 +159,8 @@ class Auto:
             else:
                 for layer in options:
                     layer.why = "a look would take longer than its share of the training"
-            if any(layer.rank is None for layer in options):
+            after = whole - sum(layer.saved for layer in options)
+            if sum(layer.most_saved for layer in options if not layer.rank) >= SHARES * after:
                 self._plan_look(step)
         for layer in layers:
             found.ranks[layer.index] = layer.rank
@@ -328,14 +329,17 @@ class _Layer:
         self.options, self.works = self.options[:-1], self.works[:-1]
         return True
 
-    def close(self, why: str) -> None:
+    def close(self) -> None:
         """Leaves no rank."""
-        if self.options:
-            self.options, self.works, self.why = [], [], why
+        self.options, self.works = [], []
 
     @property
     def lost(self) -> float:
         return self.tried[self.rank] if self.rank else 0.0
+
+    @property
+    def saved(self) -> float:
+        return self.work - self.works[self.options.index(self.rank)] if self.rank else 0.0
 
     @property
     def most_saved(self) -> float:
@@ -345,8 +349,7 @@ class _Layer:
         """What an event tells of it."""
         info: dict[str, Any] = {"layer": self.index, "rank": self.rank, "tried": self.tried}
         if self.rank:
-            saved = (self.work - self.works[self.options.index(self.rank)]) / whole
-            return info | {"saved": saved, "why": f"the cut loses {max(self.lost, 0):.1%} of what has been learned"}
+            return info | {"saved": self.saved / whole, "why": f"the cut loses {max(self.lost, 0):.1%} of what has been learned"}
         return info | {"saved": 0.0, "why": self.why}
 
 

@@ -46,7 +46,8 @@ class Event:
     ...         print(event.step, [t.rank for t in event.info["truncations"]])
     >>> data = sf.datasets.load("xor")
     >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
-    >>> result = sf.train(net, *data.train, epochs=40, callbacks=[report])
+    >>> method = sf.Factoring(1 / 4, force=True)
+    >>> result = sf.train(net, *data.train, epochs=40, factoring=method, callbacks=[report])
     2 [1, 5]
     """
 

@@ -85,7 +85,8 @@ def train(
     batch_size : int, optional
         Samples in a mini-batch, by default 256; the last of an epoch may be smaller. Not for an iterable of batches.
     optimizer : Optimizer, optional
-        Default `Adam(schedules.Cooldown(1e-3))`, whose rate falls to 0 over the last 30 % of the steps. An optimizer's state goes on where the network's layout is the one that it was used with last, else it
+        Default `Adam(schedules.Cooldown(1e-3))`, whose rate falls to 0 over the last 30 % of the steps.
+        An optimizer's state goes on where the network's layout is the one that it was used with last, else it
         starts anew.
     loss : str, optional
         By default the one that goes with the output's activation.
@@ -157,7 +158,7 @@ def train(
     Notes
     -----
     On one kind of machine the same seed and number of threads give bit-identical results; with `reproducible` the same seed, whatever
-    the number of threads. Ctrl-C ends the training between two steps; the network stays usable, in whatever phase it was. What reading
+    the number of threads. "auto" asks the clock once after a cut, whether steps are faster; with `reproducible` it does not. Ctrl-C ends the training between two steps; the network stays usable, in whatever phase it was. What reading
     a row source or an iterable raises goes through, and leaves it so, too.
 
     A step whose loss is not finite changes neither weights nor moments, so that the network stays as the step before left it if its weights
@@ -182,7 +183,8 @@ def train(
     >>> import svdfast as sf
     >>> X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype="float32")
     >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
-    >>> result = sf.train(net, X, [0, 1, 1, 0], epochs=800, optimizer=sf.Adam(0.01))
+    >>> method = sf.Factoring(1 / 4, force=True)
+    >>> result = sf.train(net, X, [0, 1, 1, 0], epochs=800, optimizer=sf.Adam(0.01), factoring=method)
     >>> result.history[-2]["phase"], result.history[-2]["loss"] < 0.05
     ('factored', True)
     >>> [round(float(p)) for p in net.predict(X)[:, 0]]
