@@ -67,7 +67,7 @@ def small_pool(monkeypatch):
 
 def trained(X, y, dtype="float64", net=None, **settings):
     net = network(dtype) if net is None else net
-    settings = {"epochs": 3, "pretrain_fraction": 0.4, "force": True, "n_threads": 2} | settings
+    settings = {"epochs": 3, "ranks": 0.25, "pretrain_fraction": 0.4, "force": True, "n_threads": 2} | settings
     result = sf.train(net, X, y, **flat(**settings))
     return net.parameters, [row["loss"] for row in result.history[:-1]], result
 
@@ -934,7 +934,7 @@ def test_what_an_iterable_raises_goes_through(error):
 
     net = network()
     with pytest.raises(RuntimeError if error is StopIteration else error, match="no more"):
-        sf.train(net, Failing(X, y, 8), epochs=1, factoring=sf.Factoring(force=True, pretrain_fraction=0.2))
+        sf.train(net, Failing(X, y, 8), epochs=1, factoring=sf.Factoring(0.25, force=True, pretrain_fraction=0.2))
     assert net.is_factored and np.isfinite(net.predict(X)).all()
 
 
@@ -1023,11 +1023,11 @@ def look(step, n_steps):
     return 1e-3
 
 
-optimizer = sf.Adam(look)
+optimizer, factoring = sf.Adam(look), sf.Factoring(0.25, force=True)
 if what == "batches":
-    sf.train(net, Batches(), epochs=1, optimizer=optimizer, validation=Batches(), factoring=sf.Factoring(force=True))
+    sf.train(net, Batches(), epochs=1, optimizer=optimizer, validation=Batches(), factoring=factoring)
 else:
-    sf.train(net, X, y, epochs=1, batch_size=500, optimizer=optimizer, validation=(X, y), factoring=sf.Factoring(force=True), n_threads=2)
+    sf.train(net, X, y, epochs=1, batch_size=500, optimizer=optimizer, validation=(X, y), factoring=factoring, n_threads=2)
     look(0, 1)
     net.predict(X)
     net.evaluate(X, y)
