@@ -132,6 +132,16 @@ class Auto:
         """Takes the layers as they are for its own doing."""
         self.ranks = [layer.rank or 0 for layer in layout.factorable]
 
+    def taken_back(self, layout: Layout) -> None:
+        """Takes it that the last cut is not there any more."""
+        self.note(layout)
+        self.check_step, self.failed = self.n_steps, False
+
+    def cut_again(self, layout: Layout, step: int) -> None:
+        """Takes it that the last cut was done again before this step, to other ranks."""
+        self.note(layout)
+        self._plan_check(step)
+
     def look(self, run: Run, step: int, factoring: Factoring) -> Look:
         """Which layers to cut before this step, and to which ranks.
 

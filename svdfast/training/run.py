@@ -210,7 +210,8 @@ class Run:
     def back(self, kept: Kept) -> None:
         """Goes back to what was kept."""
         self._adopt(kept)
-        self.scales = [1.0] * len(self.net.layers)
+        pairs = zip(self.scales, kept.layout.structures, strict=True)
+        self.scales = [scale if structure.factored else 1.0 for scale, structure in pairs]
         self.rebuild()
 
     def _adopt(self, kept: Kept) -> None:

@@ -184,6 +184,7 @@ class Switch:
         if any(found.ranks) and self.auto.owns(net.layout):
             # A callback may have changed the parameters.
             directions = found.directions if np.array_equal(parameters, net.parameters) else {}
+            self.ranks = found.ranks
             event = self._switch(found.ranks, step, epoch, time.perf_counter(), directions)
             self.auto.note(net.layout)
             yield event
@@ -342,6 +343,8 @@ class Switch:
             yield event("kept")
             return
         run.back(before.kept)
+        if self.auto is not None:
+            self.auto.taken_back(run.net.layout)
         if guard.action == "raise":
             layout = run.net.layout
             twice = [
@@ -352,16 +355,24 @@ class Switch:
             if usable != self.ranks and any(usable):
                 yield event("raised")
                 self.ranks = usable
-                yield self._switch(usable, step, epoch, time.perf_counter(), {})
+                switched = self._switch(usable, step, epoch, time.perf_counter(), {})
+                if self.auto is not None:
+                    self.auto.cut_again(run.net.layout, step)
+                yield switched
                 self._plan_decay(step)
                 return
         elif guard.action == "delay":
             later = step + max(1, round(factoring.phi * self.n_steps))
             if later < self.recompose_step:
-                self.switch_step = later
+                if self.auto is None:
+                    self.switch_step = later
+                else:
+                    self.auto.next_step = later
                 yield event("delayed")
                 return
-        self.recompose_step = self.n_steps
+        self.auto = None
+        if not run.net.is_factored:  # by an earlier cut
+            self.recompose_step = self.n_steps
         yield event("undone")
 
     def recompose(self) -> float:
