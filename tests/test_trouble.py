@@ -369,11 +369,11 @@ def test_a_training_goes_on_where_a_shorter_way_fails(name, width, monkeypatch, 
 def test_where_nothing_converges_the_layer_is_named(ranks, monkeypatch):
     X, y = samples()
     net, other = network(), network()
-    sf.train(other, X, y, epochs=1, batch_size=16, factoring=None)
+    sf.train(other, X, y, epochs=1, batch_size=16, optimizer=sf.Adam(), factoring=None)
     failing(monkeypatch, "svd", lambda kwargs, n: True)
     with pytest.raises(np.linalg.LinAlgError, match=r"layer 0: no SVD of a matrix of shape .* converged"):
         sf.train(
-            net, X, y, epochs=2, batch_size=16,
+            net, X, y, epochs=2, batch_size=16, optimizer=sf.Adam(),
             factoring=sf.Factoring(ranks, pretrain_fraction=0.5, force=True, activation_aware=False),
         )  # fmt: skip
     np.testing.assert_array_equal(net.parameters, other.parameters)
