@@ -112,7 +112,7 @@ def test_every_engine_of_a_training_rounds(monkeypatch):
     monkeypatch.setattr(run, "Engine", lambda layout, *a, **k: seen.append((layout.ranks, k)) or engine(layout, *a, **k))
     sf.train(
         sf.Network([40, 64, 32, 3], seed=0), *samples(), epochs=4, batch_size=100, precision="bfloat16",
-        factoring=sf.Factoring(recompose_fraction=0.25),
+        factoring=sf.Factoring([10, 8], recompose_fraction=0.25),
     )
     assert [ranks for ranks, _ in seen] == [(None, None, None), (10, 8, None), (None, None, None)]
     assert all(k["bfloat16"] for _, k in seen)
@@ -194,17 +194,18 @@ def test_packed_weights_change_nothing(rank_fraction):
 
 
 @pytest.mark.parametrize("batch_size", [64, 600])  # gradients by rows of weights, and by tiles
-@pytest.mark.parametrize("rank_fraction", [None, 1 / 4])
-def test_training_takes_the_same_way(batch_size, rank_fraction):
+@pytest.mark.parametrize("factoring", [None, sf.Factoring([10, 8])])
+def test_training_takes_the_same_way(batch_size, factoring):
     """As in float32, within what rounding does; weights and moments stay float32; it repeats bit by bit."""
     X, y = samples()
 
     def trained(precision, n_threads=2):
         net, optimizer = sf.Network([40, 64, 32, 3], seed=0), sf.Adam(1e-3)
         result = sf.train(
-            net, X, y, epochs=8, batch_size=batch_size, optimizer=optimizer, factoring=rank_fraction,
+            net, X, y, epochs=8, batch_size=batch_size, optimizer=optimizer, factoring=factoring,
             precision=precision, n_threads=n_threads,
         )  # fmt: skip
+        assert result.phases[-1]["phase"] == ("dense" if factoring is None else "factored")
         assert net.dtype == np.float32 and all(moment.dtype == np.float32 for moment in optimizer.moments)
         return net, [row["loss"] for row in result.history if row["phase"] != "recomposed"]
 
@@ -226,15 +227,26 @@ def test_it_learns():
 
 
 def test_auto_times_the_form_that_is_trained(monkeypatch):
+    """Its check compares the training's own steps before the cut and after it: both round, and what looks does not."""
     seen = []
-    engine = auto.Engine
-    monkeypatch.setattr(auto, "PROGRESS_KEPT", -np.inf)  # whatever the cut does to the loss
-    monkeypatch.setattr(auto, "OVERHEAD", -np.inf)  # and whatever time it takes
-    monkeypatch.setattr(auto, "Engine", lambda *a, **k: seen.append(k) or engine(*a, **k))
+    engine = run.Engine
+    for name in ("LOOKING", "LOST", "STILL_LOST"):  # whatever the cut does to the loss, and whatever time the look takes
+        monkeypatch.setattr(auto, name, np.inf)
+    monkeypatch.setattr(auto, "FASTER", 0.0)
+    monkeypatch.setattr(run, "Engine", lambda layout, *a, **k: seen.append((layout.ranks, k)) or engine(layout, *a, **k))
     X, y = samples()
-    sf.train(sf.Network([40, 512, 512, 3], seed=0), X, y, epochs=20, batch_size=60, factoring="auto", precision="bfloat16")
-    timed = [k for k in seen if k.get("gradients", True)]
-    assert timed and all(k["bfloat16"] for k in timed)
+    result = sf.train(
+        sf.Network([40, 512, 512, 3], seed=0), X, y, epochs=20, batch_size=60, optimizer=sf.Adam(1e-3), factoring="auto",
+        precision="bfloat16",
+    )  # fmt: skip
+    (check,) = [event for event in result.events if event.kind == "guard"]
+    assert check.info["action"] == "undone"
+    times = [phase["seconds"] / phase["steps"] for phase in result.phases[:2]]
+    assert [check.info["seconds_dense"], check.info["seconds_factored"]] == times
+    trained = [(ranks, k["bfloat16"]) for ranks, k in seen if k.get("gradients", True)]
+    assert trained == [((None, None, None), True), ((None, 64, None), True), ((None, None, None), True)]
+    looked = [k for _, k in seen if not k.get("gradients", True)]
+    assert looked and not any(k.get("bfloat16") for k in looked)
 
 
 def test_one_warning_where_it_is_emulated(way, monkeypatch, caplog):

@@ -67,7 +67,7 @@ def small_pool(monkeypatch):
 
 def trained(X, y, dtype="float64", net=None, **settings):
     net = network(dtype) if net is None else net
-    settings = {"epochs": 3, "pretrain_fraction": 0.4, "force": True, "n_threads": 2} | settings
+    settings = {"epochs": 3, "ranks": 0.25, "pretrain_fraction": 0.4, "force": True, "n_threads": 2} | settings
     result = sf.train(net, X, y, **flat(**settings))
     return net.parameters, [row["loss"] for row in result.history[:-1]], result
 
@@ -225,25 +225,49 @@ def test_the_switch_takes_its_sample_from_the_pool(small_pool):
     np.testing.assert_allclose(net.parameters, other.parameters, atol=1e-12)
 
 
+@pytest.fixture
+def cutting(monkeypatch):
+    """With ranks="auto" a layer of 256 neurons is cut, whatever that does to the loss and however long it takes."""
+    for name in ("LOOKING", "LOST", "FASTER", "STILL_LOST"):
+        monkeypatch.setattr(auto, name, np.inf)
+
+
+def spoil(event):
+    """Makes the loss after a cut one that no guard bears."""
+    if event.kind == "switch":
+        event.network.layers[-1].W[...] *= -30
+
+
+AUTO = sf.Factoring("auto", pretrain_fraction=0.4, guard=sf.Guard(0.0, "delay"))
+
+
+def assert_delayed_and_undone(result, n_steps):
+    """AUTO's second look comes as long after the guard's as the first after the start; then there are no steps for a third."""
+    first, wait = round(0.4 * n_steps), max(1, round(0.02 * n_steps))
+    second = first + wait + first
+    assert [(e.kind, e.step, e.info.get("action")) for e in result.events] == [
+        ("ranks", first, None), ("switch", first, None), ("guard", first + wait, "delayed"),
+        ("ranks", second, None), ("switch", second, None), ("guard", second + wait, "undone"),
+    ]  # fmt: skip
+    assert all(e.info["ranks"][1] for e in result.events if e.kind == "ranks")
+    assert [phase["phase"] for phase in result.phases] == ["dense", "factored"] * 2 + ["dense"]
+    assert result.n_steps == n_steps
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_ranks_auto_and_the_guard(small_pool, monkeypatch, shuffle):
-    monkeypatch.setattr(auto, "OVERHEAD", 0.0)
-    monkeypatch.setattr(auto, "SVD_SPEED", 1e30)
+def test_ranks_auto_and_the_guard(small_pool, cutting, shuffle):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((N, 64))
     y = X[:, :3].argmax(axis=1)
     small_pool(row_bytes=64 * 8 + 4)
     for rows_of in (Rows, lambda a: a):
         for batch_size in (8, 64):  # the last pool has less than a batch
-            net = network(sizes=[64, 64, 64, 3])
+            net = network(sizes=[64, 256, 256, 3])
             result = sf.train(
-                net, rows_of(X), y,
-                factoring=sf.Factoring("auto", pretrain_fraction=0.5, guard=sf.Guard(0.0, "delay")),
-                epochs=4, batch_size=batch_size, shuffle=shuffle,
+                net, rows_of(X), y, factoring=AUTO, epochs=8, batch_size=batch_size, shuffle=shuffle, callbacks=[spoil],
                 validation=(rows_of(X), rows_of(y)), optimizer=sf.Adam(0.01),
             )  # fmt: skip
-            assert result.events[0].kind == "ranks" and "losses" in result.events[0].info
-            assert result.n_steps == 4 * -(-N // batch_size)
+            assert_delayed_and_undone(result, 8 * -(-N // batch_size))
 
 
 # ---- evaluation and prediction
@@ -749,31 +773,53 @@ def test_the_switch_takes_its_sample_from_the_first_batches(monkeypatch, phi, ki
             np.testing.assert_allclose(ours.weight(), theirs.weight(), atol=1e-9)
 
 
-def test_ranks_auto_and_the_guard_with_batches(monkeypatch):
-    monkeypatch.setattr(auto, "OVERHEAD", 0.0)
-    monkeypatch.setattr(auto, "SVD_SPEED", 1e30)
+@pytest.mark.parametrize(("action", "rank"), [("raise", 64), ("undo", None)])
+def test_other_guards_over_ranks_auto(cutting, action, rank):
+    """The guard goes on from auto's ranks, and what it undoes is not cut again."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((N, 64))
+    net, spoiled = network(sizes=[64, 256, 256, 3]), []
+
+    def spoil_first(event):
+        if event.kind == "switch" and not spoiled:
+            spoiled.append(event)
+            spoil(event)
+
+    result = sf.train(
+        net, X, X[:, :3].argmax(axis=1), epochs=8, batch_size=8, callbacks=[spoil_first], optimizer=sf.Adam(0.01),
+        factoring=sf.Factoring("auto", pretrain_fraction=0.1, recompose=False, guard=sf.Guard(1.0, action)),
+    )  # fmt: skip
+    assert result.events[0].info["ranks"] == [None, 32]
+    actions = [(e.step, e.info["action"]) for e in result.events if e.kind == "guard"]
+    if action == "raise":  # and the guard is content; so is auto's own check, later
+        assert actions == [(12, "raised"), (14, "kept"), (32, "kept")]
+    else:
+        assert actions == [(12, "undone")]
+        assert [e.kind for e in result.events] == ["ranks", "switch", "guard"]
+    assert net.layout.ranks == (None, rank, None)
+
+
+def test_ranks_auto_and_the_guard_with_batches(cutting):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((90, 64))
     y = X[:, :3].argmax(axis=1)
     sizes = [1, 40, 20, 29]
     places = np.cumsum([0, *sizes])
     batches = [(X[a:b], y[a:b]) for a, b in pairwise(places)]
-    net = network(sizes=[64, 64, 64, 3])
+    net = network(sizes=[64, 256, 256, 3])
     result = sf.train(
-        net, batches,
-        factoring=sf.Factoring("auto", pretrain_fraction=0.5, guard=sf.Guard(0.0, "delay")),
-        epochs=8, validation=Loader(X, y, 7), optimizer=sf.Adam(0.01),
-    )  # fmt: skip
-    assert result.events[0].kind == "ranks" and "losses" in result.events[0].info
-    assert result.n_steps == 32
+        net, batches, factoring=AUTO, epochs=8, validation=Loader(X, y, 7), optimizer=sf.Adam(0.01), callbacks=[spoil]
+    )
+    assert_delayed_and_undone(result, 32)
 
 
 def test_validation_in_batches():
     X, y = samples()
     V, v = samples(40, seed=5)
-    plain = sf.train(network(), X, y, epochs=3, validation=(V, v)).history
+    method = sf.Factoring(0.25, force=True)
+    plain = sf.train(network(), X, y, epochs=3, factoring=method, validation=(V, v)).history
     loader = Loader(V, v, 7)
-    batched = sf.train(network(), X, y, epochs=3, validation=loader).history
+    batched = sf.train(network(), X, y, epochs=3, factoring=method, validation=loader).history
     assert loader.n_iterations == 4  # after each epoch, and recomposed
     for ours, theirs in zip(batched, plain, strict=True):
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-12)
@@ -934,7 +980,7 @@ def test_what_an_iterable_raises_goes_through(error):
 
     net = network()
     with pytest.raises(RuntimeError if error is StopIteration else error, match="no more"):
-        sf.train(net, Failing(X, y, 8), epochs=1, factoring=sf.Factoring(force=True, pretrain_fraction=0.2))
+        sf.train(net, Failing(X, y, 8), epochs=1, factoring=sf.Factoring(0.25, force=True, pretrain_fraction=0.2))
     assert net.is_factored and np.isfinite(net.predict(X)).all()
 
 
@@ -1023,11 +1069,11 @@ def look(step, n_steps):
     return 1e-3
 
 
-optimizer = sf.Adam(look)
+optimizer, factoring = sf.Adam(look), sf.Factoring(0.25, force=True)
 if what == "batches":
-    sf.train(net, Batches(), epochs=1, optimizer=optimizer, validation=Batches(), factoring=sf.Factoring(force=True))
+    sf.train(net, Batches(), epochs=1, optimizer=optimizer, validation=Batches(), factoring=factoring)
 else:
-    sf.train(net, X, y, epochs=1, batch_size=500, optimizer=optimizer, validation=(X, y), factoring=sf.Factoring(force=True), n_threads=2)
+    sf.train(net, X, y, epochs=1, batch_size=500, optimizer=optimizer, validation=(X, y), factoring=factoring, n_threads=2)
     look(0, 1)
     net.predict(X)
     net.evaluate(X, y)

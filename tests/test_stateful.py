@@ -211,12 +211,12 @@ def machine(reference, folder):
             self.close(self.net.parameters, vector)
             self.take_bits()
 
-        @rule(alpha=st.floats(0.1, 1), fraction=st.floats(0, 1))
-        def train_by_the_method(self, alpha, fraction):
+        @rule(alpha=st.floats(0.1, 1), fraction=st.floats(0, 1), force=OFTEN)
+        def train_by_the_method(self, alpha, fraction, force):
             """Within one call; what it computes is compared elsewhere, here that it ends dense, finite and whole."""
             sf.train(
                 self.net, self.X, self.y, epochs=2, batch_size=3, optimizer=sf.Adam(0.01),
-                factoring=sf.Factoring(alpha, pretrain_fraction=fraction), n_threads=1,
+                factoring=sf.Factoring(alpha, pretrain_fraction=fraction, force=force), n_threads=1,
             )  # fmt: skip
             self.model.layout.ranks = (None,) * len(self.model.layout.ranks)
             assert np.isfinite(self.net.parameters).all()

@@ -11,6 +11,7 @@ from svdfast.model.program import Tensor
 from svdfast.model.structures import Dense, LowRank, Structure
 from svdfast.training import auto
 from svdfast.training.moments import carry
+from svdfast.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -134,20 +135,33 @@ def test_it_trains(dtype):
     assert "ranks 6, 5" in result.explain()
 
 
-def test_ranks_by_measuring_are_for_the_structure(monkeypatch):
-    measured = []
+@pytest.mark.parametrize("activation_aware", [False, True])
+def test_ranks_by_looking_are_for_the_structure(monkeypatch, activation_aware):
+    """Also what they save: three factors take more than two, too much with the larger rank."""
+    looked = []
+    loss = Run.loss
 
-    def seconds(run, net):
-        measured.append([type(s) for s in net.layout.structures[:-1]])
-        return 2.0 if net.layout.factored == () else 1.0
+    def seen(run, net, rows):
+        looked.append(net.layout.structures[1])
+        return loss(run, net, rows)
 
-    monkeypatch.setattr(auto, "_step_seconds", seconds)
-    monkeypatch.setattr(auto, "OVERHEAD", -1e9)
-    monkeypatch.setattr(auto, "PROGRESS_KEPT", -1e9)
-    net, (X, y) = sf.Network([12, 60, 60, 4], seed=0), samples()
-    result = sf.train(net, X, y, epochs=10, batch_size=16, factoring=sf.Factoring("auto", structure=Triple))
-    assert {kind for kinds in measured for kind in kinds} == {Dense, Triple}
-    assert [phase["phase"] for phase in result.phases] == ["dense", "factored", "dense"]
+    monkeypatch.setattr(Run, "loss", seen)
+    for name in ("LOOKING", "LOST", "STILL_LOST", "FASTER"):
+        monkeypatch.setattr(auto, name, np.inf)
+    saved = []
+    for structure, ranks in ((Triple, [32]), (LowRank, [64, 32])):
+        looked.clear()
+        net, (X, y) = sf.Network([12, 256, 256, 4], seed=0), samples()
+        result = sf.train(
+            net, X, y, epochs=10, batch_size=16, optimizer=sf.Adam(1e-3),
+            factoring=sf.Factoring(structure=structure, activation_aware=activation_aware, recompose=False),
+        )  # fmt: skip
+        # Before, to each rank, and at the check.
+        assert looked == [Dense(256, 256), *(structure(256, 256, rank) for rank in [*ranks, 32])]
+        assert [phase["phase"] for phase in result.phases] == ["dense", "factored"]
+        assert net.layout.structures[1] == structure(256, 256, 32)
+        saved.append(result.events[0].info["layers"][1]["saved"])
+    assert 0 < saved[0] < saved[1]
 
 
 @pytest.mark.parametrize("name", ["net.npz", "net.safetensors"])

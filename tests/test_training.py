@@ -19,6 +19,9 @@ from flat import flat
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import svdfast as sf
+from svdfast.data.checks import checked_samples
+from svdfast.model.evaluation import spec_of
+from svdfast.training.run import Run
 
 SIZES = [6, 16, 14, 3]
 
@@ -69,8 +72,8 @@ def test_the_switch_comes_after_a_share_of_the_steps(epochs, batch_size, phi):
     X, y = samples()
     spy = Spy(net)
     result = sf.train(
-        net, X, y, epochs=epochs, batch_size=batch_size, factoring=sf.Factoring(pretrain_fraction=phi, force=True, recompose=False),
-        optimizer=sf.Adam(spy.rate), callbacks=[spy],
+        net, X, y, epochs=epochs, batch_size=batch_size, optimizer=sf.Adam(spy.rate), callbacks=[spy],
+        factoring=sf.Factoring(0.25, pretrain_fraction=phi, force=True, recompose=False),
     )  # fmt: skip
     per_epoch = math.ceil(40 / batch_size)
     n_steps = epochs * per_epoch
@@ -90,7 +93,9 @@ def test_the_switch_comes_after_a_share_of_the_steps(epochs, batch_size, phi):
     ]
 
 
-@pytest.mark.parametrize("factoring", [None, sf.Factoring(force=True, pretrain_fraction=1)])
+@pytest.mark.parametrize(
+    "factoring", [None, sf.Factoring(0.25, force=True, pretrain_fraction=1), sf.Factoring(pretrain_fraction=1)]
+)
 def test_dense_training(factoring):
     net, plain = network(), network()
     X, y = samples()
@@ -180,6 +185,19 @@ def test_a_factored_network_goes_on_with_its_factors():
     np.testing.assert_array_equal(net.parameters, other.parameters)
 
 
+def test_layers_that_were_factored_before_a_cut_keep_their_rates_when_it_is_taken_back():
+    net = network()
+    run = Run(net, checked_samples(*samples(), None, spec_of(net)), sf.Adam(), 1, 16, 0.0, 0.0)
+    net.truncate(ranks=[4, None], force=True)
+    run.rebuild()
+    kept = run.kept()
+    net.truncate(ranks=[None, 3], force=True)
+    run.rebuild()
+    run.scales = [2.0, 3.0, 1.0]
+    run.back(kept)
+    assert net.layout.ranks == (4, None, None) and run.scales == [2.0, 1.0, 1.0]
+
+
 def test_recomposition_at_the_end():
     X, y = samples()
     settings = dict(epochs=3, batch_size=16, validation=(X[:9], y[:9]))
@@ -216,7 +234,7 @@ def test_history_and_events():
             told.append(event.network.evaluate(V, v))
 
     result = sf.train(
-        net, X, y, epochs=5, batch_size=16, validation=(V, v), factoring=sf.Factoring(pretrain_fraction=0.4, force=True),
+        net, X, y, epochs=5, batch_size=16, validation=(V, v), factoring=sf.Factoring(0.25, pretrain_fraction=0.4, force=True),
         callbacks=[spy, evaluate],
     )  # fmt: skip
     assert result.network is net
@@ -234,7 +252,7 @@ def test_history_and_events():
         }  # fmt: skip
         assert row["epoch"] == i + 1
         assert row["step"] == 3 * (i + 1)
-        assert row["learning_rate"] == 1e-3
+        assert row["learning_rate"] == sf.schedules.Cooldown(1e-3)(row["step"] - 1, 15)  # of its last step
         assert row["seconds"] > 0
         assert row["val_loss"] == evaluation.loss
         assert row["val_accuracy"] == evaluation.accuracy
@@ -331,16 +349,16 @@ def test_every_epoch_has_another_order_with_every_row_once():
 
 def test_a_generator_as_seed_goes_on():
     X, y = samples()
-    settings = dict(epochs=1, batch_size=8, factoring=None)
+    settings = dict(batch_size=8, factoring=None)
     net, other = network(), network()
     rng = np.random.default_rng(4)
     optimizer = sf.Adam()
     for _ in range(2):
-        sf.train(net, X, y, seed=rng, optimizer=optimizer, **settings)
-    sf.train(other, X, y, seed=4, **{**settings, "epochs": 2})
+        sf.train(net, X, y, epochs=1, seed=rng, optimizer=optimizer, **settings)
+    sf.train(other, X, y, epochs=2, seed=4, optimizer=sf.Adam(), **settings)
     np.testing.assert_array_equal(net.parameters, other.parameters)
     again = network()
-    sf.train(again, X, y, seed=5, **{**settings, "epochs": 2})
+    sf.train(again, X, y, epochs=2, seed=5, optimizer=sf.Adam(), **settings)
     assert not np.array_equal(again.parameters, net.parameters)
 
 
@@ -387,7 +405,8 @@ def test_a_clipped_step_is_that_of_the_shorter_gradient():
 def test_a_norm_that_is_never_reached_changes_nothing(optimizer):
     X, y = samples()
     net, plain = network(), network()
-    settings = dict(epochs=6, batch_size=16, l2=0.1, factoring=sf.Factoring(force=True, pretrain_fraction=0.4, product_decay=0.1))
+    method = sf.Factoring(0.25, force=True, pretrain_fraction=0.4, product_decay=0.1)
+    settings = dict(epochs=6, batch_size=16, l2=0.1, factoring=method)
     used, unused = optimizer(0.01), optimizer(0.01)
     sf.train(plain, X, y, optimizer=unused, **settings)
     result = sf.train(net, X, y, optimizer=used, clip_norm=1e9, **settings)
@@ -418,8 +437,9 @@ def test_stop_training_from_an_epoch():
 
         net = network()
         result = sf.train(
-            net, X, y, epochs=9, batch_size=16, callbacks=[stop], factoring=sf.Factoring(force=True, pretrain_fraction=0.2)
-        )
+            net, X, y, epochs=9, batch_size=16, optimizer=sf.Adam(), callbacks=[stop],
+            factoring=sf.Factoring(0.25, force=True, pretrain_fraction=0.2, learning_rate=2.0),  # which does not fade
+        )  # fmt: skip
         dense = stop_at == 1
         assert result.n_steps == 3 * stop_at
         phases = [row["phase"] for row in result.history]
@@ -427,8 +447,8 @@ def test_stop_training_from_an_epoch():
         assert not net.is_factored
         short = network()
         sf.train(
-            short, X, y, epochs=stop_at, batch_size=16,
-            factoring=sf.Factoring(force=True, pretrain_fraction=min(1, 5 / (3 * stop_at)), recompose=True),
+            short, X, y, epochs=stop_at, batch_size=16, optimizer=sf.Adam(),
+            factoring=sf.Factoring(0.25, force=True, pretrain_fraction=min(1, 5 / (3 * stop_at)), learning_rate=2.0),
         )  # fmt: skip
         np.testing.assert_array_equal(net.parameters, short.parameters)
 
@@ -443,7 +463,7 @@ def test_stop_training_at_the_switch():
         net = network()
         result = sf.train(
             net, X, y, epochs=2, batch_size=4, callbacks=[stop],
-            factoring=sf.Factoring(force=True, pretrain_fraction=0.3, recompose=recompose),
+            factoring=sf.Factoring(0.25, force=True, pretrain_fraction=0.3, recompose=recompose),
         )  # fmt: skip
         assert result.n_steps == 6
         assert net.is_factored != recompose
@@ -459,7 +479,7 @@ def test_stop_training_at_the_recomposition():
 
     X, y = samples()
     net = network()
-    assert sf.train(net, X, y, epochs=2, callbacks=[stop], factoring=sf.Factoring(force=True)).n_steps == 2
+    assert sf.train(net, X, y, epochs=2, callbacks=[stop], factoring=sf.Factoring(0.25, force=True)).n_steps == 2
     assert not net.is_factored
 
 
@@ -496,7 +516,7 @@ def test_an_interruption_leaves_the_network_usable(kind, error):
 
         with pytest.raises(error):
             sf.train(
-                net, X, y, epochs=4, batch_size=16, factoring=sf.Factoring(force=True, pretrain_fraction=0.5),
+                net, X, y, epochs=4, batch_size=16, factoring=sf.Factoring(0.25, force=True, pretrain_fraction=0.5),
                 callbacks=[interrupt], optimizer=sf.Adam(rate),
             )  # fmt: skip
         assert blas_threads() == before
@@ -527,7 +547,8 @@ def test_ctrl_c_ends_between_two_steps():
         before = blas_threads()
         with pytest.raises(KeyboardInterrupt):
             sf.train(
-                net, X, y, epochs=100_000, batch_size=16, optimizer=sf.Adam(rate), factoring=sf.Factoring(force=True, pretrain_fraction=0),
+                net, X, y, epochs=100_000, batch_size=16, optimizer=sf.Adam(rate),
+                factoring=sf.Factoring(0.25, force=True, pretrain_fraction=0),
             )  # fmt: skip
         assert blas_threads() == before
     assert 20 <= steps[-1] <= 22
@@ -545,7 +566,8 @@ def test_an_exploding_rate_is_told(dtype, form):
     with threadpool_limits(2, user_api="blas"):
         with pytest.raises(FloatingPointError, match=r"loss became (nan|inf) at step \d+"):
             sf.train(
-                net, X, Y, epochs=50, optimizer=sf.GradientDescent(1e30), factoring=sf.Factoring(force=True, pretrain_fraction=phi),
+                net, X, Y, epochs=50, optimizer=sf.GradientDescent(1e30),
+                factoring=sf.Factoring(0.25, force=True, pretrain_fraction=phi),
             )  # fmt: skip
         assert set(blas_threads()) == {2}
 
@@ -556,7 +578,7 @@ def test_a_rate_that_explodes_just_before_the_switch_is_told():
     with pytest.raises(FloatingPointError):
         sf.train(
             net, 1e10 * X, np.full((40, 3), 1e10), epochs=4, batch_size=10,
-            factoring=sf.Factoring(force=True, pretrain_fraction=1 / 16), optimizer=sf.GradientDescent(1e300),
+            factoring=sf.Factoring(0.25, force=True, pretrain_fraction=1 / 16), optimizer=sf.GradientDescent(1e300),
         )  # fmt: skip
 
 
@@ -590,7 +612,7 @@ def test_a_callback_may_predict_train_and_copy():
         event.network.evaluate(X, y)
         sf.train(event.network.copy(), X, y, epochs=1)
 
-    settings = dict(epochs=3, batch_size=16, factoring=sf.Factoring(force=True))
+    settings = dict(epochs=3, batch_size=16, factoring=sf.Factoring(0.25, force=True))
     sf.train(plain, X, y, **settings)
     sf.train(net, X, y, callbacks=[use], **settings)
     np.testing.assert_array_equal(net.parameters, plain.parameters)
@@ -612,7 +634,7 @@ def test_progress_bar(capsys):
     pytest.importorskip("tqdm", reason="tqdm is not installed")
     X, y = samples()
     plain, net = network(), network()
-    settings = dict(epochs=3, batch_size=16, factoring=sf.Factoring(pretrain_fraction=0.5, force=True))
+    settings = dict(epochs=3, batch_size=16, factoring=sf.Factoring(0.25, pretrain_fraction=0.5, force=True))
     sf.train(plain, X, y, **settings)
     assert capsys.readouterr().err == ""
     sf.train(net, X, y, **settings, progress=True)
@@ -798,17 +820,16 @@ def test_xor_as_in_the_report(form, seed):
     assert net.score(XOR, [0, 1, 1, 0]) == 1
 
 
-@pytest.mark.parametrize("alpha", [None, 0.25])
-def test_digits_are_learnt(alpha):
+@pytest.mark.parametrize("factoring", [None, sf.Factoring(0.25, force=True)])
+def test_digits_are_learnt(factoring):
     pytest.importorskip("sklearn", reason="scikit-learn, which has the digits, is not installed")
     data = sf.datasets.load("digits")
     net = sf.Network([64, 64, 48, 10], seed=0, uint8_scale=1 / 16)
     X, y = data.train
     assert net.score(*data.test) < 0.3  # not known before
-    result = sf.train(net, X, y, epochs=15, batch_size=64, optimizer=sf.Adam(2e-3),
-                      factoring=alpha)  # fmt: skip
+    result = sf.train(net, X, y, epochs=15, batch_size=64, optimizer=sf.Adam(2e-3), factoring=factoring)
     phases = {row["phase"] for row in result.history}
-    assert ("factored" in phases) == (alpha is not None)
+    assert ("factored" in phases) == (factoring is not None)
     assert net.score(*data.test) > 0.9
 
 
@@ -820,14 +841,14 @@ def test_a_switch_callback_may_change_the_form():
         nets.append(network())
         sf.train(
             nets[-1], X, y, epochs=1, batch_size=4,
-            factoring=sf.Factoring(force=True, pretrain_fraction=0.3, recompose=False), callbacks=callbacks,
+            factoring=sf.Factoring(0.25, force=True, pretrain_fraction=0.3, recompose=False), callbacks=callbacks,
         )  # fmt: skip
         if callbacks:
             left = nets[-1].parameters.copy()
     assert nets[0].is_factored and not nets[1].is_factored
     at_the_switch = network()
     sf.train(
-        at_the_switch, X, y, epochs=1, batch_size=4, factoring=sf.Factoring(force=True, pretrain_fraction=0.3),
+        at_the_switch, X, y, epochs=1, batch_size=4, factoring=sf.Factoring(0.25, force=True, pretrain_fraction=0.3),
         callbacks=[stop_at_the_switch],
     )  # fmt: skip
     assert not np.allclose(left, at_the_switch.parameters)

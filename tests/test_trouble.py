@@ -18,6 +18,8 @@ from svdfast.data.checks import checked_samples
 from svdfast.model import svd
 from svdfast.model.evaluation import spec_of
 from svdfast.model.structures import LowRank
+from svdfast.training import auto
+from svdfast.training.run import Run
 
 # Trainings at the extremes, drawn at random from all combinations; thousands of them are a search of some minutes.
 N_EXTREME = int(os.environ.get("SVDFAST_EXTREME_TRAININGS", 60))
@@ -43,9 +45,9 @@ def samples(n=400):
 
 
 def stopped(net, X, y, **settings):
-    """The error of a training that stops."""
+    """The error of a training that stops, by default one that comes to factors."""
     with pytest.raises(sf.NotFinite) as caught:
-        sf.train(net, X, y, **flat(**{"batch_size": 16, "epochs": 8, "force": True, **settings}))
+        sf.train(net, X, y, **flat(**{"batch_size": 16, "epochs": 8, "ranks": 0.25, "force": True, **settings}))
     return caught.value
 
 
@@ -270,13 +272,39 @@ def test_a_gradient_without_a_norm_updates_nothing():
     assert not net.parameters.any()
 
 
-@pytest.mark.parametrize("ranks", [[8, 8], "energy:0.9", "auto"])
+@pytest.mark.parametrize("ranks", [[8, 8], "energy:0.9"])
 def test_inputs_too_large_for_a_cut_are_told_with_the_step(ranks):
-    """A sample in which one row is too large, which no step has met yet."""
+    """A sample that no step has met yet."""
     X, y = np.full((400, 8), 3e38, "float32"), samples()[1]
-    net = network()
-    error = stopped(net, X, y, pretrain_fraction=0, ranks=ranks) if ranks != "auto" else stopped(net, X, y, ranks=ranks)
-    assert (error.step, error.layer) == ((0, 1) if ranks != "auto" else (1, 0))
+    error = stopped(network(), X, y, pretrain_fraction=0, ranks=ranks)
+    assert (error.step, error.layer) == (0, 1)
+
+
+@pytest.fixture
+def looking(monkeypatch):
+    """With ranks="auto" all layers are looked at that may be cut at all, however small they are."""
+    for name, value in (("WORTH", 1e9), ("SHARE", -1e9), ("SHARES", -1e9), ("LOOKING", np.inf), ("SHORTEST", 1), ("LATEST", 1.0)):
+        monkeypatch.setattr(auto, name, value)
+    return monkeypatch
+
+
+def test_inputs_too_large_for_a_look_are_told_with_the_step(looking):
+    """A row among those that directions are taken from, or among those for losses, that no step has met yet."""
+    X, y = samples()
+    y = X[:, :3].argmax(axis=1)
+    order = np.random.default_rng(0).choice(400, 400, replace=False)
+    met = 40 * 4
+    settings = dict(ranks="auto", pretrain_fraction=0.1, batch_size=4, shuffle=False, epochs=4, optimizer=sf.Adam(0.01))
+    late = [row for row in order[:8] if row >= met]
+    X[late[0]] = 3e38
+    error = stopped(network(), X, y, **settings)
+    assert late and (error.step, error.epoch, error.layer) == (40, 1, 1)
+    # Where losses are not finite nothing is cut; the step that meets the row tells.
+    X, told = samples()[0], []
+    row = next(row for row in order[::-1] if row >= met)
+    X[row] = 3e38
+    error = stopped(network(), X, y, callbacks=[told.append], **settings)
+    assert error.step == row // 4 + 1 and told[0].kind == "ranks" and not any(told[0].info["ranks"])
 
 
 def test_decay_of_factors_that_are_too_large_is_told():
@@ -369,11 +397,11 @@ def test_a_training_goes_on_where_a_shorter_way_fails(name, width, monkeypatch, 
 def test_where_nothing_converges_the_layer_is_named(ranks, monkeypatch):
     X, y = samples()
     net, other = network(), network()
-    sf.train(other, X, y, epochs=1, batch_size=16, factoring=None)
+    sf.train(other, X, y, epochs=1, batch_size=16, optimizer=sf.Adam(), factoring=None)
     failing(monkeypatch, "svd", lambda kwargs, n: True)
     with pytest.raises(np.linalg.LinAlgError, match=r"layer 0: no SVD of a matrix of shape .* converged"):
         sf.train(
-            net, X, y, epochs=2, batch_size=16,
+            net, X, y, epochs=2, batch_size=16, optimizer=sf.Adam(),
             factoring=sf.Factoring(ranks, pretrain_fraction=0.5, force=True, activation_aware=False),
         )  # fmt: skip
     np.testing.assert_array_equal(net.parameters, other.parameters)
@@ -478,10 +506,12 @@ SETTINGS = {
 }
 
 
-def test_trainings_at_the_extremes(one_blas_thread):
+def test_trainings_at_the_extremes(one_blas_thread, looking):
     """One class or one value only, inputs without variance, dead or zero layers, full rank: finite, and better than before."""
     rng = np.random.default_rng(len(SETTINGS))
-    base = rng.standard_normal((50, 12))
+    base, looked_and_cut = rng.standard_normal((50, 12)), 0
+    # Where the best answer is the same for all nothing can have been learned, and nothing would be cut.
+    looking.setattr(Run, "constant_loss", lambda run, rows: 1e9)
     for _ in range(N_EXTREME):
         case = {name: values[rng.integers(len(values))] for name, values in SETTINGS.items()}
         output = case["output"]
@@ -506,10 +536,11 @@ def test_trainings_at_the_extremes(one_blas_thread):
             guard=None if action is None else sf.Guard(0.0, action),
         )  # fmt: skip
         before = net.evaluate(X, y).loss
-        sf.train(
+        result = sf.train(
             net, X, y, epochs=5, batch_size=16, factoring=method, n_threads=1, validation=None if action is None else (X, y),
             optimizer=sf.Adam(0.01) if case["optimizer"] == "adam" else sf.GradientDescent(0.01, momentum=0.5),
         )  # fmt: skip
+        looked_and_cut += case["ranks"] == "auto" and any(event.kind == "switch" for event in result.events)
         assert np.isfinite(net.parameters).all(), case
         after = net.evaluate(X, y).loss
         assert np.isfinite(after), case
@@ -519,3 +550,4 @@ def test_trainings_at_the_extremes(one_blas_thread):
         if case["data"] in ("constant", "zero"):
             out = net.predict(X)
             np.testing.assert_allclose(out, out[:1].repeat(len(out), axis=0), rtol=1e-5, err_msg=str(case))
+    assert looked_and_cut
