@@ -19,9 +19,6 @@ from flat import flat
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import svdfast as sf
-from svdfast.data.checks import checked_samples
-from svdfast.model.evaluation import spec_of
-from svdfast.training.run import Run
 
 SIZES = [6, 16, 14, 3]
 
@@ -183,19 +180,6 @@ def test_a_factored_network_goes_on_with_its_factors():
         other, X, y, epochs=3, batch_size=16, factoring=sf.Factoring(pretrain_fraction=1, recompose=False), optimizer=sf.Adam(0.01),
     )  # fmt: skip
     np.testing.assert_array_equal(net.parameters, other.parameters)
-
-
-def test_layers_that_were_factored_before_a_cut_keep_their_rates_when_it_is_taken_back():
-    net = network()
-    run = Run(net, checked_samples(*samples(), None, spec_of(net)), sf.Adam(), 1, 16, 0.0, 0.0)
-    net.truncate(ranks=[4, None], force=True)
-    run.rebuild()
-    kept = run.kept()
-    net.truncate(ranks=[None, 3], force=True)
-    run.rebuild()
-    run.scales = [2.0, 3.0, 1.0]
-    run.back(kept)
-    assert net.layout.ranks == (4, None, None) and run.scales == [2.0, 1.0, 1.0]
 
 
 def test_recomposition_at_the_end():

@@ -6,8 +6,8 @@
 - When: after FIRST_LOOK steps, then after LATER times as many each time, as long as a layer may still be cut.
 - To which rank: each layer is cut alone, to the ranks of FRACTIONS, smallest first. It gets the first at which the loss over a
   sample rises by at most LOST of what the network has learned; then all cuts are looked at together.
-- And back: some steps after a cut the loss must be no higher than before it by more than that, and steps must be faster by the
-  clock. Else a layer becomes dense again, by itself, and may be cut to a higher rank later.
+- And back: some steps after a cut the loss must not be much higher than before it, and steps must be faster by the clock. Where two
+  checks in a row find else, the layer that lost most becomes dense again, and may be cut to a higher rank later.
 
 Nothing but the clock's check depends on the machine, and it is left out where a training is to be reproducible. Not here: the cut
 itself (switch.py), the rules that look at nothing (svdfast/model/ranks.py).
@@ -56,8 +56,8 @@ ROWS_PER_RANK = 4
 THIN = 40
 # A layer's factors must take at most this share of its time, and save that share of a whole step; all together more of it.
 WORTH, SHARE, SHARES = 0.8, 0.02, 0.1
-# Steps from a cut to its check: a share of all, and at least so many. Single steps let the loss go up and down, so that a layer is
-# dense again only where the loss is too high, by this share of what had been learned, at two checks in a row.
+# Steps from a cut to its check, and to the next: a share of all, and at least so many. The loss may be higher than before by a share
+# of what had been learned. It goes up and down from step to step, and so do times on a shared machine, so that it takes two checks.
 RECOVERY, SHORTEST = 0.02, 20
 STILL_LOST = 0.05
 # By the clock a form counts as faster where it takes at most this share of the time.
@@ -262,26 +262,26 @@ class Auto:
         the cut and after it, or after it alone."""
         info: dict[str, Any] = {"loss_before": self.before, "loss_recovered": loss, "action": "kept"}
         back: list[int] = []
-        factors = [i for i in run.net.layout.factored if i < len(self.refused)]
-        again, self.failed = self.failed, loss > self.limit
+        layout = run.net.layout
+        factors = [i for i in layout.factored if i < len(self.refused)]
+        bad, slow = loss > self.limit, not run.reproducible and len(times) == 2 and times[-1] > FASTER * times[0]
+        again, self.failed = self.failed, bad or slow
         self.check_step = self.n_steps
-        if self.failed and again:
-            back = [max(factors, key=lambda i: self.lost[i])]
-            structure = run.net.layout.structures[back[0]]
-            self.refused[back[0]] = min(structure.n_in, structure.n_out) if for_good else structure.rank or 0
-        elif self.failed:
-            info["action"] = "watched"
-        elif not run.reproducible and times[-1] > FASTER * times[0] and len(times) == 2:
-            back = factors
+        if slow:
             info |= {"seconds_dense": times[0], "seconds_factored": times[1]}
-            for i in back:  # a higher rank would be no faster
-                self.refused[i] = min(run.net.sizes[i : i + 2])
+        if self.failed and not again:
+            info["action"] = "watched"
+        elif self.failed:
+            info["action"] = "undone"
+            back = [max(factors, key=lambda i: self.lost[i])] if bad else factors
+            for i in back:
+                structure = layout.structures[i]
+                final = for_good or not bad  # a higher rank would be no faster
+                self.refused[i] = min(structure.n_in, structure.n_out) if final else structure.rank or 0
+            self._plan_look(step)
         if self.failed and len(factors) > len(back):
             self._plan_check(step)
         self.failed = self.failed and not back
-        if back:
-            info["action"] = "undone"
-            self._plan_look(step)
         return back, info | {"layers": back}
 
     def _plan_look(self, step: int) -> None:
