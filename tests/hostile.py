@@ -125,7 +125,8 @@ class World:
             if output == "softmax"
             else numbers.random((8, 3)).astype(dtype)
         )
-        self.optimizer = rng.choice([sf.Adam, sf.AdamW, sf.GradientDescent])()
+        rate = rng.choice([0.01, sf.schedules.Cooldown(0.01)])
+        self.optimizer = rng.choice([sf.Adam, sf.AdamW, sf.GradientDescent])(rate)
         self.W = numbers.standard_normal((7, 5))
 
     def instance(self, kind):
@@ -137,6 +138,7 @@ class World:
             sf.activations.Activation: lambda: ("relu", 0.0),
             sf.datasets.Dataset: lambda: ("xor", (self.X, self.y), (self.X, self.y), 2),
             sf.schedules.Constant: lambda: (0.1,),
+            sf.schedules.Cooldown: lambda: (0.1, 0.5),
             sf.schedules.StepDecay: lambda: (0.1, 10),
             sf.schedules.Cosine: lambda: (0.1,),
             sf.schedules.Warmup: lambda: (0.1, 0.1),
@@ -178,7 +180,8 @@ class World:
         """A Factoring, or a short form of one; now and then with a rule that gives anything for ranks."""
         method = sf.Factoring(
             self.rng.choice([0.5, [2, None], "energy:0.5", "auto", lambda layers, weights: [2, 2]]), force=True,
-            pretrain_fraction=self.rng.choice([0.0, 0.5]), product_decay=self.rng.choice([0.0, 0.1]),
+            pretrain_fraction=self.rng.choice([0.0, 0.25, 0.5]), product_decay=self.rng.choice([0.0, 0.1]),
+            guard=self.rng.choice([None, sf.Guard(0.0, "raise"), sf.Guard(0.0, "delay"), sf.Guard(0.0, "undo"), sf.Guard(1e9)]),
         )  # fmt: skip
         if self.rng.random() < 0.3:
             answer = hostile(self.rng, [2, None])
@@ -633,6 +636,7 @@ def outcome(name, function, arguments, world):
 def work(start, stop, seed, show=False, light=False):
     """The worker's loop: a line for each call."""
     workers.limit_memory(MEMORY)
+    workers.eager()
     found = targets(light)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
