@@ -586,7 +586,7 @@ def outcome(name, function, arguments, world):
             return "Hostile", ""
         except OverflowError as error:
             # A schedule computes with the step as it comes.
-            if name.startswith("schedules.") and name.endswith("__call__"):
+            if name.startswith("schedules.") and name.endswith(("__call__", "falls_after")):
                 return "OverflowError", ""
             return "FAULT", f"OverflowError: {error}"
         except ALLOWED as error:
