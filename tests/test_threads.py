@@ -292,7 +292,8 @@ def test_blas_threads_are_given_back(before):
             if event.kind == "epoch":
                 inside.extend(blas_threads())
 
-        sf.train(net, X, y, epochs=2, callbacks=[look])
+        result = sf.train(net, X, y, epochs=2, factoring=0.25, callbacks=[look])
+        assert [event.kind for event in result.events] == ["switch", "recompose"]
         assert set(inside) == {1}
         for call in (
             lambda: net.predict(X),
@@ -331,7 +332,7 @@ def test_a_training_within_a_callback_keeps_them_held():
 
     def callback(event):
         other = event.network.copy()
-        sf.train(other, X, y, epochs=1)
+        sf.train(other, X, y, epochs=1, factoring=0.25)
         other.predict(X)
         seen.append(blas_threads())
 
