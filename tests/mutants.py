@@ -106,6 +106,8 @@ def write_auto(path):
             sf.Network([4, 6, 5, 3], seed=0), X, y, factoring=method, optimizer=optimizer, epochs=60, batch_size=4, reproducible=True,
             checkpoint=path, checkpoint_every=20, callbacks=[raises(8)],
         )  # fmt: skip
+    state = checkpoint.read(path)["state"].switch
+    assert state.auto.check_step == state.guard_step == 22 and state.before is not None and any(state.auto.ranks)
 
 
 def raises(epoch):
