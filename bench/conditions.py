@@ -55,7 +55,7 @@ def trained(X: Any, y: Any, epochs: int, n_threads: int, seed: int = 0) -> tuple
         y,
         epochs=epochs,
         batch_size=BATCH,
-        factoring=sf.Factoring(pretrain_fraction=1 / 3),
+        factoring=sf.Factoring(1 / 4, pretrain_fraction=1 / 3),
         n_threads=n_threads,
         seed=seed,
     )

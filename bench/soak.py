@@ -32,6 +32,7 @@ BATCH, EVERY = 24, 20_000
 HISTORY = 2048  # bytes at most that an epoch's row takes, in the history and in the checkpoint's text
 SHORTEST = 20.0  # seconds of a piece: to start and to get as far as a checkpoint takes some
 PAGE = os.sysconf("SC_PAGE_SIZE")
+METHOD = sf.Factoring([8, 8], force=True, pretrain_fraction=0.3, recompose_fraction=0.2, product_decay=1e-3)
 
 
 def data() -> tuple[Any, Any]:
@@ -72,7 +73,7 @@ def work(folder: Path, epochs: int) -> dict[str, Any]:
         net = sf.Network([784, 32, 32, 10], seed=0)
         result = sf.train(
             net, X, y, epochs=epochs, batch_size=BATCH, optimizer=sf.AdamW(sf.schedules.Cosine(1e-3), weight_decay=0.1),
-            factoring=sf.Factoring([8, 8], force=True, pretrain_fraction=0.3, recompose_fraction=0.2, product_decay=1e-3), n_threads=1,
+            factoring=METHOD, n_threads=1,
             checkpoint=path, checkpoint_every=EVERY, callbacks=[watch],
         )  # fmt: skip
     after = watch.mebibytes[len(watch.mebibytes) // 10 :]  # what the first epochs take stays
@@ -118,7 +119,7 @@ def main() -> None:
     print(machine.describe(), "\n")
     X, y = data()
     began = time.perf_counter()
-    trial = sf.train(sf.Network([784, 32, 32, 10], seed=0), X, y, epochs=2, batch_size=BATCH, n_threads=1)
+    trial = sf.train(sf.Network([784, 32, 32, 10], seed=0), X, y, epochs=2, batch_size=BATCH, factoring=METHOD, n_threads=1)
     seconds = arguments.minutes * 60
     epochs = max(4, round(seconds / (trial.seconds / 2)))
     with tempfile.TemporaryDirectory() as name:

@@ -125,7 +125,8 @@ class World:
             if output == "softmax"
             else numbers.random((8, 3)).astype(dtype)
         )
-        self.optimizer = rng.choice([sf.Adam, sf.AdamW, sf.GradientDescent])()
+        rate = rng.choice([0.01, sf.schedules.Cooldown(0.01)])
+        self.optimizer = rng.choice([sf.Adam, sf.AdamW, sf.GradientDescent])(rate)
         self.W = numbers.standard_normal((7, 5))
 
     def instance(self, kind):
@@ -137,6 +138,7 @@ class World:
             sf.activations.Activation: lambda: ("relu", 0.0),
             sf.datasets.Dataset: lambda: ("xor", (self.X, self.y), (self.X, self.y), 2),
             sf.schedules.Constant: lambda: (0.1,),
+            sf.schedules.Cooldown: lambda: (0.1, 0.5),
             sf.schedules.StepDecay: lambda: (0.1, 10),
             sf.schedules.Cosine: lambda: (0.1,),
             sf.schedules.Warmup: lambda: (0.1, 0.1),
@@ -178,7 +180,8 @@ class World:
         """A Factoring, or a short form of one; now and then with a rule that gives anything for ranks."""
         method = sf.Factoring(
             self.rng.choice([0.5, [2, None], "energy:0.5", "auto", lambda layers, weights: [2, 2]]), force=True,
-            pretrain_fraction=self.rng.choice([0.0, 0.5]), product_decay=self.rng.choice([0.0, 0.1]),
+            pretrain_fraction=self.rng.choice([0.0, 0.25, 0.5]), product_decay=self.rng.choice([0.0, 0.1]),
+            guard=self.rng.choice([None, sf.Guard(0.0, "raise"), sf.Guard(0.0, "delay"), sf.Guard(0.0, "undo"), sf.Guard(1e9)]),
         )  # fmt: skip
         if self.rng.random() < 0.3:
             answer = hostile(self.rng, [2, None])
@@ -549,17 +552,20 @@ def make_call(index, seed, folder, found):
     parameters = parameters_of(function)
     needed = [p for p in parameters if p.default is p.empty]
     others = [p for p in parameters if p.default is not p.empty]
-    chosen = needed + [p for p in others if rng.random() < min(1.0, 2.5 / max(1, len(others)))]
+    # Data is optional where batches may come instead: without it hardly a training would begin.
+    likely = {"y": 0.95, "factoring": 0.5, "batch_size": 0.5} if name == "train" else {}
+    chosen = needed + [p for p in others if rng.random() < likely.get(p.name, min(1.0, 2.5 / max(1, len(others))))]
     arguments = {p.name: world.good(name, p.name) for p in chosen}
+    for p in chosen:
+        if arguments[p.name] is None and p.default is not p.empty:
+            arguments[p.name] = p.default
     for p in rng.sample(chosen, min(len(chosen), rng.choice([1, 1, 1, 2, 3]))):
         arguments[p.name] = hostile(rng, arguments[p.name])
     if name == "train":
         # A long training is no hang.
-        if (
-            isinstance(arguments.get("epochs"), int | np.integer | float)
-            and arguments["epochs"] > 50
-        ):
-            arguments["epochs"] = rng.choice([2, -1, 10**400 * -1, 3.0])
+        with contextlib.suppress(Hostile):
+            if isinstance(arguments.get("epochs"), int | np.integer | float) and arguments["epochs"] > 50:
+                arguments["epochs"] = rng.choice([2, -1, 10**400 * -1, 3.0])
         arguments.setdefault("epochs", 2)
     if len(needed) and rng.random() < 0.01:
         arguments.pop(needed[0].name, None)
@@ -583,7 +589,7 @@ def outcome(name, function, arguments, world):
             return "Hostile", ""
         except OverflowError as error:
             # A schedule computes with the step as it comes.
-            if name.startswith("schedules.") and name.endswith("__call__"):
+            if name.startswith("schedules.") and name.endswith(("__call__", "falls_after")):
                 return "OverflowError", ""
             return "FAULT", f"OverflowError: {error}"
         except ALLOWED as error:
@@ -633,6 +639,7 @@ def outcome(name, function, arguments, world):
 def work(start, stop, seed, show=False, light=False):
     """The worker's loop: a line for each call."""
     workers.limit_memory(MEMORY)
+    workers.eager()
     found = targets(light)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -92,19 +92,41 @@ def write_checkpoint(path):
     method = sf.Factoring([2, None], force=True, pretrain_fraction=0.3, guard=sf.Guard(1.0))
     train = dict(factoring=method, validation=(X, y), batch_size=4)
     with contextlib.suppress(KeyError):
-        sf.train(sf.Network([4, 6, 5, 3], seed=0), X, y, **train, checkpoint=path, checkpoint_every=7, callbacks=[raises])
+        sf.train(sf.Network([4, 6, 5, 3], seed=0), X, y, **train, checkpoint=path, checkpoint_every=7, callbacks=[raises(3)])
 
 
-def raises(event):
-    if event.epoch == 3:
-        raise KeyError
-
-
-def checkpoint_content(path):
+def write_auto(path):
+    """With ranks="auto", a cut whose check is still to come, a guard without validation data, and a rate that falls at the end."""
+    path.unlink(missing_ok=True)
     X, y = np.arange(40.0, dtype=np.float32).reshape(10, 4) / 40, np.arange(10) % 3
-    result = sf.resume(path, X, y, validation=(X, y), callbacks=[stop])
+    method = sf.Factoring(pretrain_fraction=0.1, guard=sf.Guard(1.0), product_decay=0.1)
+    optimizer = sf.Adam(sf.schedules.Cooldown(1e-3))
+    with contextlib.suppress(KeyError):
+        sf.train(
+            sf.Network([4, 6, 5, 3], seed=0), X, y, factoring=method, optimizer=optimizer, epochs=60, batch_size=4, reproducible=True,
+            checkpoint=path, checkpoint_every=20, callbacks=[raises(8)],
+        )  # fmt: skip
+    state = checkpoint.read(path)["state"].switch
+    assert state.auto.check_step == state.guard_step == 22 and state.before is not None and any(state.auto.ranks)
+
+
+def raises(epoch):
+    def callback(event):
+        if event.epoch == epoch:
+            raise KeyError
+
+    return callback
+
+
+def checkpoint_content(path, **settings):
+    X, y = np.arange(40.0, dtype=np.float32).reshape(10, 4) / 40, np.arange(10) % 3
+    result = sf.resume(path, X, y, callbacks=[stop], **({"validation": (X, y)} | settings))
     result.network.predict(X)
     return result.network.layout, result.network.parameters.tobytes()
+
+
+def auto_content(path):
+    return checkpoint_content(path, validation=None)
 
 
 def write_csv(path):
@@ -168,6 +190,7 @@ CASES = {
         ".npz", lambda path: sf.save(a_network(), path), network_content, MODEL, True, "zip", 6
     ),
     "checkpoint": Case(".ckpt", write_checkpoint, checkpoint_content, CHECKPOINT, True, "checkpoint", 4),
+    "checkpoint of auto": Case(".ckpt", write_auto, auto_content, CHECKPOINT, True, "checkpoint", 4),
     "samples .csv": Case(".csv", write_csv, samples_content, COMMAND, False, "text", 2),
     "training .csv": Case(".csv", write_csv, training_content, COMMAND, False, "text", 2),
     "samples .npz": Case(".npz", write_data, samples_content, COMMAND, False, "zip", 2),
@@ -622,6 +645,7 @@ def work(start, stop, seed, show=False):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         os.chdir(folder)
+        workers.eager()
         good = prepare(folder)
         workers.limit_memory(MEMORY)
         for index in range(start, stop):

@@ -163,7 +163,7 @@ def test_a_trainings_own_thread_may_do_all_of_it(tmp_path):
                     use(event.network, tmp_path)
                     done.append(name)
 
-    sf.train(network(), X, Y, epochs=2, callbacks=[callback])
+    sf.train(network(), X, Y, epochs=2, factoring=sf.Factoring(0.3, force=True), callbacks=[callback])
     assert len(done) == 2 * (len(READS | CHANGES) - 3)
 
 
@@ -192,14 +192,14 @@ def fails(kind):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, fails(sf.StopTraining), fails(KeyboardInterrupt), fails(ValueError), {"epochs": 0}, {"n_threads": 0}, {"loss": "none"},
-     {"l2": 1e30}],
+    [{}, {"factoring": "auto"}, fails(sf.StopTraining), fails(KeyboardInterrupt), fails(ValueError), {"epochs": 0},
+     {"n_threads": 0}, {"loss": "none"}, {"l2": 1e30}],
 )  # fmt: skip
 def test_network_and_optimizer_are_free_after_whatever_ended_a_training(settings):
     net, optimizer = network(), sf.GradientDescent()
     before = net.copy()
     with contextlib.suppress(ValueError, KeyboardInterrupt, FloatingPointError):
-        sf.train(net, X, Y, optimizer=optimizer, **({"epochs": 2} | settings))
+        sf.train(net, X, Y, optimizer=optimizer, **({"epochs": 2, "factoring": sf.Factoring(0.3, force=True)} | settings))
     assert not in_use._uses
     net.set_state(*before.state)
     in_thread(lambda: sf.train(net, X, Y, epochs=1, optimizer=optimizer))()
@@ -268,7 +268,7 @@ def test_an_optimizer_is_of_one_training_at_a_time():
         # The network was not taken, either.
         in_thread(lambda: second.truncate(0.5))()
     alone = network()
-    sf.train(alone, X, Y, epochs=3, batch_size=16, factoring=sf.Factoring(0.3, force=True))
+    sf.train(alone, X, Y, epochs=3, batch_size=16, factoring=sf.Factoring(0.3, force=True), optimizer=sf.Adam())
     np.testing.assert_array_equal(first.parameters, alone.parameters)
     sf.train(second, X, Y, epochs=1, optimizer=optimizer)
 
@@ -398,25 +398,29 @@ def cut(dtype, recompose=False, **settings):
 
 def trained(dtype, **settings):
     net = large(dtype)
-    result = sf.train(net, BIG, CLASSES, epochs=3, batch_size=250, n_threads=2, **flat(**{"pretrain_fraction": 0.4} | settings))
+    settings = flat(**{"ranks": 0.25, "pretrain_fraction": 0.4} | settings)
+    result = sf.train(net, BIG, CLASSES, epochs=3, batch_size=250, n_threads=2, **settings)
+    assert [event.kind for event in result.events] == ["switch", "recompose"]
     return digest(net.parameters, [row["loss"] for row in result.history])
 
 
 def chosen(dtype):
-    """What ranks="auto" looks at; what it chooses is a matter of times."""
+    """What ranks="auto" finds by looking, and what it cuts by that."""
     found = []
 
     def look(event):
         if event.kind == "ranks":
-            found.append((event.info["stable_ranks"], event.info["loss_before"], event.info["losses"]))
+            found.append([event.info[name] for name in ("loss", "learned", "ranks", "layers")])
+        elif event.kind == "switch":
+            found.append(digest(event.network.parameters))
             raise sf.StopTraining
 
     sf.train(
-        large(dtype), np.tile(BIG, (4, 1)), np.tile(CLASSES, 4), epochs=30, batch_size=64,
-        factoring=sf.Factoring("auto", pretrain_fraction=0.05),
+        large(dtype), np.tile(BIG, (4, 1)), np.tile(BIG[:, :10].argmax(axis=1), 4), epochs=40, batch_size=64,
+        factoring=sf.Factoring("auto", pretrain_fraction=0.08),
         callbacks=[look], n_threads=1,
     )  # fmt: skip
-    assert len(found) == 1
+    assert len(found) == 2 and any(found[0][2])
     return repr(found)
 
 
@@ -483,7 +487,8 @@ import hashlib, numpy as np, svdfast as sf
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((500, 300)), rng.integers(0, 10, 500)
 net = sf.Network([300, 400, 300, 10], dtype="float64", seed=0)
-sf.train(net, X, y, epochs=2, batch_size=250, n_threads=2, factoring=sf.Factoring(recompose=False))
+sf.train(net, X, y, epochs=2, batch_size=250, n_threads=2, factoring=sf.Factoring(0.25, recompose=False))
+assert net.is_factored
 found = [net.parameters, net.predict(X), *sf.truncated_svd(net.layers[0].weight(), 200)]
 print([hashlib.sha256(a).hexdigest() for a in found])
 """
@@ -530,7 +535,8 @@ def bits(net):
 
 def trained(**settings):
     net = network()
-    sf.train(net, X, y, **({"epochs": 2, "batch_size": 256, "factoring": sf.Factoring(pretrain_fraction=0.5), "n_threads": 2} | settings))
+    method = sf.Factoring(0.25, pretrain_fraction=0.5)
+    sf.train(net, X, y, **({"epochs": 2, "batch_size": 256, "factoring": method, "n_threads": 2} | settings))
     return bits(net)
 
 def blas():
@@ -681,7 +687,7 @@ def test_a_pool_of_forked_processes():
 import multiprocessing
 def work(seed):
     net = network(seed)
-    sf.train(net, X, y, epochs=1, batch_size=256, factoring=sf.Factoring(pretrain_fraction=0.5), n_threads=2)
+    sf.train(net, X, y, epochs=1, batch_size=256, factoring=sf.Factoring(0.25, pretrain_fraction=0.5), n_threads=2)
     return bits(net)
 expected = [work(seed) for seed in range(4)]
 with multiprocessing.get_context("fork").Pool(2) as pool:

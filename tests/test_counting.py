@@ -155,6 +155,8 @@ def test_result_is_frozen():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="mode: expected forward or step, got 'backward'"):
         sf.count_multiplications(chain(XOR, None), "backward")
+    with pytest.raises(TypeError, match="net: expected a Network or another object with layers, got int"):
+        sf.count_multiplications(3)
     with pytest.raises(ValueError, match="at least one layer"):
         sf.count_multiplications(Net([]))
     with pytest.raises(ValueError, match="rank of layer 1: expected an integer ≥ 1, got 0"):

@@ -197,7 +197,8 @@ def test_engines_give_their_memory_back():
         for _ in range(times):
             net.predict(X)
             net.loss_and_gradient(X, y)
-            sf.train(net, X, y, epochs=2, factoring=sf.Factoring(force=True))
+            sf.train(net, X, y, epochs=2, factoring=sf.Factoring(0.25, force=True))
+            sf.train(net, X, y, epochs=2, factoring="auto")
         gc.collect()
         return library.mallinfo2().uordblks
 

@@ -11,6 +11,8 @@ import pytest
 from flat import flat
 
 import svdfast as sf
+from svdfast.training import auto
+from svdfast.training.run import Run
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -95,6 +97,24 @@ def test_guard_and_a_dense_end_are_marked():
     assert spans(axes)[-1] == (40, 50, "recomposed")
     seconds = [x for span in spans(sf.plots.training(result).axes[0]) for x in span[:2]]
     assert seconds == sorted(seconds)
+
+
+def test_cuts_that_auto_takes_back_are_marked(monkeypatch):
+    """All layers may be cut, and no check is good enough: dense, factored, partly dense and dense again, by turns."""
+    bounds = {"THIN": 0, "WORTH": 1, "SHARE": 0, "SHARES": 0, "LOOKING": 1e9, "LOST": 1e9, "STILL_LOST": -1e9, "SHORTEST": 5, "LATEST": 1}
+    for name, value in bounds.items():
+        monkeypatch.setattr(auto, name, value)
+    monkeypatch.setattr(Run, "constant_loss", lambda run, rows: 100.0)
+    result = trained(epochs=50, ranks="auto", force=False, pretrain_fraction=0.1, reproducible=True)
+    told = [f"guard: {event.info['action']}" for event in result.events if event.kind == "guard"]
+    assert told[:4] == ["guard: watched", "guard: undone"] * 2
+    axes = drawn(sf.plots.training(result, "epochs")).axes[0]
+    marked = [(one.get_label(), one.get_xdata()[0]) for one in axes.lines if one.get_label().startswith("guard")]
+    assert marked == [(label, event.step / 4) for label, event in zip(told, (e for e in result.events if e.kind == "guard"), strict=True)]
+    assert {"switch to ranks 1, 1", "switch to rank 3"} <= {one.get_label() for one in axes.lines}
+    assert [name for _, _, name in spans(axes)] == [phase["phase"] for phase in result.phases]
+    seconds = [x for span in spans(sf.plots.training(result).axes[0]) for x in span[:2]]
+    assert seconds == sorted(seconds) and seconds[-1] <= result.seconds
 
 
 def test_without_classes_or_validation_there_is_one_panel():

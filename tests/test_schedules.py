@@ -113,7 +113,7 @@ def test_a_rate_of_zero_changes_nothing():
         np.testing.assert_array_equal(net.parameters, before)
 
 
-@pytest.mark.parametrize("make", [sf.schedules.StepDecay, sf.schedules.Cosine, sf.schedules.Warmup])
+@pytest.mark.parametrize("make", [sf.schedules.Cooldown, sf.schedules.StepDecay, sf.schedules.Cosine, sf.schedules.Warmup])
 def test_steps_are_integers(make):
     make(0.1)(-1, -10)  # is no step, and no division by zero
     assert make(0.1)(np.int64(3), 10) == make(0.1)(3, 10)
@@ -122,3 +122,10 @@ def test_steps_are_integers(make):
             make(0.1)(wrong, 10)
         with pytest.raises(TypeError):
             make(0.1)(1, wrong)
+
+
+@pytest.mark.parametrize(("fraction", "after"), [(0.0, 1.0), (0.3, 0.0)])
+def test_a_cooldown_after_the_last_step(fraction, after):
+    """Is no step, and no division by zero."""
+    rate = sf.schedules.Cooldown(1.0, cooldown_fraction=fraction)
+    assert (rate(11, 10), rate(1, 0)) == (after, 1.0)

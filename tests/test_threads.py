@@ -32,8 +32,10 @@ def samples(seed, n=512):
 def trained(seed=0, n_threads=1, dtype="float64", **settings):
     net = sf.Network(SIZES, dtype=dtype, seed=seed)
     X, y = samples(seed)
-    given = dict(epochs=3, batch_size=256, factoring=sf.Factoring(pretrain_fraction=0.4), seed=seed)
-    sf.train(net, X, y, n_threads=n_threads, **{**given, **settings})
+    given = dict(epochs=3, batch_size=256, factoring=sf.Factoring(0.25, pretrain_fraction=0.4), seed=seed)
+    given |= settings
+    result = sf.train(net, X, y, n_threads=n_threads, **given)
+    assert given["factoring"] is None or {row["phase"] for row in result.history} >= {"dense", "factored"}
     return net.parameters.tobytes()
 
 
@@ -83,7 +85,7 @@ import sys, hashlib, numpy as np, svdfast as sf
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((512, 300)), rng.integers(0, 10, 512)
 net = sf.Network([300, 400, 300, 10], seed=0)
-sf.train(net, X, y, epochs=3, batch_size=256, factoring=sf.Factoring(pretrain_fraction=0.4), n_threads=2)
+sf.train(net, X, y, epochs=3, batch_size=256, factoring=sf.Factoring(0.25, pretrain_fraction=0.4), n_threads=2)
 print(hashlib.sha256(net.parameters).hexdigest())
 """
     runs = [
@@ -290,7 +292,8 @@ def test_blas_threads_are_given_back(before):
             if event.kind == "epoch":
                 inside.extend(blas_threads())
 
-        sf.train(net, X, y, epochs=2, callbacks=[look])
+        result = sf.train(net, X, y, epochs=2, factoring=0.25, callbacks=[look])
+        assert [event.kind for event in result.events] == ["switch", "recompose"]
         assert set(inside) == {1}
         for call in (
             lambda: net.predict(X),
@@ -329,7 +332,7 @@ def test_a_training_within_a_callback_keeps_them_held():
 
     def callback(event):
         other = event.network.copy()
-        sf.train(other, X, y, epochs=1)
+        sf.train(other, X, y, epochs=1, factoring=0.25)
         other.predict(X)
         seen.append(blas_threads())
 

@@ -146,9 +146,9 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
     Raises
     ------
     TypeError
-        A size or a rank is not an integer.
+        `net` has nothing by the name of `layers`, or a size or a rank is not an integer.
     ValueError
-        `mode` is unknown, `net` has no layers, or a size or a rank is below 1.
+        `mode` is unknown, there are no layers, or a size or a rank is below 1.
 
     Examples
     --------
@@ -164,6 +164,8 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
     total           1,203,712  552,448   2.18
     """
     one_of("mode", mode, get_args(Mode))
+    if not hasattr(net, "layers"):
+        raise TypeError(f"net: expected a Network or another object with layers, got {type(net).__name__}")
     if len(net.layers) == 0:
         raise ValueError("net: expected at least one layer, got none")
     layers = []

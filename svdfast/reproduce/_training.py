@@ -32,7 +32,7 @@ load = lru_cache(maxsize=2)(datasets.load)
 def _warm_up() -> None:
     """A small training with a switch, so that the first one that counts does not pay for what a process does once."""
     X = np.random.default_rng(0).random((512, 200), dtype=np.float32)
-    train(Network([200, 150, 2], seed=0), X, (X[:, 0] > 0.5).astype(int), epochs=2, factoring=Factoring(pretrain_fraction=0.5))
+    train(Network([200, 150, 2], seed=0), X, (X[:, 0] > 0.5).astype(int), epochs=2, factoring=Factoring(1 / 4, pretrain_fraction=0.5))
 
 
 def described(factoring: Factoring | None) -> dict[str, Any] | None:

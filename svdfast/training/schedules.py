@@ -67,7 +67,7 @@ class Cooldown:
 
     def __call__(self, step: int, n_steps: int) -> float:
         step, n_steps = operator.index(step), operator.index(n_steps)
-        left, length = n_steps - step, n_steps - self.falls_after(n_steps)
+        left, length = max(0, n_steps - step), n_steps - self.falls_after(n_steps)
         return self.learning_rate if left >= length else self.learning_rate * left / length
 
     def falls_after(self, n_steps: int) -> float:
