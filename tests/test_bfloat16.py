@@ -232,14 +232,15 @@ def test_auto_times_the_form_that_is_trained(monkeypatch):
     engine = run.Engine
     for name in ("LOOKING", "LOST", "STILL_LOST"):  # whatever the cut does to the loss, and whatever time the look takes
         monkeypatch.setattr(auto, name, np.inf)
-    monkeypatch.setattr(auto, "FASTER", 0.0)
+    for name, value in (("FASTER", 0.0), ("LEAST", 1), ("SHORTEST", 3)):
+        monkeypatch.setattr(auto, name, value)
     monkeypatch.setattr(run, "Engine", lambda layout, *a, **k: seen.append((layout.ranks, k)) or engine(layout, *a, **k))
     X, y = samples()
     result = sf.train(
         sf.Network([40, 512, 512, 3], seed=0), X, y, epochs=20, batch_size=60, optimizer=sf.Adam(1e-3), factoring="auto",
         precision="bfloat16",
     )  # fmt: skip
-    (check,) = [event for event in result.events if event.kind == "guard"]
+    _, check = [event for event in result.events if event.kind == "guard"]
     assert check.info["action"] == "undone"
     times = [phase["seconds"] / phase["steps"] for phase in result.phases[:2]]
     assert [check.info["seconds_dense"], check.info["seconds_factored"]] == times

@@ -225,6 +225,7 @@ def test_a_network_that_was_factored_before(monkeypatch, tmp_path):
 def test_ranks_that_are_chosen(monkeypatch, tmp_path):
     """With a clock that is not asked, as what is chosen depends on it; a layer is cut, dense again, and cut once more."""
     monkeypatch.setattr(auto, "LOOKING", np.inf)
+    monkeypatch.setattr(auto, "LEAST", 1)
     monkeypatch.setattr(auto, "FASTER", np.inf)
     monkeypatch.setattr(auto, "SHORTEST", 2)
     monkeypatch.setattr(auto, "LATER", 2)

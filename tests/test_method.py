@@ -212,6 +212,7 @@ def losses(monkeypatch):
     monkeypatch.setattr(Run, "constant_loss", lambda run, rows: 2.0)
     monkeypatch.setattr(auto, "FASTER", np.inf)
     monkeypatch.setattr(auto, "LOOKING", np.inf)
+    monkeypatch.setattr(auto, "LEAST", 1)
     monkeypatch.setattr(auto, "SHORTEST", 5)
     monkeypatch.setattr(auto, "LATEST", 1)
     return given
@@ -323,8 +324,14 @@ def chosen_reproducibly():
     )
 
 
-def test_looking_takes_its_share_of_the_steps():
-    """Of 50 steps a look would take more than a hundredth: none is done, and it says so."""
+def test_a_few_samples_do_not_tell(losses, monkeypatch):
+    monkeypatch.setattr(auto, "LEAST", 31)
+    assert "layer 1 (256-256) stays dense, as 60 samples are too few to tell what a cut costs" in chosen().explain()
+
+
+def test_looking_takes_its_share_of_the_steps(monkeypatch):
+    """Of 50 steps a look would take more than its share: none is done, and it says so."""
+    monkeypatch.setattr(auto, "LEAST", 1)
     assert "a look would take longer than its share of the training" in chosen().explain()
 
 

@@ -101,7 +101,8 @@ def test_guard_and_a_dense_end_are_marked():
 
 def test_cuts_that_auto_takes_back_are_marked(monkeypatch):
     """All layers may be cut, and no check is good enough: dense, factored, partly dense and dense again, by turns."""
-    bounds = {"THIN": 0, "WORTH": 1, "SHARE": 0, "SHARES": 0, "LOOKING": 1e9, "LOST": 1e9, "STILL_LOST": -1e9, "SHORTEST": 5, "LATEST": 1}
+    bounds = {"LEAST": 1, "THIN": 0, "WORTH": 1, "SHARE": 0, "SHARES": 0, "LOOKING": 1e9, "LOST": 1e9, "STILL_LOST": -1e9, "SHORTEST": 5}
+    bounds |= {"LATEST": 1}
     for name, value in bounds.items():
         monkeypatch.setattr(auto, name, value)
     monkeypatch.setattr(Run, "constant_loss", lambda run, rows: 100.0)

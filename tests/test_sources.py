@@ -231,6 +231,7 @@ def cutting(monkeypatch):
     for name in ("LOOKING", "LOST", "FASTER", "STILL_LOST"):
         monkeypatch.setattr(auto, name, np.inf)
     monkeypatch.setattr(auto, "SHORTEST", 1)
+    monkeypatch.setattr(auto, "LEAST", 1)
     monkeypatch.setattr(auto, "LATEST", 1)
 
 

@@ -148,6 +148,7 @@ def test_ranks_by_looking_are_for_the_structure(monkeypatch, activation_aware):
     monkeypatch.setattr(Run, "loss", seen)
     for name in ("LOOKING", "LOST", "STILL_LOST", "FASTER"):
         monkeypatch.setattr(auto, name, np.inf)
+    monkeypatch.setattr(auto, "LEAST", 1)
     saved = []
     for structure, ranks in ((Triple, [32]), (LowRank, [64, 32])):
         looked.clear()

@@ -49,8 +49,10 @@ TOGETHER = 2
 # or all where that is not enough. To find directions and to cut by them takes about WORK times the products with them.
 LOOKING = 0.02
 WORK = 16
-# Rows that a loss is looked at on, as many as the look may take. Directions are taken from others, a few times the rank.
+# Rows that a loss is looked at on, as many as the look may take. Directions are taken from others, a few times the rank. Where half of
+# the samples are fewer than LEAST, they do not tell what a cut costs, and there is little time to save.
 SAMPLES = (2048, 1024, 512, 256, 128)
+LEAST = 250
 ROWS_PER_RANK = 4
 # A product with sides a and b takes as long as (a + THIN)·(b + THIN) multiplications at full speed (bench/crossover.py).
 THIN = 40
@@ -154,11 +156,11 @@ class Auto:
         self.next_step = self.n_steps
         if options:
             rows = self._rows(run, options)
-            if rows is not None:
-                self._decide(run, factoring, options, *rows, found)
-            else:
+            if isinstance(rows, str):
                 for layer in options:
-                    layer.why = "a look would take longer than its share of the training"
+                    layer.why = rows
+            else:
+                self._decide(run, factoring, options, *rows, found)
             after = whole - sum(layer.saved for layer in options)
             if sum(layer.most_saved for layer in options if not layer.rank) >= SHARES * after:
                 self._plan_look(step)
@@ -171,15 +173,17 @@ class Auto:
             self._plan_check(step)
         return found
 
-    def _rows(self, run: Run, options: Sequence[_Layer]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Rows for directions, and others for losses, as many as the look may take; None where these are too few.
+    def _rows(self, run: Run, options: Sequence[_Layer]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
+        """Rows for directions, and others for losses, as many as the look may take; or why there is none.
 
         On rows that its directions were made for a cut loses too little.
         """
         program, rows = run.net.layout.program, run.sample_rows()
         forward, step = (program.multiplications(mode) for mode in ("forward", "step"))
         most, left = len(rows) // 2, LOOKING * self.n_steps - self.looked
-        while most:
+        if most < LEAST:
+            return f"{run.at_hand.n_samples} samples are too few to tell what a cut costs"
+        while True:
             n_directed = min(most, ROWS_PER_RANK * max(layer.options[-1] for layer in options))
             cost = n_directed * forward + sum(
                 WORK * layer.dense.n_out * (n_directed + layer.dense.n_in) * layer.options[-1] for layer in options
@@ -192,8 +196,7 @@ class Auto:
                     self.looked, self.n_rows = self.looked + whole, n_rows
                     return rows[:n_directed], rows[-n_rows:]
             if not any(layer.drop() for layer in options):
-                break
-        return None
+                return "a look would take longer than its share of the training"
 
     def _decide(
         self, run: Run, factoring: Factoring, options: Sequence[_Layer], directed: NDArray[np.int64], rows: NDArray[np.int64],
