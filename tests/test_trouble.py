@@ -283,7 +283,8 @@ def test_inputs_too_large_for_a_cut_are_told_with_the_step(ranks):
 @pytest.fixture
 def looking(monkeypatch):
     """With ranks="auto" all layers are looked at that may be cut at all, however small they are."""
-    for name, value in (("LEAST", 1), ("WORTH", 1e9), ("SHARE", -1e9), ("SHARES", -1e9), ("LOOKING", np.inf), ("SHORTEST", 1), ("LATEST", 1.0)):
+    bounds = {"LEAST": 1, "WORTH": 1e9, "SHARE": -1e9, "SHARES": -1e9, "LOOKING": np.inf, "SHORTEST": 1, "LATEST": 1.0}
+    for name, value in bounds.items():
         monkeypatch.setattr(auto, name, value)
     return monkeypatch
 
