@@ -107,7 +107,7 @@ class Auto:
         self.refused = [0] * len(layout.factorable)
         self.lost = [0.0] * len(layout.factorable)
         self.ranks = [0] * len(layout.factorable)
-        # The rows of the last look; their loss before the cut, the most that it may be at a check, and whether it was more at the last.
+        # The rows of the last cut's look; their loss before it, the most that it may be at a check, and whether it was more at the last.
         self.n_rows, self.before, self.limit, self.failed = 0, 0.0, 0.0, False
 
     def state(self) -> AutoState:
@@ -146,7 +146,7 @@ class Auto:
         layers = [_Layer(i, net.layout, kind, self.refused[i]) for i in range(len(net.layout.factorable))]
         whole = sum(layer.work for layer in layers) + _work(net.layout.structures[-1], first=not layers)
         for layer in layers:
-            layer.keep(lambda work, own: own - work >= SHARE * whole)
+            layer.keep(SHARE * whole)
         if sum(layer.most_saved for layer in layers) < SHARES * whole:
             for layer in layers:
                 layer.close()
@@ -193,7 +193,7 @@ class Auto:
                 n_rows = min(n_samples, most)
                 whole = (cost + n_looks * n_rows * forward) / (step * run.batch_size)
                 if whole <= allowed:
-                    self.looked, self.n_rows = self.looked + whole, n_rows
+                    self.looked += whole
                     return rows[:n_directed], rows[-n_rows:]
             if not any(layer.drop() for layer in options):
                 return "a look would take longer than its share of the training"
@@ -251,11 +251,12 @@ class Auto:
             worst = max((layer for layer in options if layer.rank), key=lambda layer: layer.lost)
             worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
             choose(worst, above=worst.rank or 0)
-        self.before, self.limit, self.failed = loss, loss + STILL_LOST * learned, False
-        found.directions.update({i: directions[i] for i in chosen})
+        if chosen:
+            self.n_rows, self.before, self.limit, self.failed = len(rows), loss, loss + STILL_LOST * learned, False
+            found.directions.update({i: directions[i] for i in chosen})
 
     def sample_loss(self, run: Run) -> float:
-        """The loss of the network on the rows of the last look."""
+        """The loss of the network on the rows of the last cut's look."""
         return run.loss(run.net, run.sample_rows()[-self.n_rows :])
 
     def check(
@@ -320,9 +321,9 @@ class _Layer:
                 self.options.append(rank)
                 self.works.append(work)
 
-    def keep(self, enough: Any) -> None:
-        """Leaves the ranks whose work is enough below the layer's own."""
-        kept = [(rank, work) for rank, work in zip(self.options, self.works, strict=True) if enough(work, self.work)]
+    def keep(self, least: float) -> None:
+        """Leaves the ranks that save at least so much."""
+        kept = [(rank, work) for rank, work in zip(self.options, self.works, strict=True) if self.work - work >= least]
         self.options, self.works = [rank for rank, _ in kept], [work for _, work in kept]
 
     def drop(self) -> bool:
