@@ -23,7 +23,8 @@ from svdfast.data.checks import checked_samples
 from svdfast.model.evaluation import output_directions, spec_of
 from svdfast.model.products import threads
 from svdfast.training.moments import carry
-from svdfast.training.run import SAMPLE, Run
+from svdfast.training.run import Run
+from svdfast.training.switch import DIRECTED
 
 # Sizes, batch, samples of an epoch.
 NETWORKS = (((784, 512, 256, 10), 256, 60_000), ((784, 2048, 2048, 10), 1024, 60_000))
@@ -35,7 +36,7 @@ def compare(
 ) -> list[tuple[float, float]]:
     """For each round seconds of a dense step, and of the switch."""
     rng = np.random.default_rng(0)
-    X = rng.random((max(SAMPLE, batch), sizes[0]), dtype=np.float32)
+    X = rng.random((max(DIRECTED, batch), sizes[0]), dtype=np.float32)
     y = rng.integers(0, sizes[-1], len(X))
     net = sf.Network(sizes, seed=0)
     run = Run(net, checked_samples(X, y, None, spec_of(net)), sf.Adam(), n_threads, batch, 0.0, 0.0)
@@ -51,7 +52,7 @@ def compare(
         old, moments = cut.state, run.optimizer.moments
         start = time.perf_counter()
         with single_threaded_blas.held(), threads(n_threads):
-            cut.truncate(rank_fraction, inputs=X[:SAMPLE])
+            cut.truncate(rank_fraction, inputs=X[:DIRECTED])
             carry(run.optimizer.kinds, moments, old, cut.state)
         found.append((step, time.perf_counter() - start))
     return found[1:]  # the first round is for warming up
@@ -60,7 +61,7 @@ def compare(
 def directions(n_inputs: int, n_threads: int) -> float:
     """Seconds for the directions of 64 neurons' outputs."""
     net = sf.Network([n_inputs, 64, 10], seed=0)
-    X = np.random.default_rng(0).random((SAMPLE, n_inputs), dtype=np.float32)
+    X = np.random.default_rng(0).random((DIRECTED, n_inputs), dtype=np.float32)
     start = time.perf_counter()
     output_directions(net, X, None, [16], n_threads=n_threads)
     return time.perf_counter() - start
