@@ -13,6 +13,7 @@ import pytest
 import svdfast as sf
 from svdfast.model import activations, svd, truncation
 from svdfast.model.evaluation import output_directions
+from svdfast.model.losses import of_constant
 from svdfast.model.svd import RIDGE, leading_directions
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -840,3 +841,17 @@ def test_directions_that_are_no_arrays():
     net = sf.Network([4, 6, 3], seed=0)
     with pytest.raises(TypeError, match=r"directions\[0\]: expected an ndarray, got int"):
         net.truncate(ranks=[2], force=True, directions={0: 1})
+
+
+@pytest.mark.parametrize("weights", [None, np.array([1.0, 0.5, 2.0, 0.0])])
+def test_the_loss_of_a_constant_of_class_numbers_is_that_of_one_hot_rows(weights):
+    """And takes no memory for the rows: of many classes there would be much."""
+    targets = np.array([0, 2, 2, 1], np.int32)
+    expected = of_constant("cross_entropy", np.eye(3)[targets], 3, weights)
+    assert of_constant("cross_entropy", targets, 3, weights) == pytest.approx(expected)
+    tracemalloc.start()
+    try:
+        of_constant("cross_entropy", targets, 10_000, weights)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
