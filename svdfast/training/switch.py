@@ -163,7 +163,8 @@ class Switch:
             yield self._event("recompose", step, epoch, {"seconds": self.recompose()})
         if step == self.decay_step and run.net.is_factored:
             yield self._decay(step, epoch)
-        run.set_fade(min(1.0, (self.n_steps - step) / max(1, FADE * self.n_steps)))
+        if self.factoring.learning_rate == "auto":
+            run.set_fade(min(1.0, (self.n_steps - step) / max(1, FADE * self.n_steps)))
         self._plan(step)
 
     def _event(self, kind: str, step: int, epoch: int, info: dict[str, Any]) -> Event:
@@ -196,7 +197,8 @@ class Switch:
         """Whether the last cut has proved good; else a layer becomes dense again."""
         assert self.auto is not None
         run, began = self.run, time.perf_counter()
-        times = [phase["seconds"] / max(phase["steps"], 1) for phase in phases[-2:]]
+        dense = [phase for phase in phases if phase["phase"] == "dense"]
+        times = [phase["seconds"] / max(phase["steps"], 1) for phase in (*dense[-1:], phases[-1])]
         guard = self.factoring.guard
         loss = self.auto.sample_loss(run) if guard is None else self._validate()
         back, info = self.auto.check(run, step, loss, times, for_good=guard is not None and guard.action == "undo")
