@@ -389,6 +389,17 @@ def test_bad_samples_for_a_cut_are_refused(inputs, error, message):
     np.testing.assert_array_equal(net.parameters, before)
 
 
+def test_samples_far_larger_than_the_first_ones_are_refused():
+    """Beyond the 4096 that go forward together."""
+    X = np.random.default_rng(0).standard_normal((5000, 30)).astype("float32")
+    X[4500] = 1e30
+    net = sf.Network([30, 24, 20, 3], seed=0)
+    with pytest.raises(FloatingPointError, match="the inputs of layer 0 are too large for float32, next to"):
+        net.truncate(ranks=[6, 6], force=True, inputs=X)
+    net.truncate(ranks=[6, 6], force=True, inputs=X[::-1])
+    assert np.isfinite(net.parameters).all()
+
+
 def test_views_from_before_a_truncation_show_the_former_parameters():
     net = network()
     old = net.layers[2].b
