@@ -106,7 +106,8 @@ class Auto:
         self.refused = [0] * len(layout.factorable)
         self.lost = [0.0] * len(layout.factorable)
         self.ranks = [0] * len(layout.factorable)
-        # Of the last cut: the rows looked at, their loss before it, the most that it may be at a check, and whether it was more at the last.
+        # Of the last cut: how many rows it was looked at on, their loss before it, the most that it may be at a check, and whether it
+        # was more at the last one.
         self.n_rows, self.before, self.limit, self.failed = 0, 0.0, 0.0, False
 
     def state(self) -> AutoState:
