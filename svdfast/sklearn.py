@@ -781,8 +781,8 @@ class SVDMLPClassifier(ClassifierMixin, _SVDMLP):  # type: ignore[misc]
     ) -> Self:  # fmt: skip
         """Trains for one epoch more. The call after the first φ·max_iter cuts to factors, which stay (`coefs_` are their products).
 
-        With "auto" that call and those after it each look, as `fit` does, until one of them has cut a layer. A look may take one
-        hundredth of a call's time: where calls have few samples, none is worth it, and all layers stay dense.
+        With "auto" that call and those after it each look, as `fit` does, until one of them has cut a layer. A look may take two
+        hundredths of a call's time: where calls have few samples, none is worth it, and all layers stay dense.
 
         Parameters
         ----------

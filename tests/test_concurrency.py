@@ -568,6 +568,17 @@ assert first == trained() == child(trained)
 
 
 @needs_fork
+def test_a_process_forked_while_work_is_shared_does_it_alone():
+    """As in a rule or a structure of the user's own: there the threads are not."""
+    output(BEGIN + """
+from svdfast.model import products
+with products.threads(2):
+    products.each(str, range(9))
+    assert child(lambda: products.each(str, range(3))) == ["0", "1", "2"]
+""")
+
+
+@needs_fork
 def test_a_forked_process_works_after_a_training_with_two_threads():
     """GNU's OpenMP alone would wait for threads that are not there."""
     output(BEGIN + """

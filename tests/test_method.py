@@ -11,6 +11,7 @@ import svdfast as sf
 from svdfast.data.checks import checked_samples
 from svdfast.model import svd, truncation
 from svdfast.model.evaluation import spec_of
+from svdfast.model.losses import of_constant
 from svdfast.model.structures import low_rank
 from svdfast.training import auto
 from svdfast.training.run import Run
@@ -329,6 +330,53 @@ def test_a_few_samples_do_not_tell(losses, monkeypatch):
     assert "layer 1 (256-256) stays dense, as 60 samples are too few to tell what a cut costs" in chosen().explain()
 
 
+def test_the_clock_compares_with_dense_steps(losses, monkeypatch):
+    """Also where a part of the layers has been cut, or taken back, since."""
+    losses |= {(32, None): 1.0, (None, 32): 1.01, (32, 32): 1.0, (64, None): 1.0, (None, 64): 1.0, (32, 64): 1.0}
+    asked, check = [], auto.Auto.check
+
+    def checks(self, run, step, loss, times, **how):
+        asked.append(times)
+        return check(self, run, step, loss, times, **how)
+
+    def fails(event):
+        if event.kind == "switch":
+            losses[32, 32] = 1.2
+
+    monkeypatch.setattr(auto.Auto, "check", checks)
+    X, y = samples(n_in=WIDE)
+    method = sf.Factoring(pretrain_fraction=0.2)
+    result = sf.train(
+        sf.Network([WIDE, WIDE, WIDE, 3], seed=0), X, y, epochs=10, batch_size=12, factoring=method, callbacks=[fails], reproducible=True
+    )  # fmt: skip
+    assert [p["steps"] for p in result.phases[:2]] == [10, 10] and len(asked) == 3
+    assert all(before == result.phases[0]["seconds"] / 10 for before, _ in asked)
+
+
+def test_a_cut_is_checked_by_what_was_before_it(losses, monkeypatch):
+    """Whatever a look that finds no other cut has seen since."""
+    monkeypatch.setattr(auto, "SHORTEST", 30)
+    losses |= {(None, 32): 1.0, (None, 64): 1.0, (32, None): 1.5, (32, 32): 2.0}
+
+    def fails(event):
+        if event.kind == "switch":
+            losses[None, 32] = 1.2
+
+    X, y = samples(n_in=WIDE)
+    method = sf.Factoring(pretrain_fraction=0.2)
+    result = sf.train(
+        sf.Network([WIDE, WIDE, WIDE, 3], seed=0), X, y, epochs=10, batch_size=12, factoring=method, callbacks=[fails]
+    )  # fmt: skip
+    assert kinds(result)[:4] == [("ranks", 10), ("switch", 10), ("ranks", 30), ("guard", 40)]
+    info = result.events[3].info
+    assert (info["loss_before"], info["loss_recovered"], info["action"]) == (1.0, 1.2, "watched")
+
+
+def test_auto_leaves_a_layer_dense_whose_cut_has_no_loss(losses):
+    losses |= {(None, 32): np.nan, (None, 64): np.nan}
+    assert kinds(chosen()) == [("ranks", 10), ("ranks", 30)]
+
+
 def test_looking_takes_its_share_of_the_steps(monkeypatch):
     """Of 50 steps a look would take more than its share: none is done, and it says so."""
     monkeypatch.setattr(auto, "LEAST", 1)
@@ -385,6 +433,8 @@ def test_the_factors_rates_come_down_to_the_optimizers(learning_rate, monkeypatc
         assert given[0] == 1 and given[-1] == pytest.approx(1 / 30, abs=0.01) and given == sorted(given, reverse=True)
     else:
         assert set(given) == {1.0}
+        train(network(), epochs=20, learning_rate=learning_rate, pretrain_fraction=0.9)
+        assert set(given) == {1.0}
 
 
 def test_a_fraction_leaves_bottlenecks_dense():
@@ -421,6 +471,20 @@ def test_the_sample_is_from_all_over_the_data():
     inputs, weights = run.sample(rows)
     np.testing.assert_array_equal(inputs, X[rows])
     assert weights is None
+
+
+def test_the_sample_is_of_rows_that_have_a_weight():
+    """Over others nothing has a loss; nor has a constant there."""
+    net = network()
+    X, y = samples()
+    weight = np.zeros(60)
+    weight[[3, 17, 40]] = 1
+    run = Run(net, checked_samples(X, y, weight, spec_of(net)), sf.Adam(), 1, 12, 0.0, 0.0)
+    run.rebuild()
+    assert sorted(run.sample_rows()) == [3, 17, 40]
+    without = np.array([0, 1, 2])
+    assert run.constant_loss(without) == run.loss(net, without) == 0
+    assert run.constant_loss(np.array([3, 40, 0])) == of_constant("cross_entropy", y[[3, 40]], 3)
 
 
 def test_a_training_in_two_parts_is_that_in_one():

@@ -13,6 +13,7 @@ import pytest
 import svdfast as sf
 from svdfast.model import activations, svd, truncation
 from svdfast.model.evaluation import output_directions
+from svdfast.model.losses import of_constant
 from svdfast.model.svd import RIDGE, leading_directions
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -386,6 +387,17 @@ def test_bad_samples_for_a_cut_are_refused(inputs, error, message):
     with pytest.raises(error, match=message):
         net.truncate(ranks=[6, 6], force=True, inputs=inputs)
     np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_samples_far_larger_than_the_first_ones_are_refused():
+    """Beyond the 4096 that go forward together."""
+    X = np.random.default_rng(0).standard_normal((5000, 30)).astype("float32")
+    X[4500] = 1e30
+    net = sf.Network([30, 24, 20, 3], seed=0)
+    with pytest.raises(FloatingPointError, match="the inputs of layer 0 are too large for float32, next to"):
+        net.truncate(ranks=[6, 6], force=True, inputs=X)
+    net.truncate(ranks=[6, 6], force=True, inputs=X[::-1])
+    assert np.isfinite(net.parameters).all()
 
 
 def test_views_from_before_a_truncation_show_the_former_parameters():
@@ -840,3 +852,17 @@ def test_directions_that_are_no_arrays():
     net = sf.Network([4, 6, 3], seed=0)
     with pytest.raises(TypeError, match=r"directions\[0\]: expected an ndarray, got int"):
         net.truncate(ranks=[2], force=True, directions={0: 1})
+
+
+@pytest.mark.parametrize("weights", [None, np.array([1.0, 0.5, 2.0, 0.0])])
+def test_the_loss_of_a_constant_of_class_numbers_is_that_of_one_hot_rows(weights):
+    """And takes no memory for the rows: of many classes there would be much."""
+    targets = np.array([0, 2, 2, 1], np.int32)
+    expected = of_constant("cross_entropy", np.eye(3)[targets], 3, weights)
+    assert of_constant("cross_entropy", targets, 3, weights) == pytest.approx(expected)
+    tracemalloc.start()
+    try:
+        of_constant("cross_entropy", targets, 10_000, weights)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()

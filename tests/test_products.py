@@ -2,6 +2,7 @@
 """Work shared among threads: right, and the same bits for any number of threads."""
 
 import threading
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -52,6 +53,17 @@ def test_an_outer_block_decides_about_threads(n, monkeypatch):
         products.each(note, range(n))
     assert len(used) == n
     assert products._pools.get() is None
+
+
+def test_a_sum_keeps_few_of_its_shares():
+    """Where they are many more than one thread computes at a time."""
+    ones = np.ones((30_000, 50), "float32")
+    tracemalloc.start()
+    try:
+        products.gram(ones)
+        assert tracemalloc.get_traced_memory()[1] < 40 * 50**2 * 8
+    finally:
+        tracemalloc.stop()
 
 
 def test_errors_come_out_and_nothing_warns():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast.training.schedules import Constant, Cosine, StepDecay, Warmup, resolve
+from svdfast.training.schedules import Constant, Cooldown, Cosine, StepDecay, Warmup, resolve
 
 
 def test_constant():
@@ -97,6 +97,20 @@ def test_training_asks_for_the_rate_of_each_step():
     assert asked == [(s, 9) for s in range(9)]  # 3 batches an epoch, the last of 2 rows
     rates = [row["learning_rate"] for row in result.history if row["phase"] != "recomposed"]
     assert rates == pytest.approx([0.03, 0.06, 0.09])  # of the last step of each epoch
+
+
+@pytest.mark.parametrize("kind", [Constant, Cooldown])
+def test_a_schedule_of_the_users_own_is_asked(kind):
+    """Though it is a kind of one that is constant."""
+
+    class Own(kind):
+        def __call__(self, step, n_steps):
+            return 0.01 * (step + 1)
+
+    net = sf.Network([3, 4, 2], seed=0)
+    X = np.random.default_rng(0).standard_normal((10, 3))
+    result = sf.train(net, X, np.arange(10) % 2, epochs=4, batch_size=4, optimizer=sf.Adam(Own(0.1)), factoring=None)
+    assert [row["learning_rate"] for row in result.history] == pytest.approx([0.03, 0.06, 0.09, 0.12])
 
 
 def test_a_rate_of_zero_changes_nothing():

@@ -103,9 +103,12 @@ def of_constant(name: str, targets: NDArray[Any], n_outputs: int, weights: NDArr
     >>> of_constant("mean_squared_error", np.array([[0.0], [2.0]]), 1)
     1.0
     """
-    rows = np.eye(n_outputs)[targets] if targets.ndim == 1 and _LOSSES[name].classes else targets
-    rows = np.asarray(rows, dtype=np.float64).reshape(len(targets), -1)
-    mean = np.average(rows, axis=0, weights=weights)
+    if targets.ndim == 1 and _LOSSES[name].classes:
+        counts = np.bincount(targets, weights, n_outputs)
+        mean = counts / counts.sum()
+    else:
+        rows = np.asarray(targets, dtype=np.float64).reshape(len(targets), -1)
+        mean = np.average(rows, axis=0, weights=weights)
     if name == "mean_squared_error":
         return float(np.average(np.square(rows - mean), axis=0, weights=weights).mean())
 

@@ -28,6 +28,8 @@ Made = TypeVar("Made")
 # Rows of a result, or of what is summed over, that one thread computes at a time.
 _ROWS = 256
 _SUMMED = 512
+# So many of such shares are kept at a time.
+_TOGETHER = 16
 # Multiplications below which a thread costs more than it saves.
 _FEW = 1 << 22
 
@@ -63,7 +65,8 @@ def each(function: Callable[[Item], Made], items: Sequence[Item], cost: float = 
             return function(item)
 
     pools = _pools.get()
-    if not pools or len(items) < 2 or cost < _FEW:
+    # A process that was forked inside a block has none of its threads.
+    if not pools or len(items) < 2 or cost < _FEW or is_forked():
         return list(map(quiet, items))
     return list(pools[0].map(quiet, items))
 
@@ -106,10 +109,11 @@ def gram(A: Array, B: Array | None = None, dtype: DTypeLike = np.float64) -> Arr
         made: Array = left.T @ (left if B is None else B[rows].astype(dtype, copy=False))
         return made
 
-    parts = each(share, range(0, len(A), _SUMMED), A.size * A.shape[1])
-    total = parts[0]
-    for part in parts[1:]:
-        total += part
+    total, at_once = None, _SUMMED * _TOGETHER
+    for first in range(0, len(A), at_once):
+        for part in each(share, range(first, min(first + at_once, len(A)), _SUMMED), A.size * A.shape[1]):
+            total = part if total is None else np.add(total, part, out=total)
+    assert total is not None
     return total
 
 

@@ -265,6 +265,8 @@ def output_directions(
                 shift = shifts.setdefault(i, exponent(peak))
                 X = _counted(X, shift, roots, rows)
                 squares[i] += sum_of_squares(X)
+                if not np.isfinite(squares[i]):
+                    raise FloatingPointError(f"the inputs of layer {i} are too large for {dtype}, next to those of the first samples")
                 if not outputs[i].by_inputs:
                     if Z is None:
                         X = product(X, W.T)

@@ -6,8 +6,9 @@
 - When: after FIRST_LOOK steps, then after LATER times as many each time, as long as a layer may still be cut.
 - To which rank: each layer is cut alone, to the ranks of FRACTIONS, smallest first. It gets the first at which the loss over a
   sample rises by at most LOST of what the network has learned; then all cuts are looked at together.
-- And back: some steps after a cut the loss must not be much higher than before it, and steps must be faster by the clock. Where two
-  checks in a row find else, the layer that lost most becomes dense again, and may be cut to a higher rank later.
+- And back: some steps after a cut the loss must not be much higher than before it, and steps must be faster than dense ones by the
+  clock. Where two checks in a row find the loss higher, the layer that lost most becomes dense again, and may be cut to a higher rank
+  later; where they find steps no faster, all layers do, for good.
 
 Nothing but the clock's check depends on the machine, and it is left out where a training is to be reproducible. Not here: the cut
 itself (switch.py), the rules that look at nothing (svdfast/model/ranks.py).
@@ -107,7 +108,8 @@ class Auto:
         self.refused = [0] * len(layout.factorable)
         self.lost = [0.0] * len(layout.factorable)
         self.ranks = [0] * len(layout.factorable)
-        # The rows of the last cut's look; their loss before it, the most that it may be at a check, and whether it was more at the last.
+        # Of the last cut: how many rows it was looked at on, their loss before it, the most that it may be at a check, and whether it
+        # was more at the last one.
         self.n_rows, self.before, self.limit, self.failed = 0, 0.0, 0.0, False
 
     def state(self) -> AutoState:
@@ -237,7 +239,7 @@ class Auto:
             for rank in reversed([rank for rank in layer.options if rank > above]):
                 if rank not in layer.tried:
                     layer.tried[rank] = rise({layer.index: rank}) / learned
-                if layer.tried[rank] > LOST:
+                if not layer.tried[rank] <= LOST:  # or NaN
                     layer.why = f"a cut to rank {rank} loses {layer.tried[rank]:.1%} of what has been learned"
                     return
                 layer.rank = rank
@@ -251,24 +253,24 @@ class Auto:
             worst = max((layer for layer in options if layer.rank), key=lambda layer: layer.lost)
             worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
             choose(worst, above=worst.rank or 0)
-        if chosen:
+        if chosen:  # else what the last cut is to be checked by stays
             self.n_rows, self.before, self.limit, self.failed = len(rows), loss, loss + STILL_LOST * learned, False
             found.directions.update({i: directions[i] for i in chosen})
 
     def sample_loss(self, run: Run) -> float:
-        """The loss of the network on the rows of the last cut's look."""
+        """The loss of the network on the rows that the last cut was looked at on."""
         return run.loss(run.net, run.sample_rows()[-self.n_rows :])
 
     def check(
         self, run: Run, step: int, loss: float, times: Sequence[float], *, for_good: bool
     ) -> tuple[list[int], dict[str, Any]]:
-        """The layers that are to be dense again before this step, with this loss now, a step having taken so many seconds before
-        the cut and after it, or after it alone."""
+        """The layers that are to be dense again before this step, with this loss now, a step having taken so many seconds while all
+        layers were dense and as they are now, or as they are now alone."""
         info: dict[str, Any] = {"loss_before": self.before, "loss_recovered": loss, "action": "kept"}
         back: list[int] = []
         layout = run.net.layout
         factors = [i for i in layout.factored if i < len(self.refused)]
-        bad, slow = loss > self.limit, not run.reproducible and len(times) == 2 and times[-1] > FASTER * times[0]
+        bad, slow = not loss <= self.limit, not run.reproducible and len(times) == 2 and times[-1] > FASTER * times[0]
         again, self.failed = self.failed, bad or slow
         self.check_step = self.n_steps
         if slow:

@@ -31,11 +31,13 @@ class Event:
         `seconds` that it took, and for each kind:
 
         - "ranks", a look with factoring="auto": `ranks` to cut to now, and `layers`, a dict for each hidden layer with `rank`, `why`,
-          `saved` (the share of a step's time) and `tried` (rank to the share of what has been learned that its cut loses);
+          `saved` (the share of a step's time) and `tried` (rank to the share of what has been learned that its cut loses); where
+          losses were looked at, `loss` and `learned`, how far it is below that of the best answer that is the same for all;
         - "switch": `truncations`, a tuple of Truncation; `learning_rate_scales`, one for each layer; `kept_dense`, the layers that α
           would have made a bottleneck of, and why;
         - "guard": `loss_before` the cut and `loss_recovered`; `action` ("kept", "raised", "delayed", "undone"); where the loss was
-          looked at right after the cut, `loss_after`; with "auto" `layers`, those that are dense again;
+          looked at right after the cut, `loss_after`; with "auto" `layers`, those that are dense again, "watched" where the next check
+          decides, and where steps are no faster `seconds_dense` and `seconds_factored` of one;
         - "epoch": the new row of the history.
 
     Examples

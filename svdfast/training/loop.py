@@ -162,8 +162,8 @@ class Loop:
             schedule = run.optimizer.schedule
             # What is constant is not asked at each step: that would be a tenth of the smallest networks' step.
             constant = None
-            if isinstance(schedule, Constant) or (
-                isinstance(schedule, Cooldown) and n_steps + source.steps_per_epoch <= schedule.falls_after(whole)
+            if type(schedule) is Constant or (
+                type(schedule) is Cooldown and n_steps + source.steps_per_epoch <= schedule.falls_after(whole)
             ):
                 constant = schedule.learning_rate
             if checkpoint is not None:

@@ -96,7 +96,7 @@ def resume(
     Notes
     -----
     Bit for bit holds on the same kind of machine with the same versions of packages and, unless the training is `reproducible`, the same
-    number of threads; with ranks="auto" it holds from the choice of ranks on, which times the steps on the machine.
+    number of threads. With "auto" a check by the clock may take a cut back in one and not in the other, unless it is `reproducible`.
 
     Reading a file runs nothing that is in it.
 

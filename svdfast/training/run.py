@@ -170,9 +170,14 @@ class Run:
         return self.data if self.sampled is None else self.sampled
 
     def sample_rows(self) -> NDArray[np.int64]:
-        """Rows of a sample of the data at hand, the same ones each time: in random order, as data may come sorted or by turns."""
-        n_samples = self.at_hand.n_samples
-        return np.random.default_rng(0).choice(n_samples, min(SAMPLE, n_samples), replace=False)
+        """Rows of a sample of the data at hand, the same ones each time: in random order, as data may come sorted or by turns; of
+        those that have a weight, if there are any."""
+        rows: int | NDArray[np.int64] = self.at_hand.n_samples
+        weights = self.at_hand.weights
+        if weights is not None and weights.any() and not weights.all():
+            rows = np.flatnonzero(weights)
+        n_rows = rows if isinstance(rows, int) else len(rows)
+        return np.random.default_rng(0).choice(rows, min(SAMPLE, n_rows), replace=False)
 
     def sample(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """The inputs of these rows and their weights."""
@@ -192,10 +197,13 @@ class Run:
         return engine.evaluate(len(rows))
 
     def constant_loss(self, rows: NDArray[np.int64]) -> float:
-        """The loss on these rows of the best answer that is the same for all."""
+        """The loss on these rows of the best answer that is the same for all; 0, as any loss is, where their weights are all 0."""
         data = self.at_hand
         assert data.loss is not None
-        return of_constant(data.loss.name, data.targets[rows], self.net.sizes[-1], self.sample(rows)[1])
+        weights = None if data.weights is None else data.weights[rows]
+        if weights is not None and not weights.any():
+            return 0.0
+        return of_constant(data.loss.name, data.targets[rows], self.net.sizes[-1], weights)
 
     def output_directions(
         self, rows: NDArray[np.int64], ranks: Sequence[int | None], method: Literal["exact", "randomized"]

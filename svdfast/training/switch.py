@@ -41,8 +41,9 @@ FADE, FADES = 0.3, 30
 # A decay of the weights may cost this share of the multiplications of the steps between two; and so many steps are between two at most.
 DECAY_SHARE = 0.02
 DECAY_LONGEST = 100
-# The factors' learning rate is at most so many times the optimizer's, and at least its inverse.
-LARGEST_SCALE = 4.0
+# The factors' learning rate is at most so many times the optimizer's, and at least its inverse: twice and more made regressions with
+# far outliers among their inputs diverge that a dense training bears (bench/suite.py, california in layers of 1024).
+LARGEST_SCALE = 1.5
 
 Done: TypeAlias = Iterator[Event | float]
 
@@ -163,7 +164,8 @@ class Switch:
             yield self._event("recompose", step, epoch, {"seconds": self.recompose()})
         if step == self.decay_step and run.net.is_factored:
             yield self._decay(step, epoch)
-        run.set_fade(min(1.0, (self.n_steps - step) / max(1, FADE * self.n_steps)))
+        if self.factoring.learning_rate == "auto":
+            run.set_fade(min(1.0, (self.n_steps - step) / max(1, FADE * self.n_steps)))
         self._plan(step)
 
     def _event(self, kind: str, step: int, epoch: int, info: dict[str, Any]) -> Event:
@@ -196,7 +198,8 @@ class Switch:
         """Whether the last cut has proved good; else a layer becomes dense again."""
         assert self.auto is not None
         run, began = self.run, time.perf_counter()
-        times = [phase["seconds"] / max(phase["steps"], 1) for phase in phases[-2:]]
+        dense = [phase for phase in phases if phase["phase"] == "dense"]
+        times = [phase["seconds"] / max(phase["steps"], 1) for phase in (*dense[-1:], phases[-1])]
         guard = self.factoring.guard
         loss = self.auto.sample_loss(run) if guard is None else self._validate()
         back, info = self.auto.check(run, step, loss, times, for_good=guard is not None and guard.action == "undo")

@@ -123,7 +123,7 @@ def train(
     steps_per_epoch : int, optional
         Only for an iterable of batches: how many of them make an epoch. By default its length; needed where it has none.
     callbacks : iterable of callable
-        Called with an `Event` after each epoch, at the switch and after the recomposition. One that raises `StopTraining`
+        Called with an `Event` after each epoch, look, switch and guard, and after the recomposition. One that raises `StopTraining`
         ends the training (the network is then recomposed if it would have been).
     progress : bool
         Show a bar on stderr (needs tqdm: the extra `progress`).
@@ -158,9 +158,10 @@ def train(
     Notes
     -----
     On one kind of machine the same seed and number of threads give bit-identical results; with `reproducible` the same seed, whatever
-    the number of threads. "auto" asks the clock after a cut, whether steps are faster; with `reproducible` it does not. Ctrl-C ends
-    the training between two steps; the network stays usable, in whatever phase it was. What reading a row source or an iterable
-    raises goes through, and leaves it so, too.
+    the number of threads. "auto" asks the clock after a cut, whether steps are faster; with `reproducible` it does not.
+
+    Ctrl-C ends the training between two steps; the network stays usable, in whatever phase it was. What reading a row source or an
+    iterable raises goes through, and leaves it so, too.
 
     A step whose loss is not finite changes neither weights nor moments, so that the network stays as the step before left it if its weights
     are good: as where the data have changed since they were checked. If weights are not finite, or have blown up and let a layer's
