@@ -123,28 +123,30 @@ def test_the_scale_of_relative_steps():
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "factor", "expected"),
+    ("optimizer", "factor", "rank", "expected"),
     [
-        (sf.Adam, "auto", None),
-        (sf.AdamW, "auto", None),
-        (sf.GradientDescent, "auto", 1.0),
-        (sf.Adam, 3.0, 3.0),
-        (sf.GradientDescent, 0.5, 0.5),
+        (sf.Adam, "auto", 4, None),
+        (sf.AdamW, "auto", 4, None),
+        (sf.Adam, "auto", 2, 1.5),  # at most
+        (sf.GradientDescent, "auto", 2, 1.0),
+        (sf.Adam, 3.0, 2, 3.0),
+        (sf.GradientDescent, 0.5, 2, 0.5),
     ],
 )
-def test_the_learning_rates_of_factors(optimizer, factor, expected):
+def test_the_learning_rates_of_factors(optimizer, factor, rank, expected):
     X, y = data()
     net = sf.Network([7, 5, 6, 3], dtype="float64", seed=0)
     result = sf.train(
         net, X, y, epochs=4, optimizer=optimizer(1e-3),
-        factoring=sf.Factoring([2, None], force=True, pretrain_fraction=0.5, learning_rate=factor, activation_aware=False, recompose=False),
+        factoring=sf.Factoring([rank, None], force=True, pretrain_fraction=0.5, learning_rate=factor, activation_aware=False, recompose=False),
     )  # fmt: skip
     scales = next(e for e in result.events if e.kind == "switch").info["learning_rate_scales"]
     if expected is None:
         cut = sf.Network([7, 5, 6, 3], dtype="float64", seed=0)
         sf.train(cut, X, y, epochs=2, optimizer=optimizer(1e-3), factoring=None)
-        cut.truncate(ranks=[2, None], force=True)
+        cut.truncate(ranks=[rank, None], force=True)
         expected = relative_scale(cut.layers[0].W1, cut.layers[0].W2)
+        assert 1 < expected < 1.5
     assert scales == (pytest.approx(expected), 1.0, 1.0)
 
 

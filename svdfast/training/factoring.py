@@ -116,7 +116,7 @@ class Factoring(Settings):
     learning_rate : "auto", float or sequence of float
         What the learning rate is multiplied with for factors. "auto": with Adam, whose steps have the same size whatever the gradient's,
         for each layer the size of the factors' elements over that of their product's at the switch, so that both change by as much
-        of their size in a step (`svdfast.model.structures.Structure.relative_scale`); with gradient descent 1. Over the last 30 % of
+        of their size in a step (`svdfast.model.structures.Structure.relative_scale`), but at most 1.5; with gradient descent 1. Over the last 30 % of
         the steps these numbers go to 1, so that no noise of larger steps is left in the result. A network that is factored
         from the start keeps the optimizer's rate, unless a sequence has a number for each layer: the `learning_rate_scales` of the switch's
         event, where a training continues.
