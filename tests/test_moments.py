@@ -136,10 +136,10 @@ def test_the_scale_of_relative_steps():
 def test_the_learning_rates_of_factors(optimizer, factor, rank, expected):
     X, y = data()
     net = sf.Network([7, 5, 6, 3], dtype="float64", seed=0)
-    result = sf.train(
-        net, X, y, epochs=4, optimizer=optimizer(1e-3),
-        factoring=sf.Factoring([rank, None], force=True, pretrain_fraction=0.5, learning_rate=factor, activation_aware=False, recompose=False),
-    )  # fmt: skip
+    method = sf.Factoring(
+        [rank, None], force=True, pretrain_fraction=0.5, learning_rate=factor, activation_aware=False, recompose=False
+    )
+    result = sf.train(net, X, y, epochs=4, optimizer=optimizer(1e-3), factoring=method)
     scales = next(e for e in result.events if e.kind == "switch").info["learning_rate_scales"]
     if expected is None:
         cut = sf.Network([7, 5, 6, 3], dtype="float64", seed=0)

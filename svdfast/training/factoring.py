@@ -114,12 +114,12 @@ class Factoring(Settings):
         What becomes of the optimizer's moments where weights become factors or dense again: turned into those of the new weights
         (`svdfast.training.moments`), or zero.
     learning_rate : "auto", float or sequence of float
-        What the learning rate is multiplied with for factors. "auto": with Adam, whose steps have the same size whatever the gradient's,
-        for each layer the size of the factors' elements over that of their product's at the switch, so that both change by as much
-        of their size in a step (`svdfast.model.structures.Structure.relative_scale`), but at most 1.5; with gradient descent 1. Over the last 30 % of
-        the steps these numbers go to 1, so that no noise of larger steps is left in the result. A network that is factored
-        from the start keeps the optimizer's rate, unless a sequence has a number for each layer: the `learning_rate_scales` of the switch's
-        event, where a training continues.
+        What the learning rate is multiplied with for factors. "auto": with Adam, whose steps have the same size whatever the
+        gradient's, for each layer the size of the factors' elements over that of their product's at the switch, so that both change
+        by as much of their size in a step (`svdfast.model.structures.Structure.relative_scale`), but at most 1.5; with gradient
+        descent 1. Over the last 30 % of the steps these numbers go to 1, so that no noise of larger steps is left in the result. A
+        network that is factored from the start keeps the optimizer's rate, unless a sequence has a number for each layer: the
+        `learning_rate_scales` of the switch's event, where a training continues.
     product_decay : float
         λ of a penalty (λ/2)·‖W1·W2‖_F² on the product of each factored layer, apart from the gradient as in AdamW: every k steps the
         factors take a step against it with k times the learning rate, k so large that it costs next to nothing
