@@ -285,7 +285,7 @@ def test_the_numbers_are_those_of_train(folder, capsys):
         net = first.copy()
         sf.train(
             net, X, y, epochs=2, batch_size=7, factoring=factoring, n_threads=1,
-            optimizer=sf.GradientDescent(0.01, momentum=0.9), seed=3,
+            optimizer=sf.GradientDescent(sf.schedules.Cooldown(0.01), momentum=0.9), seed=3,
         )  # fmt: skip
         losses.append(f"{net.evaluate(X_test, y_test).loss:.4g}")
     assert cells(out, "test loss")[:2] == losses
