@@ -147,7 +147,7 @@ def results(net, X, y, **settings):
     """All that is computed from samples."""
     trained = net.copy()
     sf.train(
-        trained, X, y, epochs=2, batch_size=8, factoring=sf.Factoring(force=True, pretrain_fraction=0.5), n_threads=1,
+        trained, X, y, epochs=2, batch_size=8, factoring=sf.Factoring(1 / 4, force=True, pretrain_fraction=0.5), n_threads=1,
         validation=(X, y), **settings,
     )  # fmt: skip
     gradient = net.loss_and_gradient(X, y, n_threads=1)[1]

@@ -313,7 +313,7 @@ def test_blas_has_its_threads_back_after(three_threads, name):
 def test_blas_has_one_thread_within_a_training(three_threads):
     seen = []
     result = sf.train(
-        network(), X, Y, epochs=4, batch_size=32, factoring=sf.Factoring(force=True, pretrain_fraction=0.5),
+        network(), X, Y, epochs=4, batch_size=32, factoring=sf.Factoring(1 / 4, force=True, pretrain_fraction=0.5),
         callbacks=[lambda event: seen.append((event.kind, set(blas_threads().values())))],
     )  # fmt: skip
     assert [kind for kind, _ in seen].count("epoch") == 4
@@ -334,7 +334,7 @@ def test_blas_has_one_thread_while_weights_are_decomposed(
         return truncate(self, *args, **kwargs)
 
     monkeypatch.setattr(sf.Network, "truncate", spy)
-    sf.train(network(), X, Y, epochs=2, n_threads=n_threads)
+    sf.train(network(), X, Y, epochs=2, n_threads=n_threads, factoring=sf.Factoring(1 / 4, force=True))
     assert seen == [{1}]
     assert blas_threads() == three_threads
 
@@ -351,7 +351,7 @@ def test_blas_has_its_threads_back_after_a_callback_that_raises(three_threads, k
             raise error
 
     def training():
-        sf.train(network(), X, Y, epochs=2, factoring=sf.Factoring(force=True), callbacks=[callback])
+        sf.train(network(), X, Y, epochs=2, factoring=sf.Factoring(1 / 4, force=True), callbacks=[callback])
 
     if error is sf.StopTraining:
         training()
@@ -426,7 +426,7 @@ def test_blas_has_its_threads_back_after_the_last_of_two_at_once(three_threads):
     )
     try:
         assert started.wait(60)
-        sf.train(network(), X, Y, epochs=2, factoring=sf.Factoring(force=True))
+        sf.train(network(), X, Y, epochs=2, factoring=sf.Factoring(1 / 4, force=True))
         network().predict(X)
         assert set(blas_threads().values()) == {1}
     finally:

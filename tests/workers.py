@@ -37,7 +37,7 @@ def eager():
     from svdfast.training import auto
     from svdfast.training.run import Run
 
-    auto.THIN, auto.WORTH, auto.SHARE, auto.SHARES = 0, 1, 0, 0
+    auto.LEAST, auto.THIN, auto.WORTH, auto.SHARE, auto.SHARES = 1, 0, 1, 0, 0
     auto.LOOKING, auto.LOST, auto.SHORTEST, auto.LATEST = 1e9, 0.5, 1, 1
     constant_loss = Run.constant_loss
     # Few steps learn little: so that they seem to have learned something.
