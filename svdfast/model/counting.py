@@ -223,6 +223,11 @@ def break_even_rank(n_in: SupportsIndex, n_out: SupportsIndex, first_layer: bool
 
 def weight_multiplications(structure: Structure, mode: Mode = "step", *, first_layer: bool = False) -> int:
     """Count the multiplications of the products that a weight's structure emits, for one sample."""
+    return weight_program(structure, first_layer=first_layer).multiplications(mode)
+
+
+def weight_program(structure: Structure, *, first_layer: bool = False) -> Program:
+    """Write the products of a weight's structure alone."""
     program = Program(structure.n_in, input_delta=not first_layer)
     structure.emit(program, 0, [Tensor(name, shape, 0, True, 0) for name, shape in structure.tensors()])
-    return program.multiplications(mode)
+    return program

@@ -24,10 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._process.checks import of_layer
-from svdfast.model.counting import weight_multiplications
+from svdfast.model.counting import weight_multiplications, weight_program
 from svdfast.model.layout import Layout
 from svdfast.model.products import threads
-from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, Structure
 from svdfast.model.svd import leading_directions, resolve_rank
 from svdfast.model.truncation import matrices
@@ -151,7 +150,7 @@ class Auto:
             layer.keep(SHARE * whole)
         if sum(layer.most_saved for layer in layers) < SHARES * whole:
             for layer in layers:
-                layer.close()
+                layer.keep(np.inf)
         options = [layer for layer in layers if layer.options]
         info: dict[str, Any] = {"layers": [], "ranks": [None] * len(layers)}
         found = Look(info["ranks"], info)
@@ -168,7 +167,8 @@ class Auto:
                 self._plan_look(step)
         for layer in layers:
             found.ranks[layer.index] = layer.rank
-            self.lost[layer.index] = layer.lost if layer.rank else self.lost[layer.index]
+            if layer.rank:
+                self.lost[layer.index] = layer.lost
             if not net.layout.structures[layer.index].factored:
                 info["layers"].append(layer.told(whole))
         if any(found.ranks):
@@ -219,11 +219,10 @@ class Auto:
         if factoring.activation_aware:
             directions = run.output_directions(directed, wanted, factoring.svd)
         else:
-            directions = {}
+            directions, weights = {}, matrices(net.state)
             for layer in options:
                 with of_layer(layer.index):
-                    W = matrices(net.state)[layer.index]
-                    directions[layer.index] = leading_directions(W, layer.options[-1], method=factoring.svd)
+                    directions[layer.index] = leading_directions(weights[layer.index], layer.options[-1], method=factoring.svd)
 
         def rise(chosen: dict[int, int]) -> float:
             ranks = [chosen.get(i) for i in range(len(net.layout.factorable))]
@@ -335,10 +334,6 @@ class _Layer:
         self.options, self.works = self.options[:-1], self.works[:-1]
         return True
 
-    def close(self) -> None:
-        """Leaves no rank."""
-        self.options, self.works = [], []
-
     @property
     def lost(self) -> float:
         return self.tried[self.rank] if self.rank else 0.0
@@ -361,8 +356,7 @@ class _Layer:
 
 def _work(structure: Structure, first: bool) -> float:
     """The time of a weight's products in a step, in multiplications at full speed for a sample."""
-    program = Program(structure.n_in, input_delta=not first)
-    structure.emit(program, 0, [Tensor(name, shape, 0, True, 0) for name, shape in structure.tensors()])
+    program = weight_program(structure, first_layer=first)
     return float(
         sum(
             np.prod([side + THIN for side in operation.tensor.shape]) * (2 + program.needs_delta(operation.input))

@@ -181,9 +181,9 @@ class Switch:
             found = self.auto.look(self.run, step, self.factoring)
         except FloatingPointError as error:
             raise self.watch.diverged(str(error), step, epoch) from error
-        parameters = net.parameters.copy()
+        parameters = net.parameters.copy() if any(found.ranks) else None
         yield self._event("ranks", step, epoch, found.info | {"seconds": time.perf_counter() - began})
-        if any(found.ranks) and self.auto.owns(net.layout):
+        if parameters is not None and self.auto.owns(net.layout):
             # A callback may have changed the parameters.
             directions = found.directions if np.array_equal(parameters, net.parameters) else {}
             if self.factoring.guard is not None:
