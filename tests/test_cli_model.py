@@ -19,6 +19,7 @@ from svdfast import datasets
 from svdfast.cli import model as cli_model
 from svdfast.cli.main import main
 from svdfast.interop import files as io
+from svdfast.model.origin import Origin
 
 REASON = "safetensors is not installed"
 COMMAND = [sys.executable, "-P", "-m", "svdfast"]
@@ -341,7 +342,8 @@ def test_classes_of_other_numbers_are_not_scored(folder, call):
 
 def test_a_class_that_training_did_not_see_is_a_mistake(folder, call):
     net, X = network(), samples()
-    io.write(net, "net.npz", io.Origin(labels=(4, 5, 6)))
+    net.origin = Origin(classes=(4, 5, 6))
+    io.save(net, "net.npz")
     y = 4 + net.predict(X).argmax(axis=1)
     y[:10] = 9
     np.savez("data.npz", X=X, y=y)
@@ -380,7 +382,7 @@ def test_out(kind, folder, call):
 )
 def test_an_out_that_could_not_be_written(name, status, message, folder, complaint, monkeypatch):
     Path("folder.csv").mkdir()
-    monkeypatch.setattr(io, "read", lambda name: pytest.fail("checked too late"))
+    monkeypatch.setattr(io, "load", lambda name: pytest.fail("checked too late"))
     assert complaint("predict", "net.npz", "data.csv", "--out", name, status=status) == message
 
 
@@ -607,7 +609,7 @@ def test_interrupt(folder, capsys, monkeypatch):
     def read(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(io, "read", read)
+    monkeypatch.setattr(io, "load", read)
     assert main(["predict", "net.npz", "xor"]) == 130
     assert capsys.readouterr() == ("", "svdfast: interrupted\n")
 
@@ -706,14 +708,16 @@ def test_where_it_is_written(model, out, written, folder, call):
         pytest.importorskip("safetensors", reason=REASON)
     Path("sub").mkdir()
     suffix = ".safetensors" if model.endswith("tensors") else ".npz"
-    origin = io.Origin(labels=(3, 2, 1), mean=(0.0,) * 20, deviation=(2.0,) * 20)
-    io.write(wide(), f"first{suffix}", origin)
+    origin = Origin(classes=(3, 2, 1), mean=(0.0,) * 20, deviation=(2.0,) * 20)
+    net = wide()
+    net.origin = origin
+    io.save(net, f"first{suffix}")
     Path(f"first{suffix}").rename(model)
     for _ in range(2):  # what is there is replaced
         call("compress", model, "--rank-fraction", "1/8", *(["--out", out] if out else []))
-    again, kept = io.read(written)
+    again = io.load(written)
     assert again.layout.ranks == (2, 3, None)
-    assert kept == origin
+    assert again.origin == origin
     assert len(os.listdir()) + len(os.listdir("sub")) == (2 if written == model else 3)
 
 
@@ -734,8 +738,9 @@ def test_the_features_scales_do_not_matter(known, folder, call):
     for factor, offset in ((np.ones(20), np.zeros(20)), (2.0 ** rng.integers(-9, 9, 20), rng.normal(size=20))):
         net, X = scaled(factor, offset)
         np.savez("data.npz", X=X)
-        origin = io.Origin(mean=tuple(offset.tolist()), deviation=tuple(factor.tolist())) if known == "origin" else io.Origin()
-        io.write(net, "net.npz", origin)
+        origin = Origin(mean=tuple(offset.tolist()), deviation=tuple(factor.tolist())) if known == "origin" else Origin()
+        net.origin = origin
+        io.save(net, "net.npz")
         call("compress", "net.npz", "--rank-fraction", "1/8", *(["--data", "data.npz"] if known == "data" else []))
         outputs.append(sf.load("net-compressed.npz").predict(X))
         assert abs(outputs[-1] - net.predict(X)).max() > 0.01  # it is cut
@@ -868,7 +873,8 @@ def test_a_missing_package_is_told_before_the_work(folder, complaint, monkeypatc
 
 def test_export_calls_the_network(folder, call, monkeypatch):
     net = wide()
-    io.write(net, "net.npz", io.Origin(labels=(7, -1, 3)))
+    net.origin = Origin(classes=(7, -1, 3))
+    io.save(net, "net.npz")
     seen = []
     monkeypatch.setattr(sf.onnx, "save", lambda net, path: seen.append((net, path)))
     out, err = call("export", "net.npz", "net.onnx")
@@ -899,7 +905,7 @@ def test_an_export_that_fails(error, message, folder, complaint, monkeypatch):
 @pytest.mark.parametrize("name", ["none/net.onnx", "folder.onnx"])
 def test_an_export_that_could_not_be_written(name, folder, complaint, monkeypatch):
     Path("folder.onnx").mkdir()
-    monkeypatch.setattr(io, "read", lambda name: pytest.fail("checked too late"))
+    monkeypatch.setattr(io, "load", lambda name: pytest.fail("checked too late"))
     assert complaint("export", "net.npz", name, status=1).startswith("FILE.onnx: ")
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast.interop import files as io
 from svdfast.model import activations
+from svdfast.model.origin import Origin
 
 SUFFIXES = [".npz", ".safetensors"]
 REASON = "safetensors is not installed"
@@ -146,13 +146,18 @@ def test_the_format_is_seen_from_the_content(path):
 
 def test_what_is_known_of_the_data(path):
     net = sf.Network([2, 3], seed=0)
-    origin = io.Origin(labels=(5, -(2**63), 2**63 - 1), mean=(0.1, -1e300), deviation=(5e-324, 3.0))
-    io.write(net, path, origin)
-    again, kept = io.read(path)
-    same(again, net)
-    assert kept == origin
-    sf.save(again, path)
-    assert io.read(path)[1] == io.Origin()
+    for classes in ((5, -(2**63), 2**63 - 1), ("yes", "no", "né"), (0.5, 1.5, 2.5)):
+        net.origin = Origin(classes, ("a", "b c"), (0.1, -1e300), (5e-324, 3.0))
+        sf.save(net, path)
+        again = sf.load(path)
+        same(again, net)
+        assert again.origin == net.origin == net.copy().origin == pickle.loads(pickle.dumps(net)).origin
+        assert (again.classes, again.feature_names) == (classes, ("a", "b c"))
+    with pytest.raises(ValueError, match="classes: expected 3 different ones, as the network tells apart, got 2"):
+        net.origin = Origin(classes=(1, 2))
+    with pytest.raises(TypeError, match="origin: expected an Origin, got str"):
+        net.origin = "iris"
+    assert net.origin == again.origin
 
 
 def test_without_the_package(tmp_path, monkeypatch):
@@ -451,15 +456,21 @@ HEADERS = [
     dict(origin={}),
     dict(origin=[1]),
     *(
-        dict(origin=dict(labels=None, mean=None, deviation=None) | change)
+        dict(origin=dict(classes=None, feature_names=None, mean=None, deviation=None) | change)
         for change in (
-            dict(labels=[1, 2]),
-            dict(labels=[1, 2, 3, 4]),
-            dict(labels=[1, 2, 2]),
-            dict(labels=[1, 2, 2.5]),
-            dict(labels=[1, 2, 2**63]),
-            dict(labels=[1, 2, "x"]),
-            dict(labels=3),
+            dict(classes=[1, 2]),
+            dict(classes=[1, 2, 3, 4]),
+            dict(classes=[1, 2, 2]),
+            dict(classes=[1, 2, 2.5]),
+            dict(classes=[1, 2, 2**63]),
+            dict(classes=[1, 2, "x"]),
+            dict(classes=3),
+            dict(classes="abc"),
+            dict(classes=[1, 2, True]),
+            dict(classes=[0.5, 1.5, NAN]),
+            dict(feature_names=[1, 2, 3, 4]),
+            dict(feature_names=["a", "b"]),
+            dict(feature_names="abcde"),
             dict(mean=[0.0] * 4),
             dict(deviation=[1.0] * 4),
             dict(mean=[0.0] * 3, deviation=[1.0] * 4),
@@ -617,7 +628,7 @@ def text():
     return json.dumps(
         {
             "format": "svdfast network", "version": 2, "svdfast": "0.1.0", "layers": layers(), "uint8_scale": network().uint8_scale,
-            "origin": {"labels": None, "mean": None, "deviation": None},
+            "origin": {"classes": None, "feature_names": None, "mean": None, "deviation": None},
         }
     )  # fmt: skip
 

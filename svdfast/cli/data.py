@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 import svdfast.datasets as datasets
 from svdfast._process.files import DAMAGED, check_claim
 from svdfast._process.runtime import single_threaded_blas
-from svdfast.interop.files import Origin
 from svdfast.model.heads import CLASSES, Head, head_for
 from svdfast.model.network import Layer, Network
+from svdfast.model.origin import Origin
 
 __all__ = [
     "DEFAULTS", "FILE_DEFAULTS", "MOST_CLASSES", "Data", "Failure", "Scale", "UsageError", "load",
@@ -94,7 +94,7 @@ class Data:
         if self.X_scale is None:
             return Origin(self.labels)
         mean, deviation = self.X_scale
-        return Origin(self.labels, tuple(mean.tolist()), tuple(deviation.tolist()))
+        return Origin(self.labels, None, tuple(mean.tolist()), tuple(deviation.tolist()))
 
     @property
     def n_out(self) -> int:

@@ -335,8 +335,9 @@ def _train(arguments: argparse.Namespace) -> None:
     comparison.report(dense, dense_result, net, result)
     if arguments.save is not None:
         saved = with_scales(net, data)
+        saved.origin = data.origin
         with named_errors(f"--save: {arguments.save}"):
-            io.write(saved, arguments.save, data.origin)
+            io.save(saved, arguments.save)
         if saved.dtype != net.dtype:
             say(f"Saved as {saved.dtype}, for the file's numbers vary so little about their mean that {net.dtype} would blur them.")
         say(f"The recomposed network is in {arguments.save}.")

@@ -183,10 +183,10 @@ def _tell(line: str) -> None:
     print(f"svdfast: {line}", file=sys.stderr)
 
 
-def _load_model(name: str) -> tuple[Network, io.Origin]:
+def _load_model(name: str) -> Network:
     try:
         with named_errors(name):
-            return io.read(name)
+            return io.load(name)
     except ImportError as error:
         raise Failure(f"{name}: {error}") from None
     except ValueError as error:
@@ -199,7 +199,7 @@ def _load_model(name: str) -> tuple[Network, io.Origin]:
 def _predict(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         parse.check_writable("--out", arguments.out, _PREDICTION_SUFFIXES)
-    net, origin = _load_model(arguments.model)
+    net = _load_model(arguments.model)
     if arguments.precision is not None and net.dtype != np.float32:
         raise UsageError(f"--precision: goes with a float32 network, this one is {net.dtype}")
     if arguments.probabilities and not _head(net).decides:
@@ -207,7 +207,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--probabilities: this network's output is {output}, which gives none")
     X, y = load_samples(arguments.data, "predict", net.sizes[0], _n_targets(net))
     outputs = _outputs(net, X, arguments.data, precision=arguments.precision, n_threads=arguments.threads)
-    predicted = _predictions(net, outputs, origin)
+    predicted = _predictions(net, outputs)
     shown = outputs if arguments.probabilities else predicted
     if shown.ndim == 2 and shown.shape[1] == 1:
         shown = shown[:, 0]
@@ -218,7 +218,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     else:
         _write(shown, arguments.out)
     if y is not None:
-        _tell(f"{_score(net, predicted, y, origin)}, {len(X):,} sample{'s' * (len(X) > 1)} of {arguments.data}")
+        _tell(f"{_score(net, predicted, y)}, {len(X):,} sample{'s' * (len(X) > 1)} of {arguments.data}")
 
 
 def _head(net: Network) -> Head:
@@ -245,24 +245,24 @@ def _outputs(net: Network, X: Array, name: str, **settings: Any) -> Array:
     return outputs
 
 
-def _predictions(net: Network, outputs: Array, origin: io.Origin) -> Array:
+def _predictions(net: Network, outputs: Array) -> Array:
     """Classes (p,) by softmax or (p, n_outputs) by sigmoid, as their labels where there are some; else the outputs as they are."""
     head = _head(net)
     if not head.decides:
         return outputs
     numbers = head.decide(outputs).astype(np.int64)
-    return numbers if origin.labels is None else np.array(origin.labels, dtype=np.int64)[numbers]
+    return numbers if net.classes is None else np.array(net.classes, dtype=np.int64)[numbers]
 
 
-def _score(net: Network, predicted: Array, y: Array, origin: io.Origin) -> str:
+def _score(net: Network, predicted: Array, y: Array) -> str:
     """Accuracy, or R^2 as in `Network.score`, in words; the targets are those of the data, not numbers of classes."""
     y = y.reshape(predicted.shape)
     head = _head(net)
     if head.decides:
-        known = origin.labels or range(head.n_values(net.sizes[-1]))
+        known = net.classes or range(head.n_values(net.sizes[-1]))
         fits = np.isin(y, known)
         # Labels that training did not see are mistakes; without labels, they may be numbered otherwise.
-        if not (fits.all() if origin.labels is None else fits.any()):
+        if not (fits.all() if net.classes is None else fits.any()):
             return "no accuracy, as the targets are not the network's classes"
         return f"accuracy {100 * agree(predicted, y).mean():.2f} %"
     if (y == y[0]).all(axis=0).any():
@@ -297,7 +297,7 @@ def _compress(arguments: argparse.Namespace) -> None:
     parse.check_writable("--out", out, io.SUFFIXES)
     if arguments.keep_dense and (arguments.ranks or "").startswith("budget"):
         raise UsageError("--keep-dense: budget:B shares among all hidden layers, so it leaves none out")
-    net, origin = _load_model(arguments.model)
+    net = _load_model(arguments.model)
     n_hidden = len(net.layers) - 1
     if n_hidden == 0:
         raise Failure(f"{arguments.model}: the network has no hidden layer, and others are not cut")
@@ -308,7 +308,7 @@ def _compress(arguments: argparse.Namespace) -> None:
         X, y = load_samples(arguments.data, "compress", net.sizes[0], _n_targets(net), training=True)
     before = net.copy()
     try:
-        truncations = _cut(net, arguments, X, origin)
+        truncations = _cut(net, arguments, X)
     except (ValueError, FloatingPointError) as error:
         raise Failure(f"{arguments.model}: {error}") from None
     if all(t.skipped for t in truncations):
@@ -318,15 +318,15 @@ def _compress(arguments: argparse.Namespace) -> None:
     if X is not None:
         if arguments.data in DEFAULTS:
             X, y = load_samples(arguments.data, "compress", net.sizes[0], _n_targets(net))
-        lines += _changes(before, net, X, y, origin, arguments.data)
+        lines += _changes(before, net, X, y, arguments.data)
     with named_errors(f"--out: {out}"):
-        io.write(net, out, origin)
+        io.save(net, out)
     for line in lines:
         say(line)
     say(f"The factored network is in {out}: {len(net.parameters):,} parameters, {len(before.parameters):,} before.")
 
 
-def _cut(net: Network, arguments: argparse.Namespace, X: Array | None, origin: io.Origin) -> tuple[Truncation, ...]:
+def _cut(net: Network, arguments: argparse.Namespace, X: Array | None) -> tuple[Truncation, ...]:
     """Cuts the hidden layers; by samples, as training does, if there are some.
 
     The first layer is cut as one of standardised features. Else the largest ones would count for nothing, as their weights are small, and
@@ -339,8 +339,8 @@ def _cut(net: Network, arguments: argparse.Namespace, X: Array | None, origin: i
         if X.dtype != np.uint8:
             scale = scale_of(X, "X")
             X = (X - scale[0]) / scale[1]
-    elif origin.mean is not None:
-        scale = np.array(origin.mean), np.array(origin.deviation)
+    elif net.origin.mean is not None:
+        scale = np.array(net.origin.mean), np.array(net.origin.deviation)
     if scale is not None:
         take_out(net, scale)
     rule = resolve_rule(net.layout, None if arguments.ranks else arguments.rank_fraction, arguments.ranks)
@@ -396,14 +396,14 @@ def _left(net: Network, truncations: tuple[Truncation, ...]) -> list[str]:
     ]
 
 
-def _changes(before: Network, net: Network, X: Array, y: Array | None, origin: io.Origin, name: str) -> list[str]:
+def _changes(before: Network, net: Network, X: Array, y: Array | None, name: str) -> list[str]:
     """How far the outputs move, and what that does to the score."""
     old, new = (_outputs(n, X, name) for n in (before, net))
     norm = float(np.linalg.norm(old.astype(np.float64)))
     change = float(np.linalg.norm(new.astype(np.float64) - old)) / (norm or 1.0)
     lines = [f"outputs over {len(X):,} samples of {name}: changed by {100 * change:.2f} %"]
     if y is not None:
-        scores = [_score(net, _predictions(net, outputs, origin), y, origin) for outputs in (old, new)]
+        scores = [_score(net, _predictions(net, outputs), y) for outputs in (old, new)]
         lines += [f"  {when}: {score}" for when, score in zip(("before", "after"), scores, strict=True)]
     return lines
 
@@ -413,12 +413,12 @@ def _changes(before: Network, net: Network, X: Array, y: Array | None, origin: i
 
 def _export(arguments: argparse.Namespace) -> None:
     parse.check_writable("FILE.onnx", arguments.file, (".onnx",))
-    net, origin = _load_model(arguments.model)
+    net = _load_model(arguments.model)
     try:
         with named_errors(str(arguments.file)):
             onnx.save(net, arguments.file)
     except (ImportError, ValueError) as error:
         raise Failure(f"{arguments.file}: {error}") from None
     say(f"The network is in {arguments.file}.")
-    if origin.labels is not None:
-        say(f"Its outputs are of the classes {', '.join(map(str, origin.labels))}, in this order.")
+    if net.classes is not None:
+        say(f"Its outputs are of the classes {', '.join(map(str, net.classes))}, in this order.")

@@ -6,18 +6,17 @@
                    libraries find them; the header is in the metadata as `svdfast`, with a checksum, for the format has none
 
 The header has the format and its version, the svdfast that wrote it, each layer's shape, structure and activation, the scale of uint8
-samples, and, where the command line wrote it, what it knows of the data (`Origin`). Not here: data sets (datasets.py).
+samples, and what the network knows of its data (`Origin`). Not here: data sets (datasets.py).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,55 +26,16 @@ from numpy.typing import NDArray
 from svdfast._process import in_use
 from svdfast._process.checks import count, positive_number, room
 from svdfast._process.files import DAMAGED, check_claim, written_whole
-from svdfast.model.heads import head_of
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
+from svdfast.model.origin import Origin
 
-__all__ = ["SUFFIXES", "Origin", "check_name", "load", "read", "save", "write"]
+__all__ = ["SUFFIXES", "check_name", "load", "save"]
 
 SUFFIXES = (".npz", ".safetensors")
 
 _FORMAT = "svdfast network"
 _VERSION = 2
-_LARGEST_LABEL = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Of the data that a network was trained on, what its predictions do not need, and what is made of them, or of the network, may.
-
-    Attributes
-    ----------
-    labels : tuple of int, optional
-        What the classes 0, 1, ... are called there.
-    mean, deviation : tuple of float, optional
-        Of each feature, where the network was trained on standardised ones; its first layer takes them as they are.
-    """
-
-    labels: tuple[int, ...] | None = None
-    mean: tuple[float, ...] | None = None
-    deviation: tuple[float, ...] | None = None
-
-    @classmethod
-    def parse(cls, values: Any, layout: Layout) -> Origin:
-        """Checks what a header says."""
-        labels, mean, deviation = values["labels"], values["mean"], values["deviation"]
-        if labels is not None:
-            labels = tuple(
-                count("labels", label, minimum=-_LARGEST_LABEL - 1, maximum=_LARGEST_LABEL) for label in labels
-            )
-            n_out, head = layout.sizes[-1], head_of(layout.layers[-1].activation)
-            n_classes = head.n_values(n_out) if head.n_targets(n_out) == 1 else 0
-            if len(labels) != n_classes or len(set(labels)) != n_classes:
-                raise ValueError(f"it has {len(labels)} labels for {n_classes} classes, or the same one twice")
-        if (mean is None) != (deviation is None):
-            raise ValueError("it has means without deviations, or deviations without means")
-        if mean is not None:
-            mean = tuple(math.copysign(positive_number("mean", abs(x), or_zero=True), x) for x in mean)
-            deviation = tuple(positive_number("deviation", x) for x in deviation)
-            if not len(mean) == len(deviation) == layout.sizes[0]:
-                raise ValueError(f"it has {len(mean)} means and {len(deviation)} deviations of {layout.sizes[0]} features")
-        return cls(labels, mean, deviation)
 
 
 def check_name(path: str | os.PathLike[str]) -> Path:
@@ -129,11 +89,6 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")
-    write(net, path, Origin())
-
-
-def write(net: Network, path: str | os.PathLike[str], origin: Origin) -> None:
-    """As `save`, with what is known of the data; `read` reads it."""
     from svdfast._process.version import __version__
 
     target = check_name(path)
@@ -145,7 +100,7 @@ def write(net: Network, path: str | os.PathLike[str], origin: Origin) -> None:
             "svdfast": __version__,
             **layout.header(),
             "uint8_scale": net.uint8_scale,
-            "origin": asdict(origin),
+            "origin": net.origin.header(),
         }
         text = json.dumps(header)
         if target.suffix == ".npz":
@@ -180,11 +135,6 @@ def load(path: str | os.PathLike[str]) -> Network:
     ImportError
         It is a safetensors file and the package is missing: pip install "svdfast[safetensors]".
     """
-    return read(path)[0]
-
-
-def read(path: str | os.PathLike[str]) -> tuple[Network, Origin]:
-    """As `load`, and what the file has of the data."""
     path = os.fspath(path)  # not a number, which would be a file that is open, and then closed
     try:
         with open(path, "rb") as file:
@@ -202,7 +152,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Network, Origin]:
         raise ValueError(f"path: {os.fspath(path)!r} is not a network file: {error}") from None
 
 
-def _read_npz(file: BinaryIO) -> tuple[Network, Origin]:
+def _read_npz(file: BinaryIO) -> Network:
     # No small file may ask for much memory.
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
@@ -219,10 +169,10 @@ def _read_npz(file: BinaryIO) -> tuple[Network, Origin]:
         raise ValueError(f"it has parameters of shape {parameters.shape}, not ({header.layout.size},)")
     if parameters.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"its parameters are {parameters.dtype}, not float32 or float64")
-    return header.network(parameters), header.origin
+    return header.network(parameters)
 
 
-def _read_safetensors(path: str) -> tuple[Network, Origin]:
+def _read_safetensors(path: str) -> Network:
     package = _safetensors()
     try:
         # What it opens it has checked: the tensors fill the file, and none reaches beyond it.
@@ -249,7 +199,7 @@ def _read_safetensors(path: str) -> tuple[Network, Origin]:
         raise ValueError(str(error)) from None
     if metadata.get("crc32") != _checksum(text, tensors):
         raise ValueError("its checksum is not that of its content: it is damaged, or something else changed it")
-    return net, header.origin
+    return net
 
 
 @dataclass(frozen=True)
@@ -274,10 +224,10 @@ class _Header:
             raise ValueError("its header does not say which svdfast wrote it")
         uint8_scale = positive_number("uint8_scale", header["uint8_scale"])
         layout = Layout.parse(header)
-        return cls(layout, uint8_scale, Origin.parse(header["origin"], layout))
+        return cls(layout, uint8_scale, Origin.parse(header["origin"]))
 
     def network(self, parameters: NDArray[Any]) -> Network:
-        return Network.of(self.layout, parameters, self.uint8_scale)
+        return Network.of(self.layout, parameters, self.uint8_scale, self.origin)
 
 
 def _tensors(layout: Layout, parameters: NDArray[Any]) -> dict[str, NDArray[Any]]:

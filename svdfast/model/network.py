@@ -31,6 +31,7 @@ from svdfast.model.evaluation import Evaluation
 from svdfast.model.initializers import INITIALIZERS, initial_weight
 from svdfast.model.layer import Layer
 from svdfast.model.layout import Layout, check_state
+from svdfast.model.origin import Label, Origin
 from svdfast.model.products import threads
 from svdfast.model.ranks import RankRule, resolve_rule
 from svdfast.model.structures import LowRank, Structure, check_kind
@@ -69,6 +70,8 @@ class Network:
         Views into `parameters`.
     layout : Layout
         Where each layer lies in `parameters`.
+    origin : Origin
+        What is known of the data that it was trained on.
 
     Raises
     ------
@@ -130,6 +133,7 @@ class Network:
         room("sizes", layout.size * kind.itemsize)
         # Layout and vector belong together, so they change together, in one assignment.
         self._state = layout, aligned_zeros(layout.size, kind)
+        self._origin = Origin()
         rng = np.random.default_rng(seed)
         for layer in self.layers:
             layer.W[...] = initial_weight(init, layer.n_out, layer.n_in, rng)
@@ -167,6 +171,27 @@ class Network:
         """Whether any layer is factored."""
         return len(self.layout.factored) > 0
 
+    @property
+    def origin(self) -> Origin:
+        return self._origin
+
+    @origin.setter
+    def origin(self, origin: Origin) -> None:
+        if not isinstance(origin, Origin):
+            raise TypeError(f"origin: expected an Origin, got {type(origin).__name__}")
+        origin.check(self.layout)
+        self._origin = origin
+
+    @property
+    def classes(self) -> tuple[Label, ...] | None:
+        """What the classes 0, 1, ... are called in the data that it was trained on, where that is known."""
+        return self._origin.classes
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """What the inputs are called there, where that is known."""
+        return self._origin.feature_names
+
     def __repr__(self) -> str:
         forms = [f"{layer.n_out}{layer.structure.note}" for layer in self.layers]
         return f"<Network {self.sizes[0]} -> {' -> '.join(forms)}, {self.dtype}>"
@@ -174,7 +199,7 @@ class Network:
     @in_use.reads
     def __getstate__(self) -> dict[str, Any]:
         layout, parameters = self._state
-        return {"state": (layout, parameters.copy()), "uint8_scale": self.uint8_scale}
+        return {"state": (layout, parameters.copy()), "uint8_scale": self.uint8_scale, "origin": self._origin}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         layout, parameters = state["state"]
@@ -183,20 +208,24 @@ class Network:
             vector[:] = parameters
         self._state = layout, vector
         self.uint8_scale = state["uint8_scale"]
+        self._origin = state["origin"]
 
     @in_use.reads
     def copy(self) -> Network:
         """An independent network with the same parameters."""
-        return Network.of(*self.state, self.uint8_scale)
+        return Network.of(*self.state, self.uint8_scale, self._origin)
 
     @classmethod
-    def of(cls, layout: Layout, parameters: NDArray[Any], uint8_scale: float) -> Network:
+    def of(
+        cls, layout: Layout, parameters: NDArray[Any], uint8_scale: float, origin: Origin = Origin()  # noqa: B008 (frozen)
+    ) -> Network:
         """A network of these layers, with a copy of the parameters; an array of no dimension has one number for all of them."""
         check_state(layout, parameters, or_one=True)
         uint8_scale = positive_number("uint8_scale", uint8_scale)
+        origin.check(layout)
         room("layout", layout.size * parameters.itemsize)
         net = cls.__new__(cls)
-        net.__setstate__({"state": (layout, parameters), "uint8_scale": uint8_scale})
+        net.__setstate__({"state": (layout, parameters), "uint8_scale": uint8_scale, "origin": origin})
         return net
 
     @in_use.reads

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a network knows of the data that it was trained on. Its predictions do not need it; what is made of them may.
+
+Plain values, which files of networks have, too. Not here: the files (interop/files.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from svdfast._process.checks import positive_number
+from svdfast.model.heads import head_of
+from svdfast.model.layout import Layout
+
+__all__ = ["Label", "Origin"]
+
+Label: TypeAlias = bool | int | float | str
+
+_LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of the data that a network was trained on.
+
+    Attributes
+    ----------
+    classes : tuple of int, of float, of bool or of str, optional
+        What the classes 0, 1, ... are called there.
+    feature_names : tuple of str, optional
+        What the inputs are called there.
+    mean, deviation : tuple of float, optional
+        Of each feature, where the network was trained on standardised ones; its first layer takes them as they are.
+    """
+
+    classes: tuple[Label, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+
+    def check(self, layout: Layout) -> None:
+        """Refuses, with ValueError, what does not fit a network."""
+        n_in, n_out = layout.sizes[0], layout.sizes[-1]
+        if self.classes is not None:
+            head = head_of(layout.layers[-1].activation)
+            n_classes = head.n_values(n_out) if head.n_targets(n_out) == 1 else 0
+            if len(self.classes) != n_classes or len(set(self.classes)) != n_classes:
+                raise ValueError(f"classes: expected {n_classes} different ones, as the network tells apart, got {len(self.classes)}")
+            if len({type(label) for label in self.classes}) > 1:
+                raise ValueError(f"classes: expected labels of one type, got {self.classes}")
+        for name in ("feature_names", "mean", "deviation"):
+            values = getattr(self, name)
+            if values is not None and len(values) != n_in:
+                raise ValueError(f"{name}: expected {n_in}, as the network has inputs, got {len(values)}")
+        if (self.mean is None) != (self.deviation is None):
+            raise ValueError("mean: expected both means and deviations or none of them")
+
+    def header(self) -> dict[str, Any]:
+        """What JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, values: Any) -> Origin:
+        """What `header` gave; nothing in it is trusted."""
+        mean, deviation = values["mean"], values["deviation"]
+        if mean is not None:
+            mean = tuple(math.copysign(positive_number("mean", abs(x), or_zero=True), x) for x in mean)
+        if deviation is not None:
+            deviation = tuple(positive_number("deviation", x) for x in deviation)
+        return cls(_each(values["classes"], _label), _each(values["feature_names"], _name), mean, deviation)
+
+
+def _each(values: Any, parse: Any) -> Any:
+    if values is None:
+        return None
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"expected a list, got {type(values).__name__}")
+    return tuple(parse(value) for value in values)
+
+
+def _label(value: Any) -> Label:
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, int) and -_LARGEST - 1 <= value <= _LARGEST:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError(f"classes: expected text, or numbers of at most 64 bits, got {value!r}")
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"feature_names: expected text, got {type(value).__name__}")
+    return value
