@@ -99,7 +99,7 @@ def extension(module, source, *more, depends=()):
     )
 
 
-LISTS = [f"loops/{name}.h" for name in ("elementwise", "activations", "losses", "updates")]
+LISTS = [f"loops/{name}.h" for name in ("elementwise", "activations", "cells", "losses", "updates")]
 LOOPS = [*LISTS, "loops/elementwise_types.h", "loops/elementwise_loops.h"]
 SANITIZERS = "platform/sanitize.h"
 TIMING = "platform/timing.h"

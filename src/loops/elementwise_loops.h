@@ -54,6 +54,7 @@ static inline REAL NAME(exponential)(REAL x)
 }
 
 #include "activations.h"
+#include "cells.h"
 #include "losses.h"
 #include "updates.h"
 
@@ -272,6 +273,7 @@ static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrd
 
 static const svdfast_elementwise NAME(table) = {
     NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add_rows), NAME(gather),
+    NAME(cell), NAME(cell_backward),
 };
 
 /* What elementwise_types.h defined for the type. */

@@ -54,6 +54,10 @@ class Spec(NamedTuple):
         Dtype of targets and weights.
     finite : bool
         Whether there must be a sample, and all samples be finite.
+    shape : tuple of int
+        Of a sample that may come as more than a row: (steps, features), (height, width, channels).
+    steps : int
+        How many targets a sample has, each of `n_outputs`: one for each step, where outputs are sequences.
     """
 
     n_inputs: int
@@ -63,3 +67,5 @@ class Spec(NamedTuple):
     targets: Targets | None
     target_dtype: np.dtype[Any]
     finite: bool = True
+    shape: tuple[int, ...] = ()
+    steps: int = 1

@@ -28,8 +28,11 @@ from svdfast.data.rows import Rows
 from svdfast.model import activations, evaluation, truncation
 from svdfast.model.activations import Activation
 from svdfast.model.evaluation import Evaluation
-from svdfast.model.initializers import INITIALIZERS, initial_weight
+from svdfast.model.describe import Input, build
+from svdfast.model.describe import Layer as LayerOf
+from svdfast.model.initializers import INITIALIZERS, initial_state_weight, initial_weight
 from svdfast.model.layer import Layer
+from svdfast.model.layers import Scan
 from svdfast.model.layout import Layout, check_state
 from svdfast.model.origin import Label, Origin
 from svdfast.model.products import threads
@@ -102,8 +105,8 @@ class Network:
 
     def __init__(
         self,
-        sizes: Sequence[int],
-        hidden: str | Activation | Sequence[str | Activation] = "relu",
+        sizes: Sequence[int] | Input,
+        hidden: str | Activation | Sequence[str | Activation] | Sequence[LayerOf] = "relu",
         output: str | Activation = "softmax",
         init: str = "glorot",
         dtype: DTypeLike = "float32",
@@ -111,23 +114,14 @@ class Network:
         *,
         uint8_scale: float = 1 / 255,
     ):
-        given = listed("sizes", sizes, "integers")
-        if len(given) < 2:
-            raise ValueError(f"sizes: expected inputs and at least one layer, got {given}")
-        widths = [count(f"sizes[{i}]", n, maximum=MAX_SIZE) for i, n in enumerate(given)]
-        n_hidden = len(widths) - 2
-        if isinstance(hidden, str | Activation):
-            chosen = [activations.resolve(hidden, "hidden")] * n_hidden
+        if isinstance(sizes, Input):
+            layout = Layout(build(sizes, listed("layers", hidden, "layers")), sizes.shape)
         else:
-            chosen = [activations.resolve(h, "hidden") for h in listed("hidden", hidden, "activations")]
-            if len(chosen) != n_hidden:
-                raise ValueError(f"hidden: expected {n_hidden} activations, one for each hidden layer, got {len(chosen)}")
-        chosen.append(activations.resolve(output, "output"))
+            layout = _of_sizes(sizes, hidden, output)
         if init not in INITIALIZERS:
             raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
         kind = float_dtype("dtype", dtype)
         self.uint8_scale = positive_number("uint8_scale", uint8_scale)
-        layout = Layout.dense(widths, chosen)
         if layout.size > MAX_SIZE:
             raise ValueError(f"sizes: expected at most {MAX_SIZE} parameters, got {layout.size}")
         room("sizes", layout.size * kind.itemsize)
@@ -135,8 +129,11 @@ class Network:
         self._state = layout, aligned_zeros(layout.size, kind)
         self._origin = Origin()
         rng = np.random.default_rng(seed)
-        for layer in self.layers:
-            layer.W[...] = initial_weight(init, layer.n_out, layer.n_in, rng)
+        for layer, of in zip(self.layers, layout.layers, strict=True):
+            if isinstance(of, Scan):
+                layer.W[...] = initial_state_weight(layer.n_out, layer.n_in, rng)
+            else:
+                layer.W[...] = initial_weight(init, layer.n_out, layer.n_in, rng)
 
     @property
     def state(self) -> tuple[Layout, NDArray[Any]]:
@@ -430,3 +427,20 @@ class Network:
     def recompose(self) -> None:
         """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""
         self._state = truncation.rebuilt(self._state, self.layout.recomposed().structures, {})
+
+
+def _of_sizes(sizes: Sequence[int], hidden: Any, output: str | Activation) -> Layout:
+    """Fully connected layers."""
+    given = listed("sizes", sizes, "integers")
+    if len(given) < 2:
+        raise ValueError(f"sizes: expected inputs and at least one layer, got {given}")
+    widths = [count(f"sizes[{i}]", n, maximum=MAX_SIZE) for i, n in enumerate(given)]
+    n_hidden = len(widths) - 2
+    if isinstance(hidden, str | Activation):
+        chosen = [activations.resolve(hidden, "hidden")] * n_hidden
+    else:
+        chosen = [activations.resolve(h, "hidden") for h in listed("hidden", hidden, "activations")]
+        if len(chosen) != n_hidden:
+            raise ValueError(f"hidden: expected {n_hidden} activations, one for each hidden layer, got {len(chosen)}")
+    chosen.append(activations.resolve(output, "output"))
+    return Layout.dense(widths, chosen)
