@@ -12,6 +12,7 @@ _Layout = Any
 _Inputs = Any
 _Loss = Any
 _Rule = Any
+_Program = Any
 
 HAS_OPENMP: bool
 TILE_ROWS: int
@@ -19,6 +20,7 @@ MANY_WEIGHTS: int
 SUM_ROWS: int
 TILE_BYTES: int
 BATCH_BYTES: int
+LOOP_BYTES: int
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]: ...
 def max_threads() -> int: ...
@@ -45,6 +47,7 @@ class Engine:
     def set_rate_scales(self, scales: Sequence[float]) -> None: ...
     def set_update(self, rule: _Rule, moments: Sequence[NDArray[Any]]) -> None: ...
     def predict(self, out: NDArray[Any]) -> None: ...
+    def value(self, program: _Program, index: int, n: int) -> NDArray[Any]: ...
     def evaluate(self, n: int, out: NDArray[Any] | None = None) -> float: ...
     def gradient(
         self, start: int, stop: int, out: NDArray[Any], l1: float = 0.0, l2: float = 0.0, total: float | None = None

@@ -766,6 +766,7 @@ cdef class Engine:
     cdef Plan plan
     cdef bint is_double
     cdef dict keep              # the arrays that Plan points into
+    cdef list places            # of values, see _places
     cdef readonly object order  # rows in the order in which batches take them, or None
 
     def __cinit__(self, layout, *args, **kwargs):
@@ -828,6 +829,7 @@ cdef class Engine:
         scratch = self.keep["scratch"] = aligned_zeros(size, dtype)
         forbid(scratch, gaps)
         plan.scratch = <void*> address(scratch)
+        self.places = places
         for i in range(plan.n_operations):
             self._lay(&plan.operations[i], layout.program, i, places, dtype.itemsize)
         plan.bare = plan.operations[plan.n_operations - 1]
@@ -1077,6 +1079,14 @@ cdef class Engine:
     def predict(self, out):
         """Writes the outputs of all rows to `out` (n, n_outputs), C-contiguous, of the network's dtype."""
         self._run(PREDICT, 0, out.shape[0], 0, 0, out)
+
+    def value(self, program, int index, Py_ssize_t n):
+        """A copy of a value of the program, (n·rows, width), as the last call left it in its first n rows: a call of one tile."""
+        of = program.values[index]
+        place, _, size, of_samples = self.places[index]
+        if of_samples and self.plan.in_place or self.plan.n_threads > 1 or n > self.plan.tile_rows:
+            raise ValueError("index: expected a value that an operation makes, of one tile of one thread")
+        return self.keep["scratch"][place : place + n * size].reshape(-1, of.width).copy()
 
     def evaluate(self, Py_ssize_t n, out=None):
         """Mean loss over n rows, without penalties; their outputs to `out` where it is given."""

@@ -370,7 +370,7 @@ def _table(before: Network, net: Network, truncations: tuple[Truncation, ...]) -
         rows.append((
             f"{layer.n_in}-{layer.n_out}",
             counts[1].layers[i].form,
-            str(break_even_rank(layer.n_in, layer.n_out, first_layer=i == 0)) if hidden else "",
+            str(break_even_rank(layer.n_in, layer.n_out, first_layer=before.layout.placed[i].first)) if hidden else "",
             f"{100 * kept[i]:.2f} %" if i in kept else "",
             *(f"{count.layers[i].multiplications:,}" for count in counts),
         ))  # fmt: skip

@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model import activations
@@ -272,7 +272,7 @@ class _Pool(Layer):
     stride: int | tuple[int, int] | None = None
     padding: str | int | tuple[int, int] = "valid"
 
-    kind = step.LargestOf
+    kind: ClassVar[type[step.Window]] = step.LargestOf
 
     def add(self, plan: Plan) -> None:
         plan.expect(self, 3, "height, width, channels")
@@ -299,7 +299,7 @@ class MaxPool2d(_Pool):
 class AvgPool2d(_Pool):
     """The mean of each channel under such a window; of what lies within the image. Parameters are those of `MaxPool2d`."""
 
-    kind = step.MeanOf
+    kind: ClassVar[type[step.Window]] = step.MeanOf
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,37 @@ from svdfast.model.layers import steps as step
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, Structure, of_rank, parse
 
-__all__ = ["Layout", "check_state"]
+__all__ = ["Layout", "Weight", "check_state"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A layer's weight, and where it stands in the network.
+
+    Attributes
+    ----------
+    structure : Structure
+    rows : int
+        Rows a sample that it meets: steps of sequences, positions in images.
+    first : bool
+        Whether its inputs' delta is needed by nobody, as those of the first layer.
+    """
+
+    structure: Structure
+    rows: int = 1
+    first: bool = False
+
+    @property
+    def n_in(self) -> int:
+        return self.structure.n_in
+
+    @property
+    def n_out(self) -> int:
+        return self.structure.n_out
+
+    @property
+    def rank(self) -> int | None:
+        return self.structure.rank
 
 
 @dataclass(frozen=True)
@@ -89,10 +119,36 @@ class Layout:
         return (last.width,) if last.rows_per_sample == 1 else (last.rows_per_sample, last.width)
 
     @cached_property
+    def placed(self) -> tuple[Weight, ...]:
+        """Each layer's weight, where it stands."""
+        program, met = self.program, dict[int, int]()
+        for operation in program.operations:
+            if operation.tensor is not None and operation.tensor.decays:
+                met.setdefault(operation.tensor.layer, operation.input)
+        return tuple(
+            Weight(layer.structure, program.values[met[i]].rows_per_sample, not program.needs_delta(met[i]))
+            for i, layer in enumerate(self.layers)
+        )
+
+    @property
     def rows(self) -> tuple[int, ...]:
-        """Rows a sample that each layer's weight meets: steps of sequences, positions in images."""
-        met = {o.tensor.layer: self.program.values[o.input].rows_per_sample for o in self.program.operations if o.tensor is not None}
-        return tuple(met[i] for i in range(len(self.layers)))
+        """Rows a sample that each layer's weight meets."""
+        return tuple(weight.rows for weight in self.placed)
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether each layer takes the outputs of the one before it as they are, a row a sample: nothing but fully connected layers."""
+        return not self.input and all(isinstance(layer, Linear) and not layer.steps for layer in self.layers)
+
+    @cached_property
+    def by_steps(self) -> tuple[bool, ...]:
+        """Of each layer, whether the rows that its weight meets lie step by step."""
+        found, now = [], False
+        for layer in self.layers:
+            for each in layer.steps:
+                now = isinstance(each, step.BySteps) or (now and not isinstance(each, step.BySamples | step.LastStep))
+            found.append(now)
+        return tuple(found)
 
     @cached_property
     def size(self) -> int:
@@ -139,9 +195,9 @@ class Layout:
         return tuple(i for i, structure in enumerate(self.structures) if structure.factored)
 
     @property
-    def factorable(self) -> tuple[WeightLayer, ...]:
-        """The first layers, whose weights may be factored: all but the output layer."""
-        return self.layers[:-1]
+    def factorable(self) -> tuple[Weight, ...]:
+        """The weights that may be factored: those of the first layers, all but the output layer."""
+        return self.placed[:-1]
 
     def with_structures(self, structures: Iterable[Structure]) -> Layout:
         """The same layers, the first ones with these structures."""

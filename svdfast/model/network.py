@@ -27,9 +27,9 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.rows import Rows
 from svdfast.model import activations, evaluation, truncation
 from svdfast.model.activations import Activation
-from svdfast.model.evaluation import Evaluation
 from svdfast.model.describe import Input, build
 from svdfast.model.describe import Layer as LayerOf
+from svdfast.model.evaluation import Evaluation
 from svdfast.model.initializers import INITIALIZERS, initial_state_weight, initial_weight
 from svdfast.model.layer import Layer
 from svdfast.model.layers import Scan
