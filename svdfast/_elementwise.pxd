@@ -28,7 +28,8 @@ cdef extern from "elementwise.h" nogil:
         double l2
 
     ctypedef struct svdfast_cell_step:
-        Py_ssize_t p, n
+        Py_ssize_t p, n, stride
+        const void* mask
         void* Z
         void* R
         void* S

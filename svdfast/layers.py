@@ -6,11 +6,19 @@ from svdfast.model.describe import (
     LSTM,
     RNN,
     AvgPool2d,
+    Conv1d,
     Conv2d,
+    Dropout,
+    Embedding,
     Flatten,
     GlobalAvgPool,
+    LayerNorm,
     Linear,
+    Masking,
     MaxPool2d,
 )
 
-__all__ = ["GRU", "LSTM", "RNN", "AvgPool2d", "Conv2d", "Flatten", "GlobalAvgPool", "Linear", "MaxPool2d"]
+__all__ = [
+    "GRU", "LSTM", "RNN", "AvgPool2d", "Conv1d", "Conv2d", "Dropout", "Embedding", "Flatten", "GlobalAvgPool", "LayerNorm", "Linear",
+    "Masking", "MaxPool2d",
+]  # fmt: skip

@@ -41,7 +41,7 @@ import numpy as np
 from cython.parallel cimport parallel, prange
 from cython cimport floating
 from libc.math cimport isfinite, pow, sqrt
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -181,6 +181,8 @@ cdef struct Plan:
     bint in_place               # X is used as it lies, not gathered
     void* outputs               # where they are wanted (PREDICT, EVALUATE), else NULL
     void* gradient              # where it is asked for (GRADIENT), or lies (APPLY)
+    Py_ssize_t batch_begin      # row of the data that the batch begins at
+    uint64_t key                # of a training's step, for what is random; 0: none
     double gradient_scale       # APPLY: what it is multiplied with
 
 # What goes through both halves at once: rows of the batch, which are its parts `sum` .. `stop` (see SUM_ROWS).
@@ -219,8 +221,10 @@ cdef inline const Operation* operation(const Plan* plan, int i) noexcept nogil:
     return plan.last if i == plan.n_operations - 1 else &plan.operations[i]
 
 
-cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot, Py_ssize_t p, const void* X) noexcept nogil:
-    """What an operation is given of p rows, which lie in the scratch from row `slot` on; their samples at X, if that is not NULL."""
+cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot, Py_ssize_t p, const void* X,
+                         Py_ssize_t first=0) noexcept nogil:
+    """What an operation is given of p rows, which lie in the scratch from row `slot` on; their samples at X, if that is not NULL.
+    They begin at row `first` of the data."""
     cdef Tile tile
     cdef int i
     tile.p, tile.rows = p, p * op.rows_per_sample
@@ -230,6 +234,7 @@ cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot,
     tile.dY = op.dY.start + slot * op.dY.step
     for i in range(op.n_others):
         tile.others[i] = op.others[i].start + slot * op.others[i].step
+    tile.first, tile.key = first - plan.batch_begin, plan.key
     tile.bfloat16 = plan.bfloat16
     return tile
 
@@ -318,7 +323,7 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
             run_loop[floating](plan, i, op.loop_stop, slot, p, w, False, packed)
             i = op.loop_stop
             continue
-        tile = tile_of(plan, op, slot, p, X)
+        tile = tile_of(plan, op, slot, p, X, first)
         run_pass[floating](plan, op, &tile, w, False, packed)
         i += 1
 
@@ -352,7 +357,7 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
         # Of a loop after its last step: one product for all of them.
         for j in range(i, stop):
             op = operation(plan, j)
-            tile = tile_of(plan, op, slot, p, X)
+            tile = tile_of(plan, op, slot, p, X, first)
             if op.steps == 0:
                 run_pass[floating](plan, op, &tile, w, True, packed)
             if plan.by_tiles and op.place >= 0:
@@ -767,6 +772,7 @@ cdef class Engine:
     cdef bint is_double
     cdef dict keep              # the arrays that Plan points into
     cdef list places            # of values, see _places
+    cdef uint64_t key           # of the steps to come, see set_key
     cdef readonly object order  # rows in the order in which batches take them, or None
 
     def __cinit__(self, layout, *args, **kwargs):
@@ -1014,6 +1020,10 @@ cdef class Engine:
         if rows is not None:
             self.plan.rows = <const int64_t*> address(rows)
 
+    def set_key(self, key):
+        """What random numbers of gradients and steps from now on are made of, from 1; 0: nothing is dropped."""
+        self.key = key
+
     def set_rate_scales(self, scales):
         """What the learning rate is multiplied with for the weights of each layer; 1 at first. Biases keep the plain rate."""
         cdef int i
@@ -1048,6 +1058,8 @@ cdef class Engine:
         cdef Plan* plan = &self.plan
         cdef double scale = 1, total = count * plan.rows_out, value
         plan.mode = mode
+        plan.batch_begin = first
+        plan.key = self.key if mode >= GRADIENT else 0
         plan.outputs = NULL if out is None else <void*> address(out)
         plan.in_place = (plan.rows == NULL and plan.X_scale == 1 and plan.X_stride == plan.n_in
                          and plan.X_itemsize == (8 if self.is_double else 4))

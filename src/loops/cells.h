@@ -13,6 +13,9 @@
  * Back: dH and, after the step, `dnext` (NULL after the last) and `carry` (p, n), what goes past the state's product; carry becomes that
  * of the step. dR may be dZ, where both are the same.
  *
+ * Rows of Z and dZ are `stride` numbers apart. Where mask (p) is 0 the step is none: state and memory stay, and what comes back goes on in
+ * carry (p, 2 n of LSTM with a mask, whose second half is of the state).
+ *
  * Gates lie as in PyTorch: of GRU r, z, n; of LSTM i, f, g, o.
  */
 #ifndef SVDFAST_CELLS
@@ -25,7 +28,8 @@
     CELL(LSTM, lstm, 4)
 
 typedef struct {
-    ptrdiff_t p, n;
+    ptrdiff_t p, n, stride;
+    const void *mask;
     void *Z, *R, *S, *next, *H, *C, *before;
     void *dZ, *dR, *dH, *dnext, *carry;
 } svdfast_cell_step;
@@ -35,6 +39,36 @@ typedef struct {
 #ifdef REAL
 
 #define ROW(name, width) REAL *restrict name = (REAL *)s->name + i * (width)
+#define GATES_ROW(name) REAL *restrict name = (REAL *)s->name + i * s->stride
+#define MASKED(i) (s->mask != NULL && ((const REAL *)s->mask)[i] == 0)
+
+/* A step that is none: forward. */
+static void NAME(pass)(const svdfast_cell_step *s, ptrdiff_t i)
+{
+    const size_t size = (size_t)s->n * sizeof(REAL);
+    const ptrdiff_t n = s->n;
+    memcpy((REAL *)s->H + i * n, (REAL *)s->S + i * n, size);
+    if (s->next != NULL)
+        memcpy((REAL *)s->next + i * n, (REAL *)s->S + i * n, size);
+    if (s->C != NULL) {
+        if (s->before != NULL)
+            memcpy((REAL *)s->C + i * n, (REAL *)s->before + i * n, size);
+        else
+            memset((REAL *)s->C + i * n, 0, size);
+    }
+}
+
+/* Back: the state's delta goes on in `passed` (n), that of gates is 0. */
+static void NAME(pass_backward)(const svdfast_cell_step *s, ptrdiff_t i, ptrdiff_t gates, REAL *passed)
+{
+    const ptrdiff_t n = s->n;
+    const REAL *dH = (const REAL *)s->dH + i * n, *dnext = s->dnext == NULL ? NULL : (const REAL *)s->dnext + i * n;
+    for (ptrdiff_t j = 0; j < n; j++)
+        passed[j] += dH[j] + (dnext == NULL ? 0 : dnext[j]);
+    memset((REAL *)s->dZ + i * s->stride, 0, (size_t)(gates * n) * sizeof(REAL));
+    if (s->dR != s->dZ)
+        memset((REAL *)s->dR + i * gates * n, 0, (size_t)(gates * n) * sizeof(REAL));
+}
 
 /* h = f(z + r) */
 #define RNN(name, f, derivative)                                               \
@@ -42,7 +76,11 @@ typedef struct {
     {                                                                          \
         const ptrdiff_t n = s->n;                                              \
         for (ptrdiff_t i = 0; i < s->p; i++) {                                 \
-            ROW(Z, n);                                                         \
+            if (MASKED(i)) {                                                   \
+                NAME(pass)(s, i);                                              \
+                continue;                                                      \
+            }                                                                  \
+            GATES_ROW(Z);                                                         \
             ROW(R, n);                                                         \
             ROW(H, n);                                                         \
             for (ptrdiff_t j = 0; j < n; j++) {                                \
@@ -58,13 +96,24 @@ typedef struct {
         const ptrdiff_t n = s->n;                                              \
         for (ptrdiff_t i = 0; i < s->p; i++) {                                 \
             ROW(H, n);                                                         \
+            ROW(carry, n);                                                     \
+            if (s->mask != NULL && s->dnext == NULL)                           \
+                memset(carry, 0, (size_t)n * sizeof(REAL));                    \
+            if (MASKED(i)) {                                                   \
+                NAME(pass_backward)(s, i, 1, carry);                           \
+                continue;                                                      \
+            }                                                                  \
             ROW(dH, n);                                                        \
-            ROW(dZ, n);                                                        \
+            GATES_ROW(dZ);                                                        \
             const REAL *restrict dnext = s->dnext == NULL ? NULL : (const REAL *)s->dnext + i * n; \
             for (ptrdiff_t j = 0; j < n; j++) {                                \
-                const REAL a = H[j], g = dH[j] + (dnext == NULL ? 0 : dnext[j]); \
+                const REAL a = H[j], g = dH[j] + (dnext == NULL ? 0 : dnext[j]) + (s->mask == NULL ? 0 : carry[j]); \
                 dZ[j] = (derivative);                                          \
             }                                                                  \
+            if (s->dR != s->dZ)                                                \
+                memcpy((REAL *)s->dR + i * n, dZ, (size_t)n * sizeof(REAL));   \
+            if (s->mask != NULL)                                               \
+                memset(carry, 0, (size_t)n * sizeof(REAL));                    \
         }                                                                      \
     }
 RNN(rnn_tanh, NAME(hyperbolic_tangent)(z), (1 - a) * (1 + a) * g)
@@ -76,7 +125,11 @@ static void NAME(gru)(const svdfast_cell_step *s)
 {
     const ptrdiff_t n = s->n;
     for (ptrdiff_t i = 0; i < s->p; i++) {
-        ROW(Z, 3 * n);
+        if (MASKED(i)) {
+            NAME(pass)(s, i);
+            continue;
+        }
+        GATES_ROW(Z);
         ROW(R, 3 * n);
         ROW(S, n);
         ROW(H, n);
@@ -96,16 +149,20 @@ static void NAME(gru_backward)(const svdfast_cell_step *s)
 {
     const ptrdiff_t n = s->n;
     for (ptrdiff_t i = 0; i < s->p; i++) {
-        ROW(Z, 3 * n);
+        GATES_ROW(Z);
         ROW(R, 3 * n);
         ROW(S, n);
         ROW(dH, n);
-        ROW(dZ, 3 * n);
+        GATES_ROW(dZ);
         ROW(dR, 3 * n);
         ROW(carry, n);
         const REAL *restrict dnext = s->dnext == NULL ? NULL : (const REAL *)s->dnext + i * n;
         if (dnext == NULL)
             memset(carry, 0, (size_t)n * sizeof(REAL));
+        if (MASKED(i)) {
+            NAME(pass_backward)(s, i, 3, carry);
+            continue;
+        }
         for (ptrdiff_t j = 0; j < n; j++) {
             const REAL r = Z[j], u = Z[n + j], c = Z[2 * n + j];
             const REAL g = dH[j] + carry[j] + (dnext == NULL ? 0 : dnext[j]);
@@ -127,7 +184,11 @@ static void NAME(lstm)(const svdfast_cell_step *s)
 {
     const ptrdiff_t n = s->n;
     for (ptrdiff_t i = 0; i < s->p; i++) {
-        ROW(Z, 4 * n);
+        if (MASKED(i)) {
+            NAME(pass)(s, i);
+            continue;
+        }
+        GATES_ROW(Z);
         ROW(R, 4 * n);
         ROW(H, n);
         ROW(C, n);
@@ -153,20 +214,25 @@ static void NAME(lstm)(const svdfast_cell_step *s)
 static void NAME(lstm_backward)(const svdfast_cell_step *s)
 {
     const ptrdiff_t n = s->n;
-    for (ptrdiff_t k = 0; k < s->p; k++) {
-        const ptrdiff_t i = k;
-        ROW(Z, 4 * n);
+    const ptrdiff_t wide = s->mask == NULL ? n : 2 * n;
+    for (ptrdiff_t i = 0; i < s->p; i++) {
+        GATES_ROW(Z);
         ROW(R, 4 * n);
         ROW(dH, n);
-        ROW(dZ, 4 * n);
-        ROW(carry, n);
+        GATES_ROW(dZ);
+        ROW(carry, wide);
+        REAL *restrict passed = s->mask == NULL ? NULL : carry + n;
         const REAL *restrict before = s->before == NULL ? NULL : (const REAL *)s->before + i * n;
         const REAL *restrict dnext = s->dnext == NULL ? NULL : (const REAL *)s->dnext + i * n;
         if (dnext == NULL)
-            memset(carry, 0, (size_t)n * sizeof(REAL));
+            memset(carry, 0, (size_t)wide * sizeof(REAL));
+        if (MASKED(i)) {
+            NAME(pass_backward)(s, i, 4, passed);
+            continue;
+        }
         for (ptrdiff_t j = 0; j < n; j++) {
             const REAL in = Z[j], f = Z[n + j], g = Z[2 * n + j], o = Z[3 * n + j], t = R[j];
-            const REAL dh = dH[j] + (dnext == NULL ? 0 : dnext[j]);
+            const REAL dh = dH[j] + (dnext == NULL ? 0 : dnext[j]) + (passed == NULL ? 0 : passed[j]);
             const REAL dc = dh * o * (1 - t) * (1 + t) + carry[j];
             carry[j] = dc * f;
             dZ[j] = dc * g * in * (1 - in);
@@ -174,10 +240,16 @@ static void NAME(lstm_backward)(const svdfast_cell_step *s)
             dZ[2 * n + j] = dc * in * (1 - g) * (1 + g);
             dZ[3 * n + j] = dh * t * o * (1 - o);
         }
+        if (passed != NULL)
+            memset(passed, 0, (size_t)n * sizeof(REAL));
+        if (s->dR != s->dZ)
+            memcpy((REAL *)s->dR + i * 4 * n, dZ, (size_t)(4 * n) * sizeof(REAL));
     }
 }
 
 #undef ROW
+#undef GATES_ROW
+#undef MASKED
 
 static void NAME(cell)(int cell, const svdfast_cell_step *s)
 {

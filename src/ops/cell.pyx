@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A step of a recurrent cell: the new state from what the input and the state before give. code: the cell.
+"""A step of a recurrent cell: the new state from what the input and the state before give. code: the cell. sizes: columns of Z, the first of
+them that are its own, whether it has memory, whether there is a mask.
 
     X (p, G·n)  what the state gives to the G gates      Y (p, n)  the output, which is the new state
 
 Other values of the step: Z and its delta, what the input gives; S and its delta, the states before each step; C, memory, where the cell
-has one; and a row a sample for what goes back past the state's product.
+has one; a row a sample for what goes back past the state's product; and a mask, 0 where a step is none.
 Not here: the formulas (src/loops/cells.h), and the products.
 """
 
 from cython cimport floating
 
 from svdfast._elementwise cimport elementwise, svdfast_cell_step
-from svdfast.ops.operation cimport Gradient, Kind, Operation, Pass, Tile, capsule
+from svdfast.ops.operation cimport Kind, Operation, Pass, Tile, capsule
 
 cdef Kind[2] kinds
 
 cdef enum:
-    Z, DELTA_OF_Z, S, DELTA_OF_S, CARRY, C
+    Z, DELTA_OF_Z, S, DELTA_OF_S, CARRY, C    # of the other values; those that it has not are left out
 
 
 cdef inline svdfast_cell_step step_of(const Operation* op, const Tile* tile, size_t size) noexcept nogil:
@@ -25,12 +26,16 @@ cdef inline svdfast_cell_step step_of(const Operation* op, const Tile* tile, siz
         svdfast_cell_step step
         Py_ssize_t after = (-1 if op.reverse else 1) * tile.p * op.n * size     # from a step's states to those of the next
         bint is_last = tile.step == op.steps - 1
-    step.p, step.n = tile.p, op.n
+    step.p, step.n, step.stride = tile.p, op.n, op.sizes[0]
     step.R, step.H, step.dR, step.dH = tile.X, tile.Y, tile.dX, tile.dY
-    step.Z, step.dZ, step.S, step.carry, step.C = tile.others[Z], tile.others[DELTA_OF_Z], tile.others[S], tile.others[CARRY], tile.others[C]
+    step.Z = <char*> tile.others[Z] + op.sizes[1] * size
+    step.dZ = NULL if tile.others[DELTA_OF_Z] == NULL else <char*> tile.others[DELTA_OF_Z] + op.sizes[1] * size
+    step.S, step.carry = tile.others[S], tile.others[CARRY]
+    step.C = tile.others[C] if op.sizes[2] else NULL
+    step.mask = tile.others[C + op.sizes[2]] if op.sizes[3] else NULL
     step.next = NULL if is_last else <char*> tile.others[S] + after
     step.dnext = NULL if is_last or tile.others[DELTA_OF_S] == NULL else <char*> tile.others[DELTA_OF_S] + after
-    step.before = NULL if tile.step == 0 or op.n_others <= C else <char*> tile.others[C] - after
+    step.before = NULL if tile.step == 0 or not op.sizes[2] else <char*> tile.others[C] - after
     return step
 
 

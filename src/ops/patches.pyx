@@ -10,7 +10,7 @@ What lies beyond the image is 0. Not here: the kernel's weights, a product with 
 from cython cimport floating
 from libc.string cimport memcpy, memset
 
-from svdfast.ops.operation cimport Gradient, Kind, Operation, Pass, Tile, capsule
+from svdfast.ops.operation cimport Kind, Operation, Pass, Tile, capsule
 
 cdef Kind[2] kinds
 

@@ -10,7 +10,7 @@ lies within.
 from cython cimport floating
 from libc.string cimport memcpy, memset
 
-from svdfast.ops.operation cimport Gradient, Kind, Operation, Pass, Tile, capsule
+from svdfast.ops.operation cimport Kind, Operation, Pass, Tile, capsule
 
 cdef Kind[2] kinds
 

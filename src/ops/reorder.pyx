@@ -5,7 +5,7 @@ after it. Not here: what is done at each step (cell.pyx)."""
 from cython cimport floating
 from libc.string cimport memcpy
 
-from svdfast.ops.operation cimport Gradient, Kind, Operation, Pass, Tile, capsule
+from svdfast.ops.operation cimport Kind, Operation, Pass, Tile, capsule
 
 cdef Kind[2] kinds
 

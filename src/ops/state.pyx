@@ -7,7 +7,7 @@ Its input is what the loop's cell reads, of which it reads nothing. Not here: th
 from cython cimport floating
 from libc.string cimport memset
 
-from svdfast.ops.operation cimport Gradient, Kind, Operation, Pass, Tile, capsule
+from svdfast.ops.operation cimport Kind, Operation, Pass, Tile, capsule
 
 cdef Kind[2] kinds
 

@@ -23,7 +23,10 @@ from svdfast.model.layers import steps as step
 from svdfast.model.layers.scan import GATES
 from svdfast.model.structures import Dense
 
-__all__ = ["GRU", "LSTM", "RNN", "AvgPool2d", "Conv2d", "Flatten", "GlobalAvgPool", "Input", "Linear", "MaxPool2d"]
+__all__ = [
+    "GRU", "LSTM", "RNN", "AvgPool2d", "Conv1d", "Conv2d", "Dropout", "Embedding", "Flatten", "GlobalAvgPool", "Input", "LayerNorm",
+    "Linear", "Masking", "MaxPool2d",
+]  # fmt: skip
 
 
 class Input:
@@ -57,6 +60,7 @@ class Plan:
     by_steps: bool = False  # whether rows lie step by step
     steps: list[Step] = field(default_factory=list)  # that wait for the next layer
     layers: list[WeightLayer] = field(default_factory=list)
+    n_dropouts: int = 0
 
     def append(self, layer: WeightLayer) -> None:
         self.layers.append(layer)
@@ -105,6 +109,7 @@ class Linear(Layer):
 class _Recurrent(Layer):
     n_out: int
     return_sequences: bool = False
+    bidirectional: bool = False
 
     @property
     def cell(self) -> str:
@@ -113,14 +118,17 @@ class _Recurrent(Layer):
     def add(self, plan: Plan) -> None:
         plan.expect(self, 2, "steps, features")
         n = count("n_out", self.n_out, maximum=MAX_SIZE)
-        steps, m = plan.shape
+        (steps, m), gates = plan.shape, GATES[self.cell] * n
         plan.order(True)
-        plan.append(LinearLayer(Dense(GATES[self.cell] * n, m), activations.identity(), tuple(plan.steps)))
-        plan.append(Scan(Dense(GATES[self.cell] * n, n), self.cell))
-        plan.shape = (steps, n)
+        halves = (1, 2) if self.bidirectional else (0,)
+        plan.append(LinearLayer(Dense(len(halves) * gates, m), activations.identity(), tuple(plan.steps)))
+        for half in halves:
+            plan.append(Scan(Dense(gates, n), self.cell, half))
+        width = n * len(halves)
+        plan.shape = (steps, width)
         if not self.return_sequences:
-            plan.steps.append(step.LastStep())
-            plan.shape, plan.by_steps = (n,), False
+            plan.steps.append(step.LastStep(n if self.bidirectional else 0))
+            plan.shape, plan.by_steps = (width,), False
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,9 @@ class RNN(_Recurrent):
     activation : {"tanh", "relu"}
     return_sequences : bool
         Whether the output is the state after each step, (steps, n_out); else that after the last, (n_out,).
+    bidirectional : bool
+        Whether a second layer goes from the last step back; its outputs, the states after each step or that after the first one, come
+        beside those of the first, 2·n_out together.
 
     References
     ----------
@@ -162,6 +173,9 @@ class GRU(_Recurrent):
         Numbers of the state.
     return_sequences : bool
         Whether the output is the state after each step, (steps, n_out); else that after the last, (n_out,).
+    bidirectional : bool
+        Whether a second layer goes from the last step back; its outputs, the states after each step or that after the first one, come
+        beside those of the first, 2·n_out together.
 
     References
     ----------
@@ -186,6 +200,9 @@ class LSTM(_Recurrent):
         Numbers of the state.
     return_sequences : bool
         Whether the output is the state after each step, (steps, n_out); else that after the last, (n_out,).
+    bidirectional : bool
+        Whether a second layer goes from the last step back; its outputs, the states after each step or that after the first one, come
+        beside those of the first, 2·n_out together.
 
     References
     ----------
@@ -195,6 +212,96 @@ class LSTM(_Recurrent):
     @property
     def cell(self) -> str:
         return "lstm"
+
+
+@dataclass(frozen=True)
+class Embedding(Layer):
+    """Tokens, numbers from 0 to n_tokens - 1, as vectors: (steps,) becomes (steps, n_out).
+
+    Its weight (n_out, n_tokens) multiplies rows with a one, so a token takes n_tokens·n_out multiplications, and it can be cut as any
+    other. What is no such number becomes the bias alone.
+
+    Parameters
+    ----------
+    n_tokens, n_out : int
+    """
+
+    n_tokens: int
+    n_out: int
+
+    def add(self, plan: Plan) -> None:
+        plan.expect(self, 1, "steps")
+        n, n_out = count("n_tokens", self.n_tokens, maximum=MAX_SIZE), count("n_out", self.n_out, maximum=MAX_SIZE)
+        (steps,) = plan.shape
+        plan.steps += [step.Rows(steps), step.OneHot(n)]
+        plan.append(LinearLayer(Dense(n_out, n), activations.identity(), tuple(plan.steps)))
+        plan.shape = (steps, n_out)
+
+
+@dataclass(frozen=True)
+class Masking(Layer):
+    """Steps whose features are all `value` are padding: recurrent layers after it pass them by, with the state as it was.
+
+    So sequences of several lengths are padded at their ends, and the state after the last step is that after a sequence's own last.
+
+    Parameters
+    ----------
+    value : float
+    """
+
+    value: float = 0.0
+
+    def add(self, plan: Plan) -> None:
+        plan.expect(self, 2, "steps, features")
+        plan.order(True)
+        plan.steps.append(step.Mask(float(self.value)))
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """In a training's steps each number is 0 with probability `rate`, else divided by 1 - rate.
+
+    What is dropped depends on the step and the sample's place in its batch alone: not on threads, nor on a training being resumed.
+
+    Parameters
+    ----------
+    rate : float
+        From 0 to below 1.
+
+    References
+    ----------
+    Srivastava et al. (2014), Dropout.
+    """
+
+    rate: float
+
+    def add(self, plan: Plan) -> None:
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"rate: expected a number from 0 to below 1, got {self.rate!r}")
+        plan.n_dropouts += 1
+        plan.steps.append(step.Dropout(float(self.rate), int(plan.by_steps), plan.n_dropouts))
+
+
+@dataclass(frozen=True)
+class LayerNorm(Layer):
+    """Numbers of mean 0 and variance 1: of each sample, or of each step or position.
+
+    It has no scale and shift of its own: the weight and the bias of the next layer do what they would.
+
+    Parameters
+    ----------
+    epsilon : float
+        Added to the variance.
+
+    References
+    ----------
+    Ba, Kiros & Hinton (2016), arXiv:1607.06450.
+    """
+
+    epsilon: float = 1e-5
+
+    def add(self, plan: Plan) -> None:
+        plan.steps.append(step.Normalise(float(self.epsilon)))
 
 
 def _pair(name: str, value: Any, minimum: int = 1) -> tuple[int, int]:
@@ -264,6 +371,25 @@ class Conv2d(Layer):
         _place(plan, patches, n_out)
         f = activations.resolve(self.activation, "activation")
         plan.append(LinearLayer(Dense(n_out, patches.window_height * patches.window_width * channels), f, (*plan.steps, patches)))
+
+
+@dataclass(frozen=True)
+class Conv1d(Layer):
+    """A convolution over sequences (steps, channels): as `Conv2d`, of images with one row."""
+
+    n_out: int
+    kernel_size: int
+    activation: str | Activation = "identity"
+    stride: int = 1
+    padding: str | int = "valid"
+
+    def add(self, plan: Plan) -> None:
+        plan.expect(self, 2, "steps, channels")
+        plan.order(False)
+        padding = self.padding if isinstance(self.padding, str) else (0, self.padding)
+        plan.shape = (1, *plan.shape)
+        Conv2d(self.n_out, (1, self.kernel_size), self.activation, (1, self.stride), padding).add(plan)
+        plan.shape = plan.shape[1:]
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ class Layout:
         for layer in self.layers:
             values = {"n_in": layer.n_in, "n_out": layer.n_out, "weight": layer.structure.header()}
             if isinstance(layer, Scan):
-                values |= {"cell": layer.cell, "reverse": layer.reverse}
+                values |= {"cell": layer.cell, "half": layer.half}
             else:
                 values["activation"] = [layer.activation.name, layer.activation.parameter]
             if layer.steps:
@@ -256,7 +256,7 @@ class Layout:
             steps = tuple(step.parse(each) for each in layer.get("steps", ()))
             structure = parse(n_out, n_in, layer["weight"])
             if "cell" in layer:
-                layers.append(Scan(structure, layer["cell"], bool(layer["reverse"]), steps))
+                layers.append(Scan(structure, layer["cell"], count("half", layer["half"], minimum=0, maximum=2), steps))
             else:
                 name, parameter = layer["activation"]
                 layers.append(Linear(structure, Activation(name, parameter), steps))

@@ -176,6 +176,7 @@ class Program:
         self._deltas = [input_delta]
         self._loop: Loop | None = None
         self._last = 0  # what the next operation takes
+        self.mask: int | None = None  # a value that says of each row, step by step, whether it counts
 
     def add(self, operation: Operation, value: Value) -> int:
         """Appends an operation, which takes the last value; returns the index of its output, the new one.

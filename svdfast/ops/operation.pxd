@@ -18,6 +18,7 @@ Not here: where values lie, threads and updates (src/engine/_engine.pyx).
 """
 
 from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport uint64_t
 
 
 cdef struct Tile:
@@ -30,6 +31,8 @@ cdef struct Tile:
     int bfloat16        # 1: products round their operands; 2: W is packed, too
     void* others[8]     # other values, or their deltas (NULL: nobody needs it), of this step
     Py_ssize_t step     # in a loop: which one, in the order of the forward pass
+    Py_ssize_t first    # place of the first sample in the batch
+    uint64_t key        # of a training's step, for what is random; 0 outside of training
 
 cdef struct Place:      # of a matrix in the scratch: its start, and bytes for a sample
     char* start         # NULL: there is none, and the others are 0

@@ -7,25 +7,33 @@ only, no numbers. Not here: what users write (svdfast/layers.py), what an operat
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any, ClassVar
 
-from svdfast._process.checks import MAX_SIZE, count
-from svdfast.model.program import Operation, Program, Value
+from svdfast._process.checks import MAX_SIZE, count, positive_number
+from svdfast.model.program import Operation, Other, Program, Value
+from svdfast.ops.dropout import KIND as DROPOUT
 from svdfast.ops.last_step import KIND as LAST_STEP
+from svdfast.ops.mask import KIND as MASK
+from svdfast.ops.normalise import KIND as NORMALISE
+from svdfast.ops.one_hot import KIND as ONE_HOT
 from svdfast.ops.patches import KIND as PATCHES
 from svdfast.ops.pool import KIND as POOL
 from svdfast.ops.pool import LARGEST, MEAN
 from svdfast.ops.reorder import KIND as REORDER
 
-__all__ = ["BySamples", "BySteps", "Flatten", "LargestOf", "LastStep", "MeanOf", "Patches", "Step", "Window", "parse"]
+__all__ = [
+    "BySamples", "BySteps", "Dropout", "Flatten", "LargestOf", "LastStep", "Mask", "MeanOf", "Normalise", "OneHot", "Patches", "Rows",
+    "Step", "Window", "emit_all", "parse",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Step(ABC):
-    """One step. Its fields are integers, which files keep; its class's name is its name there."""
+    """One step. Its fields are integers and floats, which files keep; its class's name is its name there."""
 
     kinds: ClassVar[dict[str, type[Step]]] = {}
 
@@ -44,8 +52,14 @@ class Step(ABC):
 def parse(values: Mapping[str, Any]) -> Step:
     """What `Step.header` gave, checked; whether it fits what comes before it shows as the program is written."""
     kind = Step.kinds[values["step"]]
-    given = {key: count(key, value, minimum=0, maximum=MAX_SIZE) for key, value in values.items() if key != "step"}
-    return kind(**given)
+    types = {field.name: field.type for field in fields(kind)}
+    return kind(**{key: _number(key, value, types[key]) for key, value in values.items() if key != "step"})
+
+
+def _number(name: str, value: Any, kind: Any) -> float:
+    if kind != "float":
+        return count(name, value, minimum=0, maximum=MAX_SIZE)
+    return math.copysign(positive_number(name, abs(value), or_zero=True), value)
 
 
 @dataclass(frozen=True)
@@ -90,13 +104,72 @@ def _reordered(program: Program, x: int, by_steps: bool) -> int:
 
 @dataclass(frozen=True)
 class LastStep(Step):
-    """The last step's row, of rows step by step."""
+    """The last step's row, of rows step by step; of `reverse` columns, the right ones, the first step's."""
 
     reverse: int = 0
 
     def emit(self, program: Program, x: int) -> int:
-        made = Operation(LAST_STEP, x, len(program.values), sizes=(int(self.reverse > 0),), reads_output=False)
-        return program.add(made, Value(program.values[x].width))
+        width = program.values[x].width
+        if not 0 <= self.reverse <= width:
+            raise ValueError(f"LastStep: expected at most {width} columns, got {self.reverse}")
+        made = Operation(LAST_STEP, x, len(program.values), sizes=(width - self.reverse,), reads_output=False)
+        return program.add(made, Value(width))
+
+
+@dataclass(frozen=True)
+class OneHot(Step):
+    """Tokens from 0 to n - 1, one a row, as rows with a one."""
+
+    n: int
+
+    def emit(self, program: Program, x: int) -> int:
+        before = program.values[x]
+        if before.width != 1:
+            raise ValueError(f"OneHot: expected a token in each row, got {before.width} numbers")
+        made = Operation(ONE_HOT, x, len(program.values), reads_output=False)
+        return program.add(made, Value(count("n", self.n), before.rows_per_sample))
+
+
+@dataclass(frozen=True)
+class Normalise(Step):
+    """Rows of mean 0 and variance 1; ε is added to the variance."""
+
+    epsilon: float = 1e-5
+
+    def emit(self, program: Program, x: int) -> int:
+        before, epsilon = program.values[x], positive_number("epsilon", self.epsilon)
+        made = Operation(NORMALISE, x, len(program.values), parameter=epsilon)
+        return program.add(made, Value(before.width, before.rows_per_sample))
+
+
+@dataclass(frozen=True)
+class Dropout(Step):
+    """Numbers are 0 with this probability, in training. `number` tells it from others of the network."""
+
+    rate: float
+    by_steps: int = 0
+    number: int = 0
+
+    def emit(self, program: Program, x: int) -> int:
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"rate: expected a number from 0 to below 1, got {self.rate}")
+        before = program.values[x]
+        sizes = int(self.by_steps > 0), self.number
+        made = Operation(DROPOUT, x, len(program.values), parameter=self.rate, sizes=sizes, reads_output=False)
+        return program.add(made, Value(before.width, before.rows_per_sample))
+
+
+@dataclass(frozen=True)
+class Mask(Step):
+    """Steps whose numbers are all this value do not count: cells pass them by. Rows lie step by step."""
+
+    value: float = 0.0
+
+    def emit(self, program: Program, x: int) -> int:
+        before = program.values[x]
+        program.mask = program.scratch(1, before.rows_per_sample)
+        made = Operation(MASK, x, len(program.values), parameter=self.value, others=(Other(program.mask),), reads_output=False)
+        return program.add(made, Value(before.width, before.rows_per_sample))
 
 
 @dataclass(frozen=True)
