@@ -814,8 +814,11 @@ cdef class Engine:
             tile_rows = min(tile_rows, max(few, (LOOP_BYTES if layout.program.has_loop else TILE_BYTES) // tall))
             sum_rows = min(sum_rows, max(few, BATCH_BYTES // tall))
         plan.tile_rows = max(1, tile_rows)
-        plan.call_rows = CALL_ROWS if reproducible and _blas.by_blas(self.is_double) else 0
+        # Rows of loops lie step by step in a tile, so sums over a tile's rows depend on its height.
+        plan.call_rows = CALL_ROWS if reproducible and (layout.program.has_loop or _blas.by_blas(self.is_double)) else 0
         plan.tile_rows = max(plan.tile_rows, plan.call_rows)
+        if reproducible and layout.program.has_loop:
+            sum_rows = CALL_ROWS
         plan.sum_rows = sum_rows
         plan.by_tiles = gradients and not reproducible and batch_size > sum_rows
         # Of all threads' tiles, and of one part at least.

@@ -168,8 +168,10 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
         raise TypeError(f"net: expected a Network or another object with layers, got {type(net).__name__}")
     if len(net.layers) == 0:
         raise ValueError("net: expected at least one layer, got none")
-    layers, layout = [], getattr(net, "layout", None)
-    places = [(1, index == 0) for index in range(len(net.layers))] if layout is None else [(w.rows, w.first) for w in layout.placed]
+    layers = []
+    # Of a network, or of a layout; of other objects each weight meets a row a sample.
+    placed = getattr(getattr(net, "layout", net), "placed", None)
+    places = [(1, index == 0) for index in range(len(net.layers))] if placed is None else [(w.rows, w.first) for w in placed]
     for index, layer in enumerate(net.layers):
         m = count(f"n_in of layer {index}", layer.n_in)
         n = count(f"n_out of layer {index}", layer.n_out)

@@ -451,6 +451,8 @@ class Flatten(Layer):
 
 def build(given: Input, layers: Sequence[Layer]) -> tuple[WeightLayer, ...]:
     """What layers become, one after the other."""
+    if not layers:
+        raise ValueError("layers: expected at least a Linear, got none")
     plan = Plan(given.shape)
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
