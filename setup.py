@@ -117,7 +117,7 @@ setup(
             ),
             extension("cython_kernels", "cython_kernels.pyx", depends=LISTS),
             *(
-                extension(f"ops.{path.stem}", f"ops/{path.name}", depends=LISTS)
+                extension(f"ops.{path.stem}", f"ops/{path.name}", depends=[*LISTS, "platform/strip.h"])
                 for path in sorted(Path("src/ops").glob("*.pyx"))
             ),
             extension(

@@ -52,11 +52,6 @@ def layer_inputs(
     rng = np.random.default_rng(0)
     rows: dict[int, list[Array]] = {i: [] for i in wanted}
     weights: dict[int, list[Array]] = {i: [] for i in wanted}
-    met: dict[int, int] = {}
-    for operation in program.operations:
-        tensor = operation.tensor
-        if tensor is not None and tensor.decays:
-            met.setdefault(tensor.layer, operation.input)
     for start in range(0, n, engine.tile_rows):
         part = chosen[start : start + engine.tile_rows]
         # Scaled here, so that the engine has them in its own memory, as it has what it makes.
@@ -65,12 +60,27 @@ def layer_inputs(
         engine.set_order(np.arange(len(part)))
         engine.predict(np.empty((len(part), *layout.output_shape), dtype))
         for i in wanted:
-            values = engine.value(program, met[i], len(part))
-            kept = np.sort(rng.choice(len(values), min(len(values), -(-_ROWS * len(part) // n)), replace=False))
-            rows[i].append(values[kept])
+            product, n_rows = layout.first_products[i], len(part) * layout.rows[i]
+            values = engine.value(program, product.input, len(part))
+            kept = np.sort(rng.choice(n_rows, min(n_rows, -(-_ROWS * len(part) // n)), replace=False))
+            rows[i].append(_patches(values, product.sizes, kept) if product.sizes else values[kept])
             if weight is not None:
                 weights[i].append(_by_row(weight[part], layout.rows[i], layout.by_steps[i])[kept])
     return {i: (np.concatenate(rows[i]), np.concatenate(weights[i]) if weight is not None else None) for i in wanted}
+
+
+def _patches(values: Array, sizes: Sequence[int], kept: Array) -> Array:
+    """Some of the rows that a convolution's weight meets: sizes as of src/ops/convolution.pyx."""
+    height, width, tall, wide, down, across, top, left, rows, columns, channels = sizes
+    images = values.reshape(-1, height, width, channels)
+    below, right = (max(0, (n - 1) * step + window - before - size) for n, step, window, before, size in (
+        (rows, down, tall, top, height), (columns, across, wide, left, width),
+    ))  # fmt: skip
+    padded = np.pad(images, ((0, 0), (top, below), (left, right), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (tall, wide), (1, 2))[:, ::down, ::across][:, :rows, :columns]
+    places = np.unravel_index(kept, windows.shape[:3])
+    found: Array = windows[places].transpose(0, 2, 3, 1).reshape(len(kept), -1)
+    return found
 
 
 def _by_row(weight: Array, rows: int, by_steps: bool) -> Array:

@@ -20,7 +20,7 @@ from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model.activations import Activation
 from svdfast.model.layers import Linear, Scan, WeightLayer
 from svdfast.model.layers import steps as step
-from svdfast.model.program import Program, Tensor
+from svdfast.model.program import Operation, Program, Tensor
 from svdfast.model.structures import Dense, Structure, of_rank, parse
 
 __all__ = ["Layout", "Weight", "check_state"]
@@ -121,14 +121,20 @@ class Layout:
     @cached_property
     def placed(self) -> tuple[Weight, ...]:
         """Each layer's weight, where it stands."""
-        program, met = self.program, dict[int, int]()
-        for operation in program.operations:
-            if operation.tensor is not None and operation.tensor.decays:
-                met.setdefault(operation.tensor.layer, operation.input)
+        program, first = self.program, self.first_products
         return tuple(
-            Weight(layer.structure, program.values[met[i]].rows_per_sample, not program.needs_delta(met[i]))
+            Weight(layer.structure, program.values[first[i].output].rows_per_sample, not program.needs_delta(first[i].input))
             for i, layer in enumerate(self.layers)
         )
+
+    @cached_property
+    def first_products(self) -> tuple[Operation, ...]:
+        """Of each layer's weight the operation that takes its inputs."""
+        found = dict[int, Operation]()
+        for operation in self.program.operations:
+            if operation.tensor is not None and operation.tensor.decays:
+                found.setdefault(operation.tensor.layer, operation)
+        return tuple(found[i] for i in range(len(self.layers)))
 
     @property
     def rows(self) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ from typing import Any
 
 from svdfast.model.activations import Activation
 from svdfast.ops.bias_activation import KIND as BIAS_ACTIVATION
+from svdfast.ops.convolution import KIND as CONVOLUTION
+from svdfast.ops.convolution import MOST
 from svdfast.ops.product import KIND as PRODUCT
 
 __all__ = ["Operation", "Program", "Tensor", "Value"]
@@ -68,12 +70,16 @@ class Value:
         The value whose memory this one is.
     delta_of : int or None
         The value whose delta this one's is, too.
+    patches : tuple of int
+        Of a view that stands for the patches of images under a kernel, and is never formed as a whole: their sizes, as of
+        src/ops/convolution.pyx. Only a product takes it.
     """
 
     width: int
     rows_per_sample: int = 1
     view_of: int | None = None
     delta_of: int | None = None
+    patches: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -189,6 +195,8 @@ class Program:
         last, tensor = self._last, operation.tensor
         if operation.output != len(self.values):
             raise ValueError(f"output: expected {len(self.values)}, the next value, got {operation.output}")
+        if self.values[operation.input].patches:
+            raise ValueError(f"input: expected a value that is formed, got the patches {operation.input}, which only a product takes")
         if self._memory(operation.input) != self._memory(last):
             raise ValueError(f"input: expected {last}, the last value, got {operation.input}, which has been read already")
         if tensor is not None and any(o.tensor and o.tensor.name == tensor.name for o in self.operations):
@@ -209,6 +217,8 @@ class Program:
             raise ValueError(f"{tensor.name}: expected {before.width} columns, got {m}")
         count = n * m * before.rows_per_sample
         made = Operation(PRODUCT, x, output, tensor, reads_output=False, multiplications=count)
+        if before.patches:
+            made = replace(made, kind=CONVOLUTION, input=self._memory(x), sizes=before.patches)
         return self.add(made, Value(n, before.rows_per_sample))
 
     def bias_activation(self, z: int, tensor: Tensor, activation: Activation) -> int:
@@ -223,6 +233,17 @@ class Program:
             overwrites=activation.backward_reads != "Z", reads_output=activation.backward_reads is not None, overwrites_delta=True,
         )  # fmt: skip
         return self.add(made, Value(before.width, before.rows_per_sample))
+
+    def patches(self, x: int, sizes: tuple[int, ...]) -> int:
+        """The patches of images under a kernel, a row for each place of it; `sizes` as of src/ops/convolution.pyx, without the channels."""
+        channels = self.values[x].width
+        width = sizes[2] * sizes[3] * channels
+        if width > MOST:
+            raise ValueError(f"kernel_size: expected at most {MOST} numbers under it, got {width}: a Flatten and a Linear do the same")
+        self.values.append(Value(width, sizes[8] * sizes[9], self._memory(x), patches=(*sizes, channels)))
+        self._deltas.append(self._deltas[x])
+        self._last = len(self.values) - 1
+        return self._last
 
     def view(self, x: int, rows_per_sample: int) -> int:
         """The same numbers as another number of rows for a sample."""
@@ -270,7 +291,7 @@ class Program:
     @property
     def tall_size(self) -> int:
         """Elements for a sample of the values that have several rows for it."""
-        return sum(v.size for v in self.values if v.rows_per_sample > 1 and v.view_of is None)
+        return sum(value.size for value in self.values if value.rows_per_sample > 1 and value.view_of is None)
 
     @property
     def has_loop(self) -> bool:

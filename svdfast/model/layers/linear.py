@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from svdfast.model.activations import Activation
 from svdfast.model.layers.steps import Step, emit_all
-from svdfast.model.program import Program, Tensor
+from svdfast.model.program import Program, Tensor, Value
 from svdfast.model.structures import Structure
 
 __all__ = ["Linear"]
@@ -56,7 +56,7 @@ class Linear:
         """Writes the layer; returns the value of its output."""
         x = emit_all(self.steps, program, x)
         z = self.structure.emit(program, x, weights)
-        made, expected = program.values[z], replace(program.values[x], width=self.n_out, view_of=None)
+        made, expected = program.values[z], Value(self.n_out, program.values[x].rows_per_sample)
         if replace(made, view_of=None) != expected:
             raise ValueError(f"{type(self.structure).__name__}.emit: expected {expected}, got {made}")
         return program.bias_activation(z, b, self.activation)

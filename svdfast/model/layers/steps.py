@@ -20,7 +20,6 @@ from svdfast.ops.last_step import KIND as LAST_STEP
 from svdfast.ops.mask import KIND as MASK
 from svdfast.ops.normalise import KIND as NORMALISE
 from svdfast.ops.one_hot import KIND as ONE_HOT
-from svdfast.ops.patches import KIND as PATCHES
 from svdfast.ops.pool import KIND as POOL
 from svdfast.ops.pool import LARGEST, MEAN
 from svdfast.ops.reorder import KIND as REORDER
@@ -226,9 +225,7 @@ class Patches(Window):
     """For each place of the window what lies under it, as a row: row by row, all channels of a position together."""
 
     def emit(self, program: Program, x: int) -> int:
-        sizes, c = self.checked(program, x), program.values[x].width
-        made = Operation(PATCHES, x, len(program.values), sizes=sizes, reads_output=False)
-        return program.add(made, Value(self.window_height * self.window_width * c, self.rows * self.columns))
+        return program.patches(x, self.checked(program, x))
 
 
 @dataclass(frozen=True)
