@@ -53,6 +53,8 @@ def activate(name, parameter, z):
         return z * ndtr(z)
     if name == "clipped_relu":
         return np.clip(z, 0, a)
+    if name == "hardtanh":
+        return np.clip(z, -a, a)
     if name == "gelu_tanh":
         return z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))) / 2
     if name == "silu":
@@ -85,6 +87,8 @@ def backpropagate(name, parameter, z, dA):
         return dA * (ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
     if name == "clipped_relu":
         return dA * ((z > 0) & (z < a))
+    if name == "hardtanh":
+        return dA * (abs(z) < a)
     if name == "gelu_tanh":
         t = np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))
         return dA * ((1 + t) / 2 + z * (1 - t**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2) / 2)

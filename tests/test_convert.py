@@ -17,6 +17,8 @@ ACTIVATIONS = [
     activations.relu(),
     activations.clipped_relu(0.5),
     activations.clipped_relu(),
+    activations.hardtanh(),
+    activations.hardtanh(0.5),
     activations.leaky_relu(0.3),
     activations.leaky_relu(0.0),
     activations.elu(0.7),

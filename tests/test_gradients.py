@@ -19,6 +19,7 @@ ACTIVATIONS = {
     "identity": activations.identity(),
     "relu": activations.relu(),
     "clipped_relu": activations.clipped_relu(0.5),
+    "hardtanh": activations.hardtanh(0.5),
     "leaky_relu": activations.leaky_relu(0.1),
     "elu": activations.elu(0.7),
     "celu": activations.celu(1.5),
@@ -35,7 +36,7 @@ OUTPUT = {
     "binary_cross_entropy": "sigmoid",
     "mean_squared_error": "identity",
 }
-KINKED = {"relu", "clipped_relu", "leaky_relu", "elu"}  # elu with alpha other than 1
+KINKED = {"relu", "clipped_relu", "hardtanh", "leaky_relu", "elu"}  # elu with alpha other than 1
 
 CASES = [
     (name, position, loss, form)
@@ -181,6 +182,7 @@ def torch_loss_and_gradient(torch, net, X, y, loss, sample_weight=None, dtype=No
         "identity": lambda z, a: z,
         "relu": lambda z, a: F.relu(z),
         "clipped_relu": lambda z, a: F.hardtanh(z, 0.0, a),
+        "hardtanh": lambda z, a: F.hardtanh(z, -a, a),
         "leaky_relu": F.leaky_relu,
         "elu": F.elu,
         "celu": F.celu,

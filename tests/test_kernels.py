@@ -58,6 +58,10 @@ ELEMENTWISE = {
         lambda z, a: np.where(z < 0, 0, np.where(z > a, a, z)),
         lambda z, a: np.where((z <= 0) | (z >= a), 0.0, 1.0),
     ),
+    "hardtanh": (
+        lambda z, a: np.where(z < -a, -a, np.where(z > a, a, z)),
+        lambda z, a: np.where(abs(z) >= a, 0.0, 1.0),
+    ),
     "leaky_relu": (lambda z, a: np.where(z < 0, a * z, z), lambda z, a: np.where(z <= 0, a, 1.0)),
     "elu": (
         lambda z, a: np.where(z < 0, a * np.expm1(np.minimum(z, 0)), z),
@@ -87,11 +91,12 @@ ELEMENTWISE = {
     ),
 }
 NAMES = [*ELEMENTWISE, "softmax"]
-PARAMETRIC = ("clipped_relu", "leaky_relu", "elu", "celu")
+PARAMETRIC = ("clipped_relu", "hardtanh", "leaky_relu", "elu", "celu")
 READ_Z = ("gelu", "gelu_tanh", "silu")  # their derivatives
 ACTIVATIONS = [
     *NAMES,
     sf.activations.clipped_relu(0.7),
+    sf.activations.hardtanh(0.7),
     sf.activations.leaky_relu(0.0),
     sf.activations.leaky_relu(0.3),
     sf.activations.elu(0.5),
@@ -745,12 +750,13 @@ def test_infinities(activation, dtype):
     left = {"identity": -np.inf, "relu": 0, "elu": -parameter, "celu": -parameter}
     left |= {"leaky_relu": -np.inf if parameter else np.nan, "tanh": -1, "sigmoid": 0}
     left |= dict.fromkeys(READ_Z, np.nan)  # -inf * 0, as in NumPy
-    left |= {"clipped_relu": 0, "softplus": 0}
-    right = {"tanh": 1, "sigmoid": 1, "clipped_relu": parameter}.get(name, np.inf)
+    left |= {"clipped_relu": 0, "softplus": 0, "hardtanh": -parameter}
+    right = {"tanh": 1, "sigmoid": 1, "clipped_relu": parameter, "hardtanh": parameter}.get(name, np.inf)
     np.testing.assert_allclose(A, [left[name], right], rtol=1e-6, atol=np.finfo(dtype).tiny)
     if name not in ("identity", *READ_Z) and (name != "leaky_relu" or parameter > 0):
         slope = {"leaky_relu": parameter}.get(name, 0)
-        expected = [slope, 0 if name in ("tanh", "sigmoid", "clipped_relu") else 1]
+        bounded = ("tanh", "sigmoid", "clipped_relu", "hardtanh")
+        expected = [slope, 0 if name in bounded else 1]
         np.testing.assert_allclose(derivative, expected, rtol=1e-6, atol=np.finfo(dtype).tiny)
 
 

@@ -17,6 +17,9 @@
     BY_ELEMENT(CLIPPED_RELU, clipped_relu, A,                                                      \
                z < 0 ? (REAL)0 : z > parameter ? parameter : z,                                    \
                a <= 0 || a >= parameter ? (REAL)0 : g)                                             \
+    BY_ELEMENT(HARDTANH, hardtanh, A,                                                              \
+               z < -parameter ? -parameter : z > parameter ? parameter : z,                        \
+               a <= -parameter || a >= parameter ? (REAL)0 : g)                                    \
     BY_ELEMENT(LEAKY_RELU, leaky_relu, A, z < 0 ? parameter * z : z, a <= 0 ? parameter * g : g)   \
     /* A = alpha (e^z - 1), so its derivative alpha e^z is A + alpha. */                           \
     BY_ELEMENT(ELU, elu, A, z < 0 ? parameter * NAME(expm1)(z) : z,                                \

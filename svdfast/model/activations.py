@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from svdfast._elementwise import ACTIVATIONS, BACKWARD_READS
@@ -22,6 +22,7 @@ __all__ = [
     "elu",
     "gelu",
     "gelu_tanh",
+    "hardtanh",
     "identity",
     "leaky_relu",
     "relu",
@@ -41,7 +42,7 @@ class Activation:
     ----------
     name : str
     parameter : float
-        Slope of leaky ReLU, ceiling of clipped ReLU, α of ELU and CELU; the other activations do not use it.
+        Slope of leaky ReLU, ceiling of clipped ReLU, limit of hard tanh, α of ELU and CELU; the other activations do not use it.
 
     Examples
     --------
@@ -89,6 +90,11 @@ def relu() -> Activation:
 def clipped_relu(ceiling: float = 6.0) -> Activation:
     """f(z) = min(max(z, 0), ceiling); ceiling > 0. With 6 it is ReLU6; the derivative at both ends is 0."""
     return Activation("clipped_relu", ceiling)
+
+
+def hardtanh(limit: float = 1.0) -> Activation:
+    """f(z) = min(max(z, −limit), limit); limit > 0; the derivative at both ends is 0."""
+    return Activation("hardtanh", limit)
 
 
 def leaky_relu(slope: float = 0.01) -> Activation:
@@ -201,6 +207,10 @@ def _onnx_clipped_relu(graph: Graph, z: str, ceiling: float) -> str:
     return graph.node("Min", graph.node("Relu", z), graph.scalar(ceiling))
 
 
+def _onnx_hardtanh(graph: Graph, z: str, limit: float) -> str:
+    return graph.node("Max", graph.node("Min", z, graph.scalar(limit)), graph.scalar(-limit))
+
+
 def _onnx_gelu_tanh(graph: Graph, z: str, parameter: float) -> str:
     """z·σ(2u), u = √(2/π)·(z + 0.044715·z³)."""
     node, scalar = graph.node, graph.scalar
@@ -217,11 +227,14 @@ def _onnx_softplus(graph: Graph, z: str, parameter: float) -> str:
 
 @dataclass(frozen=True)
 class Torch:
-    """An activation's module in torch.nn: its class, the argument that is our parameter, and the values that others must have."""
+    """An activation's module in torch.nn: its class, the argument that is our parameter, and the values that others must have.
+
+    The others' values are a function of the parameter; the first of each is what `to_torch` writes.
+    """
 
     name: str
     parameter: str | None = None
-    others: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    others: Callable[[float], Mapping[str, tuple[Any, ...]]] = lambda parameter: {}
 
 
 @dataclass(frozen=True)
@@ -263,26 +276,31 @@ FACTS = {
         ),
         Facts(
             clipped_relu, "ceiling",
-            torch=Torch("Hardtanh", "max_val", {"min_val": (0.0,)}), onnx=_onnx_clipped_relu,
+            torch=Torch("Hardtanh", "max_val", lambda _: {"min_val": (0.0,)}), onnx=_onnx_clipped_relu,
+        ),
+        Facts(
+            hardtanh, "limit",
+            torch=Torch("Hardtanh", "max_val", lambda limit: {"min_val": (-limit,)}),
+            onnx=_onnx_hardtanh,
         ),
         Facts(elu, "alpha", torch=Torch("ELU", "alpha"), onnx=_onnx_elu),
         Facts(celu, "alpha", torch=Torch("CELU", "alpha"), onnx=_onnx_celu),
-        Facts(gelu, torch=Torch("GELU", others={"approximate": ("none",)}), onnx=_onnx_gelu),
+        Facts(gelu, torch=Torch("GELU", others=lambda _: {"approximate": ("none",)}), onnx=_onnx_gelu),
         Facts(
-            gelu_tanh, torch=Torch("GELU", others={"approximate": ("tanh",)}), onnx=_onnx_gelu_tanh
+            gelu_tanh, torch=Torch("GELU", others=lambda _: {"approximate": ("tanh",)}), onnx=_onnx_gelu_tanh
         ),
         Facts(
             silu, torch=Torch("SiLU"),
             onnx=lambda graph, z, _: graph.node("Mul", z, graph.node("Sigmoid", z)),
         ),
         Facts(
-            softplus, torch=Torch("Softplus", others={"beta": (1.0,), "threshold": (20.0,)}),
+            softplus, torch=Torch("Softplus", others=lambda _: {"beta": (1.0,), "threshold": (20.0,)}),
             onnx=_onnx_softplus,
         ),
         Facts(tanh, torch=Torch("Tanh"), onnx=_operator("Tanh"), sklearn="tanh"),
         Facts(sigmoid, torch=Torch("Sigmoid"), onnx=_operator("Sigmoid"), sklearn="logistic"),
         Facts(
-            softmax, torch=Torch("Softmax", others={"dim": (-1, 1)}),
+            softmax, torch=Torch("Softmax", others=lambda _: {"dim": (-1, 1)}),
             onnx=_operator("Softmax", axis=-1), sklearn="softmax",
         ),
     )
