@@ -30,7 +30,7 @@ class Affine:
     place: str
     scale: NDArray[np.float64] | float = 1.0
     shift: NDArray[np.float64] | float = 0.0
-    dtype: np.dtype[Any] | None = None  # as it was found; None: that of the Linear
+    dtype: str | None = None  # as it was found; None: that of the Linear
 
     @property
     def n(self) -> int | None:
@@ -43,7 +43,7 @@ class Affine:
         scale, shift = self.scale * after.scale, self.shift * after.scale + after.shift
         return Affine(after.place, scale, shift, self.dtype or after.dtype)
 
-    def check(self, place: str, n: int | None, dtype: np.dtype[Any] | None) -> None:
+    def check(self, place: str, n: int | None, dtype: str | None) -> None:
         """ValueError: it does not fit what stands beside it, at `place`."""
         for expected, got, what in ((n, self.n, " features"), (dtype, self.dtype, "")):
             if None not in (expected, got) and expected != got:
@@ -63,7 +63,7 @@ class Linear:
 
     def then(self, affine: Affine) -> Linear:
         """The Linear that computes this one and then `affine`."""
-        affine.check(self.place, self.n_out, self.dtype)
+        affine.check(self.place, self.n_out, str(self.dtype))
         left, *others = self.factors
         with np.errstate(over="ignore", invalid="ignore"):
             b = np.broadcast_to(affine.shift, self.n_out)
@@ -74,7 +74,7 @@ class Linear:
 
     def after(self, affine: Affine) -> Linear:
         """The Linear that computes `affine` and then this one."""
-        affine.check(self.place, self.n_in, self.dtype)
+        affine.check(self.place, self.n_in, str(self.dtype))
         *others, right = self.factors
         with np.errstate(over="ignore", invalid="ignore"):
             b = np.broadcast_to(affine.shift, self.n_in)
