@@ -94,7 +94,7 @@ def from_torch(
     - Dropout, AlphaDropout, Identity and Flatten. They do nothing after ``eval()``, so further training is without dropout.
     - Sequentials of all these.
     - A module of your own whose forward calls such modules one after the other and does nothing else. This is checked by calling its
-      forward, first with a placeholder and then with numbers.
+      forward, first with a placeholder and then, in inference, with numbers.
 
     Examples
     --------
