@@ -415,7 +415,7 @@ def compiled(make):
 
 @pytest.mark.parametrize("make, match", [
     (lambda m: torch.jit.script(m), "^module: expected Linear, .* got RecursiveScriptModule; pass the module that it was made from"),
-    (lambda m: torch.jit.trace(m, torch.rand(1, 5)), "^module: expected Linear, .* got TopLevelTracedModule; pass the module that it was made from"),
+    (lambda m: torch.jit.trace(m, torch.rand(1, 5)), "^module: expected Linear, .* got TopLevelTracedModule; pass the module"),
     (lambda m: torch.compile(m), r"^module: .* got OptimizedModule; pass the module that was compiled"),
     (lambda m: nn.DataParallel(m), r"^module: .* got DataParallel; pass its \.module"),
     (lambda m: torch.fx.symbolic_trace(m), r"^module: expected Linear, .* got torch\.fx\.graph_module\.Sequential"),
