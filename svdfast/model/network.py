@@ -48,8 +48,8 @@ class Network:
     sizes : sequence of int
         Inputs, then outputs of each layer; at least two, each ≥ 1.
     hidden : str or Activation or sequence of them
-        Activation of the hidden layers, or of each: one of identity, relu, leaky_relu, elu, celu, gelu, tanh, sigmoid, softmax,
-        or what a function of `svdfast.activations` returns.
+        Activation of the hidden layers, or of each: one of identity, relu, clipped_relu, hardtanh, leaky_relu, elu, celu,
+        gelu, gelu_tanh, silu, softplus, tanh, sigmoid, softmax, or what a function of `svdfast.activations` returns.
     output : str or Activation
         Activation of the last layer.
     init : {"glorot", "glorot_uniform", "he"}
