@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from svdfast._process import in_use
 from svdfast._process.files import written_whole
+from svdfast.interop.onnx_layers import takes_tokens, write_layers
 from svdfast.model.network import Network
 
 if TYPE_CHECKING:
@@ -78,21 +79,16 @@ def to_onnx(net: Network) -> onnx.ModelProto:
     graph = _Graph(net.dtype)
     name = "X"
     with in_use.reading(net):
-        for i, layer in enumerate(net.layers):
-            *first, last = layer.products.items()
-            for of_weight, W in first:
-                name = graph.product(name, f"{of_weight}_{i}", W)
-            name = graph.product(name, f"{last[0]}_{i}", last[1], f"b_{i}", layer.b)
-            function = layer.activation
-            if function.facts.onnx is None:
-                raise ValueError(f"net: layer {i}: expected an activation that ONNX has, got {function.name}")
-            name = function.facts.onnx(graph, name, function.parameter)
+        name = write_layers(graph, net, name)
     graph.nodes[-1].output[0] = "y"
     kind = onnx.helper.np_dtype_to_tensor_dtype(net.dtype)
+    tokens = takes_tokens(net.layout)
     X, y = (
-        onnx.helper.make_tensor_value_info(name, kind, ["n_samples", size])
-        for name, size in (("X", net.sizes[0]), ("y", net.sizes[-1]))
-    )
+        onnx.helper.make_tensor_value_info(name, of, ["n_samples", *shape])
+        for name, of, shape in (
+            ("X", onnx.TensorProto.INT64 if tokens else kind, net.layout.input_shape), ("y", kind, net.layout.output_shape),
+        )
+    )  # fmt: skip
     model = onnx.helper.make_model(
         onnx.helper.make_graph(graph.nodes, "network", [X], [y], graph.constants),
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION,

@@ -9,7 +9,7 @@ import copy
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import svdfast as sf
@@ -182,8 +182,7 @@ def test_gradients_are_the_same(net):
     for to, p in zip(of_gradients.parameters(), module.parameters(), strict=True):
         to.data = p.grad
     back = sf.from_torch(of_gradients, input=sf.Input(*net.layout.input_shape))
-    if back.layout != net.layout:
-        return  # two layers are a factored one there, with the same function
+    assume(back.layout == net.layout)  # else two layers are a factored one there, or a pool is written otherwise
     expected = {tensor.name: tensor.of(gradient) for tensor in net.layout.tensors}
     for tensor in net.layout.tensors:
         embeds = any(type(each).__name__ == "OneHot" for each in net.layout.layers[tensor.layer].steps)

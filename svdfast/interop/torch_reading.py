@@ -304,7 +304,7 @@ class Reader:
         if type(part) is nn.AdaptiveAvgPool2d:
             _expect(place, part, output_size=(1, (1, 1)))
             size: Any = self._shape[:2]
-            stride, sides = size, (0, 0, 0, 0)
+            stride, sides = 1, (0, 0, 0, 0)
         elif type(part) is nn.AvgPool2d:
             _expect(place, part, ceil_mode=(False,), divisor_override=(None,))
             v, h = _pair(part.padding)
