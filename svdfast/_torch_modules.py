@@ -7,10 +7,15 @@ Not here: the factored Linear and the method (torch.py); how a network is writte
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from svdfast.torch import FactoredLinear
+
+    Weight: TypeAlias = nn.Linear | FactoredLinear
 
 __all__ = ["ChannelsFirst", "ChannelsLast", "FactoredRecurrent", "MeanPool2d", "Recurrent"]
 
@@ -190,13 +195,13 @@ class FactoredRecurrent(nn.Module):
     torch.Size([5, 64])
     """
 
-    def __init__(self, cell: str, input: nn.Module, *states: nn.Module, return_sequences: bool = False):
+    def __init__(self, cell: str, input: Weight, *states: Weight, return_sequences: bool = False):
         super().__init__()
         if cell not in _CELLS:
             raise ValueError(f"cell: expected one of {', '.join(_CELLS)}, got {cell!r}")
         if len(states) not in (1, 2):
             raise TypeError(f"states: expected one or two modules, got {len(states)}")
-        n = int(states[0].in_features)
+        n = states[0].in_features
         gates = _CELLS[cell][0] * n
         for state in states:
             if (state.in_features, state.out_features) != (n, gates):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks as ONNX models, for other runtimes. Needs onnx: the extra `onnx`.
 
-Not here: the operators of each activation (model/activations.py); reading ONNX models; other files (interop/files.py).
+Not here: the operators of layers (interop/onnx_layers.py) and of activations (model/activations.py); reading ONNX models; other files
+(interop/files.py).
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ _BYTES_PER_LAYER = 10_000  # beside the parameters, at most
 def to_onnx(net: Network) -> onnx.ModelProto:
     """An ONNX model that computes what a network does.
 
-    Its input "X" (n_samples, n_inputs) and its output "y" (n_samples, n_outputs) have the network's dtype, for any number of samples.
-    A dense layer is one Gemm, a factored layer is two. The model takes floats: scale uint8 inputs by `uint8_scale` first, as the
-    network does. The model's metadata has the scale under "uint8_scale".
+    Its input "X" and its output "y" have the shapes that `Network.predict` has, (n_samples, n_inputs) and (n_samples, n_outputs) for
+    fully connected layers, and the network's dtype; tokens are int64. A dense layer is one Gemm, a factored layer is two. The model takes
+    floats: scale uint8 inputs by `uint8_scale` first, as the network does. The model's metadata has the scale under "uint8_scale".
 
     Parameters
     ----------
@@ -53,7 +54,14 @@ def to_onnx(net: Network) -> onnx.ModelProto:
     TypeError
         Not a network.
     ValueError
-        The network is larger than the 2 GB that an ONNX model may have, or has an activation that ONNX lacks.
+        The network is larger than the 2 GB that an ONNX model may have, or has an activation or a layer that ONNX lacks, as Masking.
+
+    Notes
+    -----
+    Factored layers stay factored. A convolution is one Conv, or two of which the second is 1×1. A recurrent layer is RNN, GRU or LSTM;
+    the factors of its input's weight stand before it but for the last. Where its state's weight is factored, it is a Scan with two
+    products in it. onnxruntime has Conv, AveragePool and recurrent operators for float32 alone; a float64 network has other operators
+    in their place, which are slower. A token outside the vocabulary gives the bias, as in the network.
 
     Examples
     --------

@@ -30,10 +30,17 @@ except ImportError:
     why = 'svdfast.torch needs PyTorch: pip install "svdfast[torch]"'
     raise ImportError(why, name="torch") from None
 
-from svdfast._torch_modules import ChannelsFirst, ChannelsLast, FactoredRecurrent, MeanPool2d, Recurrent
+from svdfast._torch_modules import (
+    ChannelsFirst,
+    ChannelsLast,
+    FactoredRecurrent,
+    MeanPool2d,
+    Recurrent,
+)
 
 __all__ = [
-    "ChannelsFirst", "ChannelsLast", "FactoredLinear", "FactoredRecurrent", "MeanPool2d", "Recurrent", "Truncation", "factorize", "recompose",
+    "ChannelsFirst", "ChannelsLast", "FactoredLinear", "FactoredRecurrent", "MeanPool2d", "Recurrent", "Truncation",
+    "factorize", "recompose",
 ]  # fmt: skip
 
 logger = logging.getLogger("svdfast")

@@ -9,9 +9,6 @@ import pytest
 from hypothesis import given, settings
 from test_layers_torch import networks, samples
 
-import svdfast as sf
-from svdfast import layers as L
-
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 

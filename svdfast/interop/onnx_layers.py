@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A network's layers as ONNX operators; factored layers stay factored.
 
-onnxruntime lacks Conv, AveragePool, RNN, GRU and LSTM for float64: there they are built from other operators. Not here: the model around them
-(onnx.py), the operators of activations (model/activations.py).
+onnxruntime lacks Conv, AveragePool, RNN, GRU and LSTM for float64, so they are built from other operators there. Not here: the model
+around them (onnx.py), the operators of activations (model/activations.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast.interop.pieces import Convolution, Dense, Dropout, Embedding, Flatten, Normalise, Piece, Pool, Recurrent, pieces_of
+from svdfast.interop.pieces import (
+    Convolution,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    Normalise,
+    Piece,
+    Pool,
+    Recurrent,
+    pieces_of,
+)
 from svdfast.model.layers.steps import LargestOf, OneHot, Window
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network

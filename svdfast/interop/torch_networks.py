@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks from and to PyTorch's own: the numbers are copied, the function stays the same.
 
-Not here: the method on a PyTorch model itself (torch.py); which module an activation is (model/activations.py).
+Not here: how modules are read and written (torch_reading.py, torch_writing.py); the method on a PyTorch model itself (torch.py).
 """
 
 from __future__ import annotations
@@ -34,17 +34,21 @@ logger = logging.getLogger("svdfast")
 def from_torch(
     module: torch.nn.Module, *, input: Input | None = None, output: str | Activation = "identity", uint8_scale: float = 1 / 255
 ) -> Network:
-    """A network that computes what a `torch.nn.Sequential` of Linear layers and activations does.
+    """A network that computes what a PyTorch module does.
 
-    Two successive Linear layers become a factored layer, W1·W2, if the first has no bias and is not wider than their outer sides. So a
-    network that `to_torch` made comes back unchanged. The last Linear is the output layer and stays dense. Any other Linear
-    without an activation after it becomes a layer with the activation "identity".
+    Two successive Linear layers become a factored layer, W1·W2, if the first has no bias and is not wider than their outer sides. So
+    do a convolution and one of 1×1, an Embedding and a Linear, and a Linear and a recurrent layer. So a network that `to_torch` made
+    comes back as it was. The last Linear is the output layer and stays dense. Any other Linear without an activation after it becomes
+    a layer with the activation "identity".
 
     Parameters
     ----------
     module : torch.nn.Module
         A Sequential of the modules listed below, or a Linear alone. On any device. The network computes what the module does
-        after ``eval()`` for inputs (n_samples, n_inputs).
+        after ``eval()``.
+    input : Input, optional
+        The shape of a sample as svdfast has it: (steps,), (steps, features) or (height, width, channels). It is needed for all
+        modules but those of fully connected networks.
     output : str or Activation
         The activation of the last layer where the module has none there. For a model that computes logits, as for torch's
         CrossEntropyLoss and BCEWithLogitsLoss, use "softmax" or "sigmoid".
@@ -61,23 +65,40 @@ def from_torch(
     ImportError
         PyTorch is not installed.
     TypeError
-        `module` is not a torch module.
+        `module` is not a torch module, or `input` no Input.
     ValueError
         A part has no counterpart (the message says which, and where), or the weights are neither all float32 nor all float64.
 
     Notes
     -----
+    Images are (n, channels, height, width) for the module and (n, height, width, channels) for the network. Weights after a Flatten
+    get their columns in the network's order. Sequences are (n, steps, features) for both, but (n, channels, steps) for a module that
+    begins with a Conv1d.
+
     These modules are taken:
 
     - Linear and `svdfast.torch.FactoredLinear`. Weights that layers share are copied, and are independent afterwards.
     - ReLU, ReLU6, LeakyReLU, ELU, CELU, GELU, SiLU, Softplus, Tanh, Sigmoid, Softmax over the last dimension, and Hardtanh from 0 or
-      from −max_val.
+      from −max_val. Softmax of images and after Conv1d is over the channels.
     - SELU, and Softplus with a β. Their scale is folded into the next Linear, so they can't be the last module.
     - BatchNorm1d after ``eval()``. It is folded into the Linear before it, or into the next one if an activation stands between.
-    - Dropout, AlphaDropout, Identity and Flatten. They do nothing after ``eval()``, so further training is without dropout.
+    - Dropout, AlphaDropout, Identity and Flatten. Without `input`, further training is without dropout.
     - Sequentials of all these.
     - A module of your own whose forward calls such modules one after the other and does nothing else. This is checked by calling its
       forward, first with a placeholder and then, in inference, with numbers.
+
+    And these with `input`:
+
+    - RNN, GRU and LSTM in `svdfast.torch.Recurrent`, with ``batch_first=True``, of any number of layers; and
+      `svdfast.torch.FactoredRecurrent`.
+    - Conv1d and Conv2d with ``groups=1`` and ``dilation=1``, and padding with zeros. ZeroPad2d and ConstantPad1d may stand before them.
+    - MaxPool2d, AvgPool2d without padding or with ``count_include_pad=False``, AdaptiveAvgPool2d(1), `svdfast.torch.MeanPool2d`.
+      A monotone activation may stand behind MaxPool2d.
+    - Embedding as the first layer, of integers.
+    - LayerNorm over the last dimension. Its scale and shift are folded into the next weight.
+    - BatchNorm2d after ``eval()``, folded like BatchNorm1d. A shift is not folded into a convolution with padding.
+    - `svdfast.torch.ChannelsFirst` and `ChannelsLast`, between convolutions and recurrent layers.
+    - Dropout, which stays a layer for further training. Dropout1d, Dropout2d and AlphaDropout are left out.
 
     Examples
     --------
@@ -93,6 +114,16 @@ def from_torch(
     >>> with torch.no_grad():
     ...     expected = model.eval()(x).softmax(dim=1)
     >>> bool((abs(net.predict(x) - expected.numpy()) < 1e-5).all())
+    True
+
+    A network of images:
+
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 5), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(6 * 24 * 24, 10))
+    >>> net = sf.from_torch(model, input=sf.Input(28, 28, 1), output="softmax")
+    >>> x = torch.rand(5, 1, 28, 28)
+    >>> with torch.no_grad():
+    ...     expected = model(x).softmax(dim=1)
+    >>> bool((abs(net.predict(x.movedim(1, -1).numpy()) - expected.numpy()) < 1e-5).all())
     True
     """
     try:
@@ -142,8 +173,10 @@ def _samples(parts: Sequence[tuple[str, torch.nn.Module]], shape: Sequence[int],
 def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
     """A `torch.nn.Sequential` that computes what a network does, as a copy.
 
-    A factored layer becomes two Linear layers, W2 without a bias and then W1 with it. `from_torch` is the way back.
-    The module takes floats: scale uint8 inputs by `uint8_scale` first, as the network does. Needs PyTorch: the extra `torch`.
+    A factored layer becomes two Linear layers, W2 without a bias and then W1 with it; a factored convolution becomes a convolution
+    and one of 1×1. `from_torch` is the way back. Images are (n, channels, height, width) there, as PyTorch has them, at the input
+    and at the output. Sequences are (n, steps, features), tokens integers (n, steps). The module takes floats otherwise: scale uint8
+    inputs by `uint8_scale` first, as the network does. Needs PyTorch: the extra `torch`.
 
     Parameters
     ----------
@@ -163,7 +196,13 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
     TypeError
         `net` is not a network, or `logits` is not True or False.
     ValueError
-        PyTorch lacks an activation of the network.
+        PyTorch lacks an activation or a layer of the network, as Masking.
+
+    Notes
+    -----
+    Recurrent layers stand in `svdfast.torch.Recurrent`. One whose state's weight is factored is a `svdfast.torch.FactoredRecurrent`,
+    a loop in Python. Its gradients are the same, but it is slower. An Embedding's bias is added to its vectors, and PyTorch raises
+    an error for what is no token. Padding that is not the same on both sides is a module by itself.
 
     Examples
     --------
@@ -181,12 +220,11 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
     )
     """
     try:
-        import torch
+        from torch import nn
     except ImportError:
         raise ImportError(
             'to_torch needs PyTorch: pip install "svdfast[torch]"', name="torch"
         ) from None
-    from torch import nn
 
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")

@@ -63,7 +63,7 @@ def linear_of(place: str, part: torch.nn.Module) -> Linear | None:
     return Linear(place, factors, None if b is None else numbers_of(f"{place}.bias", b))
 
 
-def batch_norm_of(place: str, part: torch.nn.Module) -> Affine | None:
+def batch_norm_of(place: str, part: Any) -> Affine | None:
     """What a BatchNorm1d or BatchNorm2d computes after eval(): (x − mean)/√(var + ε)·weight + bias."""
     from torch import nn
 

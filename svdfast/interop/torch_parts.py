@@ -90,7 +90,9 @@ def _called(module: torch.nn.Module, place: str) -> list[str]:
     try:
         returned = copy.forward(passed)
     except Exception as error:
-        _refuse_forward(place, type(module).__name__, error)
+        inner = {type(part).__name__ for part in module._modules.values()} & {"RNN", "GRU", "LSTM"}
+        kind = type(module).__name__
+        _refuse_forward(place, f"{kind}, where {min(inner)} has two outputs and svdfast.torch.Recurrent one" if inner else kind, error)
     if returned is not passed:
         _refuse_forward(place, type(module).__name__)
     return names

@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast.interop.linears import Affine, Linear
-from svdfast.interop.torch_numbers import activation_of, batch_norm_of, linear_of, numbers_of, weight_names
+from svdfast.interop.torch_numbers import (
+    activation_of,
+    batch_norm_of,
+    linear_of,
+    numbers_of,
+    weight_names,
+)
 from svdfast.interop.torch_parts import refuse
 from svdfast.model import activations, describe
 from svdfast.model.describe import Plan
@@ -162,7 +168,8 @@ class Reader:
     def _scale(self, affine: Affine) -> None:
         """Into the weight before it, or the next one."""
         if self._order is not None:
-            scale, shift = (x[self._order] if len(np.atleast_1d(x)) == len(self._order) else x for x in (affine.scale, affine.shift))  # type: ignore[index]
+            n = len(self._order)
+            scale, shift = (x[self._order] if isinstance(x, np.ndarray) and len(x) == n else x for x in (affine.scale, affine.shift))
             affine = replace(affine, scale=scale, shift=shift)
         waiting = [each for each in self._plan.steps if not isinstance(each, step.Dropout)]
         if self._pending is None and self.layers and self.layers[-1].activation is None and not waiting:
@@ -174,7 +181,7 @@ class Reader:
     def _ignore(self, place: str, part: nn.Module) -> None:
         """It does nothing in inference."""
 
-    def _flatten(self, place: str, part: nn.Flatten) -> None:
+    def _flatten(self, place: str, part: nn.Module) -> None:
         activation_of(place, part)
         if len(self._shape) == 1:
             return
@@ -304,7 +311,8 @@ class Reader:
         if type(part) is nn.AdaptiveAvgPool2d:
             _expect(place, part, output_size=(1, (1, 1)))
             size: Any = self._shape[:2]
-            stride, sides = 1, (0, 0, 0, 0)
+            stride: Any = 1
+            sides: Sequence[int] = (0, 0, 0, 0)
         elif type(part) is nn.AvgPool2d:
             _expect(place, part, ceil_mode=(False,), divisor_override=(None,))
             v, h = _pair(part.padding)
@@ -362,8 +370,10 @@ class Reader:
             sides = [n for n in reversed((0, 0) if part.padding == "valid" else part.padding) for _ in range(2)]
         window = self._window(step.Patches, place, part, size, stride, (*sides, 0, 0)[:4], 0.0)
         self._inputs(place, part.in_channels)
-        padded = self._pending is not None and bool(np.any(self._pending.shift)) and any((window.top, window.left, window.bottom, window.right))
-        self._carry(window.window_height * window.window_width, unless=padded)
+        # Padding with zeros comes after a shift.
+        padded = any((window.top, window.left, window.bottom, window.right))
+        shifted = self._pending is not None and bool(np.any(self._pending.shift))
+        self._carry(window.window_height * window.window_width, unless=padded and shifted)
         kernel = numbers_of(f"{place}.weight", part.weight)
         W = np.moveaxis(kernel, 1, -1).reshape(len(kernel), -1)
         b = None if part.bias is None else numbers_of(f"{place}.bias", part.bias)
@@ -382,7 +392,9 @@ class Reader:
 
     def _sequences(self, place: str, part: nn.Module) -> None:
         if len(self._shape) != 2 or self._first:
-            raise ValueError(f"{place}: expected inputs (n, steps, features) for {part}, got others; svdfast.torch.ChannelsLast puts features last")
+            raise ValueError(
+                f"{place}: expected inputs (n, steps, features) for {part}, got others; svdfast.torch.ChannelsLast puts features last"
+            )
 
     def _recurrent(self, place: str, part: Any) -> None:
         from torch import nn
@@ -404,8 +416,9 @@ class Reader:
                     return [None] * len(ends)
                 return [numbers_of(f"{place}.module.{name}{end}", getattr(inner, name + end)) for end in ends]
 
-            weight, bias = read("weight_ih"), read("bias_ih")
-            found = Linear(place, (np.concatenate(weight),), np.concatenate(bias) if inner.bias else None, activations.identity())  # type: ignore[arg-type]
+            weight, bias = (_stacked(read(name)) for name in ("weight_ih", "bias_ih"))
+            assert weight is not None
+            found = Linear(place, (weight,), bias, activations.identity())
             self._inputs(place, found.n_in)
             states = [Linear(place, (W,), b) for W, b in zip(read("weight_hh"), read("bias_hh"), strict=True) if W is not None]
             sequences = part.return_sequences or k + 1 < inner.num_layers
@@ -424,6 +437,11 @@ class Reader:
         more = {} if part.cell in kinds else {"activation": part.cell.removeprefix("rnn_")}
         layer = kinds.get(part.cell, describe.RNN)(states[0].n_in, part.return_sequences, len(states) == 2, **more)
         self._append(place, part, layer, replace(first, activation=activations.identity()), *states)
+
+
+def _stacked(arrays: Sequence[Array | None]) -> Array | None:
+    given = [array for array in arrays if array is not None]
+    return np.concatenate(given) if given else None
 
 
 def _pair(value: Any, missing: int = 0) -> tuple[int, int]:

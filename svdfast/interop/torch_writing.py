@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast.interop.pieces import Convolution, Dense, Dropout, Embedding, Flatten, Normalise, Piece, Pool, Recurrent, pieces_of
+from svdfast.interop.pieces import (
+    Convolution,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    Normalise,
+    Piece,
+    Pool,
+    Recurrent,
+    pieces_of,
+)
 from svdfast.model.activations import Activation
 from svdfast.model.layers.steps import LargestOf, Window
 from svdfast.model.network import Network
@@ -20,6 +31,8 @@ from svdfast.model.network import Network
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from svdfast.torch import FactoredLinear
 
 __all__ = ["modules_of"]
 
@@ -108,7 +121,7 @@ class _Writer:
         first, *others = self._products(piece.layer)
         b = self.layers[piece.layer].b
         vectors = first.T if others else (first + b[:, np.newaxis]).T
-        self.modules.append(nn.Embedding(*vectors.shape, _weight=_tensor(vectors)))
+        self.modules.append(nn.Embedding(vectors.shape[0], vectors.shape[1], _weight=_tensor(vectors)))
         if others:
             self._append(_linear, others, b)
         self._activation(piece.layer, len(piece.made))
@@ -229,11 +242,11 @@ def _convolution(W: Array, b: Array | None, **places: Any) -> nn.Module:
     from torch import nn
 
     kind = nn.Conv2d if W.ndim == 4 else nn.Conv1d
-    made: nn.Module = kind(W.shape[1], W.shape[0], W.shape[2:], bias=b is not None, device="meta", **places)  # type: ignore[arg-type]
-    return _with(made, weight=W, bias=b)  # type: ignore[no-any-return]
+    made: nn.Module = _with(kind(W.shape[1], W.shape[0], W.shape[2:], bias=b is not None, device="meta", **places), weight=W, bias=b)
+    return made
 
 
-def _factored(products: Sequence[Array], b: Array) -> nn.Module:
+def _factored(products: Sequence[Array], b: Array) -> nn.Linear | FactoredLinear:
     """A Linear or a FactoredLinear."""
     from torch import nn
 
@@ -247,7 +260,7 @@ def _factored(products: Sequence[Array], b: Array) -> nn.Module:
     return FactoredLinear(W1, W2, nn.Parameter(_tensor(b)))
 
 
-def _torch_recurrent(cell: str, weight: Array, states: Sequence[Array], biases: Sequence[Array]) -> nn.RNNBase:
+def _torch_recurrent(cell: str, weight: Array, states: Sequence[Array], biases: Sequence[Array]) -> nn.RNN | nn.GRU | nn.LSTM:
     """The weight and the first bias are stacked over the directions."""
     from torch import nn
 
