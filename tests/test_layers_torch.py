@@ -19,8 +19,14 @@ from svdfast.model import activations
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from torch import nn  # noqa: E402
 
-from svdfast.torch import ChannelsFirst, ChannelsLast, FactoredLinear, FactoredRecurrent, MeanPool2d, Recurrent  # noqa: E402
-
+from svdfast.torch import (  # noqa: E402
+    ChannelsFirst,
+    ChannelsLast,
+    FactoredLinear,
+    FactoredRecurrent,
+    MeanPool2d,
+    Recurrent,
+)
 
 FUNCTIONS = ["identity", "relu", "tanh", "elu", "gelu", "softmax"]
 sizes = st.integers(1, 5)
