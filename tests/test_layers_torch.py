@@ -236,21 +236,27 @@ IMAGES = {  # of images 7×6 with two channels
     "selu": lambda: [conv(2, 4, 3), nn.SELU(), nn.MaxPool2d(2), conv(4, 3, 2, padding=1), nn.SELU(), nn.Flatten(), nn.Linear(27, 2)],
     "softplus after a maximum": lambda: [conv(2, 4, 3), nn.MaxPool2d(2), nn.Softplus(2), nn.Flatten(), nn.Linear(16, 2)],
     "layer norm of all": lambda: [conv(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.LayerNorm(80), nn.Dropout(0.1), nn.Linear(80, 2)],
-    "layer norm of channels": lambda: [ChannelsLast(), nn.LayerNorm(2), nn.Linear(2, 5), nn.ReLU(), ChannelsFirst(), conv(5, 3, 2), nn.Flatten(), nn.Linear(90, 2)],
+    "layer norm of channels": lambda: [ChannelsLast(), nn.LayerNorm(2), nn.Linear(2, 5), nn.ReLU(), ChannelsFirst(), conv(5, 3, 2),
+        nn.Flatten(), nn.Linear(90, 2)],
     "softmax of channels": lambda: [conv(2, 4, 3), nn.Softmax(1), nn.Flatten(), nn.Linear(80, 2)],
-    "windows": lambda: [nn.ZeroPad2d((1, 0, 1, 1)), conv(2, 4, (3, 3), stride=(2, 1), padding=(1, 0)), nn.ReLU(), nn.AvgPool2d(2, 1, 1, count_include_pad=False), nn.ConstantPad2d((1, 0, 0, 1), -np.inf), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2)],
+    "windows": lambda: [nn.ZeroPad2d((1, 0, 1, 1)), conv(2, 4, (3, 3), stride=(2, 1), padding=(1, 0)), nn.ReLU(), nn.AvgPool2d(2, 1,
+        1, count_include_pad=False), nn.ConstantPad2d((1, 0, 0, 1), -np.inf), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2)],
     "means": lambda: [MeanPool2d((2, 3), (2, 2), (1, 0, 0, 1)), conv(2, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2)],
-    "factored": lambda: [conv(2, 3, 3, bias=False, padding="same"), conv(3, 8, 1), nn.ReLU(), nn.Dropout2d(), nn.Flatten(), nn.Linear(336, 4, bias=False), nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 2)],
+    "factored": lambda: [conv(2, 3, 3, bias=False, padding="same"), conv(3, 8, 1), nn.ReLU(), nn.Dropout2d(), nn.Flatten(),
+        nn.Linear(336, 4, bias=False), nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 2)],
     "one by one at the end": lambda: [conv(2, 4, 3), nn.ReLU(), conv(4, 3, 1)],
 }  # fmt: skip
 SEQUENCES = {  # of five steps with three features
     "two RNNs": lambda: [states("RNN", 3, 4, 2, nonlinearity="relu"), nn.Linear(4, 2)],
     "LSTMs both ways": lambda: [states("LSTM", 3, 4, 3, bidirectional=True, dropout=0.2), nn.Linear(8, 2)],
     "without biases": lambda: [states("GRU", 3, 4, 2, bias=False, bidirectional=True, sequences=True), nn.Linear(8, 2)],
-    "normed steps": lambda: [nn.LayerNorm(3), states("GRU", 3, 4, sequences=True), nn.LayerNorm(4), states("GRU", 4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)],
+    "normed steps": lambda: [nn.LayerNorm(3), states("GRU", 3, 4, sequences=True), nn.LayerNorm(4), states("GRU", 4, 5),
+        nn.BatchNorm1d(5), nn.Linear(5, 2)],
     "factored input": lambda: [nn.Linear(3, 2, bias=False), states("LSTM", 2, 4), nn.Linear(4, 2)],
-    "convolutions": lambda: [nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 3, 3, padding="same"), nn.Flatten(), nn.Linear(12, 2)],
-    "turned": lambda: [states("GRU", 3, 4, sequences=True), ChannelsFirst(), nn.Conv1d(4, 3, 2), nn.ReLU(), ChannelsLast(), states("RNN", 3, 2), nn.Linear(2, 2)],
+    "convolutions": lambda: [nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 3, 3, padding="same"), nn.Flatten(),
+        nn.Linear(12, 2)],
+    "turned": lambda: [states("GRU", 3, 4, sequences=True), ChannelsFirst(), nn.Conv1d(4, 3, 2), nn.ReLU(), ChannelsLast(),
+        states("RNN", 3, 2), nn.Linear(2, 2)],
     "padded": lambda: [nn.ConstantPad1d((1, 0), 0.0), nn.Conv1d(3, 4, 3), nn.ReLU(), ChannelsLast(), nn.Linear(4, 2), nn.Softmax(-1)],
 }  # fmt: skip
 
@@ -326,7 +332,8 @@ def test_to_torch_draws_from_no_generator():
 
 
 def test_the_module_is_trained_on_in_pytorch():
-    net = sf.Network(sf.Input(6, 6, 1), [L.Conv2d(8, 3, "relu"), L.MaxPool2d(2), L.Flatten(), L.Dropout(0.2), L.Linear(3, "softmax")], seed=0)
+    net = sf.Network(sf.Input(6, 6, 1), [L.Conv2d(8, 3, "relu"), L.MaxPool2d(2), L.Flatten(), L.Dropout(0.2), L.Linear(3,
+        "softmax")], seed=0)
     module = sf.to_torch(net, logits=True).train()
     x = torch.rand(30, 1, 6, 6)
     y = (x.mean(dim=(1, 2, 3)) * 3).long()
@@ -367,7 +374,8 @@ def test_modules_of_ones_own():
         def forward(self, x):
             return self.out(self.rnn(x)[0][:, -1])
 
-    with pytest.raises(ValueError, match=r"got that of Last, where GRU has two outputs and svdfast\.torch\.Recurrent one; pass a Sequential"):
+    with pytest.raises(ValueError,
+        match=r"got that of Last, where GRU has two outputs and svdfast\.torch\.Recurrent one; pass a Sequential"):
         sf.from_torch(Last(), input=sf.Input(5, 3))
 
 
@@ -390,7 +398,8 @@ END = nn.Flatten(), nn.Linear(4, 2)
     (lambda: (nn.Sequential(nn.Embedding(5, 4), *END), None), r"module\[0\]: .* got Embedding; pass input="),
     (image(conv(2, 4, 3, groups=2), *END), r"module\[0\]: expected Conv2d with groups=1, got 2"),
     (image(conv(2, 4, 3, dilation=2), *END), r"module\[0\]: expected Conv2d with dilation="),
-    (image(conv(2, 4, 3, padding=1, padding_mode="reflect"), *END), r"module\[0\]: expected Conv2d with padding_mode='zeros', got 'reflect'"),
+    (image(conv(2, 4, 3, padding=1, padding_mode="reflect"), *END),
+        r"module\[0\]: expected Conv2d with padding_mode='zeros', got 'reflect'"),
     (image(conv(2, 4, 3, padding=3), *END), r"module\[0\]: expected padding smaller than the window"),
     (image(conv(2, 4, 8), *END), r"module\[0\]: expected a window of at most the image's size, got Conv2d"),
     (image(conv(3, 4, 3), *END), r"module\[0\]: expected 2 inputs, as many as come from before it, got 3"),
@@ -401,7 +410,8 @@ END = nn.Flatten(), nn.Linear(4, 2)
     (image(conv(2, 4, 3), nn.AvgPool2d(2, padding=1), *END), r"module\[1\]: expected AvgPool2d with count_include_pad=False, got True"),
     (image(conv(2, 4, 3), nn.AvgPool2d(2, divisor_override=3), *END), r"module\[1\]: expected AvgPool2d with divisor_override=None"),
     (image(conv(2, 4, 3), nn.AdaptiveAvgPool2d(2), *END), r"module\[1\]: expected AdaptiveAvgPool2d with output_size=1, got 2"),
-    (image(conv(2, 4, 3), nn.AvgPool2d(2), nn.ReLU(), *END), r"module\[2\]: expected an activation right after .* got ReLU\(\) after MeanOf"),
+    (image(conv(2, 4, 3), nn.AvgPool2d(2), nn.ReLU(), *END),
+        r"module\[2\]: expected an activation right after .* got ReLU\(\) after MeanOf"),
     (image(conv(2, 4, 3), nn.MaxPool2d(2), nn.GELU(), *END), r"module\[2\]: expected an activation right after"),
     (image(conv(2, 4, 3), nn.Linear(4, 2)), r"module\[1\]: expected Flatten, or svdfast\.torch\.ChannelsLast"),
     (image(conv(2, 4, 3), nn.Softmax(-1), *END), r"module\[1\]: expected Softmax\(dim=1\) or Softmax\(dim=-3\)"),
@@ -427,8 +437,10 @@ END = nn.Flatten(), nn.Linear(4, 2)
     (sequence(states("GRU", 3, 4, sequences=True), nn.Conv1d(4, 3, 2), *END), r"module\[1\]: expected channels before positions"),
     (sequence(nn.Embedding(5, 4), *END), r"module\[0\]: expected an Embedding as the first layer"),
     (lambda: (nn.Sequential(nn.Embedding(5, 4, max_norm=1.0), *END), sf.Input(5)), r"module\[0\]: expected Embedding with max_norm=None"),
-    (sequence(states("GRU", 3, 4, sequences=True), nn.BatchNorm1d(5).eval(), nn.Linear(4, 2)), r"module\[1\]: .* samples would depend on each other"),
-    (image(conv(2, 4, 3), nn.ReLU(), nn.BatchNorm2d(4).eval(), conv(4, 4, 3, padding=1), *END), r"module\[2\]: expected a Linear after BatchNorm2d.*\n?.*depend"),
+    (sequence(states("GRU", 3, 4, sequences=True), nn.BatchNorm1d(5).eval(), nn.Linear(4, 2)),
+        r"module\[1\]: .* samples would depend on each other"),
+    (image(conv(2, 4, 3), nn.ReLU(), nn.BatchNorm2d(4).eval(), conv(4, 4, 3, padding=1), *END),
+        r"module\[2\]: expected a Linear after BatchNorm2d.*\n?.*depend"),
     (image(conv(2, 4, 3), nn.MaxPool2d(2), nn.BatchNorm2d(4).eval(), nn.ReLU(), *END), r"module\[2\]: expected a Linear after BatchNorm2d"),
     (image(conv(2, 4, 3), nn.BatchNorm2d(4), *END), r"module\[1\]: expected BatchNorm2d.* after eval"),
     (image(conv(2, 4, 3), nn.BatchNorm2d(4, track_running_stats=False).eval(), *END), r"module\[1\]: expected a BatchNorm2d with running"),
