@@ -208,7 +208,7 @@ def test_large_contiguous_samples_are_not_copied():
     net = sf.Network([1000, 2], dtype="float32", seed=0)
     # What is needed: a gathered tile, and a check's chunk of 2^20 elements, twice, of 0, 1 and 1 + 4 bytes each.
     for kind, limit in (("uint8", 1e6), ("float32", 3e6), ("float64", 10e6)):
-        X = np.ones((4000, 1000), dtype=kind)
+        X = np.full((4000, 1000), 100, dtype=kind)
         y = np.zeros(4000, int)
         for settings in (dict(shuffle=True), dict(shuffle=False)):
             tracemalloc.start()
@@ -369,8 +369,9 @@ def test_numbers_too_large_for_float32():
 BAD_TARGETS = [
     ("softmax", None, TypeError),
     ("softmax", "abc", TypeError),
-    ("softmax", LABELS.astype(str), TypeError),
-    ("softmax", LABELS.astype(object), TypeError),
+    ("softmax", LABELS.astype(str).astype(bytes), TypeError),
+    ("softmax", np.where(LABELS > 0, LABELS.astype(object), "a"), TypeError),
+    ("softmax", np.where(LABELS > 0, LABELS.astype(object), None), ValueError),
     ("softmax", LABELS.astype(complex), TypeError),
     ("softmax", np.ma.masked_array(LABELS), TypeError),
     ("softmax", LABELS.astype(float), TypeError),  # class numbers are integers

@@ -51,7 +51,7 @@ class Network:
         Activation of the hidden layers, or of each: one of identity, relu, clipped_relu, hardtanh, leaky_relu, elu, celu,
         gelu, gelu_tanh, silu, softplus, tanh, sigmoid, softmax, or what a function of `svdfast.activations` returns.
     output : str or Activation
-        Activation of the last layer.
+        Activation of the last layer. One output takes "sigmoid" or "identity": softmax of one number is always 1.
     init : {"glorot", "glorot_uniform", "he"}
         See `svdfast.model.initializers`; "glorot" is the report's. Biases are zero.
     dtype : {"float32", "float64"}
@@ -123,6 +123,10 @@ class Network:
             if len(chosen) != n_hidden:
                 raise ValueError(f"hidden: expected {n_hidden} activations, one for each hidden layer, got {len(chosen)}")
         chosen.append(activations.resolve(output, "output"))
+        if widths[-1] == 1 and chosen[-1].name == "softmax":
+            raise ValueError(
+                'output: expected "sigmoid" (two classes) or "identity" (a number) for one output, got "softmax", which is always 1'
+            )
         if init not in INITIALIZERS:
             raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
         kind = float_dtype("dtype", dtype)
