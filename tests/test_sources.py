@@ -179,7 +179,7 @@ def test_a_pool_has_no_more_room_than_there_are_samples(small_pool):
         net = network()
         reader = rows.Reader(Rows(X), y, None, spec_of(net))
         source = rows.RowSource(reader, batch_size, True, np.random.default_rng(0))
-        assert source._pool.n_samples <= min(N, 4 * source.block_rows + batch_size)
+        assert source._pool.n_samples < min(N + 1, max(4 * 5, batch_size) + batch_size)
         trained(Rows(X), y, batch_size=batch_size)
 
 

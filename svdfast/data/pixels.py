@@ -51,4 +51,4 @@ def _exceeds(array: np.ndarray[Any, Any], limit: float) -> bool:
     if array.size == 0 or array.dtype.kind not in "biuf":
         return False
     rows = max(1, _CHUNK // max(1, array[:1].size))
-    return any(bool((array[start : start + rows] > limit).any()) for start in range(0, len(array), rows))
+    return any(bool(array[start : start + rows].max() > limit) for start in range(0, len(array), rows))
