@@ -410,6 +410,24 @@ def test_bad_targets_are_refused(output, y, error, call):
     np.testing.assert_array_equal(net.parameters, before)
 
 
+@pytest.mark.parametrize("call", ["train", "loss_and_gradient", "evaluate", "score", "validation"])
+def test_real_targets_of_a_network_for_classes(call):
+    """The message says which network takes them, and what to do about classes that are floats."""
+    for y in (LABELS.astype(float), LABELS + 0.5, LABELS.astype("float32")):
+        with pytest.raises(TypeError, match=r'got dtype float(32|64); for classes use \.astype\(int\), .* output="identity"'):
+            calls(network())[call](PLAIN, y)
+    with pytest.raises(ValueError, match=r'got -0\.5 in row 0; for real numbers .* output="identity"'):
+        calls(network())[call](PLAIN, np.full((30, 3), -0.5))
+
+
+@pytest.mark.parametrize("hidden", [(), (16,)])
+def test_a_softmax_of_one_output_is_refused(hidden):
+    with pytest.raises(ValueError, match=r'output: expected "sigmoid" .* or "identity" .* got "softmax", which is always 1'):
+        sf.Network([5, *hidden, 1])
+    for output in ("sigmoid", "identity", activations.tanh()):
+        assert sf.Network([5, *hidden, 1], output=output).sizes[-1] == 1
+
+
 @pytest.mark.parametrize(
     ("weight", "error"),
     [

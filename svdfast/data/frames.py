@@ -63,15 +63,13 @@ def check_names(name: str, X: Any, known: tuple[str, ...] | None) -> None:
     missing = [name for name in known if name not in names]
     unexpected = [name for name in names if name not in known]
     if missing or unexpected:
-        found = ", and ".join(
-            f"{what} {listed_some(some)}" for what, some in (("not", missing), ("also", unexpected)) if some
-        )
-        raise ValueError(f"{name}: expected the columns that the network was trained on (net.feature_names), got {found}")
+        found = "; ".join(f"{what}: {listed_some(some)}" for what, some in (("missing", missing), ("unexpected", unexpected)) if some)
+        raise ValueError(f"{name}: expected the columns of net.feature_names, which the network was trained on, got others ({found})")
     if len(names) > len(known):
         twice = [name for name in known if names.count(name) > 1]
         raise ValueError(f"{name}: expected each column once, got more of {listed_some(twice)}")
     raise ValueError(
-        f"{name}: expected the columns in the order of net.feature_names, got another one; use {name}[list(net.feature_names)]"
+        f"{name}: expected the columns in the order of net.feature_names, got another one: X[list(net.feature_names)] has it"
     )
 
 
@@ -96,7 +94,7 @@ def as_array(name: str, value: Any) -> Any:
     if is_frame(value):
         return _frame_array(name, value)
     if hasattr(value, "to_numpy") and hasattr(value, "dtype"):
-        _refuse_missing(name, value, "")
+        _refuse_missing(name, value)
         return value.to_numpy()
     return value
 
@@ -107,14 +105,14 @@ def numbers_of(name: str, values: list[Any], place: str = "") -> NDArray[Any] | 
     Raises
     ------
     ValueError
-        All are numbers, but some are missing (`place` says where, in messages) or too large.
+        All are numbers, but some are missing (`place` says of what, in messages) or too large.
     """
-    kinds = {kind for kind in set(map(type, values)) if kind.__name__ not in _MISSING}
-    if not all(issubclass(kind, Real | np.bool_) for kind in kinds):
+    kinds = set(map(type, values))
+    missing = {kind for kind in kinds if kind.__name__ in _MISSING}
+    if not all(issubclass(kind, Real | np.bool_) for kind in kinds - missing):
         return None
-    for row, value in enumerate(values):
-        if type(value).__name__ in _MISSING:
-            raise _missing(name, value, place, row)
+    if missing:
+        raise _missing(name, place, next(row for row, value in enumerate(values) if type(value) in missing))
     try:
         array = np.asarray(values)
         plain = array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
@@ -163,7 +161,7 @@ def _column_numbers(name: str, column_name: Any, column: Any) -> NDArray[Any] | 
     """A column's numbers; None if it has something else."""
     if str(column.dtype) == "category":
         return None  # numbers of categories are names, too
-    place = f" in column {column_name!r}"
+    place = f" for column {column_name!r}"
     array: NDArray[Any] = column.to_numpy()
     if array.dtype.kind == "O":
         found = numbers_of(name, array.tolist(), place)
@@ -178,7 +176,7 @@ def _is_real(dtype: Any) -> bool:
     return isinstance(dtype, np.dtype) and dtype.kind in "biuf" and dtype.itemsize <= 8
 
 
-def _refuse_missing(name: str, column: Any, place: str) -> None:
+def _refuse_missing(name: str, column: Any, place: str = "") -> None:
     """Refuses a column of a nullable type in which a value is missing: as an array it would be NaN, or an object."""
     if isinstance(column.dtype, np.dtype):
         return
@@ -186,10 +184,9 @@ def _refuse_missing(name: str, column: Any, place: str) -> None:
         if hasattr(column, method):
             missing = np.asarray(getattr(column, method)(), dtype=bool)
             if missing.any():
-                row = int(missing.argmax())
-                raise _missing(name, column.to_numpy()[row], place, row)
+                raise _missing(name, place, int(missing.argmax()))
             return
 
 
-def _missing(name: str, value: Any, place: str, row: int) -> ValueError:
-    return ValueError(f"{name}: expected a value everywhere, got {value}{place}, row {row}")
+def _missing(name: str, place: str, row: int) -> ValueError:
+    return ValueError(f"{name}: expected a value in each row, got none{place} in row {row}")

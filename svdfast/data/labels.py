@@ -48,7 +48,7 @@ def target_array(name: str, y: Any) -> Any:
     for place, value in enumerate(values):
         if is_missing(value):
             row = place // max(1, array[0].size if array.ndim > 1 else 1)
-            raise ValueError(f"{name}: expected a target for each sample, got {value} in row {row}")
+            raise ValueError(f"{name}: expected a value in each row, got none in row {row}")
     kinds = sorted({type(value).__name__ for value in values})
     raise TypeError(f"{name}: expected numbers, or labels that are all text, got {listed_some(kinds)}")
 
@@ -72,7 +72,7 @@ def classes_of(name: str, y: Any, spec: Spec) -> tuple[Any, ...] | None:
         return None
     if len(found) != spec.n_classes:
         raise ValueError(
-            f"{name}: expected labels of {spec.n_classes} classes, as the network tells apart, got {len(found)}: {listed_some(found)}"
+            f"{name}: expected labels of {spec.n_classes} classes, as many as the network has, got {len(found)}: {listed_some(found)}"
         )
     return tuple(found)
 
@@ -106,8 +106,11 @@ def numbered(name: str, text: NDArray[Any], spec: Spec, first_row: int = 0) -> N
     try:
         return np.fromiter(map(numbers.__getitem__, text.tolist()), np.int32, len(text))
     except KeyError:
-        unknown = {label: first_row + row for row, label in reversed(list(enumerate(text.tolist()))) if label not in numbers}
-        places = ", ".join(f"{label!r} in row {row}" for label, row in list(unknown.items())[:-6:-1])
+        unknown: dict[str, int] = {}
+        for row, label in enumerate(text.tolist(), first_row):
+            if label not in numbers:
+                unknown.setdefault(label, row)
+        places = ", ".join(f"{label!r} in row {row}" for label, row in list(unknown.items())[:5])
         more = ", ..." if len(unknown) > 5 else ""
         raise ValueError(
             f"{name}: expected labels of the network's classes ({listed_some(spec.classes)}), got {places}{more}"

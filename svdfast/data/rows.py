@@ -222,8 +222,8 @@ class Reader:
         self._spec, self._classes, self._weighted = spec, classes, sample_weight is not None
 
     def blocks_of_pool(self, n_blocks: int, batch_size: int = 1) -> tuple[int, int]:
-        """Rows to be read at a time, and how many times for a pool: about n_blocks, fewer where the file's chunks are large. A pool has room
-        for a batch."""
+        """Rows to be read at a time, and how many times for a pool: about n_blocks, fewer where the file's chunks are large. A pool has
+        room for a batch."""
         pool_rows = max(POOL_BYTES // max(1, self._row_bytes), batch_size)
         height = _block_rows(pool_rows, n_blocks, self._steady, batch_size)
         return height, max(1, pool_rows // height)
