@@ -502,7 +502,7 @@ def pixels(high, n=N):
     return np.random.default_rng(0).integers(0, high, (n, 6), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, pd.DataFrame])
+@pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, pd.DataFrame, lambda X: pd.DataFrame(X).astype("UInt8")])
 def test_small_uint8_is_no_picture(form):
     X, y = form(pixels(16)), np.arange(N) % 3
     message = r"^X: uint8 .* multiplied by 1/255, but no number of X is above 15\. .*uint8_scale=1\.0.*astype"

@@ -24,19 +24,18 @@ def warn_of_pixels(X: Any, validation: Any, spec: Spec) -> None:
     scaled as pixels are, to 0 … 1. A scale of the user's own is no mistake."""
     if spec.uint8_scale != 1 / 255:
         return
-    given = [X, validation[0] if isinstance(validation, tuple | list) and len(validation) == 2 else None]
-    parts = {
-        name: as_array(name, part)
-        for name, part in zip(("X", "validation X"), given, strict=True)
-        if isinstance(part, np.ndarray) or is_frame(part)
-    }
-    pixels = [name for name, array in parts.items() if array.dtype == np.uint8]
+    given = {"X": X, "validation X": validation[0] if isinstance(validation, tuple | list) and len(validation) == 2 else None}
+    given = {name: part for name, part in given.items() if isinstance(part, np.ndarray) or is_frame(part)}
+    pixels = [name for name, part in given.items() if _is_uint8(part)]
+    if not pixels:
+        return
+    parts = {name: as_array(name, part) for name, part in given.items()}
     why = ""
     for name, array in parts.items():
         if array.dtype == np.uint8:
             if array.any() and not _exceeds(array, _DARK):
                 why = f"no number of {name} is above {_DARK}"
-        elif pixels and _exceeds(array, 1):
+        elif _exceeds(array, 1):
             why = f"{name} has {array.dtype} numbers above 1"
     if why:
         warnings.warn(
@@ -44,6 +43,12 @@ def warn_of_pixels(X: Any, validation: Any, spec: Spec) -> None:
             'Network(..., uint8_scale=1.0) or .astype("float32")',
             stacklevel=_STACKLEVEL,
         )
+
+
+def _is_uint8(part: Any) -> bool:
+    """Whether an array, or each column of a frame, is of uint8, the nullable type included."""
+    kinds = part.dtypes if is_frame(part) else [part.dtype]
+    return all(str(kind).lower() == "uint8" for kind in kinds)
 
 
 def _exceeds(array: np.ndarray[Any, Any], limit: float) -> bool:
