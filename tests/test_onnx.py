@@ -29,6 +29,7 @@ ACTIVATIONS = [
     activations.softplus(),
     activations.tanh(),
     activations.sigmoid(),
+    activations.exp(),
     activations.softmax(),
 ]
 

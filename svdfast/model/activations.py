@@ -20,6 +20,7 @@ __all__ = [
     "celu",
     "clipped_relu",
     "elu",
+    "exp",
     "gelu",
     "gelu_tanh",
     "hardtanh",
@@ -140,6 +141,11 @@ def tanh() -> Activation:
 def sigmoid() -> Activation:
     """f(z) = 1/(1 + e⁻ᶻ)."""
     return Activation("sigmoid")
+
+
+def exp() -> Activation:
+    """f(z) = eᶻ, for an output that is positive: a rate or a count (the loss "poisson")."""
+    return Activation("exp")
 
 
 def softmax() -> Activation:
@@ -299,6 +305,7 @@ FACTS = {
         ),
         Facts(tanh, torch=Torch("Tanh"), onnx=_operator("Tanh"), sklearn="tanh"),
         Facts(sigmoid, torch=Torch("Sigmoid"), onnx=_operator("Sigmoid"), sklearn="logistic"),
+        Facts(exp, onnx=_operator("Exp"), sklearn="exp"),
         Facts(
             softmax, torch=Torch("Softmax", others=lambda _: {"dim": (-1, 1)}),
             onnx=_operator("Softmax", axis=-1), sklearn="softmax",

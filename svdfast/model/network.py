@@ -49,7 +49,7 @@ class Network:
         Inputs, then outputs of each layer; at least two, each ≥ 1.
     hidden : str or Activation or sequence of them
         Activation of the hidden layers, or of each: one of identity, relu, clipped_relu, hardtanh, leaky_relu, elu, celu,
-        gelu, gelu_tanh, silu, softplus, tanh, sigmoid, softmax, or what a function of `svdfast.activations` returns.
+        gelu, gelu_tanh, silu, softplus, tanh, sigmoid, exp, softmax, or what a function of `svdfast.activations` returns.
     output : str or Activation
         Activation of the last layer.
     init : {"glorot", "glorot_uniform", "he"}

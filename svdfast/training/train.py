@@ -78,8 +78,8 @@ def train(
         iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches. Their arrays may be used again for the next
         batch, not for those of validation.
     y : array_like (n_samples,) or (n_samples, n_outputs), or row source
-        Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; any for
-        mean_squared_error.
+        Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; counts or rates ≥ 0 for poisson;
+        any numbers for the other losses.
     epochs : int
         Passes over the data, ≥ 1.
     batch_size : int, optional
@@ -89,7 +89,9 @@ def train(
         An optimizer's state goes on where the network's layout is the one that it was used with last, else it
         starts anew.
     loss : str, optional
-        By default the one that goes with the output's activation.
+        By default the one that goes with the output's activation: "cross_entropy" with softmax, "binary_cross_entropy" with sigmoid,
+        "poisson" with exp, else "mean_squared_error". Any output may have "mean_squared_error", "mean_absolute_error" or "huber", which
+        is quadratic up to a distance of 1 and linear beyond.
     factoring : Factoring, float, str or None
         How hidden weights are factored. "auto" decides about each layer by itself, by looking at what a cut does to the loss, against
         the time that it saves; `result.explain()` says what it did. A number is α, the ranks' share of each weight's smaller side. A
