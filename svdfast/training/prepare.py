@@ -21,6 +21,7 @@ from svdfast.data.checks import Samples
 from svdfast.data.open import open_source, open_validation
 from svdfast.data.rows import Rows
 from svdfast.model.evaluation import Evaluator, spec_of
+from svdfast.model.heads import head_of
 from svdfast.model.network import Network
 from svdfast.model.ranks import check_fit
 from svdfast.training.checkpoint import GENERATORS, Checkpoint, factoring_header, fingerprint
@@ -29,6 +30,7 @@ from svdfast.training.factoring import Factoring
 from svdfast.training.loop import Loop
 from svdfast.training.optimizers import Optimizer
 from svdfast.training.run import SAMPLE, Run
+from svdfast.training.stopping import EarlyStopping
 
 __all__ = ["prepare"]
 
@@ -57,6 +59,7 @@ def prepare(
     validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None,
     callbacks: Iterable[Callable[[Event], None]],
     progress: bool,
+    early_stopping: EarlyStopping | None,
 ) -> Loop:
     """A training that has not begun, of checked arguments. The network is as it was."""
     plain: dict[str, Any] = {
@@ -71,6 +74,7 @@ def prepare(
         "reproducible": reproducible,
         "shuffle": shuffle,
         "steps_per_epoch": steps_per_epoch,
+        "early_stopping": early_stopping,
     }
     callbacks = tuple(listed("callbacks", callbacks, "callables"))
     if not all(callable(callback) for callback in callbacks):
@@ -78,6 +82,8 @@ def prepare(
     _check_fit(factoring, net)
     bfloat16 = resolve_precision(precision, net.dtype)
     spec = spec_of(net, loss)
+    if early_stopping is not None:
+        early_stopping.check(validated=validation is not None, decides=head_of(net.layout.layers[-1].activation).decides)
     evaluator = None
     if validation is not None:
         evaluator = Evaluator(open_validation(validation, spec), n_threads, reproducible=reproducible)
@@ -98,7 +104,7 @@ def prepare(
             blocks = islice(blocks, 1)
         known = fingerprint(array for block in blocks for array in block.arrays)
         about["data"]["validation"] = None if evaluator is None else known
-    return Loop(run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress)
+    return Loop(run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress, early_stopping)
 
 
 def _check_fit(factoring: Factoring, net: Network) -> None:

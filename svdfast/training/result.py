@@ -24,10 +24,9 @@ class TrainingResult:
     history : list of dict
         A row for each epoch: `epoch` (from 1), `step` (mini-batches done by its end), `phase` at its end ("dense" or "factored"),
         `loss` (mean over the epoch's mini-batches by their samples, penalties included), `learning_rate` (of its last step), `seconds`
-        (its steps; not the switch, nor validation), and with validation data `val_loss` and `val_accuracy`. Recomposition adds a row
-        of phase "recomposed" with the validation of the recomposed network, no steps and a loss of NaN.
+        (its steps; not the switch, nor validation), and with validation data `val_loss` and `val_accuracy`.
     events : list of Event
-        What happened between steps: the choice of ranks, the switch, the guard, recomposition.
+        What happened between steps: the choice of ranks, the switch, the guard, recomposition, early stopping.
     seconds : float
         Training time: steps, switch, guard and recomposition; not validation after epochs, nor callbacks.
     n_steps : int
@@ -86,6 +85,14 @@ def explain(result: TrainingResult) -> str:
             )
         elif event.kind == "recompose":
             lines.append(f"step {event.step}: dense again")
+        elif event.kind == "stop":
+            best = f"; the best is {info['best']:.4g}, of epoch {info['best_epoch']}" if "best" in info else ""
+            lines.append(
+                f"step {event.step}: {info['monitor']} without progress for {info['patience']} epochs{best}: "
+                f"the training ends with epoch {info['last_epoch']}"
+            )
+        elif event.kind == "restore":
+            lines.append(f"step {event.step}: the network is that of epoch {info['best_epoch']}, {info['monitor']} {info['best']:.4g}")
     dense = [p for p in result.phases if p["phase"] == "dense" and p["steps"]]
     factored = [p for p in result.phases if p["phase"] == "factored" and p["steps"]]
     if not factored:

@@ -24,6 +24,7 @@ from svdfast.training.optimizers import Adam, Optimizer
 from svdfast.training.prepare import prepare
 from svdfast.training.result import TrainingResult
 from svdfast.training.schedules import Cooldown
+from svdfast.training.stopping import EarlyStopping, early_stopping_of
 
 __all__ = ["train"]
 
@@ -38,6 +39,7 @@ def train(
     optimizer: Optimizer | None = None,
     loss: str | None = None,
     factoring: Factoring | float | str | None = "auto",
+    early_stopping: EarlyStopping | bool | None = None,
     clip_norm: float | None = None,
     l1: float = 0.0,
     l2: float = 0.0,
@@ -96,6 +98,8 @@ def train(
         How hidden weights are factored. "auto" decides about each layer by itself, by looking at what a cut does to the loss, against
         the time that it saves; `result.explain()` says what it did. A number is α, the ranks' share of each weight's smaller side. A
         `Factoring` has all settings. None trains dense throughout.
+    early_stopping : EarlyStopping or bool, optional
+        End where the validation loss no longer falls, and keep the network of the best epoch. True has the default settings.
     clip_norm : float, optional
         Largest Euclidean norm of the gradient, penalties included: a longer gradient is scaled down to it before the update.
     l1, l2 : float
@@ -125,8 +129,8 @@ def train(
     steps_per_epoch : int, optional
         Only for an iterable of batches: how many of them make an epoch. By default its length; needed where it has none.
     callbacks : iterable of callable
-        Called with an `Event` after each epoch, look, switch and guard, and after the recomposition. One that raises `StopTraining`
-        ends the training (the network is then recomposed if it would have been).
+        Called with each `Event`: after epochs, looks, switch, guard, recomposition, and of early stopping. One that raises
+        `StopTraining` ends the training (the network is then recomposed if it would have been).
     progress : bool
         Show a bar on stderr (needs tqdm: the extra `progress`).
     checkpoint : path, optional
@@ -189,7 +193,7 @@ def train(
     >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
     >>> method = sf.Factoring(1 / 4, force=True)
     >>> result = sf.train(net, X, [0, 1, 1, 0], epochs=800, optimizer=sf.Adam(0.01), factoring=method)
-    >>> result.history[-2]["phase"], result.history[-2]["loss"] < 0.05
+    >>> result.history[-1]["phase"], result.history[-1]["loss"] < 0.05
     ('factored', True)
     >>> [round(float(p)) for p in net.predict(X)[:, 0]]
     [0, 1, 1, 0]
@@ -201,6 +205,7 @@ def train(
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
     factoring = factoring_of(factoring)
+    early_stopping = early_stopping_of(early_stopping)
     threads = resolve_threads(n_threads)
     rng = np.random.default_rng(seed)
     if checkpoint is None and checkpoint_every is not None:
@@ -210,5 +215,6 @@ def train(
         net, X, y, factoring, optimizer, rng, file, epochs=epochs, batch_size=batch_size, loss=loss, clip_norm=clip_norm, l1=l1, l2=l2,
         precision=precision, n_threads=threads, reproducible=reproducible, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
         sample_weight=sample_weight, validation=validation, callbacks=callbacks, progress=progress,
+        early_stopping=early_stopping,
     )  # fmt: skip
     return loop.finish()
