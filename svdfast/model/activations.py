@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from svdfast._elementwise import ACTIVATIONS, BACKWARD_READS
-from svdfast._process.checks import positive_number
+from svdfast._process.checks import known_name, positive_number
 
 __all__ = [
     "Activation",
@@ -313,6 +313,17 @@ FACTS = {
     )
 }  # fmt: skip
 
+# What other libraries call them.
+_ELSEWHERE = {
+    "exponential": "exp",
+    "leaky": "leaky_relu",
+    "leakyrelu": "leaky_relu",
+    "linear": "identity",
+    "logistic": "sigmoid",
+    "none": "identity",
+    "swish": "silu",
+}
+
 
 def resolve(activation: str | Activation, argument: str = "activation") -> Activation:
     """The activation of a name (with its default parameter); an `Activation` is returned as it is.
@@ -330,6 +341,5 @@ def resolve(activation: str | Activation, argument: str = "activation") -> Activ
         raise TypeError(
             f"{argument}: expected a name or an Activation, got {type(activation).__name__}"
         )
-    if activation not in FACTS:
-        raise ValueError(f"{argument}: expected one of {', '.join(FACTS)}, got {activation!r}")
+    known_name(argument, activation, FACTS, _ELSEWHERE)
     return FACTS[activation].make()

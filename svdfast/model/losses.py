@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.special import huber, kl_div
 
 from svdfast._elementwise import LOSSES
+from svdfast._process.checks import known_name
 from svdfast.data.spec import Targets
 from svdfast.model.activations import Activation
 from svdfast.model.heads import head_of
@@ -63,6 +64,33 @@ _LOSSES = {
     )
 }  # fmt: skip
 
+# What other libraries call them.
+_ELSEWHERE = {
+    "bce": "binary_cross_entropy",
+    "binary_crossentropy": "binary_cross_entropy",
+    "binary_log_loss": "binary_cross_entropy",
+    "bce_with_logits": "binary_cross_entropy",
+    "crossentropy": "cross_entropy",
+    "categorical_crossentropy": "cross_entropy",
+    "sparse_categorical_crossentropy": "cross_entropy",
+    "log_loss": "cross_entropy",
+    "nll": "cross_entropy",
+    "nll_loss": "cross_entropy",
+    "absolute_error": "mean_absolute_error",
+    "l1": "mean_absolute_error",
+    "l1_loss": "mean_absolute_error",
+    "mae": "mean_absolute_error",
+    "l2": "mean_squared_error",
+    "mse": "mean_squared_error",
+    "mse_loss": "mean_squared_error",
+    "squared_error": "mean_squared_error",
+    "huber_loss": "huber",
+    "smooth_l1": "huber",
+    "smooth_l1_loss": "huber",
+    "poisson_nll": "poisson",
+    "poisson_nll_loss": "poisson",
+}
+
 
 def resolve(name: str | None, output: Activation) -> Loss:
     """The loss of a name, by default the one of its head, for a network with this output activation.
@@ -77,8 +105,7 @@ def resolve(name: str | None, output: Activation) -> Loss:
     name = head_of(output).loss if name is None else name
     if not isinstance(name, str):
         raise TypeError(f"loss: expected a name, got {type(name).__name__}")
-    if name not in _LOSSES:
-        raise ValueError(f"loss: expected one of {', '.join(_LOSSES)}, got {name!r}")
+    known_name("loss", name, _LOSSES, _ELSEWHERE)
     loss = _LOSSES[name]
     if loss.output is not None and loss.output != output.name:
         raise ValueError(

@@ -20,10 +20,9 @@ from svdfast.model.network import Network
 from svdfast.training.checkpoint import Checkpoint
 from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring, factoring_of
-from svdfast.training.optimizers import Adam, Optimizer
+from svdfast.training.optimizers import Optimizer, optimizer_of
 from svdfast.training.prepare import prepare
 from svdfast.training.result import TrainingResult
-from svdfast.training.schedules import Cooldown
 from svdfast.training.stopping import EarlyStopping, early_stopping_of
 
 __all__ = ["train"]
@@ -36,7 +35,7 @@ def train(
     *,
     epochs: int = 20,
     batch_size: int | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | str | None = None,
     loss: str | None = None,
     factoring: Factoring | float | str | None = "auto",
     early_stopping: EarlyStopping | bool | None = None,
@@ -86,10 +85,10 @@ def train(
         Passes over the data, ≥ 1.
     batch_size : int, optional
         Samples in a mini-batch, by default 256; the last of an epoch may be smaller. Not for an iterable of batches.
-    optimizer : Optimizer, optional
-        Default `Adam(schedules.Cooldown(1e-3))`, whose rate falls to 0 over the last 30 % of the steps.
-        An optimizer's state goes on where the network's layout is the one that it was used with last, else it
-        starts anew.
+    optimizer : Optimizer or str, optional
+        A name, "adam" (by default), "adamw" or "sgd", has the settings of its class, and a rate that falls to 0 over the last 30 % of
+        the steps: `Adam(schedules.Cooldown(1e-3))`. An optimizer's state goes on where the network's layout is the one that it was
+        used with last, else it starts anew.
     loss : str, optional
         By default the one that goes with the output's activation: "cross_entropy" with softmax, "binary_cross_entropy" with sigmoid,
         "poisson" with exp, else "mean_squared_error". Any output may have "mean_squared_error", "mean_absolute_error" or "huber", which
@@ -200,10 +199,7 @@ def train(
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")
-    if optimizer is None:
-        optimizer = Adam(Cooldown(1e-3))
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+    optimizer = optimizer_of(optimizer)
     factoring = factoring_of(factoring)
     early_stopping = early_stopping_of(early_stopping)
     threads = resolve_threads(n_threads)
