@@ -452,6 +452,8 @@ def test_predict_lets_nan_through():
     for hidden in activations.__all__:
         if hidden in ("Activation",):
             continue
+        if hidden == "exp":
+            X = X / 100  # else it overflows
         for output in ("softmax", "sigmoid", "identity", "relu", "elu", "tanh"):
             for dtype in ("float32", "float64"):
                 out = network(dtype, hidden=hidden, output=output).predict(X)

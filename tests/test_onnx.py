@@ -30,6 +30,7 @@ ACTIVATIONS = [
     activations.softplus(),
     activations.tanh(),
     activations.sigmoid(),
+    activations.exp(),
     activations.softmax(),
 ]
 

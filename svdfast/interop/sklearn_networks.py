@@ -48,7 +48,7 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
     TypeError
         `estimator` has another type.
     ValueError
-        It is not fitted, or its output's activation has no counterpart (the Poisson loss uses the exponential).
+        It is not fitted, or an activation has no counterpart.
 
     Examples
     --------

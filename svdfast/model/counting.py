@@ -13,7 +13,7 @@ from svdfast._process.checks import count, one_of
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, LowRank, Structure, of_rank
 
-__all__ = ["LayerCount", "MultiplicationCount", "break_even_rank", "count_multiplications"]
+__all__ = ["LayerCount", "MultiplicationCount", "break_even_rank", "count_multiplications", "table"]
 
 Mode: TypeAlias = Literal["forward", "step"]
 
@@ -103,14 +103,17 @@ class MultiplicationCount:
             for layer in self.layers
         ]
         rows.append(("total", "", f"{self.dense_total:,}", f"{self.total:,}", f"{self.ratio:.2f}"))
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                [row[0].ljust(widths[0])]
-                + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            )
-            for row in (header, *rows)
-        )
+        return table([header, *rows])
+
+
+def table(rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
+    """Cells in aligned columns, the first of them to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) if i < n_left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationCount:

@@ -7,6 +7,7 @@ Not here: what it gives for data (evaluation.py), training, files and other libr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.rows import Rows
 from svdfast.model import activations, evaluation, truncation
 from svdfast.model.activations import Activation
+from svdfast.model.counting import count_multiplications, table
 from svdfast.model.evaluation import Evaluation
 from svdfast.model.initializers import INITIALIZERS, initial_weight
 from svdfast.model.layer import Layer
@@ -49,7 +51,7 @@ class Network:
         Inputs, then outputs of each layer; at least two, each ≥ 1.
     hidden : str or Activation or sequence of them
         Activation of the hidden layers, or of each: one of identity, relu, clipped_relu, hardtanh, leaky_relu, elu, celu,
-        gelu, gelu_tanh, silu, softplus, tanh, sigmoid, softmax, or what a function of `svdfast.activations` returns.
+        gelu, gelu_tanh, silu, softplus, tanh, sigmoid, exp, softmax, or what a function of `svdfast.activations` returns.
     output : str or Activation
         Activation of the last layer. One output takes "sigmoid" or "identity": softmax of one number is always 1.
     init : {"glorot", "glorot_uniform", "he"}
@@ -197,6 +199,40 @@ class Network:
     def __repr__(self) -> str:
         forms = [f"{layer.n_out}{layer.structure.note}" for layer in self.layers]
         return f"<Network {self.sizes[0]} -> {' -> '.join(forms)}, {self.dtype}>"
+
+    def summary(self) -> str:
+        """A table of the layers: sides, activation, form of the weight, parameters, and multiplications for a sample.
+
+        Multiplications are those of the forward pass and of a whole training step. The last line counts inputs and outputs; it
+        calls them features and classes where the network knows those of its data.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import svdfast as sf
+        >>> net = sf.Network([784, 512, 10], seed=0)
+        >>> _ = net.truncate(rank_fraction=0.25)
+        >>> print(net.summary())
+        layer    activation  form      parameters  forward     step
+        784-512  relu        rank 128     166,400  165,888  397,312
+        512-10   softmax     dense          5,130    5,120   15,360
+        total                             171,530  171,008  412,672
+        784 inputs, 10 outputs, float32
+        """
+        layout = self.layout
+        forward, step = count_multiplications(layout, "forward"), count_multiplications(layout, "step")
+        rows = [["layer", "activation", "form", "parameters", "forward", "step"]]
+        for i, layer in enumerate(layout.layers):
+            numbers = sum(prod(t.shape) for t in layout.of(i)), forward.layers[i].multiplications, step.layers[i].multiplications
+            form = [f"{layer.n_in}-{layer.n_out}", layer.activation.name, str(layer.structure)]
+            rows.append(form + [f"{number:,}" for number in numbers])
+        rows.append(["total", "", "", *(f"{number:,}" for number in (layout.size, forward.total, step.total))])
+        inputs = f"{self.sizes[0]} {'inputs' if self.feature_names is None else 'features'}"
+        outputs = f"{self.sizes[-1]} outputs" if self.classes is None else f"{len(self.classes)} classes"
+        return f"{table(rows, n_left=3)}\n{inputs}, {outputs}, {self.dtype}"
 
     @in_use.reads
     def __getstate__(self) -> dict[str, Any]:

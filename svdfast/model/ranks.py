@@ -233,7 +233,7 @@ def resolve_rule(
         Both or neither are given; a rank or a share is out of range; a rule is unknown.
     """
     if (rank_fraction is None) == (ranks is None):
-        raise ValueError("rank_fraction, ranks: expected one of the two")
+        raise ValueError(f"rank_fraction, ranks: expected one of the two, got {'neither' if ranks is None else 'both'}")
     rule = Fraction(rank_fraction) if ranks is None else rule_of(ranks)  # type: ignore[arg-type]
     check_fit(rule, layout)
     return rule

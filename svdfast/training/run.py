@@ -25,6 +25,8 @@ from svdfast.model.layout import Layout
 from svdfast.model.losses import of_constant
 from svdfast.model.network import Network
 from svdfast.training.optimizers import Optimizer
+from svdfast.training.progress import Plateau
+from svdfast.training.schedules import ReduceOnPlateau
 from svdfast.training.state import NetworkState, RunState
 
 __all__ = ["Kept", "Run"]
@@ -58,6 +60,8 @@ class Run:
         What to take a sample from, where `data` are too few.
     fade : float
         The share of `scales` that is left of them, from 1 to 0 at the end of a training.
+    plateau : Plateau or None
+        Has the learning rate, where that follows the loss.
     norm : float
         Of the last gradient, where it is clipped and the loss was finite; else 0.
     """
@@ -83,6 +87,8 @@ class Run:
         self.engine: Engine
         self.order: NDArray[np.int64] | None = None
         self.sampled: Samples | None = None
+        schedule = optimizer.schedule
+        self.plateau = Plateau(schedule) if isinstance(schedule, ReduceOnPlateau) else None
 
     @property
     def outdated(self) -> bool:
@@ -117,6 +123,11 @@ class Run:
         self.engine.set_order(self.order)
         self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
         self.set_fade(self.fade)
+
+    def rate(self, step: int, n_steps: int) -> float:
+        """The optimizer's learning rate at this step of so many."""
+        schedule, plateau = self.optimizer.schedule, self.plateau
+        return plateau.rate if plateau is not None and plateau.schedule is schedule else schedule(step, n_steps)
 
     def set_fade(self, fade: float) -> None:
         """Lets this share of the difference between the layers' learning rates and the optimizer's be."""
@@ -241,18 +252,24 @@ class Run:
 
     def checked(self, state: NetworkState) -> Kept:
         """Parameters and moments of a network of these sizes, in memory of their own."""
-        layout, dtype = Layout.parse(state.layout), self.net.dtype
-        if layout.recomposed() != self.net.layout.recomposed():
-            raise ValueError(f"it has layers of sizes {layout.sizes}, not {self.net.sizes}, or other activations")
-
-        def vector(array: NDArray[Any]) -> NDArray[Any]:
-            if array.shape != (layout.size,) or array.dtype != dtype:
-                raise ValueError(f"it has {array.dtype} numbers of shape {array.shape} for {layout.size} of {dtype}")
-            own = aligned_zeros(layout.size, dtype)
-            own[:] = array
-            return own
-
-        moments = tuple(vector(array) for array in state.moments)
+        layout, parameters = self.checked_network(state.layout, state.parameters)
+        moments = tuple(self._vector(layout, array) for array in state.moments)
         if len(moments) != len(self.optimizer.kinds):
             raise ValueError(f"it has {len(moments)} moments, not {len(self.optimizer.kinds)}")
-        return Kept(layout, vector(state.parameters), moments, state.n_updates)
+        return Kept(layout, parameters, moments, state.n_updates)
+
+    def checked_network(self, header: dict[str, Any], parameters: NDArray[Any]) -> tuple[Layout, NDArray[Any]]:
+        """A layout of a network of these sizes, and its parameters in memory of their own."""
+        layout = Layout.parse(header)
+        if layout.recomposed() != self.net.layout.recomposed():
+            raise ValueError(f"it has layers of sizes {layout.sizes}, not {self.net.sizes}, or other activations")
+        return layout, self._vector(layout, parameters)
+
+    def _vector(self, layout: Layout, array: NDArray[Any]) -> NDArray[Any]:
+        """A copy of a vector that lies so."""
+        dtype = self.net.dtype
+        if array.shape != (layout.size,) or array.dtype != dtype:
+            raise ValueError(f"it has {array.dtype} numbers of shape {array.shape} for {layout.size} of {dtype}")
+        own = aligned_zeros(layout.size, dtype)
+        own[:] = array
+        return own

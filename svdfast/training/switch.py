@@ -133,6 +133,15 @@ class Switch:
             before = state.before
             self.before = _Before(self.run.checked(before.network), before.loss, before.loss_after)
 
+    def shorten(self, step: int, n_steps: int) -> None:
+        """Lets the training, which is before this step, end after so many; the dense steps at the end keep their share of it."""
+        if step < self.recompose_step < self.n_steps:
+            self.recompose_step = max(step, n_steps - round(self.factoring.dense_tail * n_steps))
+            if self.auto is not None:
+                self.auto.end = self.recompose_step
+        self.n_steps = n_steps
+        self._plan(step - 1)
+
     def _plan(self, step: int) -> None:
         """Sets next_step to the nearest of what is still to come after `step`."""
         coming = [self.switch_step, self.guard_step, self.recompose_step, self.decay_step]
@@ -268,7 +277,7 @@ class Switch:
     def _decay(self, step: int, epoch: int) -> float:
         """For the steps since the last one, at the rate of this one. Returns the seconds."""
         began = time.perf_counter()
-        rate = self.run.optimizer.schedule(step, self.n_steps)
+        rate = self.run.rate(step, self.n_steps)
         net, amount = self.run.net, self.decay_every * rate * self.factoring.product_decay
         for index in net.layout.factored:
             layer = net.layers[index]
