@@ -5,7 +5,6 @@ The installed file is read and run with our estimators in the place of MLPClassi
 """
 
 import functools
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,40 @@ import sklearn.neural_network
 
 from svdfast.sklearn import SVDMLPClassifier, SVDMLPRegressor
 
-def scikit_learns_tests():
-    folder = Path(sklearn.neural_network.__file__).parent
-    path = folder / "tests" / "test_mlp.py"
-    if not path.exists():
-        pytest.skip("this scikit-learn is installed without its tests", allow_module_level=True)
-    namespace = {"__name__": "test_mlp"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, ours in (("MLPClassifier", SVDMLPClassifier), ("MLPRegressor", SVDMLPRegressor)):
-            patch.setattr(sklearn.neural_network, name, functools.partial(ours, rank_fraction=None))
-        exec(compile(path.read_text(), str(path), "exec"), namespace)
-    return {name: test for name, test in namespace.items() if name.startswith("test_")}
+# Tests that fail, and why. A test that passes after all is a failure, too.
+EXPECTED = {
+    "test_gradient": "calls _loss_grad_lbfgs, a private method; Network.loss_and_gradient is tested in test_gradients.py",
+}
 
-globals().update(scikit_learns_tests())
+# They look for the warnings that they mean.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 
 @pytest.fixture
 def global_random_seed():
+    """A fixture of scikit-learn's conftest.py."""
     return 42
+
+
+def scikit_learns_tests():
+    """The test functions of the installed scikit-learn, by name."""
+    path = Path(sklearn.neural_network.__file__).parent / "tests" / "test_mlp.py"
+    if not path.exists():
+        pytest.skip("this scikit-learn is installed without its tests", allow_module_level=True)
+    names = {"__name__": "sklearn.neural_network.tests.test_mlp"}
+    with pytest.MonkeyPatch.context() as patch:
+        for ours in (SVDMLPClassifier, SVDMLPRegressor):
+            name = ours.__name__.removeprefix("SVD")
+            patch.setattr(sklearn.neural_network, name, functools.partial(ours, rank_fraction=None))
+        exec(compile(path.read_text(encoding="utf-8"), path, "exec"), names)
+    return {name: test for name, test in names.items() if name.startswith("test_")}
+
+
+THEIRS = scikit_learns_tests()
+for name, reason in EXPECTED.items():
+    THEIRS[name] = pytest.mark.xfail(reason=reason, strict=True, raises=AttributeError)(THEIRS[name])
+globals().update(THEIRS)
+
+
+def test_there_are_as_many_as_there_were():
+    assert len(THEIRS) >= 39 and EXPECTED.keys() <= THEIRS.keys()

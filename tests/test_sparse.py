@@ -201,8 +201,8 @@ def test_a_checkpoint_knows_the_samples(tmp_path):
     np.testing.assert_array_equal(sf.resume(path, S, y).network.parameters, whole.network.parameters)
 
 
-def broken(change):
-    S = sp.csr_array(np.eye(5, dtype="float32"))
+def broken(change, kind=sp.csr_array):
+    S = kind(np.eye(5, dtype="float32"))
     change(S)
     return S
 
@@ -222,6 +222,7 @@ def set_item(array, place, value):
         (sp.csr_array(np.diag([1, 1, 1, 1, 1e300])), ValueError, r"got 1e\+300 at 4, 4"),
         (broken(lambda S: set_item(S.indices, 1, 99)), ValueError, "X: expected a valid sparse matrix"),
         (broken(lambda S: set_item(S.indices, 1, -1)), ValueError, "X: expected a valid sparse matrix"),
+        (broken(lambda S: set_item(S.indices, 1, 99), sp.csc_matrix), ValueError, "X: expected a valid sparse matrix"),
         (broken(lambda S: set_item(S.indptr, 2, 5)), ValueError, "X: expected a valid sparse matrix"),
     ],
 )

@@ -59,15 +59,17 @@ def _check_matrix(X: Any, spec: Spec, name: str) -> Any:
     ValueError
         It has not as many columns as inputs, its indices are out of bounds, or (if the spec says so) a number is not finite.
     """
-    from scipy.sparse import csr_array
+    from scipy.sparse import csc_array, csr_array
 
     real_dtype(name, X.dtype)
     check_inputs_shape(X.shape, spec.n_inputs, name)
-    matrix = csr_array(X)
+    own = csc_array(X) if X.format == "csc" else csr_array(X)
     try:
-        matrix.check_format(full_check=True)
+        # SciPy's conversions trust the indices.
+        own.check_format(full_check=True)
     except ValueError as error:
         raise ValueError(f"{name}: expected a valid sparse matrix: {error}") from None
+    matrix = own.tocsr()
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
         matrix.sum_duplicates()
