@@ -67,13 +67,16 @@ def train(
     ----------
     net : Network
         Changed in place.
-    X : array_like (n_samples, n_inputs), or row source, or iterable of batches
+    X : array_like (n_samples, n_inputs), sparse matrix, row source, or iterable of batches
         Real numbers, finite. uint8, float32 and float64 arrays with contiguous rows, a numpy.memmap too, are read as they lie, never
         copied as a whole.
 
         A row source is what has `shape`, `dtype` and slices of rows, and is not in memory: an h5py.Dataset, a zarr.Array. Of it blocks
         of rows are read, each epoch anew, into a pool of 64 MiB; what fits there as a whole is read once. A memmap of another type, or
         with rows that are not contiguous, is read so, too.
+
+        A sparse matrix or array of SciPy trains the network that its dense rows would train, to the bit. Only the rows of some batches are
+        dense at a time, at most 64 MiB.
 
         An iterable of batches, without y, gives (X, y) or (X, y, sample_weight) for each step: of any sizes, each epoch anew. Of an
         iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches. Their arrays may be used again for the next
