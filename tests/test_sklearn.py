@@ -1150,3 +1150,71 @@ def test_the_rate_of_warm_starts_is_that_of_scikit_learn(learning_rate):
         assert ours._optimizer.learning_rate == theirs._optimizer.learning_rate
         assert ours._no_improvement_count == theirs._no_improvement_count
         assert_same(ours, theirs, X, 1e-8)
+
+
+def ends_after(values, patience, min_delta):
+    """The epochs of a training that ends by early stopping, from the values of a longer one; and the best of them."""
+    best, epochs = np.inf, 0
+    for i, value in enumerate(values, 1):
+        best, epochs = (value, 0) if value < best - min_delta else (best, epochs + 1)
+        if epochs == patience:
+            return i, int(np.argmin(values[:i]))
+    return len(values), int(np.argmin(values))
+
+
+@pytest.mark.parametrize("monitor", ["loss", "val_loss", "val_accuracy"])
+@pytest.mark.parametrize("restore_best", [False, True])
+def test_early_stopping_of_the_library_is_taken(monitor, restore_best):
+    X, X_test, y, y_test = digits()
+    held_out = {"X_val": X_test, "y_val": y_test}
+    settings = {"hidden_layer_sizes": (40,), "random_state": 0, "rank_fraction": None, "solver": "sgd", "learning_rate_init": 0.5}
+    whole = SVDMLPClassifier(**settings, max_iter=60, tol=0.0, n_iter_no_change=np.inf).fit(X, y, **held_out)
+    of_epochs = {
+        "loss": np.array(whole.loss_curve_),
+        "val_loss": np.array(whole.validation_loss_curve_),
+        "val_accuracy": -np.array(whole.validation_scores_),
+    }
+    # As `sf.train` counts.
+    n, best = ends_after(of_epochs[monitor], 4, 0.003)
+    assert 5 < n < 60
+    stopping = sf.EarlyStopping(4, min_delta=0.003, monitor=monitor, restore_best=restore_best)
+    model = SVDMLPClassifier(**settings, max_iter=60, early_stopping=stopping)
+    assert clone(model).early_stopping == stopping
+    nets = []
+    model.fit(X, y, **held_out, callbacks=[lambda e: nets.append(e.network.copy())])
+    assert model.n_iter_ == n and model.stopped_
+    np.testing.assert_array_equal(model.network_.parameters, nets[best if restore_best else n - 1].parameters)
+    assert (model.best_loss_ is None) == (monitor != "loss")
+    # The samples to validate with are split off where they are needed.
+    alone = clone(model).fit(X, y)
+    assert (alone.validation_scores_ is None) == (monitor == "loss")
+
+
+def test_early_stopping_of_the_library_with_factors_and_in_calls():
+    X, _, y, _ = digits()
+    stopping = sf.EarlyStopping(3, min_delta=0.01, monitor="loss")
+    model = SVDMLPClassifier((128, 128), rank=16, random_state=0, early_stopping=stopping, pretrain_fraction=0.02)
+    model.fit(X, y)
+    n = model.n_iter_
+    before = rates(model).count(rates(model)[0])
+    assert n < 200 and n == before + -(-before // 10)  # with its cooldown
+    calls = clone(model).set_params(pretrain_fraction=1.0, learning_rate_init=0.01)
+    for _ in range(80):
+        calls.partial_fit(X, y, classes=range(10))
+    assert calls.stopped_ and len(calls.loss_curve_) < 80
+    with pytest.raises(ValueError, match="early_stopping: expected X_val and y_val"):
+        calls.set_params(early_stopping=sf.EarlyStopping()).partial_fit(X, y)
+    X, y = targets(1)
+    with pytest.raises(ValueError, match="network without an accuracy"):
+        SVDMLPRegressor(early_stopping=sf.EarlyStopping(monitor="val_accuracy")).fit(X, y)
+    search = GridSearchCV(SVDMLPRegressor((8,), max_iter=20), {"early_stopping": [True, False, sf.EarlyStopping(2)]}, cv=2)
+    assert search.fit(X, y).best_estimator_ is not None
+    SVDMLPRegressor((8,), solver="lbfgs", max_iter=5, early_stopping=sf.EarlyStopping()).fit(X, y)
+
+
+def test_validation_data_without_early_stopping_do_not_end_a_training():
+    X, X_test, y, y_test = digits()
+    settings = {"hidden_layer_sizes": (16,), "max_iter": 60, "tol": 1e-2, "n_iter_no_change": 3, "random_state": 0}
+    plain = SVDMLPClassifier(**settings).fit(X, y)
+    model = SVDMLPClassifier(**settings).fit(X, y, X_val=X_test, y_val=y_test)
+    assert model.n_iter_ == plain.n_iter_ and model.best_loss_ == plain.best_loss_

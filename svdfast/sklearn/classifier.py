@@ -61,9 +61,10 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
     momentum : float
         Of "sgd", from 0 to below 1.
     nesterovs_momentum : bool
-    early_stopping : bool
-        End where the validation score makes no progress, and take the weights of the best epoch. The validation data are X_val and
-        y_val of `fit`, else a `validation_fraction` of the samples.
+    early_stopping : bool or EarlyStopping
+        End the training where the validation score makes no progress, and take the weights of the best epoch. The validation data are
+        X_val and y_val of `fit`, else a `validation_fraction` of the samples. An `svdfast.EarlyStopping` says what is watched, for how
+        long and by how much it has to improve, in the place of `tol` and `n_iter_no_change`; with `monitor="loss"` nothing is split off.
     validation_fraction : float
     beta_1, beta_2, epsilon : float
         Of "adam".
@@ -87,7 +88,7 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
         Of the products, see `svdfast.train`.
     n_threads : int, optional
     class_weight : dict, "balanced" or None
-        What sample weights are multiplied with, by class.
+        What sample weights are multiplied with, by class; those of validation data, too.
 
     Attributes
     ----------
@@ -95,9 +96,9 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
     network_ : Network
         The trained network; its outputs are in the order of `classes_`.
     result_ : TrainingResult or None
-        Of the last call: history, events, `explain()`. None with "lbfgs" or after Ctrl-C.
+        Of the last call: history, events, `explain()`. None with "lbfgs", after Ctrl-C, and where a training has diverged.
     coefs_, intercepts_ : list of ndarray
-        Of each layer, (n_in, n_out) and (n_out,).
+        Of each layer, (n_in, n_out) and (n_out,). Assignment to an item or to the whole list changes the model.
     n_features_in_ : int
         Columns of X.
     n_outputs_, n_layers_ : int
@@ -109,9 +110,13 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
     feature_names_in_ : ndarray of str
         Where X had names.
     out_activation_ : str
-    loss_, best_loss_ : float
-        Of the last epoch and of the best, penalty included.
+    loss_ : float
+        Loss of the last epoch, penalty included.
+    best_loss_ : float or None
+        The smallest loss of an epoch. None where `early_stopping` watches validation data. "lbfgs" has no epochs, and so neither this
+        attribute nor the four that follow.
     loss_curve_ : list of float
+        Loss of each epoch.
     validation_scores_, validation_loss_curve_ : list of float or None
         Accuracy and loss after each epoch, where there are validation data.
     best_validation_score_ : float or None

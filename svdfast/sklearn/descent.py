@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The solvers "adam" and "sgd": epochs until the loss, or the validation score, no longer improves.
 
-`svdfast.train` does the training; a callback keeps scikit-learn's books. Not here: the learning rate (rate.py), and what the samples
-and the network are (estimator.py).
+`svdfast.train` does the training; a callback keeps scikit-learn's books. Not here: what counts as progress (stopping.py), the learning
+rate (rate.py), and what the samples and the network are (estimator.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from svdfast.model.network import Network
 from svdfast.sklearn.rate import Rate
 from svdfast.sklearn.scale import loss_scale
+from svdfast.sklearn.stopping import Stopping, stopping_of
 from svdfast.training.diagnosis import NotFinite
 from svdfast.training.events import Event, StopTraining
 from svdfast.training.factoring import Factoring
@@ -63,13 +64,14 @@ def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on:
     """Trains the model's network: by `max_iter` epochs at most, or, if it `goes_on` (partial_fit), by one more."""
     if goes_on and model.early_stopping and model.stopped_:
         return
+    stopping = stopping_of(model)
     net, n_samples = model.network_, data.X.shape[0]
     batch_size = min(200, n_samples) if model.batch_size == "auto" else int(model.batch_size)
     if batch_size > n_samples:
         warnings.warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=4)
     if not (goes_on and hasattr(model, "_optimizer")):
         model._optimizer = optimizer_of(model)
-    epochs = Epochs(model, data.evaluate, n_samples, ends=not goes_on)
+    epochs = Epochs(model, stopping, data.evaluate, n_samples, ends=not goes_on)
 
     ranks, share, switch = model._ranks(), model.pretrain_fraction, True
     if goes_on:
@@ -116,7 +118,7 @@ def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on:
             raise
         epochs.diverged(error)
         warnings.warn(
-            f"Training diverged in iteration {model.n_iter_}: the weights are those of the best validation score.",
+            f"Training diverged in iteration {model.n_iter_}: the weights are those of the best {stopping.words.lower()}.",
             ConvergenceWarning, stacklevel=4,
         )  # fmt: skip
     if not goes_on or net.is_factored or ranks != "auto":  # else the next call looks again
@@ -126,8 +128,8 @@ def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on:
         net.set_state(layout, parameters.copy())
     if not goes_on:
         net.recompose()
-        if not model.warm_start:
-            model._best = None
+        if not model.warm_start and model._best is not None:
+            model._best = model._wait = None
         if model.n_iter_ == model.max_iter and not model.stopped_:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({model.max_iter}) reached and the optimization hasn't converged yet.",
@@ -141,23 +143,27 @@ class Epochs:
     Parameters
     ----------
     model : SVDMLP
+    stopping : Stopping
     evaluate : callable or None
     n_samples : int
     ends : bool
         Whether the training ends in this call: a training of factors then has a cooldown.
     """
 
-    def __init__(self, model: SVDMLP, evaluate: Evaluate | None, n_samples: int, *, ends: bool):
-        self.model, self.evaluate, self.n_samples, self.ends = model, evaluate, n_samples, ends
+    def __init__(self, model: SVDMLP, stopping: Stopping, evaluate: Evaluate | None, n_samples: int, *, ends: bool):
+        self.model, self.stopping, self.evaluate = model, stopping, evaluate
+        self.n_samples, self.ends = n_samples, ends
+        model._wait = self.wait = stopping.continued(model._wait if model._watches == stopping.watches else None)
+        model._watches = stopping.watches
         model._rate.cool(0)
         if not hasattr(model, "loss_curve_"):
             model._begin_curves()
-        if model.early_stopping:
-            model.best_loss_ = None
-        else:
+        if not stopping.restores:
             model._best = None
-            if model.best_loss_ is None:
-                model.best_loss_ = math.inf
+        if stopping.watches != "loss":
+            model.best_loss_ = None
+        elif model.best_loss_ is None:
+            model.best_loss_ = math.inf
         if evaluate is not None and model.validation_scores_ is None:
             model.validation_scores_, model.validation_loss_curve_ = [], []
             model.best_validation_score_ = -math.inf
@@ -166,32 +172,36 @@ class Epochs:
         """Notes an event. Returns whether the training ends with it."""
         model = self.model
         if event.kind in ("switch", "recompose"):
-            if event.kind == "recompose" or any(not t.skipped for t in event.info["truncations"]):
-                # The loss may have risen with the change of form: progress is counted again from here.
-                model._to_beat, model._no_improvement_count = math.inf, 0
             model._scales = event.info.get("learning_rate_scales")
         if event.kind != "epoch":
             return False
-        progress = self._losses(event.info["loss"] / loss_scale(event.network))
+        net = event.network
+        found = {"loss": event.info["loss"] / loss_scale(net)}
+        self._losses(found["loss"])
         if self.evaluate is not None:
             loss, score = self.evaluate()
             event.info["val_loss"] = loss
             event.info["val_score" if isinstance(model, RegressorMixin) else "val_accuracy"] = score
-            improved = self._scores(loss / loss_scale(event.network), score, event.network)
-            progress = improved if model.early_stopping else progress
-        model._no_improvement_count = 0 if progress else model._no_improvement_count + 1
-        return self._stops(event.network)
+            found |= {"val_loss": loss / loss_scale(net), "val_score": -score}
+            self._scores(found["val_loss"], score)
+        value = found[self.stopping.watches]
+        if self.stopping.restores and value < (math.inf if model._best is None else model._best[0]):
+            layout, parameters = net.state
+            model._best = value, layout, parameters.copy()
+        stuck = self.wait.over(value, net)
+        model._no_improvement_count = self.wait.epochs
+        return self._stops(net, stuck)
 
     def diverged(self, error: NotFinite) -> None:
         """Notes the epoch that has ended in NaN or infinity."""
         if error.epoch > self.model.n_iter_:
             self._losses(math.nan)
             if self.evaluate is not None:
-                self._scores(math.nan, math.nan, self.model.network_)
+                self._scores(math.nan, math.nan)
         self.model.stopped_ = True
 
-    def _losses(self, loss: float) -> bool:
-        """Notes the loss of an epoch. Returns whether it is progress."""
+    def _losses(self, loss: float) -> None:
+        """Notes the loss of an epoch."""
         model = self.model
         model.n_iter_ += 1
         model.t_ += self.n_samples
@@ -199,15 +209,11 @@ class Epochs:
         model.loss_curve_.append(loss)
         if model.verbose:
             print(f"Iteration {model.n_iter_}, loss = {loss:.8f}")
-        progress = loss <= model._to_beat - model.tol
-        if loss < model._to_beat:
-            model._to_beat = loss
         if model.best_loss_ is not None and loss < model.best_loss_:
             model.best_loss_ = loss
-        return progress
 
-    def _scores(self, loss: float, score: float, net: Network) -> bool:
-        """Notes loss and score of the validation data. Returns whether they are progress."""
+    def _scores(self, loss: float, score: float) -> None:
+        """Notes loss and score of the validation data."""
         model = self.model
         assert model.validation_loss_curve_ is not None and model.validation_scores_ is not None
         assert model.best_validation_score_ is not None
@@ -217,18 +223,12 @@ class Epochs:
             model.best_validation_score_ = score
         if model.verbose:
             print(f"Validation score: {score:f}")
-        best = -math.inf if model._best is None else model._best[0]
-        if model.early_stopping and score > best:
-            layout, parameters = net.state
-            model._best = score, layout, parameters.copy()
-        return score >= best + model.tol
 
-    def _stops(self, net: Network) -> bool:
+    def _stops(self, net: Network, stuck: bool) -> bool:
         """Changes the rate. Returns whether the training ends: by want of progress, after a cooldown where there is one."""
         model, rate = self.model, self.model._rate
         before = rate.rate
         rate.epoch_ends(model.t_)
-        stuck = model._no_improvement_count > model.n_iter_no_change
         if rate.cooling:
             model.stopped_ = model.stopped_ or stuck
             return rate.left == 0
@@ -239,7 +239,7 @@ class Epochs:
             falls = rate.fall()
             self._say_stuck(falls)
             if falls:
-                model._no_improvement_count = 0
+                self.wait.epochs = model._no_improvement_count = 0
             else:
                 model.stopped_ = True
                 rate.cool(cooldown)
@@ -257,10 +257,10 @@ class Epochs:
         model = self.model
         if not model.verbose:
             return
-        what = "Validation score" if model.early_stopping else "Training loss"
         then = "Stopping."
         if falls:
             then = f"Setting learning rate to {model._rate.rate:f}"
         elif model._rate.kind == "adaptive":
             then = "Learning rate too small. Stopping."
-        print(f"{what} did not improve more than tol={model.tol:f} for {model.n_iter_no_change} consecutive epochs. {then}")
+        stopping = self.stopping
+        print(f"{stopping.words} did not improve more than tol={stopping.min_delta:f} for {stopping.epochs} consecutive epochs. {then}")

@@ -33,8 +33,11 @@ from svdfast.sklearn import descent, lbfgs
 from svdfast.sklearn.arrays import Arrays, write
 from svdfast.sklearn.descent import Callback, Data
 from svdfast.sklearn.rate import Rate
+from svdfast.sklearn.stopping import stopping_of
 from svdfast.training.factoring import PRETRAIN_FRACTION
+from svdfast.training.progress import Wait
 from svdfast.training.result import TrainingResult
+from svdfast.training.stopping import EarlyStopping
 
 __all__ = ["SVDMLP", "Callback", "Weigh", "takes_steps"]
 
@@ -82,7 +85,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
     warm_start: bool = False
     momentum: float = 0.9
     nesterovs_momentum: bool = True
-    early_stopping: bool = False
+    early_stopping: bool | EarlyStopping = False
     validation_fraction: float = 0.1
     beta_1: float = 0.9
     beta_2: float = 0.999
@@ -218,8 +221,11 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
             count("n_iter_no_change", self.n_iter_no_change)
         for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
             value = getattr(self, name)
+            if name == "early_stopping" and isinstance(value, EarlyStopping):
+                continue
             if not isinstance(value, bool | np.bool_):
-                raise TypeError(f"{name}: expected True or False, got {value!r}")
+                also = " or an EarlyStopping" if name == "early_stopping" else ""
+                raise TypeError(f"{name}: expected True or False{also}, got {value!r}")
 
     def _ranks(self) -> list[int | None] | float | str | None:
         """How hidden layers are factored, as for `svdfast.train`; None where they are not."""
@@ -273,7 +279,8 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         self.out_activation_ = FACTS[net.layers[-1].activation.name].sklearn
         self.t_, self.stopped_ = 0, False
         self._best: Any = None
-        self._to_beat = math.inf
+        self._wait: Wait | None = None
+        self._watches = ""  # what it counts
         self._no_improvement_count = 0
         self._may_switch = True
         self._scales: tuple[float, ...] | None = None
@@ -364,6 +371,8 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
                 self._first_network(X.shape[1], n_out, head.output, dtype), goes_on or self.warm_start
             )
         self._check_fit(hidden, n_out, head)
+        if isinstance(self.early_stopping, EarlyStopping):
+            self.early_stopping.check(validated=True, decides=head.decides)
 
         if X_val is not None:
             X_val, y_val = self._validated(X_val, y_val, False)
@@ -371,7 +380,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
             if n_val != n_out:
                 raise ValueError(f"y_val: expected {n_out} outputs, as y has, got {n_val}")
             weight_val = _weights("sample_weight_val", weight_val, X_val.shape[0], weigh, y_val, targets_val)
-        elif self.early_stopping and self.solver != "lbfgs":
+        elif stopping_of(self).watches != "loss" and self.solver != "lbfgs":
             if goes_on:
                 raise ValueError(
                     "early_stopping: expected X_val and y_val with it in partial_fit, got none: "
