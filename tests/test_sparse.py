@@ -244,6 +244,8 @@ def test_bad_targets_and_weights_are_refused():
         sf.train(net, S, [0, 1, 2, 0, 1], sample_weight=np.zeros(5))
     with pytest.raises(TypeError, match="y: expected a dense array, got a sparse"):
         sf.train(net, S, S)
+    with pytest.raises(TypeError, match="X: expected a dense array, got a sparse"):
+        net.loss_and_gradient(S, [0] * 5)
     with pytest.raises(ValueError, match="validation X: expected 5 columns"):
         sf.train(net, S, [0] * 5, validation=(sp.csr_array((2, 3)), [0, 1]))
 
