@@ -365,7 +365,7 @@ def calls(net):
 
 
 def sparse():
-    return pytest.importorskip("scipy.sparse").csr_matrix(PLAIN)
+    return pytest.importorskip("scipy.sparse").csr_matrix(PLAIN * 1j)
 
 
 def with_value(value, place=(3, 2), dtype=float):
@@ -381,7 +381,7 @@ WRONG_KIND = {
     "object": lambda: PLAIN.astype(object),
     "complex": lambda: PLAIN.astype(complex),
     "masked": lambda: np.ma.masked_array(PLAIN, mask=PLAIN > 9),
-    "sparse": sparse,
+    "sparse complex": sparse,
     "dates": lambda: PLAIN.astype("datetime64[s]"),
     "records": lambda: np.zeros(30, dtype=[("a", float)]),
     "set": lambda: {1, 2},

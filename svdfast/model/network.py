@@ -275,9 +275,9 @@ class Network:
 
         Parameters
         ----------
-        X : array_like (n_samples, n_inputs), or row source
+        X : array_like (n_samples, n_inputs), sparse matrix, or row source
             Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. Arrays on disk (h5py.Dataset, zarr.Array) are read in
-            blocks, and DataFrames of numbers are taken, as in `train`.
+            blocks, and DataFrames of numbers are taken, as in `train`. Rows of a sparse matrix become dense in blocks.
         out : ndarray (n_samples, n_outputs), optional
             Array for the outputs: of the network's dtype, C-contiguous and writeable. It may overlap X: the outputs are those of X
             as it was.

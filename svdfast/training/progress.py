@@ -20,7 +20,7 @@ __all__ = ["Plateau", "Wait"]
 class Wait:
     """Counts epochs in a row without progress, anew for each form of the network."""
 
-    def __init__(self, patience: int, min_delta: float):
+    def __init__(self, patience: float, min_delta: float):
         self.patience, self.min_delta = patience, min_delta
         self.to_beat, self.epochs = math.inf, 0
         self.form: dict[str, Any] = {}
@@ -30,11 +30,15 @@ class Wait:
         form = net.layout.header()
         if form != self.form:
             self.form, self.to_beat, self.epochs = form, math.inf, 0
-        if value < self.to_beat - self.min_delta:
-            self.to_beat, self.epochs = value, 0
-        else:
-            self.epochs += 1
+        self.epochs = 0 if self.is_progress(value) else self.epochs + 1
         return self.epochs >= self.patience
+
+    def is_progress(self, value: float) -> bool:
+        """Whether a value beats the last one that did, which it then replaces."""
+        progress = value < self.to_beat - self.min_delta
+        if progress:
+            self.to_beat = value
+        return progress
 
     def state(self) -> WaitState:
         """What a checkpoint has of it."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._process.checks import positive_number
-from svdfast.data.arrays import Source, Stretch
+from svdfast.data.arrays import Sampled, Source, Stretch
 from svdfast.data.checks import Samples
 from svdfast.model.evaluation import output_directions
 from svdfast.model.layout import Layout
@@ -56,7 +56,7 @@ class Run:
     ----------
     data : Samples
         What batches are taken from at present: all data, where they are in memory, else some of them.
-    sampled : Samples or None
+    sampled : Sampled or None
         What to take a sample from, where `data` are too few.
     fade : float
         The share of `scales` that is left of them, from 1 to 0 at the end of a training.
@@ -86,7 +86,7 @@ class Run:
         self.norm, self.fade = 0.0, 1.0
         self.engine: Engine
         self.order: NDArray[np.int64] | None = None
-        self.sampled: Samples | None = None
+        self.sampled: Sampled | None = None
         schedule = optimizer.schedule
         self.plateau = Plateau(schedule) if isinstance(schedule, ReduceOnPlateau) else None
 
@@ -176,7 +176,7 @@ class Run:
         return value
 
     @property
-    def at_hand(self) -> Samples:
+    def at_hand(self) -> Sampled:
         """What samples of the data are taken from."""
         return self.data if self.sampled is None else self.sampled
 
@@ -192,9 +192,9 @@ class Run:
 
     def sample(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """The inputs of these rows and their weights."""
-        weights = self.at_hand.weights
-        of_rows = None if weights is None or not weights[rows].any() else weights[rows]
-        return self.at_hand.inputs.array[rows], of_rows
+        samples = self.at_hand.take(rows)
+        weights = samples.weights
+        return samples.inputs.array, weights if weights is not None and weights.any() else None
 
     def loss(self, net: Network, rows: NDArray[np.int64]) -> float:
         """The loss of a network on these rows."""
@@ -203,8 +203,7 @@ class Run:
             layout, parameters, batch_size=len(rows), n_threads=self.n_threads, gradients=False,
             reproducible=self.reproducible,
         )  # fmt: skip
-        self.at_hand.bind(engine)
-        engine.set_order(rows)
+        self.at_hand.bind_rows(engine, rows)
         return engine.evaluate(len(rows))
 
     def constant_loss(self, rows: NDArray[np.int64]) -> float:

@@ -67,7 +67,7 @@ def train(
     ----------
     net : Network
         Changed in place.
-    X : array_like (n_samples, n_inputs), or row source, or iterable of batches
+    X : array_like (n_samples, n_inputs), sparse matrix, row source, or iterable of batches
         Real numbers, finite. uint8, float32 and float64 arrays with contiguous rows, a numpy.memmap too, are read as they lie, never
         copied as a whole.
 
@@ -77,6 +77,9 @@ def train(
         A row source is what has `shape`, `dtype` and slices of rows, and is not in memory: an h5py.Dataset, a zarr.Array. Each epoch reads
         blocks of rows into a pool of 64 MiB. A data set that fits in the pool is read only once. A memmap of another type, or with rows
         that are not contiguous, is read in the same way.
+
+        A sparse matrix or array of SciPy trains the network that its dense rows would train, to the bit. Only the rows of some batches are
+        dense at a time, at most 64 MiB.
 
         An iterable of batches, without y, gives (X, y) or (X, y, sample_weight) for each step: of any sizes, each epoch anew. Of an
         iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches. Their arrays may be used again for the next
