@@ -257,7 +257,7 @@ def test_the_table_holds_the_counts(folder, capsys):
         capsys, "data.npz", *QUICK, "--rank-fraction", "1/8", "--force", "--pretrain-fraction", "0.5",
     )  # fmt: skip
     net = sf.Network([40, 16, 16, 3], seed=0)
-    net.truncate(0.125)
+    net.truncate(0.125, force=True)
     for mode in ("step", "forward"):
         count = sf.count_multiplications(net, mode)
         shown = cells(out, f"multiplications a sample, {mode}")

@@ -358,7 +358,8 @@ class Network:
         """Cuts each hidden weight by truncated SVD into two factors: W ≈ W1·W2 (the report, section 3.3.2).
 
         The output layer stays dense. A layer in which factoring would not save multiplications in training stays as it is,
-        unless `force`. A layer that is factored already is cut anew from its product W1·W2.
+        unless `force`. So does a layer of at most 100 inputs if `rank_fraction` would give it a rank below their number:
+        it would be a bottleneck. `Truncation.reason` says so. A factored layer is truncated again, from its product W1·W2.
 
         Parameters
         ----------
@@ -373,7 +374,7 @@ class Network:
         split : {"balanced", "left", "right"}
             See `factorize`.
         force : bool
-            Factor even where it saves nothing.
+            Factor even where it saves nothing or makes a bottleneck.
         inputs, sample_weight : array_like (n_samples, n_inputs), (n_samples,), optional
             A sample of the network's inputs, and its weights. Each layer is then cut so that its outputs over the sample change least,
             ‖(W − W1·W2)·X‖_F, instead of its weight ("activation-aware", see `leading_directions`).
