@@ -20,17 +20,9 @@ import svdfast.onnx as onnx
 from svdfast._process.files import written_whole
 from svdfast.cli import arguments as parse
 from svdfast.cli.comparison import aligned, say
-from svdfast.cli.data import (
-    DEFAULTS,
-    Failure,
-    Scale,
-    UsageError,
-    load_samples,
-    named_errors,
-    scale_of,
-    take_in,
-    take_out,
-)  # fmt: skip
+from svdfast.cli.data import DEFAULTS, load_samples
+from svdfast.cli.errors import Failure, UsageError, named_errors
+from svdfast.cli.scales import Scale, scale_of, take_in, take_out
 from svdfast.interop import files as io
 from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.heads import Head, agree, head_of, share_explained
