@@ -121,7 +121,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--keep-dense: expected numbers from 1 to {n_hidden}, got {max(arguments.keep_dense)}")
     asked = None
     if arguments.data is not None:
-        asked = saved.samples(net, arguments.data, saved.reading(arguments), answers=True, training=True)
+        asked = saved.samples(net, "compress", arguments, answers=True, training=True)
         for note in asked.notes:
             tell(note)
     before = net.copy()
@@ -135,7 +135,7 @@ def _run(arguments: argparse.Namespace) -> None:
     lines = [*_table(before, net, truncations), *_left(before, truncations)]
     if asked is not None:
         if arguments.data in DEFAULTS:
-            asked = saved.samples(net, arguments.data, saved.reading(arguments), answers=True)
+            asked = saved.samples(net, "compress", arguments, answers=True)
         lines += _compare(before, net, asked, arguments)
     with named_errors(f"--output: {output}"):
         io.save(net, output)
@@ -261,6 +261,6 @@ def _scores(net: Network, y: Array, *outputs: Array) -> tuple[str, ...]:
     head = saved.head(net)
     if head.decides:
         return ("accuracy", *(f"{100 * head.right(out, y).mean():.2f} %" for out in outputs))
-    if (y == y[0]).all(axis=0).any():
+    if (y.min(axis=0) == y.max(axis=0)).any():
         return ("R^2", *("undefined" for _ in outputs))
     return ("R^2", *(f"{share_explained([(out, y, None)]):.4f}" for out in outputs))

@@ -63,7 +63,7 @@ def add(command: saved.AddCommand) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     net = saved.load_model(arguments.model)
-    asked = saved.samples(net, arguments.data, saved.reading(arguments), answers=True)
+    asked = saved.samples(net, "evaluate", arguments, answers=True)
     for note in asked.notes:
         tell(note)
     if asked.y is None:

@@ -83,7 +83,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.proba and not saved.head(net).decides:
         output = net.layers[-1].activation.name
         raise UsageError(f"--proba: this network's output is {output}, which gives no probabilities")
-    asked = saved.samples(net, arguments.data, saved.reading(arguments), answers=False)
+    asked = saved.samples(net, "predict", arguments, answers=False)
     for note in asked.notes:
         tell(note)
     outputs = saved.outputs(net, asked.X, arguments.data, precision=arguments.precision, n_threads=arguments.threads)

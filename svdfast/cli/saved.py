@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from svdfast.cli import arguments as parse
 from svdfast.cli.arrays import check_samples, read_npy, read_npz
-from svdfast.cli.data import DEFAULTS, load_named
-from svdfast.cli.errors import Failure, UsageError, named_errors, short
+from svdfast.cli.data import DEFAULTS, is_npz, load_named
+from svdfast.cli.errors import Failure, named_errors
 from svdfast.cli.tables import Reading, is_table, read_table
 from svdfast.data.preparation import Place, read_numbers, read_texts
 from svdfast.interop import files as io
@@ -26,7 +27,7 @@ from svdfast.model.heads import CLASSES, Head, head_of
 from svdfast.model.network import Network
 from svdfast.model.origin import Label
 
-__all__ = ["DATA", "MODEL", "AddCommand", "Asked", "add_reading", "head", "labels", "load_model", "named", "outputs", "reading", "samples"]
+__all__ = ["DATA", "MODEL", "AddCommand", "Asked", "add_reading", "head", "labels", "load_model", "named", "outputs", "samples"]
 
 Array = NDArray[Any]
 
@@ -51,14 +52,12 @@ class AddCommand(Protocol):
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """The arguments that say how text files are read."""
-    add = parser.add_argument_group("text files").add_argument
-    add("--delimiter", metavar="C", help="between columns (default: found by looking)")
-    add("--encoding", metavar="E", help="default: UTF-8")
-    add("--header", action=argparse.BooleanOptionalAction, help="whether the first line names the columns")
-
-
-def reading(arguments: argparse.Namespace) -> Reading:
-    return Reading(arguments.delimiter, arguments.encoding, arguments.header)
+    add = parser.add_argument_group("tables").add_argument
+    add("--header", action=argparse.BooleanOptionalAction,
+        help="whether the first line has the names of the columns (default: by looking)")  # fmt: skip
+    add("--delimiter", type=parse.delimiter, metavar="C",
+        help="what is between columns: a character, or tab, comma, semicolon, space (default: by looking)")  # fmt: skip
+    add("--encoding", metavar="E", help="of text: cp1252, latin-1, ... (default: UTF-8)")
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def named(net: Network) -> list[tuple[str, tuple[Label, ...] | None]]:
     return [(f"output {i}", (0, 1) if kind.decides else None) for i in range(1, n_targets + 1)]
 
 
-def samples(net: Network, name: str, reading: Reading, *, answers: bool, training: bool = False) -> Asked:
+def samples(net: Network, command: str, arguments: argparse.Namespace, *, answers: bool, training: bool = False) -> Asked:
     """The samples of a file, or of a set that has a name, and their answers where they are wanted and there.
 
     Raises
@@ -114,17 +113,21 @@ def samples(net: Network, name: str, reading: Reading, *, answers: bool, trainin
     Failure
         The file can't be read, or does not fit the network.
     """
-    n_in, n_targets = net.sizes[0], len(named(net))
+    name, n_in, n_targets = arguments.data, net.sizes[0], len(named(net))
     if is_table(name):
         preparation = net.origin.preparation
-        known = set(net.feature_names or ()) if preparation is None else {column.name for column in preparation.columns}
-        table = read_table(name, reading, known)
+        known = net.feature_names or ()
+        if preparation is not None:
+            known = tuple(column.name for column in (*preparation.columns, *preparation.targets))
+        table = read_table(name, Reading(arguments.delimiter, arguments.encoding, arguments.header), known)
         with named_errors("standard input" if name == "-" else name):
             try:
                 asked = _of_table(net, table.frame, answers)
             except ValueError as error:
                 raise Failure(error) from None
         return Asked(asked.X, asked.y, (*table.warnings, *asked.notes))
+    if name not in DEFAULTS and not name.lower().endswith(".npy"):
+        is_npz(name, command)  # or a UsageError
     with named_errors(name):
         X, y = _named_set(name, training) if name in DEFAULTS else _arrays(name, training)
         if y is None or not answers:
@@ -146,10 +149,7 @@ def _named_set(name: str, training: bool) -> tuple[Array, Array]:
 
 def _arrays(name: str, training: bool) -> tuple[Array, Array | None]:
     """X, and y where it is there: those for training, or those for a test where there are both."""
-    suffix = os.path.splitext(name)[1].lower()
-    if suffix not in (".npz", ".npy"):
-        raise UsageError(f"expected one of {', '.join(DEFAULTS)}, a table, or a file that ends in .npz or .npy, got {short(name)}")
-    if suffix == ".npy":
+    if os.path.splitext(name)[1].lower() == ".npy":
         return read_npy(name), None
     parts = ("", "_train", "_test") if training else ("", "_test", "_train")
     pairs = [(X + part, y + part) for part in parts for X, y in (("X", "y"), ("x", "y"))]

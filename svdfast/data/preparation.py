@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GAP", "GAPS", "Categorical", "Class", "Numeric", "Preparation", "Target", "read_numbers", "read_texts"]
+__all__ = ["GAP", "GAPS", "Categorical", "Class", "Numeric", "Place", "Preparation", "Target", "read_numbers", "read_texts"]
 
 Array = NDArray[Any]
 Class: TypeAlias = int | str
@@ -56,7 +56,7 @@ class Numeric:
     def feature_names(self) -> tuple[str, ...]:
         return (self.name,)
 
-    def features(self, values: Any, place: _Place) -> Array:
+    def features(self, values: Any, place: Place) -> Array:
         """Numbers (n, 1)."""
         column = read_numbers(values, place)
         column[np.isnan(column)] = self.fill
@@ -92,7 +92,7 @@ class Categorical:
     def feature_names(self) -> tuple[str, ...]:
         return tuple(f"{self.name}={category}" for category in self.categories)
 
-    def features(self, values: Any, place: _Place) -> Array:
+    def features(self, values: Any, place: Place) -> Array:
         """Zeros and ones (n, n_categories)."""
         numbers = self.numbers(values)
         hot: Array = (numbers[:, np.newaxis] == np.arange(len(self.categories))).astype(np.float64)
@@ -132,7 +132,7 @@ class Target:
         if any(isinstance(label, int) and not -_LARGEST - 1 <= label <= _LARGEST for label in self.classes):
             raise ValueError("classes: expected integers of at most 64 bits")
 
-    def read(self, values: Any, place: _Place) -> Array:
+    def read(self, values: Any, place: Place) -> Array:
         """Numbers of classes, -1 for one that training did not see, or the column's own numbers; ValueError at a gap."""
         texts = read_texts(values)
         if "" in texts:
@@ -221,7 +221,7 @@ class Preparation:
         start = 0
         for column in self.columns:
             end = start + len(column.feature_names)
-            X[:, start:end] = column.features(frame.iloc[:, there[column.name]], _Place(frame, column.name))
+            X[:, start:end] = column.features(frame.iloc[:, there[column.name]], Place(frame, column.name))
             start = end
         return X
 
@@ -246,7 +246,7 @@ class Preparation:
             values = frame.iloc[:, there[target.name]]
             if not any(read_texts(values)):
                 return None
-            found.append(target.read(values, _Place(frame, target.name)))
+            found.append(target.read(values, Place(frame, target.name)))
         return found[0] if len(found) == 1 else np.column_stack(found)
 
     def notes(self, frame: Any) -> list[str]:
@@ -287,7 +287,7 @@ class Preparation:
         )
 
 
-def read_numbers(values: Any, place: _Place | None = None) -> Array:
+def read_numbers(values: Any, place: Place | None = None) -> Array:
     """A column as float64, NaN for gaps; ValueError for what is no number, or infinite."""
     kind = getattr(values.dtype, "kind", "O")
     if kind in "biuf":
@@ -339,7 +339,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-class _Place:
+class Place:
     """Where a value is, in words. A table that was read from a text file has the lines as its index."""
 
     def __init__(self, frame: Any, column: str):
@@ -350,7 +350,7 @@ class _Place:
         return f"{line}, column {self.column!r}"
 
 
-def _at(place: _Place | None, row: int, message: str) -> str:
+def _at(place: Place | None, row: int, message: str) -> str:
     return f"row {row + 1}: {message}" if place is None else f"{place(row)}: {message}"
 
 

@@ -62,14 +62,13 @@ def _data(net: Network) -> list[str]:
         for target in origin.preparation.targets:
             kind = "a number" if target.classes is None else f"classes {_listed(target.classes)}"
             lines.append(f"target {target.name!r}: {kind}")
-        columns = [f"{c.name!r}" for c in origin.preparation.columns]
-        lines.append(f"{len(columns)} columns: {_listed(columns)}")
-    elif origin.classes is not None:
+        columns = [column.name for column in origin.preparation.columns]
+        lines.append(f"{net.sizes[0]} features of {len(columns)} columns: {_listed(columns)}")
+        return lines
+    if origin.classes is not None:
         lines.append(f"classes {_listed(origin.classes)}")
     if origin.feature_names is not None:
         lines.append(f"{net.sizes[0]} features: {_listed(origin.feature_names)}")
-    if origin.mean is not None:
-        lines.append("trained on standardised features; takes them as they are in the data")
     return lines
 
 
