@@ -4,12 +4,16 @@
 The files of networks themselves are tested in test_io.py, the arguments of `train` in test_cli.py.
 """
 
+import csv
 import errno
+import io as text_io
+import itertools
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ import svdfast as sf
 from svdfast import datasets
 from svdfast.cli import compress
 from svdfast.cli.main import main
+from svdfast.data.preparation import GAP, Categorical, Numeric, Preparation, Target
 from svdfast.interop import files as io
 from svdfast.model.origin import Origin
 
@@ -350,6 +355,228 @@ def test_a_class_that_training_did_not_see_is_a_mistake(folder, call):
     assert measure(out, "accuracy") == "75.00"
     assert "not seen in training: 10 rows\n" in out
     assert re.search(r"^\(others\)(  +\d+){3}$", out, re.M)
+
+
+# predict: tables by the names of their columns
+
+
+COLUMNS = (Numeric("age", 38.0), Categorical("sex", ("f", "m")), Categorical("town", (GAP, "Ulm", "Århus, DK")))
+PAY = Target("pay", ("high", 'low, "x"', "none\tyet"))
+
+
+def of_table(*targets, columns=COLUMNS):
+    """A network with the origin that svdfast train gives it."""
+    targets = targets or (PAY,)
+    preparation, classes = Preparation(columns, targets), targets[0].classes
+    output = "identity" if classes is None else "sigmoid" if len(classes) == 2 else "softmax"
+    net = network(len(preparation.feature_names), 200, len(classes) if output == "softmax" else len(targets), output=output)
+    net.layers[0].W[:, 0] *= 0.02  # ages
+    net.origin = Origin(preparation.classes, preparation.feature_names, preparation=preparation)
+    return net
+
+
+ROWS = [
+    {"age": "3", "sex": "f", "town": "Ulm", "pay": "high"},
+    {"age": "", "sex": "m", "town": "Århus, DK", "pay": 'low, "x"'},
+    {"age": "?", "sex": "", "town": "", "pay": "none\tyet"},
+    {"age": "80", "sex": "x", "town": "Bonn", "pay": "high"},
+    {"age": "1e2", "sex": "m", "town": " Ulm ", "pay": "high"},
+]
+
+
+def write_rows(path, names, rows=ROWS, delimiter=",", encoding="utf-8"):
+    with open(path, "w", encoding=encoding, newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(names)
+        writer.writerows([row.get(name, "7") for name in names] for row in rows)
+
+
+def expected_labels(net, rows=ROWS):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    outputs = net.predict(net.origin.preparation.features(pandas.DataFrame(rows)))
+    return outputs, [net.classes[i] for i in outputs.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("names", [*itertools.permutations(["age", "sex", "town"]), ["zip", "town", "pay", "age", "sex", "who"]], ids=str)
+def test_columns_are_found_by_their_names(names, folder, call):
+    net = of_table()
+    sf.save(net, "net.npz")
+    write_rows("data.csv", names)
+    outputs, labels = expected_labels(net)
+    out, err = call("predict", "net.npz", "data.csv")
+    assert [row for (row,) in csv.reader(text_io.StringIO(out))] == labels
+    assert len(set(labels)) > 1
+    assert ("svdfast: left out, as training had no such input: 'zip', 'who'\n" in err) == ("zip" in names)
+    assert "svdfast: column 'age': 2 gaps filled with 38\n" in err
+    out, _ = call("predict", "net.npz", "data.csv", "--proba")
+    np.testing.assert_array_equal(numbers(out).astype("float32"), outputs)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_missing_column_is_named(command, folder, complaint):
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    sf.save(of_table(), "net.npz")
+    write_rows("data.csv", ["town", "pay", "age"])
+    message = complaint(command, "net.npz", "data.csv", status=1)
+    assert message == "data.csv: expected column 'sex', as in training, got 'town', 'pay', 'age'"
+    Path("data.csv").write_text("town,sex,age\nUlm,m,3\nUlm,m,three\n")
+    message = complaint(command, "net.npz", "data.csv", status=1)
+    if command == "predict":
+        assert message == "data.csv: line 3, column 'age': expected a number, got 'three'"
+
+
+def test_labels_are_quoted_where_that_is_needed(folder, call):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    net = of_table()
+    sf.save(net, "net.npz")
+    write_rows("data.csv", ["age", "sex", "town"], ROWS * 20)
+    _, labels = expected_labels(net, ROWS * 20)
+    out, _ = call("predict", "net.npz", "data.csv")
+    assert '"low, ""x"""\n' in out
+    assert pandas.read_csv(text_io.StringIO(out), header=None)[0].tolist() == labels
+    for name in ("p.csv", "p.npy", "p.npz"):
+        call("predict", "net.npz", "data.csv", "--output", name)
+    assert Path("p.csv").read_text() == out
+    assert np.load("p.npy", allow_pickle=False).tolist() == labels
+    assert np.load("p.npz", allow_pickle=False)["predictions"].tolist() == labels
+
+
+@pytest.mark.parametrize("delimiter, encoding", [(";", "utf-8"), ("\t", "utf-16"), ("|", "latin-1")])
+def test_a_line_for_each_row_of_text_files_of_all_kinds(delimiter, encoding, folder, call, monkeypatch):
+    net = of_table()
+    sf.save(net, "net.npz")
+    write_rows("data.txt", ["age", "sex", "town"], delimiter=delimiter, encoding=encoding)
+    more = ["--encoding", encoding] if encoding == "latin-1" else []
+    out, _ = call("predict", "net.npz", "data.txt", *more)
+    assert [row for (row,) in csv.reader(text_io.StringIO(out))] == expected_labels(net)[1]
+    with open("data.txt", "rb") as file:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
+        assert call("predict", "net.npz", "-", *more)[0] == out
+
+
+def test_several_targets_of_two_classes(folder, call):
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    net = of_table(Target("pay", ("low", "high")), Target("own", (3, 4)))
+    sf.save(net, "net.npz")
+    rows = [row | {"pay": ("low", "high")[i % 2], "own": (4, 3, 3)[i % 3]} for i, row in enumerate(ROWS * 4)]
+    write_rows("data.csv", ["own", "age", "pay", "sex", "town"], rows)
+    outputs = expected_labels(net.copy(), rows)[0] if net.classes else net.predict(net.origin.preparation.features(frame_of(rows)))
+    out, _ = call("predict", "net.npz", "data.csv")
+    assert [line.split(",") for line in out.splitlines()] == [
+        [("low", "high")[int(a > 0.5)], ("3", "4")[int(b > 0.5)]] for a, b in outputs
+    ]
+    out, _ = call("evaluate", "net.npz", "data.csv")
+    for i, (name, truth) in enumerate((("pay", [r["pay"] == "high" for r in rows]), ("own", [r["own"] == 4 for r in rows]))):
+        part = out.split(f"\n{name}\n")[1]
+        assert measure(part, "accuracy") == f"{100 * np.mean((outputs[:, i] > 0.5) == truth):.2f}"
+        assert measure(part, "ROC AUC") == f"{sklearn.roc_auc_score(truth, outputs[:, i]):.4f}"
+
+
+def frame_of(rows):
+    return pytest.importorskip("pandas").DataFrame(rows)
+
+
+@pytest.mark.parametrize("names", [["b", "a", "c", "y"], ["y", "c", "b", "a", "more"], ["a", "b", "c"]], ids=str)
+def test_a_network_that_knows_only_names_finds_them(names, folder, call, complaint):
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    net, X = network(3, 8, 2), samples(20, 3)
+    net.origin = Origin(classes=("no", "yes"), feature_names=("a", "b", "c"))
+    sf.save(net, "net.npz")
+    values = dict(zip("abc", X.T, strict=True))
+    write_csv("data.csv", *(values.get(name, np.zeros(20)) for name in names), header=",".join(names))
+    out, err = call("predict", "net.npz", "data.csv")
+    assert out.split() == [("no", "yes")[i] for i in net.predict(X).argmax(axis=1)]
+    assert ("left out, as the network has no such input: 'y', 'more'" in err) == ("more" in names)
+    Path("data.csv").write_text("a,c,d\n1,2,3\n")
+    assert complaint("predict", "net.npz", "data.csv", status=1) == "data.csv: expected columns 'a', 'b', 'c', got no 'b'"
+
+
+def test_npy(folder, call, complaint):
+    net, X = network(), samples()
+    sf.save(net, "net.npz")
+    np.save("data.npy", X)
+    assert call("predict", "net.npz", "data.npy")[0].split() == [str(c) for c in net.predict(X).argmax(axis=1)]
+    assert complaint("evaluate", "net.npz", "data.npy", status=1) == "data.npy: expected targets to compare with, got none"
+    Path("data.npy").write_bytes(Path("data.npy").read_bytes()[:-3])
+    assert complaint("predict", "net.npz", "data.npy", status=1).startswith("data.npy: not an .npy file of a plain array (")
+    np.save("data.npy", np.array([None]), allow_pickle=True)
+    assert complaint("predict", "net.npz", "data.npy", status=1).startswith("data.npy: not an .npy file of a plain array (")
+
+
+@pytest.mark.parametrize("names", [("X_test", "y_test"), ("x_test", "y_test"), ("x_train", "y_train"), ("x", "y")], ids="-".join)
+def test_arrays_by_their_other_names(names, folder, call):
+    net, X = network(), samples()
+    sf.save(net, "net.npz")
+    others = {"X_train": np.zeros((2, 5)), "y_train": np.zeros(2)} if "test" in names[0] else {}
+    np.savez("data.npz", **{names[0]: X, names[1]: net.predict(X).argmax(axis=1)}, **others)
+    assert call("predict", "net.npz", "data.npz")[0].split() == [str(c) for c in net.predict(X).argmax(axis=1)]
+    assert measure(call("evaluate", "net.npz", "data.npz")[0], "accuracy") == "100.00"
+
+
+# evaluate
+
+
+def test_measures_of_classes_are_scikit_learns(folder, call):
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    net, rows = of_table(), ROWS * 8
+    sf.save(net, "net.npz")
+    write_rows("data.csv", ["pay", "town", "age", "sex"], rows)
+    outputs, labels = expected_labels(net, rows)
+    truth = [row["pay"] for row in rows]
+    out, _ = call("evaluate", "net.npz", "data.csv")
+    p = outputs.astype("float64") / outputs.astype("float64").sum(axis=1, keepdims=True)
+    numbered = [net.classes.index(label) for label in truth]
+    assert measure(out, "accuracy") == f"{100 * metrics.accuracy_score(truth, labels):.2f}"
+    assert measure(out, "log loss") == f"{metrics.log_loss(numbered, p):.4f}"
+    assert measure(out, "ROC AUC") == f"{metrics.roc_auc_score(numbered, p, multi_class='ovr'):.4f}"
+    matrix = [[int(cell) for cell in line.split()[-3:]] for line in out.splitlines()[-3:]]
+    assert matrix == metrics.confusion_matrix(truth, labels, labels=list(net.classes)).tolist()
+    write_rows("data.csv", ["pay", "town", "age", "sex"], [row for row in rows if row["pay"] != "high"])
+    assert measure(call("evaluate", "net.npz", "data.csv")[0], "ROC AUC") == "undefined, as the data has no high"
+
+
+def test_data_without_answers_cannot_be_evaluated(folder, complaint):
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    sf.save(of_table(), "net.npz")
+    write_rows("data.csv", ["town", "age", "sex"])
+    message = complaint("evaluate", "net.npz", "data.csv", status=1)
+    assert message == ("data.csv: expected column 'pay' to compare with, got none")
+    write_rows("data.csv", ["town", "age", "sex", "pay"], [*ROWS, ROWS[0] | {"pay": ""}])
+    assert complaint("evaluate", "net.npz", "data.csv", status=1) == "data.csv: line 7, column 'pay': expected a target, got none"
+
+
+def test_evaluate_needs_scikit_learn(folder, complaint, monkeypatch):
+    sf.save(network(), "net.npz")
+    np.savez("data.npz", X=samples(), y=np.arange(40) % 3)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    message = complaint("evaluate", "net.npz", "data.npz", status=1)
+    assert message == 'evaluate needs scikit-learn: pip install "svdfast[demo]"'
+
+
+# info
+
+
+def test_info_of_a_network(folder, call, complaint):
+    net = of_table()
+    net.truncate(ranks=[2])
+    sf.save(net, "net.npz")
+    out, err = call("info", "net.npz")
+    assert err == ""
+    lines = out.splitlines()
+    forward, step = (sf.count_multiplications(net, mode) for mode in ("forward", "step"))
+    assert lines[1].split() == ["6-200", "200x2", "*", "2x6", "2", "relu", "612", str(forward.layers[0].multiplications),
+                                f"{step.layers[0].multiplications:,}"]  # fmt: skip
+    assert lines[3].split() == ["total", f"{len(net.parameters):,}", f"{forward.total:,}", f"{step.total:,}"]
+    assert lines[4:] == [
+        "float32", "target 'pay': classes high, low, \"x\", none\tyet", "6 features of 3 columns: age, sex, town"
+    ]  # fmt: skip
+    net = network(3, 8, 2)
+    net.origin = Origin(classes=("no", "yes"), feature_names=("a", "b", "c"))
+    sf.save(net, "net.npz")
+    assert call("info", "net.npz")[0].splitlines()[4:] == ["float32", "classes no, yes", "3 features: a, b, c"]
+    assert complaint("info", "none.npz", status=1) == "none.npz: No such file or directory"
+    assert call("info")[0].startswith("processor")
 
 
 # predict: to a file
@@ -879,6 +1106,76 @@ def test_the_file_is_written_even_if_nobody_reads_the_table(folder):
     assert sf.load("net-compressed.npz").is_factored
 
 
+@pytest.fixture
+def thirteen(folder):
+    """Numbers that 13 inputs make, and a network that has learned them."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 13)).astype("float32")
+    y = np.tanh(X @ rng.normal(size=(13, 4))).sum(axis=1)
+    net = sf.Network([13, 128, 128, 1], output="identity", seed=0)
+    sf.train(net, X, y, epochs=30, batch_size=50, factoring=None, seed=0, reproducible=True)
+    sf.save(net, "net.npz")
+    np.savez("data.npz", X=X, y=y)
+    np.savez("alone.npz", X=X)
+    return net, X, y
+
+
+def test_a_fraction_makes_no_bottleneck(thirteen, call):
+    out, _ = call("compress", "net.npz", "--rank-fraction", "1/8")
+    again = sf.load("net-compressed.npz")
+    assert again.layout.ranks == (None, 16, None)
+    assert "layer 1 (13 to 128) is left as it is: a rank of 1 would be a bottleneck for its 13 inputs (--force cuts it)\n" in out
+    np.testing.assert_array_equal(again.layers[0].W, thirteen[0].layers[0].W)
+
+
+@pytest.mark.parametrize("data", ["data.npz", "alone.npz"])
+def test_a_cut_that_ruins_the_network_needs_force(data, thirteen, call, complaint):
+    net, X, y = thirteen
+    ruin = ["compress", "net.npz", "--ranks", "budget:0.001", "--data", data]
+    message = complaint(*ruin, status=1)
+    assert re.match(r"net.npz: the cut loses \d\d+% of what the network has learned: loss \S+ before and \S+ after, R\^2 ", message) or (
+        data == "alone.npz" and re.match(r"net.npz: the cut loses \d\d+% of what the network has learned: loss ", message)
+    )
+    assert not Path("net-compressed.npz").exists()
+    out, _ = call(*ruin, "--force")
+    assert sf.load("net-compressed.npz").layout.ranks == (1, 1, None)
+    shown = re.search(r"^loss +(\S+) +(\S+)$", out, re.M).groups()
+    answers = y if data == "data.npz" else net.predict(X)
+    losses = [sf.load(name).evaluate(X, answers).loss for name in ("net.npz", "net-compressed.npz")]
+    assert [float(value) for value in shown] == pytest.approx(losses, rel=1e-3, abs=1e-6)
+    lost = (losses[1] - losses[0]) / (np.var(answers) - losses[0])
+    assert lost > 0.5
+    assert float(re.search(r"^lost (\S+)% of what", out, re.M)[1]) == pytest.approx(100 * lost, abs=0.2)
+
+
+def test_a_cut_that_loses_little_is_written(thirteen, call):
+    out, _ = call("compress", "net.npz", "--rank-fraction", "1/4", "--data", "data.npz")
+    assert float(re.search(r"^lost (\S+)% of what", out, re.M)[1]) < 20
+    assert sf.load("net-compressed.npz").layout.ranks == (None, 32, None)
+
+
+def test_a_cut_that_gives_numbers_out_of_range_is_ruin(thirteen, complaint, monkeypatch):
+    """NaN is no loss that is small."""
+    evaluate = sf.Network.evaluate
+    monkeypatch.setattr(
+        sf.Network, "evaluate",
+        lambda self, *a: evaluate(self, *a) if not self.is_factored else SimpleNamespace(loss=np.nan),
+    )  # fmt: skip
+    assert "loses nan% of what" in complaint("compress", "net.npz", "--rank-fraction", "1/4", "--data", "data.npz", status=1)
+
+
+def test_classes_that_training_did_not_see_are_not_in_the_loss(folder, call, complaint):
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    sf.save(of_table(), "net.npz")
+    write_rows("data.csv", ["age", "sex", "town", "pay"], ROWS * 4 + [ROWS[0] | {"pay": "huge"}])
+    out, err = call("compress", "net.npz", "--ranks", "energy:0.4", "--data", "data.csv", "--force")
+    assert "\non 20 samples of data.csv\n" in out
+    assert "svdfast: left out, as training did not see their classes: 1 of 21 rows\n" in err
+    write_rows("data.csv", ["age", "sex", "town", "pay"], [ROWS[0] | {"pay": "huge"}] * 3)
+    message = complaint("compress", "net.npz", "--ranks", "energy:0.4", "--data", "data.csv", status=1)
+    assert message == "data.csv: expected targets that the network tells apart, got others in all rows"
+
+
 # train --save
 
 
@@ -930,6 +1227,31 @@ def test_an_export_that_could_not_be_written(name, folder, complaint, monkeypatc
     Path("folder.onnx").mkdir()
     monkeypatch.setattr(io, "load", lambda name: pytest.fail("checked too late"))
     assert complaint("export", "net.npz", name, status=1).startswith("FILE.onnx: ")
+
+
+def test_a_preparation_that_is_not_there_is_not_exported(folder, complaint):
+    sf.save(wide(), "net.npz")
+    message = complaint("export", "net.npz", "net.onnx", "--with-preparation", status=1)
+    assert message == "net.npz: --with-preparation: svdfast train did not save it from a table"
+    assert os.listdir() == ["net.npz"]
+
+
+def test_the_exported_preparation_predicts_the_same(folder, call):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    net = of_table()
+    sf.save(net, "net.npz")
+    write_rows("data.csv", ["town", "sex", "age"], ROWS * 3)
+    call("export", "net.npz", "net.onnx", "--with-preparation")
+    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    ages = [float("nan" if row["age"] in ("", "?") else row["age"]) for row in ROWS * 3]
+    inputs = {"age": np.array(ages, "float32")[:, np.newaxis]}
+    inputs |= {name: np.array([[row[name].strip()] for row in ROWS * 3], object) for name in ("sex", "town")}
+    labels, outputs = session.run(None, inputs)
+    printed, _ = call("predict", "net.npz", "data.csv")
+    assert labels.tolist() == [row for (row,) in csv.reader(text_io.StringIO(printed))]
+    printed, _ = call("predict", "net.npz", "data.csv", "--proba")
+    np.testing.assert_allclose(outputs, numbers(printed), rtol=1e-4, atol=1e-6)
 
 
 def test_the_exported_file_predicts_the_same(folder, call):

@@ -219,7 +219,7 @@ def _left(net: Network, truncations: tuple[Truncation, ...]) -> list[str]:
 
 def _compare(before: Network, net: Network, asked: saved.Asked, arguments: argparse.Namespace) -> list[str]:
     """The loss and the score before and after. Raises Failure if too much of what was learned is lost."""
-    asked = _known(asked)
+    asked = _known(asked, arguments.data)
     name, n = arguments.data, len(asked.X)
     old, new = (saved.outputs(net, asked.X, name) for net in (before, net))
     own = asked.y is None
@@ -244,15 +244,15 @@ def _compare(before: Network, net: Network, asked: saved.Asked, arguments: argpa
     return [*lines, f"lost {max(lost, 0):.1%} of what had been learned"]
 
 
-def _known(asked: saved.Asked) -> saved.Asked:
+def _known(asked: saved.Asked, name: str) -> saved.Asked:
     """Without the rows of classes that training did not see; Failure where no other is there."""
     if asked.y is None or asked.y.dtype.kind == "f":
         return asked
-    known = (asked.y.reshape(len(asked.y), -1) >= 0).all(axis=1)
+    known: NDArray[np.bool_] = (asked.y.reshape(len(asked.y), -1) >= 0).all(axis=1)
     if known.all():
         return asked
     if not known.any():
-        raise Failure("expected targets that the network tells apart, got others in all rows")
+        raise Failure(f"{name}: expected targets that the network tells apart, got others in all rows")
     tell(f"left out, as training did not see their classes: {(~known).sum():,} of {len(known):,} rows")
     return replace(asked, X=asked.X[known], y=asked.y[known])
 

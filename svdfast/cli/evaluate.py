@@ -64,12 +64,12 @@ def add(command: saved.AddCommand) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     net = saved.load_model(arguments.model)
     asked = saved.samples(net, "evaluate", arguments, answers=True)
-    for note in asked.notes:
-        tell(note)
     if asked.y is None:
         names = [name for name, _ in saved.named(net) if name]
         wanted = f"column{'s' * (len(names) > 1)} {', '.join(map(repr, names))}" if names else "targets"
         raise Failure(f"{arguments.data}: expected {wanted} to compare with, got none")
+    for note in asked.notes:
+        tell(note)
     outputs = saved.outputs(net, asked.X, arguments.data, n_threads=arguments.threads)
     try:
         lines = _classes(net, outputs, asked.y) if saved.head(net).decides else _numbers(net, outputs, asked.y)
