@@ -248,13 +248,13 @@ def _known(asked: saved.Asked, name: str) -> saved.Asked:
     """Without the rows of classes that training did not see; Failure where no other is there."""
     if asked.y is None or asked.y.dtype.kind == "f":
         return asked
-    known: NDArray[np.bool_] = (asked.y.reshape(len(asked.y), -1) >= 0).all(axis=1)
-    if known.all():
+    unknown = np.flatnonzero((asked.y.reshape(len(asked.y), -1) < 0).any(axis=1))
+    if len(unknown) == 0:
         return asked
-    if not known.any():
+    if len(unknown) == len(asked.y):
         raise Failure(f"{name}: expected targets that the network tells apart, got others in all rows")
-    tell(f"left out, as training did not see their classes: {(~known).sum():,} of {len(known):,} rows")
-    return replace(asked, X=asked.X[known], y=asked.y[known])
+    tell(f"left out, as training did not see their classes: {len(unknown):,} of {len(asked.y):,} rows")
+    return replace(asked, X=np.delete(asked.X, unknown, axis=0), y=np.delete(asked.y, unknown, axis=0))
 
 
 def _scores(net: Network, y: Array, *outputs: Array) -> tuple[str, ...]:
