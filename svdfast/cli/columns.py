@@ -106,9 +106,11 @@ def _classes(frame: Any, name: str, task: str, *, alone: bool) -> tuple[Class, .
         raise Failure(f"column {name!r}: expected different targets, got {short(distinct[0])} alone")
     kind = _kind_of_texts(texts)
     if kind == "numbers" and (task == "regression" or not _are_classes(distinct, len(texts), task, alone)):
-        return _check_numbers(values, line)
+        _check_numbers(values, line)
+        return None
     if task == "regression" or (kind == "mistakes" and task == "auto"):
-        return _check_numbers(values, line)
+        _check_numbers(values, line)
+        return None
     if alone and len(distinct) > MOST_CLASSES and len(distinct) * 2 > len(texts) and kind != "numbers":
         raise Failure(
             f"column {name!r}: expected classes or numbers, got {len(distinct):,} different texts in {len(texts):,} rows; "

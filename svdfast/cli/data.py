@@ -43,6 +43,7 @@ __all__ = ["DEFAULTS", "LEAST_STEPS", "Data", "Defaults", "balanced_accuracy", "
 Array = NDArray[Any]
 
 LEAST_STEPS = 1000  # of a training on a file
+_FEW_ROWS = 1000  # of which more neurons would learn the noise
 _LARGE = 1e4  # inputs from which a network learns badly
 _RARE = 0.2  # a class of less than this share of an equal one is rare
 
@@ -67,12 +68,12 @@ DEFAULTS = {
 
 
 def defaults_of(name: str, n: int, batch_size: int | None = None) -> Defaults:
-    """Those of a named set; of a file of n training rows, batches of a twentieth of it from 16 to 256, and epochs by the steps."""
+    """Those of a named set; of a file of n training rows, few neurons for few rows, batches of a twentieth, and epochs by the steps."""
     if name in DEFAULTS:
         return DEFAULTS[name]
-    batch_size = batch_size or int(np.clip(n // 20, 16, 256))
+    batch_size = batch_size or int(np.clip(n // 20, 32, 256))
     steps = -(-n // batch_size)
-    return Defaults((512, 256), max(20, -(-LEAST_STEPS // steps)), batch_size, 1e-3)
+    return Defaults((100,) if n < _FEW_ROWS else (512, 256), max(20, -(-LEAST_STEPS // steps)), batch_size, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -341,14 +342,13 @@ def _prepared(preparation: Preparation, frame: Any) -> tuple[Array, Array]:
         X, y = preparation.features(frame), preparation.answers(frame)
     except ValueError as error:
         raise Failure(error) from None
+    names = [target.name for target in preparation.targets]
     if y is None:
-        names = [target.name for target in preparation.targets]
         raise Failure(f"expected the target {', '.join(names)}, got no such column, or an empty one")
-    unknown = np.flatnonzero((y.reshape(len(y), -1) < 0).any(axis=1)) if y.dtype.kind == "i" else ()
-    if len(unknown):
-        names = [target.name for target in preparation.targets]
-        shown = ", ".join(short(str(frame[name].iloc[unknown[0]])) for name in names)
-        raise Failure(f"{Place(frame, ', '.join(names))(int(unknown[0]))}: expected a class that the training rows have, got {shown}")
+    if y.dtype.kind == "i" and (y < 0).any():
+        row = int((y.reshape(len(y), -1) < 0).any(axis=1).argmax())
+        shown = ", ".join(short(str(frame[name].iloc[row])) for name in names)
+        raise Failure(f"{Place(frame, ', '.join(names))(row)}: expected a class that the training rows have, got {shown}")
     return X, y
 
 

@@ -85,9 +85,9 @@ data:
   The columns of a table are numbers or text, with or without gaps. Delimiter and header are found by
   looking. A number that is missing becomes the median, text becomes a 0 or 1 for each of its values.
   Columns that do not vary, and texts that hardly come twice, are left out. The target is the last
-  column unless --target names others. Text, and at most {MOST_CLASSES} integers, are classes (see --task).
-  Several targets are all numbers, or have two values each. The saved network knows all this, so
-  svdfast predict takes the same table with its columns in any order.
+  column unless --target names others. Text is classes, and so are at most {MOST_CLASSES} integers (see
+  --task). Several targets are all numbers, or have two values each. The saved network knows all
+  this, so svdfast predict takes the same table with its columns in any order.
 
   A file without a test set has a share of its rows held out. Features are brought to mean 0 and
   standard deviation 1, as is a target that is not classes; uint8 is taken for pixels and divided by
@@ -96,7 +96,8 @@ data:
 defaults:
   data           hidden     epochs  batch  learning rate
 {_TRAINED_WITH}
-  a file         512,256    20 or what makes {LEAST_STEPS:,} steps, batches of 16 to 256, 0.001
+  a file         512,256    at least 20, and {LEAST_STEPS:,} steps; batches of 32 to 256; 0.001
+  few rows       100        the same, of a file of less than 1,000 training rows
 
 examples:
   svdfast train
