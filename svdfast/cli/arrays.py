@@ -25,17 +25,19 @@ _TEST_PAIRS = (("X_test", "y_test"), ("x_test", "y_test"))
 
 def read_pairs(name: str, *, test: bool) -> tuple[Array, Array | None, tuple[Array, Array] | None]:
     """Samples, targets, and test samples with theirs, where they are there. Raises Failure, OSError."""
-    optional = [key for pair in (*_PAIRS, *_TEST_PAIRS) for key in pair]
-    arrays, there = _read_npz(name, optional)
+    keys = dict.fromkeys(key for pair in (*_PAIRS, *_TEST_PAIRS) for key in pair)
+    arrays, there = _read_npz(name, list(keys))
     pair = next((pair for pair in _PAIRS if pair[0] in arrays), None)
     if pair is None or (test and pair[1] not in arrays):
-        missing = ("X and no y" if "y" not in arrays else "X") if pair is None else pair[1]
+        missing = pair[1] if pair else "X" if "y" in arrays else "X and no y"
         raise Failure(f"expected arrays {' and '.join(pair or _PAIRS[0])}, got no {missing} (there: {', '.join(there[:10]) or 'none'})")
-    tests = [key for pair in _TEST_PAIRS for key in pair if key in arrays]
-    if test and len(tests) == 1:
-        raise Failure(f"expected both X_test and y_test or none of them, got {tests[0]} alone")
-    held_out = (arrays[tests[0]], arrays[tests[1]]) if test and tests else None
-    return arrays[pair[0]], arrays.get(pair[1]), held_out
+    if not test:
+        return arrays[pair[0]], arrays.get(pair[1]), None
+    tests = dict.fromkeys(key for each in _TEST_PAIRS for key in each if key in arrays)
+    whole = next(((arrays[X], arrays[y]) for X, y in _TEST_PAIRS if X in tests and y in tests), None)
+    if whole is None and tests:
+        raise Failure(f"expected both X_test and y_test or none of them, got {' and '.join(tests)} alone")
+    return arrays[pair[0]], arrays[pair[1]], whole
 
 
 def _read_npz(name: str, keys: Sequence[str]) -> tuple[dict[str, Array], list[str]]:
@@ -82,5 +84,3 @@ def check_samples(X: Array, y: Array, names: tuple[str, str], n_targets: int = 1
                 f"{int(finite.argmin()) + 1} of {len(array)}"
             )
     return X, y
-
-
