@@ -7,7 +7,8 @@ Not here: tables (tables.py).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,24 +26,26 @@ _TEST_PAIRS = (("X_test", "y_test"), ("x_test", "y_test"))
 
 def read_pairs(name: str, *, test: bool) -> tuple[Array, Array | None, tuple[Array, Array] | None]:
     """Samples, targets, and test samples with theirs, where they are there. Raises Failure, OSError."""
-    optional = [key for pair in (*_PAIRS, *_TEST_PAIRS) for key in pair]
-    arrays, there = read_npz(name, optional)
+    keys = dict.fromkeys(key for pair in (*_PAIRS, *_TEST_PAIRS) for key in pair)
+    arrays, there = read_npz(name, list(keys))
     pair = next((pair for pair in _PAIRS if pair[0] in arrays), None)
     if pair is None or (test and pair[1] not in arrays):
-        missing = ("X and no y" if "y" not in arrays else "X") if pair is None else pair[1]
+        missing = pair[1] if pair else "X" if "y" in arrays else "X and no y"
         raise Failure(f"expected arrays {' and '.join(pair or _PAIRS[0])}, got no {missing} (there: {', '.join(there[:10]) or 'none'})")
-    tests = [key for pair in _TEST_PAIRS for key in pair if key in arrays]
-    if test and len(tests) == 1:
-        raise Failure(f"expected both X_test and y_test or none of them, got {tests[0]} alone")
-    held_out = (arrays[tests[0]], arrays[tests[1]]) if test and tests else None
-    return arrays[pair[0]], arrays.get(pair[1]), held_out
+    if not test:
+        return arrays[pair[0]], arrays.get(pair[1]), None
+    tests = dict.fromkeys(key for each in _TEST_PAIRS for key in each if key in arrays)
+    whole = next(((arrays[X], arrays[y]) for X, y in _TEST_PAIRS if X in tests and y in tests), None)
+    if whole is None and tests:
+        raise Failure(f"expected both X_test and y_test or none of them, got {' and '.join(tests)} alone")
+    return arrays[pair[0]], arrays[pair[1]], whole
 
 
 def read_npz(name: str, keys: Sequence[str]) -> tuple[dict[str, Array], list[str]]:
     """Those arrays of a file that have these names, and the names that are there."""
     try:
         # Opened here, for NumPy leaves a damaged file open.
-        with open(name, "rb") as file, contextlib.ExitStack() as stack:
+        with open(name, "rb") as file, contextlib.ExitStack() as stack, _quiet():
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise Failure("not an .npz file")
@@ -84,17 +87,9 @@ def check_samples(X: Array, y: Array, names: tuple[str, str], n_targets: int = 1
     return X, y
 
 
-
-
-def read_npy(name: str) -> Array:
-    """The array of an .npy file. Raises Failure, OSError."""
-    try:
-        # As a map it can't claim to be larger than it is.
-        array = np.load(name, mmap_mode="r", allow_pickle=False)
-    except OSError:
-        raise
-    except DAMAGED as error:
-        raise Failure(f"not an .npy file of a plain array ({error})") from None
-    if not isinstance(array, np.ndarray):
-        raise Failure("not an .npy file")
-    return np.array(array)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without NumPy's warnings of old or odd headers, which it reads all the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -6,6 +6,7 @@ Not here: how a table is read (tables.py), and how a preparation is applied (dat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -181,13 +182,12 @@ def _find(frame: Any, name: str, forced: bool) -> Column:
         return Column(name, "numeric", f"{low:g} to {high:g}" + (", counts the rows" if counts else ""), gaps)
     if len(distinct) + (gaps > 0) == 1:
         return Column(name, "constant", short(filled[0]), gaps)
-    if not forced and len(distinct) * 2 > len(filled):
-        return Column(name, "identifier", f"{len(distinct):,} different texts", gaps)
-    if not forced and len(distinct) > _MOST_CATEGORIES:
-        return Column(name, "identifier", f"{len(distinct):,} different texts", gaps)
-    common = sorted(distinct, key=lambda text: (-filled.count(text), text)) if len(distinct) <= 20 else sorted(distinct)
-    shown = ", ".join(common[:4]) + (", ..." if len(common) > 4 else "")
-    return Column(name, "categorical", f"{len(distinct)}: {shown:.60}", gaps)
+    if not forced and (len(distinct) * 2 > len(filled) or len(distinct) > _MOST_CATEGORIES):
+        commas = ", numbers with decimal commas" if all(_is_number(text.replace(",", ".")) for text in distinct) else ""
+        return Column(name, "identifier", f"{len(distinct):,} different texts{commas}", gaps)
+    common = [text for text, _ in Counter(filled).most_common()]
+    shown = ", ".join(common[:4])
+    return Column(name, "categorical", f"{len(distinct)}: {shown:.60}{', ...' if len(common) > 4 else ''}", gaps)
 
 
 def _kind_of_texts(texts: Sequence[str]) -> str:

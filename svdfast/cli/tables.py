@@ -131,9 +131,7 @@ def _columnar(pandas: Any, read: Any, data: bytes, kind: str) -> Table:
         frame = read(io.BytesIO(data), dtype_backend="numpy_nullable")
     except ImportError:
         raise
-    except MemoryError:
-        raise
-    except Exception as error:  # pyarrow has errors of many kinds for a damaged file
+    except Exception as error:  # pyarrow has errors of many kinds for a damaged file, one of them of memory that it claims to need
         raise Failure(f"not a {kind} file: {' '.join(str(error).split())[:200]}") from None
     if frame.index.names != [None]:
         frame = frame.reset_index()
@@ -146,8 +144,6 @@ def _spreadsheet(pandas: Any, data: bytes, reading: Reading, known: Collection[s
         frame = pandas.read_excel(io.BytesIO(data), header=None, dtype=object, na_filter=False)
     except ImportError as error:
         raise Failure(f"Excel files need an engine of pandas: {error}") from None
-    except MemoryError:
-        raise
     except Exception as error:  # of any engine
         raise Failure(f"not an Excel file: {' '.join(str(error).split())[:200]}") from None
     rows = [list(row) for row in frame.itertuples(index=False, name=None)]
@@ -176,12 +172,13 @@ def _split(text: str, delimiter: str) -> tuple[list[list[Any]], list[int]]:
     for row, line in _records(text, delimiter):
         rows.append(row)
         lines.append(line)
-    while rows and rows[-1] == [""]:  # blank lines at the end
-        del rows[-1], lines[-1]
-    n_columns = len(rows[0]) if rows else 0
-    if n_columns > 1:
-        there = [i for i, row in enumerate(rows) if row != [""]]
-        rows, lines = [rows[i] for i in there], [lines[i] for i in there]
+    there = [i for i, row in enumerate(rows) if row != [""]]
+    if not there:
+        return [], []
+    n_columns = len(rows[there[0]])
+    if n_columns == 1:
+        there = list(range(there[0], there[-1] + 1))
+    rows, lines = [rows[i] for i in there], [lines[i] for i in there]
     for row, line in zip(rows, lines, strict=True):
         if len(row) != n_columns:
             names = ", ".join(str(cell) for cell in rows[0])
