@@ -87,6 +87,21 @@ def check_samples(X: Array, y: Array, names: tuple[str, str], n_targets: int = 1
     return X, y
 
 
+def read_npy(name: str) -> Array:
+    """The array of an .npy file. Raises Failure, OSError."""
+    try:
+        # As a map it can't claim to be larger than it is.
+        with _quiet():
+            array = np.load(name, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except DAMAGED as error:
+        raise Failure(f"not an .npy file of a plain array ({error})") from None
+    if not isinstance(array, np.ndarray):
+        raise Failure("not an .npy file")
+    return np.array(array)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without NumPy's warnings of old or odd headers, which it reads all the same."""
