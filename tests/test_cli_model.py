@@ -423,6 +423,9 @@ def test_a_missing_column_is_named(command, folder, complaint):
     message = complaint(command, "net.npz", "data.csv", status=1)
     if command == "predict":
         assert message == "data.csv: line 3, column 'age': expected a number, got 'three'"
+    Path("data.csv").write_text("town,sex,age,pay\nUlm,m,3,high\n\nUlm,m,-1e99,high\n")
+    message = complaint(command, "net.npz", "data.csv", status=1)
+    assert message == "data.csv: line 4, column 'age': expected a number that float32 can hold, got -1e+99"
 
 
 def test_labels_are_quoted_where_that_is_needed(folder, call):
@@ -753,7 +756,7 @@ def test_without_the_safetensors_package(argv, folder, complaint, monkeypatch):
         ({"X": np.zeros((3, 5), np.clongdouble)}, "X: expected real numbers of at most 64 bits, got dtype complex256"),
         ({"X": np.array([[0] * 5, [np.nan] * 5])}, "X: expected finite numbers, got NaN or infinity in row 2 of 2"),
         ({"X": np.array([[0] * 5, [-np.inf] * 5])}, "X: expected finite numbers, got NaN or infinity in row 2 of 2"),
-        ({"X": np.array([[0] * 5, [1e60] * 5])}, "X: expected numbers that float32 can hold, got others in row 2 of 2"),
+        ({"X": np.array([[0] * 5, [1e60] * 5])}, "row 2 of 2, column 1: expected a number that float32 can hold, got 1e+60"),
     ],
 )
 def test_npz_files_that_do_not_fit(arrays, message, folder, complaint):

@@ -207,7 +207,7 @@ HEADER = ["age", "sex", "pay", "town", "class"]
 def damaged(rng, data, others=b"\n\r,;\"'\t\0 \xff\xc3-.eE0123456789abfmx"):
     """A few bytes or stretches changed, lost, doubled, moved."""
     data = bytearray(data)
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
         if not data:
             break
         at, length = int(rng.integers(len(data))), int(rng.integers(1, 40))
@@ -313,7 +313,7 @@ def test_damaged_text_gives_an_error_or_the_right_answer(here):
             n_read += check(here, "data.csv", of_text(here, data))
         except BaseException as error:
             raise AssertionError(f"of {data!r}") from error
-    assert 0.1 * N_DAMAGED < n_read < 0.9 * N_DAMAGED
+    assert 0.05 * N_DAMAGED < n_read < 0.95 * N_DAMAGED
 
 
 def test_damaged_arrays_give_an_error_or_the_right_answer(here):

@@ -221,7 +221,7 @@ def _compare(before: Network, net: Network, asked: saved.Asked, arguments: argpa
     """The loss and the score before and after. Raises Failure if too much of what was learned is lost."""
     asked = _known(asked, arguments.data)
     name, n = arguments.data, len(asked.X)
-    old, new = (saved.outputs(net, asked.X, name) for net in (before, net))
+    old, new = (saved.outputs(net, asked, name) for net in (before, net))
     own = asked.y is None
     y = old if asked.y is None else asked.y
     loss = [each.evaluate(asked.X, y).loss for each in (before, net)]
@@ -254,7 +254,8 @@ def _known(asked: saved.Asked, name: str) -> saved.Asked:
     if len(unknown) == len(asked.y):
         raise Failure(f"{name}: expected targets that the network tells apart, got others in all rows")
     tell(f"left out, as training did not see their classes: {len(unknown):,} of {len(asked.y):,} rows")
-    return replace(asked, X=np.delete(asked.X, unknown, axis=0), y=np.delete(asked.y, unknown, axis=0))
+    lines = None if asked.lines is None else np.delete(asked.lines, unknown)
+    return replace(asked, X=np.delete(asked.X, unknown, axis=0), y=np.delete(asked.y, unknown, axis=0), lines=lines)
 
 
 def _scores(net: Network, y: Array, *outputs: Array) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise Failure(f"{arguments.data}: expected {wanted} to compare with, got none")
     for note in asked.notes:
         tell(note)
-    outputs = saved.outputs(net, asked.X, arguments.data, n_threads=arguments.threads)
+    outputs = saved.outputs(net, asked, arguments.data, n_threads=arguments.threads)
     try:
         lines = _classes(net, outputs, asked.y) if saved.head(net).decides else _numbers(net, outputs, asked.y)
     except ImportError:

@@ -61,6 +61,9 @@ experiments:
 
 Figures need matplotlib and pictures scikit-learn: pip install "svdfast[demo,plot]".
 
+example:
+  svdfast reproduce xor small --quick --out trial
+
 exit status:
   0 done; 1 something was left out or failed; 2 the arguments are wrong; 130 ended by Ctrl-C
 """

@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> None:
     asked = saved.samples(net, "predict", arguments, answers=False)
     for note in asked.notes:
         tell(note)
-    outputs = saved.outputs(net, asked.X, arguments.data, precision=arguments.precision, n_threads=arguments.threads)
+    outputs = saved.outputs(net, asked, arguments.data, precision=arguments.precision, n_threads=arguments.threads)
     shown = outputs if arguments.proba else saved.labels(net, outputs)
     if shown.ndim == 2 and shown.shape[1] == 1:
         shown = shown[:, 0]

@@ -72,11 +72,18 @@ class Asked:
         (n_samples, n_outputs). -1 is a class that the network does not know. None: the data does not say.
     notes : tuple of str
         What was left out, or filled.
+    lines : ndarray of int, optional
+        The line of a text file that each row begins in.
     """
 
     X: Array
     y: Array | None
     notes: tuple[str, ...] = ()
+    lines: Array | None = None
+
+    def row(self, number: int) -> str:
+        """Where a row is, in words."""
+        return f"row {number + 1} of {len(self.X)}" if self.lines is None else f"line {self.lines[number]}"
 
 
 def load_model(name: str) -> Network:
@@ -125,7 +132,8 @@ def samples(net: Network, command: str, arguments: argparse.Namespace, *, answer
                 asked = _of_table(net, table.frame, answers)
             except ValueError as error:
                 raise Failure(error) from None
-        return Asked(asked.X, asked.y, (*table.warnings, *asked.notes))
+        lines = table.frame.index.to_numpy() if table.frame.index.name == "line" else None
+        return Asked(asked.X, asked.y, (*table.warnings, *asked.notes), lines)
     if name not in DEFAULTS and not name.lower().endswith(".npy"):
         is_npz(name, command)  # or a UsageError
     with named_errors(name):
@@ -215,19 +223,22 @@ def _numbered(net: Network, targets: Sequence[Any]) -> Array:
     return columns[0] if head(net) is CLASSES else np.column_stack(columns)
 
 
-def outputs(net: Network, X: Array, name: str, **settings: Any) -> Array:
+def outputs(net: Network, asked: Asked, name: str, **settings: Any) -> Array:
     """Outputs (n_samples, n_outputs), all of them numbers."""
+    X = asked.X
     if X.dtype.kind == "f":
         with np.errstate(over="ignore"):
-            held = np.isfinite(X.astype(net.dtype, copy=False)).all(axis=1)
+            held = np.isfinite(X.astype(net.dtype, copy=False))
         if not held.all():
+            row, column = np.argwhere(~held)[0]
+            which = repr(net.feature_names[column]) if net.feature_names else column + 1
             raise Failure(
-                f"{name}: X: expected numbers that {net.dtype} can hold, got others in row {held.argmin() + 1} of {len(X)}"
+                f"{name}: {asked.row(row)}, column {which}: expected a number that {net.dtype} can hold, got {X[row, column]:.6g}"
             )
     found = net.predict(X, **settings)
     finite = np.isfinite(found).all(axis=1)
     if not finite.all():
-        raise Failure(f"{name}: the network's outputs for row {finite.argmin() + 1} of {len(X)} are not finite")
+        raise Failure(f"{name}: the network's outputs for {asked.row(int(finite.argmin()))} are not finite")
     return found
 
 
