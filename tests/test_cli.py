@@ -641,7 +641,7 @@ def test_a_disk_that_fills_up(folder, capsys, monkeypatch):
         (["train", "--seed", "-1"], "argument --seed: expected an integer from 0"),
         (["train", "--svd-method", "fast"], "argument --svd-method: invalid choice"),
         (["train", "--task", "guess"], "argument --task: invalid choice"),
-        (["info", "more"], "unrecognized arguments: more"),
+        (["info", "net.npz", "more"], "unrecognized arguments: more"),
     ],
 )
 def test_wrong_arguments(argv, message, capsys):

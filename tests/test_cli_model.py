@@ -503,6 +503,10 @@ def test_npy(folder, call, complaint):
     assert complaint("evaluate", "net.npz", "data.npy", status=1) == "data.npy: expected targets to compare with, got none"
     Path("data.npy").write_bytes(Path("data.npy").read_bytes()[:-3])
     assert complaint("predict", "net.npz", "data.npy", status=1).startswith("data.npy: not an .npy file of a plain array (")
+    np.save("data.npy", X)
+    size = Path("data.npy").stat().st_size
+    Path("data.npy").write_bytes(Path("data.npy").read_bytes() + b"x")
+    assert complaint("predict", "net.npz", "data.npy", status=1) == f"data.npy: damaged .npy file: expected {size} bytes, got {size + 1}"
     np.save("data.npy", X)  # NumPy reads such a header with a warning
     Path("data.npy").write_bytes(Path("data.npy").read_bytes().replace(b"'shape': (40, 5), ", b"'shape': (40L,5), "))
     assert call("predict", "net.npz", "data.npy")[0].split() == [str(c) for c in net.predict(X).argmax(axis=1)]

@@ -7,6 +7,7 @@ Not here: tables (tables.py).
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -97,8 +98,11 @@ def read_npy(name: str) -> Array:
         raise
     except DAMAGED as error:
         raise Failure(f"not an .npy file of a plain array ({error})") from None
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, np.memmap):
         raise Failure("not an .npy file")
+    end = array.offset + array.nbytes
+    if end != (size := os.path.getsize(name)):
+        raise Failure(f"damaged .npy file: expected {end:,} bytes, got {size:,}")
     return np.array(array)
 
 

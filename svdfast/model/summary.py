@@ -37,10 +37,10 @@ def summary(net: Network) -> str:
     >>> net = sf.Network([784, 512, 10], seed=0)
     >>> _ = net.truncate(ranks=[64])
     >>> print(summary(net))
-    layer               weight  rank  activation  parameters  prediction  training step
-    784-512  512x64 * 64x784      64        relu      83,456      82,944        198,656
-    512-10            10x512   dense     softmax       5,130       5,120         15,360
-    total                                             88,586      88,064        214,016
+    layer             weight   rank  activation  parameters  prediction  training step
+    784-512  512x64 * 64x784     64        relu      83,456      82,944        198,656
+    512-10            10x512  dense     softmax       5,130       5,120         15,360
+    total                                            88,586      88,064        214,016
     float32
     """
     with in_use.reading(net):
