@@ -249,7 +249,8 @@ def test_blank_lines_are_no_rows():
 def test_decimal_commas_are_told(capsys):
     Path("t.csv").write_text("a;b;y\n" + "".join(f"{i},5;{i};{i % 2}\n" for i in range(20)))
     _, warnings = train(capsys, "t.csv", *QUICK)
-    assert warnings == ["column 'a' looks like an identifier (20 different texts, numbers with decimal commas): left out; --categorical takes it"]
+    about = "20 different texts, numbers with decimal commas"
+    assert warnings == [f"column 'a' looks like an identifier ({about}): left out; --categorical takes it"]
 
 
 def test_lines_of_cells_with_line_breaks():
@@ -389,6 +390,13 @@ def test_options_that_do_not_go_with_the_data(capsys):
     np.savez("t.npz", X=np.eye(4), y=[0, 1, 0, 1])
     for name, option in (("xor", "--test"), ("xor", "--target"), ("t.npz", "--drop"), ("t.npz", "--categorical")):
         assert fails(capsys, name, option, "a", status=2).startswith(f"{option}: goes with a ")
+
+
+def test_columns_of_any_name(capsys):
+    frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(40, 4)), columns=["self", "0", "a b=c", "index"])
+    frame.to_csv("t.csv", index=False)
+    train(capsys, "t.csv", *QUICK, "--save", "net.npz")
+    assert sf.load("net.npz").feature_names == ("self", "0", "a b=c")
 
 
 def test_several_targets(capsys):

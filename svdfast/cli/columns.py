@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svdfast.cli.errors import Failure, nearest, short
 from svdfast.data.preparation import (
@@ -27,7 +28,7 @@ from svdfast.data.preparation import (
     read_texts,
 )
 
-__all__ = ["MOST_CLASSES", "Column", "Targets", "find_columns", "find_targets", "lay_out", "learn"]
+__all__ = ["MOST_CLASSES", "Column", "Targets", "find_columns", "find_targets", "lay_out", "learn", "typed"]
 
 MOST_CLASSES = 100
 _MOST_CATEGORIES = 500
@@ -107,10 +108,10 @@ def _classes(frame: Any, name: str, task: str, *, alone: bool) -> tuple[Class, .
         raise Failure(f"column {name!r}: expected different targets, got {short(distinct[0])} alone")
     kind = _kind_of_texts(texts)
     if kind == "numbers" and (task == "regression" or not _are_classes(distinct, len(texts), task, alone)):
-        _check_numbers(values, line)
+        _numbers(values, line)
         return None
     if task == "regression" or (kind == "mistakes" and task == "auto"):
-        _check_numbers(values, line)
+        _numbers(values, line)
         return None
     if alone and len(distinct) > MOST_CLASSES and len(distinct) * 2 > len(texts) and kind != "numbers":
         raise Failure(
@@ -138,11 +139,20 @@ def _are_classes(distinct: Sequence[str], n: int, task: str, alone: bool) -> boo
     return None not in integers and len(integers) <= min(MOST_CLASSES, max(2, n // 2))
 
 
-def _check_numbers(values: Any, line: Place) -> None:
+def _numbers(values: Any, line: Place) -> NDArray[np.float64]:
     try:
-        read_numbers(values, line)
+        return read_numbers(values, line)
     except ValueError as error:
         raise Failure(error) from None
+
+
+def typed(frame: Any, columns: Sequence[Column]) -> Any:
+    """The table with its columns of numbers as float64, NaN for gaps, so that their text is read once."""
+    frame = frame.copy(deep=False)
+    for column in columns:
+        if column.kind == "numeric":
+            frame[column.name] = read_numbers(frame[column.name])
+    return frame
 
 
 def find_columns(frame: Any, targets: Collection[str], categorical: Collection[str], drop: Collection[str]) -> list[Column]:
@@ -173,8 +183,7 @@ def _find(frame: Any, name: str, forced: bool) -> Column:
         except ValueError as error:
             raise Failure(f"{error} (--categorical {short(name)} takes the column for text)") from None
     if kind == "numbers":
-        _check_numbers(values, line)
-        numbers = read_numbers(values)
+        numbers = _numbers(values, line)
         low, high = np.nanmin(numbers), np.nanmax(numbers)
         if low == high:
             return Column(name, "constant", f"{low:g}", gaps)

@@ -29,6 +29,7 @@ from svdfast.cli.columns import (
     find_targets,
     lay_out,
     learn,
+    typed,
 )
 from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, short
 from svdfast.cli.scales import Scale, scale_of, standardise
@@ -298,6 +299,7 @@ def _of_table(arguments: argparse.Namespace) -> Data:
             raise Failure("expected at least two columns, got one (--delimiter C tells what is between them)")
         targets = find_targets(frame, arguments.target, arguments.task)
         columns = find_columns(frame, targets.names, arguments.categorical or (), arguments.drop or ())
+        frame = typed(frame, columns)
         train = test = frame
         if arguments.test is None:
             kept, held_out = _split(arguments, _strata(frame, targets))

@@ -322,6 +322,9 @@ def read_integer(text: str) -> int | None:
 
 
 def _text(value: Any) -> str:
+    if type(value) is str:  # first, for most are
+        text = value.strip()
+        return "" if text in GAPS else text
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return str(int(value))
     if isinstance(value, float | np.floating):
