@@ -51,6 +51,16 @@ def activate(name, parameter, z):
         return np.where(z > 0, z, a * np.expm1(np.minimum(z, 0) / a))
     if name == "gelu":
         return z * ndtr(z)
+    if name == "clipped_relu":
+        return np.clip(z, 0, a)
+    if name == "hardtanh":
+        return np.clip(z, -a, a)
+    if name == "gelu_tanh":
+        return z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))) / 2
+    if name == "silu":
+        return z * np.exp(-np.logaddexp(0, -z))
+    if name == "softplus":
+        return np.where(z > 20, z, np.logaddexp(0, z))
     if name == "tanh":
         return np.tanh(z)
     if name == "sigmoid":
@@ -75,6 +85,18 @@ def backpropagate(name, parameter, z, dA):
         return dA * np.where(z > 0, 1, np.exp(np.minimum(z, 0) / a))
     if name == "gelu":
         return dA * (ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
+    if name == "clipped_relu":
+        return dA * ((z > 0) & (z < a))
+    if name == "hardtanh":
+        return dA * (abs(z) < a)
+    if name == "gelu_tanh":
+        t = np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))
+        return dA * ((1 + t) / 2 + z * (1 - t**2) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * z**2) / 2)
+    if name == "silu":
+        s = np.exp(-np.logaddexp(0, -z))
+        return dA * (s + z * s * (1 - s))
+    if name == "softplus":
+        return dA * np.exp(-np.logaddexp(0, -z))
     if name == "tanh":
         return dA / np.cosh(z) ** 2
     if name == "sigmoid":

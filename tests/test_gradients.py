@@ -18,10 +18,15 @@ from svdfast.model import activations
 ACTIVATIONS = {
     "identity": activations.identity(),
     "relu": activations.relu(),
+    "clipped_relu": activations.clipped_relu(0.5),
+    "hardtanh": activations.hardtanh(0.5),
     "leaky_relu": activations.leaky_relu(0.1),
     "elu": activations.elu(0.7),
     "celu": activations.celu(1.5),
     "gelu": activations.gelu(),
+    "gelu_tanh": activations.gelu_tanh(),
+    "silu": activations.silu(),
+    "softplus": activations.softplus(),
     "tanh": activations.tanh(),
     "sigmoid": activations.sigmoid(),
     "softmax": activations.softmax(),
@@ -31,7 +36,7 @@ OUTPUT = {
     "binary_cross_entropy": "sigmoid",
     "mean_squared_error": "identity",
 }
-KINKED = {"relu", "leaky_relu", "elu"}  # elu with alpha other than 1
+KINKED = {"relu", "clipped_relu", "hardtanh", "leaky_relu", "elu"}  # elu with alpha other than 1
 
 CASES = [
     (name, position, loss, form)
@@ -176,10 +181,15 @@ def torch_loss_and_gradient(torch, net, X, y, loss, sample_weight=None, dtype=No
     functions = {
         "identity": lambda z, a: z,
         "relu": lambda z, a: F.relu(z),
+        "clipped_relu": lambda z, a: F.hardtanh(z, 0.0, a),
+        "hardtanh": lambda z, a: F.hardtanh(z, -a, a),
         "leaky_relu": F.leaky_relu,
         "elu": F.elu,
         "celu": F.celu,
         "gelu": lambda z, a: F.gelu(z),
+        "gelu_tanh": lambda z, a: F.gelu(z, approximate="tanh"),
+        "silu": lambda z, a: F.silu(z),
+        "softplus": lambda z, a: F.softplus(z),
         "tanh": lambda z, a: torch.tanh(z),
         "sigmoid": lambda z, a: torch.sigmoid(z),
         "softmax": lambda z, a: torch.softmax(z, dim=1),

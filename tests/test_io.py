@@ -67,7 +67,7 @@ def test_round_trip(form, dtype, as_text, path):
 
 @pytest.mark.parametrize("name", ALL)
 def test_round_trip_of_all_activations(name, path):
-    parameter = {"leaky_relu": (0.3,), "elu": (0.7,), "celu": (1.7,)}.get(name, ())
+    parameter = {"leaky_relu": (0.3,), "elu": (0.7,), "celu": (1.7,), "clipped_relu": (0.5,), "hardtanh": (0.5,)}.get(name, ())
     function = getattr(activations, name)(*parameter)
     net = sf.Network([3, 4, 5, 2], hidden=[function, "tanh"], output=function, uint8_scale=0.3)
     sf.save(net, path)

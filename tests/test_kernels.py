@@ -35,9 +35,33 @@ def normal_density(z):
     return np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
 
 
+def gelu_tanh_inner(z):
+    """2u and its derivative, of z·σ(2u)."""
+    c = 2 * np.sqrt(2 / np.pi)
+    return c * (z + 0.044715 * z**3), c * (1 + 3 * 0.044715 * z**2)
+
+
+def gelu_tanh_slope(z):
+    near = np.clip(z, -12, 12)  # beyond, it is 0 or 1
+    u, slope = gelu_tanh_inner(near)
+    return scipy.special.expit(u) * (1 + near * scipy.special.expit(-u) * slope)
+
+
+def silu_slope(z):
+    return scipy.special.expit(z) * (1 + z * scipy.special.expit(-z))
+
+
 ELEMENTWISE = {
     "identity": (lambda z, a: z, lambda z, a: np.ones_like(z)),
     "relu": (lambda z, a: np.where(z < 0, 0, z), lambda z, a: np.where(z <= 0, 0.0, 1.0)),
+    "clipped_relu": (
+        lambda z, a: np.where(z < 0, 0, np.where(z > a, a, z)),
+        lambda z, a: np.where((z <= 0) | (z >= a), 0.0, 1.0),
+    ),
+    "hardtanh": (
+        lambda z, a: np.where(z < -a, -a, np.where(z > a, a, z)),
+        lambda z, a: np.where(abs(z) >= a, 0.0, 1.0),
+    ),
     "leaky_relu": (lambda z, a: np.where(z < 0, a * z, z), lambda z, a: np.where(z <= 0, a, 1.0)),
     "elu": (
         lambda z, a: np.where(z < 0, a * np.expm1(np.minimum(z, 0)), z),
@@ -51,6 +75,15 @@ ELEMENTWISE = {
         lambda z, a: z * scipy.special.ndtr(z),
         lambda z, a: scipy.special.ndtr(z) + z * normal_density(z),
     ),
+    "gelu_tanh": (
+        lambda z, a: z * scipy.special.expit(gelu_tanh_inner(z)[0]),
+        lambda z, a: gelu_tanh_slope(z),
+    ),
+    "silu": (lambda z, a: z * scipy.special.expit(z), lambda z, a: silu_slope(z)),
+    "softplus": (
+        lambda z, a: np.where(z > 20, z, np.logaddexp(0, z)),
+        lambda z, a: scipy.special.expit(z),
+    ),
     "tanh": (lambda z, a: np.tanh(z), lambda z, a: 1 - np.tanh(z) ** 2),
     "sigmoid": (
         lambda z, a: scipy.special.expit(z),
@@ -58,9 +91,12 @@ ELEMENTWISE = {
     ),
 }
 NAMES = [*ELEMENTWISE, "softmax"]
-PARAMETRIC = ("leaky_relu", "elu", "celu")
+PARAMETRIC = ("clipped_relu", "hardtanh", "leaky_relu", "elu", "celu")
+READ_Z = ("gelu", "gelu_tanh", "silu")  # their derivatives
 ACTIVATIONS = [
     *NAMES,
+    sf.activations.clipped_relu(0.7),
+    sf.activations.hardtanh(0.7),
     sf.activations.leaky_relu(0.0),
     sf.activations.leaky_relu(0.3),
     sf.activations.elu(0.5),
@@ -154,9 +190,8 @@ class Case:
         rng = np.random.default_rng(seed)
         self.sizes = {"p": p, "m": m, "n": n, "l": rank}
         self.dtype, self.activation = dtype, activation
-        self.needs = {"identity": (), "gelu": ("Z",)}.get(
-            resolve_activation(activation).name, ("A",)
-        )
+        name = resolve_activation(activation).name
+        self.needs = () if name == "identity" else ("Z",) if name in READ_Z else ("A",)
 
         def array(*shape):
             return LAYOUTS[layouts[rng.integers(len(layouts))]](
@@ -563,7 +598,7 @@ def test_out_dX_without_input_gradient_is_refused():
 
 @pytest.mark.parametrize("activation", [name for name in NAMES if name != "identity"])
 def test_derivative_without_what_it_is_computed_from(activation):
-    needed = "Z" if activation == "gelu" else "A"
+    needed = "Z" if activation in READ_Z else "A"
     for function in ("dense_backward", "factored_backward"):
         arguments = fresh(OPERANDS[function]) | {"activation": activation}
         arguments[needed] = None
@@ -698,8 +733,9 @@ def test_extreme_values(activation, dtype):
         expected, slope = (g(z.astype(np.float64), parameter) for g in ELEMENTWISE[name])
         # Of the size of the smallest normal number, results may be rounded to it or to 0.
         relative, absolute = 8 * eps, tiny
-        if name == "gelu":  # a product with a number of that size, e^(-z²/2)
-            relative = eps * np.clip(z.astype(np.float64) ** 2, 8, 1e4)
+        if name in READ_Z:  # a product with a number of that size, e^(-z²/2) or σ(2u)
+            exponent = {"gelu": lambda z: z**2, "gelu_tanh": lambda z: 4 * abs(gelu_tanh_inner(z)[0])}
+            relative = eps * np.clip(exponent.get(name, abs)(z.astype(np.float64)), 8, 1e4)
             absolute = tiny * np.maximum(abs(z.astype(np.float64)), 1)
         assert (abs(A - expected) <= relative * abs(expected) + absolute).all()
         # Derivatives come from A, so their errors are relative to 1 where they cancel.
@@ -713,12 +749,14 @@ def test_infinities(activation, dtype):
     A, derivative = through(activation, [-np.inf, np.inf], dtype)
     left = {"identity": -np.inf, "relu": 0, "elu": -parameter, "celu": -parameter}
     left |= {"leaky_relu": -np.inf if parameter else np.nan, "tanh": -1, "sigmoid": 0}
-    left |= {"gelu": np.nan}  # -inf * 0, as in NumPy
-    right = {"tanh": 1, "sigmoid": 1}.get(name, np.inf)
+    left |= dict.fromkeys(READ_Z, np.nan)  # -inf * 0, as in NumPy
+    left |= {"clipped_relu": 0, "softplus": 0, "hardtanh": -parameter}
+    right = {"tanh": 1, "sigmoid": 1, "clipped_relu": parameter, "hardtanh": parameter}.get(name, np.inf)
     np.testing.assert_allclose(A, [left[name], right], rtol=1e-6, atol=np.finfo(dtype).tiny)
-    if name not in ("identity", "gelu") and (name != "leaky_relu" or parameter > 0):
+    if name not in ("identity", *READ_Z) and (name != "leaky_relu" or parameter > 0):
         slope = {"leaky_relu": parameter}.get(name, 0)
-        expected = [slope, 0 if name in ("tanh", "sigmoid") else 1]
+        bounded = ("tanh", "sigmoid", "clipped_relu", "hardtanh")
+        expected = [slope, 0 if name in bounded else 1]
         np.testing.assert_allclose(derivative, expected, rtol=1e-6, atol=np.finfo(dtype).tiny)
 
 
@@ -797,6 +835,9 @@ def test_no_warnings_and_no_error_state_is_left():
         ("elu", -80, 2),
         ("celu", -80, 2),
         ("gelu", -5, 5),
+        ("gelu_tanh", -1, 5),  # further left the rounding of its exponent counts
+        ("silu", -80, 80),
+        ("softplus", -80, 80),
     ],
 )
 def test_accuracy(name, low, high, dtype):

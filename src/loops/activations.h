@@ -14,6 +14,12 @@
 #define SVDFAST_ACTIVATIONS(BY_ELEMENT, BY_ROW)                                                    \
     BY_ELEMENT(IDENTITY, identity, NOTHING, z, g)                                                  \
     BY_ELEMENT(RELU, relu, A, z < 0 ? (REAL)0 : z, a <= 0 ? (REAL)0 : g)                           \
+    BY_ELEMENT(CLIPPED_RELU, clipped_relu, A,                                                      \
+               z < 0 ? (REAL)0 : z > parameter ? parameter : z,                                    \
+               a <= 0 || a >= parameter ? (REAL)0 : g)                                             \
+    BY_ELEMENT(HARDTANH, hardtanh, A,                                                              \
+               z < -parameter ? -parameter : z > parameter ? parameter : z,                        \
+               a <= -parameter || a >= parameter ? (REAL)0 : g)                                    \
     BY_ELEMENT(LEAKY_RELU, leaky_relu, A, z < 0 ? parameter * z : z, a <= 0 ? parameter * g : g)   \
     /* A = alpha (e^z - 1), so its derivative alpha e^z is A + alpha. */                           \
     BY_ELEMENT(ELU, elu, A, z < 0 ? parameter * NAME(expm1)(z) : z,                                \
@@ -21,6 +27,11 @@
     BY_ELEMENT(CELU, celu, A, z < 0 ? parameter * NAME(expm1)(z / parameter) : z,                  \
                a <= 0 ? (a / parameter + 1) * g : g)                                               \
     BY_ELEMENT(GELU, gelu, Z, z * NAME(normal_cdf)(z), NAME(gelu_slope)(z) * g)                    \
+    BY_ELEMENT(GELU_TANH, gelu_tanh, Z, z * NAME(near_normal_cdf)(z),                              \
+               NAME(gelu_tanh_slope)(z) * g)                                                       \
+    BY_ELEMENT(SILU, silu, Z, z * NAME(logistic)(z), NAME(silu_slope)(z) * g)                      \
+    /* A = log(1 + e^z), so its derivative e^z / (1 + e^z) is 1 - e^-A. */                         \
+    BY_ELEMENT(SOFTPLUS, softplus, A, NAME(softplus)(z), -NAME(expm1)(-a) * g)                     \
     BY_ELEMENT(TANH, tanh, A, NAME(hyperbolic_tangent)(z), (1 - a) * (1 + a) * g)                  \
     BY_ELEMENT(SIGMOID, sigmoid, A, NAME(logistic)(z), a * (1 - a) * g)                            \
     BY_ROW(SOFTMAX, softmax, A)
@@ -55,6 +66,34 @@ static inline REAL NAME(gelu_slope)(REAL z)
 {
     const REAL density = (REAL)0.39894228040143267794 * NAME(exponential)((REAL)-0.5 * z * z);
     return NAME(normal_cdf)(z) + z * density;
+}
+
+/* Phi(z) by tanh: (1 + tanh u) / 2 = logistic(2 u), u = sqrt(2 / pi) (z + 0.044715 z^3). */
+static inline REAL NAME(near_normal_cdf)(REAL z)
+{
+    return NAME(logistic)((REAL)1.59576912160573071176 * (z + (REAL)0.044715 * z * z * z));
+}
+
+/* d z s(2u) / dz = s(2u) + z s(2u) s(-2u) 2u', s the logistic function. Beyond 12 it is 0 or 1 to the last bit, and z^2 is kept finite. */
+static inline REAL NAME(gelu_tanh_slope)(REAL z)
+{
+    REAL t = z < -12 ? (REAL)-12 : z;
+    t = t > 12 ? (REAL)12 : t;
+    const REAL slope = (REAL)1.59576912160573071176 * (1 + (REAL)0.134145 * t * t); /* 2u' */
+    const REAL s = NAME(near_normal_cdf)(t);
+    return s * (1 + t * slope * NAME(near_normal_cdf)(-t));
+}
+
+/* d z s(z) / dz = s(z) (1 + z s(-z)), s the logistic function. */
+static inline REAL NAME(silu_slope)(REAL z)
+{
+    return NAME(logistic)(z) * (1 + z * NAME(logistic)(-z));
+}
+
+/* log(1 + e^z); beyond 20 it is z, as in PyTorch, which is less by 2e-9. */
+static inline REAL NAME(softplus)(REAL z)
+{
+    return z > 20 ? z : (REAL)log1p((double)NAME(exponential)(z));
 }
 
 static void NAME(softmax_rows)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, REAL *A)

@@ -6,9 +6,10 @@ Not here: how they are found (torch_networks.py, sklearn_networks.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._engine import aligned_zeros
@@ -19,6 +20,38 @@ from svdfast.model.layout import Layout
 from svdfast.model.network import Network
 
 
+@dataclass(frozen=True)
+class Affine:
+    """x·scale + shift; scale and shift are float64, one number for each input or one for all.
+
+    A network has no such layer: the Linear before it or after it takes it up.
+    """
+
+    place: str
+    scale: NDArray[np.float64] | float = 1.0
+    shift: NDArray[np.float64] | float = 0.0
+    dtype: str | None = None  # as it was found; None: that of the Linear
+
+    @property
+    def n(self) -> int | None:
+        """How many inputs it has; None: any number."""
+        return next((np.size(x) for x in (self.scale, self.shift) if np.ndim(x)), None)
+
+    def then(self, after: Affine) -> Affine:
+        """This one and then `after`."""
+        after.check(self.place, self.n, self.dtype)
+        scale, shift = self.scale * after.scale, self.shift * after.scale + after.shift
+        return Affine(after.place, scale, shift, self.dtype or after.dtype)
+
+    def check(self, place: str, n: int | None, dtype: str | None) -> None:
+        """ValueError: it does not fit what stands beside it, at `place`."""
+        for expected, got, what in ((n, self.n, " features"), (dtype, self.dtype, "")):
+            if None not in (expected, got) and expected != got:
+                raise ValueError(
+                    f"{self.place}: expected {expected}{what}, as in {place}, got {got}"
+                )
+
+
 @dataclass
 class Linear:
     """X·Wᵀ + b; `place` says where it was found."""
@@ -27,6 +60,46 @@ class Linear:
     factors: tuple[NDArray[Any], ...]  # W, or W1 and W2 of W = W1·W2
     b: NDArray[Any] | None
     activation: Activation | None = None
+
+    def then(self, affine: Affine) -> Linear:
+        """The Linear that computes this one and then `affine`."""
+        affine.check(self.place, self.n_out, str(self.dtype))
+        left, *others = self.factors
+        with np.errstate(over="ignore", invalid="ignore"):
+            b = np.broadcast_to(affine.shift, self.n_out)
+            if self.b is not None:
+                b = b + self.b.astype(np.float64) * affine.scale
+            left = (left.T.astype(np.float64) * affine.scale).T
+            return self._with(affine, (left, *others), b)
+
+    def after(self, affine: Affine) -> Linear:
+        """The Linear that computes `affine` and then this one."""
+        affine.check(self.place, self.n_in, str(self.dtype))
+        *others, right = self.factors
+        with np.errstate(over="ignore", invalid="ignore"):
+            b = np.broadcast_to(affine.shift, self.n_in)
+            for W in reversed(self.factors):
+                b = W.astype(np.float64) @ b
+            if self.b is not None:
+                b = b + self.b
+            right = right.astype(np.float64) * affine.scale
+            return self._with(affine, (*others, right), b)
+
+    def _with(
+        self, affine: Affine, factors: tuple[NDArray[Any], ...], b: NDArray[np.float64]
+    ) -> Linear:
+        """These numbers in the dtype of the Linear. A bias of zeros stays none, so that a pair stays a pair."""
+        rounded = tuple(W.astype(self.dtype) for W in factors)
+        bias = b.astype(self.dtype) if self.b is not None or b.any() else None
+        if not all(np.isfinite(x).all() for x in (*rounded, bias) if x is not None):
+            raise ValueError(
+                f"{affine.place}: expected numbers that are finite in {self.dtype} when folded into {self.place}"
+            )
+        return replace(self, factors=rounded, b=bias)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.factors[0].dtype
 
     @property
     def n_in(self) -> int:
@@ -39,7 +112,7 @@ class Linear:
 
 def network_of(layers: list[Linear], uint8_scale: float) -> Network:
     """A network of these layers; an activation that is None is the identity, a bias that is None is zero."""
-    dtype = layers[0].factors[0].dtype
+    dtype = layers[0].dtype
     sizes = [count(f"{layers[0].place}: inputs", layers[0].n_in, maximum=MAX_SIZE)]
     for layer in layers:
         if layer.n_in != sizes[-1]:

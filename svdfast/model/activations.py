@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from svdfast._elementwise import ACTIVATIONS, BACKWARD_READS
@@ -18,13 +18,18 @@ from svdfast._process.checks import positive_number
 __all__ = [
     "Activation",
     "celu",
+    "clipped_relu",
     "elu",
     "gelu",
+    "gelu_tanh",
+    "hardtanh",
     "identity",
     "leaky_relu",
     "relu",
     "sigmoid",
+    "silu",
     "softmax",
+    "softplus",
     "tanh",
 ]
 
@@ -37,7 +42,7 @@ class Activation:
     ----------
     name : str
     parameter : float
-        Slope of leaky ReLU, α of ELU and CELU; the other activations do not use it.
+        Slope of leaky ReLU, ceiling of clipped ReLU, limit of hard tanh, α of ELU and CELU; the other activations do not use it.
 
     Examples
     --------
@@ -82,6 +87,16 @@ def relu() -> Activation:
     return Activation("relu")
 
 
+def clipped_relu(ceiling: float = 6.0) -> Activation:
+    """f(z) = min(max(z, 0), ceiling); ceiling > 0. With 6 it is ReLU6; the derivative at both ends is 0."""
+    return Activation("clipped_relu", ceiling)
+
+
+def hardtanh(limit: float = 1.0) -> Activation:
+    """f(z) = min(max(z, −limit), limit); limit > 0; the derivative at both ends is 0."""
+    return Activation("hardtanh", limit)
+
+
 def leaky_relu(slope: float = 0.01) -> Activation:
     """f(z) = z for z > 0, slope·z otherwise; slope ≥ 0."""
     return Activation("leaky_relu", slope)
@@ -100,6 +115,21 @@ def celu(alpha: float = 1.0) -> Activation:
 def gelu() -> Activation:
     """f(z) = z·Φ(z), Φ the normal distribution function, computed by erfc (Hendrycks & Gimpel 2016)."""
     return Activation("gelu")
+
+
+def gelu_tanh() -> Activation:
+    """f(z) = z·(1 + tanh(√(2/π)·(z + 0.044715·z³)))/2, an approximation of GELU (Hendrycks & Gimpel 2016)."""
+    return Activation("gelu_tanh")
+
+
+def silu() -> Activation:
+    """f(z) = z/(1 + e⁻ᶻ), also called swish (Elfwing et al. 2018)."""
+    return Activation("silu")
+
+
+def softplus() -> Activation:
+    """f(z) = log(1 + eᶻ) for z ≤ 20, z otherwise, as in PyTorch."""
+    return Activation("softplus")
 
 
 def tanh() -> Activation:
@@ -173,13 +203,38 @@ def _onnx_gelu(graph: Graph, z: str, parameter: float) -> str:
     return node("Sub", node("Max", z, scalar(0.0)), tail)
 
 
+def _onnx_clipped_relu(graph: Graph, z: str, ceiling: float) -> str:
+    return graph.node("Min", graph.node("Relu", z), graph.scalar(ceiling))
+
+
+def _onnx_hardtanh(graph: Graph, z: str, limit: float) -> str:
+    return graph.node("Max", graph.node("Min", z, graph.scalar(limit)), graph.scalar(-limit))
+
+
+def _onnx_gelu_tanh(graph: Graph, z: str, parameter: float) -> str:
+    """z·σ(2u), u = √(2/π)·(z + 0.044715·z³)."""
+    node, scalar = graph.node, graph.scalar
+    cubic = node("Mul", node("Mul", node("Mul", z, z), z), scalar(0.044715))
+    twice = node("Mul", node("Add", z, cubic), scalar(2 * math.sqrt(2 / math.pi)))
+    return node("Mul", z, node("Sigmoid", twice))
+
+
+def _onnx_softplus(graph: Graph, z: str, parameter: float) -> str:
+    node, scalar = graph.node, graph.scalar
+    below = node("Log", node("Add", node("Exp", node("Min", z, scalar(20.0))), scalar(1.0)))
+    return node("Where", node("Greater", z, scalar(20.0)), z, below)
+
+
 @dataclass(frozen=True)
 class Torch:
-    """An activation's module in torch.nn: its class, the argument that is our parameter, and the values that others must have."""
+    """An activation's module in torch.nn: its class, the argument that is our parameter, and the values that others must have.
+
+    The others' values are a function of the parameter; the first of each is what `to_torch` writes.
+    """
 
     name: str
     parameter: str | None = None
-    others: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    others: Callable[[float], Mapping[str, tuple[Any, ...]]] = lambda parameter: {}
 
 
 @dataclass(frozen=True)
@@ -219,13 +274,33 @@ FACTS = {
             leaky_relu, "slope", or_zero=True,
             torch=Torch("LeakyReLU", "negative_slope"), onnx=_onnx_leaky_relu,
         ),
+        Facts(
+            clipped_relu, "ceiling",
+            torch=Torch("Hardtanh", "max_val", lambda _: {"min_val": (0.0,)}), onnx=_onnx_clipped_relu,
+        ),
+        Facts(
+            hardtanh, "limit",
+            torch=Torch("Hardtanh", "max_val", lambda limit: {"min_val": (-limit,)}),
+            onnx=_onnx_hardtanh,
+        ),
         Facts(elu, "alpha", torch=Torch("ELU", "alpha"), onnx=_onnx_elu),
         Facts(celu, "alpha", torch=Torch("CELU", "alpha"), onnx=_onnx_celu),
-        Facts(gelu, torch=Torch("GELU", others={"approximate": ("none",)}), onnx=_onnx_gelu),
+        Facts(gelu, torch=Torch("GELU", others=lambda _: {"approximate": ("none",)}), onnx=_onnx_gelu),
+        Facts(
+            gelu_tanh, torch=Torch("GELU", others=lambda _: {"approximate": ("tanh",)}), onnx=_onnx_gelu_tanh
+        ),
+        Facts(
+            silu, torch=Torch("SiLU"),
+            onnx=lambda graph, z, _: graph.node("Mul", z, graph.node("Sigmoid", z)),
+        ),
+        Facts(
+            softplus, torch=Torch("Softplus", others=lambda _: {"beta": (1.0,), "threshold": (20.0,)}),
+            onnx=_onnx_softplus,
+        ),
         Facts(tanh, torch=Torch("Tanh"), onnx=_operator("Tanh"), sklearn="tanh"),
         Facts(sigmoid, torch=Torch("Sigmoid"), onnx=_operator("Sigmoid"), sklearn="logistic"),
         Facts(
-            softmax, torch=Torch("Softmax", others={"dim": (-1, 1)}),
+            softmax, torch=Torch("Softmax", others=lambda _: {"dim": (-1, 1)}),
             onnx=_operator("Softmax", axis=-1), sklearn="softmax",
         ),
     )

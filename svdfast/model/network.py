@@ -48,8 +48,8 @@ class Network:
     sizes : sequence of int
         Inputs, then outputs of each layer; at least two, each ≥ 1.
     hidden : str or Activation or sequence of them
-        Activation of the hidden layers, or of each: one of identity, relu, leaky_relu, elu, celu, gelu, tanh, sigmoid, softmax,
-        or what a function of `svdfast.activations` returns.
+        Activation of the hidden layers, or of each: one of identity, relu, clipped_relu, hardtanh, leaky_relu, elu, celu,
+        gelu, gelu_tanh, silu, softplus, tanh, sigmoid, softmax, or what a function of `svdfast.activations` returns.
     output : str or Activation
         Activation of the last layer.
     init : {"glorot", "glorot_uniform", "he"}
@@ -177,9 +177,7 @@ class Network:
 
     @origin.setter
     def origin(self, origin: Origin) -> None:
-        if not isinstance(origin, Origin):
-            raise TypeError(f"origin: expected an Origin, got {type(origin).__name__}")
-        origin.check(self.layout)
+        _check_origin(origin, self.layout)
         self._origin = origin
 
     @property
@@ -222,7 +220,7 @@ class Network:
         """A network of these layers, with a copy of the parameters; an array of no dimension has one number for all of them."""
         check_state(layout, parameters, or_one=True)
         uint8_scale = positive_number("uint8_scale", uint8_scale)
-        origin.check(layout)
+        _check_origin(origin, layout)
         room("layout", layout.size * parameters.itemsize)
         net = cls.__new__(cls)
         net.__setstate__({"state": (layout, parameters), "uint8_scale": uint8_scale, "origin": origin})
@@ -430,3 +428,9 @@ class Network:
     def recompose(self) -> None:
         """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""
         self._state = truncation.rebuilt(self._state, self.layout.recomposed().structures, {})
+
+
+def _check_origin(origin: Any, layout: Layout) -> None:
+    if not isinstance(origin, Origin):
+        raise TypeError(f"origin: expected an Origin, got {type(origin).__name__}")
+    origin.check(layout)
