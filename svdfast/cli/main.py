@@ -80,11 +80,11 @@ data:
   cat            209 and 50 images of 64x64x3; you need to have the two files
   FILE           a table: .csv, .tsv, .txt, .data (also .gz, .bz2, .xz), .parquet, .feather, .xlsx,
                  or - for text from standard input
-  FILE.npz       arrays X (a sample in a row, or an image) and y, and X_test and y_test if there is a
-                 test set; also x_train, y_train, x_test, y_test
+  FILE.npz       arrays X (a sample in a row, or an image) and y, and X_test and y_test if there is
+                 a test set; also x_train, y_train, x_test, y_test
 
-  The columns of a table are numbers or text, with or without gaps. Delimiter and header are found by
-  looking. A number that is missing becomes the median, text becomes a 0 or 1 for each of its values.
+  The columns of a table are numbers or text, with or without gaps. Delimiter and header are found
+  by looking. A missing number becomes the median, text becomes a 0 or 1 for each of its values.
   Columns that do not vary, and texts that hardly come twice, are left out. The target is the last
   column unless --target names others. Text is classes, and so are at most {MOST_CLASSES} integers (see
   --task). Several targets are all numbers, or have two values each. The saved network knows all
