@@ -208,7 +208,7 @@ def test_large_contiguous_samples_are_not_copied():
     net = sf.Network([1000, 2], dtype="float32", seed=0)
     # What is needed: a gathered tile, and a check's chunk of 2^20 elements, twice, of 0, 1 and 1 + 4 bytes each.
     for kind, limit in (("uint8", 1e6), ("float32", 3e6), ("float64", 10e6)):
-        X = np.ones((4000, 1000), dtype=kind)
+        X = np.full((4000, 1000), 100, dtype=kind)
         y = np.zeros(4000, int)
         for settings in (dict(shuffle=True), dict(shuffle=False)):
             tracemalloc.start()
@@ -369,8 +369,9 @@ def test_numbers_too_large_for_float32():
 BAD_TARGETS = [
     ("softmax", None, TypeError),
     ("softmax", "abc", TypeError),
-    ("softmax", LABELS.astype(str), TypeError),
-    ("softmax", LABELS.astype(object), TypeError),
+    ("softmax", LABELS.astype(str).astype(bytes), TypeError),
+    ("softmax", np.where(LABELS > 0, LABELS.astype(object), "a"), TypeError),
+    ("softmax", np.where(LABELS > 0, LABELS.astype(object), None), ValueError),
     ("softmax", LABELS.astype(complex), TypeError),
     ("softmax", np.ma.masked_array(LABELS), TypeError),
     ("softmax", LABELS.astype(float), TypeError),  # class numbers are integers
@@ -407,6 +408,24 @@ def test_bad_targets_are_refused(output, y, error, call):
     with pytest.raises(error, match="y: expected"):
         calls(net)[call](PLAIN, y)
     np.testing.assert_array_equal(net.parameters, before)
+
+
+@pytest.mark.parametrize("call", ["train", "loss_and_gradient", "evaluate", "score", "validation"])
+def test_real_targets_of_a_network_for_classes(call):
+    """The message says which network takes them, and what to do about classes that are floats."""
+    for y in (LABELS.astype(float), LABELS + 0.5, LABELS.astype("float32")):
+        with pytest.raises(TypeError, match=r'got dtype float(32|64); for classes use \.astype\(int\), .* output="identity"'):
+            calls(network())[call](PLAIN, y)
+    with pytest.raises(ValueError, match=r'got -0\.5 in row 0; for real numbers .* output="identity"'):
+        calls(network())[call](PLAIN, np.full((30, 3), -0.5))
+
+
+@pytest.mark.parametrize("hidden", [(), (16,)])
+def test_a_softmax_of_one_output_is_refused(hidden):
+    with pytest.raises(ValueError, match=r'output: expected "sigmoid" .* or "identity" .* got "softmax", which is always 1'):
+        sf.Network([5, *hidden, 1])
+    for output in ("sigmoid", "identity", activations.tanh()):
+        assert sf.Network([5, *hidden, 1], output=output).sizes[-1] == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 import svdfast as sf
 from svdfast.data.preparation import GAP, Categorical, Numeric, Preparation, Target
+from svdfast.interop.linears import Linear, network_of
 from svdfast.model import activations
 from svdfast.model.layout import Layout
 from svdfast.model.origin import Origin
@@ -85,8 +86,7 @@ def test_onnxruntime_computes_the_same(run, function, form, dtype):
 @pytest.mark.parametrize("function", ACTIVATIONS, ids=str)
 def test_activations_far_from_zero_and_of_nan(run, function, dtype):
     """A network that is its activation alone."""
-    net = sf.Network([1, 1], output=function, dtype=dtype)
-    net.layers[0].W[:] = 1
+    net = network_of([Linear("layer", (np.ones((1, 1), dtype),), None, function)], uint8_scale=1.0)
     z = np.concatenate([[-1e30, -100], np.linspace(-40, 40, 801), [100, 1e30, np.nan, 0, -0.0]])
     X = z[:, np.newaxis].astype(dtype)
     (y,) = run(net, X)
@@ -147,7 +147,7 @@ def test_a_network_that_is_no_network(onnx):
 def test_more_than_a_model_holds(onnx, tmp_path):
     """The parameters are zeros that nobody has touched, so they take no memory."""
     layout = Layout.dense([2**15, 2**14, 1], [activations.relu()] * 2)
-    net = sf.Network([1, 1])
+    net = sf.Network([1, 1], output="identity")
     net.set_state(layout, np.zeros(layout.size, "float32"))
     with pytest.raises(ValueError, match=r"net: expected at most 2 GB, .* got 2,147,"):
         sf.onnx.save(net, tmp_path / "net.onnx")
@@ -318,4 +318,4 @@ def test_an_activation_that_onnx_lacks_is_refused(onnx, monkeypatch):
     without = dataclasses.replace(activations.FACTS["tanh"], onnx=None)
     monkeypatch.setitem(activations.FACTS, "tanh", without)
     with pytest.raises(ValueError, match=r"net: layer 1: expected .* ONNX has, got tanh"):
-        to_onnx(sf.Network([4, 3, 2, 1], hidden=["relu", "tanh"]))
+        to_onnx(sf.Network([4, 3, 2, 1], hidden=["relu", "tanh"], output="sigmoid"))

@@ -395,7 +395,9 @@ def test_options_that_do_not_go_with_the_data(capsys):
 def test_columns_of_any_name(capsys):
     frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(40, 4)), columns=["self", "0", "a b=c", "index"])
     frame.to_csv("t.csv", index=False)
-    train(capsys, "t.csv", *QUICK, "--save", "net.npz")
+    hint = "(--header takes the first line for the names of the columns)"
+    assert fails(capsys, "t.csv", *QUICK) == f"t.csv: line 1, column 'column 4': expected a number, got 'index' {hint}"
+    train(capsys, "t.csv", *QUICK, "--header", "--save", "net.npz")
     assert sf.load("net.npz").feature_names == ("self", "0", "a b=c")
 
 

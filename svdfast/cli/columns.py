@@ -143,7 +143,8 @@ def _numbers(values: Any, line: Place) -> NDArray[np.float64]:
     try:
         return read_numbers(values, line)
     except ValueError as error:
-        raise Failure(error) from None
+        hint = " (--header takes the first line for the names of the columns)" if str(error).startswith("line 1,") else ""
+        raise Failure(f"{error}{hint}") from None
 
 
 def typed(frame: Any, columns: Sequence[Column]) -> Any:
@@ -179,8 +180,8 @@ def _find(frame: Any, name: str, forced: bool) -> Column:
     kind = "text" if forced else _kind_of_texts(filled)
     if kind == "mistakes":
         try:
-            read_numbers(values, line)
-        except ValueError as error:
+            _numbers(values, line)
+        except Failure as error:
             raise Failure(f"{error} (--categorical {short(name)} takes the column for text)") from None
     if kind == "numbers":
         numbers = _numbers(values, line)

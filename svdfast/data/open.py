@@ -16,13 +16,33 @@ from svdfast._process.checks import count
 from svdfast.data.arrays import ArraySource, Source
 from svdfast.data.batches import BatchSource, is_iterable_of_batches, validation_batches
 from svdfast.data.checks import CODES, NAMES, Samples, checked_samples
+from svdfast.data.frames import column_names
+from svdfast.data.labels import classes_of
 from svdfast.data.rows import Reader, RowSource, is_row_source, read_if_small
 from svdfast.data.spec import Spec
 
-__all__ = ["BATCH_SIZE", "checked_samples", "open_data", "open_source", "open_validation"]
+__all__ = ["BATCH_SIZE", "checked_samples", "learned", "open_data", "open_source", "open_validation"]
 
 # Samples in a mini-batch where nobody says how many.
 BATCH_SIZE = 256
+
+
+def learned(spec: Spec, X: Any, y: Any) -> Spec:
+    """A spec that also knows the names of a table's columns, and the classes of labels, if it knew none before.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The labels are of several kinds, or of more or fewer classes than the network tells apart.
+    """
+    names, classes = spec.feature_names, spec.classes
+    if names is None:
+        names = column_names(X)
+    if names is not None and len(names) != spec.n_inputs:
+        names = None  # the check of X tells of it
+    if classes is None and spec.n_classes > 0 and y is not None and not is_row_source(y):
+        classes = classes_of("y", y, spec)
+    return spec._replace(feature_names=names, classes=classes)
 
 
 def open_data(

@@ -54,6 +54,12 @@ class Spec(NamedTuple):
         Dtype of targets and weights.
     finite : bool
         Whether there must be a sample, and all samples be finite.
+    n_classes : int
+        Classes that a label may name: 0 where targets are other things than a class for each sample.
+    classes : tuple of bool, int, float or str, optional
+        Labels of the classes 0, 1, ...
+    feature_names : tuple of str, optional
+        Names that the columns of a table must have.
     """
 
     n_inputs: int
@@ -63,3 +69,6 @@ class Spec(NamedTuple):
     targets: Targets | None
     target_dtype: np.dtype[Any]
     finite: bool = True
+    n_classes: int = 0
+    classes: tuple[Any, ...] | None = None
+    feature_names: tuple[str, ...] | None = None

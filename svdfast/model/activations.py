@@ -271,10 +271,6 @@ FACTS = {
         Facts(identity, onnx=lambda graph, z, _: z, sklearn="identity"),
         Facts(relu, torch=Torch("ReLU"), onnx=_operator("Relu"), sklearn="relu"),
         Facts(
-            leaky_relu, "slope", or_zero=True,
-            torch=Torch("LeakyReLU", "negative_slope"), onnx=_onnx_leaky_relu,
-        ),
-        Facts(
             clipped_relu, "ceiling",
             torch=Torch("Hardtanh", "max_val", lambda _: {"min_val": (0.0,)}), onnx=_onnx_clipped_relu,
         ),
@@ -282,6 +278,10 @@ FACTS = {
             hardtanh, "limit",
             torch=Torch("Hardtanh", "max_val", lambda limit: {"min_val": (-limit,)}),
             onnx=_onnx_hardtanh,
+        ),
+        Facts(
+            leaky_relu, "slope", or_zero=True,
+            torch=Torch("LeakyReLU", "negative_slope"), onnx=_onnx_leaky_relu,
         ),
         Facts(elu, "alpha", torch=Torch("ELU", "alpha"), onnx=_onnx_elu),
         Facts(celu, "alpha", torch=Torch("CELU", "alpha"), onnx=_onnx_celu),

@@ -24,8 +24,9 @@ from svdfast.data.checks import Samples
 from svdfast.data.open import checked_samples, open_data
 from svdfast.data.spec import Spec
 from svdfast.model import losses, truncation
-from svdfast.model.heads import head_of, share_explained
+from svdfast.model.heads import BITS, head_of, share_explained
 from svdfast.model.layout import Layout
+from svdfast.model.origin import Origin
 from svdfast.model.products import threads
 
 __all__ = ["Evaluation", "Evaluator", "spec_of"]
@@ -42,6 +43,8 @@ class _Network(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
     @property
     def state(self) -> tuple[Layout, NDArray[Any]]: ...
+    @property
+    def origin(self) -> Origin: ...
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,17 @@ def spec_of(net: _Network, loss: str | None = None) -> Spec:
     TypeError, ValueError
         There is no such loss, or it does not go with the output.
     """
-    layers, dtype = net.layout.layers, net.dtype
-    targets = losses.resolve(loss, layers[-1].activation)
-    return Spec(layers[0].n_in, layers[-1].n_out, dtype, net.uint8_scale, targets, dtype)
+    layers, dtype, origin = net.layout.layers, net.dtype, net.origin
+    n_out, output = layers[-1].n_out, layers[-1].activation
+    targets = losses.resolve(loss, output)
+    head = head_of(output)
+    # A softmax network takes class numbers by its own loss only; a bit is a number for any loss.
+    takes_labels = targets.classes or (head is BITS and n_out == 1)
+    return Spec(
+        layers[0].n_in, n_out, dtype, net.uint8_scale, targets, dtype,
+        n_classes=head.n_values(n_out) if takes_labels else 0,
+        classes=origin.classes if takes_labels else None, feature_names=origin.feature_names,
+    )  # fmt: skip
 
 
 class _Pass:

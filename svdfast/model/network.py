@@ -51,7 +51,7 @@ class Network:
         Activation of the hidden layers, or of each: one of identity, relu, clipped_relu, hardtanh, leaky_relu, elu, celu,
         gelu, gelu_tanh, silu, softplus, tanh, sigmoid, softmax, or what a function of `svdfast.activations` returns.
     output : str or Activation
-        Activation of the last layer.
+        Activation of the last layer. One output takes "sigmoid" or "identity": softmax of one number is always 1.
     init : {"glorot", "glorot_uniform", "he"}
         See `svdfast.model.initializers`; "glorot" is the report's. Biases are zero.
     dtype : {"float32", "float64"}
@@ -123,6 +123,10 @@ class Network:
             if len(chosen) != n_hidden:
                 raise ValueError(f"hidden: expected {n_hidden} activations, one for each hidden layer, got {len(chosen)}")
         chosen.append(activations.resolve(output, "output"))
+        if widths[-1] == 1 and chosen[-1].name == "softmax":
+            raise ValueError(
+                'output: expected "sigmoid" (two classes) or "identity" (a number) for one output, got "softmax", which is always 1'
+            )
         if init not in INITIALIZERS:
             raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
         kind = float_dtype("dtype", dtype)
@@ -237,7 +241,7 @@ class Network:
         ----------
         X : array_like (n_samples, n_inputs), or row source
             Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. Arrays on disk (h5py.Dataset, zarr.Array) are read in
-            blocks, as in `train`.
+            blocks, and DataFrames of numbers are taken, as in `train`.
         out : ndarray (n_samples, n_outputs), optional
             Array for the outputs: of the network's dtype, C-contiguous and writeable. It may overlap X: the outputs are those of X
             as it was.
@@ -253,7 +257,8 @@ class Network:
         Raises
         ------
         TypeError, ValueError
-            X is not 2-D, real and of the network's width, or `out` is not as it should be, which is then untouched.
+            X is not 2-D, real and of the network's width, a DataFrame's columns are not `feature_names` in their order, or
+            `out` is not as it should be, which is then untouched.
 
         Examples
         --------
@@ -276,6 +281,7 @@ class Network:
         Parameters
         ----------
         y : array_like (n_samples,) or (n_samples, n_outputs), or row source
+            As in `train`; text must be of the network's `classes`.
         loss : str, optional
             By default the one that goes with the output's activation.
         sample_weight : array_like (n_samples,) or row source, optional
@@ -374,8 +380,9 @@ class Network:
         force : bool
             Factor even where it saves nothing or makes a bottleneck.
         inputs, sample_weight : array_like (n_samples, n_inputs), (n_samples,), optional
-            A sample of the network's inputs, and its weights. Each layer is then cut so that its outputs over the sample change least,
-            ‖(W − W1·W2)·X‖_F, instead of its weight ("activation-aware", see `leading_directions`).
+            A sample of the network's inputs, in memory, and its weights; a DataFrame is taken as in `predict`. Each layer is then cut so
+            that its outputs over the sample change least, ‖(W − W1·W2)·X‖_F, instead of its weight ("activation-aware", see
+            `leading_directions`).
         directions : mapping of int to ndarray (n_out, rank or more), optional
             By hidden layer, from 0: what `leading_directions` gave for its weight as it is now. It is not computed again then.
         structure : subclass of Structure

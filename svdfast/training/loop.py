@@ -21,6 +21,7 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.arrays import Source
 from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluator
+from svdfast.model.origin import Origin
 from svdfast.training.checkpoint import Checkpoint, optimizer_header
 from svdfast.training.diagnosis import Watch
 from svdfast.training.events import Event, StopTraining
@@ -52,6 +53,8 @@ class Loop:
     about : dict
         The rest of a checkpoint: what the training was asked for, and of which data.
     progress : bool
+    origin : Origin
+        Of the network, from when it is trained.
     """
 
     def __init__(
@@ -66,10 +69,11 @@ class Loop:
         checkpoint: Checkpoint | None,
         about: Mapping[str, Any],
         progress: bool,
+        origin: Origin,
     ):
         self.run, self.source, self.rng, self.evaluator = run, source, rng, evaluator
         self.factoring, self.epochs, self.callbacks = factoring, epochs, callbacks
-        self.checkpoint, self.about, self.progress = checkpoint, about, progress
+        self.checkpoint, self.about, self.progress, self.origin = checkpoint, about, progress, origin
         self.n_steps = epochs * source.steps_per_epoch
         self.result = TrainingResult(run.net)
         self.watch = Watch(run)
@@ -140,6 +144,7 @@ class Loop:
         except BaseException:
             vars(run.optimizer).update(optimizer)  # nothing has been trained
             raise
+        run.net.origin = self.origin
         if source.replayed and self.epoch <= self.epochs and not self.stopped:
             seconds = source.seconds
             for _ in range(1, self.epoch):

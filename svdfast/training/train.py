@@ -70,16 +70,21 @@ def train(
         Real numbers, finite. uint8, float32 and float64 arrays with contiguous rows, a numpy.memmap too, are read as they lie, never
         copied as a whole.
 
-        A row source is what has `shape`, `dtype` and slices of rows, and is not in memory: an h5py.Dataset, a zarr.Array. Of it blocks
-        of rows are read, each epoch anew, into a pool of 64 MiB; what fits there as a whole is read once. A memmap of another type, or
-        with rows that are not contiguous, is read so, too.
+        A DataFrame (pandas, polars) has columns of numbers or bools, of nullable types too, without missing values. The network keeps the
+        names of its columns (`net.feature_names`). Later DataFrames must have the same names in the same order.
+
+        A row source is what has `shape`, `dtype` and slices of rows, and is not in memory: an h5py.Dataset, a zarr.Array. Each epoch reads
+        blocks of rows into a pool of 64 MiB. A data set that fits in the pool is read only once. A memmap of another type, or with rows
+        that are not contiguous, is read in the same way.
 
         An iterable of batches, without y, gives (X, y) or (X, y, sample_weight) for each step: of any sizes, each epoch anew. Of an
         iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches. Their arrays may be used again for the next
         batch, not for those of validation.
     y : array_like (n_samples,) or (n_samples, n_outputs), or row source
         Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; any for
-        mean_squared_error.
+        mean_squared_error. Labels that are text or bools stand for classes where the output is softmax, or one sigmoid: the sorted
+        labels become the classes 0, 1, ..., and the network keeps them (`net.classes`). A pandas or polars Series, or a DataFrame, is
+        taken, too.
     epochs : int
         Passes over the data, ≥ 1.
     batch_size : int, optional
@@ -141,7 +146,8 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong kind or does not fit; nothing was changed then. Also where this shows only as rows or batches are read,
+        An argument is of the wrong kind or does not fit: labels of other classes than the network's, say, or a DataFrame with text, or
+        with other columns than before. Nothing was changed then. Also where this shows only as rows or batches are read,
         or an iterator ends too early: then the network is as the last step left it.
     NotFinite
         NaN or infinity in the loss of a step, in weights, in the optimizer's moments, or in what the switch looks at. It is a
@@ -168,10 +174,11 @@ def train(
     outputs overflow, they are put back to the last good ones, and the optimizer starts anew: those of the beginning, of the last
     change of form, or of the end of an epoch, 100 steps apart at least. That takes one more vector of the parameters' size.
 
-    Of a row source each epoch takes all blocks of consecutive rows (8 MiB, in whole chunks of the file where these are smaller) in a new
-    random order, eight at a time, and the rows of these in a new random order. A sample comes once an epoch, and a batch is drawn from
-    eight places in the data. Data that are sorted, by class or by time, are better shuffled in their file. With `shuffle=False` rows
-    are taken in order, and results are those of arrays in memory, to the bit.
+    A row source is shuffled by blocks of consecutive rows: 1 MiB, in whole chunks of the file. Each epoch takes the blocks in a new random
+    order, about 64 at a time, and shuffles the rows of these 64. So each sample comes once an epoch, and a batch is drawn from up to 64
+    places in the data. A file with chunks of more than 1 MiB has larger blocks, and fewer at a time, down to eight. A file that is sorted
+    by class or by time into more than 64 stretches is better shuffled before. With `shuffle=False` rows are taken in order, and results
+    are bit-identical to those of arrays in memory.
 
     What looks at a sample of the inputs, as `activation_aware` and "auto" do, takes it from the pool, or from the first batches.
 
@@ -191,6 +198,15 @@ def train(
     ('factored', True)
     >>> [round(float(p)) for p in net.predict(X)[:, 0]]
     [0, 1, 1, 0]
+
+    Labels may be text:
+
+    >>> net = sf.Network([2, 20, 2], seed=1)
+    >>> result = sf.train(net, X, ["same", "other", "other", "same"], epochs=300, optimizer=sf.Adam(0.01))
+    >>> net.classes
+    ('other', 'same')
+    >>> [net.classes[i] for i in net.predict(X).argmax(axis=1)]
+    ['same', 'other', 'other', 'same']
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")
