@@ -86,11 +86,7 @@ data:
                  a test set; also x_train, y_train, x_test, y_test
 
   The columns of a table are numbers or text, with or without gaps. Delimiter and header are found
-<<<<<<< HEAD
-  by looking. A number that is missing becomes the median, text becomes a 0 or 1 for each value.
-=======
   by looking. A missing number becomes the median, text becomes a 0 or 1 for each of its values.
->>>>>>> tables
   Columns that do not vary, and texts that hardly come twice, are left out. The target is the last
   column unless --target names others. Text is classes, and so are at most {MOST_CLASSES} integers (see
   --task). Several targets are all numbers, or have two values each. The saved network knows all
