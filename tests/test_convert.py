@@ -549,7 +549,7 @@ def test_factors_of_an_estimators_network_are_trained_on(neural_network):
     X, y = data("float32")
     mlp = fitted(neural_network.MLPClassifier((30, 20), random_state=0), X, y)
     net = sf.from_sklearn(mlp)
-    net.truncate(rank_fraction=0.25)
+    net.truncate(rank_fraction=0.25, force=True)
     before = net.evaluate(X, y).loss
     result = sf.train(net, X, y, epochs=20, factoring=sf.Factoring(recompose=False))
     assert {row["phase"] for row in result.history} == {"factored"}

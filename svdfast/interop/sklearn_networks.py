@@ -65,10 +65,10 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
     >>> abs(dense - mlp.score(X[1500:], y[1500:])) < 0.01
     True
 
-    Truncated to a quarter of the ranks and trained for some more epochs, it classifies about as well with less than half of the
+    Truncated to rank 16 and trained for some more epochs, it classifies about as well with less than half of the
     multiplications:
 
-    >>> [t.rank for t in net.truncate(rank_fraction=0.25, inputs=X[:1500])]
+    >>> [t.rank for t in net.truncate(ranks=[16, 16], inputs=X[:1500])]
     [16, 16]
     >>> result = sf.train(net, X[:1500], classes[:1500], epochs=5, factoring=sf.Factoring(recompose=False))
     >>> abs(net.score(X[1500:], classes[1500:]) - dense) < 0.02

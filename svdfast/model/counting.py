@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, SupportsIndex, TypeAlias, get_args
 
 from svdfast._process.checks import count, one_of
+from svdfast._process.text import aligned
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, LowRank, Structure, of_rank
 
@@ -103,17 +104,7 @@ class MultiplicationCount:
             for layer in self.layers
         ]
         rows.append(("total", "", f"{self.dense_total:,}", f"{self.total:,}", f"{self.ratio:.2f}"))
-        return table([header, *rows])
-
-
-def table(rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
-    """Cells in aligned columns, the first of them to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) if i < n_left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(aligned([header, *rows]))
 
 
 def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationCount:

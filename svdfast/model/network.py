@@ -25,10 +25,11 @@ from svdfast._process.checks import (
     room,
 )
 from svdfast._process.runtime import single_threaded_blas
+from svdfast._process.text import aligned
 from svdfast.data.rows import Rows
 from svdfast.model import activations, evaluation, truncation
 from svdfast.model.activations import Activation
-from svdfast.model.counting import count_multiplications, table
+from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluation
 from svdfast.model.initializers import INITIALIZERS, initial_weight
 from svdfast.model.layer import Layer
@@ -203,8 +204,8 @@ class Network:
     def summary(self) -> str:
         """A table of the layers: sides, activation, form of the weight, parameters, and multiplications for a sample.
 
-        Multiplications are those of the forward pass and of a whole training step. The last line counts inputs and outputs; it
-        calls them features and classes where the network knows those of its data.
+        Multiplications are those of the forward pass and of a whole training step. A line counts inputs and outputs; it calls them
+        features and classes where the network knows those of its data, and then names them.
 
         Returns
         -------
@@ -232,7 +233,7 @@ class Network:
         rows.append(["total", "", "", *(f"{number:,}" for number in (layout.size, forward.total, step.total))])
         inputs = f"{self.sizes[0]} {'inputs' if self.feature_names is None else 'features'}"
         outputs = f"{self.sizes[-1]} outputs" if self.classes is None else f"{len(self.classes)} classes"
-        return f"{table(rows, n_left=3)}\n{inputs}, {outputs}, {self.dtype}"
+        return "\n".join([*aligned(rows, n_left=3), f"{inputs}, {outputs}, {self.dtype}", *self.origin.told()])
 
     @in_use.reads
     def __getstate__(self) -> dict[str, Any]:
@@ -398,7 +399,8 @@ class Network:
         """Cuts each hidden weight by truncated SVD into two factors: W ≈ W1·W2 (the report, section 3.3.2).
 
         The output layer stays dense. A layer in which factoring would not save multiplications in training stays as it is,
-        unless `force`. A layer that is factored already is cut anew from its product W1·W2.
+        unless `force`. So does a layer of at most 100 inputs if `rank_fraction` would give it a rank below their number:
+        it would be a bottleneck. `Truncation.reason` says so. A factored layer is truncated again, from its product W1·W2.
 
         Parameters
         ----------
@@ -413,7 +415,7 @@ class Network:
         split : {"balanced", "left", "right"}
             See `factorize`.
         force : bool
-            Factor even where it saves nothing.
+            Factor even where it saves nothing or makes a bottleneck.
         inputs, sample_weight : array_like (n_samples, n_inputs), (n_samples,), optional
             A sample of the network's inputs, in memory, and its weights; a DataFrame is taken as in `predict`. Each layer is then cut so
             that its outputs over the sample change least, ‖(W − W1·W2)·X‖_F, instead of its weight ("activation-aware", see

@@ -270,3 +270,8 @@ def _checked(by: str, ranks: Any, layers: Sequence[Linear]) -> Ranks:
 def without_bottlenecks(ranks: Ranks, layers: Sequence[Linear]) -> Ranks:
     """None in place of a rank that lets less through than the few inputs that a layer has."""
     return [None if rank and rank < a.n_in <= NARROW else rank for rank, a in zip(ranks, layers, strict=True)]
+
+
+def why_bottleneck(rank: int, layer: Linear) -> str:
+    """The reason that `without_bottlenecks` has, in words."""
+    return f"a rank of {rank} would be a bottleneck for its {layer.n_in} inputs (force=True cuts it)"

@@ -19,7 +19,7 @@ from svdfast._process.checks import count
 from svdfast.model.evaluation import Evaluator
 from svdfast.model.layout import Layout
 from svdfast.model.products import threads
-from svdfast.model.ranks import Fraction, ranks_by, without_bottlenecks
+from svdfast.model.ranks import Fraction, ranks_by, why_bottleneck, without_bottlenecks
 from svdfast.model.structures import Dense, Structure
 from svdfast.model.truncation import Truncation, matrices, rebuilt, usable_ranks
 from svdfast.training.auto import FIRST_LOOK, Auto
@@ -236,7 +236,8 @@ class Switch:
         event = self._switch(self.ranks, step, epoch, began, {})
         for i, (rank, given) in enumerate(zip(wanted, self.ranks, strict=True)):
             if rank != given:
-                why = f"a rank of {rank} would be a bottleneck for its {net.sizes[i]} inputs (force=True cuts it)"
+                assert rank is not None
+                why = why_bottleneck(rank, net.layout.factorable[i])
                 event.info["kept_dense"].append({"layer": i, "rank": None, "why": why})
         yield event
         self._plan_decay(step)
