@@ -11,7 +11,8 @@ __all__ = ["aligned"]
 def aligned(rows: Sequence[Sequence[str]], n_left: int = 1) -> list[str]:
     """A table's lines: columns as wide as their widest cell, the first `n_left` to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) if i < n_left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        lines.append("  ".join(cell.ljust(width) if i < n_left else cell.rjust(width) for i, (cell, width) in enumerate(cells)).rstrip())
+    return lines

@@ -14,7 +14,7 @@ from svdfast._process.text import aligned
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, LowRank, Structure, of_rank
 
-__all__ = ["LayerCount", "MultiplicationCount", "break_even_rank", "count_multiplications", "table"]
+__all__ = ["LayerCount", "MultiplicationCount", "break_even_rank", "count_multiplications"]
 
 Mode: TypeAlias = Literal["forward", "step"]
 
