@@ -141,6 +141,7 @@ class World:
             sf.schedules.Cooldown: lambda: (0.1, 0.5),
             sf.schedules.StepDecay: lambda: (0.1, 10),
             sf.schedules.Cosine: lambda: (0.1,),
+            sf.schedules.ReduceOnPlateau: lambda: (0.1,),
             sf.schedules.Warmup: lambda: (0.1, 0.1),
             sf.callbacks.TensorBoard: lambda: (Writer(),),
             sf.Guard: lambda: (0.1,),

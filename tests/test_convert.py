@@ -29,6 +29,7 @@ ACTIVATIONS = [
     activations.softplus(),
     activations.tanh(),
     activations.sigmoid(),
+    activations.exp(),
     activations.softmax(),
 ]
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
@@ -79,7 +80,7 @@ def close(torch, module, net):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", ["dense", "factored"])
-@pytest.mark.parametrize("function", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("function", [a for a in ACTIVATIONS if a.name != "exp"], ids=str)
 def test_torch_computes_the_same_and_comes_back(torch, function, form, dtype):
     net = with_biases(
         sf.Network([5, 8, 6, 4], hidden=[function, "tanh"], output=function, dtype=dtype, seed=0)
@@ -91,6 +92,11 @@ def test_torch_computes_the_same_and_comes_back(torch, function, form, dtype):
     assert {str(p.dtype) for p in module.parameters()} == {f"torch.{dtype}"}
     assert all(p.requires_grad for p in module.parameters())
     same(sf.from_torch(module), net)
+
+
+def test_torch_has_no_module_for_exp(torch):
+    with pytest.raises(ValueError, match=r"net: layer 0: expected an activation of torch\.nn, got exp"):
+        sf.to_torch(sf.Network([2, 1], output="exp", seed=0))
 
 
 @pytest.mark.parametrize("ranks", list(itertools.product([None, 1, 3], repeat=3)), ids=str)
@@ -543,7 +549,7 @@ def test_factors_of_an_estimators_network_are_trained_on(neural_network):
     X, y = data("float32")
     mlp = fitted(neural_network.MLPClassifier((30, 20), random_state=0), X, y)
     net = sf.from_sklearn(mlp)
-    net.truncate(rank_fraction=0.25)
+    net.truncate(rank_fraction=0.25, force=True)
     before = net.evaluate(X, y).loss
     result = sf.train(net, X, y, epochs=20, factoring=sf.Factoring(recompose=False))
     assert {row["phase"] for row in result.history} == {"factored"}
@@ -573,8 +579,11 @@ def test_other_estimators(neural_network):
 def test_an_activation_that_svdfast_has_not(neural_network):
     X, y = data("float64")
     mlp = fitted(neural_network.MLPRegressor(hidden_layer_sizes=(7,), random_state=0), X, y)
+    expected = np.exp(mlp.predict(X))
     mlp.out_activation_ = "exp"  # as with the Poisson loss
-    with pytest.raises(ValueError, match="layer 1 uses the activation 'exp', which svdfast does not support"):
+    np.testing.assert_allclose(sf.from_sklearn(mlp).predict(X)[:, 0], expected, rtol=1e-12)
+    mlp.out_activation_ = "swish"
+    with pytest.raises(ValueError, match="layer 1 uses the activation 'swish', which svdfast does not support"):
         sf.from_sklearn(mlp)
 
 

@@ -69,7 +69,7 @@ def trained(X, y, dtype="float64", net=None, **settings):
     net = network(dtype) if net is None else net
     settings = {"epochs": 3, "ranks": 0.25, "pretrain_fraction": 0.4, "force": True, "n_threads": 2} | settings
     result = sf.train(net, X, y, **flat(**settings))
-    return net.parameters, [row["loss"] for row in result.history[:-1]], result
+    return net.parameters, [row["loss"] for row in result.history], result
 
 
 # ---- row sources give what arrays give

@@ -86,9 +86,23 @@ class Samples:
         """All samples at once, as a Reader gives them in blocks."""
         yield self
 
+    def take(self, rows: NDArray[np.int64]) -> Samples:
+        """Copies of the samples of these rows."""
+        return Samples(
+            replace(self.inputs, array=self.inputs.array[rows]),
+            self.loss,
+            None if self.targets is None else self.targets[rows],
+            None if self.weights is None else self.weights[rows],
+        )
+
     def bind(self, engine: Engine) -> None:
         """Gives an engine the data to take batches from."""
         engine.bind(self.inputs, self.loss, self.targets, self.weights)
+
+    def bind_rows(self, engine: Engine, rows: NDArray[np.int64]) -> None:
+        """Gives an engine the samples of these rows, in their order."""
+        self.bind(engine)
+        engine.set_order(rows)
 
 
 def checked_samples(

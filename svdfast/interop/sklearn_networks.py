@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks from scikit-learn's multi-layer perceptrons: the numbers are copied, the function stays the same.
 
-Not here: estimators of our own (sklearn.py); how scikit-learn calls an activation (model/activations.py).
+Not here: estimators of our own (svdfast/sklearn); how scikit-learn calls an activation (model/activations.py).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
     TypeError
         `estimator` has another type.
     ValueError
-        It is not fitted, or its output's activation has no counterpart (the Poisson loss uses the exponential).
+        It is not fitted, or an activation has no counterpart.
 
     Examples
     --------
@@ -65,10 +65,10 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
     >>> abs(dense - mlp.score(X[1500:], y[1500:])) < 0.01
     True
 
-    Truncated to a quarter of the ranks and trained for some more epochs, it classifies about as well with less than half of the
+    Truncated to rank 16 and trained for some more epochs, it classifies about as well with less than half of the
     multiplications:
 
-    >>> [t.rank for t in net.truncate(rank_fraction=0.25, inputs=X[:1500])]
+    >>> [t.rank for t in net.truncate(ranks=[16, 16], inputs=X[:1500])]
     [16, 16]
     >>> result = sf.train(net, X[:1500], classes[:1500], epochs=5, factoring=sf.Factoring(recompose=False))
     >>> abs(net.score(X[1500:], classes[1500:]) - dense) < 0.02

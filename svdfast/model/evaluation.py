@@ -22,6 +22,7 @@ from svdfast._process.checks import check_out, positive_number, room
 from svdfast._process.runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.data.checks import Samples
 from svdfast.data.open import checked_samples, open_data
+from svdfast.data.rows import Reader
 from svdfast.data.spec import Spec
 from svdfast.model import losses, truncation
 from svdfast.model.heads import BITS, head_of, share_explained
@@ -128,7 +129,7 @@ def predict(
     else:
         check_out("out", out, shape, dtype, direct=True)
         # Nothing that is still to be read may be written to.
-        read = [way.parameters, data.inputs.array if isinstance(data, Samples) else X]
+        read = [way.parameters, *([X] if isinstance(data, Reader) else data.arrays)]
         overlaps = any(isinstance(a, np.ndarray) and np.may_share_memory(a, out) for a in read)
         result = np.empty_like(out, subok=False) if overlaps else out
     start = 0

@@ -23,6 +23,7 @@ from svdfast.data.open import learned, open_source, open_validation
 from svdfast.data.pixels import warn_of_pixels
 from svdfast.data.rows import Rows
 from svdfast.model.evaluation import Evaluator, spec_of
+from svdfast.model.heads import head_of
 from svdfast.model.network import Network
 from svdfast.model.origin import Origin
 from svdfast.model.ranks import check_fit
@@ -32,6 +33,7 @@ from svdfast.training.factoring import Factoring
 from svdfast.training.loop import Loop
 from svdfast.training.optimizers import Optimizer
 from svdfast.training.run import SAMPLE, Run
+from svdfast.training.stopping import EarlyStopping
 
 __all__ = ["prepare"]
 
@@ -60,6 +62,7 @@ def prepare(
     validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None,
     callbacks: Iterable[Callable[[Event], None]],
     progress: bool,
+    early_stopping: EarlyStopping | None,
 ) -> Loop:
     """A training that has not begun, of checked arguments. The network is as it was."""
     plain: dict[str, Any] = {
@@ -74,6 +77,7 @@ def prepare(
         "reproducible": reproducible,
         "shuffle": shuffle,
         "steps_per_epoch": steps_per_epoch,
+        "early_stopping": early_stopping,
     }
     callbacks = tuple(listed("callbacks", callbacks, "callables"))
     if not all(callable(callback) for callback in callbacks):
@@ -81,6 +85,8 @@ def prepare(
     _check_fit(factoring, net)
     bfloat16 = resolve_precision(precision, net.dtype)
     spec = learned(spec_of(net, loss), X, y)
+    if early_stopping is not None:
+        early_stopping.check(validated=validation is not None, decides=head_of(net.layout.layers[-1].activation).decides)
     evaluator = None
     if validation is not None:
         evaluator = Evaluator(open_validation(validation, spec), n_threads, reproducible=reproducible)
@@ -104,7 +110,9 @@ def prepare(
             blocks = islice(blocks, 1)
         known = fingerprint(array for block in blocks for array in block.arrays)
         about["data"]["validation"] = None if evaluator is None else known
-    return Loop(run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress, origin)
+    return Loop(
+        run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress, origin, early_stopping
+    )
 
 
 def _check_fit(factoring: Factoring, net: Network) -> None:

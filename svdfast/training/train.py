@@ -20,10 +20,10 @@ from svdfast.model.network import Network
 from svdfast.training.checkpoint import Checkpoint
 from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring, factoring_of
-from svdfast.training.optimizers import Adam, Optimizer
+from svdfast.training.optimizers import Optimizer, optimizer_of
 from svdfast.training.prepare import prepare
 from svdfast.training.result import TrainingResult
-from svdfast.training.schedules import Cooldown
+from svdfast.training.stopping import EarlyStopping, early_stopping_of
 
 __all__ = ["train"]
 
@@ -35,9 +35,10 @@ def train(
     *,
     epochs: int = 20,
     batch_size: int | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | str | None = None,
     loss: str | None = None,
     factoring: Factoring | float | str | None = "auto",
+    early_stopping: EarlyStopping | bool | None = None,
     clip_norm: float | None = None,
     l1: float = 0.0,
     l2: float = 0.0,
@@ -66,7 +67,7 @@ def train(
     ----------
     net : Network
         Changed in place.
-    X : array_like (n_samples, n_inputs), or row source, or iterable of batches
+    X : array_like (n_samples, n_inputs), sparse matrix, row source, or iterable of batches
         Real numbers, finite. uint8, float32 and float64 arrays with contiguous rows, a numpy.memmap too, are read as they lie, never
         copied as a whole.
 
@@ -77,28 +78,35 @@ def train(
         blocks of rows into a pool of 64 MiB. A data set that fits in the pool is read only once. A memmap of another type, or with rows
         that are not contiguous, is read in the same way.
 
+        A sparse matrix or array of SciPy trains the network that its dense rows would train, to the bit. Only the rows of some batches are
+        dense at a time, at most 64 MiB.
+
         An iterable of batches, without y, gives (X, y) or (X, y, sample_weight) for each step: of any sizes, each epoch anew. Of an
         iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches. Their arrays may be used again for the next
         batch, not for those of validation.
     y : array_like (n_samples,) or (n_samples, n_outputs), or row source
-        Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; any for
-        mean_squared_error. Labels that are text or bools stand for classes where the output is softmax, or one sigmoid: the sorted
-        labels become the classes 0, 1, ..., and the network keeps them (`net.classes`). A pandas or polars Series, or a DataFrame, is
-        taken, too.
+        Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; counts or rates ≥ 0 for poisson;
+        any numbers for the other losses. Labels that are text or bools stand for classes where the output is softmax, or one sigmoid: the
+        sorted labels become the classes 0, 1, ..., and the network keeps them (`net.classes`). A pandas or polars Series, or a DataFrame,
+        is taken, too.
     epochs : int
         Passes over the data, ≥ 1.
     batch_size : int, optional
         Samples in a mini-batch, by default 256; the last of an epoch may be smaller. Not for an iterable of batches.
-    optimizer : Optimizer, optional
-        Default `Adam(schedules.Cooldown(1e-3))`, whose rate falls to 0 over the last 30 % of the steps.
-        An optimizer's state goes on where the network's layout is the one that it was used with last, else it
-        starts anew.
+    optimizer : Optimizer or str, optional
+        A name, "adam" (by default), "adamw" or "sgd", has the settings of its class, and a rate that falls to 0 over the last 30 % of
+        the steps: `Adam(schedules.Cooldown(1e-3))`. An optimizer's state goes on where the network's layout is the one that it was
+        used with last, else it starts anew.
     loss : str, optional
-        By default the one that goes with the output's activation.
+        By default the one that goes with the output's activation: "cross_entropy" with softmax, "binary_cross_entropy" with sigmoid,
+        "poisson" with exp, else "mean_squared_error". Any output may have "mean_squared_error", "mean_absolute_error" or "huber", which
+        is quadratic up to a distance of 1 and linear beyond.
     factoring : Factoring, float, str or None
         How hidden weights are factored. "auto" decides about each layer by itself, by looking at what a cut does to the loss, against
         the time that it saves; `result.explain()` says what it did. A number is α, the ranks' share of each weight's smaller side. A
         `Factoring` has all settings. None trains dense throughout.
+    early_stopping : EarlyStopping or bool, optional
+        End where the validation loss no longer falls, and keep the network of the best epoch. True has the default settings.
     clip_norm : float, optional
         Largest Euclidean norm of the gradient, penalties included: a longer gradient is scaled down to it before the update.
     l1, l2 : float
@@ -128,8 +136,8 @@ def train(
     steps_per_epoch : int, optional
         Only for an iterable of batches: how many of them make an epoch. By default its length; needed where it has none.
     callbacks : iterable of callable
-        Called with an `Event` after each epoch, look, switch and guard, and after the recomposition. One that raises `StopTraining`
-        ends the training (the network is then recomposed if it would have been).
+        Called with each `Event`: after epochs, looks, switch, guard, recomposition, and of early stopping. One that raises
+        `StopTraining` ends the training (the network is then recomposed if it would have been).
     progress : bool
         Show a bar on stderr (needs tqdm: the extra `progress`).
     checkpoint : path, optional
@@ -194,7 +202,7 @@ def train(
     >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
     >>> method = sf.Factoring(1 / 4, force=True)
     >>> result = sf.train(net, X, [0, 1, 1, 0], epochs=800, optimizer=sf.Adam(0.01), factoring=method)
-    >>> result.history[-2]["phase"], result.history[-2]["loss"] < 0.05
+    >>> result.history[-1]["phase"], result.history[-1]["loss"] < 0.05
     ('factored', True)
     >>> [round(float(p)) for p in net.predict(X)[:, 0]]
     [0, 1, 1, 0]
@@ -210,11 +218,9 @@ def train(
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")
-    if optimizer is None:
-        optimizer = Adam(Cooldown(1e-3))
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+    optimizer = optimizer_of(optimizer)
     factoring = factoring_of(factoring)
+    early_stopping = early_stopping_of(early_stopping)
     threads = resolve_threads(n_threads)
     rng = np.random.default_rng(seed)
     if checkpoint is None and checkpoint_every is not None:
@@ -224,5 +230,6 @@ def train(
         net, X, y, factoring, optimizer, rng, file, epochs=epochs, batch_size=batch_size, loss=loss, clip_norm=clip_norm, l1=l1, l2=l2,
         precision=precision, n_threads=threads, reproducible=reproducible, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
         sample_weight=sample_weight, validation=validation, callbacks=callbacks, progress=progress,
+        early_stopping=early_stopping,
     )  # fmt: skip
     return loop.finish()
