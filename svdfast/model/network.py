@@ -225,7 +225,7 @@ class Network:
         rows = [["layer", "activation", "form", "parameters", "forward", "step"]]
         for i, layer in enumerate(layout.layers):
             numbers = sum(prod(t.shape) for t in layout.of(i)), forward.layers[i].multiplications, step.layers[i].multiplications
-            form = [f"{layer.n_in}-{layer.n_out}", layer.activation.name, str(layer.structure)]
+            form = [f"{layer.n_in}-{layer.n_out}", layer.name, str(layer.structure)]
             rows.append(form + [f"{number:,}" for number in numbers])
         rows.append(["total", "", "", *(f"{number:,}" for number in (layout.size, forward.total, step.total))])
         inputs = f"{self.sizes[0]} {'inputs' if self.feature_names is None else 'features'}"
