@@ -183,7 +183,10 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
     """
     check_names(name, X, spec.feature_names)
     array = real_array(name, as_array(name, X))
-    if len(spec.shape) > 1 and array.shape[1:] == spec.shape:
+    if len(spec.shape) > 1 and array.ndim != 2:
+        if array.shape[1:] != spec.shape:
+            of_sample = ", ".join(map(str, spec.shape))
+            raise ValueError(f"{name}: expected shape (n_samples, {of_sample}) or (n_samples, {spec.n_inputs}), got {array.shape}")
         array = array.reshape(len(array), spec.n_inputs)
     check_inputs_shape(array.shape, spec.n_inputs, name)
     kind = array.dtype if array.dtype in CODES else spec.dtype
