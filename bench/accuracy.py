@@ -97,7 +97,7 @@ def train(
     if anew is not None:
         settings["callbacks"] = [factor_anew(anew, settings["optimizer"])]
     result = sf.train(net, X, y, validation=data.test, seed=seed, **settings)
-    rows = [row for row in result.history if row["phase"] != "recomposed"]
+    rows = result.history
     return {
         "data": name,
         "seed": seed,

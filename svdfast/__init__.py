@@ -23,9 +23,11 @@ from svdfast.training.factoring import Factoring, Guard
 from svdfast.training.optimizers import *  # noqa: F403
 from svdfast.training.result import TrainingResult
 from svdfast.training.resume import resume
+from svdfast.training.stopping import EarlyStopping
 from svdfast.training.train import train
 
 __all__ = [
+    "EarlyStopping",
     "Event",
     "Factoring",
     "Guard",

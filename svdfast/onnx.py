@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Networks as ONNX models, for other runtimes. Needs onnx: the extra `onnx`.
+"""Networks as ONNX models, for other runtimes, on request with the preparation of a table's columns. Needs onnx: the extra `onnx`.
 
-Not here: the operators of layers (interop/onnx_layers.py) and of activations (model/activations.py); reading ONNX models; other files
-(interop/files.py).
+Not here: what a preparation does (data/preparation.py); the operators of layers (interop/onnx_layers.py) and of activations
+(model/activations.py); reading ONNX models; other files (interop/files.py).
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,11 @@ from numpy.typing import NDArray
 
 from svdfast._process import in_use
 from svdfast._process.files import written_whole
+from svdfast.data.preparation import GAP, GAPS, Categorical, Numeric, Preparation
 from svdfast.interop.onnx_layers import takes_tokens, write_layers
+from svdfast.model.heads import CLASSES, head_of
 from svdfast.model.network import Network
+from svdfast.model.origin import Label
 
 if TYPE_CHECKING:
     import onnx
@@ -26,21 +31,28 @@ __all__ = ["save", "to_onnx"]
 
 # Old enough for runtimes of some years ago, and all that is needed.
 _OPSET = 17
+_ML_OPSET = 2  # of ai.onnx.ml, which has the operator that reads text
 _IR_VERSION = 8
 _LARGEST = 2**31 - 1  # bytes in a message of Protocol Buffers
 _BYTES_PER_LAYER = 10_000  # beside the parameters, at most
 
 
-def to_onnx(net: Network) -> onnx.ModelProto:
+def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
     """An ONNX model that computes what a network does.
 
     Its input "X" and its output "y" have the shapes that `Network.predict` has, (n_samples, n_inputs) and (n_samples, n_outputs) for
     fully connected layers, and the network's dtype; tokens are int64. A dense layer is one Gemm, a factored layer is two. The model takes
-    floats: scale uint8 inputs by `uint8_scale` first, as the network does. The model's metadata has the scale under "uint8_scale".
+    floats: scale uint8 inputs by `uint8_scale` first, as the network does. The model's metadata has the scale under "uint8_scale",
+    and as JSON what the network's origin knows: "classes", "feature_names", "preparation".
 
     Parameters
     ----------
     net : Network
+    preparation : bool
+        Whether the model takes the columns of the table that the network was trained on, and gives labels. It then has an input
+        (n_samples, 1) for each column, by its name: numbers of the network's dtype, NaN for a gap; or text, without spaces around
+        it, "" for a gap. Its first output is "label" (n_samples,), or one for each target, "label_" and the target's name. A
+        network of numbers has only "y". Output names that are columns' names, too, end in "_".
 
     Returns
     -------
@@ -55,6 +67,7 @@ def to_onnx(net: Network) -> onnx.ModelProto:
         Not a network.
     ValueError
         The network is larger than the 2 GB that an ONNX model may have, or has an activation or a layer that ONNX lacks, as Masking.
+        Or it has no preparation, and one is asked for.
 
     Notes
     -----
@@ -85,30 +98,36 @@ def to_onnx(net: Network) -> onnx.ModelProto:
     size = net.parameters.nbytes + _BYTES_PER_LAYER * len(net.layers)
     if size > _LARGEST:
         raise ValueError(f"net: expected at most 2 GB, all that an ONNX model holds, got {size:,} bytes")
-    graph = _Graph(net.dtype)
-    name = "X"
+    if preparation and net.origin.preparation is None:
+        raise ValueError("preparation: expected a network that was trained on a table by svdfast train, got another one")
+    table = net.origin.preparation if preparation else None
+    columns = [] if table is None else [column.name for column in table.columns]
+    if "" in columns:
+        raise ValueError("preparation: expected names of columns, which are the model's inputs, got an empty one")
+    graph = _Graph(net.dtype, columns)
+    if table is None:
+        inputs, name = [graph.input("X", *net.layout.input_shape, integers=takes_tokens(net.layout))], "X"
+    else:
+        inputs, name = _features(graph, table)
     with in_use.reading(net):
         name = write_layers(graph, net, name)
-    graph.nodes[-1].output[0] = "y"
-    kind = onnx.helper.np_dtype_to_tensor_dtype(net.dtype)
-    tokens = takes_tokens(net.layout)
-    X, y = (
-        onnx.helper.make_tensor_value_info(name, of, ["n_samples", *shape])
-        for name, of, shape in (
-            ("X", onnx.TensorProto.INT64 if tokens else kind, net.layout.input_shape), ("y", kind, net.layout.output_shape),
-        )
-    )  # fmt: skip
+    y = graph.named("y")
+    outputs = [graph.output(y, graph.kind, *net.layout.output_shape)]
+    if table is not None:
+        outputs = [*_labels(graph, net, table, y), *outputs]
+    opsets = [onnx.helper.make_opsetid("", _OPSET)]
+    if table is not None:
+        opsets.append(onnx.helper.make_opsetid("ai.onnx.ml", _ML_OPSET))
     model = onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "network", [X], [y], graph.constants),
-        opset_imports=[onnx.helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION,
-        producer_name="svdfast", producer_version=__version__,
+        onnx.helper.make_graph(graph.nodes, "network", inputs, outputs, graph.constants),
+        opset_imports=opsets, ir_version=_IR_VERSION, producer_name="svdfast", producer_version=__version__,
     )  # fmt: skip
-    onnx.helper.set_model_props(model, {"uint8_scale": repr(net.uint8_scale)})
+    onnx.helper.set_model_props(model, _metadata(net))
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def save(net: Network, path: str | os.PathLike[str]) -> None:
+def save(net: Network, path: str | os.PathLike[str], *, preparation: bool = False) -> None:
     """Writes a network to an ONNX file, the model that `to_onnx` gives; factored layers stay factored.
 
     Parameters
@@ -116,6 +135,8 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     net : Network
     path : path that ends in .onnx
         A file of that name is replaced, but only once the new one is whole.
+    preparation : bool
+        Whether the model takes a table's columns; see `to_onnx`.
 
     Raises
     ------
@@ -142,26 +163,123 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.suffix != ".onnx":
         raise ValueError(f"path: expected a name that ends in .onnx, got {target.name!r}")
-    content = to_onnx(net).SerializeToString()
+    content = to_onnx(net, preparation=preparation).SerializeToString()
     with written_whole(target) as file:
         file.write(content)
 
 
-class _Graph:
-    """Nodes in their order and the constants that they read. A node's output has the node's name."""
+def _metadata(net: Network) -> dict[str, str]:
+    """What the network knows of its data, as text."""
+    origin = net.origin.header()
+    known = {key: origin[key] for key in ("classes", "feature_names", "preparation") if origin[key] is not None}
+    return {"uint8_scale": repr(net.uint8_scale)} | {key: json.dumps(value) for key, value in known.items()}
 
-    def __init__(self, dtype: np.dtype[Any]):
+
+def _features(graph: _Graph, table: Preparation) -> tuple[list[Any], str]:
+    """An input for each column, and the network's inputs made of them."""
+    inputs, parts = [], []
+    for i, column in enumerate(table.columns):
+        if isinstance(column, Numeric):
+            inputs.append(graph.input(column.name, 1))
+            gaps = graph.node("IsNaN", column.name)
+            parts.append(graph.node("Where", gaps, graph.scalar(column.fill), column.name))
+        else:
+            inputs.append(graph.input(column.name, 1, text=True))
+            parts.append(_one_hot(graph, column, f"categories_{i}"))
+    return inputs, graph.node("Concat", *parts, axis=1)
+
+
+def _one_hot(graph: _Graph, column: Categorical, name: str) -> str:
+    """Zeros and ones (n_samples, n_categories)."""
+    import onnx
+
+    numbers = {category: number for number, category in enumerate(column.categories)}
+    if GAP in numbers:
+        numbers |= dict.fromkeys(sorted(GAPS), numbers[GAP])
+    number = graph.node(
+        "LabelEncoder", column.name, domain="ai.onnx.ml",
+        keys_strings=list(numbers), values_int64s=list(numbers.values()), default_int64=-1,
+    )  # fmt: skip
+    columns = graph.constant(name, np.arange(len(column.categories))[np.newaxis])
+    return graph.node("Cast", graph.node("Equal", number, columns), to=onnx.helper.np_dtype_to_tensor_dtype(graph.dtype))
+
+
+def _labels(graph: _Graph, net: Network, table: Preparation, y: str) -> list[Any]:
+    """An output for each target of classes."""
+    import onnx
+
+    head, outputs = head_of(net.layers[-1].activation), []
+    for i, target in enumerate(table.targets):
+        if target.classes is None:
+            continue
+        if head is CLASSES:
+            number = graph.node("ArgMax", y, axis=1, keepdims=0)
+        else:
+            probability = graph.node("Gather", y, graph.constant(f"target_{i}", np.array(i)), axis=1)
+            second = graph.node("Greater", probability, graph.scalar(0.5))
+            number = graph.node("Cast", second, to=onnx.TensorProto.INT64)
+        classes = graph.labels(f"classes_{i}", target.classes)
+        graph.node("Gather", classes, number)
+        name = graph.named("label" if len(table.targets) == 1 else f"label_{target.name}")
+        text = isinstance(target.classes[0], str)
+        outputs.append(graph.output(name, onnx.TensorProto.STRING if text else onnx.TensorProto.INT64))
+    return outputs
+
+
+class _Graph:
+    """Nodes in their order and the constants that they read. A node's output has the node's name.
+
+    No name is one of those that are `taken` by a table's columns.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], taken: Collection[str] = ()):
+        import onnx
+
         self.dtype = dtype
+        self.kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
         self.double = dtype == np.float64
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._scalars: dict[float, str] = {}
+        self._taken = set(taken)
+
+    def _free(self, name: str) -> str:
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+    def input(self, name: str, *sizes: int, text: bool = False, integers: bool = False) -> Any:
+        """An input (n_samples, ...) of the model, of numbers of its dtype, of text or of integers."""
+        import onnx
+
+        kind = onnx.TensorProto.STRING if text else onnx.TensorProto.INT64 if integers else self.kind
+        return onnx.helper.make_tensor_value_info(name, kind, ["n_samples", *sizes])
+
+    def output(self, name: str, kind: Any, *sizes: int) -> Any:
+        """An output (n_samples, ...) of the model."""
+        import onnx
+
+        return onnx.helper.make_tensor_value_info(name, kind, ["n_samples", *sizes])
+
+    def named(self, name: str) -> str:
+        """Gives the last node's output this name, or one like it."""
+        self.nodes[-1].output[0] = name = self._free(name)
+        return name
+
+    def labels(self, name: str, classes: Collection[Label]) -> str:
+        """Adds labels of one type and gives their name."""
+        import onnx
+
+        array = np.array(classes, dtype=object if isinstance(next(iter(classes)), str) else np.int64)
+        self.constants.append(onnx.numpy_helper.from_array(array, name := self._free(name)))
+        return name
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node of one output and gives the output's name."""
         import onnx
 
-        name = f"{operator}_{len(self.nodes)}"
+        name = self._free(f"{operator}_{len(self.nodes)}")
         self.nodes.append(
             onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes)
         )
@@ -171,7 +289,7 @@ class _Graph:
         """Adds an array and gives its name."""
         import onnx
 
-        self.constants.append(onnx.numpy_helper.from_array(numbers, name))
+        self.constants.append(onnx.numpy_helper.from_array(numbers, name := self._free(name)))
         return name
 
     def scalar(self, number: float) -> str:

@@ -112,7 +112,7 @@ def training(
     if not isinstance(result, TrainingResult):
         raise TypeError(f"result: expected a TrainingResult, got {type(result).__name__}")
     one_of("against", against, ("seconds", "epochs"))
-    rows = [row for row in result.history if row["phase"] != "recomposed"]
+    rows = result.history
     if not rows:
         raise ValueError("history: expected at least one finished epoch, got none: there is nothing to plot")
     scored = any(row.get("val_accuracy") is not None for row in rows)
@@ -131,10 +131,11 @@ def training(
         if name == "loss":
             x = [place(row["step"]) for row in rows]
             axes.plot(x, [row["loss"] for row in rows], label="training", marker=marker, markersize=4, **STYLES[0])
-        validated = [row for row in result.history if row.get(f"val_{name}") is not None]
+        told = [(place(row["step"]), row.get(f"val_{name}")) for row in rows]
+        told += [(place(e.step, result.events), e.info.get(f"val_{name}")) for e in result.events if e.kind == "recompose"]
+        validated = [(x, value) for x, value in told if value is not None]
         if validated:
-            x = [place(row["step"], result.events if row["phase"] == "recomposed" else None) for row in validated]
-            y = [row[f"val_{name}"] for row in validated]
+            x, y = ([pair[i] for pair in validated] for i in (0, 1))
             axes.plot(x, y, label="validation", marker=marker, markersize=4, **STYLES[1])
         axes.set(xlabel=f"{against} of training" if against == "seconds" else "epochs", ylabel=name)
         axes.set_xlim(0, None)

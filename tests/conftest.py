@@ -54,6 +54,8 @@ def make_data():
             return X, rng.integers(0, n_out, n_samples)
         if loss == "binary_cross_entropy":
             return X, rng.random((n_samples, n_out)).astype(net.dtype)
+        if loss == "poisson":
+            return X, rng.poisson(1.5, (n_samples, n_out)).astype(net.dtype)
         return X, rng.standard_normal((n_samples, n_out)).astype(net.dtype)
 
     return make

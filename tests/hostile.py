@@ -141,6 +141,7 @@ class World:
             sf.schedules.Cooldown: lambda: (0.1, 0.5),
             sf.schedules.StepDecay: lambda: (0.1, 10),
             sf.schedules.Cosine: lambda: (0.1,),
+            sf.schedules.ReduceOnPlateau: lambda: (0.1,),
             sf.schedules.Warmup: lambda: (0.1, 0.1),
             sf.callbacks.TensorBoard: lambda: (Writer(),),
             sf.Guard: lambda: (0.1,),
@@ -498,7 +499,7 @@ def hostile(rng, like=None):
             Rows((8, 5), np.dtype("f4"), lambda i: zeros[i].astype("c8")), Rows((2**62, 5), np.dtype("u1"), lambda i: zeros[i]),
         ]),
         lambda: rng.choice([broken_off(), iter([]), iter([1, 2]), iter([(zeros, [0] * 8)]), [(zeros, zeros)], zip([1], [2], strict=True)]),
-        lambda: rng.choice([sf.activations.relu(), sf.activations.Activation("elu", 1e-300), sf.Adam(), sf.schedules.Constant(0.5), sf.Network([1, 1])]),  # noqa: E501
+        lambda: rng.choice([sf.activations.relu(), sf.activations.Activation("elu", 1e-300), sf.Adam(), sf.schedules.Constant(0.5), sf.Network([1, 1], output="identity")]),  # noqa: E501
         lambda: rng.choice([np.random.default_rng(0), np.random.RandomState(0), np.dtype("f4"), np.float32, np.int64(2), np.datetime64("2020")]),  # noqa: E501
     ]  # fmt: skip
     return rng.choice(makers)()

@@ -11,7 +11,6 @@ are small), and a pickle that is executed: each hostile pickle would make a file
 Not here: hostile arguments (hostile.py).
 """
 
-import argparse
 import contextlib
 import copy
 import dataclasses
@@ -37,6 +36,8 @@ import workers
 import svdfast as sf
 from svdfast import datasets
 from svdfast.cli import data as cli_data
+from svdfast.cli import errors, saved
+from svdfast.cli import main as command_line
 from svdfast.training import checkpoint
 
 LIMIT = 20.0
@@ -141,7 +142,9 @@ def write_data(path):
 
 
 def samples_content(path):
-    X, y = cli_data.load_samples(str(path), "predict", 4, 1)
+    arguments = command_line._parser().parse_args(["predict", "net.npz", str(path)])
+    asked = saved.samples(sf.Network([4, 1], output="identity"), "predict", arguments, answers=True)
+    X, y = asked.X, asked.y
     assert (
         X.ndim == 2 and X.shape[1] == 4 and np.isfinite(X).all() and (y is None or len(y) == len(X))
     )
@@ -149,9 +152,7 @@ def samples_content(path):
 
 
 def training_content(path):
-    arguments = argparse.Namespace(
-        data=str(path), seed=0, task="auto", no_standardise=False, dtype="float32"
-    )  # fmt: skip
+    arguments = command_line._parser().parse_args(["train", str(path)])
     data = cli_data.load(arguments)
     assert len(data.X) == len(data.y)
     return data.X.tobytes(), data.y.tobytes()
@@ -184,7 +185,7 @@ def hdf5_content(path):
 
 MODEL = (ValueError,)
 CHECKPOINT = (ValueError, TypeError, MemoryError, sf.NotFinite)
-COMMAND = (cli_data.Failure, cli_data.UsageError)
+COMMAND = (errors.Failure, errors.UsageError)
 CASES = {
     "network .npz": Case(
         ".npz", lambda path: sf.save(a_network(), path), network_content, MODEL, True, "zip", 6

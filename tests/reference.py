@@ -7,7 +7,7 @@ Tests get this module by the fixture `reference` (conftest.py).
 """
 
 import numpy as np
-from scipy.special import logsumexp, ndtr
+from scipy.special import logsumexp, ndtr, xlogy
 
 
 def unpack(vector, sizes, ranks):
@@ -65,6 +65,8 @@ def activate(name, parameter, z):
         return np.tanh(z)
     if name == "sigmoid":
         return np.exp(-np.logaddexp(0, -z))
+    if name == "exp":
+        return np.exp(z)
     if name == "softmax":
         return np.exp(z - logsumexp(z, axis=1, keepdims=True))
     raise AssertionError(name)
@@ -101,6 +103,8 @@ def backpropagate(name, parameter, z, dA):
         return dA / np.cosh(z) ** 2
     if name == "sigmoid":
         return dA * np.exp(-np.logaddexp(0, -z) - np.logaddexp(0, z))
+    if name == "exp":
+        return dA * np.exp(z)
     if name == "softmax":
         s = activate(name, parameter, z)
         jacobian = s[:, :, None] * (np.eye(z.shape[1]) - s[:, None, :])
@@ -126,8 +130,12 @@ def predict(net, X, vector=None):
     return forward(net, net.parameters if vector is None else vector, X)[-1][3]
 
 
+# Losses that include the output's activation.
+OF_Z = ("cross_entropy", "binary_cross_entropy", "poisson")
+
+
 def sample_losses(loss, Z, A, Y):
-    """The loss of each sample, and its derivative: by Z for the cross-entropies, by A for the squared error."""
+    """The loss of each sample, and its derivative: by Z for those of OF_Z, by A for the others."""
     n = Z.shape[1]
     if loss == "cross_entropy":
         log_softmax = Z - logsumexp(Z, axis=1, keepdims=True)
@@ -135,7 +143,15 @@ def sample_losses(loss, Z, A, Y):
     if loss == "binary_cross_entropy":
         losses = Y * np.logaddexp(0, -Z) + (1 - Y) * np.logaddexp(0, Z)
         return losses.mean(1), (np.exp(-np.logaddexp(0, -Z)) - Y) / n
-    return ((A - Y) ** 2).mean(1), 2 * (A - Y) / n
+    if loss == "poisson":
+        return (xlogy(Y, Y) - Y * Z - Y + np.exp(Z)).mean(1), (np.exp(Z) - Y) / n
+    D = A - Y
+    if loss == "mean_absolute_error":
+        return abs(D).mean(1), np.sign(D) / n
+    if loss == "huber":
+        return np.where(abs(D) <= 1, D**2 / 2, abs(D) - 1 / 2).mean(1), np.clip(D, -1, 1) / n
+    assert loss == "mean_squared_error"
+    return (D**2).mean(1), 2 * D / n
 
 
 def as_rows(y, n_out):
@@ -160,7 +176,7 @@ def loss_and_gradient(net, X, y, loss, *, vector=None, sample_weight=None, l1=0.
     for i in range(len(weights) - 1, -1, -1):
         X_in, H, Z, _ = passed[i]
         activation = net.layout.layers[i].activation
-        if i < len(weights) - 1 or loss == "mean_squared_error":
+        if i < len(weights) - 1 or loss not in OF_Z:
             delta = backpropagate(activation.name, activation.parameter, Z, delta)
         bias_parts.insert(0, delta.sum(0))
         if H is None:

@@ -29,6 +29,7 @@ ACTIVATIONS = [
     activations.softplus(),
     activations.tanh(),
     activations.sigmoid(),
+    activations.exp(),
     activations.softmax(),
 ]
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
@@ -79,7 +80,7 @@ def close(torch, module, net):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", ["dense", "factored"])
-@pytest.mark.parametrize("function", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("function", [a for a in ACTIVATIONS if a.name != "exp"], ids=str)
 def test_torch_computes_the_same_and_comes_back(torch, function, form, dtype):
     net = with_biases(
         sf.Network([5, 8, 6, 4], hidden=[function, "tanh"], output=function, dtype=dtype, seed=0)
@@ -91,6 +92,11 @@ def test_torch_computes_the_same_and_comes_back(torch, function, form, dtype):
     assert {str(p.dtype) for p in module.parameters()} == {f"torch.{dtype}"}
     assert all(p.requires_grad for p in module.parameters())
     same(sf.from_torch(module), net)
+
+
+def test_torch_has_no_module_for_exp(torch):
+    with pytest.raises(ValueError, match=r"net: layer 0: expected an activation of torch\.nn, got exp"):
+        sf.to_torch(sf.Network([2, 1], output="exp", seed=0))
 
 
 @pytest.mark.parametrize("ranks", list(itertools.product([None, 1, 3], repeat=3)), ids=str)
@@ -476,6 +482,61 @@ def test_regressors(neural_network, n_targets, dtype):
     assert net.score(X, target) == pytest.approx(mlp.score(X, target), abs=1e-5)
 
 
+def test_uint8_is_taken_as_scikit_learn_does(neural_network):
+    X, y = np.random.default_rng(0).integers(0, 9, (60, 5), dtype=np.uint8), np.arange(60) % 3
+    mlp = fitted(neural_network.MLPClassifier((7,), random_state=0), X.astype("float64"), y)
+    net = sf.from_sklearn(mlp)
+    assert net.uint8_scale == 1
+    np.testing.assert_allclose(net.predict(X), mlp.predict_proba(X), atol=1e-12)
+    np.testing.assert_array_equal(net.predict(X), net.predict(X.astype("float64")))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["b", "a", "c"], ("a", "b", "c")),
+        (["b", "a", "b"], ("a", "b")),
+        ([7, -5, 7], (-5, 7)),
+        ([7, 5, 6], (5, 6, 7)),
+        ([False, True, True], (False, True)),
+        ([0.0, 1.0, 2.0], (0.0, 1.0, 2.0)),
+        (np.array([1, 2, 2**64 - 1], np.uint64), None),  # more than a file's integers hold
+    ],
+)
+def test_classes_are_kept(neural_network, labels, classes, tmp_path):
+    X, y = data("float64")
+    y = np.asarray(labels)[y]
+    mlp = fitted(neural_network.MLPClassifier((7,), random_state=0), X, y)
+    net = sf.from_sklearn(mlp)
+    assert net.classes == classes and net.feature_names is None
+    if classes is None:
+        return
+    assert [type(label) for label in net.classes] == [type(label) for label in classes]
+    if isinstance(classes[0], str):
+        assert net.score(X, y) == mlp.score(X, y)
+    sf.save(net, tmp_path / "net.npz")
+    assert sf.load(tmp_path / "net.npz").classes == classes
+
+
+def test_classes_that_are_no_classes_of_a_sample(neural_network):
+    X, y = data("float64")
+    bits = np.stack([y == 0, y == 1, y > 0], axis=1).astype(int)
+    assert sf.from_sklearn(fitted(neural_network.MLPClassifier((7,)), X, bits)).classes is None
+    assert sf.from_sklearn(fitted(neural_network.MLPRegressor(hidden_layer_sizes=(7,)), X, X[:, 0])).classes is None
+
+
+def test_names_of_features_are_kept(neural_network):
+    pd = pytest.importorskip("pandas")
+    X, _ = data("float64")
+    table = pd.DataFrame(X, columns=list("abcde"))
+    mlp = fitted(neural_network.MLPRegressor(hidden_layer_sizes=(7,), random_state=0), table, X[:, 0])
+    net = sf.from_sklearn(mlp)
+    assert net.feature_names == tuple("abcde")
+    np.testing.assert_allclose(net.predict(table)[:, 0], mlp.predict(table), atol=1e-12)
+    with pytest.raises(ValueError, match="in the order of"):
+        net.predict(table[list("edcba")])
+
+
 def test_the_estimator_keeps_its_weights(neural_network):
     X, y = data("float64")
     mlp = fitted(neural_network.MLPClassifier((7,), random_state=0), X, y)
@@ -488,7 +549,7 @@ def test_factors_of_an_estimators_network_are_trained_on(neural_network):
     X, y = data("float32")
     mlp = fitted(neural_network.MLPClassifier((30, 20), random_state=0), X, y)
     net = sf.from_sklearn(mlp)
-    net.truncate(rank_fraction=0.25)
+    net.truncate(rank_fraction=0.25, force=True)
     before = net.evaluate(X, y).loss
     result = sf.train(net, X, y, epochs=20, factoring=sf.Factoring(recompose=False))
     assert {row["phase"] for row in result.history} == {"factored"}
@@ -518,8 +579,11 @@ def test_other_estimators(neural_network):
 def test_an_activation_that_svdfast_has_not(neural_network):
     X, y = data("float64")
     mlp = fitted(neural_network.MLPRegressor(hidden_layer_sizes=(7,), random_state=0), X, y)
+    expected = np.exp(mlp.predict(X))
     mlp.out_activation_ = "exp"  # as with the Poisson loss
-    with pytest.raises(ValueError, match="layer 1 uses the activation 'exp', which svdfast does not support"):
+    np.testing.assert_allclose(sf.from_sklearn(mlp).predict(X)[:, 0], expected, rtol=1e-12)
+    mlp.out_activation_ = "swish"
+    with pytest.raises(ValueError, match="layer 1 uses the activation 'swish', which svdfast does not support"):
         sf.from_sklearn(mlp)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tests of the counted multiplications: the published table, and the law behind each formula.
 
-No network is built here; the layers are stand-ins with three attributes.
+Counts are of stand-ins for layers, with three attributes; summaries of networks.
 """
 
 from dataclasses import FrozenInstanceError, dataclass
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import svdfast as sf
+from svdfast.model.origin import Origin
 
 
 @dataclass
@@ -167,3 +168,21 @@ def test_bad_arguments():
         sf.break_even_rank(3, 0)
     with pytest.raises(TypeError, match="n_in: expected an integer, got bool"):
         sf.break_even_rank(True, 3)
+
+
+def test_a_summary_tells_layers_and_data():
+    net = sf.Network([13, 40, 30, 3], hidden=["relu", "tanh"], dtype="float64", seed=0)
+    net.truncate(ranks=[None, 5])
+    lines = [line.split() for line in net.summary().splitlines()]
+    assert lines[0] == ["layer", "activation", "form", "parameters", "forward", "step"]
+    assert lines[1] == ["13-40", "relu", "dense", "560", "520", "1,040"]
+    assert lines[2] == ["40-30", "tanh", "rank", "5", "380", "350", "1,050"]
+    assert lines[3] == ["30-3", "softmax", "dense", "93", "90", "270"]
+    assert lines[4] == ["total", "1,033", "960", "2,360"] and net.parameters.size == 1033
+    assert net.summary().endswith("\n13 inputs, 3 outputs, float64")
+    net.origin = Origin(classes=("a", "b", "c"), feature_names=tuple(f"x{i}" for i in range(13)))
+    assert net.summary().endswith("\n13 features, 3 classes, float64")
+    bit = sf.Network([2, 1], output="sigmoid", seed=0)
+    bit.origin = Origin(classes=(False, True))
+    assert bit.summary().endswith("\n2 inputs, 2 classes, float32")
+    assert all(line == line.rstrip() for line in net.summary().splitlines())

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
+from svdfast.data.preparation import Categorical, Numeric, Preparation, Target
 from svdfast.model import activations
 from svdfast.model.origin import Origin
 
@@ -147,12 +148,14 @@ def test_the_format_is_seen_from_the_content(path):
 def test_what_is_known_of_the_data(path):
     net = sf.Network([2, 3], seed=0)
     for classes in ((5, -(2**63), 2**63 - 1), ("yes", "no", "né"), (0.5, 1.5, 2.5)):
-        net.origin = Origin(classes, ("a", "b c"), (0.1, -1e300), (5e-324, 3.0))
+        columns = Numeric("a", 2.5), Categorical("b", ("c",))
+        preparation = None if isinstance(classes[0], bool | float) else Preparation(columns, (Target("y", classes),))
+        net.origin = Origin(classes, ("a", "b=c"), (0.1, -1e300), (5e-324, 3.0), preparation)
         sf.save(net, path)
         again = sf.load(path)
         same(again, net)
         assert again.origin == net.origin == net.copy().origin == pickle.loads(pickle.dumps(net)).origin
-        assert (again.classes, again.feature_names) == (classes, ("a", "b c"))
+        assert (again.classes, again.feature_names) == (classes, ("a", "b=c"))
     with pytest.raises(ValueError, match="classes: expected 3 different ones, as the network tells apart, got 2"):
         net.origin = Origin(classes=(1, 2))
     with pytest.raises(TypeError, match="origin: expected an Origin, got str"):
@@ -399,6 +402,23 @@ def nested(depth):
     return value
 
 
+def numeric(name, fill=1.0):
+    return dict(kind="numeric", name=name, fill=fill)
+
+
+COLUMNS = [numeric(name) for name in "abc"]
+PREPARATION = dict(columns=[*COLUMNS, numeric("d")], targets=[dict(name="y", classes=["p", "q", "r"])])
+WRONG_PREPARATIONS = [
+    *(dict(columns=value) for value in ([], "ab", None, [None], [dict(kind="other", name="a")], [numeric("a")] * 4, COLUMNS)),
+    *(dict(columns=[*COLUMNS, value]) for value in (
+        dict(kind="numeric", name="d"), numeric("d", NAN), numeric("d", "1"), numeric("d", True), numeric(4), numeric("y"), numeric(None),
+        *(dict(kind="categorical", name="d", categories=value) for value in ([], "x", ["x", "x"], [4], None, ["x", "z"])),
+    )),
+    *(dict(targets=value) for value in ([], "y", None, [None], [{}], [dict(name=name, classes=None) for name in "uvw"])),
+    *(dict(targets=[dict(name="y", classes=value)]) for value in (
+        [], ["x"], "xy", 3, [1, "x", "y"], [1, 2, 2**63], [0.5, 1.5, 2.5], [True, False], ["p", "q"], None, [1, 2, 3],
+    )),
+]  # fmt: skip
 HEADERS = [
     dict(format="network"),
     dict(format=None),
@@ -456,7 +476,7 @@ HEADERS = [
     dict(origin={}),
     dict(origin=[1]),
     *(
-        dict(origin=dict(classes=None, feature_names=None, mean=None, deviation=None) | change)
+        dict(origin=dict(classes=None, feature_names=None, mean=None, deviation=None, preparation=None) | change)
         for change in (
             dict(classes=[1, 2]),
             dict(classes=[1, 2, 3, 4]),
@@ -480,6 +500,10 @@ HEADERS = [
             dict(mean=[0.0] * 4, deviation=[float("nan")] * 4),
             dict(mean=[float("inf")] * 4, deviation=[1.0] * 4),
             dict(mean=["x"] * 4, deviation=[1.0] * 4),
+            dict(preparation=3),
+            dict(preparation={}),
+            dict(preparation=[]),
+            *(dict(classes=list("pqr"), feature_names=list("abcd"), preparation=PREPARATION | wrong) for wrong in WRONG_PREPARATIONS),
         )
     ),
 ]
@@ -628,7 +652,7 @@ def text():
     return json.dumps(
         {
             "format": "svdfast network", "version": 2, "svdfast": "0.1.0", "layers": layers(), "uint8_scale": network().uint8_scale,
-            "origin": {"classes": None, "feature_names": None, "mean": None, "deviation": None},
+            "origin": {"classes": None, "feature_names": None, "mean": None, "deviation": None, "preparation": None},
         }
     )  # fmt: skip
 

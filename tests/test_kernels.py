@@ -89,6 +89,7 @@ ELEMENTWISE = {
         lambda z, a: scipy.special.expit(z),
         lambda z, a: scipy.special.expit(z) * scipy.special.expit(-z),
     ),
+    "exp": (lambda z, a: np.exp(z), lambda z, a: np.exp(z)),
 }
 NAMES = [*ELEMENTWISE, "softmax"]
 PARAMETRIC = ("clipped_relu", "hardtanh", "leaky_relu", "elu", "celu")
@@ -349,6 +350,8 @@ def test_backward_is_the_models(factored, case, layout, input_gradient):
 @pytest.mark.parametrize("shape", [(257, 65, 33, 16), (1, 100, 50, 7), (64, 1, 300, 1)])
 def test_larger_layers(factored, dtype, activation, shape):
     case = Case(*shape, dtype, activation, True, ["C"])
+    if activation == "exp":
+        case.X = (case.X / case.sizes["m"]).astype(dtype)  # else it overflows
     assert_forward(case, factored, None)
     assert_backward(case, factored, None, True)
 
@@ -737,9 +740,13 @@ def test_extreme_values(activation, dtype):
             exponent = {"gelu": lambda z: z**2, "gelu_tanh": lambda z: 4 * abs(gelu_tanh_inner(z)[0])}
             relative = eps * np.clip(exponent.get(name, abs)(z.astype(np.float64)), 8, 1e4)
             absolute = tiny * np.maximum(abs(z.astype(np.float64)), 1)
-        assert (abs(A - expected) <= relative * abs(expected) + absolute).all()
+        infinite = name == "exp" and z > {np.float32: 88, np.float64: 709}[dtype]
+        assert (np.where(infinite, A, np.inf) == np.inf).all()
+        assert (np.where(infinite, 0, abs(A - expected)) <= relative * abs(expected) + absolute).all()
         # Derivatives come from A, so their errors are relative to 1 where they cancel.
-        assert (abs(derivative - slope) <= 8 * eps * np.maximum(1, parameter)).all()
+        bound = 8 * eps * np.maximum(1, abs(slope) if name == "exp" else parameter)
+        assert (np.where(infinite, derivative, np.inf) == np.inf).all()
+        assert (np.where(infinite, 0, abs(derivative - slope)) <= bound).all()
 
 
 @both_types
@@ -750,13 +757,13 @@ def test_infinities(activation, dtype):
     left = {"identity": -np.inf, "relu": 0, "elu": -parameter, "celu": -parameter}
     left |= {"leaky_relu": -np.inf if parameter else np.nan, "tanh": -1, "sigmoid": 0}
     left |= dict.fromkeys(READ_Z, np.nan)  # -inf * 0, as in NumPy
-    left |= {"clipped_relu": 0, "softplus": 0, "hardtanh": -parameter}
+    left |= {"clipped_relu": 0, "softplus": 0, "hardtanh": -parameter, "exp": 0}
     right = {"tanh": 1, "sigmoid": 1, "clipped_relu": parameter, "hardtanh": parameter}.get(name, np.inf)
     np.testing.assert_allclose(A, [left[name], right], rtol=1e-6, atol=np.finfo(dtype).tiny)
     if name not in ("identity", *READ_Z) and (name != "leaky_relu" or parameter > 0):
         slope = {"leaky_relu": parameter}.get(name, 0)
         bounded = ("tanh", "sigmoid", "clipped_relu", "hardtanh")
-        expected = [slope, 0 if name in bounded else 1]
+        expected = [slope, 0 if name in bounded else np.inf if name == "exp" else 1]
         np.testing.assert_allclose(derivative, expected, rtol=1e-6, atol=np.finfo(dtype).tiny)
 
 
@@ -838,6 +845,7 @@ def test_no_warnings_and_no_error_state_is_left():
         ("gelu_tanh", -1, 5),  # further left the rounding of its exponent counts
         ("silu", -80, 80),
         ("softplus", -80, 80),
+        ("exp", -80, 80),
     ],
 )
 def test_accuracy(name, low, high, dtype):
@@ -923,7 +931,7 @@ def test_instruction_sets_agree(tmp_path):
             wanted = expected[name]
             eps = np.finfo(value.dtype).eps
             # Sums of a column's or a row's terms may cancel: relative to the largest there.
-            atol = 16 * eps * abs(wanted).max()
+            atol = 16 * eps * abs(wanted[np.isfinite(wanted)]).max(initial=0)
             np.testing.assert_allclose(value, wanted, rtol=16 * eps, atol=atol, err_msg=name)
 
 

@@ -357,6 +357,20 @@ def test_what_can_not_be(i):
         make()
 
 
+def test_samples_have_the_input_s_shape():
+    net = sequences(L.GRU(4))
+    X = np.random.default_rng(0).normal(size=(5, 6, 3))
+    expected = net.predict(X)
+    for same in (X.reshape(5, 18), np.asfortranarray(X), X.astype("float32").astype("float64"), X.tolist(), X[::-1][::-1]):
+        np.testing.assert_allclose(net.predict(same), expected, atol=1e-6)
+    assert net.predict(X[:0]).shape == (0, 3)
+    for wrong in (X[:, :5], X[..., np.newaxis], X[0, 0], np.float64(1)):
+        with pytest.raises(ValueError, match=r"X: expected shape \(n_samples, 6, 3\) or \(n_samples, 18\), got"):
+            net.predict(wrong)
+    with pytest.raises(ValueError, match="X: expected 18 columns, got shape"):
+        net.predict(X[:, 0])
+
+
 def test_layers_are_layers():
     with pytest.raises(TypeError, match=r"layers\[0\]: expected a layer of svdfast.layers, got int"):
         sf.Network(sf.Input(4, 3), [5, L.Linear(2)])

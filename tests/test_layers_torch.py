@@ -421,6 +421,8 @@ END = nn.Flatten(), nn.Linear(4, 2)
     (image(conv(2, 4, 3), nn.ZeroPad2d(1), nn.AvgPool2d(2), *END), r"module\[1\]: expected a convolution or MaxPool2d after padding"),
     (image(conv(2, 4, 3), nn.ZeroPad2d(1), nn.MaxPool2d(2), *END), r"module\[1\]: expected padding with -inf before MaxPool2d"),
     (image(conv(2, 4, 3), nn.ReLU(), nn.ZeroPad2d(1)), r"module\[2\]: expected a convolution or MaxPool2d after padding, got none"),
+    (image(nn.LazyConv2d(4, 3), *END), r"module\[0\]: .* got LazyConv2d; run the module on a batch once"),
+    (image(nn.utils.parametrizations.weight_norm(conv(2, 4, 3)), *END), r"module\[0\]: .* got ParametrizedConv2d; .*remove_param"),
     (image(conv(2, 4, 3), nn.ReLU()), r"module\[0\]: expected a Linear as the last layer, got Conv2d"),
     (image(conv(2, 4, 3), nn.Flatten()), r"module\[0\]: expected a Linear as the last layer"),
     (image(nn.Flatten(), nn.Linear(84, 3), ChannelsLast()), r"module\[2\]: expected channels first before ChannelsLast"),

@@ -5,6 +5,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.special
 
 import svdfast as sf
 from svdfast import _elementwise
@@ -60,14 +62,98 @@ def test_default_losses(name):
     if name == "Activation":
         pytest.skip("the class, not an activation")
     output = getattr(sf.activations, name)()
-    expected = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy"}
+    expected = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy", "exp": "poisson"}
     default = losses.resolve(None, output).name
     assert default == expected.get(name, "mean_squared_error")
     assert losses.resolve(default, output).name == default
-    for loss, needed in (("cross_entropy", "softmax"), ("binary_cross_entropy", "sigmoid")):
+    for loss, needed in (("cross_entropy", "softmax"), ("binary_cross_entropy", "sigmoid"), ("poisson", "exp")):
         if name != needed:
             with pytest.raises(ValueError, match=needed):
                 losses.resolve(loss, output)
+
+
+@pytest.mark.parametrize("output", ["identity", "relu", "sigmoid", "exp"])
+@pytest.mark.parametrize("name", ["mean_absolute_error", "huber"])
+def test_robust_losses_by_their_formulas(name, output):
+    net = network(output=output)
+    X = np.random.default_rng(0).standard_normal((9, 6))
+    Y = 3 * np.random.default_rng(1).standard_normal((9, 3))
+    Y[0] = net.predict(X[:1])  # met exactly
+    w = np.arange(9.0)
+    d = abs(net.predict(X) - Y)
+    assert (d > 1).any() and (d < 1).any()
+    by_sample = d if name == "mean_absolute_error" else scipy.special.huber(1.0, d)
+    told = net.evaluate(X, Y, name, sample_weight=w)
+    assert told.loss == pytest.approx(np.average(by_sample.mean(1), weights=w), rel=1e-14)
+    assert told.accuracy is None if output != "sigmoid" else told.accuracy is not None
+    gradient = net.loss_and_gradient(X[:1], Y[:1], name)[1]
+    assert not gradient.any()
+
+
+def test_poisson_by_its_formula():
+    """Half the mean deviance, as scikit-learn has it."""
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not there")
+    net = network(output="exp", n_out=1)
+    X = np.random.default_rng(0).standard_normal((9, 6))
+    y = np.random.default_rng(1).poisson(2.0, 9)
+    assert (y == 0).any()
+    w = np.arange(9.0)
+    expected = metrics.mean_poisson_deviance(y, net.predict(X)[:, 0], sample_weight=w) / 2
+    assert net.evaluate(X, y, sample_weight=w).loss == pytest.approx(expected, rel=1e-13)
+    assert net.score(X, y) == pytest.approx(metrics.r2_score(y, net.predict(X)[:, 0]))
+    for loss in ("cross_entropy", "binary_cross_entropy"):
+        with pytest.raises(ValueError, match="this network's output is exp"):
+            net.evaluate(X, y, loss)
+
+
+def test_poisson_learns_rates():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((2000, 4))
+    rate = np.exp(0.5 * X[:, 0] - 0.3 * X[:, 1])
+    y = rng.poisson(rate)
+    net = sf.Network([4, 16, 1], output="exp", seed=0)
+    result = sf.train(net, X, y, epochs=20, optimizer=sf.Adam(0.01), factoring=None)
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    assert np.corrcoef(net.predict(X)[:, 0], rate)[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_extreme_rates(dtype):
+    net = sf.Network([1, 1], output="exp", dtype=dtype, seed=0)
+    net.layers[0].W[...] = 1
+    # A rate that underflows to 0 costs nothing where nothing came, and what it should where something did.
+    assert net.evaluate([[-1000.0]], [0]).loss == 0
+    assert net.evaluate([[-1000.0]], [2]).loss == pytest.approx(2 * np.log(2) - 2 + 2000)
+    assert net.evaluate([[1000.0]], [2]).loss == np.inf
+    with pytest.raises(sf.NotFinite, match="outputs of layer 0 are beyond"):
+        sf.train(net, [[1000.0]], [2], epochs=1, factoring=None)
+    assert net.layers[0].W[0, 0] == 1
+
+
+@pytest.mark.parametrize("weights", [None, np.array([1.0, 0.0, 2.0, 0.5, 3.0])])
+@pytest.mark.parametrize("name", ["mean_squared_error", "mean_absolute_error", "huber", "poisson"])
+def test_the_best_constant(name, weights):
+    """No other constant has a smaller loss, and the network of that constant has that loss."""
+    rng = np.random.default_rng(3)
+    targets = rng.poisson(3.0, (5, 2)) if name == "poisson" else 4 * rng.standard_normal((5, 2))
+    best = losses.of_constant(name, targets, 2, weights)
+    net = sf.Network([1, 2], output="exp" if name == "poisson" else "identity", dtype="float64", seed=0)
+    X = np.zeros((5, 1))
+
+    def loss(constant):
+        net.layers[0].b[:] = np.log(constant) if name == "poisson" else constant
+        return net.evaluate(X, targets, name, sample_weight=weights).loss
+
+    found = scipy.optimize.minimize(loss, np.ones(2), method="Nelder-Mead", bounds=[(1e-9 if name == "poisson" else None, None)] * 2,
+                                    options=dict(xatol=1e-8, fatol=1e-12))  # fmt: skip
+    assert best == pytest.approx(found.fun, rel=1e-6)
+    assert best <= found.fun * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("name", ["mean_squared_error", "mean_absolute_error", "huber", "poisson"])
+def test_a_constant_meets_equal_targets(name):
+    assert losses.of_constant(name, np.full((7, 2), 3.0), 2) == 0
+    assert losses.of_constant(name, np.zeros(1), 1) == 0
 
 
 def test_certain_and_wrong_predictions():
@@ -208,7 +294,7 @@ def test_large_contiguous_samples_are_not_copied():
     net = sf.Network([1000, 2], dtype="float32", seed=0)
     # What is needed: a gathered tile, and a check's chunk of 2^20 elements, twice, of 0, 1 and 1 + 4 bytes each.
     for kind, limit in (("uint8", 1e6), ("float32", 3e6), ("float64", 10e6)):
-        X = np.ones((4000, 1000), dtype=kind)
+        X = np.full((4000, 1000), 100, dtype=kind)
         y = np.zeros(4000, int)
         for settings in (dict(shuffle=True), dict(shuffle=False)):
             tracemalloc.start()
@@ -279,7 +365,7 @@ def calls(net):
 
 
 def sparse():
-    return pytest.importorskip("scipy.sparse").csr_matrix(PLAIN)
+    return pytest.importorskip("scipy.sparse").csr_matrix(PLAIN * 1j)
 
 
 def with_value(value, place=(3, 2), dtype=float):
@@ -295,7 +381,7 @@ WRONG_KIND = {
     "object": lambda: PLAIN.astype(object),
     "complex": lambda: PLAIN.astype(complex),
     "masked": lambda: np.ma.masked_array(PLAIN, mask=PLAIN > 9),
-    "sparse": sparse,
+    "sparse complex": sparse,
     "dates": lambda: PLAIN.astype("datetime64[s]"),
     "records": lambda: np.zeros(30, dtype=[("a", float)]),
     "set": lambda: {1, 2},
@@ -369,8 +455,9 @@ def test_numbers_too_large_for_float32():
 BAD_TARGETS = [
     ("softmax", None, TypeError),
     ("softmax", "abc", TypeError),
-    ("softmax", LABELS.astype(str), TypeError),
-    ("softmax", LABELS.astype(object), TypeError),
+    ("softmax", LABELS.astype(str).astype(bytes), TypeError),
+    ("softmax", np.where(LABELS > 0, LABELS.astype(object), "a"), TypeError),
+    ("softmax", np.where(LABELS > 0, LABELS.astype(object), None), ValueError),
     ("softmax", LABELS.astype(complex), TypeError),
     ("softmax", np.ma.masked_array(LABELS), TypeError),
     ("softmax", LABELS.astype(float), TypeError),  # class numbers are integers
@@ -390,6 +477,8 @@ BAD_TARGETS = [
     ("sigmoid", np.full((30, 3), 1.5), ValueError),
     ("sigmoid", np.full((30, 3), -0.1), ValueError),
     ("sigmoid", np.full((30, 3), np.nan), ValueError),
+    ("exp", np.append(np.zeros(89), -1e-9).reshape(30, 3), ValueError),
+    ("exp", np.full((30, 3), np.inf), ValueError),
     ("identity", np.zeros((30, 2)), ValueError),
     ("identity", np.zeros(30), ValueError),
     ("identity", np.full((30, 3), np.inf), ValueError),
@@ -407,6 +496,24 @@ def test_bad_targets_are_refused(output, y, error, call):
     with pytest.raises(error, match="y: expected"):
         calls(net)[call](PLAIN, y)
     np.testing.assert_array_equal(net.parameters, before)
+
+
+@pytest.mark.parametrize("call", ["train", "loss_and_gradient", "evaluate", "score", "validation"])
+def test_real_targets_of_a_network_for_classes(call):
+    """The message says which network takes them, and what to do about classes that are floats."""
+    for y in (LABELS.astype(float), LABELS + 0.5, LABELS.astype("float32")):
+        with pytest.raises(TypeError, match=r'got dtype float(32|64); for classes use \.astype\(int\), .* output="identity"'):
+            calls(network())[call](PLAIN, y)
+    with pytest.raises(ValueError, match=r'got -0\.5 in row 0; for real numbers .* output="identity"'):
+        calls(network())[call](PLAIN, np.full((30, 3), -0.5))
+
+
+@pytest.mark.parametrize("hidden", [(), (16,)])
+def test_a_softmax_of_one_output_is_refused(hidden):
+    with pytest.raises(ValueError, match=r'output: expected "sigmoid" .* or "identity" .* got "softmax", which is always 1'):
+        sf.Network([5, *hidden, 1])
+    for output in ("sigmoid", "identity", activations.tanh()):
+        assert sf.Network([5, *hidden, 1], output=output).sizes[-1] == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 """Networks as ONNX models: onnxruntime computes what the network does, and the file is written whole or not at all."""
 
 import dataclasses
+import json
 import os
 import sys
 
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 
 import svdfast as sf
+from svdfast.data.preparation import GAP, Categorical, Numeric, Preparation, Target
+from svdfast.interop.linears import Linear, network_of
 from svdfast.model import activations
 from svdfast.model.layout import Layout
+from svdfast.model.origin import Origin
 
 ACTIVATIONS = [
     activations.identity(),
@@ -29,6 +33,7 @@ ACTIVATIONS = [
     activations.softplus(),
     activations.tanh(),
     activations.sigmoid(),
+    activations.exp(),
     activations.softmax(),
 ]
 
@@ -82,8 +87,7 @@ def test_onnxruntime_computes_the_same(run, function, form, dtype):
 @pytest.mark.parametrize("function", ACTIVATIONS, ids=str)
 def test_activations_far_from_zero_and_of_nan(run, function, dtype):
     """A network that is its activation alone."""
-    net = sf.Network([1, 1], output=function, dtype=dtype)
-    net.layers[0].W[:] = 1
+    net = network_of([Linear("layer", (np.ones((1, 1), dtype),), None, function)], uint8_scale=1.0)
     z = np.concatenate([[-1e30, -100], np.linspace(-40, 40, 801), [100, 1e30, np.nan, 0, -0.0]])
     X = z[:, np.newaxis].astype(dtype)
     (y,) = run(net, X)
@@ -144,10 +148,126 @@ def test_a_network_that_is_no_network(onnx):
 def test_more_than_a_model_holds(onnx, tmp_path):
     """The parameters are zeros that nobody has touched, so they take no memory."""
     layout = Layout.dense([2**15, 2**14, 1], [activations.relu()] * 2)
-    net = sf.Network([1, 1])
+    net = sf.Network([1, 1], output="identity")
     net.set_state(layout, np.zeros(layout.size, "float32"))
     with pytest.raises(ValueError, match=r"net: expected at most 2 GB, .* got 2,147,"):
         sf.onnx.save(net, tmp_path / "net.onnx")
+    assert os.listdir(tmp_path) == []
+
+
+# ---- what the network knows of its data
+
+
+AGE, SEX, TOWN = Numeric("age", 38.0), Categorical("sex", ("f", "m")), Categorical("town", (GAP, "Ulm", "Århus, DK", "a=b"))
+COLUMNS = (AGE, SEX, TOWN)
+PAY = Target("pay", ("high", "low", "no \"pay\""))
+
+
+def of_table(targets=(PAY,), columns=COLUMNS, dtype="float32"):
+    """A network with the origin that svdfast train gives it."""
+    preparation = Preparation(columns, targets)
+    one, n_in = targets[0].classes, len(preparation.feature_names)
+    output = "identity" if one is None else "sigmoid" if len(one) == 2 else "softmax"
+    n_out = len(targets) if output != "softmax" else len(one)
+    net = sf.Network([n_in, 8, n_out], output=output, dtype=dtype, seed=0)
+    net.parameters[:] += np.random.default_rng(1).standard_normal(net.parameters.shape)
+    net.layers[0].W[:, 0] *= 0.02  # ages
+    net.origin = Origin(preparation.classes, preparation.feature_names, preparation=preparation)
+    return net
+
+
+def table(pandas):
+    """Of each kind of value: known, a gap, not seen in training."""
+    return pandas.DataFrame(
+        {
+            "town": ["Ulm", "", "Århus, DK", "a=b", "Bonn", "?", "Ulm"] * 5,
+            "age": np.where(np.arange(35) % 4 == 0, np.nan, np.arange(35) - 7.5),
+            "other": 1,
+            "sex": ["f", "m", "x", "", "f", "m", "f"] * 5,
+        }
+    )
+
+
+def column_inputs(preparation, frame, dtype):
+    return {
+        column.name: frame[[column.name]].to_numpy(dtype if isinstance(column, Numeric) else object)
+        for column in preparation.columns
+    }
+
+
+@pytest.fixture
+def session(onnx, tmp_path):
+    """A network's file with the preparation, opened by onnxruntime."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not there")
+
+    def session(net):
+        sf.onnx.save(net, tmp_path / "net.onnx", preparation=True)
+        return onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+
+    return session
+
+
+def test_the_metadata_has_the_classes_the_features_and_the_preparation(onnx):
+    from svdfast.onnx import to_onnx
+
+    net = of_table()
+    found = {p.key: p.value for p in to_onnx(net).metadata_props}
+    assert float(found.pop("uint8_scale")) == net.uint8_scale
+    known = {key: json.loads(value) for key, value in found.items()}
+    assert known.keys() == {"classes", "feature_names", "preparation"}
+    assert tuple(known["classes"]) == PAY.classes
+    assert tuple(known["feature_names"]) == net.feature_names
+    assert Preparation.parse(known["preparation"]) == net.origin.preparation
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "targets, labels",
+    [
+        ((PAY,), ["label"]),
+        ((Target("pay", (-(2**40), 5, 7)),), ["label"]),
+        ((Target("pay", ("no", "yes")),), ["label"]),
+        ((Target("pay", ("no", "yes")), Target("own", (3, 4))), ["label_pay", "label_own"]),
+        ((Target("pay"),), []),
+        ((Target("pay"), Target("own")), []),
+    ],
+    ids=["text", "integers", "two", "several of two", "number", "numbers"],
+)
+def test_a_model_with_the_preparation_takes_columns_and_gives_labels(session, targets, labels, dtype):
+    pandas = pytest.importorskip("pandas", reason="pandas is not there")
+    net, frame = of_table(targets, dtype=dtype), table(pandas)
+    run, preparation = session(net), net.origin.preparation
+    assert [i.name for i in run.get_inputs()] == ["age", "sex", "town"]
+    assert [o.name for o in run.get_outputs()] == [*labels, "y"]
+    for rows in (frame, frame[:1], frame[:0]):
+        *told, y = run.run(None, column_inputs(preparation, rows, dtype))
+        expected = net.predict(preparation.features(rows))
+        tolerance = 1e-5 if dtype == "float32" else 1e-13
+        np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+        assert y.dtype == expected.dtype
+        for i, (label, target) in enumerate(zip(told, [t for t in targets if t.classes], strict=True)):
+            numbers = expected.argmax(axis=1) if len(target.classes) > 2 else (expected[:, i] > 0.5).astype(int)
+            assert label.tolist() == [target.classes[number] for number in numbers]
+            assert len(rows) < 35 or len(set(numbers)) > 1
+
+
+def test_names_of_columns_may_be_those_of_the_models_own(session):
+    pandas = pytest.importorskip("pandas", reason="pandas is not there")
+    names = ["X", "y", "label", "Gemm_0", "W_0", "scalar_0", "Concat_4", "b_1", "classes_0"]
+    net = of_table((Target("label_", ("a", "b")),), tuple(Numeric(name, 0.5) for name in names))
+    run = session(net)
+    assert [i.name for i in run.get_inputs()] == names
+    assert [o.name for o in run.get_outputs()] == ["label_", "y_"]
+    frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(20, 9)), columns=names)
+    _, y = run.run(None, column_inputs(net.origin.preparation, frame, "float32"))
+    np.testing.assert_allclose(y, net.predict(net.origin.preparation.features(frame)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_preparation_that_is_not_known_or_not_expressible_is_refused(onnx, tmp_path):
+    with pytest.raises(ValueError, match="preparation: expected a network that was trained on a table"):
+        sf.onnx.save(sf.Network([4, 3]), tmp_path / "net.onnx", preparation=True)
+    with pytest.raises(ValueError, match="preparation: expected names of columns"):
+        sf.onnx.save(of_table(columns=(Numeric("", 0.0),)), tmp_path / "net.onnx", preparation=True)
     assert os.listdir(tmp_path) == []
 
 
@@ -199,4 +319,4 @@ def test_an_activation_that_onnx_lacks_is_refused(onnx, monkeypatch):
     without = dataclasses.replace(activations.FACTS["tanh"], onnx=None)
     monkeypatch.setitem(activations.FACTS, "tanh", without)
     with pytest.raises(ValueError, match=r"net: layer 1: expected .* ONNX has, got tanh"):
-        to_onnx(sf.Network([4, 3, 2, 1], hidden=["relu", "tanh"]))
+        to_onnx(sf.Network([4, 3, 2, 1], hidden=["relu", "tanh"], output="sigmoid"))

@@ -83,7 +83,7 @@ def test_truncate_by_a_rule():
 def test_both_or_neither_are_refused():
     layout = sf.Network([6, 6, 2]).layout
     for arguments in ((None, None), (0.5, [1])):
-        with pytest.raises(ValueError, match="expected one of the two"):
+        with pytest.raises(ValueError, match=r"expected one of the two, got (both|neither)"):
             resolve_rule(layout, *arguments)
 
 

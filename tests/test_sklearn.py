@@ -99,7 +99,7 @@ def assert_same(ours, theirs, X, tolerance, *, losses=True):
     if losses:
         np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=tolerance)
         assert ours.loss_ == pytest.approx(theirs.loss_, rel=tolerance)
-        assert ours.best_loss_ == pytest.approx(min(theirs.loss_curve_), rel=tolerance)
+        assert ours.best_loss_ == (theirs.best_loss_ and pytest.approx(theirs.best_loss_, rel=tolerance))
     np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=tolerance, atol=tolerance) if isinstance(
         ours, SVDMLPRegressor
     ) else np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
@@ -119,6 +119,8 @@ SGD = {"solver": "sgd", "learning_rate_init": 0.05}
         {"activation": "tanh", "batch_size": "auto"},
         {"activation": "identity", "learning_rate_init": 0.01},
         {"learning_rate": "invscaling", "momentum": 0.0},
+        {"learning_rate": "invscaling", "power_t": 0.3},
+        {"learning_rate": "adaptive", "nesterovs_momentum": False, "tol": 0.05, "n_iter_no_change": 2, "max_iter": 60},
         {"learning_rate": "adaptive", "momentum": 0.0, "tol": 0.05, "n_iter_no_change": 2, "max_iter": 60},
         {"hidden_layer_sizes": 7},
         {"hidden_layer_sizes": []},
@@ -307,7 +309,7 @@ def test_partial_fit_after_a_fit_that_looked_stays_dense(monkeypatch):
 
 
 def rates(model):
-    return [row["learning_rate"] for row in model.result_.history if row["phase"] != "recomposed"]
+    return [row["learning_rate"] for row in model.result_.history]
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
@@ -408,16 +410,23 @@ def test_sparse_samples_are_their_dense_rows(kind, monkeypatch):
     np.testing.assert_array_equal(sparse.coefs_[0], dense.coefs_[0])
     assert sparse.validation_scores_ == dense.validation_scores_
     np.testing.assert_array_equal(sparse.predict_proba(kind(X_test)), dense.predict_proba(X_test))
-    # More of them than a pool holds are never dense as a whole.
-    monkeypatch.setattr("svdfast.data.rows.POOL_BYTES", 64 * 1024)
-    blocks = []
-    read = svdfast.sklearn._DenseRows.__getitem__
-    monkeypatch.setattr(
-        svdfast.sklearn._DenseRows, "__getitem__", lambda self, rows: blocks.append(rows.stop - rows.start) or read(self, rows)
+    # They are dense for some batches at a time.
+    monkeypatch.setattr("svdfast.data.sparse.DENSE_BYTES", 64 * 4 * 200)
+    again = SVDMLPClassifier(**settings).fit(kind(X), y, X_val=kind(X_test), y_val=y_test)
+    np.testing.assert_array_equal(again.coefs_[0], dense.coefs_[0])
+    early = SVDMLPClassifier(**settings, early_stopping=True)
+    np.testing.assert_array_equal(clone(early).fit(kind(X), y).coefs_[0], early.fit(X, y).coefs_[0])
+
+
+def test_sparse_samples_sorted_by_class_are_shuffled_one_by_one():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(4), 250)
+    X = scipy.sparse.random_array((1000, 300), density=0.05, rng=rng, format="csr") + scipy.sparse.csr_array(
+        np.eye(4)[y] @ (rng.random((4, 300)) < 0.03)
     )
-    in_blocks = SVDMLPClassifier(**(settings | {"max_iter": 40})).fit(kind(X), y)
-    assert in_blocks.score(kind(X_test), y_test) > 0.85
-    assert max(blocks) <= 64 * 1024 // 8 // 64 // 4
+    settings = {"hidden_layer_sizes": (30,), "max_iter": 8, "random_state": 0}
+    ours = SVDMLPClassifier(**settings).fit(X, y).score(X, y)
+    assert ours > MLPClassifier(**settings).fit(X, y).score(X, y) - 0.05 > 0.7
 
 
 @pytest.mark.parametrize("factored", [False, True])
@@ -531,7 +540,7 @@ def test_partial_fit_with_early_stopping():
     model = SVDMLPClassifier(
         (64, 64), rank=8, max_iter=40, early_stopping=True, n_iter_no_change=3, random_state=0, learning_rate_init=0.02
     )
-    with pytest.raises(ValueError, match="early_stopping: expected X_val and y_val"):
+    with pytest.raises(ValueError, match=r"partial_fit does not support early_stopping=True without them"):
         model.partial_fit(X, y, classes=range(10))
     for _ in range(60):
         model.partial_fit(X, y, classes=range(10), X_val=X_test, y_val=y_test)
@@ -658,12 +667,94 @@ def test_pickles_and_clones(tmp_path):
     assert not hasattr(fresh, "coefs_")
 
 
-def test_writing_to_coefs_changes_the_model():
-    X, _, y, _ = digits()
-    model = SVDMLPClassifier((8,), max_iter=2, random_state=0).fit(X, y)
+def test_coefs_and_intercepts_can_be_set():
+    X, X_test, y, _ = digits()
+    model = SVDMLPClassifier((8, 6), max_iter=2, random_state=0).fit(X, y)
     for array in model.coefs_ + model.intercepts_:
         array[...] = 0
     np.testing.assert_allclose(model.predict_proba(X[:3]), 0.1, rtol=1e-6)
+    other = MLPClassifier((8, 6), max_iter=30, random_state=1).fit(X, y)
+    # As whole lists, item by item, by slices, and in place.
+    model.coefs_, model.intercepts_ = other.coefs_, other.intercepts_
+    np.testing.assert_allclose(model.predict_proba(X_test), other.predict_proba(X_test), rtol=1e-4)
+    model.coefs_[0] = np.zeros((64, 8))
+    model.intercepts_[-1] = np.arange(10)
+    model.coefs_[1:] = [2 * W for W in other.coefs_[1:]]
+    model.intercepts_[0] += 1
+    other.coefs_[0] = np.zeros((64, 8), "float32")
+    other.intercepts_[-1] = np.arange(10, dtype="float32")
+    other.coefs_[1:] = [2 * W for W in other.coefs_[1:]]
+    other.intercepts_[0] += 1
+    np.testing.assert_allclose(model.predict_proba(X_test), other.predict_proba(X_test), rtol=1e-4)
+    # What goes on goes on from there.
+    model.set_params(warm_start=True, max_iter=1, solver="sgd", learning_rate_init=1e-12).fit(X, y)
+    np.testing.assert_allclose(model.coefs_[1], other.coefs_[1], rtol=1e-5, atol=1e-8)
+    assert isinstance(model.coefs_, list) and len(model.coefs_ + model.intercepts_) == 6
+    for copied in (copy.deepcopy(model.coefs_), copy.copy(model.coefs_), pickle.loads(pickle.dumps(model.coefs_))):
+        assert type(copied) is list
+        np.testing.assert_array_equal(copied[1], model.coefs_[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda m: m.coefs_.__setitem__(0, np.zeros((8, 64))), ValueError, r"coefs_\[0\]: expected shape \(64, 8\)"),
+        (lambda m: m.coefs_.__setitem__(-1, 3.0), ValueError, r"coefs_\[1\]: expected shape"),
+        (lambda m: m.intercepts_.__setitem__(0, np.array(["a"] * 8)), TypeError, r"intercepts_\[0\]: expected real numbers"),
+        (lambda m: setattr(m, "coefs_", [m.coefs_[0] + 1]), ValueError, "coefs_: expected 2 arrays"),
+        (lambda m: setattr(m, "coefs_", [m.coefs_[0] + 1, np.zeros(3)]), ValueError, r"coefs_\[1\]: expected shape"),
+        (lambda m: m.coefs_.append(0), TypeError, "coefs_: expected one array for each of the 2 layers"),
+        (lambda m: m.coefs_.pop(), TypeError, "coefs_: expected one array"),
+        (lambda m: m.coefs_.__delitem__(0), TypeError, "coefs_: expected one array"),
+        (lambda m: m.coefs_.__setitem__(2, 0), IndexError, "out of range"),
+    ],
+)
+def test_what_cannot_be_set_is_refused_and_changes_nothing(change, error, message):
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier((8,), max_iter=2, random_state=0).fit(X, y)
+    before = model.network_.parameters.copy()
+    with pytest.raises(error, match=message):
+        change(model)
+    np.testing.assert_array_equal(model.network_.parameters, before)
+
+
+def test_coefs_of_factored_layers_are_products_that_cannot_be_set():
+    X, _, y, _ = digits()
+    model = SVDMLPClassifier((128, 128), rank=8, pretrain_fraction=0.0).partial_fit(X, y, classes=range(10))
+    assert model.network_.is_factored
+    layer = model.network_.layers[1]
+    np.testing.assert_allclose(model.coefs_[1], (layer.W1 @ layer.W2).T, rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="read-only"):
+        model.coefs_[1][...] = 0
+    with pytest.raises(ValueError, match=r"coefs_\[1\]: expected a dense layer to write to, got a factored one"):
+        model.coefs_[1] = np.zeros((128, 128))
+    model.coefs_[2] = np.zeros((128, 10))
+    assert not model.network_.layers[2].W.any()
+
+
+@pytest.mark.parametrize("way", ["partial_fit", "warm_start", "fit"])
+def test_first_weights_can_be_given(way):
+    X, _, y, _ = digits()
+    settings = {"hidden_layer_sizes": (8,), "solver": "sgd", "learning_rate_init": 1e-12, "random_state": 0, "max_iter": 1}
+    model = SVDMLPClassifier(**settings, warm_start=way == "warm_start")
+    assert not hasattr(model, "coefs_") and not hasattr(model, "intercepts_")
+    W = [np.full((64, 8), 0.1), np.full((8, 10), 0.2)]
+    model.coefs_ = [0, 0]
+    model.coefs_[:] = W
+    assert not hasattr(clone(model), "coefs_")
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    model.partial_fit(X, y, classes=range(10)) if way == "partial_fit" else model.fit(X, y)
+    plain = SVDMLPClassifier(**settings).fit(X, y)
+    expected = plain.coefs_ if way == "fit" else W
+    for ours, theirs in zip(model.coefs_, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(model.intercepts_[0], plain.intercepts_[0], rtol=1e-5)
+    wrong = SVDMLPClassifier(**settings)
+    wrong.coefs_ = W[:1]
+    with pytest.raises(ValueError, match="coefs_: expected 2 arrays"):
+        wrong.partial_fit(X, y, classes=range(10))
+    assert not hasattr(wrong, "network_")
 
 
 def test_multilabel_and_several_outputs():
@@ -722,6 +813,7 @@ def test_it_is_quiet_unless_verbose(capsys):
         ({"momentum": 1.0, "solver": "sgd"}, ValueError, "momentum: expected"),
         ({"beta_1": 1.0}, ValueError, "beta1: expected"),
         ({"hidden_layer_sizes": (3, 0)}, ValueError, "hidden_layer_sizes: expected"),
+        ({"hidden_layer_sizes": "poisson"}, TypeError, "hidden_layer_sizes: expected an integer or a sequence"),
         ({"hidden_layer_sizes": (3, 1.5)}, TypeError, "hidden_layer_sizes: expected an integer"),
         ({"rank_fraction": 0.0}, ValueError, "rank_fraction: expected a number above 0"),
         ({"rank_fraction": 2}, ValueError, "rank_fraction: expected a number above 0"),
@@ -738,7 +830,7 @@ def test_it_is_quiet_unless_verbose(capsys):
         ({"pretrain_fraction": 2}, ValueError, "pretrain_fraction: expected"),
         ({"pretrain_fraction": 2, "solver": "lbfgs"}, ValueError, "pretrain_fraction: expected"),
         ({"validation_fraction": 1.0}, ValueError, "validation_fraction: expected"),
-        ({"validation_fraction": 0.0001, "early_stopping": True}, ValueError, "validation_fraction: expected at least 2"),
+        ({"validation_fraction": 0.0001, "early_stopping": True}, ValueError, "expected at least 2 .* The validation set is too small"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change: expected"),
         ({"shuffle": "no"}, TypeError, "shuffle: expected True or False"),
         ({"early_stopping": "no"}, TypeError, "early_stopping: expected True or False"),
@@ -841,3 +933,290 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "svdfast.sklearn")
     with pytest.raises(ImportError, match=r'pip install "svdfast\[sklearn\]"'):
         import svdfast.sklearn  # noqa: F401
+
+
+def test_parameters_of_scikit_learns_mlps_are_taken():
+    X, y = targets(1)
+    for ours, theirs in ((SVDMLPClassifier, MLPClassifier()), (SVDMLPRegressor, MLPRegressor())):
+        model = ours(**theirs.get_params())
+        assert model.get_params().items() >= theirs.get_params().items()
+        assert ours().get_params() == model.get_params()
+    model.set_params(max_iter=5, random_state=0).fit(X, y)
+    assert model.loss == "squared_error" and model.out_activation_ == "identity"
+    with pytest.raises(TypeError, match="loss"):
+        SVDMLPClassifier(loss="squared_error")
+
+
+def counts(n_outputs):
+    X, y = targets(n_outputs)
+    return X, np.random.default_rng(0).poisson(np.exp(y))
+
+
+POISSON = {"loss": "poisson", "hidden_layer_sizes": (20, 10), "random_state": 3, "max_iter": 25, "batch_size": 40, "shuffle": False}
+
+
+@pytest.mark.parametrize("n_outputs", [1, 3])
+@pytest.mark.parametrize("settings", [{"solver": "sgd", "alpha": 0.5}, {"epsilon": 1e-12}, {"solver": "sgd", "early_stopping": True}])
+def test_the_poisson_loss_is_that_of_scikit_learn(n_outputs, settings):
+    try:
+        theirs = MLPRegressor(**POISSON, **settings)
+    except TypeError:
+        pytest.skip("this scikit-learn's MLPRegressor has no loss")
+    X, y = counts(n_outputs)
+    weight = np.random.default_rng(1).random(len(X)) + 0.5
+    ours = SVDMLPRegressor(rank_fraction=None, **POISSON, **settings).fit(X, y, weight)
+    assert_same(ours, theirs.fit(X, y, weight), X, 1e-5 if "epsilon" in settings else 1e-8)
+    assert ours.out_activation_ == "exp" and ours.predict(X).min() > 0
+
+
+def test_the_poisson_loss_with_factors_and_what_it_refuses():
+    X, y = counts(1)
+    model = SVDMLPRegressor((64, 48), loss="poisson", rank=6, max_iter=80, random_state=0, learning_rate_init=0.005).fit(X, y)
+    assert model.score(X, y) > 0.8 and cuts(model)
+    # As good by L-BFGS; and the validation loss is half the deviance.
+    fast = clone(model).set_params(solver="lbfgs").fit(X, y)
+    assert fast.score(X, y) > 0.8
+    model.fit(X, y, X_val=X, y_val=y)
+    p = model.predict(X)
+    deviance = np.mean(np.where(y > 0, y * np.log(np.maximum(y, 1) / p), 0) - y + p)
+    assert model.validation_loss_curve_[-1] == pytest.approx(deviance, rel=0.05)
+    with pytest.raises(ValueError, match="y: expected counts or rates ≥ 0"):
+        SVDMLPRegressor(loss="poisson").fit(X, y - 5)
+    with pytest.raises(ValueError, match="loss: expected squared_error or poisson, got 'gamma'"):
+        SVDMLPRegressor(loss="gamma").fit(X, y)
+    with pytest.raises(ValueError, match="loss: expected one of exp outputs, as the model that goes on has"):
+        model.set_params(loss="squared_error").partial_fit(X, y)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", 1, 3])
+def test_a_number_is_the_weight_of_each_sample(kind):
+    X, y, ours, theirs = pair(kind, **SGD, alpha=2.0)
+    by_number = clone(ours).fit(X, y, 3.0, X_val=X, y_val=y, sample_weight_val=2)
+    each = clone(ours).fit(X, y, np.full(len(X), 3.0), X_val=X, y_val=y)
+    np.testing.assert_array_equal(by_number.network_.parameters, each.network_.parameters)
+    assert by_number.validation_scores_ == each.validation_scores_
+    assert np.abs(by_number.coefs_[0] - ours.fit(X, y).coefs_[0]).max() > 1e-4  # the penalty is shared by more
+    for weight in (0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="sample_weight: expected"):
+            ours.fit(X, y, weight)
+    try:
+        theirs.fit(X, y, 3.0)
+    except TypeError:
+        return  # this scikit-learn's MLPs take no sample weights
+    assert_same(by_number, theirs, X, 1e-8, losses=kind != 3)
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 1, 1: 5}])
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_class_weights_count_in_the_validation_score_of_either_kind(class_weight, multilabel):
+    X, y = make_classification(400, 10, weights=[0.9], flip_y=0.1, random_state=0)
+    if multilabel:
+        y = np.column_stack([y, X[:, 0] > 0]).astype(int)
+        class_weight = class_weight if class_weight == "balanced" else [class_weight, {0: 1, 1: 1}]
+    weight = np.random.default_rng(0).random(400) + 0.5
+    model = SVDMLPClassifier((8,), class_weight=class_weight, early_stopping=True, max_iter=4, random_state=0, shuffle=False)
+    inner = clone(model).fit(X, y, weight)
+    # The same samples, given. Their class weights are those of the samples trained on.
+    rng = np.random.RandomState(0)
+    rng.uniform(size=10 * 8 + 8 + 8 * inner.n_outputs_ + inner.n_outputs_)
+    stratify = None if multilabel else y
+    rows, rows_val = train_test_split(np.arange(400), random_state=rng, test_size=0.1, stratify=stratify)
+    if class_weight != "balanced":
+        given = clone(model).fit(
+            X[rows], y[rows], weight[rows], X_val=X[rows_val], y_val=y[rows_val], sample_weight_val=weight[rows_val]
+        )
+        np.testing.assert_allclose(given.validation_scores_, inner.validation_scores_, rtol=1e-6)
+    given = clone(model).fit(X, y, weight, X_val=X[rows_val], y_val=y[rows_val], sample_weight_val=weight[rows_val])
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    total = compute_sample_weight(class_weight, y)[rows_val] * weight[rows_val]
+    best = accuracy_score(y[rows_val], given.predict(X[rows_val]), sample_weight=total)
+    assert given.best_validation_score_ == pytest.approx(best, rel=1e-6)
+    plain = accuracy_score(y[rows_val], given.predict(X[rows_val]), sample_weight=weight[rows_val])
+    assert abs(plain - best) > 1e-3
+
+
+@pytest.mark.parametrize("kind", [scipy.sparse.csr_array, scipy.sparse.csr_matrix, scipy.sparse.csc_matrix])
+def test_sparse_labels_come_back_sparse(kind):
+    X, y = classes("multilabel")
+    settings = {"hidden_layer_sizes": (20,), "max_iter": 25, "random_state": 0, "early_stopping": True}
+    dense = SVDMLPClassifier(**settings).fit(X, y)
+    model = SVDMLPClassifier(**settings).fit(X, kind(y))
+    np.testing.assert_array_equal(model.coefs_[0], dense.coefs_[0])
+    assert isinstance(dense.predict(X), np.ndarray)
+    found = model.predict(X)
+    theirs = MLPClassifier(**(settings | {"early_stopping": False}))  # scikit-learn 1.8 can't stop early with them
+    expected = theirs.fit(X, kind(y)).predict(X)
+    assert scipy.sparse.issparse(found) and type(found) is type(expected) and found.dtype == expected.dtype
+    np.testing.assert_array_equal(found.toarray(), dense.predict(X))
+    assert model.score(X, kind(y)) == dense.score(X, y)
+    assert isinstance(model.predict_proba(X), np.ndarray)
+    model.set_params(class_weight=[{0: 1, 1: 2}] * 4).fit(kind(X), kind(y), X_val=X, y_val=kind(y))
+    assert scipy.sparse.issparse(model.predict(X))
+    model.partial_fit(X, kind(y), X_val=X, y_val=kind(y))
+
+
+def test_a_pipeline_transforms_the_validation_data_too():
+    import sklearn
+    from sklearn.pipeline import Pipeline
+
+    X, X_test, y, y_test = digits()
+    X, X_test = 16 * X, 16 * X_test
+    model = SVDMLPClassifier((32,), max_iter=8, early_stopping=True, random_state=0)
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed = clone(model).set_fit_request(X_val=True, y_val=True)
+        pipeline = Pipeline([("scale", StandardScaler()), ("mlp", routed)], transform_input=["X_val"])
+        pipeline.fit(X, y, X_val=X_test, y_val=y_test)
+    scaler = StandardScaler().fit(X)
+    by_hand = model.fit(scaler.transform(X), y, X_val=scaler.transform(X_test), y_val=y_test)
+    assert pipeline[-1].validation_scores_ == by_hand.validation_scores_
+
+
+def test_a_training_that_diverges_keeps_the_best_weights():
+    X, y = targets(1)
+    settings = {"solver": "sgd", "learning_rate_init": 3.0, "activation": "identity", "early_stopping": True, "max_iter": 40}
+    for kind in ({"rank": 3}, {"rank_fraction": None}):
+        model = SVDMLPRegressor((40, 30), random_state=0, pretrain_fraction=0.0, **settings, **kind)
+        with pytest.warns(ConvergenceWarning, match=r"Training diverged in iteration \d+: the weights are those of the best"):
+            model.fit(X, y, X_val=X, y_val=y)
+        n = model.n_iter_
+        assert len(model.loss_curve_) == len(model.validation_scores_) == len(model.validation_loss_curve_) == n < 40
+        assert np.isnan([model.loss_, model.loss_curve_[-1], model.validation_scores_[-1]]).all()
+        assert model.t_ == n * len(X) and model.stopped_ and model.result_ is None
+        assert model.score(X, y) == pytest.approx(model.best_validation_score_)
+        assert not model.network_.is_factored
+    # There is nothing to go back to without a score, or before the first.
+    for change in ({"early_stopping": False}, {"learning_rate_init": 1e200}):
+        model = SVDMLPRegressor((40, 30), random_state=0, **(settings | change))
+        with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
+            model.fit(X, y)
+        assert not hasattr(model, "network_")
+
+
+OF_EPOCHS = ["loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_"]
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of an option that older scikit-learn sets
+def test_attributes_are_those_of_scikit_learn(solver, early_stopping):
+    X, y, ours, theirs = pair("multiclass", solver=solver, early_stopping=early_stopping)
+    y = np.unique(y, return_inverse=True)[1]
+    ours.fit(X, y)
+    theirs.fit(X, y)
+    public = {name for name in vars(theirs) if name.endswith("_")} | {"coefs_", "intercepts_"}
+    for name in public:
+        assert isinstance(getattr(theirs, name), type(getattr(ours, name))) or name in ("coefs_", "intercepts_")
+    for name in OF_EPOCHS:
+        assert hasattr(ours, name) == hasattr(theirs, name) == (solver != "lbfgs")
+    # Another solver begins them.
+    n_before = 0 if solver == "lbfgs" else ours.n_iter_
+    ours.set_params(solver="adam", warm_start=True).fit(X, y)
+    assert len(ours.loss_curve_) == n_before + ours.n_iter_ and (ours.best_loss_ is None) == early_stopping
+    ours.set_params(early_stopping=not early_stopping).fit(X, y)
+    assert (ours.best_loss_ is None) != early_stopping
+    ours.set_params(solver="lbfgs", warm_start=False).fit(X, y)
+    assert not any(hasattr(ours, name) for name in OF_EPOCHS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"early_stopping": True},
+        {"solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 1e-5},
+        {"solver": "sgd", "learning_rate": "invscaling", "early_stopping": True},
+    ],
+)
+def test_verbose_prints_the_words_of_scikit_learn(settings, capsys):
+    X, y, ours, theirs = pair(1, **({"tol": 10.0, "n_iter_no_change": 2, "verbose": 10, "max_iter": 60} | settings))
+    theirs.fit(X, y)
+    expected = capsys.readouterr().out
+    ours.fit(X, y)
+    found = capsys.readouterr().out
+
+    def words(text):
+        return [line.split(" = ")[0].split(" score: ")[0] for line in text.splitlines()]
+
+    assert words(found) == words(expected) and "did not improve more than tol=10.000000 for 2 consecutive epochs." in found
+
+
+@pytest.mark.parametrize("learning_rate", ["constant", "invscaling", "adaptive"])
+def test_the_rate_of_warm_starts_is_that_of_scikit_learn(learning_rate):
+    X, y, ours, theirs = pair(
+        "multiclass", **SGD, warm_start=True, learning_rate=learning_rate, tol=0.05, n_iter_no_change=2, max_iter=20
+    )
+    for _ in range(3):
+        ours.fit(X, y)
+        theirs.fit(X, y)
+        assert ours._optimizer.learning_rate == theirs._optimizer.learning_rate
+        assert ours._no_improvement_count == theirs._no_improvement_count
+        assert_same(ours, theirs, X, 1e-8)
+
+
+def ends_after(values, patience, min_delta):
+    """The epochs of a training that ends by early stopping, from the values of a longer one; and the best of them."""
+    best, epochs = np.inf, 0
+    for i, value in enumerate(values, 1):
+        best, epochs = (value, 0) if value < best - min_delta else (best, epochs + 1)
+        if epochs == patience:
+            return i, int(np.argmin(values[:i]))
+    return len(values), int(np.argmin(values))
+
+
+@pytest.mark.parametrize("monitor", ["loss", "val_loss", "val_accuracy"])
+@pytest.mark.parametrize("restore_best", [False, True])
+def test_early_stopping_of_the_library_is_taken(monitor, restore_best):
+    X, X_test, y, y_test = digits()
+    held_out = {"X_val": X_test, "y_val": y_test}
+    settings = {"hidden_layer_sizes": (40,), "random_state": 0, "rank_fraction": None, "solver": "sgd", "learning_rate_init": 0.5}
+    whole = SVDMLPClassifier(**settings, max_iter=60, tol=0.0, n_iter_no_change=np.inf).fit(X, y, **held_out)
+    of_epochs = {
+        "loss": np.array(whole.loss_curve_),
+        "val_loss": np.array(whole.validation_loss_curve_),
+        "val_accuracy": -np.array(whole.validation_scores_),
+    }
+    # As `sf.train` counts.
+    n, best = ends_after(of_epochs[monitor], 4, 0.003)
+    assert 5 < n < 60
+    stopping = sf.EarlyStopping(4, min_delta=0.003, monitor=monitor, restore_best=restore_best)
+    model = SVDMLPClassifier(**settings, max_iter=60, early_stopping=stopping)
+    assert clone(model).early_stopping == stopping
+    nets = []
+    model.fit(X, y, **held_out, callbacks=[lambda e: nets.append(e.network.copy())])
+    assert model.n_iter_ == n and model.stopped_
+    np.testing.assert_array_equal(model.network_.parameters, nets[best if restore_best else n - 1].parameters)
+    assert (model.best_loss_ is None) == (monitor != "loss")
+    # The samples to validate with are split off where they are needed.
+    alone = clone(model).fit(X, y)
+    assert (alone.validation_scores_ is None) == (monitor == "loss")
+
+
+def test_early_stopping_of_the_library_with_factors_and_in_calls():
+    X, _, y, _ = digits()
+    stopping = sf.EarlyStopping(3, min_delta=0.01, monitor="loss")
+    model = SVDMLPClassifier((128, 128), rank=16, random_state=0, early_stopping=stopping, pretrain_fraction=0.02)
+    model.fit(X, y)
+    n = model.n_iter_
+    before = rates(model).count(rates(model)[0])
+    assert n < 200 and n == before + -(-before // 10)  # with its cooldown
+    calls = clone(model).set_params(pretrain_fraction=1.0, learning_rate_init=0.01)
+    for _ in range(80):
+        calls.partial_fit(X, y, classes=range(10))
+    assert calls.stopped_ and len(calls.loss_curve_) < 80
+    with pytest.raises(ValueError, match="early_stopping: expected X_val and y_val"):
+        calls.set_params(early_stopping=sf.EarlyStopping()).partial_fit(X, y)
+    X, y = targets(1)
+    with pytest.raises(ValueError, match="network without an accuracy"):
+        SVDMLPRegressor(early_stopping=sf.EarlyStopping(monitor="val_accuracy")).fit(X, y)
+    search = GridSearchCV(SVDMLPRegressor((8,), max_iter=20), {"early_stopping": [True, False, sf.EarlyStopping(2)]}, cv=2)
+    assert search.fit(X, y).best_estimator_ is not None
+    SVDMLPRegressor((8,), solver="lbfgs", max_iter=5, early_stopping=sf.EarlyStopping()).fit(X, y)
+
+
+def test_validation_data_without_early_stopping_do_not_end_a_training():
+    X, X_test, y, y_test = digits()
+    settings = {"hidden_layer_sizes": (16,), "max_iter": 60, "tol": 1e-2, "n_iter_no_change": 3, "random_state": 0}
+    plain = SVDMLPClassifier(**settings).fit(X, y)
+    model = SVDMLPClassifier(**settings).fit(X, y, X_val=X_test, y_val=y_test)
+    assert model.n_iter_ == plain.n_iter_ and model.best_loss_ == plain.best_loss_

@@ -69,7 +69,7 @@ def trained(X, y, dtype="float64", net=None, **settings):
     net = network(dtype) if net is None else net
     settings = {"epochs": 3, "ranks": 0.25, "pretrain_fraction": 0.4, "force": True, "n_threads": 2} | settings
     result = sf.train(net, X, y, **flat(**settings))
-    return net.parameters, [row["loss"] for row in result.history[:-1]], result
+    return net.parameters, [row["loss"] for row in result.history], result
 
 
 # ---- row sources give what arrays give
@@ -179,7 +179,7 @@ def test_a_pool_has_no_more_room_than_there_are_samples(small_pool):
         net = network()
         reader = rows.Reader(Rows(X), y, None, spec_of(net))
         source = rows.RowSource(reader, batch_size, True, np.random.default_rng(0))
-        assert source._pool.n_samples <= min(N, 4 * source.block_rows + batch_size)
+        assert source._pool.n_samples < min(N + 1, max(4 * 5, batch_size) + batch_size)
         trained(Rows(X), y, batch_size=batch_size)
 
 
@@ -200,6 +200,44 @@ def test_how_well_rows_are_shuffled(small_pool):
     pools = block.reshape(30, 10, 40)
     met = {other for epoch in pools for pool in epoch if 0 in pool for other in pool}
     assert len(met) > 30
+
+
+def classes_of_batches(n_classes, n, pool_rows, chunks=None):
+    """How many classes each batch of 32 has, of rows that are sorted by class."""
+    y = np.repeat(np.arange(n_classes), n // n_classes)
+    reader = rows.Reader(Rows(np.zeros((n, 8), "float32"), chunks), y, None, spec_of(sf.Network([8, n_classes])))
+    source = rows.RowSource(reader, 32, True, np.random.default_rng(0))
+    seen = []
+    for samples, order, bounds in source.batches():
+        seen += [len(set(samples.targets[order[start:stop]].tolist())) for start, stop in bounds if stop - start == 32]
+    assert source._pool.n_samples <= pool_rows + 31
+    return source, np.array(seen)
+
+
+def test_sorted_rows_are_mixed(monkeypatch):
+    """A batch is drawn from more than forty places; in memory 32 of 100 classes would be 27.5 different ones, here at most 64 of them."""
+    monkeypatch.setattr(rows, "POOL_BYTES", 2048 * 36)  # a tenth of the rows
+    source, seen = classes_of_batches(100, 20_000, 2048)
+    assert source.block_rows == 32
+    assert seen.min() >= 16 and seen.mean() > 23
+    _, seen = classes_of_batches(10, 20_000, 2048)
+    assert seen.min() >= 7 and seen.mean() > 9
+
+
+def test_pools_are_of_about_the_same_size(monkeypatch):
+    """Else the last would have few blocks, and its batches few classes."""
+    monkeypatch.setattr(rows, "POOL_BYTES", 2048 * 36)
+    source, seen = classes_of_batches(20, 2400, 2048)
+    assert source.n_blocks == 38  # of 75
+    assert seen[-4:].min() >= 10
+
+
+@pytest.mark.parametrize(("chunk", "height"), [(5, 30), (32, 32), (33, 33), (200, 200), (256, 256), (257, 32), (4096, 32)])
+def test_a_chunk_is_read_at_once_unless_it_is_too_large(monkeypatch, chunk, height):
+    monkeypatch.setattr(rows, "POOL_BYTES", 2048 * 36)
+    source, _ = classes_of_batches(10, 20_000, 2048, (chunk, 8))
+    assert source.block_rows == height
+    assert source.n_blocks >= 8
 
 
 def test_what_is_small_is_read_once_and_is_an_array(monkeypatch):

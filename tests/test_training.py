@@ -197,10 +197,9 @@ def test_recomposition_at_the_end():
     assert event.info["seconds"] > 0
     assert result.events == [e for e in spy.events if e.kind != "epoch"]
     row = result.history[-1]
-    assert row["phase"] == "recomposed" and row["epoch"] == 3
-    assert math.isnan(row["loss"]) and math.isnan(row["learning_rate"])
-    assert row["val_loss"] == pytest.approx(result.history[-2]["val_loss"], rel=1e-10)
-    assert row["val_accuracy"] == result.history[-2]["val_accuracy"]
+    assert row["phase"] == "factored" and row["epoch"] == 3 == len(result.history)
+    assert event.info["val_loss"] == pytest.approx(row["val_loss"], rel=1e-10)
+    assert event.info["val_accuracy"] == row["val_accuracy"]
 
 
 # ---- what is recorded
@@ -229,8 +228,8 @@ def test_history_and_events():
     assert [e.epoch for e in spy.events] == [1, 2, 3, 3, 4, 5, 5]
     assert result.n_steps == 15
     epochs = [e for e in spy.events if e.kind == "epoch"]
-    assert [e.info for e in epochs] == result.history[:-1]
-    for i, (row, evaluation) in enumerate(zip(result.history[:-1], told, strict=True)):
+    assert [e.info for e in epochs] == result.history
+    for i, (row, evaluation) in enumerate(zip(result.history, told, strict=True)):
         assert set(row) == {
             "epoch", "step", "phase", "loss", "learning_rate", "seconds", "val_loss", "val_accuracy",
         }  # fmt: skip
@@ -240,7 +239,7 @@ def test_history_and_events():
         assert row["seconds"] > 0
         assert row["val_loss"] == evaluation.loss
         assert row["val_accuracy"] == evaluation.accuracy
-    parts = sum(row["seconds"] for row in result.history) + spy.events[2].info["seconds"]
+    parts = sum(row["seconds"] for row in result.history) + sum(spy.events[i].info["seconds"] for i in (2, -1))
     assert result.seconds == pytest.approx(parts, rel=1e-9)
 
 
@@ -427,7 +426,7 @@ def test_stop_training_from_an_epoch():
         dense = stop_at == 1
         assert result.n_steps == 3 * stop_at
         phases = [row["phase"] for row in result.history]
-        assert phases == (["dense"] if dense else ["dense", "factored", "factored", "recomposed"])
+        assert phases == (["dense"] if dense else ["dense", "factored", "factored"])
         assert not net.is_factored
         short = network()
         sf.train(
@@ -693,7 +692,7 @@ BAD = [
     (dict(epochs=None), TypeError, "epochs"),
     (dict(batch_size=0), ValueError, "batch_size"),
     (dict(batch_size="8"), TypeError, "batch_size"),
-    (dict(optimizer="adam"), TypeError, "optimizer"),
+    (dict(optimizer="rmsprop"), ValueError, "optimizer"),
     (dict(optimizer=sf.Adam), TypeError, "optimizer"),
     (dict(loss="hinge"), ValueError, "loss"),
     (dict(loss=3), TypeError, "loss"),
@@ -841,3 +840,110 @@ def test_a_switch_callback_may_change_the_form():
 def stop_at_the_switch(event):
     if event.kind == "switch":
         raise sf.StopTraining
+
+
+# ---- what a result shows
+
+
+def test_a_result_is_one_line_and_a_table():
+    X, y = samples()
+    result = sf.train(network(), X, y, epochs=14, batch_size=16, validation=(X, y), factoring=sf.Factoring([4, 3], force=True))
+    line = repr(result)
+    assert "\n" not in line and len(line) < 140
+    assert line.startswith("<TrainingResult 14 epochs, 42 steps in ") and f"val_loss {result.history[-1]['val_loss']:.4g}" in line
+    html = result._repr_html_()
+    assert html.count("<tr>") == 1 + 5 + 1 + 5 and html.count("<th>") == 8
+    assert "&lt;TrainingResult 14 epochs" in html and "nan" not in html
+    assert f"<td>{result.history[0]['loss']:.4g}</td>" in html and f"<td>{result.history[-1]['loss']:.4g}</td>" in html
+
+
+def test_no_row_of_the_history_is_of_no_epoch():
+    X, y = samples()
+    result = sf.train(network(), X, y, epochs=4, batch_size=16, validation=(X, y), factoring=sf.Factoring([4, 3], force=True))
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4] and result.events[-1].kind == "recompose"
+    assert all(math.isfinite(row[name]) for row in result.history for name in ("loss", "learning_rate", "val_loss"))
+
+
+def test_a_result_as_a_frame():
+    pytest.importorskip("pandas", reason="pandas is not there")
+    X, y = samples()
+    result = sf.train(network(), X, y, epochs=3, batch_size=16, validation=(X, y), factoring=None)
+    frame = result.to_frame()
+    assert list(frame.index) == [1, 2, 3] and frame.index.name == "epoch"
+    assert list(frame.columns) == list(result.history[0])[1:]
+    assert frame["val_loss"].tolist() == [row["val_loss"] for row in result.history]
+    empty = sf.TrainingResult(network())
+    assert len(empty.to_frame()) == 0 and empty.to_frame().index.name == "epoch"
+    assert repr(empty) == "<TrainingResult 0 epochs, 0 steps in 0 s>"
+    assert empty._repr_html_() == "<p>&lt;TrainingResult 0 epochs, 0 steps in 0 s&gt;</p>"
+
+
+def test_a_frame_needs_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r'to_frame needs pandas: pip install "svdfast\[demo\]"'):
+        sf.TrainingResult(network()).to_frame()
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("adam", sf.Adam(sf.schedules.Cooldown(1e-3))),
+        ("adamw", sf.AdamW(sf.schedules.Cooldown(1e-3))),
+        ("sgd", sf.GradientDescent(sf.schedules.Cooldown(1e-2))),
+    ],
+)
+def test_optimizers_by_name(name, own):
+    X, y = samples()
+    by_name, by_object = network(), network()
+    result = sf.train(by_name, X, y, epochs=4, batch_size=16, optimizer=name)
+    sf.train(by_object, X, y, epochs=4, batch_size=16, optimizer=own)
+    np.testing.assert_array_equal(by_name.parameters, by_object.parameters)
+    assert result.history[-1]["learning_rate"] == own.schedule(11, 12)
+
+
+def test_a_training_by_name_goes_on_from_its_checkpoint(tmp_path):
+    X, y = samples()
+    path = tmp_path / "run.ckpt"
+    net = network()
+    sf.train(net, X, y, epochs=2, batch_size=16, optimizer="adamw", checkpoint=path)
+    np.testing.assert_array_equal(sf.resume(path, X, y).network.parameters, net.parameters)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (dict(optimizer="Adam"), ValueError, "optimizer: expected one of adam, adamw, sgd, got 'Adam'; write 'adam'"),
+        (dict(optimizer="gradient_descent"), ValueError, "got 'gradient_descent'; write 'sgd'"),
+        (dict(optimizer="rmsprop"), ValueError, "optimizer: expected one of adam, adamw, sgd, got 'rmsprop'$"),
+        (dict(optimizer=sf.Adam), TypeError, "optimizer: expected an Optimizer or its name, got type"),
+        (dict(loss="mse"), ValueError, "loss: expected one of .*, got 'mse'; write 'mean_squared_error'"),
+        (dict(loss="MAE"), ValueError, "got 'MAE'; write 'mean_absolute_error'"),
+        (dict(loss="sparse_categorical_crossentropy"), ValueError, "write 'cross_entropy'"),
+        (dict(loss="mean_squard_error"), ValueError, "got 'mean_squard_error'; write 'mean_squared_error'"),
+        (dict(loss="hinge"), ValueError, "got 'hinge'$"),
+        (dict(loss="x" * 10**6), ValueError, "loss: expected one of "),
+    ],
+)
+def test_other_names_are_answered_with_what_to_write(given, error, message):
+    X, y = samples()
+    with pytest.raises(error, match=message) as raised:
+        sf.train(network(), X, y, **given)
+    assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(hidden="linear"), "hidden: expected one of .*, got 'linear'; write 'identity'"),
+        (dict(hidden=["relu", "LeakyReLU"]), "got 'LeakyReLU'; write 'leaky_relu'"),
+        (dict(output="logistic"), "output: expected one of .*, got 'logistic'; write 'sigmoid'"),
+        (dict(output="sofmax"), "got 'sofmax'; write 'softmax'"),
+        (dict(output="maxout"), "got 'maxout'$"),
+    ],
+)
+def test_other_names_of_activations_too(given, message):
+    with pytest.raises(ValueError, match=message):
+        network(**given)

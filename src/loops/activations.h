@@ -34,6 +34,7 @@
     BY_ELEMENT(SOFTPLUS, softplus, A, NAME(softplus)(z), -NAME(expm1)(-a) * g)                     \
     BY_ELEMENT(TANH, tanh, A, NAME(hyperbolic_tangent)(z), (1 - a) * (1 + a) * g)                  \
     BY_ELEMENT(SIGMOID, sigmoid, A, NAME(logistic)(z), a * (1 - a) * g)                            \
+    BY_ELEMENT(EXP, exp, A, NAME(exponential)(z), a * g)                                           \
     BY_ROW(SOFTMAX, softmax, A)
 
 #endif

@@ -13,7 +13,10 @@
 #define SVDFAST_LOSSES(X)                            \
     X(BINARY_CROSS_ENTROPY, binary_cross_entropy, Z) \
     X(CROSS_ENTROPY, cross_entropy, Z)               \
-    X(MEAN_SQUARED_ERROR, mean_squared_error, A)
+    X(HUBER, huber, A)                               \
+    X(MEAN_ABSOLUTE_ERROR, mean_absolute_error, A)   \
+    X(MEAN_SQUARED_ERROR, mean_squared_error, A)     \
+    X(POISSON, poisson, Z)
 
 #endif
 
@@ -120,6 +123,77 @@ static void NAME(mean_squared_error)(ptrdiff_t p, ptrdiff_t n, const REAL *A, co
             const REAL d = A[i * n + j] - y[j];
             loss += (double)d * (double)d;
             delta[i * n + j] = c * d;
+        }
+        losses[i] = weight * loss / (double)n;
+    }
+}
+
+/* Mean over the n outputs of |a - y|, from the activation; the derivative at 0 is 0. */
+static void NAME(mean_absolute_error)(ptrdiff_t p, ptrdiff_t n, const REAL *A, const int32_t *labels, const REAL *targets,
+                                      const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)
+{
+    (void)labels;
+    for (ptrdiff_t i = 0; i < p; i++) {
+        const ptrdiff_t row = rows == NULL ? i : rows[i];
+        const double weight = weights == NULL ? 1 : (double)weights[row];
+        const REAL c = (REAL)(scale * weight / (double)n);
+        const REAL *y = targets + row * n;
+        double loss = 0;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const REAL d = A[i * n + j] - y[j];
+            loss += (double)(d < 0 ? -d : d);
+            delta[i * n + j] = d < 0 ? -c : d > 0 ? c : c * d;
+        }
+        losses[i] = weight * loss / (double)n;
+    }
+}
+
+/* Mean over the n outputs of h(a - y), from the activation:
+ *
+ *     h(d) = d^2/2 where |d| <= 1, else |d| - 1/2;    h'(d) = d cut to [-1, 1] */
+static void NAME(huber)(ptrdiff_t p, ptrdiff_t n, const REAL *A, const int32_t *labels, const REAL *targets,
+                        const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)
+{
+    (void)labels;
+    for (ptrdiff_t i = 0; i < p; i++) {
+        const ptrdiff_t row = rows == NULL ? i : rows[i];
+        const double weight = weights == NULL ? 1 : (double)weights[row];
+        const REAL c = (REAL)(scale * weight / (double)n);
+        const REAL *y = targets + row * n;
+        double loss = 0;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const REAL d = A[i * n + j] - y[j];
+            const REAL slope = d < -1 ? (REAL)-1 : d > 1 ? (REAL)1 : d;
+            /* With s the slope, s d - s^2/2 is both cases of h. */
+            loss += (double)slope * ((double)d - 0.5 * (double)slope);
+            delta[i * n + j] = c * slope;
+        }
+        losses[i] = weight * loss / (double)n;
+    }
+}
+
+/* Half the Poisson deviance with a = e^z, from the pre-activation, mean over the n outputs:
+ *
+ *     loss = y log y - y - (y z - e^z);    d loss / dz = e^z - y
+ *
+ * In two passes, so that the exponentials are a loop of their own. */
+static void NAME(poisson)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const int32_t *labels, const REAL *targets,
+                          const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)
+{
+    (void)labels;
+    for (ptrdiff_t k = 0; k < p * n; k++)
+        delta[k] = NAME(exponential)(Z[k]);
+    for (ptrdiff_t i = 0; i < p; i++) {
+        const ptrdiff_t row = rows == NULL ? i : rows[i];
+        const double weight = weights == NULL ? 1 : (double)weights[row];
+        const REAL c = (REAL)(scale * weight / (double)n);
+        const REAL *y = targets + row * n;
+        double loss = 0;
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const double e = (double)delta[i * n + j], t = (double)y[j];
+            /* 0 log 0 = 0, also where z is -inf. */
+            loss += (e - t) + (t == 0 ? 0 : t * (log(t) - (double)Z[i * n + j]));
+            delta[i * n + j] = c * (delta[i * n + j] - y[j]);
         }
         losses[i] = weight * loss / (double)n;
     }

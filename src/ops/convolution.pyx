@@ -35,10 +35,20 @@ cdef inline Py_ssize_t strip_rows(const Operation* op, Py_ssize_t itemsize) noex
 
 
 cdef inline void copy(Py_ssize_t n, const floating* x, floating* y) noexcept nogil:
+    # Short ones, which are the most, by vectors that may overlap: a call of memcpy would take longer.
     cdef Py_ssize_t i
     if n > 32:
         memcpy(y, x, n * sizeof(floating))
-    else:  # less than a call of memcpy takes
+    elif n >= 16:
+        memcpy(y, x, 16 * sizeof(floating))
+        memcpy(y + n - 16, x + n - 16, 16 * sizeof(floating))
+    elif n >= 8:
+        memcpy(y, x, 8 * sizeof(floating))
+        memcpy(y + n - 8, x + n - 8, 8 * sizeof(floating))
+    elif n >= 4:
+        memcpy(y, x, 4 * sizeof(floating))
+        memcpy(y + n - 4, x + n - 4, 4 * sizeof(floating))
+    else:
         for i in range(n):
             y[i] = x[i]
 

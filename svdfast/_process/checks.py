@@ -8,12 +8,13 @@ What an array must be beyond that is checked where it is used: data/ (samples an
 from __future__ import annotations
 
 import contextlib
+import difflib
 import itertools
 import math
 import numbers
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,28 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Refuses what is not one of some words."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected {' or '.join(choices)}, got {value!r}")
+
+
+def known_name(name: str, value: str, known: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> None:
+    """Refuses a name that is not known, and says which one to write, where that can be told.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument.
+    value : str
+    known : iterable of str
+    elsewhere : mapping of str to str, optional
+        What other libraries call some of them, in lower case.
+    """
+    names = list(known)
+    if value in names:
+        return
+    small = value.lower()
+    meant = (elsewhere or {}).get(small)
+    near = [meant] if meant in names else difflib.get_close_matches(small, names, n=1)
+    hint = f"; write {near[0]!r}" if near else ""
+    raise ValueError(f"{name}: expected one of {', '.join(names)}, got {value!r:.100}{hint}")
 
 
 def count(name: str, value: Any, *, minimum: int = 1, maximum: int | None = None) -> int:

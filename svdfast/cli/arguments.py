@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from svdfast._process.checks import MAX_SIZE
-from svdfast.cli.data import Failure, UsageError, named_errors, short
+from svdfast.cli.errors import Failure, UsageError, named_errors, short
 from svdfast.interop import files as io
 from svdfast.model.ranks import NAMED
 
 __all__ = [
-    "RANK_FRACTION", "RULES", "THREADS", "check_writable", "integer", "momentum", "not_negative",
-    "positive", "pretrain_fraction", "rank_rule", "rank_rule_or_auto", "whole_numbers",
+    "RANK_FRACTION", "RULES", "THREADS", "check_writable", "delimiter", "integer", "momentum", "not_negative",
+    "positive", "pretrain_fraction", "rank_rule", "rank_rule_or_auto", "share", "whole_numbers",
 ]  # fmt: skip
 
 
@@ -47,6 +47,7 @@ _rank_fraction = _checked(lambda x: 0 < x <= 1, "a number above 0 and at most 1"
 pretrain_fraction = _checked(lambda x: 0 <= x <= 1, "a number from 0 to 1")
 momentum = _checked(lambda x: 0 <= x < 1, "a number from 0 to below 1")
 positive = _checked(lambda x: x > 0, "a number above 0")
+share = _checked(lambda x: 0 < x < 1, "a number above 0 and below 1")
 not_negative = _checked(lambda x: x >= 0, "a number that is not negative")
 
 
@@ -100,6 +101,14 @@ RULES = (
 
 def whole_numbers(text: str) -> tuple[int, ...]:
     return tuple(integer(1)(item) for item in text.split(","))
+
+
+def delimiter(text: str) -> str:
+    """A character, or its name."""
+    named = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " "}.get(text, text)
+    if len(named) != 1 or named in '"\r\n\0':
+        raise argparse.ArgumentTypeError(f"expected a character, or tab, comma, semicolon or space, got {short(text)}")
+    return named
 
 
 def check_writable(option: str, path: Path, suffixes: tuple[str, ...]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`svdfast train`: the two trainings from one network, what each prints, and the table that compares them.
+"""`svdfast train`: a training, or two from the same first weights, what each prints, and the table at the end.
 
-Not here: the arguments (main.py), the data (data.py), and how a network is trained (svdfast/training).
+Not here: the arguments (main.py), the data (data.py), pages and figures (report.py), and how a network is trained (svdfast/training).
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._process.runtime import resolve_threads
-from svdfast.cli.data import DEFAULTS, FILE_DEFAULTS, Data, Failure, UsageError
+from svdfast._process.text import aligned
+from svdfast.cli.data import Data, balanced_accuracy, defaults_of, hold_out
+from svdfast.cli.errors import Failure, UsageError
 from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluation
-from svdfast.model.heads import share_explained_of
+from svdfast.model.heads import CLASSES, NUMBERS
 from svdfast.model.layout import Weight
 from svdfast.model.network import Network, Truncation
 from svdfast.model.ranks import Fraction
@@ -30,7 +33,7 @@ from svdfast.training.result import TrainingResult
 from svdfast.training.schedules import Cooldown
 from svdfast.training.train import train
 
-__all__ = ["SGD_LEARNING_RATE", "Comparison", "aligned", "say"]
+__all__ = ["SGD_LEARNING_RATE", "Comparison", "say"]
 
 Array = NDArray[Any]
 
@@ -42,16 +45,6 @@ def say(text: str = "") -> None:
     """Prints a line at once, also to a terminal that lacks some of its characters."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table's lines: columns as wide as their widest cell, the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
-    return lines
 
 
 @dataclass(frozen=True)
@@ -66,10 +59,14 @@ class _Fraction(Fraction):
 
 
 class Comparison:
-    """The two trainings from one network: their settings, what each prints, and the table."""
+    """One training or two from one network: their settings, what each prints, and the table."""
 
     def __init__(self, arguments: argparse.Namespace, data: Data):
-        defaults = DEFAULTS.get(arguments.data, FILE_DEFAULTS)
+        self.X, self.y, self.X_val, self.y_val = data.X, data.y, data.X_test, data.y_test
+        if arguments.validation is not None:
+            kept, held_out = hold_out(data.y, data.head, arguments.validation, arguments.seed)
+            self.X, self.y, self.X_val, self.y_val = data.X[kept], data.y[kept], data.X[held_out], data.y[held_out]
+        defaults = defaults_of(arguments.data, len(self.X), arguments.batch_size)
 
         def setting(name: str) -> Any:
             value = getattr(arguments, name)
@@ -77,7 +74,7 @@ class Comparison:
 
         self.arguments, self.data = arguments, data
         self.epochs: int = setting("epochs")
-        self.batch_size = min(setting("batch_size"), len(data.X))
+        self.batch_size = min(setting("batch_size"), len(self.X))
         self.learning_rate: float = setting("learning_rate")
         if arguments.learning_rate is None and arguments.optimizer == "sgd":
             self.learning_rate = SGD_LEARNING_RATE
@@ -114,7 +111,7 @@ class Comparison:
         if factoring.automatic:  # it looks, and cuts nothing so soon
             factoring = replace(factoring, ranks=1 / 4, force=True)
         factoring = replace(factoring, pretrain_fraction=0.5)
-        self._fit(self.first.copy(), factoring, self.data.X[:n], self.data.y[:n], epochs=2)
+        self._fit(self.first.copy(), factoring, self.X[:n], self.y[:n], epochs=2)
 
     def factoring(self) -> Factoring:
         """How the second training factors."""
@@ -144,13 +141,19 @@ class Comparison:
     def introduce(self) -> None:
         """Prints what is trained, on what, and how."""
         data, net, arguments = self.data, self.first, self.arguments
-        kind = "regression" if data.n_classes is None else f"{data.n_classes} classes"
         say(
             f"{data.title}: {len(data.X):,} training and {len(data.X_test):,} test samples, "
-            f"{data.X.shape[1]:,} features, {kind}"
+            f"{data.X.shape[1]:,} features, {data.kind}"
         )
         for note in data.notes:
             say(f"  {note}")
+        if arguments.validation is not None:
+            say(f"  {len(self.X_val):,} of the training samples held out for validation (--validation)")
+        if data.table:
+            say()
+            for line in aligned([("column", "kind", "values"), *data.table], n_left=3):
+                say(f"  {line}")
+            say()
         say(
             f"network {'-'.join(map(str, net.sizes))}, relu and {data.head.output}, {net.dtype}"
             f"{', products in bfloat16' if arguments.precision == 'bfloat16' else ''}, "
@@ -175,7 +178,7 @@ class Comparison:
             if event.kind == "epoch" and (event.epoch % every == 0 or event.epoch in (1, self.epochs)):
                 row = event.info
                 evaluation = Evaluation(row["val_loss"], row["val_accuracy"])
-                score = self._format_score(evaluation, self.data.y_test)
+                score = self._format_score(evaluation, self.y_val)
                 write_line(
                     f"{row['epoch']:5}  {row['phase']:8}  {row['loss']:9.4g}  "
                     f"{row['val_loss']:9.4g}  {score:>12}  {row['seconds']:8.3f}"
@@ -186,8 +189,8 @@ class Comparison:
         say(f"epoch  phase          loss   val loss  {score_name:>12}   seconds")
         net = self.first.copy()
         result = self._fit(
-            net, factoring, self.data.X, self.data.y, epochs=self.epochs,
-            validation=(self.data.X_test, self.data.y_test), callbacks=[tell],
+            net, factoring, self.X, self.y, epochs=self.epochs,
+            validation=(self.X_val, self.y_val), callbacks=[tell],
             progress=bar is not None,
         )  # fmt: skip
         return net, result
@@ -238,15 +241,15 @@ class Comparison:
         return lines
 
     def _format_score(self, evaluation: Evaluation, y: Array) -> str:
-        """Accuracy, or R² of a single output: 1 - loss/variance."""
+        """Accuracy, or R² as 1 - loss/variance, the mean variance of several targets."""
         if evaluation.accuracy is not None:
             return f"{100 * evaluation.accuracy:.2f} %"
-        r2 = share_explained_of(evaluation.loss, y)
-        return "undefined" if r2 is None else f"{r2:.4f}"
+        variance = float(np.var(y.reshape(len(y), -1), axis=0, dtype=np.float64).mean())
+        return f"{1 - evaluation.loss / variance:.4f}" if variance else "undefined"
 
     def report(
         self, dense: Network, dense_result: TrainingResult, net: Network, result: TrainingResult
-    ) -> None:
+    ) -> list[tuple[str, ...]]:
         """Prints the table, with the factored network evaluated, recomposed and evaluated again."""
         step, forward = count_multiplications(net, "step"), count_multiplications(net, "forward")
         networks = [self._evaluate(dense), self._evaluate(net)]
@@ -272,11 +275,7 @@ class Comparison:
             ("multiplications a sample, forward", dense_forward, f"{forward.total:,}",
              dense_forward, f"{forward.ratio:.2f}"),
         ]  # fmt: skip
-        score = "accuracy" if self.data.head.decides else "R²"
-        for index, (part, y) in enumerate((("train", self.data.y), ("test", self.data.y_test))):
-            rows.append((f"{part} loss", *(f"{e[index].loss:.4g}" for e in networks), ""))
-            scores = (self._format_score(e[index], y) for e in networks)
-            rows.append((f"{part} {score}", *scores, ""))
+        rows += self._score_rows(networks, "")
         say()
         for line in aligned(rows):
             say(line)
@@ -295,6 +294,64 @@ class Comparison:
             say("No layer stayed factored.")
         else:
             say("No layer was factored, so both trainings did the same.")
+        return rows
+
+    def report_one(self, net: Network, result: TrainingResult) -> list[tuple[str, ...]]:
+        """Prints the table of a single network, which is recomposed, beside the best constant answer; returns its rows."""
+        step = count_multiplications(net, "step")
+        net.recompose()
+        networks = [self._evaluate(net), self._evaluate(self.constant())]
+        rows: list[tuple[str, ...]] = [
+            ("", "network", "constant answer"),
+            ("training time, s", f"{result.seconds:.3f}", ""),
+            ("multiplications a sample, step", f"{step.total:,}", ""),
+        ]
+        rows += self._score_rows(networks)
+        if self.data.head is not NUMBERS and self.data.n_classes is not None:
+            shares = (balanced_accuracy(each, self.data) for each in (net, self.constant()))
+            rows.append(("test balanced accuracy", *(f"{100 * share:.2f} %" for share in shares)))
+        say()
+        for line in aligned(rows):
+            say(line)
+        say()
+        return rows
+
+    def _score_rows(self, networks: Sequence[tuple[Evaluation, Evaluation]], *others: str) -> list[tuple[str, ...]]:
+        """Loss and score of networks on the training and the test samples."""
+        rows: list[tuple[str, ...]] = []
+        score = "accuracy" if self.data.head.decides else "R²"
+        for index, (part, y) in enumerate((("train", self.data.y), ("test", self.data.y_test))):
+            rows.append((f"{part} loss", *(f"{e[index].loss:.4g}" for e in networks), *others))
+            rows.append((f"{part} {score}", *(self._format_score(e[index], y) for e in networks), *others))
+        return rows
+
+    def constant(self) -> Network:
+        """The best network that does not look at its inputs: shares of classes and bits, means of numbers."""
+        data = self.data
+        net = Network([data.X.shape[1], data.n_out], output=data.head.output, dtype="float64", seed=0)
+        net.parameters[:] = 0
+        if data.head is CLASSES:
+            answer = np.bincount(data.y, minlength=data.n_out) / len(data.y)
+        else:
+            answer = data.y.reshape(len(data.y), -1).mean(axis=0, dtype=np.float64)
+        if data.head is not NUMBERS:
+            answer = np.clip(answer, 1e-12, 1 - 1e-12)
+            answer = np.log(answer) if data.head is CLASSES else np.log(answer / (1 - answer))
+        net.layers[-1].b[...] = answer
+        return net
+
+    def judge(self, net: Network) -> str | None:
+        """What is to be said of a network that is worse than a constant answer on the test samples; None of a better one."""
+        here, constant = self._evaluate(net)[1], self._evaluate(self.constant())[1]
+        if here.accuracy is None or constant.accuracy is None:
+            worse = here.loss > constant.loss and bool(np.ptp(self.data.y_test))
+        else:
+            worse = here.accuracy < constant.accuracy and here.loss > constant.loss
+        if not worse:
+            return None
+        scores = [self._format_score(each, self.data.y_test) for each in (here, constant)]
+        name = "accuracy" if self.data.head.decides else "R²"
+        return f"the network is worse on the test samples than a constant answer: {name} {scores[0]}, and {scores[1]} of the constant"
 
     def _evaluate(self, net: Network) -> tuple[Evaluation, Evaluation]:
         data = self.data

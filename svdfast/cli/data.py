@@ -1,50 +1,52 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the command line trains on and predicts from: sets that have a name, CSV and NPZ files of the user's, and what is taken where the
-user does not say.
+"""What the command line trains on and predicts from: sets that have a name, tables and NPZ files of the user's, and what is taken where
+the user does not say.
 
-Not here: where the named sets come from (datasets.py).
+Not here: where the named sets come from (datasets.py), how files are read (tables.py, arrays.py), and what columns mean (columns.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import logging
 import os
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, TextIO, TypeAlias
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import svdfast.datasets as datasets
-from svdfast._process.files import DAMAGED, check_claim
-from svdfast._process.runtime import single_threaded_blas
-from svdfast.model.heads import CLASSES, Head, head_for
-from svdfast.model.network import Layer, Network
-from svdfast.model.origin import Origin
+from svdfast.cli.arrays import check_samples, read_pairs
+from svdfast.cli.columns import (
+    MOST_CLASSES,
+    Column,
+    Targets,
+    find_columns,
+    find_targets,
+    lay_out,
+    learn,
+    typed,
+)
+from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, short
+from svdfast.cli.scales import Scale, scale_of, standardise
+from svdfast.cli.tables import Reading, is_table, read_table
+from svdfast.data.preparation import Place, Preparation, read_texts
+from svdfast.model.heads import BITS, CLASSES, NUMBERS, Head, head_for
+from svdfast.model.network import Network
+from svdfast.model.origin import Label, Origin
 
-__all__ = [
-    "DEFAULTS", "FILE_DEFAULTS", "MOST_CLASSES", "Data", "Failure", "Scale", "UsageError", "load",
-    "load_samples", "named_errors", "scale_of", "short", "take_in", "take_out", "with_scales",
-]  # fmt: skip
+__all__ = ["DEFAULTS", "LEAST_STEPS", "Data", "Defaults", "balanced_accuracy", "defaults_of", "hold_out", "is_npz", "load", "load_named"]
 
 Array = NDArray[Any]
-Scale: TypeAlias = tuple[Array, Array]  # mean and standard deviation of each column
 
-MOST_CLASSES = 100
-_MOST_DEVIATIONS = 1000
-
-
-class UsageError(Exception):
-    """The arguments are not right: exit code 2."""
-
-
-class Failure(Exception):
-    """What was asked for could not be done: exit code 1."""
+LEAST_STEPS = 1000  # of a training on a file
+_FEW_ROWS = 1000  # of which more neurons would learn the noise
+_LARGE = 1e4  # inputs from which a network learns badly
+_RARE = 0.2  # a class of less than this share of an equal one is rare
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,6 @@ class Defaults:
     learning_rate: float
 
 
-FILE_DEFAULTS = Defaults((512, 256), 20, 256, 1e-3)
 DEFAULTS = {
     "digits": Defaults((1024, 1024), 100, 128, 1e-3),
     "xor": Defaults((20, 20), 800, 4, 1e-2),
@@ -67,131 +68,117 @@ DEFAULTS = {
 }
 
 
-def short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def defaults_of(name: str, n: int, batch_size: int | None = None) -> Defaults:
+    """Those of a named set; of a file of n training rows, few neurons for few rows, batches of a twentieth, and epochs by the steps."""
+    if name in DEFAULTS:
+        return DEFAULTS[name]
+    batch_size = batch_size or int(np.clip(n // 20, 32, 256))
+    steps = -(-n // batch_size)
+    return Defaults((100,) if n < _FEW_ROWS else (512, 256), max(20, -(-LEAST_STEPS // steps)), batch_size, 1e-3)
 
 
 @dataclass(frozen=True)
 class Data:
-    """Samples for training and testing, as the network takes them."""
+    """Samples for training and testing, as the network takes them.
+
+    Attributes
+    ----------
+    title : str
+    X, y, X_test, y_test : ndarray
+        Numbers of classes, or bits or numbers in columns, one for each output.
+    head : Head
+    n_out : int
+        Outputs of the network.
+    labels : tuple, optional
+        What the classes are called, where they are not 0, 1, ...
+    notes, warnings : tuple of str
+    table : tuple of tuple of str
+        Rows of the columns' table: name, kind, values.
+    X_scale, y_scale : tuple of two ndarrays, optional
+        Mean and standard deviation that features and targets were standardised with.
+    preparation : Preparation, optional
+    """
 
     title: str
     X: Array
     y: Array
     X_test: Array
     y_test: Array
-    n_classes: int | None  # None: regression
+    head: Head
+    n_out: int
+    labels: tuple[Label, ...] | None = None
     notes: tuple[str, ...] = ()
-    labels: tuple[int, ...] | None = None  # of the classes, where they are not 0, 1, ...
-    # Mean and standard deviation that features and targets were standardised with.
+    warnings: tuple[str, ...] = ()
+    table: tuple[tuple[str, str, str], ...] = ()
     X_scale: Scale | None = None
     y_scale: Scale | None = None
+    preparation: Preparation | None = None
 
     @property
     def origin(self) -> Origin:
         """What a file of a network has of the data."""
-        if self.X_scale is None:
-            return Origin(self.labels)
-        mean, deviation = self.X_scale
-        return Origin(self.labels, None, tuple(mean.tolist()), tuple(deviation.tolist()))
+        mean, deviation = (None, None) if self.X_scale is None else (tuple(part.tolist()) for part in self.X_scale)
+        names = None if self.preparation is None else self.preparation.feature_names
+        return Origin(self.labels, names, mean, deviation, self.preparation)
 
     @property
-    def n_out(self) -> int:
-        return int(self.n_classes or 0) if self.head is CLASSES else 1
+    def untrained(self) -> NDArray[np.bool_]:
+        """Which inputs are 0 in all training rows, as constant ones are when they are standardised."""
+        untrained: NDArray[np.bool_] = ~np.any(self.X, axis=0)
+        return untrained
 
     @property
-    def head(self) -> Head:
-        return head_for(self.n_classes)
+    def n_classes(self) -> int | None:
+        """None: numbers, or several bits."""
+        return None if not self.head.decides or (self.head is BITS and self.n_out > 1) else self.head.n_values(self.n_out)
+
+    @property
+    def kind(self) -> str:
+        if self.head is NUMBERS:
+            return "regression" if self.n_out == 1 else f"regression of {self.n_out} targets"
+        return f"{self.n_out} targets of two classes" if self.n_classes is None else f"{self.n_classes} classes"
 
 
 def load(arguments: argparse.Namespace) -> Data:
     """What `svdfast train` trains on."""
     name = arguments.data
     if name in DEFAULTS:
-        return _load_named(name)
-    suffix = _suffix(name, "train")
-    notes: list[str] = []
-    with named_errors(name):
-        test = None
-        if suffix == ".csv":
-            table, header = _read_csv(name)
-            if table.shape[1] < 2:
-                raise Failure("expected at least two columns, with commas between them, got one")
-            if header:
-                notes.append("first line taken for the names of the columns")
-            X, y = table[:, :-1], table[:, -1]
-        else:
-            arrays = _read_npz(name, ("X", "y"), ("X_test", "y_test"))
-            if ("X_test" in arrays) != ("y_test" in arrays):
-                raise Failure("expected both X_test and y_test or none of them, got one")
-            X, y = arrays["X"], arrays["y"]
-            if "X_test" in arrays:
-                test = arrays["X_test"], arrays["y_test"]
-        return _prepare(arguments, X, y, test, notes)
+        for option in ("test", "target", "drop", "categorical"):
+            if getattr(arguments, option):
+                raise UsageError(f"--{option}: goes with a file, not with {name}")
+        return load_named(name)
+    if is_npz(name, "train"):
+        for option in ("test", "target", "drop", "categorical"):
+            if getattr(arguments, option):
+                raise UsageError(f"--{option}: goes with a table, not with {short(name)}")
+        with named_errors(name):
+            X, y, test = read_pairs(name, test=True)
+            assert y is not None
+            return _standardised(arguments, _of_arrays(arguments, X, y, test))
+    return _of_table(arguments)
 
 
-def load_samples(name: str, command: str, n_in: int, n_targets: int, *, training: bool = False) -> tuple[Array, Array | None]:
-    """Samples (p, n_in) for a network that is trained, and targets (p,) or (p, n_targets) where they are there.
-
-    Of a set that has a name, its test samples or those for training; of a CSV file, columns after the first `n_in` are targets; of an
-    NPZ file, X and y. Numbers are as they were stored.
-    """
-    if name in DEFAULTS:
-        data = _load_named(name)
-        X, y = (data.X, data.y) if training else (data.X_test, data.y_test)
-        if X.shape[1] != n_in:
-            raise Failure(f"{name}: expected {n_in} features, as the network takes, got {X.shape[1]}")
-        return X, y
-    suffix = _suffix(name, command)
-    with named_errors(name):
-        targets: Array | None
-        if suffix == ".csv":
-            table, _ = _read_csv(name)
-            if table.shape[1] not in (n_in, n_in + n_targets):
-                known = f"{n_in} columns, as the network takes, or {n_in + n_targets} with targets"
-                raise Failure(f"expected {known}, got {table.shape[1]}")
-            X, targets = table[:, :n_in], (table[:, n_in:] if table.shape[1] > n_in else None)
-        else:
-            arrays = _read_npz(name, ("X",), ("y",))
-            X, targets = arrays["X"], arrays.get("y")
-        if targets is None:
-            X, _ = _check_samples(X, np.zeros(len(X) if X.ndim else 0), ("X", "y"))
-        else:
-            X, targets = _check_samples(X, targets, ("X", "y"), n_targets)
-        if X.shape[1] != n_in:
-            raise Failure(f"X: expected {n_in} features, as the network takes, got {X.shape[1]}")
-        return X, targets
+def is_npz(name: str, command: str) -> bool:
+    """Whether a file is of arrays; a UsageError where its name is neither that nor a table's."""
+    if os.path.splitext(name)[1].lower() == ".npz":
+        return True
+    if is_table(name):
+        return False
+    raise UsageError(
+        f"expected one of {', '.join(DEFAULTS)} or a file (.csv, .tsv, .parquet, .feather, .xlsx, .npz), "
+        f"got {short(name)}{nearest(name, DEFAULTS)}\nTry 'svdfast {command} --help'."
+    )
 
 
-def _suffix(name: str, command: str) -> str:
-    suffix = os.path.splitext(name)[1].lower()
-    if suffix not in (".csv", ".npz"):
-        raise UsageError(
-            f"expected one of {', '.join(DEFAULTS)} or a file that ends in .csv or .npz, "
-            f"got {short(name)}\nTry 'svdfast {command} --help'."
-        )
-    return suffix
-
-
-@contextlib.contextmanager
-def named_errors(name: str) -> Iterator[None]:
-    """Puts a file's name before what was wrong with it."""
-    try:
-        yield
-    except OSError as error:
-        raise Failure(f"{name}: {error.strerror or error}") from None
-    except Failure as error:
-        raise Failure(f"{name}: {error}") from None
-
-
-def _load_named(name: str) -> Data:
+def load_named(name: str) -> Data:
     try:
         with _log_on_stderr():
             data = datasets.load(name)
     except (ImportError, OSError, ValueError) as error:
         raise Failure(f"{name}: {error}") from None
-    return Data(name, *data.train, *data.test, data.n_classes)
+    head = head_for(data.n_classes)
+    n_out = data.n_classes if head is CLASSES and data.n_classes else 1
+    return Data(name, *data.train, *data.test, head, n_out)
 
 
 @contextlib.contextmanager
@@ -210,228 +197,229 @@ def _log_on_stderr() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+def _of_arrays(arguments: argparse.Namespace, X: Array, y: Array, test: tuple[Array, Array] | None) -> Data:
+    """Checks samples, names the classes, and holds some out for the test."""
+    texts = y.dtype.kind == "U" and (test is None or test[1].dtype.kind == "U")
+    if texts:
+        words = np.unique(y if test is None else np.concatenate([y.ravel(), test[1].ravel()]))
+        y = np.searchsorted(words, y)
+        test = None if test is None else (test[0], np.searchsorted(words, test[1]))
+    X, y = check_samples(X, y, ("X", "y"))
+    if test is not None:
+        test = check_samples(*test, ("X_test", "y_test"))
+        if test[0].shape[1] != X.shape[1]:
+            raise Failure(f"X_test: expected {X.shape[1]} features, got {test[0].shape[1]}")
 
-
-def _read_csv(name: str) -> tuple[Array, bool]:
-    """Rows of numbers, and whether names of the columns came first."""
-    try:
-        with open(name, encoding="utf-8-sig", newline="") as file:
-            first = next(csv.reader(file), [])
-            header = any(field.strip() and not _is_number(field) for field in first)
-            file.seek(0)
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of no data, which is an error below
-                    table = np.loadtxt(
-                        file, delimiter=",", comments=None, quotechar='"', ndmin=2,
-                        skiprows=int(header),
-                    )  # fmt: skip
-            except ValueError as error:
-                raise Failure(_find_csv_error(file, header) or str(error)) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise Failure(f"not a text file with commas: {error}") from None
-    if table.size == 0:
-        raise Failure("expected rows of numbers, got none")
-    return table, header
-
-
-def _find_csv_error(file: TextIO, header: bool) -> str | None:
-    """Says where a CSV file is wrong: NumPy's own message counts rows without the header."""
-    file.seek(0)
-    rows = csv.reader(file)
-    if header:
-        next(rows)
-    n_columns = 0
-    for row in rows:
-        if not row:
-            continue
-        n_columns = n_columns or len(row)
-        if len(row) != n_columns:
-            return f"line {rows.line_num}: expected {n_columns} columns, got {len(row)}"
-        for column, field in enumerate(row, 1):
-            if not _is_number(field):
-                place = f"line {rows.line_num}, column {column}"
-                return f"{place}: expected a number, got {short(field)}"
-    return None
-
-
-def _read_npz(name: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Array]:
-    try:
-        # Opened here, for NumPy leaves a damaged file open.
-        with open(name, "rb") as file, contextlib.ExitStack() as stack:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise Failure("not an .npz file")
-            stack.enter_context(archive)
-            missing = [key for key in needed if key not in archive]
-            if missing:
-                there = ", ".join(archive.files[:10]) or "none"
-                raise Failure(
-                    f"expected array{'s' * (len(needed) > 1)} {' and '.join(needed)}, "
-                    f"got no {' and no '.join(missing)} (there: {there})"
-                )
-            members = archive.zip
-            assert members is not None
-            wanted = {name for key in (*needed, *optional) for name in (key, f"{key}.npy")}
-            for entry in members.infolist():
-                if entry.filename in wanted:
-                    check_claim(members, entry)
-            return {key: archive[key] for key in (*needed, *optional) if key in archive}
-    except OSError:
-        raise
-    except MemoryError:
-        raise Failure("there is not enough memory for its arrays") from None
-    except DAMAGED as error:
-        # NumPy tells of pickles wherever it does not know the format.
-        raise Failure(f"not an .npz file of plain arrays ({error})") from None
-
-
-def _check_samples(X: Array, y: Array, names: tuple[str, str], n_targets: int = 1) -> tuple[Array, Array]:
-    """Samples in rows and as many targets, all of them finite real numbers."""
-    for array, name in zip((X, y), names, strict=True):
-        if array.dtype.kind not in "biuf" or array.itemsize > 8:
-            raise Failure(f"{name}: expected real numbers of at most 64 bits, got dtype {array.dtype}")
-    if X.ndim < 2 or X.size == 0:
-        raise Failure(f"{names[0]}: expected samples in rows, got shape {X.shape}")
-    if y.shape != (len(X), n_targets) and (n_targets > 1 or y.shape != (len(X),)):
-        each = f" of {n_targets}" if n_targets > 1 else ""
-        raise Failure(f"{names[1]}: expected {len(X)} targets{each}, got shape {y.shape}")
-    X, y = X.reshape(len(X), -1), y.reshape(len(X), *y.shape[1:] if n_targets > 1 else ())
-    for array, name in zip((X, y), names, strict=True):
-        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        if not finite.all():
-            raise Failure(
-                f"{name}: expected finite numbers, got NaN or infinity in row "
-                f"{int(finite.argmin()) + 1} of {len(array)}"
-            )
-    return X, y
-
-
-def _prepare(
-    arguments: argparse.Namespace, X: Array, y: Array, test: tuple[Array, Array] | None,
-    notes: list[str],
-) -> Data:  # fmt: skip
-    """Checks samples, holds some out for the test, names the classes and standardises."""
-    X, y = _check_samples(X, y, ("X", "y"))
-    if test is None:
-        if len(X) < 2:
-            raise Failure("expected at least 2 samples, got 1")
-        order = np.random.default_rng(arguments.seed).permutation(len(X))
-        n_test = max(1, round(0.2 * len(X)))
-        held_out, kept = order[:n_test], order[n_test:]
-        X, X_test, y, y_test = X[kept], X[held_out], y[kept], y[held_out]
-        notes.append(f"a fifth of the rows held out as the test set (seed {arguments.seed})")
-    else:
-        X_test, y_test = _check_samples(*test, ("X_test", "y_test"))
-        if X_test.shape[1] != X.shape[1]:
-            raise Failure(f"X_test: expected {X.shape[1]} features, got {X_test.shape[1]}")
-
-    labels = np.unique(np.concatenate([y, y_test]))
+    labels = np.unique(y if test is None else np.concatenate([y, test[1]]))
     if len(labels) == 1:
-        raise Failure(f"y: expected different targets, got {labels[0]} alone")
+        raise Failure(f"y: expected different targets, got {words[0] if texts else labels[0]} alone")
     integers = bool((labels == np.floor(labels)).all())
     integers = integers and -(2**63) <= int(labels[0]) and int(labels[-1]) < 2**63
-    task = arguments.task
+    task = "classification" if texts else arguments.task
     if task == "auto":
         few = len(labels) <= min(MOST_CLASSES, max(2, len(y) // 2))
         task = "classification" if integers and few else "regression"
-    n_classes, y_scale, X_scale, own = None, None, None, None
-    standardise = not arguments.no_standardise
+    head, n_out, own, notes = NUMBERS, 1, None, []
     if task == "classification":
         if not integers:
             raise Failure("y: expected integers for classification, got other numbers")
-        n_classes = len(labels)
-        y, y_test = np.searchsorted(labels, y), np.searchsorted(labels, y_test)
-        if (labels != np.arange(n_classes)).any():
-            shown = ", ".join(f"{label:g}" for label in labels[:10].astype(float))
-            more = ", ..." if n_classes > 10 else ""
-            notes.append(f"classes {shown}{more} numbered from 0")
-            own = tuple(int(label) for label in labels)
-    elif standardise:
-        y_scale = scale_of(y[:, np.newaxis], "y")
-        y, y_test = ((part - y_scale[0]) / y_scale[1] for part in (y, y_test))
+        head = head_for(len(labels))
+        n_out = len(labels) if head is CLASSES else 1
+        y = np.searchsorted(labels, y)
+        test = None if test is None else (test[0], np.searchsorted(labels, test[1]))
+        own = tuple(words.tolist()) if texts else tuple(int(label) for label in labels)
+        if own == tuple(range(len(own))):
+            own = None
+        else:
+            notes.append(_about_classes(own))
+    title = os.path.basename(arguments.data)
+    if test is not None:
+        return Data(title, X, y, test[0], test[1], head, n_out, own, tuple(notes))
+    kept, held_out = _split(arguments, y if head.decides else np.zeros(len(y)))
+    notes.insert(0, _about_split(arguments, head))
+    return Data(title, X[kept], y[kept], X[held_out], y[held_out], head, n_out, own, tuple(notes))
+
+
+def _about_classes(labels: Sequence[Label]) -> str:
+    shown = ", ".join(map(str, labels[:10]))
+    return f"classes {shown:.200}{', ...' if len(labels) > 10 else ''} numbered from 0"
+
+
+def _split(arguments: argparse.Namespace, strata: Array) -> tuple[Array, Array]:
+    """Rows for training and for the test."""
+    return split_rows(strata, arguments.test_size, arguments.seed)
+
+
+def hold_out(y: Array, head: Head, share: float, seed: int) -> tuple[Array, Array]:
+    """Training rows that stay, and those for validation: the same share of each class, or combination of bits."""
+    strata = np.unique(y, axis=0, return_inverse=True)[1].reshape(-1) if head.decides else np.zeros(len(y))
+    return split_rows(strata, share, seed + 1)
+
+
+def split_rows(strata: Array, share: float, seed: int) -> tuple[Array, Array]:
+    """Two parts of the rows: the second has a share of each stratum, as far as rows can be shared, the first one row at least."""
+    n = len(strata)
+    if n < 2:
+        raise Failure(f"expected at least 2 samples, got {n}")
+    order = np.random.default_rng(seed).permutation(n)
+    _, first = np.unique(strata[order], return_index=True)
+    others = np.delete(order, first)
+    others = others[np.argsort(strata[others], kind="stable")]
+    n_second = min(max(1, round(share * n)), len(others))
+    if n_second == 0:
+        raise Failure(f"expected more rows than classes, got {n} of both")
+    # As evenly over the sorted rows as a line is drawn with pixels.
+    chosen = np.diff(np.arange(len(others) + 1) * n_second // len(others)) > 0
+    second = others[chosen]
+    return order[~np.isin(order, second)], np.random.default_rng(seed).permutation(second)
+
+
+def balanced_accuracy(net: Network, data: Data) -> float:
+    """The mean over classes of the share of their test samples that are told right."""
+    decided = data.head.decide(net.predict(data.X_test)).reshape(-1)
+    y = data.y_test.reshape(-1)
+    return float(np.mean([np.mean(decided[y == number] == number) for number in np.unique(y)]))
+
+
+def _about_split(arguments: argparse.Namespace, head: Head) -> str:
+    each = ", the same share of each class" if head.decides else ""
+    return f"{100 * arguments.test_size:g} % of the rows held out as the test set{each} (seed {arguments.seed})"
+
+
+def _of_table(arguments: argparse.Namespace) -> Data:
+    """Finds what the columns of a table are, holds rows out, and prepares both parts."""
+    name = arguments.data
+    reading = Reading(arguments.delimiter, arguments.encoding, arguments.header)
+    if arguments.test == "-" == name:
+        raise UsageError("--test: standard input can be one of the two")
+    table = read_table(name, reading)
+    with named_errors("standard input" if name == "-" else name):
+        frame = table.frame
+        if frame.shape[1] < 2:
+            raise Failure("expected at least two columns, got one (--delimiter C tells what is between them)")
+        targets = find_targets(frame, arguments.target, arguments.task)
+        columns = find_columns(frame, targets.names, arguments.categorical or (), arguments.drop or ())
+        frame = typed(frame, columns)
+        train = test = frame
+        if arguments.test is None:
+            kept, held_out = _split(arguments, _strata(frame, targets))
+            train, test = frame.iloc[kept], frame.iloc[held_out]
+        preparation = learn(train, columns, targets.targets)
+        X, y = _prepared(preparation, train)
+    warnings = [*table.warnings, *_warnings(columns)]
+    if arguments.test is None:
+        X_test, y_test = _prepared(preparation, test)
+    else:
+        names = [column.name for column in (*preparation.columns, *preparation.targets)]
+        other = read_table(arguments.test, reading, names)
+        with named_errors(arguments.test):
+            X_test, y_test = _prepared(preparation, other.frame)
+            warnings += [f"{arguments.test}: {note}" for note in preparation.notes(other.frame) if "training did not see" in note]
+    head = NUMBERS if targets.targets[0].classes is None else BITS if y.ndim > 1 else head_for(len(targets.targets[0].classes))
+    n_out = len(preparation.classes or ()) if head is CLASSES else len(targets.targets)
+    notes = [*table.notes, f"target: {', '.join(targets.names)} ({targets.reason})", *_about_gaps(columns)]
+    if arguments.test is None:
+        notes.append(_about_split(arguments, head))
+    if preparation.classes is not None:
+        notes.append(_about_shares(preparation, y))
+    data = Data(
+        "standard input" if name == "-" else os.path.basename(name), X, y, X_test, y_test, head, n_out, preparation.classes,
+        tuple(notes), tuple(warnings), tuple(lay_out(columns, targets)), preparation=preparation,
+    )  # fmt: skip
+    with named_errors(name):
+        return _standardised(arguments, data)
+
+
+def _strata(frame: Any, targets: Targets) -> Array:
+    """A number for each combination of classes; 0 where targets are numbers."""
+    if targets.targets[0].classes is None:
+        return np.zeros(len(frame))
+    labels = ["\n".join(each) for each in zip(*(read_texts(frame[name]) for name in targets.names), strict=True)]
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def _prepared(preparation: Preparation, frame: Any) -> tuple[Array, Array]:
+    """Inputs and targets of rows that must have both."""
+    try:
+        X, y = preparation.features(frame), preparation.answers(frame)
+    except ValueError as error:
+        raise Failure(error) from None
+    names = [target.name for target in preparation.targets]
+    if y is None:
+        raise Failure(f"expected the target {', '.join(names)}, got no such column, or an empty one")
+    if y.dtype.kind == "i" and (y < 0).any():
+        row = int((y.reshape(len(y), -1) < 0).any(axis=1).argmax())
+        shown = ", ".join(short(str(frame[name].iloc[row])) for name in names)
+        raise Failure(f"{Place(frame, ', '.join(names))(row)}: expected a class that the training rows have, got {shown}")
+    return X, y
+
+
+def _warnings(columns: Sequence[Column]) -> list[str]:
+    lines = [
+        f"column {column.name!r} looks like an identifier ({column.about}): left out; --categorical takes it"
+        for column in columns
+        if column.kind == "identifier"
+    ]
+    return lines + [
+        f"column {column.name!r} counts the rows, as an identifier does; --drop leaves it out"
+        for column in columns
+        if column.kind == "numeric" and column.about.endswith("counts the rows")
+    ]
+
+
+def _about_gaps(columns: Sequence[Column]) -> list[str]:
+    gaps = [column for column in columns if column.gaps and column.kind in ("numeric", "categorical")]
+    if not gaps:
+        return []
+    shown = ", ".join(f"{column.name} {column.gaps:,}" for column in gaps[:8]) + (", ..." if len(gaps) > 8 else "")
+    return [f"missing values: {shown}; numbers become the median of the training rows, text a category of its own"]
+
+
+def _about_shares(preparation: Preparation, y: Array) -> str:
+    """Which classes there are and how often; a rare one is told as imbalance."""
+    labels = preparation.classes or ()
+    counts = Counter(y.tolist())
+    order = sorted(range(len(labels)), key=lambda number: -counts[number])
+    shares = [f"{labels[number]} {100 * counts[number] / len(y):.1f} %" for number in order]
+    shown = ", ".join(shares if len(shares) <= 6 else [*shares[:3], "...", *shares[-2:]])
+    rare = counts[order[-1]] * len(labels) < _RARE * len(y)
+    return f"classes: {shown}" + (" (imbalanced: see the balanced accuracy)" if rare else "")
+
+
+def _standardised(arguments: argparse.Namespace, data: Data) -> Data:
+    """Features and numbers as targets brought to mean 0 and deviation 1, unless the user does not want that."""
+    X, y, X_test, y_test = data.X, data.y, data.X_test, data.y_test
+    notes, warnings = list(data.notes), list(data.warnings)
+    X_scale, y_scale = None, None
+    pixels = X.dtype == np.uint8 and X_test.dtype == np.uint8
+    if data.head is NUMBERS and not arguments.no_standardise:
+        y_scale = scale_of(y.reshape(len(y), -1), "y")
+        y, y_test = (standardise(part.reshape(len(part), -1), y_scale).reshape(part.shape) for part in (y, y_test))
         notes.append("target brought to mean 0 and standard deviation 1, and the loss with it")
-    if X.dtype == np.uint8 and X_test.dtype == np.uint8:
+    if pixels:
         notes.append("features are uint8: taken for pixels and divided by 255")
-    elif standardise:
-        X_scale = scale_of(X, "X")
-        X, X_test = (((part - X_scale[0]) / X_scale[1]) for part in (X, X_test))
+    elif arguments.no_standardise:
+        largest = float(abs(X.astype(np.float64)).max())
+        if largest > _LARGE:
+            warnings.append(f"inputs as large as {largest:.2g} are hard to learn from; without --no-standardise they are standardised")
+    else:
+        X_scale = _scale_of_inputs(X, data.preparation)
+        X, X_test = (standardise(part, X_scale) for part in (X, X_test))
         notes.append("features brought to mean 0 and standard deviation 1 of the training samples")
     # The test samples may lie far outside of the training's range.
     for part, name in ((X, "X"), (X_test, "X_test"), (y, "y"), (y_test, "y_test")):
         with np.errstate(over="ignore"):
             if not np.isfinite(part.astype(arguments.dtype, copy=False)).all():
                 raise Failure(f"{name}: expected numbers that {arguments.dtype} can hold")
-    title = os.path.basename(arguments.data)
-    return Data(title, X, y, X_test, y_test, n_classes, tuple(notes), own, X_scale, y_scale)
-
-
-def scale_of(values: Array, name: str) -> Scale:
-    """Mean and standard deviation of each column, 1 where a column does not vary."""
-    with np.errstate(all="ignore"):
-        mean = values.mean(axis=0, dtype=np.float64)
-        deviation = values.std(axis=0, dtype=np.float64)
-    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
-        raise Failure(f"{name}: the numbers are too large to standardise")
-    return mean, np.where(deviation == 0, 1.0, deviation)
-
-
-def with_scales(net: Network, data: Data) -> Network:
-    """A network that takes the file's own features and, in a regression, gives its own targets.
-
-    Standardising is linear, so the first layer and the last one can take it in. Where that would cost digits the network becomes float64.
-    """
-    scales = [scale for scale in (data.X_scale, data.y_scale) if scale is not None]
-    # Of a float32 x, the rounding weighs |mean|/deviation times as much in (x - mean)/deviation.
-    wide = any((abs(mean) > _MOST_DEVIATIONS * deviation).any() for mean, deviation in scales)
-    net = _in_float64(net) if wide else net.copy()
-    if data.X_scale is not None:
-        take_in(net, data.X_scale)
-    if data.y_scale is not None:
-        mean, deviation = data.y_scale
-        layer = net.layers[-1]
-        layer.W[...] = layer.W * deviation
-        layer.b[...] = layer.b * deviation + mean
-    return net
-
-
-@single_threaded_blas.held()
-def take_in(net: Network, scale: Scale) -> None:
-    """Changes a network of standardised inputs to one of the inputs as they were, x: W·(x - mean)/deviation + b."""
-    mean, deviation = scale
-    layer = net.layers[0]
-    right = next(iter(layer.products.values()))  # what the inputs meet first
-    right[...] = right / deviation
-    layer.b[...] = layer.b - _times(layer, mean)  # by the weights as they are rounded
-
-
-@single_threaded_blas.held()
-def take_out(net: Network, scale: Scale) -> None:
-    """The way back: u = (x - mean)/deviation are the inputs, W·(deviation·u + mean) + b."""
-    mean, deviation = scale
-    layer = net.layers[0]
-    right = next(iter(layer.products.values()))
-    layer.b[...] = layer.b + _times(layer, mean)
-    right[...] = right * deviation
-
-
-def _times(layer: Layer, x: Array) -> Array:
-    """W·x."""
-    for factor in layer.products.values():
-        x = factor @ x
-    return x
-
-
-def _in_float64(net: Network) -> Network:
-    functions = [layer.activation for layer in net.layers]
-    wide = Network(
-        net.sizes, hidden=functions[:-1], output=functions[-1], dtype="float64", seed=0, uint8_scale=net.uint8_scale
+    return replace(
+        data, X=X, y=y, X_test=X_test, y_test=y_test, X_scale=X_scale, y_scale=y_scale, notes=tuple(notes), warnings=tuple(warnings)
     )
-    wide.parameters[:] = net.parameters  # which are dense, too
-    return wide
+
+
+def _scale_of_inputs(X: Array, preparation: Preparation | None) -> Scale:
+    """Mean and deviation of the inputs; 0 and 1 of those that tell of a category."""
+    mean, deviation = scale_of(X, "X")
+    if preparation is not None:
+        hot = np.concatenate([np.full(len(column.feature_names), hasattr(column, "categories")) for column in preparation.columns])
+        mean, deviation = np.where(hot, 0.0, mean), np.where(hot, 1.0, deviation)
+    return mean, deviation

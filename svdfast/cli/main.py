@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `svdfast`: train the same network dense and factored, and show what factoring did; use what was trained; repeat the report's
-experiments.
+"""The command `svdfast`: train a network, or the same one dense and factored; use what was trained; repeat the report's experiments.
 
 Here is how it begins and ends, and the arguments of its commands. Not here: how these are parsed (arguments.py), the data
-(data.py), what is trained and printed (comparison.py, reproduce/), and the commands that take a saved network (model.py).
+(data.py), what is trained and printed (comparison.py, reproduce/), and the commands that take a saved network (saved.py).
 """
 
 from __future__ import annotations
@@ -18,23 +17,17 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from svdfast._process.config import show_config
 from svdfast._process.version import __version__
 from svdfast.cli import arguments as parse
+from svdfast.cli import compress, evaluate, export, info, predict
+from svdfast.cli.columns import MOST_CLASSES
 from svdfast.cli.comparison import SGD_LEARNING_RATE, Comparison, say
-from svdfast.cli.data import (
-    DEFAULTS,
-    FILE_DEFAULTS,
-    MOST_CLASSES,
-    Failure,
-    UsageError,
-    load,
-    named_errors,
-    short,
-    with_scales,
-)
-from svdfast.cli.model import add_commands
+from svdfast.cli.data import DEFAULTS, LEAST_STEPS, Data, load
+from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, short, tell
+from svdfast.cli.report import check_extras, draw, write_page
+from svdfast.cli.scales import with_scales
 from svdfast.interop import files as io
+from svdfast.model.network import Network
 from svdfast.model.ranks import NARROW
 
 __all__ = ["main"]
@@ -44,10 +37,10 @@ _BROKEN_PIPE = 128 + 13  # and for one that SIGPIPE ended
 
 
 _DESCRIPTION = """\
-Train a fully connected network twice from the same first weights, on the same samples in the same
-order: dense throughout, and by the four steps of the method (dense pre-training, truncated SVD of
-the hidden weights, training of the factors, recomposition). Which layers are factored, and to which
-ranks, is decided by looking at what that does to the loss. A table at the end compares them.
+Train a fully connected network by the four steps of the method: dense pre-training, truncated SVD
+of the hidden weights, training of the factors, recomposition. Which layers are factored, and to
+which ranks, is decided by looking at what that does to the loss. With --compare a second network is
+trained dense throughout, from the same first weights, on the same samples in the same order.
 """
 
 _REPRODUCE = """\
@@ -68,13 +61,16 @@ experiments:
 
 Figures need matplotlib and pictures scikit-learn: pip install "svdfast[demo,plot]".
 
+example:
+  svdfast reproduce xor small --quick --out trial
+
 exit status:
   0 done; 1 something was left out or failed; 2 the arguments are wrong; 130 ended by Ctrl-C
 """
 
 _TRAINED_WITH = "\n".join(
     f"  {name:13}  {','.join(map(str, d.hidden)):9}  {d.epochs:<6}  {d.batch_size:<5}  {d.learning_rate:g}"
-    for name, d in [*DEFAULTS.items(), ("a file", FILE_DEFAULTS)]
+    for name, d in DEFAULTS.items()
 )
 
 _EPILOG = f"""\
@@ -84,28 +80,38 @@ data:
   mnist          60,000 and 10,000 images of 28x28, downloaded once (12 MB)
   fashion-mnist  the same in number and size, downloaded once (31 MB)
   cat            209 and 50 images of 64x64x3; you need to have the two files
-  FILE.csv       numbers and commas; the last column is the target; the first line may name columns
-  FILE.npz       arrays X (a sample in a row) and y, and X_test and y_test if there is a test set
+  FILE           a table: .csv, .tsv, .txt, .data (also .gz, .bz2, .xz), .parquet, .feather, .xlsx,
+                 or - for text from standard input
+  FILE.npz       arrays X (a sample in a row, or an image) and y, and X_test and y_test if there is
+                 a test set; also x_train, y_train, x_test, y_test
 
-  A file without a test set has a fifth of its rows held out. A target of at most {MOST_CLASSES}
-  integers is taken for classes (see --task). Features are brought to mean 0 and standard deviation
-  1, as is a target that is not classes; uint8 is taken for pixels and divided by 255 instead.
-  SVDFAST_DATA may name a folder that has the files of mnist, fashion-mnist and cat.
+  The columns of a table are numbers or text, with or without gaps. Delimiter and header are found
+  by looking. A missing number becomes the median, text becomes a 0 or 1 for each of its values.
+  Columns that do not vary, and texts that hardly come twice, are left out. The target is the last
+  column unless --target names others. Text is classes, and so are at most {MOST_CLASSES} integers (see
+  --task). Several targets are all numbers, or have two values each. The saved network knows all
+  this, so svdfast predict takes the same table with its columns in any order.
+
+  A file without a test set has a share of its rows held out. Features are brought to mean 0 and
+  standard deviation 1, as is a target that is not classes; uint8 is taken for pixels and divided by
+  255 instead. SVDFAST_DATA may name a folder that has the files of mnist, fashion-mnist and cat.
 
 defaults:
   data           hidden     epochs  batch  learning rate
 {_TRAINED_WITH}
+  a file         512,256    at least 20, and {LEAST_STEPS:,} steps; batches of 32 to 256; 0.001
+  few rows       100        the same, of a file of less than 1,000 training rows
 
 examples:
   svdfast train
   svdfast train mnist --rank-fraction 1/8 --learning-rate 0.001
   svdfast train digits --hidden 2048,2048 --epochs 20 --threads 2
-  svdfast train measurements.csv --task regression --save network.npz
+  svdfast train people.csv --target income --drop id --test later.csv --save network.npz
   svdfast predict network.npz new.csv
 
 exit status:
-  0 done; 1 it failed: data not found or not usable, training diverged, file not written;
-  2 the arguments are wrong; 130 ended by Ctrl-C
+  0 done; 1 it failed: data not found or not usable, training diverged, file not written, or the
+  network is worse than a constant answer; 2 the arguments are wrong; 130 ended by Ctrl-C
 """
 
 
@@ -148,7 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        arguments = _parser().parse_args(argv)
+        arguments, unknown = _parser().parse_known_args(argv)
+        if unknown:
+            arguments.parser.refuse(unknown)
         arguments.run(arguments)
     except SystemExit as end:  # of --help and --version
         return int(end.code or 0)
@@ -173,6 +181,16 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}\nTry '{self.prog} --help'.")
 
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Names what this command does not take, and the option that is most like it."""
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        like = nearest(unknown[0].partition("=")[0], options) if unknown[0].startswith("-") else ""
+        self.error(f"unrecognized arguments: {' '.join(map(_short_word, unknown))}{like}")
+
+
+def _short_word(word: str) -> str:
+    return word if len(word) <= 60 else f"{word[:57]}..."
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
@@ -187,14 +205,10 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace], None], **texts: Any) -> argparse.ArgumentParser:
         form = argparse.RawDescriptionHelpFormatter
         added = commands.add_parser(name, formatter_class=form, allow_abbrev=False, **texts)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, parser=added)
         return added
 
     # fmt: off
-    command(
-        "info", _info, help="show the CPU, BLAS, threads and versions in use",
-        description="Show the CPU's features, BLAS, threads and versions in use.",
-    )
     add = command(
         "reproduce", _reproduce, help="repeat the report's experiments",
         description=_REPRODUCE, epilog=_REPRODUCE_EPILOG,
@@ -207,11 +221,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="FOLDER",
         help="default: reproduction, and reproduction-quick with --quick")
     _add_training(command(
-        "train", _train, help="train a network dense and factored, and compare",
+        "train", _train, help="train a network on a file or a set that has a name",
         description=_DESCRIPTION, epilog=_EPILOG,
     ))
     # fmt: on
-    add_commands(command)
+    for each in (predict, evaluate, compress, export, info):
+        each.add(command)
     return parser
 
 
@@ -219,7 +234,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     """The arguments of `svdfast train`."""
     # fmt: off
     parser.add_argument("data", nargs="?", default="digits", metavar="DATA",
-                        help=f"{', '.join(DEFAULTS)}, FILE.csv or FILE.npz")
+                        help=f"{', '.join(DEFAULTS)}, a file or -, see below")
     add = parser.add_argument_group("network").add_argument
     add("--hidden", type=parse.whole_numbers, metavar="N,N",
         help="neurons of each hidden layer: 1024,1024")
@@ -229,7 +244,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "compress, export and svdfast.load; it takes DATA's own numbers, before they are "
         "standardised")
 
+    add("--report", type=Path, metavar="FILE", help="write the columns, the scores and the epochs to FILE.html")
+    add("--plot", type=Path, metavar="FILE", help="draw the losses to FILE.png or FILE.svg; needs matplotlib")
+
     add = parser.add_argument_group("factoring").add_argument
+    add("--compare", action=argparse.BooleanOptionalAction,
+        help="train a dense network beside it (default: of a set that has a name)")
     add("--ranks", type=parse.rank_rule_or_auto, metavar="RULE",
         help="auto (the default), a rank for each layer, or none, by what the cut does to the loss; "
         f"{parse.RULES}")
@@ -269,17 +289,28 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="of the first weights, the order of the samples and the test set (default 0)")
 
     add = parser.add_argument_group("data files").add_argument
+    add("--test", metavar="FILE", help="a table of test samples, with the same columns")
+    add("--test-size", type=parse.share, default=0.2, metavar="S",
+        help="share of the rows held out where there is no test set (default 0.2)")
+    add("--validation", type=parse.share, metavar="S",
+        help="share of the training rows to validate epochs with (default: the test set is used)")
     add("--task", choices=("auto", "classification", "regression"), default="auto",
-        help="what the target is (default: classes if it has few integers)")
+        help="what the target is (default: classes if it has text or few integers)")
     add("--no-standardise", action="store_true", help="take features and targets as they are")
+
+    add = parser.add_argument_group("tables").add_argument
+    add("--target", nargs="+", metavar="COLUMN", help="what to learn (default: the last column)")
+    add("--drop", nargs="+", metavar="COLUMN", help="columns to leave out")
+    add("--categorical", nargs="+", metavar="COLUMN", help="columns of numbers to take for text, such as codes")
+    add("--header", action=argparse.BooleanOptionalAction,
+        help="whether the first line has the names of the columns (default: by looking)")
+    add("--delimiter", type=parse.delimiter, metavar="C",
+        help="what is between columns: a character, or tab, comma, semicolon, space (default: by looking)")
+    add("--encoding", metavar="E", help="of text: cp1252, latin-1, ... (default: UTF-8)")
     # fmt: on
 
 
 # Commands
-
-
-def _info(arguments: argparse.Namespace) -> None:
-    say(str(show_config()))
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
@@ -327,17 +358,42 @@ def _train(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--weight-decay: {arguments.optimizer} has none; it goes with adamw")
     if arguments.precision is not None and arguments.dtype != "float32":
         raise UsageError(f"--precision: goes with --dtype float32, not {arguments.dtype}")
+    if arguments.report is not None:
+        parse.check_writable("--report", arguments.report, (".html",))
+    if arguments.plot is not None:
+        parse.check_writable("--plot", arguments.plot, (".png", ".svg"))
+    check_extras(page=arguments.report is not None, figure=arguments.plot is not None)
     data = load(arguments)
+    for warning in data.warnings:
+        tell(f"warning: {warning}")
     comparison = Comparison(arguments, data)
     comparison.introduce()
-    dense, dense_result = comparison.train("dense", None)
-    net, result = comparison.train("SVD", comparison.factoring())
-    comparison.report(dense, dense_result, net, result)
+    compare = arguments.data in DEFAULTS if arguments.compare is None else arguments.compare
+    if compare:
+        dense, dense_result = comparison.train("dense", None)
+        net, result = comparison.train("SVD", comparison.factoring())
+        rows = comparison.report(dense, dense_result, net, result)
+    else:
+        net, result = comparison.train("training", comparison.factoring())
+        rows = comparison.report_one(net, result)
+    if arguments.plot is not None:
+        draw(result, arguments.plot)
+        say(f"The losses are drawn in {arguments.plot}.")
+    if arguments.report is not None:
+        write_page(data, rows, result, arguments.report)
+        say(f"The report is in {arguments.report}.")
     if arguments.save is not None:
-        saved = with_scales(net, data)
-        saved.origin = data.origin
-        with named_errors(f"--save: {arguments.save}"):
-            io.save(saved, arguments.save)
-        if saved.dtype != net.dtype:
-            say(f"Saved as {saved.dtype}, for the file's numbers vary so little about their mean that {net.dtype} would blur them.")
-        say(f"The recomposed network is in {arguments.save}.")
+        _save(net, data, arguments.save)
+    complaint = comparison.judge(net)
+    if complaint is not None:
+        raise Failure(complaint)
+
+
+def _save(net: Network, data: Data, path: Path) -> None:
+    saved = with_scales(net, data.X_scale, data.y_scale, data.untrained)
+    saved.origin = data.origin
+    with named_errors(f"--save: {path}"):
+        io.save(saved, path)
+    if saved.dtype != net.dtype:
+        say(f"Saved as {saved.dtype}, for the file's numbers vary so little about their mean that {net.dtype} would blur them.")
+    say(f"The recomposed network is in {path}.")

@@ -1,25 +1,48 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Batches of samples in memory, and what every source of batches is.
 
-Not here: rows that are not in memory (rows.py), batches that come ready (batches.py).
+Not here: sparse samples (sparse.py), rows that are not in memory (rows.py), batches that come ready (batches.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from svdfast.data.checks import Samples
+from svdfast.data.spec import Targets
 
-__all__ = ["ArraySource", "Source", "Stretch", "bounds"]
+if TYPE_CHECKING:
+    from svdfast._engine import Engine
+
+__all__ = ["ArraySource", "Sampled", "Source", "Stretch", "bounds"]
 
 # Samples in memory, the order that batches take their rows in (None: as they lie), and the rows of that order,
 # start and stop, of each batch.
 Stretch: TypeAlias = tuple[Samples, NDArray[np.int64] | None, Iterable[tuple[int, int]]]
+
+
+class Sampled(Protocol):
+    """What a sample of the data is taken from: `Samples`, or what is made into them."""
+
+    @property
+    def n_samples(self) -> int: ...
+    @property
+    def loss(self) -> Targets | None: ...
+    @property
+    def targets(self) -> Any: ...
+    @property
+    def weights(self) -> NDArray[Any] | None: ...
+
+    def take(self, rows: NDArray[np.int64]) -> Samples:
+        """Copies of the samples of these rows."""
+
+    def bind_rows(self, engine: Engine, rows: NDArray[np.int64]) -> None:
+        """Gives an engine the samples of these rows, in their order."""
 
 
 class Source(Protocol):
@@ -29,7 +52,7 @@ class Source(Protocol):
     ----------
     data : Samples
         What is there before the first epoch.
-    sampled : Samples or None
+    sampled : Sampled or None
         What to take a sample of the data from, where a stretch is too short for it.
     batch_size : int
         Rows of the largest batch that is known of.
@@ -44,11 +67,13 @@ class Source(Protocol):
 
     replayed: bool
     data: Samples
-    sampled: Samples | None
     batch_size: int
     steps_per_epoch: int
     n_samples: int
     seconds: float
+
+    @property
+    def sampled(self) -> Sampled | None: ...
 
     def batches(self) -> Iterable[Stretch]:
         """The batches of an epoch, stretch by stretch. A stretch's arrays hold until the next is asked for."""

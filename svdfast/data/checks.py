@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from svdfast._elementwise import ELEMENT_TYPES
 from svdfast._process.checks import real_array, room
+from svdfast.data.frames import as_array, check_names, column_names
+from svdfast.data.labels import numbered, target_array
 from svdfast.data.spec import Spec, Targets
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ CODES = {np.dtype(name): code for name, code in ELEMENT_TYPES.items()}
 # What messages call the three parts of data.
 NAMES = ("X", "y", "sample_weight")
 _CHUNK = 1 << 20  # elements looked at together, so that a check needs little memory
+# What to do about targets that do not fit.
+_RENUMBER = "; number other labels by classes, y = numpy.unique(y, return_inverse=True)"
+_REAL = '; for real numbers as targets use a network with output="identity"'
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,23 @@ class Samples:
         """All samples at once, as a Reader gives them in blocks."""
         yield self
 
+    def take(self, rows: NDArray[np.int64]) -> Samples:
+        """Copies of the samples of these rows."""
+        return Samples(
+            replace(self.inputs, array=self.inputs.array[rows]),
+            self.loss,
+            None if self.targets is None else self.targets[rows],
+            None if self.weights is None else self.weights[rows],
+        )
+
     def bind(self, engine: Engine) -> None:
         """Gives an engine the data to take batches from."""
         engine.bind(self.inputs, self.loss, self.targets, self.weights)
+
+    def bind_rows(self, engine: Engine, rows: NDArray[np.int64]) -> None:
+        """Gives an engine the samples of these rows, in their order."""
+        self.bind(engine)
+        engine.set_order(rows)
 
 
 def checked_samples(
@@ -129,8 +148,11 @@ def _room_for_copy(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None
         room(name, array.size * dtype.itemsize)
 
 
-def _check_finite(name: str, array: NDArray[Any], dtype: np.dtype[Any], first_row: int) -> None:
-    """Refuses NaN, Inf and what becomes Inf in the network's dtype. The array begins at `first_row` of the whole."""
+def _check_finite(
+    name: str, array: NDArray[Any], dtype: np.dtype[Any], first_row: int, columns: tuple[str, ...] | None = None
+) -> None:
+    """Refuses NaN, Inf and what becomes Inf in the network's dtype. The array begins at `first_row` of the whole, and its columns may
+    have names."""
     if array.dtype.kind != "f" or array.size == 0:
         return
     rows = max(1, _CHUNK // max(1, array[0].size))
@@ -142,9 +164,10 @@ def _check_finite(name: str, array: NDArray[Any], dtype: np.dtype[Any], first_ro
             place = np.argwhere(~finite)[0]
             value = chunk[tuple(place)]
             place[0] += first_row + start
+            column = "" if columns is None else f" (column {columns[place[1]]!r})"
             raise ValueError(
                 f"{name}: expected finite numbers of {dtype}, got {value} at "
-                f"{', '.join(str(i) for i in place)}"
+                f"{', '.join(str(i) for i in place)}{column}"
             )
 
 
@@ -156,10 +179,14 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
     TypeError
         Not real numbers.
     ValueError
-        Not 2-D, not as many columns as inputs, or (if the spec says so) not finite.
+        Not 2-D, not as many columns as inputs, columns of other names than are known, or (if the spec says so) not finite.
     """
-    array = real_array(name, X)
-    if len(spec.shape) > 1 and array.shape[1:] == spec.shape:
+    check_names(name, X, spec.feature_names)
+    array = real_array(name, as_array(name, X))
+    if len(spec.shape) > 1 and array.ndim != 2:
+        if array.shape[1:] != spec.shape:
+            of_sample = ", ".join(map(str, spec.shape))
+            raise ValueError(f"{name}: expected shape (n_samples, {of_sample}) or (n_samples, {spec.n_inputs}), got {array.shape}")
         array = array.reshape(len(array), spec.n_inputs)
     check_inputs_shape(array.shape, spec.n_inputs, name)
     kind = array.dtype if array.dtype in CODES else spec.dtype
@@ -169,7 +196,7 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
     if copied:
         room(name, array.size * itemsize)
     if spec.finite:
-        _check_finite(name, array, spec.dtype, first_row)
+        _check_finite(name, array, spec.dtype, first_row, column_names(X))
     if copied:
         array = as_read(array, kind)
     scale = spec.uint8_scale if array.dtype == np.uint8 else 1.0
@@ -199,7 +226,8 @@ def check_targets_shape(
     if spec.targets.classes and len(shape) == 1:
         if kind.kind not in "iub":
             raise TypeError(
-                f"{name}: expected integer class numbers (or one-hot rows), got dtype {kind}"
+                f"{name}: expected integer class numbers (or one-hot rows), got dtype {kind}; "
+                'for classes use .astype(int), for real numbers a network with output="identity"'
             )
         return True
     if shape != (n_samples, n_out) and (len(shape) > 1 or n_out > 1):
@@ -217,12 +245,15 @@ def check_targets(
     Raises
     ------
     TypeError
-        Not real numbers, or class numbers that are not integers.
+        Neither real numbers nor labels, or class numbers that are not integers.
     ValueError
-        A shape, length or value that does not fit the loss.
+        A shape, length, value or label that does not fit the loss or the network's classes.
     """
     assert spec.targets is not None
-    array, n_out = real_array(name, y), spec.n_outputs
+    given = target_array(name, y)
+    if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim > 0:
+        given = numbered(name, given, spec, first_row)
+    array, n_out = real_array(name, given), spec.n_outputs
     if spec.steps > 1:
         if array.shape[:2] != (n_samples, spec.steps):
             raise ValueError(f"{name}: expected {spec.steps} targets for each of {n_samples} samples, got shape {array.shape}")
@@ -231,24 +262,25 @@ def check_targets(
         return checked.reshape(n_samples, spec.steps, *checked.shape[1:])
     if check_targets_shape(array.shape, array.dtype, spec, n_samples, name):
         _room_for_copy(name, array, np.dtype(np.int32))
-        _check_bounds(name, array, 0, n_out - 1, f"class numbers from 0 to {n_out - 1}", first_row)
+        _check_bounds(name, array, 0, n_out - 1, f"class numbers from 0 to {n_out - 1}", first_row, _RENUMBER)
         return as_read(array, np.int32)
+    hint = _RENUMBER if spec.n_classes and array.dtype.kind in "iu" else _REAL
     array = array.reshape(n_samples, n_out)  # from (n_samples,), where there is one output
     _room_for_copy(name, array, spec.target_dtype)
     _check_finite(name, array, spec.target_dtype, first_row)
     if spec.targets.bounds is not None:
-        _check_bounds(name, array, *spec.targets.bounds, spec.targets.expected, first_row)
+        _check_bounds(name, array, *spec.targets.bounds, spec.targets.expected, first_row, hint)
     return as_read(array, spec.target_dtype)
 
 
 def _check_bounds(
-    name: str, array: NDArray[Any], low: float, high: float, expected: str, first_row: int
+    name: str, array: NDArray[Any], low: float, high: float, expected: str, first_row: int, hint: str = ""
 ) -> None:
     """Refuses an element out of bounds, and names the row of the first."""
     if array.size and (array.min() < low or array.max() > high):
         place = tuple(np.argwhere((array < low) | (array > high))[0])
         row = first_row + int(place[0])
-        raise ValueError(f"{name}: expected {expected}, got {array[place]} in row {row}")
+        raise ValueError(f"{name}: expected {expected}, got {array[place]} in row {row}{hint}")
 
 
 def check_sample_weight(
@@ -272,7 +304,7 @@ def check_sample_weight(
     """
     if sample_weight is None:
         return None
-    array = real_array(name, sample_weight)
+    array = real_array(name, target_array(name, sample_weight))
     if steps > 1:
         if array.shape == (n_samples,):
             array = np.repeat(array[:, np.newaxis], steps, axis=1)

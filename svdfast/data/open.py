@@ -2,7 +2,7 @@
 """The front door for data: samples for training, for validation, and for all that looks at a network.
 
 Everything that users give as data comes in here, is checked as a `Spec` says, and goes out as Samples: at once where it
-is in memory, else in blocks or in batches. Not here: how each kind is read (arrays.py, rows.py, batches.py).
+is in memory, else in blocks or in batches. Not here: how each kind is read (arrays.py, sparse.py, rows.py, batches.py).
 """
 
 from __future__ import annotations
@@ -16,19 +16,40 @@ from svdfast._process.checks import count
 from svdfast.data.arrays import ArraySource, Source
 from svdfast.data.batches import BatchSource, is_iterable_of_batches, validation_batches
 from svdfast.data.checks import CODES, NAMES, Samples, checked_samples
+from svdfast.data.frames import column_names
+from svdfast.data.labels import classes_of
 from svdfast.data.rows import Reader, RowSource, is_row_source, read_if_small
+from svdfast.data.sparse import SparseSamples, SparseSource, is_sparse
 from svdfast.data.spec import Spec
 
-__all__ = ["BATCH_SIZE", "checked_samples", "open_data", "open_source", "open_validation"]
+__all__ = ["BATCH_SIZE", "checked_samples", "learned", "open_data", "open_source", "open_validation"]
 
 # Samples in a mini-batch where nobody says how many.
 BATCH_SIZE = 256
 
 
+def learned(spec: Spec, X: Any, y: Any) -> Spec:
+    """A spec that also knows the names of a table's columns, and the classes of labels, if it knew none before.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The labels are of several kinds, or of more or fewer classes than the network tells apart.
+    """
+    names, classes = spec.feature_names, spec.classes
+    if names is None:
+        names = column_names(X)
+    if names is not None and len(names) != spec.n_inputs:
+        names = None  # the check of X tells of it
+    if classes is None and spec.n_classes > 0 and y is not None and not is_row_source(y):
+        classes = classes_of("y", y, spec)
+    return spec._replace(feature_names=names, classes=classes)
+
+
 def open_data(
     X: Any, y: Any, sample_weight: Any, spec: Spec, *, names: tuple[str, str, str] = NAMES
-) -> Samples | Reader:
-    """Samples with `blocks`: one of all of them where they are in memory or small, else blocks that are read each time again.
+) -> Samples | SparseSamples | Reader:
+    """Samples with `blocks`: one of all of them where they are dense in memory or small, else blocks that are made each time again.
 
     Raises
     ------
@@ -37,6 +58,8 @@ def open_data(
     """
     parts = X, y, sample_weight
     direct: tuple[Collection[Any], ...] = CODES, (spec.target_dtype,), (spec.target_dtype,)
+    if is_sparse(X):
+        return SparseSamples(X, y, sample_weight, spec, names)
     if any(map(is_row_source, parts, direct)):
         X, y, sample_weight = parts = tuple(map(read_if_small, names, parts, direct))
         if any(map(is_row_source, parts, direct)):
@@ -66,7 +89,7 @@ def open_source(
     rng : numpy.random.Generator
         What the order of samples is drawn from.
     n_sampled : int
-        Samples of an iterable's batches to keep, for what looks at a sample of the data.
+        Samples that a look at the data takes at most; so many of an iterable's batches are kept.
 
     Raises
     ------
@@ -91,6 +114,8 @@ def open_source(
     data = open_data(X, y, sample_weight, spec)
     if isinstance(data, Reader):
         return RowSource(data, batch_size, shuffled, rng)
+    if isinstance(data, SparseSamples):
+        return SparseSource(data, batch_size, shuffled, rng, n_sampled)
     return ArraySource(data, batch_size, shuffled, rng)
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Data that are not in memory (an h5py.Dataset, a zarr.Array): rows are read and checked in blocks, which form a pool for batches.
 
-How well a row source is shuffled: each epoch takes all blocks in a new random order, POOL_BLOCKS of them at a time, and the rows of
-these in a new random order. So each sample comes once an epoch, and a batch is drawn from that many places in the data, wherever they
-are. But within a block neighbours stay near each other: of data that are sorted (by class, by time) a batch sees at most as many
-stretches as the pool has blocks. Not here: arrays in memory (arrays.py), iterables of batches (batches.py).
+How well a row source is shuffled: each epoch takes all blocks in a new random order, up to POOL_BLOCKS of them at a time, and the rows
+of these in a new random order. Each sample comes once an epoch, and a batch is drawn from as many places as the pool has blocks. Data
+sorted into more stretches than that (by class, by time) are shuffled less well than in memory. Smaller blocks would shuffle better and
+be read more slowly: 1 MiB is about where a disk's time to find a place no longer matters.
+Not here: arrays in memory (arrays.py), iterables of batches (batches.py).
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ __all__ = ["Reader", "RowSource", "Rows", "is_row_source", "read_if_small"]
 
 # Bytes of a pool of rows, and the blocks that it is read in. What is smaller as a whole is read once and kept.
 POOL_BYTES = 64 * 2**20
-POOL_BLOCKS = 8
+POOL_BLOCKS = 64
+# Blocks of a pool where rows are taken in order, and the fewest where the file's chunks make them larger.
+FEWEST_BLOCKS = 8
 # Rows by which rows that are not in memory are told from others.
 KNOWN_BY = 64
 
@@ -119,11 +122,14 @@ class _Steady:
         return array
 
 
-def _block_rows(row_bytes: int, steady: _Steady, batch_size: int = 1) -> int:
-    """Rows of a block: of a POOL_BLOCKS-th of the pool, whole chunks of the file or else whole batches where these are smaller."""
-    n = max(1, POOL_BYTES // POOL_BLOCKS // max(1, row_bytes), -(-batch_size // POOL_BLOCKS))
+def _block_rows(pool_rows: int, n_blocks: int, steady: _Steady, batch_size: int) -> int:
+    """Rows of a block, of n_blocks in a pool: whole chunks of the file, or else whole batches where these are smaller. A chunk is not
+    read in parts, which would decompress it again for each, unless it is larger than a block may be."""
+    n = max(1, pool_rows // n_blocks)
     chunks = getattr(steady.rows, "chunks", None)
     chunk = chunks[0] if isinstance(chunks, tuple) and chunks and isinstance(chunks[0], int) else 0
+    if n < chunk <= pool_rows // FEWEST_BLOCKS:
+        return chunk
     for unit in (chunk, batch_size):
         if 0 < unit <= n:
             return n - n % unit
@@ -215,9 +221,12 @@ class Reader:
         self._row_bytes = n_in * X_itemsize + y_itemsize
         self._spec, self._classes, self._weighted = spec, classes, sample_weight is not None
 
-    def block_rows(self, batch_size: int = 1) -> int:
-        """Rows to be read at a time."""
-        return _block_rows(self._row_bytes, self._steady, batch_size)
+    def blocks_of_pool(self, n_blocks: int, batch_size: int = 1) -> tuple[int, int]:
+        """Rows to be read at a time, and how many times for a pool: about n_blocks, fewer where the file's chunks are large. A pool has
+        room for a batch."""
+        pool_rows = max(POOL_BYTES // max(1, self._row_bytes), batch_size)
+        height = _block_rows(pool_rows, n_blocks, self._steady, batch_size)
+        return height, max(1, pool_rows // height)
 
     def empty(self, n: int) -> Samples:
         """Room for n samples."""
@@ -255,7 +264,7 @@ class Reader:
 
     def blocks(self) -> Iterator[Samples]:
         """All samples in order."""
-        height = self.block_rows()
+        height, _ = self.blocks_of_pool(FEWEST_BLOCKS)
         for start in range(0, self.n_samples, height):
             yield self.read(start, min(start + height, self.n_samples))
 
@@ -275,11 +284,13 @@ class RowSource:
         self.steps_per_epoch = -(-self.n_samples // self.batch_size)
         self.shuffle, self.rng = shuffle, rng
         self.seconds = 0.0
-        self.block_rows = reader.block_rows(self.batch_size)
+        n_blocks = POOL_BLOCKS if shuffle else FEWEST_BLOCKS
+        self.block_rows, self.n_blocks = reader.blocks_of_pool(n_blocks, self.batch_size)
+        if shuffle:  # the pools of an epoch have about as many blocks, so that the last is as well mixed as the others
+            whole = -(-self.n_samples // self.block_rows)
+            self.n_blocks = -(-whole // -(-whole // self.n_blocks))
         # Of the blocks, and of what the pool before has left; no more than there are.
-        self._pool = reader.empty(
-            min(POOL_BLOCKS * self.block_rows + self.batch_size - 1, self.n_samples)
-        )
+        self._pool = reader.empty(min(self.n_blocks * self.block_rows + self.batch_size - 1, self.n_samples))
         self.data = self._pool.part(0, 0)
 
     def batches(self) -> Iterator[Stretch]:
@@ -288,9 +299,9 @@ class RowSource:
         if self.shuffle:
             starts = self.rng.permutation(starts)
         filled, counted = 0, False
-        for first in range(0, len(starts), POOL_BLOCKS):
+        for first in range(0, len(starts), self.n_blocks):
             began = time.perf_counter()
-            for start in starts[first : first + POOL_BLOCKS].tolist():
+            for start in starts[first : first + self.n_blocks].tolist():
                 samples = self.reader.read(start, min(start + self.block_rows, self.n_samples))
                 stop = filled + samples.n_samples
                 for array, part in zip(self._pool.arrays, samples.arrays, strict=True):
@@ -299,7 +310,7 @@ class RowSource:
                 filled = stop
                 del samples, part  # before the next block is there
             order = self.rng.permutation(filled) if self.shuffle else None
-            last = first + POOL_BLOCKS >= len(starts)
+            last = first + self.n_blocks >= len(starts)
             stop = filled if last else filled - filled % self.batch_size
             self.seconds += time.perf_counter() - began
             yield self._pool.part(0, filled), order, bounds(stop, self.batch_size)

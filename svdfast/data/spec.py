@@ -58,6 +58,12 @@ class Spec(NamedTuple):
         Of a sample that may come as more than a row: (steps, features), (height, width, channels).
     steps : int
         How many targets a sample has, each of `n_outputs`: one for each step, where outputs are sequences.
+    n_classes : int
+        Classes that a label may name: 0 where targets are other things than a class for each sample.
+    classes : tuple of bool, int, float or str, optional
+        Labels of the classes 0, 1, ...
+    feature_names : tuple of str, optional
+        Names that the columns of a table must have.
     """
 
     n_inputs: int
@@ -69,3 +75,6 @@ class Spec(NamedTuple):
     finite: bool = True
     shape: tuple[int, ...] = ()
     steps: int = 1
+    n_classes: int = 0
+    classes: tuple[Any, ...] | None = None
+    feature_names: tuple[str, ...] | None = None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks from scikit-learn's multi-layer perceptrons: the numbers are copied, the function stays the same.
 
-Not here: estimators of our own (sklearn.py); how scikit-learn calls an activation (model/activations.py).
+Not here: estimators of our own (svdfast/sklearn); how scikit-learn calls an activation (model/activations.py).
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import numpy as np
 from svdfast._process.checks import positive_number
 from svdfast.interop.linears import Linear, network_of
 from svdfast.model.activations import FACTS, resolve
+from svdfast.model.heads import head_of
 from svdfast.model.network import Network
+from svdfast.model.origin import Label, Origin
 
 __all__ = ["from_sklearn"]
 
 
-def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
+def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
     """A network that computes what a fitted multi-layer perceptron of scikit-learn does.
 
     Truncate its hidden weights with `Network.truncate`; `train` then continues with the factors.
@@ -28,14 +30,15 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
     estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
         Fitted. For a pipeline, pass its last step and transform the inputs by the steps before.
     uint8_scale : float
-        As for `Network`.
+        As for `Network`, but by default 1: scikit-learn takes uint8 as the numbers that they are.
 
     Returns
     -------
     Network
         With the dtype of ``coefs_``. A classifier's outputs are those of ``predict_proba``, a regressor's those of ``predict``, one
         column for each class or target. A classifier of two classes has one sigmoid output, the probability of ``classes_[1]``. A
-        multi-label classifier has a sigmoid for each label. Targets are places in ``classes_``:
+        multi-label classifier has a sigmoid for each label. The network knows ``classes_`` and ``feature_names_in_`` as `classes` and
+        `feature_names`. Targets are labels where these are text, else places in ``classes_``:
         ``numpy.searchsorted(estimator.classes_, y)``.
 
     Raises
@@ -45,7 +48,7 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
     TypeError
         `estimator` has another type.
     ValueError
-        It is not fitted, or its output's activation has no counterpart (the Poisson loss uses the exponential).
+        It is not fitted, or an activation has no counterpart.
 
     Examples
     --------
@@ -62,10 +65,10 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
     >>> abs(dense - mlp.score(X[1500:], y[1500:])) < 0.01
     True
 
-    Truncated to a quarter of the ranks and trained for some more epochs, it classifies about as well with less than half of the
+    Truncated to rank 16 and trained for some more epochs, it classifies about as well with less than half of the
     multiplications:
 
-    >>> [t.rank for t in net.truncate(rank_fraction=0.25, inputs=X[:1500])]
+    >>> [t.rank for t in net.truncate(ranks=[16, 16], inputs=X[:1500])]
     [16, 16]
     >>> result = sf.train(net, X[:1500], classes[:1500], epochs=5, factoring=sf.Factoring(recompose=False))
     >>> abs(net.score(X[1500:], classes[1500:]) - dense) < 0.02
@@ -102,4 +105,25 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1 / 255) -> Network:
         if W.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise ValueError(f"estimator: coefs_[{i}]: expected float32 or float64, got {W.dtype}")
         layers.append(Linear(f"estimator: layer {i}", (W.T,), b, resolve(ours)))
-    return network_of(layers, uint8_scale)
+    net = network_of(layers, uint8_scale)
+    net.origin = Origin(_classes(estimator, net), _feature_names(estimator))
+    return net
+
+
+def _classes(estimator: Any, net: Network) -> tuple[Label, ...] | None:
+    """The classes of the network's outputs; None for numbers, for labels of which a sample may have several, and for labels of a kind that
+    files of networks do not have."""
+    head = head_of(net.layout.layers[-1].activation)
+    n_out = net.sizes[-1]
+    found = getattr(estimator, "classes_", None)
+    if not isinstance(found, np.ndarray) or head.n_targets(n_out) != 1 or len(found) != head.n_values(n_out):
+        return None
+    try:
+        return Origin.parse({**Origin().header(), "classes": found.tolist()}).classes
+    except (TypeError, ValueError):
+        return None
+
+
+def _feature_names(estimator: Any) -> tuple[str, ...] | None:
+    names = getattr(estimator, "feature_names_in_", None)
+    return None if names is None else tuple(map(str, names))

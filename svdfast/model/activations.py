@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from svdfast._elementwise import ACTIVATIONS, BACKWARD_READS
-from svdfast._process.checks import positive_number
+from svdfast._process.checks import known_name, positive_number
 
 __all__ = [
     "Activation",
     "celu",
     "clipped_relu",
     "elu",
+    "exp",
     "gelu",
     "gelu_tanh",
     "hardtanh",
@@ -140,6 +141,11 @@ def tanh() -> Activation:
 def sigmoid() -> Activation:
     """f(z) = 1/(1 + e⁻ᶻ)."""
     return Activation("sigmoid")
+
+
+def exp() -> Activation:
+    """f(z) = eᶻ, for an output that is positive: a rate or a count (the loss "poisson")."""
+    return Activation("exp")
 
 
 def softmax() -> Activation:
@@ -271,10 +277,6 @@ FACTS = {
         Facts(identity, onnx=lambda graph, z, _: z, sklearn="identity"),
         Facts(relu, torch=Torch("ReLU"), onnx=_operator("Relu"), sklearn="relu"),
         Facts(
-            leaky_relu, "slope", or_zero=True,
-            torch=Torch("LeakyReLU", "negative_slope"), onnx=_onnx_leaky_relu,
-        ),
-        Facts(
             clipped_relu, "ceiling",
             torch=Torch("Hardtanh", "max_val", lambda _: {"min_val": (0.0,)}), onnx=_onnx_clipped_relu,
         ),
@@ -282,6 +284,10 @@ FACTS = {
             hardtanh, "limit",
             torch=Torch("Hardtanh", "max_val", lambda limit: {"min_val": (-limit,)}),
             onnx=_onnx_hardtanh,
+        ),
+        Facts(
+            leaky_relu, "slope", or_zero=True,
+            torch=Torch("LeakyReLU", "negative_slope"), onnx=_onnx_leaky_relu,
         ),
         Facts(elu, "alpha", torch=Torch("ELU", "alpha"), onnx=_onnx_elu),
         Facts(celu, "alpha", torch=Torch("CELU", "alpha"), onnx=_onnx_celu),
@@ -299,12 +305,24 @@ FACTS = {
         ),
         Facts(tanh, torch=Torch("Tanh"), onnx=_operator("Tanh"), sklearn="tanh"),
         Facts(sigmoid, torch=Torch("Sigmoid"), onnx=_operator("Sigmoid"), sklearn="logistic"),
+        Facts(exp, onnx=_operator("Exp"), sklearn="exp"),
         Facts(
             softmax, torch=Torch("Softmax", others=lambda _: {"dim": (-1, 1)}),
             onnx=_operator("Softmax", axis=-1), sklearn="softmax",
         ),
     )
 }  # fmt: skip
+
+# What other libraries call them.
+_ELSEWHERE = {
+    "exponential": "exp",
+    "leaky": "leaky_relu",
+    "leakyrelu": "leaky_relu",
+    "linear": "identity",
+    "logistic": "sigmoid",
+    "none": "identity",
+    "swish": "silu",
+}
 
 
 def resolve(activation: str | Activation, argument: str = "activation") -> Activation:
@@ -323,6 +341,5 @@ def resolve(activation: str | Activation, argument: str = "activation") -> Activ
         raise TypeError(
             f"{argument}: expected a name or an Activation, got {type(activation).__name__}"
         )
-    if activation not in FACTS:
-        raise ValueError(f"{argument}: expected one of {', '.join(FACTS)}, got {activation!r}")
+    known_name(argument, activation, FACTS, _ELSEWHERE)
     return FACTS[activation].make()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, SupportsIndex, TypeAlias, get_args
 
 from svdfast._process.checks import count, one_of
+from svdfast._process.text import aligned
 from svdfast.model.program import Program, Tensor
 from svdfast.model.structures import Dense, LowRank, Structure, of_rank
 
@@ -103,14 +104,7 @@ class MultiplicationCount:
             for layer in self.layers
         ]
         rows.append(("total", "", f"{self.dense_total:,}", f"{self.total:,}", f"{self.ratio:.2f}"))
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                [row[0].ljust(widths[0])]
-                + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            )
-            for row in (header, *rows)
-        )
+        return "\n".join(aligned([header, *rows]))
 
 
 def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationCount:

@@ -22,10 +22,12 @@ from svdfast._process.checks import check_out, positive_number, room
 from svdfast._process.runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.data.checks import Samples
 from svdfast.data.open import checked_samples, open_data
+from svdfast.data.rows import Reader
 from svdfast.data.spec import Spec
 from svdfast.model import losses, truncation
-from svdfast.model.heads import head_of, share_explained
+from svdfast.model.heads import BITS, head_of, share_explained
 from svdfast.model.layout import Layout
+from svdfast.model.origin import Origin
 from svdfast.model.products import threads
 
 __all__ = ["Evaluation", "Evaluator", "spec_of"]
@@ -42,6 +44,8 @@ class _Network(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
     @property
     def state(self) -> tuple[Layout, NDArray[Any]]: ...
+    @property
+    def origin(self) -> Origin: ...
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,17 @@ def spec_of(net: _Network, loss: str | None = None) -> Spec:
     TypeError, ValueError
         There is no such loss, or it does not go with the output.
     """
-    layout, dtype = net.layout, net.dtype
-    targets, shape = losses.resolve(loss, layout.layers[-1].activation), layout.output_shape
+    layout, dtype, origin = net.layout, net.dtype, net.origin
+    *steps, n_out = layout.output_shape
+    output = layout.layers[-1].activation
+    targets = losses.resolve(loss, output)
+    head = head_of(output)
+    # A softmax network takes class numbers by its own loss only; a bit is a number for any loss.
+    takes_labels = targets.classes or (head is BITS and n_out == 1)
     return Spec(
-        layout.sizes[0], shape[-1], dtype, net.uint8_scale, targets, dtype, shape=layout.input,
-        steps=math.prod(shape[:-1]),
+        layout.sizes[0], n_out, dtype, net.uint8_scale, targets, dtype, shape=layout.input, steps=math.prod(steps),
+        n_classes=head.n_values(n_out) if takes_labels else 0,
+        classes=origin.classes if takes_labels else None, feature_names=origin.feature_names,
     )  # fmt: skip
 
 
@@ -119,7 +129,7 @@ def predict(
     else:
         check_out("out", out, shape, dtype, direct=True)
         # Nothing that is still to be read may be written to.
-        read = [way.parameters, data.inputs.array if isinstance(data, Samples) else X]
+        read = [way.parameters, *([X] if isinstance(data, Reader) else data.arrays)]
         overlaps = any(isinstance(a, np.ndarray) and np.may_share_memory(a, out) for a in read)
         result = np.empty_like(out, subok=False) if overlaps else out
     start = 0

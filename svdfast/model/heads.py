@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a network's outputs mean: a class by softmax, bits by sigmoid, numbers by every other activation.
+"""What a network's outputs mean: a class by softmax, bits by sigmoid, rates of counts by exp, numbers by every other activation.
 
 A head knows the loss that goes with its outputs, how they are read, and how they are scored. Not here: the losses and
 what they take as targets (losses.py), and the labels that classes have in somebody's data.
@@ -19,6 +19,7 @@ from svdfast.model.activations import Activation
 __all__ = [
     "BITS",
     "CLASSES",
+    "COUNTS",
     "NUMBERS",
     "Head",
     "agree",
@@ -69,7 +70,8 @@ class Head:
 CLASSES = Head("softmax", "cross_entropy")
 BITS = Head("sigmoid", "binary_cross_entropy")
 NUMBERS = Head("identity", "mean_squared_error", decides=False)
-_HEADS = {head.output: head for head in (CLASSES, BITS)}
+COUNTS = Head("exp", "poisson", decides=False)
+_HEADS = {head.output: head for head in (CLASSES, BITS, COUNTS)}
 
 
 def head_of(output: Activation) -> Head:

@@ -7,6 +7,7 @@ Not here: what it gives for data (evaluation.py), training, files and other libr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +25,11 @@ from svdfast._process.checks import (
     room,
 )
 from svdfast._process.runtime import single_threaded_blas
+from svdfast._process.text import aligned
 from svdfast.data.rows import Rows
 from svdfast.model import activations, evaluation, truncation
 from svdfast.model.activations import Activation
+from svdfast.model.counting import count_multiplications
 from svdfast.model.describe import Input, build
 from svdfast.model.describe import Layer as LayerOf
 from svdfast.model.evaluation import Evaluation
@@ -52,9 +55,9 @@ class Network:
         Inputs, then outputs of each layer; at least two, each ≥ 1.
     hidden : str or Activation or sequence of them
         Activation of the hidden layers, or of each: one of identity, relu, clipped_relu, hardtanh, leaky_relu, elu, celu,
-        gelu, gelu_tanh, silu, softplus, tanh, sigmoid, softmax, or what a function of `svdfast.activations` returns.
+        gelu, gelu_tanh, silu, softplus, tanh, sigmoid, exp, softmax, or what a function of `svdfast.activations` returns.
     output : str or Activation
-        Activation of the last layer.
+        Activation of the last layer. One output takes "sigmoid" or "identity": softmax of one number is always 1.
     init : {"glorot", "glorot_uniform", "he"}
         See `svdfast.model.initializers`; "glorot" is the report's. Biases are zero.
     dtype : {"float32", "float64"}
@@ -118,6 +121,10 @@ class Network:
             layout = Layout(build(sizes, listed("layers", hidden, "layers")), sizes.shape)
         else:
             layout = _of_sizes(sizes, hidden, output)
+        if layout.output_shape[-1] == 1 and layout.layers[-1].activation.name == "softmax":
+            raise ValueError(
+                'output: expected "sigmoid" (two classes) or "identity" (a number) for one output, got "softmax", which is always 1'
+            )
         if init not in INITIALIZERS:
             raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
         kind = float_dtype("dtype", dtype)
@@ -191,6 +198,40 @@ class Network:
         forms = [f"{layer.n_out}{layer.structure.note}" for layer in self.layers]
         return f"<Network {self.sizes[0]} -> {' -> '.join(forms)}, {self.dtype}>"
 
+    def summary(self) -> str:
+        """A table of the layers: sides, activation, form of the weight, parameters, and multiplications for a sample.
+
+        Multiplications are those of the forward pass and of a whole training step. A line counts inputs and outputs; it calls them
+        features and classes where the network knows those of its data, and then names them.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import svdfast as sf
+        >>> net = sf.Network([784, 512, 10], seed=0)
+        >>> _ = net.truncate(rank_fraction=0.25)
+        >>> print(net.summary())
+        layer    activation  form      parameters  forward     step
+        784-512  relu        rank 128     166,400  165,888  397,312
+        512-10   softmax     dense          5,130    5,120   15,360
+        total                             171,530  171,008  412,672
+        784 inputs, 10 outputs, float32
+        """
+        layout = self.layout
+        forward, step = count_multiplications(layout, "forward"), count_multiplications(layout, "step")
+        rows = [["layer", "activation", "form", "parameters", "forward", "step"]]
+        for i, layer in enumerate(layout.layers):
+            numbers = sum(prod(t.shape) for t in layout.of(i)), forward.layers[i].multiplications, step.layers[i].multiplications
+            form = [f"{layer.n_in}-{layer.n_out}", layer.name, str(layer.structure)]
+            rows.append(form + [f"{number:,}" for number in numbers])
+        rows.append(["total", "", "", *(f"{number:,}" for number in (layout.size, forward.total, step.total))])
+        inputs = f"{self.sizes[0]} {'inputs' if self.feature_names is None else 'features'}"
+        outputs = f"{self.sizes[-1]} outputs" if self.classes is None else f"{len(self.classes)} classes"
+        return "\n".join([*aligned(rows, n_left=3), f"{inputs}, {outputs}, {self.dtype}", *self.origin.told()])
+
     @in_use.reads
     def __getstate__(self) -> dict[str, Any]:
         layout, parameters = self._state
@@ -232,9 +273,9 @@ class Network:
 
         Parameters
         ----------
-        X : array_like (n_samples, n_inputs), or row source
+        X : array_like (n_samples, n_inputs), sparse matrix, or row source
             Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. Arrays on disk (h5py.Dataset, zarr.Array) are read in
-            blocks, as in `train`.
+            blocks, and DataFrames of numbers are taken, as in `train`. Rows of a sparse matrix become dense in blocks.
         out : ndarray (n_samples, n_outputs), optional
             Array for the outputs: of the network's dtype, C-contiguous and writeable. It may overlap X: the outputs are those of X
             as it was.
@@ -250,7 +291,8 @@ class Network:
         Raises
         ------
         TypeError, ValueError
-            X is not 2-D, real and of the network's width, or `out` is not as it should be, which is then untouched.
+            X is not 2-D, real and of the network's width, a DataFrame's columns are not `feature_names` in their order, or
+            `out` is not as it should be, which is then untouched.
 
         Examples
         --------
@@ -273,6 +315,7 @@ class Network:
         Parameters
         ----------
         y : array_like (n_samples,) or (n_samples, n_outputs), or row source
+            As in `train`; text must be of the network's `classes`.
         loss : str, optional
             By default the one that goes with the output's activation.
         sample_weight : array_like (n_samples,) or row source, optional
@@ -353,7 +396,8 @@ class Network:
         """Cuts each hidden weight by truncated SVD into two factors: W ≈ W1·W2 (the report, section 3.3.2).
 
         The output layer stays dense. A layer in which factoring would not save multiplications in training stays as it is,
-        unless `force`. A layer that is factored already is cut anew from its product W1·W2.
+        unless `force`. So does a layer of at most 100 inputs if `rank_fraction` would give it a rank below their number:
+        it would be a bottleneck. `Truncation.reason` says so. A factored layer is truncated again, from its product W1·W2.
 
         Parameters
         ----------
@@ -368,10 +412,11 @@ class Network:
         split : {"balanced", "left", "right"}
             See `factorize`.
         force : bool
-            Factor even where it saves nothing.
+            Factor even where it saves nothing or makes a bottleneck.
         inputs, sample_weight : array_like (n_samples, n_inputs), (n_samples,), optional
-            A sample of the network's inputs, and its weights. Each layer is then cut so that its outputs over the sample change least,
-            ‖(W − W1·W2)·X‖_F, instead of its weight ("activation-aware", see `leading_directions`).
+            A sample of the network's inputs, in memory, and its weights; a DataFrame is taken as in `predict`. Each layer is then cut so
+            that its outputs over the sample change least, ‖(W − W1·W2)·X‖_F, instead of its weight ("activation-aware", see
+            `leading_directions`).
         directions : mapping of int to ndarray (n_out, rank or more), optional
             By hidden layer, from 0: what `leading_directions` gave for its weight as it is now. It is not computed again then.
         structure : subclass of Structure

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from svdfast._process.checks import positive_number
+from svdfast.data.preparation import Preparation
 from svdfast.model.heads import head_of
 from svdfast.model.layout import Layout
 
@@ -20,6 +21,7 @@ __all__ = ["Label", "Origin"]
 Label: TypeAlias = bool | int | float | str
 
 _LARGEST = 2**63 - 1
+_MOST_NAMES = 20  # of features or of classes that are told
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,24 @@ class Origin:
         What the inputs are called there.
     mean, deviation : tuple of float, optional
         Of each feature, where the network was trained on standardised ones; its first layer takes them as they are.
+    preparation : Preparation, optional
+        How a table becomes the network's inputs, where it was trained on one.
     """
 
     classes: tuple[Label, ...] | None = None
     feature_names: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     deviation: tuple[float, ...] | None = None
+    preparation: Preparation | None = None
+
+    def told(self) -> list[str]:
+        """Lines about the data, as far as they are known."""
+        if self.preparation is not None:
+            columns = [column.name for column in self.preparation.columns]
+            features = f"{len(self.preparation.feature_names)} features of {len(columns)} columns: {_listed(columns)}"
+            return [*(f"target {target.name!r}: {_kind(target.classes)}" for target in self.preparation.targets), features]
+        lines = [] if self.classes is None else [f"classes {_listed(self.classes)}"]
+        return lines if self.feature_names is None else [*lines, f"features {_listed(self.feature_names)}"]
 
     def check(self, layout: Layout) -> None:
         """Refuses, with ValueError, what does not fit a network."""
@@ -57,10 +71,28 @@ class Origin:
                 raise ValueError(f"{name}: expected {n_in}, as the network has inputs, got {len(values)}")
         if (self.mean is None) != (self.deviation is None):
             raise ValueError("mean: expected both means and deviations or none of them")
+        if self.preparation is not None:
+            self._check_preparation(self.preparation, layout)
+
+    def _check_preparation(self, preparation: Preparation, layout: Layout) -> None:
+        n_in, n_out = layout.sizes[0], layout.sizes[-1]
+        n_features, n_targets = len(preparation.feature_names), len(preparation.targets)
+        head = head_of(layout.layers[-1].activation)
+        if n_features != n_in:
+            raise ValueError(f"preparation: expected {n_in} features, as the network has inputs, got {n_features}")
+        if n_targets != head.n_targets(n_out):
+            raise ValueError(f"preparation: expected {head.n_targets(n_out)} targets, as the network has, got {n_targets}")
+        for target in preparation.targets:
+            n_classes = 0 if target.classes is None else len(target.classes)
+            if n_classes != head.n_values(n_out):
+                raise ValueError(f"preparation: expected {head.n_values(n_out)} classes of each target, got {n_classes}")
+        if self.feature_names != preparation.feature_names or self.classes != preparation.classes:
+            raise ValueError("preparation: expected the classes and the features that the network has, got others")
 
     def header(self) -> dict[str, Any]:
         """What JSON can hold."""
-        return asdict(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"preparation": self.preparation and self.preparation.header()}
 
     @classmethod
     def parse(cls, values: Any) -> Origin:
@@ -70,7 +102,17 @@ class Origin:
             mean = tuple(math.copysign(positive_number("mean", abs(x), or_zero=True), x) for x in mean)
         if deviation is not None:
             deviation = tuple(positive_number("deviation", x) for x in deviation)
-        return cls(_each(values["classes"], _label), _each(values["feature_names"], _name), mean, deviation)
+        preparation = None if values["preparation"] is None else Preparation.parse(values["preparation"])
+        return cls(_each(values["classes"], _label), _each(values["feature_names"], _name), mean, deviation, preparation)
+
+
+def _kind(classes: Sequence[Label] | None) -> str:
+    return "a number" if classes is None else f"classes {_listed(classes)}"
+
+
+def _listed(names: Sequence[object]) -> str:
+    shown = ", ".join(map(str, names[:_MOST_NAMES]))
+    return f"{shown}, ... ({len(names)})" if len(names) > _MOST_NAMES else shown
 
 
 def _each(values: Any, parse: Any) -> Any:

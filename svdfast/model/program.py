@@ -171,7 +171,7 @@ class Program:
     >>> program = Program(4)
     >>> z = program.product(0, Tensor("layers.0.W", (3, 4), 0, True, 0))
     >>> program.values[z]
-    Value(width=3, rows_per_sample=1, view_of=None)
+    Value(width=3, rows_per_sample=1, view_of=None, delta_of=None, patches=())
     >>> program.multiplications("forward"), program.multiplications("step")
     (12, 24)
     """

@@ -232,7 +232,7 @@ def resolve_rule(
         Both or neither are given; a rank or a share is out of range; a rule is unknown.
     """
     if (rank_fraction is None) == (ranks is None):
-        raise ValueError("rank_fraction, ranks: expected one of the two")
+        raise ValueError(f"rank_fraction, ranks: expected one of the two, got {'neither' if ranks is None else 'both'}")
     rule = Fraction(rank_fraction) if ranks is None else rule_of(ranks)  # type: ignore[arg-type]
     check_fit(rule, layout)
     return rule
@@ -269,3 +269,8 @@ def _checked(by: str, ranks: Any, layers: Sequence[Weight]) -> Ranks:
 def without_bottlenecks(ranks: Ranks, layers: Sequence[Weight]) -> Ranks:
     """None in place of a rank that lets less through than the few inputs that a layer has."""
     return [None if rank and rank < a.n_in <= NARROW else rank for rank, a in zip(ranks, layers, strict=True)]
+
+
+def why_bottleneck(rank: int, layer: Weight) -> str:
+    """The reason that `without_bottlenecks` has, in words."""
+    return f"a rank of {rank} would be a bottleneck for its {layer.n_in} inputs (force=True cuts it)"

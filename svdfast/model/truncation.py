@@ -22,7 +22,7 @@ from svdfast.model.counting import break_even_rank, weight_multiplications
 from svdfast.model.inputs import layer_inputs
 from svdfast.model.layout import Layout
 from svdfast.model.products import each, largest, product, sum_of_squares
-from svdfast.model.ranks import RankRule, ranks_by
+from svdfast.model.ranks import Fraction, RankRule, ranks_by, why_bottleneck, without_bottlenecks
 from svdfast.model.structures import Dense, Fit, LowRank, Structure
 from svdfast.model.svd import RIDGE, Outputs, exponent
 
@@ -53,6 +53,8 @@ class Truncation:
         Those kept; empty where the layer was left as it was.
     dropped_norm : float
         ‖W − W1·W2‖_F: the root of the sum of squares of the singular values that were dropped.
+    reason : str or None
+        Why it was left as it was.
     """
 
     layer: int
@@ -61,11 +63,12 @@ class Truncation:
     break_even_rank: int
     singular_values: NDArray[Any]
     dropped_norm: float
+    reason: str | None = None
 
     @property
     def skipped(self) -> bool:
-        """Whether factoring was asked for and not done, as it would not save multiplications."""
-        return len(self.singular_values) == 0
+        """Whether factoring was asked for and not done."""
+        return self.reason is not None
 
 
 def matrices(state: State) -> list[Array]:
@@ -151,7 +154,8 @@ def truncate(
     layout, parameters = state
     weights = factorable_weights(state)
     wanted = ranks_by(rule, layout.factorable, weights)
-    usable = usable_ranks(layout, wanted, kind, force=force)
+    through = without_bottlenecks(wanted, layout.factorable) if isinstance(rule, Fraction) and not force else wanted
+    usable = usable_ranks(layout, through, kind, force=force)
     given = {} if directions is None else directions
     if look is not None:
         given = {**look([None if i in given else rank for i, rank in enumerate(usable)]), **given}
@@ -160,11 +164,15 @@ def truncate(
     for i, rank in enumerate(wanted):
         if not rank:  # nothing is asked for
             continue
-        layer, W = layout.layers[i], weights[i]
+        layer, W = layout.placed[i], weights[i]
         limit = break_even_rank(layer.n_in, layer.n_out, first_layer=layout.placed[i].first)
         if usable[i] is None:
-            logger.info("layer %d stays as it is: rank %d is above its break-even rank %d", i, rank, limit)
-            done.append(Truncation(i, layer.rank, rank, limit, np.empty(0, parameters.dtype), 0.0))
+            if through[i] is None:
+                reason = why_bottleneck(rank, layer)
+            else:
+                reason = f"rank {rank} would save no multiplications, the break-even rank is {limit} (force=True cuts it)"
+            logger.info("layer %d stays as it is: %s", i, reason)
+            done.append(Truncation(i, layer.rank, rank, limit, np.empty(0, parameters.dtype), 0.0, reason))
             continue
         structure = kind(layer.n_out, layer.n_in, rank)
         known = _leading(given[i], i, W, rank) if i in given else None

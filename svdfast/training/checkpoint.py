@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Checkpoint files: what a training needs to go on, plain values and arrays, written whole or not at all, checked as they are read.
 
-    svdfast checkpoint 2\\n       what it is, and the format's version
+    svdfast checkpoint 3\\n       what it is, and the format's version
     length                       of the next part in bytes, in 8 bytes, lowest first
     JSON                         the values; an array is its dtype and shape
     arrays                       their bytes, one after the other, in the order in which the values name them
@@ -34,7 +34,16 @@ from svdfast.model.structures import Structure, kind_named
 from svdfast.training import state
 from svdfast.training.factoring import Factoring, Guard
 from svdfast.training.optimizers import BY_NAME, Optimizer
-from svdfast.training.schedules import Constant, Cooldown, Cosine, StepDecay, Warmup, is_known
+from svdfast.training.schedules import (
+    Constant,
+    Cooldown,
+    Cosine,
+    ReduceOnPlateau,
+    StepDecay,
+    Warmup,
+    is_known,
+)
+from svdfast.training.stopping import EarlyStopping
 
 __all__ = [
     "GENERATORS", "Checkpoint", "factoring_header", "fingerprint", "optimizer_header", "parse_factoring", "parse_optimizer", "read",
@@ -42,13 +51,15 @@ __all__ = [
 ]  # fmt: skip
 
 _MAGIC = b"svdfast checkpoint "
-_VERSION = 2
+_VERSION = 3
 _START = _MAGIC + b"%d\n" % _VERSION
 _RULES = (Budget, Energy, Fraction, Given)
 _STATES = tuple(getattr(state, name) for name in state.__all__)
 _RECORDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (*_RULES, *_STATES, Constant, Cooldown, Cosine, Factoring, Guard, StepDecay, Truncation, Warmup)
+    for kind in (
+        *_RULES, *_STATES, Constant, Cooldown, Cosine, EarlyStopping, Factoring, Guard, ReduceOnPlateau, StepDecay, Truncation, Warmup,
+    )
 }
 # What a random generator of a file can be.
 GENERATORS: dict[str, Callable[[], Any]] = {

@@ -185,11 +185,11 @@ def _largest(array: NDArray[Any]) -> float:
 
 
 def _overflowing(net: Network, X: NDArray[Any]) -> int | None:
-    """The first layer whose outputs are not finite, the last one's before its activation."""
+    """The first layer whose outputs are not finite, the last one's before its activation, unless that itself overflows."""
     layout, parameters = net.state
     for i in range(len(layout.layers)):
         layers = layout.layers[: i + 1]
-        if i == len(layout.layers) - 1:
+        if i == len(layout.layers) - 1 and layers[-1].activation.name != "exp":
             layers = (*layers[:-1], replace(layers[-1], activation=identity()))  # type: ignore[arg-type]
         part = replace(layout, layers=layers)
         biases = parameters[layout.n_weights :][: part.size - part.n_weights]

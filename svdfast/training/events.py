@@ -21,7 +21,7 @@ class Event:
 
     Attributes
     ----------
-    kind : {"ranks", "switch", "guard", "recompose", "epoch"}
+    kind : {"ranks", "switch", "guard", "recompose", "stop", "restore", "epoch"}
     epoch : int
         From 1.
     step : int
@@ -38,6 +38,10 @@ class Event:
         - "guard": `loss_before` the cut and `loss_recovered`; `action` ("kept", "raised", "delayed", "undone"); where the loss was
           looked at right after the cut, `loss_after`; with "auto" `layers`, those that are dense again, "watched" where the next check
           decides, and where steps are no faster `seconds_dense` and `seconds_factored` of one;
+        - "recompose": after the last step, with validation data, `val_loss` and `val_accuracy` of the recomposed network;
+        - "stop", early stopping has decided on the end: `last_epoch`, later than the present one where a cooldown comes first; `monitor`
+          and `patience`; and with `restore_best` `best` and `best_epoch`;
+        - "restore", the network is that of the best epoch again: the same without `last_epoch`;
         - "epoch": the new row of the history.
 
     Examples

@@ -21,6 +21,7 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.arrays import Source
 from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluator
+from svdfast.model.origin import Origin
 from svdfast.training.checkpoint import Checkpoint, optimizer_header
 from svdfast.training.diagnosis import Watch
 from svdfast.training.events import Event, StopTraining
@@ -29,6 +30,7 @@ from svdfast.training.result import TrainingResult
 from svdfast.training.run import Run
 from svdfast.training.schedules import Constant, Cooldown
 from svdfast.training.state import EventState, LoopState
+from svdfast.training.stopping import EarlyStopping, Stopper
 from svdfast.training.switch import Switch
 
 __all__ = ["Loop"]
@@ -52,6 +54,9 @@ class Loop:
     about : dict
         The rest of a checkpoint: what the training was asked for, and of which data.
     progress : bool
+    origin : Origin
+        Of the network, from when it is trained.
+    early_stopping : EarlyStopping or None
     """
 
     def __init__(
@@ -66,10 +71,12 @@ class Loop:
         checkpoint: Checkpoint | None,
         about: Mapping[str, Any],
         progress: bool,
+        origin: Origin,
+        early_stopping: EarlyStopping | None,
     ):
         self.run, self.source, self.rng, self.evaluator = run, source, rng, evaluator
         self.factoring, self.epochs, self.callbacks = factoring, epochs, callbacks
-        self.checkpoint, self.about, self.progress = checkpoint, about, progress
+        self.checkpoint, self.about, self.progress, self.origin = checkpoint, about, progress, origin
         self.n_steps = epochs * source.steps_per_epoch
         self.result = TrainingResult(run.net)
         self.watch = Watch(run)
@@ -80,6 +87,7 @@ class Loop:
         # Steps when the network took the form that it has, and seconds since.
         self.since, self.spent = 0, 0.0
         self.stopped = False
+        self.stopper = None if early_stopping is None else Stopper(early_stopping, run)
 
     def finish(self) -> TrainingResult:
         """Trains to the end.
@@ -111,20 +119,32 @@ class Loop:
 
         epoch = max(1, -(-result.n_steps // self.source.steps_per_epoch))
         self.watch.look(result.n_steps, epoch, always=True)
+        self._take_best(epoch)
         if self.factoring.recompose and run.net.is_factored:
             with single_threaded_blas.held():
                 seconds = self.switch.recompose()
                 self.watch.look(result.n_steps, epoch)
                 result.seconds += seconds
-                row = {"epoch": epoch, "step": result.n_steps, "phase": "recomposed", "loss": math.nan}
-                row |= {"learning_rate": math.nan, "seconds": seconds}
+                info = {"seconds": seconds}
                 if self.evaluator is not None:
-                    self._add_validation(row)
-            result.history.append(row)
-            result.events.append(Event("recompose", epoch, result.n_steps, run.net, {"seconds": seconds}))
-            with contextlib.suppress(StopTraining):
-                self._tell(result.events[-1])
+                    self._add_validation(info)
+            self._tell_at_end("recompose", epoch, info)
         return result
+
+    def _take_best(self, epoch: int) -> None:
+        """Gives the network the parameters of the best epoch, where they are to be restored and that was not the last."""
+        stopper, result = self.stopper, self.result
+        if stopper is None or stopper.best is None or stopper.best.step == result.n_steps:
+            return
+        self.run.net.set_state(stopper.best.layout, stopper.best.parameters)
+        self.run.optimizer.reset()
+        self._tell_at_end("restore", epoch, stopper.told())
+
+    def _tell_at_end(self, kind: str, epoch: int, info: dict[str, Any]) -> None:
+        """Notes what happened after the last step, which no callback can stop."""
+        self.result.events.append(Event(kind, epoch, self.result.n_steps, self.run.net, info))
+        with contextlib.suppress(StopTraining):
+            self._tell(self.result.events[-1])
 
     def _begin(self) -> None:
         """Makes the engine, brings the source to where the training was, and writes the first checkpoint."""
@@ -140,6 +160,7 @@ class Loop:
         except BaseException:
             vars(run.optimizer).update(optimizer)  # nothing has been trained
             raise
+        run.net.origin = self.origin
         if source.replayed and self.epoch <= self.epochs and not self.stopped:
             seconds = source.seconds
             for _ in range(1, self.epoch):
@@ -150,10 +171,12 @@ class Loop:
     def _train(self, bar: Any) -> None:
         """What is left of the epochs: their batches, their rows of the history, and the callbacks."""
         run, result, source, checkpoint, watch = self.run, self.result, self.source, self.checkpoint, self.watch
-        n_steps, whole = result.n_steps, self.n_steps
+        n_steps = result.n_steps
         done = n_steps - (self.epoch - 1) * source.steps_per_epoch  # of the first epoch's batches
-        due = self._due()
         for epoch in range(self.epoch, self.epochs + 1):
+            if epoch > self.epochs:  # they have become fewer
+                break
+            whole, due = self.n_steps, self._due()
             if run.outdated:
                 self._close_phase()
                 run.follow()
@@ -166,6 +189,8 @@ class Loop:
                 type(schedule) is Cooldown and n_steps + source.steps_per_epoch <= schedule.falls_after(whole)
             ):
                 constant = schedule.learning_rate
+            elif run.plateau is not None and run.plateau.schedule is schedule:
+                constant = run.plateau.rate
             if checkpoint is not None:
                 self.generator = self.rng.bit_generator.state
             batches: Iterator[tuple[int, int]] = run.batches(source)
@@ -209,11 +234,37 @@ class Loop:
             self.total = self.seconds = 0.0
             if bar is not None:
                 bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
+            over = self._counts_on(row)
             if self.callbacks:
                 self._tell(Event("epoch", epoch, n_steps, run.net, row))
+            if over:
+                self._end_early(epoch, bar)
             if checkpoint is not None and (checkpoint.every is None or epoch == self.epochs):
                 self.generator = self.rng.bit_generator.state
                 self._save()
+
+    def _counts_on(self, row: Mapping[str, Any]) -> bool:
+        """Tells an epoch's row to what waits for progress. Whether the training is to end."""
+        if self.run.plateau is not None:
+            self.run.plateau.epoch(row, self.run.net)
+        return self.stopper is not None and self.stopper.epoch(row)
+
+    def _end_early(self, epoch: int, bar: Any) -> None:
+        """Ends the training with this epoch, or as soon as a cooldown that begins now is over."""
+        assert self.stopper is not None
+        if epoch == self.epochs:
+            return
+        schedule, last = self.run.optimizer.schedule, epoch
+        if type(schedule) is Cooldown:
+            constant = 1 - schedule.cooldown_fraction
+            last = min(self.epochs, math.ceil(round(epoch / constant, 9))) if constant > 0 else self.epochs
+        self.epochs, self.n_steps = last, last * self.source.steps_per_epoch
+        self.switch.shorten(self.result.n_steps, self.n_steps)
+        if bar is not None:
+            bar.total = self.n_steps
+        event = Event("stop", epoch, self.result.n_steps, self.run.net, {**self.stopper.told(), "last_epoch": last})
+        self.result.events.append(event)
+        self._tell(event)
 
     def _due(self) -> int:
         """Before which step there is something to do."""
@@ -280,6 +331,7 @@ class Loop:
         state = LoopState(
             n_steps=result.n_steps,
             epoch=self.epoch,
+            epochs=self.epochs,
             generator=self.generator,
             total=self.total,
             since=self.since,
@@ -294,6 +346,8 @@ class Loop:
             optimizer=optimizer_header(self.run.optimizer),
             run=self.run.state(),
             switch=self.switch.state(),
+            plateau=None if self.run.plateau is None else self.run.plateau.state(),
+            stopper=None if self.stopper is None else self.stopper.state(),
         )
         self.checkpoint.write(result.n_steps, {**self.about, "state": state})
 
@@ -306,6 +360,8 @@ class Loop:
             It is not as such a state is.
         """
         result, per_epoch = self.result, self.source.steps_per_epoch
+        self.epochs = count("epochs", state.epochs, maximum=self.epochs)
+        self.n_steps = self.epochs * per_epoch
         self.epoch = count("epoch", state.epoch, maximum=self.epochs + 1)
         done = (self.epoch - 1) * per_epoch
         most = min(done + per_epoch, self.n_steps)
@@ -318,6 +374,13 @@ class Loop:
         result.phases = [dict(phase) for phase in state.phases]
         self.run.restore(state.run)
         self.switch.restore(state.switch)
+        self.switch.n_steps = self.n_steps
+        if self.run.plateau is not None and state.plateau is not None:
+            self.run.plateau.restore(state.plateau)
+        if self.stopper is not None:
+            if state.stopper is None:
+                raise ValueError("it has no state of early stopping")
+            self.stopper.restore(state.stopper)
         result.events = [Event(told.kind, told.epoch, told.step, self.run.net, dict(told.info)) for told in state.events]
 
 

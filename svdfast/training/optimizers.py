@@ -7,7 +7,7 @@ Not here: the rate η at each step (schedules.py); L1 and L2 penalties, which ar
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from svdfast._elementwise import UPDATES
 from svdfast._engine import aligned_zeros
-from svdfast._process.checks import MAX_SIZE, count, float_dtype, fraction, positive_number, room
+from svdfast._process.checks import (
+    MAX_SIZE,
+    count,
+    float_dtype,
+    fraction,
+    known_name,
+    positive_number,
+    room,
+)
 from svdfast.model.structures import Moment
 from svdfast.training import schedules
 
@@ -260,6 +268,30 @@ class AdamW(Adam):
     def settings(self) -> dict[str, Any]:
         """The arguments that make such an optimizer, without its state."""
         return super().settings | {"weight_decay": self.rule.weight_decay}
+
+
+_TAKEN: dict[str, Callable[[], Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": GradientDescent}
+# What else they are called.
+_ELSEWHERE = {"gd": "sgd", "gradient_descent": "sgd", "gradientdescent": "sgd", "momentum": "sgd", "nesterov": "sgd"}
+
+
+def optimizer_of(given: Optimizer | str | None) -> Optimizer:
+    """What `train` was given, as an object. A name, or None for "adam", has the settings of its class, but a rate that falls at the end.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something else, or another name.
+    """
+    name = "adam" if given is None else given
+    if isinstance(name, Optimizer):
+        return name
+    if not isinstance(name, str):
+        raise TypeError(f"optimizer: expected an Optimizer or its name, got {type(name).__name__}")
+    known_name("optimizer", name, _TAKEN, _ELSEWHERE)
+    made = _TAKEN[name]()
+    made.learning_rate = made.schedule = schedules.Cooldown(made.schedule(0, 1))
+    return made
 
 
 # The optimizers that files may name. Classes of the user's own are not among them.

@@ -7,6 +7,7 @@ Not here: the checks of one object by itself (factoring.py, optimizers.py), of s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -18,10 +19,13 @@ from svdfast._process.runtime import resolve_precision
 from svdfast.data.arrays import Source
 from svdfast.data.batches import Batch
 from svdfast.data.checks import Samples
-from svdfast.data.open import open_source, open_validation
+from svdfast.data.open import learned, open_source, open_validation
+from svdfast.data.pixels import warn_of_pixels
 from svdfast.data.rows import Rows
 from svdfast.model.evaluation import Evaluator, spec_of
+from svdfast.model.heads import head_of
 from svdfast.model.network import Network
+from svdfast.model.origin import Origin
 from svdfast.model.ranks import check_fit
 from svdfast.training.checkpoint import GENERATORS, Checkpoint, factoring_header, fingerprint
 from svdfast.training.events import Event
@@ -29,6 +33,7 @@ from svdfast.training.factoring import Factoring
 from svdfast.training.loop import Loop
 from svdfast.training.optimizers import Optimizer
 from svdfast.training.run import SAMPLE, Run
+from svdfast.training.stopping import EarlyStopping
 
 __all__ = ["prepare"]
 
@@ -57,6 +62,7 @@ def prepare(
     validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None,
     callbacks: Iterable[Callable[[Event], None]],
     progress: bool,
+    early_stopping: EarlyStopping | None,
 ) -> Loop:
     """A training that has not begun, of checked arguments. The network is as it was."""
     plain: dict[str, Any] = {
@@ -71,13 +77,16 @@ def prepare(
         "reproducible": reproducible,
         "shuffle": shuffle,
         "steps_per_epoch": steps_per_epoch,
+        "early_stopping": early_stopping,
     }
     callbacks = tuple(listed("callbacks", callbacks, "callables"))
     if not all(callable(callback) for callback in callbacks):
         raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
     _check_fit(factoring, net)
     bfloat16 = resolve_precision(precision, net.dtype)
-    spec = spec_of(net, loss)
+    spec = learned(spec_of(net, loss), X, y)
+    if early_stopping is not None:
+        early_stopping.check(validated=validation is not None, decides=head_of(net.layout.layers[-1].activation).decides)
     evaluator = None
     if validation is not None:
         evaluator = Evaluator(open_validation(validation, spec), n_threads, reproducible=reproducible)
@@ -86,19 +95,24 @@ def prepare(
         n_sampled=0 if factoring.phi == 1 or net.is_factored else SAMPLE,
     )  # fmt: skip
 
+    warn_of_pixels(X, validation, spec)
+    origin = replace(net.origin, classes=spec.classes or net.origin.classes, feature_names=spec.feature_names)
+
     run = Run(
         net, source.data, optimizer, n_threads, source.batch_size, plain["l1"], plain["l2"], bfloat16, reproducible,
         plain["clip_norm"],
     )  # fmt: skip
     about: dict[str, Any] = {}
     if checkpoint is not None:
-        about = _about(net, plain, factoring, rng, checkpoint, source)
+        about = _about(net, origin, plain, factoring, rng, checkpoint, source)
         blocks: Iterable[Samples] = () if evaluator is None else evaluator.blocks()
         if not isinstance(validation, tuple | list):
             blocks = islice(blocks, 1)
         known = fingerprint(array for block in blocks for array in block.arrays)
         about["data"]["validation"] = None if evaluator is None else known
-    return Loop(run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress)
+    return Loop(
+        run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress, origin, early_stopping
+    )
 
 
 def _check_fit(factoring: Factoring, net: Network) -> None:
@@ -112,6 +126,7 @@ def _check_fit(factoring: Factoring, net: Network) -> None:
 
 def _about(
     net: Network,
+    origin: Origin,
     plain: dict[str, Any],
     factoring: Factoring,
     rng: np.random.Generator,
@@ -129,7 +144,9 @@ def _about(
         "every": checkpoint.every,
         "arguments": plain,
         "factoring": factoring_header(factoring),
-        "network": {**net.layout.header(), "uint8_scale": net.uint8_scale, "dtype": net.dtype.name},
+        "network": {
+            **net.layout.header(), "uint8_scale": net.uint8_scale, "dtype": net.dtype.name, "origin": origin.header(),
+        },
         "data": {
             "training": f"{source.steps_per_epoch} steps, {source.n_samples} samples, {fingerprint(source.known_by())}",
         },

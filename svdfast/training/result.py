@@ -5,17 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 from svdfast.model.network import Network
 from svdfast.training.events import Event
 
+if TYPE_CHECKING:
+    import pandas
+
 __all__ = ["TrainingResult", "explain"]
 
+# Rows of a table in a notebook, from either end.
+_SHOWN = 5
 
-@dataclass
+
+@dataclass(repr=False)
 class TrainingResult:
     """What `train` returns.
+
+    It prints itself in one line, and as a table of its epochs in a notebook.
 
     Attributes
     ----------
@@ -24,10 +33,9 @@ class TrainingResult:
     history : list of dict
         A row for each epoch: `epoch` (from 1), `step` (mini-batches done by its end), `phase` at its end ("dense" or "factored"),
         `loss` (mean over the epoch's mini-batches by their samples, penalties included), `learning_rate` (of its last step), `seconds`
-        (its steps; not the switch, nor validation), and with validation data `val_loss` and `val_accuracy`. Recomposition adds a row
-        of phase "recomposed" with the validation of the recomposed network, no steps and a loss of NaN.
+        (its steps; not the switch, nor validation), and with validation data `val_loss` and `val_accuracy`.
     events : list of Event
-        What happened between steps: the choice of ranks, the switch, the guard, recomposition.
+        What happened between steps: the choice of ranks, the switch, the guard, recomposition, early stopping.
     seconds : float
         Training time: steps, switch, guard and recomposition; not validation after epochs, nor callbacks.
     n_steps : int
@@ -43,6 +51,55 @@ class TrainingResult:
     n_steps: int = 0
     phases: list[dict[str, Any]] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        last = self.history[-1] if self.history else {}
+        shown = [f"{len(self.history)} epoch{'s' * (len(self.history) != 1)}", f"{self.n_steps} steps in {self.seconds:.2g} s"]
+        shown += [f"{name} {last[name]:.4g}" for name in ("loss", "val_loss", "val_accuracy") if last.get(name) is not None]
+        return f"<TrainingResult {', '.join(shown)}>"
+
+    def _repr_html_(self) -> str:
+        """A table of the history's rows, those in the middle of a long one left out."""
+        columns = list(self.history[0]) if self.history else []
+        rows = [[_cell(row.get(name)) for name in columns] for row in self.history]
+        if len(rows) > 2 * _SHOWN:
+            rows[_SHOWN:-_SHOWN] = [["…"] * len(columns)]
+        head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if columns else ""
+        return f"<p>{escape(repr(self))}</p>{table}"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The history as a table, a row for each epoch.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Its index is `epoch`.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+
+        Examples
+        --------
+        >>> import svdfast as sf
+        >>> data = sf.datasets.load("xor")
+        >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+        >>> sf.train(net, *data.train, epochs=3, factoring=None).to_frame()["step"]
+        epoch
+        1    1
+        2    2
+        3    3
+        Name: step, dtype: int64
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError('to_frame needs pandas: pip install "svdfast[demo]"', name="pandas") from None
+        columns = list(self.history[0]) if self.history else ["epoch"]
+        return pandas.DataFrame(self.history, columns=columns).set_index("epoch")
+
     def explain(self) -> str:
         """What was decided, and what it saved by count and by the clock, in a few lines.
 
@@ -55,6 +112,11 @@ class TrainingResult:
         dense throughout: 1 step
         """
         return explain(self)
+
+
+def _cell(value: Any) -> str:
+    """A value of the history in a table."""
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def explain(result: TrainingResult) -> str:
@@ -86,6 +148,14 @@ def explain(result: TrainingResult) -> str:
             )
         elif event.kind == "recompose":
             lines.append(f"step {event.step}: dense again")
+        elif event.kind == "stop":
+            best = f"; the best is {info['best']:.4g}, of epoch {info['best_epoch']}" if "best" in info else ""
+            lines.append(
+                f"step {event.step}: {info['monitor']} without progress for {info['patience']} epochs{best}: "
+                f"the training ends with epoch {info['last_epoch']}"
+            )
+        elif event.kind == "restore":
+            lines.append(f"step {event.step}: the network is that of epoch {info['best_epoch']}, {info['monitor']} {info['best']:.4g}")
     dense = [p for p in result.phases if p["phase"] == "dense" and p["steps"]]
     factored = [p for p in result.phases if p["phase"] == "factored" and p["steps"]]
     if not factored:
@@ -113,7 +183,7 @@ def explain(result: TrainingResult) -> str:
 def _form(layer: dict[str, Any], net: Network) -> str:
     """What became of a layer at a look."""
     index = layer["layer"]
-    sizes = "-".join(map(str, net.sizes[index : index + 2]))
+    sizes = f"{net.layers[index].n_in}-{net.layers[index].n_out}"
     if not layer["rank"]:
         return f"layer {index} ({sizes}) stays dense"
     return f"layer {index} ({sizes}) gets rank {layer['rank']}, which saves {layer['saved']:.0%} of a step"

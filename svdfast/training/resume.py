@@ -19,6 +19,7 @@ from svdfast.data.batches import Batch
 from svdfast.data.rows import Rows
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
+from svdfast.model.origin import Origin
 from svdfast.training.checkpoint import (
     GENERATORS,
     Checkpoint,
@@ -184,7 +185,8 @@ def _first_network(first: Mapping[str, Any], now: NetworkState) -> Network:
     one_of("dtype", first["dtype"], ("float32", "float64"))
     if parameters.shape != (of_now.size,) or parameters.dtype.name != first["dtype"] or of_now.recomposed() != layout.recomposed():
         raise ValueError("its parameters are not those of the layers that it began with")
-    return Network.of(layout, np.zeros((), parameters.dtype), positive_number("uint8_scale", first["uint8_scale"]))
+    uint8_scale = positive_number("uint8_scale", first["uint8_scale"])
+    return Network.of(layout, np.zeros((), parameters.dtype), uint8_scale, Origin.parse(first["origin"]))
 
 
 @contextlib.contextmanager

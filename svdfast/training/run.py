@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from svdfast._engine import Engine, aligned_zeros
 from svdfast._process.checks import positive_number
-from svdfast.data.arrays import Source, Stretch
+from svdfast.data.arrays import Sampled, Source, Stretch
 from svdfast.data.checks import Samples
 from svdfast.model.evaluation import output_directions
 from svdfast.model.layers.steps import Dropout
@@ -26,6 +26,8 @@ from svdfast.model.layout import Layout
 from svdfast.model.losses import of_constant
 from svdfast.model.network import Network
 from svdfast.training.optimizers import Optimizer
+from svdfast.training.progress import Plateau
+from svdfast.training.schedules import ReduceOnPlateau
 from svdfast.training.state import NetworkState, RunState
 
 __all__ = ["Kept", "Run"]
@@ -55,10 +57,12 @@ class Run:
     ----------
     data : Samples
         What batches are taken from at present: all data, where they are in memory, else some of them.
-    sampled : Samples or None
+    sampled : Sampled or None
         What to take a sample from, where `data` are too few.
     fade : float
         The share of `scales` that is left of them, from 1 to 0 at the end of a training.
+    plateau : Plateau or None
+        Has the learning rate, where that follows the loss.
     norm : float
         Of the last gradient, where it is clipped and the loss was finite; else 0.
     """
@@ -83,7 +87,9 @@ class Run:
         self.norm, self.fade = 0.0, 1.0
         self.engine: Engine
         self.order: NDArray[np.int64] | None = None
-        self.sampled: Samples | None = None
+        self.sampled: Sampled | None = None
+        schedule = optimizer.schedule
+        self.plateau = Plateau(schedule) if isinstance(schedule, ReduceOnPlateau) else None
 
     @property
     def outdated(self) -> bool:
@@ -119,6 +125,11 @@ class Run:
         self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
         self.set_fade(self.fade)
         self.drops = any(isinstance(step, Dropout) for layer in layout.layers for step in layer.steps)
+
+    def rate(self, step: int, n_steps: int) -> float:
+        """The optimizer's learning rate at this step of so many."""
+        schedule, plateau = self.optimizer.schedule, self.plateau
+        return plateau.rate if plateau is not None and plateau.schedule is schedule else schedule(step, n_steps)
 
     def set_fade(self, fade: float) -> None:
         """Lets this share of the difference between the layers' learning rates and the optimizer's be."""
@@ -169,7 +180,7 @@ class Run:
         return value
 
     @property
-    def at_hand(self) -> Samples:
+    def at_hand(self) -> Sampled:
         """What samples of the data are taken from."""
         return self.data if self.sampled is None else self.sampled
 
@@ -185,9 +196,9 @@ class Run:
 
     def sample(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """The inputs of these rows and their weights."""
-        weights = self.at_hand.weights
-        of_rows = None if weights is None or not weights[rows].any() else weights[rows]
-        return self.at_hand.inputs.array[rows], of_rows
+        samples = self.at_hand.take(rows)
+        weights = samples.weights
+        return samples.inputs.array, weights if weights is not None and weights.any() else None
 
     def loss(self, net: Network, rows: NDArray[np.int64]) -> float:
         """The loss of a network on these rows."""
@@ -196,8 +207,7 @@ class Run:
             layout, parameters, batch_size=len(rows), n_threads=self.n_threads, gradients=False,
             reproducible=self.reproducible,
         )  # fmt: skip
-        self.at_hand.bind(engine)
-        engine.set_order(rows)
+        self.at_hand.bind_rows(engine, rows)
         return engine.evaluate(len(rows))
 
     def constant_loss(self, rows: NDArray[np.int64]) -> float:
@@ -245,18 +255,24 @@ class Run:
 
     def checked(self, state: NetworkState) -> Kept:
         """Parameters and moments of a network of these sizes, in memory of their own."""
-        layout, dtype = Layout.parse(state.layout), self.net.dtype
-        if layout.recomposed() != self.net.layout.recomposed():
-            raise ValueError(f"it has layers of sizes {layout.sizes}, not {self.net.sizes}, or other activations")
-
-        def vector(array: NDArray[Any]) -> NDArray[Any]:
-            if array.shape != (layout.size,) or array.dtype != dtype:
-                raise ValueError(f"it has {array.dtype} numbers of shape {array.shape} for {layout.size} of {dtype}")
-            own = aligned_zeros(layout.size, dtype)
-            own[:] = array
-            return own
-
-        moments = tuple(vector(array) for array in state.moments)
+        layout, parameters = self.checked_network(state.layout, state.parameters)
+        moments = tuple(self._vector(layout, array) for array in state.moments)
         if len(moments) != len(self.optimizer.kinds):
             raise ValueError(f"it has {len(moments)} moments, not {len(self.optimizer.kinds)}")
-        return Kept(layout, vector(state.parameters), moments, state.n_updates)
+        return Kept(layout, parameters, moments, state.n_updates)
+
+    def checked_network(self, header: dict[str, Any], parameters: NDArray[Any]) -> tuple[Layout, NDArray[Any]]:
+        """A layout of a network of these sizes, and its parameters in memory of their own."""
+        layout = Layout.parse(header)
+        if layout.recomposed() != self.net.layout.recomposed():
+            raise ValueError(f"it has layers of sizes {layout.sizes}, not {self.net.sizes}, or other activations")
+        return layout, self._vector(layout, parameters)
+
+    def _vector(self, layout: Layout, array: NDArray[Any]) -> NDArray[Any]:
+        """A copy of a vector that lies so."""
+        dtype = self.net.dtype
+        if array.shape != (layout.size,) or array.dtype != dtype:
+            raise ValueError(f"it has {array.dtype} numbers of shape {array.shape} for {layout.size} of {dtype}")
+        own = aligned_zeros(layout.size, dtype)
+        own[:] = array
+        return own

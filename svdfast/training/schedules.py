@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from svdfast._process.checks import fraction, positive_number
+from svdfast._process.checks import count, fraction, positive_number
 
-__all__ = ["Constant", "Cooldown", "Cosine", "Schedule", "StepDecay", "Warmup"]
+__all__ = ["Constant", "Cooldown", "Cosine", "ReduceOnPlateau", "Schedule", "StepDecay", "Warmup"]
 
 Schedule = Callable[[int, int], float]
 
@@ -128,6 +128,61 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class ReduceOnPlateau:
+    """The rate, multiplied by `factor` each time the loss has not fallen for some epochs.
+
+    The loss is that of the validation data, or else the training loss. `train` counts the epochs; a new training starts with the full
+    rate. Whenever layers change their form, the count starts again.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The first rate, ≥ 0.
+    factor : float
+        Above 0 and below 1.
+    patience : int
+        Epochs in a row without progress, ≥ 1.
+    min_delta : float
+        Progress is a loss that is lower by more than this, ≥ 0.
+    minimum : float
+        The smallest rate, ≥ 0.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> data = sf.datasets.load("xor")
+    >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+    >>> rate = sf.schedules.ReduceOnPlateau(0.05, factor=0.5, patience=3)
+    >>> result = sf.train(net, *data.train, epochs=200, optimizer=sf.GradientDescent(rate, momentum=0.9), factoring=None)
+    >>> result.history[0]["learning_rate"]
+    0.05
+    """
+
+    learning_rate: float
+    factor: float = 0.1
+    patience: int = 10
+    min_delta: float = 0.0
+    minimum: float = 0.0
+
+    def __post_init__(self) -> None:
+        factor = fraction("factor", self.factor, below_one=True)
+        if factor == 0:
+            raise ValueError("factor: expected a number above 0 and below 1, got 0")
+        numbers = {
+            name: positive_number(name, getattr(self, name), or_zero=True) for name in ("learning_rate", "min_delta", "minimum")
+        }
+        _set(self, factor=factor, patience=count("patience", self.patience), **numbers)
+
+    def __call__(self, step: int, n_steps: int) -> float:
+        """The first rate: what follows depends on the losses."""
+        return self.learning_rate
+
+    def reduced(self, times: int) -> float:
+        """The rate once it has fallen so many times."""
+        return max(self.learning_rate * self.factor**times, min(self.minimum, self.learning_rate))
+
+
+@dataclass(frozen=True)
 class Warmup:
     """Rises linearly to another schedule over the first `warmup_fraction` of the steps.
 
@@ -144,6 +199,8 @@ class Warmup:
 
     def __post_init__(self) -> None:
         schedule = resolve(self.schedule)
+        if isinstance(schedule, ReduceOnPlateau):
+            raise TypeError("schedule: expected a schedule of steps alone, got ReduceOnPlateau, which follows the loss")
         _set(self, schedule=schedule, warmup_fraction=fraction("warmup_fraction", self.warmup_fraction))
 
     def __call__(self, step: int, n_steps: int) -> float:
@@ -176,4 +233,4 @@ def is_known(schedule: float | Schedule) -> bool:
     """Whether this is a number or one of the schedules here, and so is the schedule in a `Warmup`."""
     if type(schedule) is Warmup:
         return is_known(schedule.schedule)
-    return type(schedule) in (Constant, Cooldown, Cosine, StepDecay) or not callable(schedule)
+    return type(schedule) in (Constant, Cooldown, Cosine, ReduceOnPlateau, StepDecay) or not callable(schedule)

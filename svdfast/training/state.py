@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from svdfast._process.checks import count
 
-__all__ = ["AutoState", "BeforeState", "EventState", "LoopState", "NetworkState", "RunState", "SwitchState"]
+__all__ = [
+    "AutoState", "BeforeState", "BestState", "EventState", "LoopState", "NetworkState", "PlateauState", "RunState", "StopperState",
+    "SwitchState", "WaitState",
+]  # fmt: skip
 
 # Of steps: as far as floats count.
 _LARGEST_COUNT = 2**53
@@ -95,6 +98,43 @@ class SwitchState(_Record):
 
 
 @dataclass(frozen=True)
+class WaitState(_Record):
+    """Epochs in a row without progress, in which form of the network."""
+
+    to_beat: float
+    epochs: int
+    form: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PlateauState(_Record):
+    """How often a rate that follows the loss has fallen."""
+
+    reductions: int
+    wait: WaitState
+
+
+@dataclass(frozen=True)
+class BestState(_Record):
+    """The network of the best epoch."""
+
+    value: float
+    epoch: int
+    step: int
+    layout: dict[str, Any]
+    parameters: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StopperState(_Record):
+    """What early stopping knows."""
+
+    ended: bool
+    wait: WaitState
+    best: BestState | None
+
+
+@dataclass(frozen=True)
 class EventState(_Record):
     """An event, its network apart."""
 
@@ -110,6 +150,7 @@ class LoopState(_Record):
 
     n_steps: int
     epoch: int
+    epochs: int
     generator: Mapping[str, Any]
     total: float
     since: int
@@ -124,3 +165,5 @@ class LoopState(_Record):
     optimizer: dict[str, Any] | None
     run: RunState
     switch: SwitchState
+    plateau: PlateauState | None
+    stopper: StopperState | None

@@ -19,7 +19,7 @@ from svdfast._process.checks import count
 from svdfast.model.evaluation import Evaluator
 from svdfast.model.layout import Layout
 from svdfast.model.products import threads
-from svdfast.model.ranks import Fraction, ranks_by, without_bottlenecks
+from svdfast.model.ranks import Fraction, ranks_by, why_bottleneck, without_bottlenecks
 from svdfast.model.structures import Dense, Structure
 from svdfast.model.truncation import Truncation, matrices, rebuilt, usable_ranks
 from svdfast.training.auto import FIRST_LOOK, Auto
@@ -133,6 +133,15 @@ class Switch:
             before = state.before
             self.before = _Before(self.run.checked(before.network), before.loss, before.loss_after)
 
+    def shorten(self, step: int, n_steps: int) -> None:
+        """Lets the training, which is before this step, end after so many; the dense steps at the end keep their share of it."""
+        if step < self.recompose_step < self.n_steps:
+            self.recompose_step = max(step, n_steps - round(self.factoring.dense_tail * n_steps))
+            if self.auto is not None:
+                self.auto.end = self.recompose_step
+        self.n_steps = n_steps
+        self._plan(step - 1)
+
     def _plan(self, step: int) -> None:
         """Sets next_step to the nearest of what is still to come after `step`."""
         coming = [self.switch_step, self.guard_step, self.recompose_step, self.decay_step]
@@ -227,7 +236,8 @@ class Switch:
         event = self._switch(self.ranks, step, epoch, began, {})
         for i, (rank, given) in enumerate(zip(wanted, self.ranks, strict=True)):
             if rank != given:
-                why = f"a rank of {rank} would be a bottleneck for its {net.sizes[i]} inputs (force=True cuts it)"
+                assert rank is not None
+                why = why_bottleneck(rank, net.layout.factorable[i])
                 event.info["kept_dense"].append({"layer": i, "rank": None, "why": why})
         yield event
         self._plan_decay(step)
@@ -268,7 +278,7 @@ class Switch:
     def _decay(self, step: int, epoch: int) -> float:
         """For the steps since the last one, at the rate of this one. Returns the seconds."""
         began = time.perf_counter()
-        rate = self.run.optimizer.schedule(step, self.n_steps)
+        rate = self.run.rate(step, self.n_steps)
         net, amount = self.run.net, self.decay_every * rate * self.factoring.product_decay
         for index in net.layout.factored:
             layer = net.layers[index]

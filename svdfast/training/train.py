@@ -20,10 +20,10 @@ from svdfast.model.network import Network
 from svdfast.training.checkpoint import Checkpoint
 from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring, factoring_of
-from svdfast.training.optimizers import Adam, Optimizer
+from svdfast.training.optimizers import Optimizer, optimizer_of
 from svdfast.training.prepare import prepare
 from svdfast.training.result import TrainingResult
-from svdfast.training.schedules import Cooldown
+from svdfast.training.stopping import EarlyStopping, early_stopping_of
 
 __all__ = ["train"]
 
@@ -35,9 +35,10 @@ def train(
     *,
     epochs: int = 20,
     batch_size: int | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | str | None = None,
     loss: str | None = None,
     factoring: Factoring | float | str | None = "auto",
+    early_stopping: EarlyStopping | bool | None = None,
     clip_norm: float | None = None,
     l1: float = 0.0,
     l2: float = 0.0,
@@ -66,34 +67,46 @@ def train(
     ----------
     net : Network
         Changed in place.
-    X : array_like (n_samples, n_inputs), or row source, or iterable of batches
+    X : array_like (n_samples, n_inputs), sparse matrix, row source, or iterable of batches
         Real numbers, finite. uint8, float32 and float64 arrays with contiguous rows, a numpy.memmap too, are read as they lie, never
         copied as a whole.
 
-        A row source is what has `shape`, `dtype` and slices of rows, and is not in memory: an h5py.Dataset, a zarr.Array. Of it blocks
-        of rows are read, each epoch anew, into a pool of 64 MiB; what fits there as a whole is read once. A memmap of another type, or
-        with rows that are not contiguous, is read so, too.
+        A DataFrame (pandas, polars) has columns of numbers or bools, of nullable types too, without missing values. The network keeps the
+        names of its columns (`net.feature_names`). Later DataFrames must have the same names in the same order.
+
+        A row source is what has `shape`, `dtype` and slices of rows, and is not in memory: an h5py.Dataset, a zarr.Array. Each epoch reads
+        blocks of rows into a pool of 64 MiB. A data set that fits in the pool is read only once. A memmap of another type, or with rows
+        that are not contiguous, is read in the same way.
+
+        A sparse matrix or array of SciPy trains the network that its dense rows would train, to the bit. Only the rows of some batches are
+        dense at a time, at most 64 MiB.
 
         An iterable of batches, without y, gives (X, y) or (X, y, sample_weight) for each step: of any sizes, each epoch anew. Of an
         iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches. Their arrays may be used again for the next
         batch, not for those of validation.
     y : array_like (n_samples,) or (n_samples, n_outputs), or row source
-        Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; any for
-        mean_squared_error.
+        Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; counts or rates ≥ 0 for poisson;
+        any numbers for the other losses. Labels that are text or bools stand for classes where the output is softmax, or one sigmoid: the
+        sorted labels become the classes 0, 1, ..., and the network keeps them (`net.classes`). A pandas or polars Series, or a DataFrame,
+        is taken, too.
     epochs : int
         Passes over the data, ≥ 1.
     batch_size : int, optional
         Samples in a mini-batch, by default 256; the last of an epoch may be smaller. Not for an iterable of batches.
-    optimizer : Optimizer, optional
-        Default `Adam(schedules.Cooldown(1e-3))`, whose rate falls to 0 over the last 30 % of the steps.
-        An optimizer's state goes on where the network's layout is the one that it was used with last, else it
-        starts anew.
+    optimizer : Optimizer or str, optional
+        A name, "adam" (by default), "adamw" or "sgd", has the settings of its class, and a rate that falls to 0 over the last 30 % of
+        the steps: `Adam(schedules.Cooldown(1e-3))`. An optimizer's state goes on where the network's layout is the one that it was
+        used with last, else it starts anew.
     loss : str, optional
-        By default the one that goes with the output's activation.
+        By default the one that goes with the output's activation: "cross_entropy" with softmax, "binary_cross_entropy" with sigmoid,
+        "poisson" with exp, else "mean_squared_error". Any output may have "mean_squared_error", "mean_absolute_error" or "huber", which
+        is quadratic up to a distance of 1 and linear beyond.
     factoring : Factoring, float, str or None
         How hidden weights are factored. "auto" decides about each layer by itself, by looking at what a cut does to the loss, against
         the time that it saves; `result.explain()` says what it did. A number is α, the ranks' share of each weight's smaller side. A
         `Factoring` has all settings. None trains dense throughout.
+    early_stopping : EarlyStopping or bool, optional
+        End where the validation loss no longer falls, and keep the network of the best epoch. True has the default settings.
     clip_norm : float, optional
         Largest Euclidean norm of the gradient, penalties included: a longer gradient is scaled down to it before the update.
     l1, l2 : float
@@ -123,8 +136,8 @@ def train(
     steps_per_epoch : int, optional
         Only for an iterable of batches: how many of them make an epoch. By default its length; needed where it has none.
     callbacks : iterable of callable
-        Called with an `Event` after each epoch, look, switch and guard, and after the recomposition. One that raises `StopTraining`
-        ends the training (the network is then recomposed if it would have been).
+        Called with each `Event`: after epochs, looks, switch, guard, recomposition, and of early stopping. One that raises
+        `StopTraining` ends the training (the network is then recomposed if it would have been).
     progress : bool
         Show a bar on stderr (needs tqdm: the extra `progress`).
     checkpoint : path, optional
@@ -141,7 +154,8 @@ def train(
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong kind or does not fit; nothing was changed then. Also where this shows only as rows or batches are read,
+        An argument is of the wrong kind or does not fit: labels of other classes than the network's, say, or a DataFrame with text, or
+        with other columns than before. Nothing was changed then. Also where this shows only as rows or batches are read,
         or an iterator ends too early: then the network is as the last step left it.
     NotFinite
         NaN or infinity in the loss of a step, in weights, in the optimizer's moments, or in what the switch looks at. It is a
@@ -168,10 +182,11 @@ def train(
     outputs overflow, they are put back to the last good ones, and the optimizer starts anew: those of the beginning, of the last
     change of form, or of the end of an epoch, 100 steps apart at least. That takes one more vector of the parameters' size.
 
-    Of a row source each epoch takes all blocks of consecutive rows (8 MiB, in whole chunks of the file where these are smaller) in a new
-    random order, eight at a time, and the rows of these in a new random order. A sample comes once an epoch, and a batch is drawn from
-    eight places in the data. Data that are sorted, by class or by time, are better shuffled in their file. With `shuffle=False` rows
-    are taken in order, and results are those of arrays in memory, to the bit.
+    A row source is shuffled by blocks of consecutive rows: 1 MiB, in whole chunks of the file. Each epoch takes the blocks in a new random
+    order, about 64 at a time, and shuffles the rows of these 64. So each sample comes once an epoch, and a batch is drawn from up to 64
+    places in the data. A file with chunks of more than 1 MiB has larger blocks, and fewer at a time, down to eight. A file that is sorted
+    by class or by time into more than 64 stretches is better shuffled before. With `shuffle=False` rows are taken in order, and results
+    are bit-identical to those of arrays in memory.
 
     What looks at a sample of the inputs, as `activation_aware` and "auto" do, takes it from the pool, or from the first batches.
 
@@ -187,18 +202,25 @@ def train(
     >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
     >>> method = sf.Factoring(1 / 4, force=True)
     >>> result = sf.train(net, X, [0, 1, 1, 0], epochs=800, optimizer=sf.Adam(0.01), factoring=method)
-    >>> result.history[-2]["phase"], result.history[-2]["loss"] < 0.05
+    >>> result.history[-1]["phase"], result.history[-1]["loss"] < 0.05
     ('factored', True)
     >>> [round(float(p)) for p in net.predict(X)[:, 0]]
     [0, 1, 1, 0]
+
+    Labels may be text:
+
+    >>> net = sf.Network([2, 20, 2], seed=1)
+    >>> result = sf.train(net, X, ["same", "other", "other", "same"], epochs=300, optimizer=sf.Adam(0.01))
+    >>> net.classes
+    ('other', 'same')
+    >>> [net.classes[i] for i in net.predict(X).argmax(axis=1)]
+    ['same', 'other', 'other', 'same']
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")
-    if optimizer is None:
-        optimizer = Adam(Cooldown(1e-3))
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+    optimizer = optimizer_of(optimizer)
     factoring = factoring_of(factoring)
+    early_stopping = early_stopping_of(early_stopping)
     threads = resolve_threads(n_threads)
     rng = np.random.default_rng(seed)
     if checkpoint is None and checkpoint_every is not None:
@@ -208,5 +230,6 @@ def train(
         net, X, y, factoring, optimizer, rng, file, epochs=epochs, batch_size=batch_size, loss=loss, clip_norm=clip_norm, l1=l1, l2=l2,
         precision=precision, n_threads=threads, reproducible=reproducible, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
         sample_weight=sample_weight, validation=validation, callbacks=callbacks, progress=progress,
+        early_stopping=early_stopping,
     )  # fmt: skip
     return loop.finish()

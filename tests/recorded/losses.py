@@ -36,7 +36,7 @@ def train(number, instruction_set):
         factoring=sf.Factoring(0.4, force=True, pretrain_fraction=1 / 3, recompose_fraction=2 / 3), l2=0.01, n_threads=1, seed=0,
         precision="bfloat16" if number == "bfloat16" else None,
     )  # fmt: skip
-    return [row["loss"] for row in result.history if row["phase"] != "recomposed"]
+    return [row["loss"] for row in result.history]
 
 
 def trained(instruction_set):

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How the command line says what went wrong: its two errors, and words that messages share."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterable, Iterator
+
+__all__ = ["Failure", "UsageError", "named_errors", "nearest", "short", "tell"]
+
+
+class UsageError(Exception):
+    """The arguments are not right: exit code 2."""
+
+
+class Failure(Exception):
+    """What was asked for could not be done: exit code 1."""
+
+
+@contextlib.contextmanager
+def named_errors(name: str) -> Iterator[None]:
+    """Puts a file's name before what was wrong with it."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(f"{name}: {error.strerror or error}") from None
+    except Failure as error:
+        raise Failure(f"{name}: {error}") from None
+
+
+def short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question after an unknown word; empty where nothing known is like it."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def tell(line: str) -> None:
+    """Prints a line on standard error, beside the results."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    print(f"svdfast: {line}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr, flush=True)

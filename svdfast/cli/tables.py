@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tables from files: text with delimiters, Parquet, Feather and Excel, as a pandas.DataFrame that has every row of the file.
+
+Python's csv module splits text, for pandas pads short lines and skips blank ones without a word. Cells of text files stay text.
+Not here: what the columns mean (columns.py), and NPZ and NPY files (arrays.py).
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import itertools
+import lzma
+import os
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from svdfast.cli.errors import Failure, named_errors, short
+from svdfast.data.preparation import GAPS, read_integer
+
+__all__ = ["Reading", "Table", "is_table", "read_table"]
+
+_PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\x00": lzma.decompress}
+_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_DELIMITERS = ",;\t|"
+_SUFFIXES = (".csv", ".tsv", ".txt", ".data", ".parquet", ".pq", ".feather", ".arrow", ".xlsx", ".xls", ".ods")
+_PACKED_SUFFIXES = (".gz", ".bz2", ".xz")
+_SAMPLE = 50  # rows that delimiter and header are guessed from
+_UNNAMED = ("", "Unnamed: 0", "__index_level_0__")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is known of text files beforehand. None: found by looking.
+
+    Attributes
+    ----------
+    delimiter : str, optional
+        A character.
+    encoding : str, optional
+        By default UTF-8, or UTF-16 where a byte order mark says so.
+    header : bool, optional
+        Whether the first line has the names of the columns.
+    """
+
+    delimiter: str | None = None
+    encoding: str | None = None
+    header: bool | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it came.
+
+    Attributes
+    ----------
+    frame : pandas.DataFrame
+        Column names are text and differ. Of a text file the index has the line that each row begins in.
+    notes, warnings : list of str
+        What was found by looking; what was left out.
+    """
+
+    frame: Any
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def is_table(name: str) -> bool:
+    """Whether a file of this name is taken for a table: by its ending, or as it is there or is standard input."""
+    stem, suffix = os.path.splitext(name.lower())
+    if suffix in _PACKED_SUFFIXES:
+        suffix = os.path.splitext(stem)[1]
+    return name == "-" or suffix in _SUFFIXES or (suffix not in (".npz", ".npy") and os.path.exists(name))
+
+
+def read_table(name: str, reading: Reading = Reading(), known: Collection[str] = ()) -> Table:
+    """Every row of a file; `known` are names that columns may have, by which a header is told from a row. Raises Failure."""
+    try:
+        import pandas
+    except ImportError:
+        raise Failure(f'{name}: tables need pandas: pip install "svdfast[demo]"') from None
+    with named_errors("standard input" if name == "-" else name):
+        data = sys.stdin.buffer.read() if name == "-" else _content(name)
+        try:
+            table = _read(pandas, data, os.path.splitext(name.lower())[1], reading, known)
+        except ImportError as error:
+            raise Failure(f'{error} (pip install "svdfast[demo]" brings what Parquet and Feather need)') from None
+        if table.frame.shape[0] == 0 or table.frame.shape[1] == 0:
+            raise Failure("expected rows, got none")
+        return table
+
+
+def _content(name: str) -> bytes:
+    with open(name, "rb") as file:
+        return file.read()
+
+
+def _read(pandas: Any, data: bytes, suffix: str, reading: Reading, known: Collection[str]) -> Table:
+    for mark, unpack in _PACKED.items():
+        if data.startswith(mark):
+            try:
+                data = unpack(data)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+                raise Failure(f"damaged compressed file: {error}") from None
+            break
+    if data.startswith(b"PAR1") or suffix in (".parquet", ".pq"):
+        return _columnar(pandas, pandas.read_parquet, data, "Parquet")
+    if data.startswith((b"ARROW1", b"FEA1")) or suffix in (".feather", ".arrow"):
+        return _columnar(pandas, pandas.read_feather, data, "Feather")
+    if suffix in (".xlsx", ".xls", ".ods"):
+        return _spreadsheet(pandas, data, reading, known)
+    text = _decode(data, reading.encoding)
+    delimiter = reading.delimiter or _guess_delimiter(text)
+    rows, lines = _split(text, delimiter)
+    table = _with_header(pandas, rows, lines, reading.header, known)
+    if reading.delimiter is None and delimiter != ",":
+        table.notes.insert(0, f"columns separated by {short(delimiter)}")
+    return table
+
+
+def _columnar(pandas: Any, read: Any, data: bytes, kind: str) -> Table:
+    try:
+        frame = read(io.BytesIO(data), dtype_backend="numpy_nullable")
+    except ImportError:
+        raise
+    except Exception as error:  # pyarrow has errors of many kinds for a damaged file, one of them of memory that it claims to need
+        raise Failure(f"not a {kind} file: {' '.join(str(error).split())[:200]}") from None
+    if frame.index.names != [None]:
+        frame = frame.reset_index()
+    frame = frame.reset_index(drop=True)
+    return _named(frame, [str(name) for name in frame.columns], "")
+
+
+def _spreadsheet(pandas: Any, data: bytes, reading: Reading, known: Collection[str]) -> Table:
+    try:
+        frame = pandas.read_excel(io.BytesIO(data), header=None, dtype=object, na_filter=False)
+    except ImportError as error:
+        raise Failure(f"Excel files need an engine of pandas: {error}") from None
+    except Exception as error:  # of any engine
+        raise Failure(f"not an Excel file: {' '.join(str(error).split())[:200]}") from None
+    rows = [list(row) for row in frame.itertuples(index=False, name=None)]
+    return _with_header(pandas, rows, range(1, len(rows) + 1), reading.header, known)
+
+
+def _decode(data: bytes, encoding: str | None) -> str:
+    known = encoding or next((code for mark, code in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
+    try:
+        text = data.decode(known)
+    except LookupError:
+        raise Failure(f"--encoding: Python knows no {short(encoding)}") from None
+    except UnicodeError as error:
+        line = data.count(b"\n", 0, getattr(error, "start", 0)) + 1
+        name = "UTF-8" if known == "utf-8-sig" else known
+        hint = "" if encoding else " (--encoding names another one, such as cp1252)"
+        raise Failure(f"line {line}: expected text in {name}, got other bytes{hint}") from None
+    if "\0" in text:
+        raise Failure(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1}: expected text, got a zero byte")
+    return text.removeprefix("\ufeff")
+
+
+def _split(text: str, delimiter: str) -> tuple[list[list[Any]], list[int]]:
+    """Rows of as many cells each, and the lines that they begin in. A blank line is a row only in a table of one column."""
+    rows, lines = [], []
+    for row, line in _records(text, delimiter):
+        rows.append(row)
+        lines.append(line)
+    there = [i for i, row in enumerate(rows) if row != [""]]
+    if not there:
+        return [], []
+    n_columns = len(rows[there[0]])
+    if n_columns == 1:
+        there = list(range(there[0], there[-1] + 1))
+    rows, lines = [rows[i] for i in there], [lines[i] for i in there]
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != n_columns:
+            names = ", ".join(str(cell) for cell in rows[0])
+            raise Failure(f"line {line}: expected {n_columns} columns, as in line {lines[0]} ({names:.120}), got {len(row)}")
+    return rows, lines
+
+
+def _records(text: str, delimiter: str) -> Any:
+    """Each row with its line; a blank one is [""]."""
+    source: Any = io.StringIO(text, newline="")
+    if delimiter == " ":  # any number of them
+        source = (line.strip() + "\n" for line in source)
+    line = 1
+    try:
+        reader = csv.reader(source, delimiter=delimiter, skipinitialspace=True, strict=True)
+        for row in reader:
+            yield [cell.strip() for cell in row] or [""], line
+            line = reader.line_num + 1
+    except (csv.Error, TypeError, ValueError) as error:
+        raise Failure(f"line {line}: {error}") from None
+
+
+def _guess_delimiter(text: str) -> str:
+    """The one by which the first rows have the same number of cells, and many; spaces only if no other does."""
+    found = []
+    for delimiter in _DELIMITERS + " ":
+        try:
+            rows = (row for row, _ in _records(text, delimiter) if row != [""])
+            widths = [len(row) for row in itertools.islice(rows, _SAMPLE)]
+        except Failure:
+            continue
+        width, count = max(Counter(widths).items(), key=lambda item: (item[1], item[0]), default=(1, 0))
+        if width > 1:
+            found.append((delimiter != " ", count / len(widths), width, delimiter))
+    return max(found, key=lambda each: each[:3])[3] if found else ","
+
+
+def _with_header(pandas: Any, rows: Sequence[list[Any]], lines: Sequence[int], header: bool | None, known: Collection[str]) -> Table:
+    if not rows:
+        raise Failure("expected rows, got none")
+    guessed = _is_header(rows[0], rows[1 : 1 + _SAMPLE], known) if header is None else header
+    names = [str(cell).strip() for cell in rows[0]] if guessed else [f"column {i}" for i in range(1, len(rows[0]) + 1)]
+    if guessed:
+        rows, lines = rows[1:], lines[1:]
+    columns = {i: np.array(column, dtype=object) for i, column in enumerate(zip(*rows, strict=True))}
+    frame = pandas.DataFrame(columns, index=pandas.Index(list(lines), name="line"), columns=range(len(names)), dtype=object)
+    table = _named(frame, names, f"line {lines[0] - 1}: " if guessed and rows else "")
+    if guessed and header is None:
+        table.notes.append("first line taken for the names of the columns")
+    return table
+
+
+def _is_header(first: list[Any], rest: Sequence[list[Any]], known: Collection[str]) -> bool:
+    """Whether a row has names: no numbers, above a column of numbers; or, where all is text, words that do not come again below."""
+    cells = [str(cell).strip() for cell in first]
+    if known and len(set(known) & set(cells)) * 2 > len(cells):
+        return True
+    if any(_is_number(cell) for cell in cells) or not any(cell not in GAPS for cell in cells):
+        return False
+    below = [[str(cell).strip() for cell in column] for column in zip(*rest, strict=True)]
+    filled = [[cell for cell in column if cell not in GAPS] for column in below]
+    numeric = any(column and sum(map(_is_number, column)) * 2 > len(column) for column in filled)
+    again = any(cell in column for cell, column in zip(cells, filled, strict=False) if cell not in GAPS)
+    return not rest or numeric or (not again and len(set(cells)) == len(cells))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) == float(text)
+    except ValueError:
+        return False
+
+
+def _named(frame: Any, names: list[str], place: str) -> Table:
+    """Names the columns, and leaves out an index: a first column without a name that has a different integer in each row."""
+    warnings = []
+    if len(names) > 1 and names[0] in _UNNAMED and len(frame):
+        numbers = [read_integer(str(value)) for value in frame.iloc[:, 0]]
+        if None not in numbers and len(set(numbers)) == len(numbers):
+            warnings.append("the first column has no name and numbers the rows: taken for an index and left out")
+            frame, names = frame.iloc[:, 1:], names[1:]
+            frame.columns = names
+            offset = 2
+        else:
+            offset = 1
+    else:
+        offset = 1
+    names = [name or f"column {i}" for i, name in enumerate(names, offset)]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise Failure(f"{place}expected columns of different names, got {', '.join(map(short, twice[:5]))} more than once")
+    frame = frame.copy(deep=False)
+    frame.columns = names
+    return Table(frame, [], warnings)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Warns of uint8 samples that are scaled as pixels are, and look as if they were none. Not here: the scaling, which is the engine's."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from svdfast.data.frames import as_array, is_frame
+from svdfast.data.spec import Spec
+
+__all__ = ["warn_of_pixels"]
+
+# Pixels are brighter somewhere.
+_DARK = 15
+_CHUNK = 1 << 20  # elements looked at together
+_STACKLEVEL = 4  # the caller of `train` or `resume`, which call `prepare`
+
+
+def warn_of_pixels(X: Any, validation: Any, spec: Spec) -> None:
+    """Warns where samples in memory are uint8 and never above 15, or where only one of X and validation is uint8 and the other is not
+    scaled as pixels are, to 0 … 1. A scale of the user's own is no mistake."""
+    if spec.uint8_scale != 1 / 255:
+        return
+    given = {"X": X, "validation X": validation[0] if isinstance(validation, tuple | list) and len(validation) == 2 else None}
+    given = {name: part for name, part in given.items() if isinstance(part, np.ndarray) or is_frame(part)}
+    pixels = [name for name, part in given.items() if _is_uint8(part)]
+    if not pixels:
+        return
+    parts = {name: as_array(name, part) for name, part in given.items()}
+    why = ""
+    for name, array in parts.items():
+        if array.dtype == np.uint8:
+            if array.any() and not _exceeds(array, _DARK):
+                why = f"no number of {name} is above {_DARK}"
+        elif _exceeds(array, 1):
+            why = f"{name} has {array.dtype} numbers above 1"
+    if why:
+        warnings.warn(
+            f"{' and '.join(pixels)}: uint8 is taken for pixels and multiplied by 1/255, but {why}. If these are no pixels, use "
+            'Network(..., uint8_scale=1.0) or .astype("float32")',
+            stacklevel=_STACKLEVEL,
+        )
+
+
+def _is_uint8(part: Any) -> bool:
+    """Whether an array, or each column of a frame, is of uint8, the nullable type included."""
+    kinds = part.dtypes if is_frame(part) else [part.dtype]
+    return all(str(kind).lower() == "uint8" for kind in kinds)
+
+
+def _exceeds(array: np.ndarray[Any, Any], limit: float) -> bool:
+    """Whether any number is above a limit; looks no further than to the first chunk that has one."""
+    if array.size == 0 or array.dtype.kind not in "biuf":
+        return False
+    rows = max(1, _CHUNK // max(1, array[:1].size))
+    return any(bool(array[start : start + rows].max() > limit) for start in range(0, len(array), rows))

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Estimators that stand in for scikit-learn's MLPClassifier and MLPRegressor, trained by the four steps of the method.
+
+Names, defaults, first weights and stopping rules are scikit-learn's. Additions have names of their own. Not here: the training itself
+(svdfast/training), and scikit-learn's own models as networks (interop/sklearn_networks.py).
+"""
+
+try:
+    import sklearn.base  # noqa: F401
+except ImportError:
+    raise ImportError('svdfast.sklearn needs scikit-learn: pip install "svdfast[sklearn]"') from None
+
+from svdfast.sklearn.classifier import SVDMLPClassifier
+from svdfast.sklearn.regressor import SVDMLPRegressor
+
+__all__ = ["SVDMLPClassifier", "SVDMLPRegressor"]

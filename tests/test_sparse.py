@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Sparse samples: the same bits as dense ones, in batches, blocks, looks and checkpoints; and what is refused.
+
+Not here: the estimators on sparse samples (test_sklearn.py).
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import svdfast as sf
+from svdfast.data import sparse as module
+
+KINDS = [sp.csr_array, sp.csr_matrix, sp.csc_array, sp.coo_matrix, sp.lil_array]
+
+
+def data(n=600, n_in=40, n_classes=3, dtype="float32", seed=0):
+    """Sparse rows, as a dense array, and their classes, which come sorted."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, n_in)) * (rng.random((n, n_in)) < 0.2)
+    y = np.sort((X[:, 0] - X[:, 1] > 0).astype(int) + (X[:, 2] > 0))
+    X[:, :n_classes] += np.eye(n_classes)[y]
+    X = np.clip(X * 60, 0, 255).astype(dtype) if dtype == "uint8" else X.astype(dtype)
+    return X, y
+
+
+def trained(X, y, *, dtype="float32", validation=None, **settings):
+    net = sf.Network([X.shape[1], 64, 48, 3], seed=1, dtype=dtype)
+    settings = {"epochs": 6, "batch_size": 32, "factoring": 0.25, "seed": 3} | settings
+    return sf.train(net, X, y, validation=validation, **settings)
+
+
+def assert_same_training(a, b):
+    np.testing.assert_array_equal(a.network.parameters, b.network.parameters)
+    assert [row["loss"] for row in a.history[:-1]] == [row["loss"] for row in b.history[:-1]]
+    assert [e.info.get("truncations") for e in a.events] == [e.info.get("truncations") for e in b.events]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int64", "bool"])
+def test_training_gives_the_same_bits_as_dense_samples(kind, dtype):
+    X, y = data(dtype=dtype)
+    assert_same_training(trained(kind(X), y), trained(X, y))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"shuffle": False},
+        {"batch_size": 600},
+        {"batch_size": 7},
+        {"batch_size": 10_000},
+        {"factoring": "auto", "reproducible": True},
+        {"factoring": None, "sample_weight": np.linspace(0, 2, 600)},
+        {"factoring": sf.Factoring(0.25, pretrain_fraction=0.5), "sample_weight": np.arange(600) % 2},
+        {"n_threads": 2, "batch_size": 512},
+        {"dtype": "float64", "clip_norm": 0.1},
+    ],
+)
+@pytest.mark.parametrize("stretch", [None, 4 * 40 * 100, 1])
+def test_the_same_bits_whatever_the_settings_and_stretches(settings, stretch, monkeypatch):
+    X, y = data()
+    dense = trained(X, y, **settings)
+    if stretch is not None:
+        monkeypatch.setattr(module, "DENSE_BYTES", stretch)
+    assert_same_training(trained(sp.csr_array(X), y, **settings), dense)
+
+
+def test_rows_sorted_by_class_are_shuffled_one_by_one():
+    X, y = data(n=3000)[0], np.arange(3000) // 1000
+    seen = []
+
+    class Order(np.random.Generator):
+        def permutation(self, x):
+            order = super().permutation(x)
+            seen.append(order)
+            return order
+
+    trained(sp.csr_array(X), y, epochs=2, seed=Order(np.random.PCG64(0)), factoring=None)
+    assert [sorted(order) for order in seen] == [list(range(3000))] * 2
+    for order in seen:
+        # Any 200 in a row have every class of the three.
+        assert all(len(np.unique(y[order[i : i + 200]])) == 3 for i in range(0, 3000, 200))
+
+
+def test_only_a_stretch_is_dense(monkeypatch):
+    X, y = data(n=1000)
+    most = 32 * 40 * 4 * 3 + 5
+    monkeypatch.setattr(module, "DENSE_BYTES", most)
+    monkeypatch.setattr(module, "SAMPLE_BYTES", 100 * 40 * 4)
+    sizes = []
+    take = module.SparseSamples.take
+
+    def noted(self, rows, out=None):
+        samples = take(self, rows, out)
+        sizes.append(samples.inputs.array.shape[0])
+        return samples
+
+    monkeypatch.setattr(module.SparseSamples, "take", noted)
+    result = trained(sp.csr_array(X), y, factoring=0.25, validation=(sp.csr_array(X), y))
+    result.network.predict(sp.csr_array(X))
+    # 100 of the look before the switch, 96 of three whole batches, and what is left of them and of blocks.
+    assert set(sizes) == {0, 40, 96, 100, 1000 % 96}
+
+
+def test_what_looks_at_a_network_takes_sparse_samples():
+    X, y = data()
+    S = sp.csr_array(X)
+    net = trained(X, y, factoring=None).network
+    np.testing.assert_array_equal(net.predict(S), net.predict(X))
+    assert net.evaluate(S, y) == net.evaluate(X, y)
+    assert net.score(S, y) == net.score(X, y)
+    weight = np.arange(600.0)
+    assert net.evaluate(S, y, sample_weight=weight) == net.evaluate(X, y, sample_weight=weight)
+    dense = trained(X, y, validation=(X, y)).history
+    sparse = trained(S, y, validation=(S, y)).history
+    assert [row["val_loss"] for row in sparse] == [row["val_loss"] for row in dense]
+    numbers = sf.Network([40, 8, 2], output="identity", seed=0)
+    Y = np.random.default_rng(0).standard_normal((600, 2))
+    assert numbers.score(S, Y) == numbers.score(X, Y)
+
+
+def test_blocks_of_all_samples(monkeypatch):
+    X, y = data()
+    net = sf.Network([40, 8, 3], seed=0)
+    whole = net.predict(X), net.evaluate(X, y)
+    monkeypatch.setattr(module, "DENSE_BYTES", 7 * 160)
+    np.testing.assert_allclose(net.predict(sp.csr_array(X)), whole[0], rtol=1e-5)
+    found = net.evaluate(sp.csr_array(X), y)
+    assert found.loss == pytest.approx(whole[1].loss, rel=1e-6) and found.accuracy == pytest.approx(whole[1].accuracy)
+
+
+def test_an_out_that_shares_memory_with_the_samples():
+    X = np.eye(4, 3, dtype="float32") + 1
+    net = sf.Network([3, 5, 3], seed=0)
+    expected = net.predict(X)
+    S = sp.csr_array(X)
+    out = S.data.reshape(4, 3)
+    assert net.predict(S, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_none_and_one_sample():
+    net = sf.Network([3, 5, 3], seed=0)
+    assert net.predict(sp.csr_array((0, 3))).shape == (0, 3)
+    np.testing.assert_array_equal(net.predict(sp.csr_array((1, 3))), net.predict(np.zeros((1, 3))))
+    with pytest.raises(ValueError, match="X: expected at least one sample, got none"):
+        sf.train(net, sp.csr_array((0, 3)), np.zeros(0, int))
+    one = sf.train(net, sp.csr_array([[0.0, 1.0, 0.0]]), [1], epochs=2)
+    assert one.n_steps == 2
+
+
+@pytest.mark.filterwarnings("ignore:Changing the sparsity")
+def test_duplicates_and_explicit_zeros_are_what_they_sum_to():
+    X, y = data()
+    coo = sp.coo_array(X)
+    order = np.random.default_rng(0).permutation(coo.nnz)
+    rows, columns, values = (a[order] for a in (*coo.coords, coo.data))
+    csr = sp.csr_array(X)
+    half = sp.csr_array(
+        (np.repeat(csr.data / 2, 2), np.repeat(csr.indices, 2), 2 * csr.indptr), shape=csr.shape
+    )
+    zeros = sp.coo_array((np.append(values, 0), (np.append(rows, 5), np.append(columns, 7))), shape=X.shape)
+    dense = trained(X, y)
+    before = half.data.copy()
+    for same in (half, zeros, zeros.tocsr()):
+        assert_same_training(trained(same, y), dense)
+    np.testing.assert_array_equal(half.data, before)  # the caller's matrix is as it was
+
+
+def test_read_only_memory_is_read():
+    X, y = data()
+    S = sp.csr_array(X)
+    for array in (S.data, S.indices, S.indptr):
+        array.flags.writeable = False
+    assert_same_training(trained(S, y), trained(X, y))
+
+
+def test_a_checkpoint_knows_the_samples(tmp_path):
+    X, y = data()
+    S, path = sp.csr_array(X), tmp_path / "run.ckpt"
+    whole = trained(S, y)
+
+    def stop(event):
+        if event.kind == "epoch" and event.epoch == 4:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        trained(S, y, checkpoint=path, checkpoint_every=5, callbacks=[stop])
+    other = S.copy()
+    other.data[3] += 1
+    with pytest.raises(ValueError, match="expected the data that"):
+        sf.resume(path, other, y)
+    moved = S.copy()
+    moved.indices[0] += 1 if moved.indices[1] != moved.indices[0] + 1 else 0
+    if not np.array_equal(moved.indices, S.indices):
+        with pytest.raises(ValueError, match="expected the data that"):
+            sf.resume(path, moved, y)
+    np.testing.assert_array_equal(sf.resume(path, S, y).network.parameters, whole.network.parameters)
+
+
+def broken(change, kind=sp.csr_array):
+    S = kind(np.eye(5, dtype="float32"))
+    change(S)
+    return S
+
+
+def set_item(array, place, value):
+    array[place] = value
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (sp.csr_array((5, 4)), ValueError, r"X: expected 5 columns, got shape \(5, 4\)"),
+        (sp.coo_array(np.ones(5)), ValueError, "X: expected samples in the rows"),
+        (sp.csr_array(np.eye(5) * 1j), TypeError, "X: expected real numbers"),
+        (sp.csr_array(np.eye(5).astype("longdouble")), TypeError, "X: expected real numbers"),
+        (broken(lambda S: set_item(S.data, 2, np.nan)), ValueError, "X: expected finite numbers of float32, got nan at 2, 2"),
+        (sp.csr_array(np.diag([1, 1, 1, 1, 1e300])), ValueError, r"got 1e\+300 at 4, 4"),
+        (broken(lambda S: set_item(S.indices, 1, 99)), ValueError, "X: expected a valid sparse matrix"),
+        (broken(lambda S: set_item(S.indices, 1, -1)), ValueError, "X: expected a valid sparse matrix"),
+        (broken(lambda S: set_item(S.indices, 1, 99), sp.csc_matrix), ValueError, "X: expected a valid sparse matrix"),
+        (broken(lambda S: set_item(S.indptr, 2, 5)), ValueError, "X: expected a valid sparse matrix"),
+    ],
+)
+def test_bad_samples_are_refused_before_the_first_step(X, error, message):
+    net = sf.Network([5, 4, 3], seed=0)
+    before = net.parameters.copy()
+    with pytest.raises(error, match=message):
+        sf.train(net, X, np.zeros(X.shape[0], int))
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+def test_bad_targets_and_weights_are_refused():
+    net, S = sf.Network([5, 4, 3], seed=0), sp.csr_array(np.eye(5))
+    with pytest.raises(ValueError, match="y: expected 5 targets"):
+        sf.train(net, S, [0, 1])
+    with pytest.raises(ValueError, match="y: expected class numbers"):
+        sf.train(net, S, [0, 1, 2, 3, 4])
+    with pytest.raises(ValueError, match="sample_weight: expected weights ≥ 0, not all zero"):
+        sf.train(net, S, [0, 1, 2, 0, 1], sample_weight=np.zeros(5))
+    with pytest.raises(TypeError, match="y: expected a dense array, got a sparse"):
+        sf.train(net, S, S)
+    with pytest.raises(TypeError, match="X: expected a dense array, got a sparse"):
+        net.loss_and_gradient(S, [0] * 5)
+    with pytest.raises(ValueError, match="validation X: expected 5 columns"):
+        sf.train(net, S, [0] * 5, validation=(sp.csr_array((2, 3)), [0, 1]))
+
+
+def test_a_network_with_infinite_weights_says_so_on_sparse_samples():
+    X, y = data()
+    net = sf.Network([40, 8, 3], seed=0)
+    with warnings.catch_warnings(), pytest.raises(FloatingPointError, match="epoch"):
+        sf.train(net, sp.csr_array(X), y, optimizer=sf.GradientDescent(1e30))
