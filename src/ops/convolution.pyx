@@ -70,10 +70,10 @@ cdef void walk(const Operation* op, floating* X, Py_ssize_t begin, Py_ssize_t en
     cdef:
         const Py_ssize_t* s = op.sizes
         Py_ssize_t c = s[CHANNELS], of_row = s[KERNEL_WIDTH] * c, positions = s[ROWS] * s[COLUMNS]
-        Py_ssize_t row = begin % positions // s[COLUMNS], column = begin % s[COLUMNS], i, k, y, x, first, stop
+        Py_ssize_t row = begin % positions // s[COLUMNS], column = begin % s[COLUMNS], _, k, y, x, first, stop
         floating* image = X + begin // positions * s[HEIGHT] * s[WIDTH] * c
         floating* at
-    for i in range(begin, end):
+    for _ in range(begin, end):
         x = column * s[ACROSS] - s[LEFT]
         first = max(0, -x)
         stop = max(first, min(s[KERNEL_WIDTH], s[WIDTH] - x))
