@@ -575,16 +575,19 @@ def test_info_of_a_network(folder, call, complaint):
     assert err == ""
     lines = out.splitlines()
     forward, step = (sf.count_multiplications(net, mode) for mode in ("forward", "step"))
-    assert lines[1].split() == ["6-200", "200x2", "*", "2x6", "2", "relu", "612", str(forward.layers[0].multiplications),
+    assert lines[1].split() == ["6-200", "relu", "rank", "2", "612", str(forward.layers[0].multiplications),
                                 f"{step.layers[0].multiplications:,}"]  # fmt: skip
     assert lines[3].split() == ["total", f"{len(net.parameters):,}", f"{forward.total:,}", f"{step.total:,}"]
     assert lines[4:] == [
-        "float32", "target 'pay': classes high, low, \"x\", none\tyet", "6 features of 3 columns: age, sex, town"
+        "6 features, 3 classes, float32", "target 'pay': classes high, low, \"x\", none\tyet",
+        "6 features of 3 columns: age, sex, town",
     ]  # fmt: skip
     net = network(3, 8, 2)
     net.origin = Origin(classes=("no", "yes"), feature_names=("a", "b", "c"))
     sf.save(net, "net.npz")
-    assert call("info", "net.npz")[0].splitlines()[4:] == ["float32", "classes no, yes", "3 features: a, b, c"]
+    assert call("info", "net.npz")[0].splitlines()[4:] == [
+        "3 features, 2 classes, float32", "classes no, yes", "features a, b, c"
+    ]  # fmt: skip
     assert complaint("info", "none.npz", status=1) == "none.npz: No such file or directory"
     assert call("info")[0].startswith("processor")
 

@@ -181,8 +181,9 @@ def test_a_summary_tells_layers_and_data():
     assert lines[4] == ["total", "1,033", "960", "2,360"] and net.parameters.size == 1033
     assert net.summary().endswith("\n13 inputs, 3 outputs, float64")
     net.origin = Origin(classes=("a", "b", "c"), feature_names=tuple(f"x{i}" for i in range(13)))
-    assert net.summary().endswith("\n13 features, 3 classes, float64")
+    names = ", ".join(f"x{i}" for i in range(13))
+    assert net.summary().endswith(f"\n13 features, 3 classes, float64\nclasses a, b, c\nfeatures {names}")
     bit = sf.Network([2, 1], output="sigmoid", seed=0)
     bit.origin = Origin(classes=(False, True))
-    assert bit.summary().endswith("\n2 inputs, 2 classes, float32")
+    assert bit.summary().endswith("\n2 inputs, 2 classes, float32\nclasses False, True")
     assert all(line == line.rstrip() for line in net.summary().splitlines())
