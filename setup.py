@@ -99,7 +99,7 @@ def extension(module, source, *more, depends=()):
     )
 
 
-LISTS = [f"loops/{name}.h" for name in ("elementwise", "activations", "losses", "updates")]
+LISTS = [f"loops/{name}.h" for name in ("elementwise", "activations", "cells", "losses", "updates")]
 LOOPS = [*LISTS, "loops/elementwise_types.h", "loops/elementwise_loops.h"]
 SANITIZERS = "platform/sanitize.h"
 TIMING = "platform/timing.h"
@@ -117,7 +117,7 @@ setup(
             ),
             extension("cython_kernels", "cython_kernels.pyx", depends=LISTS),
             *(
-                extension(f"ops.{path.stem}", f"ops/{path.name}", depends=LISTS)
+                extension(f"ops.{path.stem}", f"ops/{path.name}", depends=[*LISTS, "platform/strip.h"])
                 for path in sorted(Path("src/ops").glob("*.pyx"))
             ),
             extension(

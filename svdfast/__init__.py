@@ -6,13 +6,14 @@ Only names are gathered here. `_gil` comes first, as it may refuse; then `_runti
 
 from svdfast._process import gil as _gil  # isort: skip  # noqa: F401
 from svdfast._process import runtime as _runtime  # isort: skip  # noqa: F401
-from svdfast import activations, callbacks, datasets, kernels, onnx, plots, ranks, schedules
+from svdfast import activations, callbacks, datasets, kernels, layers, onnx, plots, ranks, schedules
 from svdfast._process.config import show_config
 from svdfast._process.version import __version__ as __version__
 from svdfast.interop.files import load, save
 from svdfast.interop.sklearn_networks import from_sklearn
 from svdfast.interop.torch_networks import from_torch, to_torch
 from svdfast.model.counting import break_even_rank, count_multiplications
+from svdfast.model.describe import Input
 from svdfast.model.network import Network
 from svdfast.model.svd import factorize, truncated_svd
 from svdfast.training import optimizers as _optimizers
@@ -30,6 +31,7 @@ __all__ = [
     "Event",
     "Factoring",
     "Guard",
+    "Input",
     "Network",
     "NotFinite",
     "StopTraining",
@@ -43,6 +45,7 @@ __all__ = [
     "from_sklearn",
     "from_torch",
     "kernels",
+    "layers",
     "load",
     "onnx",
     "plots",

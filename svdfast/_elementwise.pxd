@@ -27,6 +27,22 @@ cdef extern from "elementwise.h" nogil:
         double l1
         double l2
 
+    ctypedef struct svdfast_cell_step:
+        Py_ssize_t p, n, stride
+        const void* mask
+        void* Z
+        void* R
+        void* S
+        void* next
+        void* H
+        void* C
+        void* before
+        void* dZ
+        void* dR
+        void* dH
+        void* dnext
+        void* carry
+
     ctypedef struct svdfast_elementwise:
         void (*bias_activation)(int, double, Py_ssize_t, Py_ssize_t, const void*, void*, void*) noexcept nogil
         void (*activation_backward)(int, double, Py_ssize_t, Py_ssize_t, const void*, const void*, void*) noexcept nogil
@@ -36,6 +52,8 @@ cdef extern from "elementwise.h" nogil:
         double (*add_penalty)(const svdfast_update_rule*, Py_ssize_t, const void*, void*) noexcept nogil
         void (*add_rows)(Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, void*) noexcept nogil
         void (*gather)(int, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, const int64_t*, double, void*) noexcept nogil
+        void (*cell)(int, const svdfast_cell_step*) noexcept nogil
+        void (*cell_backward)(int, const svdfast_cell_step*) noexcept nogil
 
 
 cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil

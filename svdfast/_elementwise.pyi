@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 INSTRUCTION_SETS: tuple[str, ...]
 ACTIVATIONS: dict[str, int]
+CELLS: dict[str, int]
 LOSSES: dict[str, int]
 UPDATES: dict[str, int]
 ELEMENT_TYPES: dict[str, int]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks as ONNX models, for other runtimes, on request with the preparation of a table's columns. Needs onnx: the extra `onnx`.
 
-Not here: what a preparation does (data/preparation.py); the operators of each activation (model/activations.py); reading ONNX models;
-other files (interop/files.py).
+Not here: what a preparation does (data/preparation.py); the operators of layers (interop/onnx_layers.py) and of activations
+(model/activations.py); reading ONNX models; other files (interop/files.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from svdfast._process import in_use
 from svdfast._process.files import written_whole
 from svdfast.data.preparation import GAP, GAPS, Categorical, Numeric, Preparation
+from svdfast.interop.onnx_layers import takes_tokens, write_layers
 from svdfast.model.heads import CLASSES, head_of
 from svdfast.model.network import Network
 from svdfast.model.origin import Label
@@ -39,10 +40,10 @@ _BYTES_PER_LAYER = 10_000  # beside the parameters, at most
 def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
     """An ONNX model that computes what a network does.
 
-    Its input "X" (n_samples, n_inputs) and its output "y" (n_samples, n_outputs) have the network's dtype, for any number of samples.
-    A dense layer is one Gemm, a factored layer is two. The model takes floats: scale uint8 inputs by `uint8_scale` first, as the
-    network does. The model's metadata has the scale under "uint8_scale", and as JSON what the network's origin knows: "classes",
-    "feature_names", "preparation".
+    Its input "X" and its output "y" have the shapes that `Network.predict` has, (n_samples, n_inputs) and (n_samples, n_outputs) for
+    fully connected layers, and the network's dtype; tokens are int64. A dense layer is one Gemm, a factored layer is two. The model takes
+    floats: scale uint8 inputs by `uint8_scale` first, as the network does. The model's metadata has the scale under "uint8_scale",
+    and as JSON what the network's origin knows: "classes", "feature_names", "preparation".
 
     Parameters
     ----------
@@ -65,8 +66,16 @@ def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
     TypeError
         Not a network.
     ValueError
-        The network is larger than the 2 GB that an ONNX model may have, or has an activation that ONNX lacks. Or it has no
-        preparation, and one is asked for.
+        The network is larger than the 2 GB that an ONNX model may have, or has an activation or a layer that ONNX lacks, as Masking.
+        Or it has no preparation, and one is asked for.
+
+    Notes
+    -----
+    Factored layers stay factored. A convolution is one Conv, or two of which the second is 1×1. A recurrent layer is RNN, GRU or LSTM;
+    the factors of its input's weight stand before it but for the last. Where its state's weight is factored, it is a Scan with two
+    products in it. onnxruntime has Conv, AveragePool and recurrent operators for float32 alone; a float64 network has other operators
+    in their place, which are slower. A token outside the vocabulary gives the bias, as in the network. Give a model with recurrent layers
+    at least one sample: onnxruntime 1.32 ends the process for none.
 
     Examples
     --------
@@ -96,19 +105,14 @@ def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
     if "" in columns:
         raise ValueError("preparation: expected names of columns, which are the model's inputs, got an empty one")
     graph = _Graph(net.dtype, columns)
-    inputs, name = ([graph.input("X", net.sizes[0])], "X") if table is None else _features(graph, table)
+    if table is None:
+        inputs, name = [graph.input("X", *net.layout.input_shape, integers=takes_tokens(net.layout))], "X"
+    else:
+        inputs, name = _features(graph, table)
     with in_use.reading(net):
-        for i, layer in enumerate(net.layers):
-            *first, last = layer.products.items()
-            for of_weight, W in first:
-                name = graph.product(name, f"{of_weight}_{i}", W)
-            name = graph.product(name, f"{last[0]}_{i}", last[1], f"b_{i}", layer.b)
-            function = layer.activation
-            if function.facts.onnx is None:
-                raise ValueError(f"net: layer {i}: expected an activation that ONNX has, got {function.name}")
-            name = function.facts.onnx(graph, name, function.parameter)
+        name = write_layers(graph, net, name)
     y = graph.named("y")
-    outputs = [graph.output(y, graph.kind, net.sizes[-1])]
+    outputs = [graph.output(y, graph.kind, *net.layout.output_shape)]
     if table is not None:
         outputs = [*_labels(graph, net, table, y), *outputs]
     opsets = [onnx.helper.make_opsetid("", _OPSET)]
@@ -245,11 +249,12 @@ class _Graph:
         self._taken.add(name)
         return name
 
-    def input(self, name: str, size: int, *, text: bool = False) -> Any:
-        """An input (n_samples, size) of the model, of numbers or of text."""
+    def input(self, name: str, *sizes: int, text: bool = False, integers: bool = False) -> Any:
+        """An input (n_samples, ...) of the model, of numbers of its dtype, of text or of integers."""
         import onnx
 
-        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.STRING if text else self.kind, ["n_samples", size])
+        kind = onnx.TensorProto.STRING if text else onnx.TensorProto.INT64 if integers else self.kind
+        return onnx.helper.make_tensor_value_info(name, kind, ["n_samples", *sizes])
 
     def output(self, name: str, kind: Any, *sizes: int) -> Any:
         """An output (n_samples, ...) of the model."""

@@ -223,7 +223,7 @@ def spectrum(
         energy = _energy(s)
         share.plot(places, energy, label="energy of the first i", marker=marker, markersize=3, **STYLES[1])
         share.set(ylabel="share of the energy", ylim=(0, 1.03))
-        limit = break_even_rank(layer.n_in, layer.n_out, first_layer=index == 0)
+        limit = break_even_rank(layer.n_in, layer.n_out, first_layer=net.layout.placed[index].first)
         axes.axvline(limit, label="break-even rank", linewidth=1.2, **STYLES[2])
         about = f"break-even rank {limit}"
         if rank:

@@ -4,7 +4,7 @@
 So a model that trains on a GPU, by PyTorch, gets steps 2 and 4 of the four; the training between is the user's own. Needs PyTorch: the
 extra `torch`; `import svdfast` does not import this module.
 
-Not here: svdfast's networks from and to PyTorch (interop/torch_networks.py).
+Not here: svdfast's networks from and to PyTorch (interop/torch_networks.py), and the modules that they need (_torch_modules.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,18 @@ except ImportError:
     why = 'svdfast.torch needs PyTorch: pip install "svdfast[torch]"'
     raise ImportError(why, name="torch") from None
 
-__all__ = ["FactoredLinear", "Truncation", "factorize", "recompose"]
+from svdfast._torch_modules import (
+    ChannelsFirst,
+    ChannelsLast,
+    FactoredRecurrent,
+    MeanPool2d,
+    Recurrent,
+)
+
+__all__ = [
+    "ChannelsFirst", "ChannelsLast", "FactoredLinear", "FactoredRecurrent", "MeanPool2d", "Recurrent", "Truncation",
+    "factorize", "recompose",
+]  # fmt: skip
 
 logger = logging.getLogger("svdfast")
 

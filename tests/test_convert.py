@@ -293,7 +293,7 @@ def refused(module, match, **arguments):
     "make, match",
     [
         (lambda nn: nn.Conv1d(3, 3, 1), r"module\[1\]\[0\]: expected Linear, .* got Conv1d"),
-        (lambda nn: nn.LayerNorm(3), r"module\[1\]\[0\]: expected Linear, .* got LayerNorm$"),
+        (lambda nn: nn.LayerNorm(3), r"module\[1\]\[0\]: expected Linear, .* got LayerNorm; pass input="),
         (lambda nn: nn.LogSoftmax(dim=1), r"module\[1\]\[0\]: .*got LogSoftmax; leave it out and pass output=.softmax.; .*probabilities"),
         (lambda nn: nn.ModuleList([nn.ReLU()]), r"module\[1\]\[0\]: .*ModuleList"),
         (lambda nn: nn.Bilinear(3, 3, 3), r"module\[1\]\[0\]: .*Bilinear"),

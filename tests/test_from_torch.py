@@ -140,7 +140,7 @@ def test_batch_norm_that_has_no_fixed_function():
     ([norm(3), nn.Linear(4, 3)], r"module\[0\]: expected 4 features, as in module\[1\], got 3"),
     ([norm(3), norm(4), nn.Linear(4, 3)], r"module\[1\]: expected 3 features, as in module\[0\], got 4"),
     ([nn.Linear(4, 3), norm(3).double()], r"module\[1\]: expected float32, as in module\[0\], got float64"),
-    ([nn.Linear(4, 3), nn.BatchNorm2d(3).eval()], r"module\[1\]: .* got BatchNorm2d$"),
+    ([nn.Linear(4, 3), nn.BatchNorm2d(3).eval()], r"module\[1\]: .* got BatchNorm2d; pass input="),
     ([nn.Linear(4, 3), nn.SyncBatchNorm(3).eval()], r"module\[1\]: .* got SyncBatchNorm$"),
     ([nn.Linear(4, 3), nn.LazyBatchNorm1d().eval()], r"module\[1\]: .* got LazyBatchNorm1d; run the module on a batch"),
 ])  # fmt: skip

@@ -31,7 +31,10 @@ import pytest
 import svdfast as sf
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILED = ("_blas", "_elementwise", "_engine", "cython_kernels", "ops.bias_activation", "ops.product")
+COMPILED = (
+    "_blas", "_elementwise", "_engine", "cython_kernels",
+    *(f"ops.{path.stem}" for path in sorted((ROOT / "src" / "ops").glob("*.pyx"))),
+)  # fmt: skip
 OPTIONAL = (
     "h5py", "matplotlib", "onnx", "onnxruntime", "safetensors", "sklearn", "tensorboardX", "torch", "tqdm", "zarr"
 )  # fmt: skip

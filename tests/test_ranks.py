@@ -21,7 +21,7 @@ def with_spectra(net, *spectra):
 
 
 def apply(rule, net):
-    return rule(net.layout.layers[:-1], [layer.weight() for layer in net.layers[:-1]])
+    return rule(net.layout.factorable, [layer.weight() for layer in net.layers[:-1]])
 
 
 # 16 : 9 : 4 of 29.

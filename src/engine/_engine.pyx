@@ -41,7 +41,7 @@ import numpy as np
 from cython.parallel cimport parallel, prange
 from cython cimport floating
 from libc.math cimport isfinite, pow, sqrt
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -49,7 +49,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from svdfast cimport _blas, _elementwise
 from svdfast._elementwise cimport elementwise, svdfast_elementwise, svdfast_update_rule
-from svdfast.ops.operation cimport Kind, Operation, Tile
+from svdfast.ops.operation cimport Kind, Operation, Place, Tile
 
 from svdfast._process.checks import room
 
@@ -86,6 +86,9 @@ SUM_ROWS = 512
 # these; so fewer are in a tile, and in a batch that leaves the weights' gradients to the second half, that the values stay in cache.
 TILE_BYTES = 2 * 2**20
 BATCH_BYTES = 4 * 2**20
+
+# Where operations go step by step, a product has one row a sample, so a tile has as many as else; but no more than take so many bytes.
+LOOP_BYTES = 128 * 2**20
 
 # Rows of a tile up to which products may take another way, in other bits: no thread gets so few where another number would not.
 cdef Py_ssize_t FEW_ROWS = 4
@@ -134,6 +137,7 @@ cdef struct Plan:
     const Operation* last
     Group* groups
     Py_ssize_t n_in, n_out      # elements of a sample and of its output
+    Py_ssize_t rows_out         # of a sample's output, each with a target
     Py_ssize_t size             # of the flat vector
     Py_ssize_t n_weights        # of them, before those that do not decay
     Py_ssize_t tile_rows
@@ -177,6 +181,8 @@ cdef struct Plan:
     bint in_place               # X is used as it lies, not gathered
     void* outputs               # where they are wanted (PREDICT, EVALUATE), else NULL
     void* gradient              # where it is asked for (GRADIENT), or lies (APPLY)
+    Py_ssize_t batch_begin      # row of the data that the batch begins at
+    uint64_t key                # of a training's step, for what is random; 0: none
     double gradient_scale       # APPLY: what it is multiplied with
 
 # What goes through both halves at once: rows of the batch, which are its parts `sum` .. `stop` (see SUM_ROWS).
@@ -215,14 +221,20 @@ cdef inline const Operation* operation(const Plan* plan, int i) noexcept nogil:
     return plan.last if i == plan.n_operations - 1 else &plan.operations[i]
 
 
-cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot, Py_ssize_t p, const void* X) noexcept nogil:
-    """What an operation is given of p rows, which lie in the scratch from row `slot` on; their samples at X, if that is not NULL."""
+cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot, Py_ssize_t p, const void* X,
+                         Py_ssize_t first=0) noexcept nogil:
+    """What an operation is given of p rows, which lie in the scratch from row `slot` on; their samples at X, if that is not NULL.
+    They begin at row `first` of the data."""
     cdef Tile tile
-    tile.p = p
+    cdef int i
+    tile.p, tile.rows = p, p * op.rows_per_sample
     tile.X = <void*> X if op.reads_samples and X != NULL else op.X.start + slot * op.X.step
     tile.Y = op.Y.start + slot * op.Y.step
     tile.dX = op.dX.start + slot * op.dX.step
     tile.dY = op.dY.start + slot * op.dY.step
+    for i in range(op.n_others):
+        tile.others[i] = op.others[i].start + slot * op.others[i].step
+    tile.first, tile.key = first - plan.batch_begin, plan.key
     tile.bfloat16 = plan.bfloat16
     return tile
 
@@ -243,6 +255,31 @@ cdef inline void run_pass(const Plan* plan, const Operation* op, Tile* tile, con
     tile.bfloat16 = plan.bfloat16
 
 
+cdef void run_loop(const Plan* plan, int begin, int stop, Py_ssize_t slot, Py_ssize_t p, const floating* w, bint backward,
+                   bint packed) noexcept nogil:
+    """Operations begin .. stop, once for each step."""
+    cdef:
+        const Operation* op
+        Py_ssize_t steps = plan.operations[begin].steps, j, step, first
+        Tile tile
+        int i, k, count = stop - begin
+    for j in range(steps):
+        step = steps - 1 - j if backward else j
+        # A tile's rows lie step by step.
+        first = p * (steps - 1 - step if plan.operations[begin].reverse else step)
+        for i in range(count):
+            op = operation(plan, stop - 1 - i if backward else begin + i)
+            tile = tile_of(plan, op, slot, p, NULL)
+            tile.rows, tile.step = p, step
+            tile.X = <char*> tile.X + first * op.X.row
+            tile.Y = <char*> tile.Y + first * op.Y.row
+            tile.dX = <char*> tile.dX + first * op.dX.row
+            tile.dY = <char*> tile.dY + first * op.dY.row
+            for k in range(op.n_others):
+                tile.others[k] = <char*> tile.others[k] + first * op.others[k].row
+            run_pass[floating](plan, op, &tile, w, backward, packed)
+
+
 cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_ssize_t first, Py_ssize_t p, Py_ssize_t slot,
                    double* losses, double scale, bint accumulate, bint packed) noexcept nogil:
     """Takes rows first .. first+p of the data forward and back. Their place in the scratch begins at row `slot`.
@@ -258,19 +295,20 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
         const char* source = plan.source
         const char* X = NULL
         const Operation* op
+        Py_ssize_t r = plan.rows_out, width = plan.n_out // plan.rows_out, row, place
         Tile tile
-        int i
+        int i, j, stop
 
     if rows != NULL:
         rows += first
     else:
         source += first * plan.X_stride * plan.X_itemsize
         if labels != NULL:
-            labels += first
+            labels += first * r
         if targets != NULL:
             targets += first * plan.n_out
         if weights != NULL:
-            weights += first
+            weights += first * r
 
     if plan.in_place:
         X = source
@@ -278,10 +316,16 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
         loops.gather(plan.X_type, p, plan.n_in, source, plan.X_stride, rows, plan.X_scale,
                      <floating*> plan.scratch + slot * plan.n_in)
 
-    for i in range(plan.n_operations):
+    i = 0
+    while i < plan.n_operations:
         op = operation(plan, i)
-        tile = tile_of(plan, op, slot, p, X)
+        if op.loop_stop > 0:
+            run_loop[floating](plan, i, op.loop_stop, slot, p, w, False, packed)
+            i = op.loop_stop
+            continue
+        tile = tile_of(plan, op, slot, p, X, first)
         run_pass[floating](plan, op, &tile, w, False, packed)
+        i += 1
 
     if plan.outputs != NULL:
         memcpy(<floating*> plan.outputs + first * plan.n_out, tile.Y, p * plan.n_out * sizeof(floating))
@@ -289,16 +333,35 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
         return
 
     # The last delta, which is that of X + b where the loss starts there, else of f(X + b).
-    loops.loss(plan.loss, p, plan.n_out, tile.X, tile.Y, labels, targets, weights, rows, scale, tile.dY, losses)
+    if rows == NULL or r == 1:
+        loops.loss(plan.loss, p * r, width, tile.X, tile.Y, labels, targets, weights, rows, scale, tile.dY, losses)
+    else:
+        for i in range(p):
+            row = rows[i] * r
+            place = i * r * width
+            loops.loss(plan.loss, r, width, <floating*> tile.X + place, <floating*> tile.Y + place,
+                       labels + row if labels != NULL else NULL, targets + row * width if targets != NULL else NULL,
+                       weights + row if weights != NULL else NULL, NULL, scale, <floating*> tile.dY + place, losses + i * r)
     if plan.mode == EVALUATE:
         return
 
     for i in range(plan.n_operations - 1, -1, -1):
         op = operation(plan, i)
-        tile = tile_of(plan, op, slot, p, X)
-        run_pass[floating](plan, op, &tile, w, True, packed)
-        if plan.by_tiles and op.place >= 0:
-            op.kind.gradient(op, &tile, 0, op.n, accumulate, gradient + op.place)
+        if op.loop_stop > 0:
+            run_loop[floating](plan, i, op.loop_stop, slot, p, w, True, packed)
+            stop = op.loop_stop
+        elif op.steps > 0:
+            continue
+        else:
+            stop = i + 1
+        # Of a loop after its last step: one product for all of them.
+        for j in range(i, stop):
+            op = operation(plan, j)
+            tile = tile_of(plan, op, slot, p, X, first)
+            if op.steps == 0:
+                run_pass[floating](plan, op, &tile, w, True, packed)
+            if plan.by_tiles and op.place >= 0:
+                op.kind.gradient(op, &tile, 0, op.n, accumulate, gradient + op.place)
 
 
 cdef inline Py_ssize_t sum_begin(const Chunk* chunk, Py_ssize_t i) noexcept nogil:
@@ -342,7 +405,8 @@ cdef void run_slice(const Plan* plan, const floating* w, int t, const Chunk* chu
         Py_ssize_t slot = top if plan.mode >= GRADIENT and not plan.by_tiles else t * plan.tile_rows
         floating* gradient = <floating*> plan.gradients[t] if plan.by_tiles else NULL
     if bottom > top:
-        run_tile[floating](plan, w, gradient, chunk.first + top, bottom - top, slot, plan.losses + top, scale, j > 0, packed)
+        run_tile[floating](plan, w, gradient, chunk.first + top, bottom - top, slot, plan.losses + top * plan.rows_out, scale,
+                           j > 0, packed)
 
 
 cdef double finish(const Plan* plan, const floating* w, floating* g, Py_ssize_t place, Py_ssize_t n,
@@ -503,7 +567,7 @@ cdef void run_second_half(const Plan* plan, const floating* w, int t, int n_thre
 cdef double sum_losses(const Plan* plan, double loss, Py_ssize_t count) noexcept nogil:
     """`loss` and those of the chunk's rows, added in order."""
     cdef Py_ssize_t i
-    for i in range(count):
+    for i in range(count * plan.rows_out):
         loss += plan.losses[i]
     return loss
 
@@ -611,9 +675,11 @@ cdef double norm(const floating* g, Py_ssize_t n) noexcept nogil:
 
 cdef double sum_weights(const Plan* plan, const floating* weights, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
     cdef double total = 0
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, j, row
     for i in range(first, first + count):
-        total += weights[i if plan.rows == NULL else plan.rows[i]]
+        row = (i if plan.rows == NULL else plan.rows[i]) * plan.rows_out
+        for j in range(plan.rows_out):
+            total += weights[row + j]
     return total
 
 
@@ -705,6 +771,8 @@ cdef class Engine:
     cdef Plan plan
     cdef bint is_double
     cdef dict keep              # the arrays that Plan points into
+    cdef list places            # of values, see _places
+    cdef uint64_t key           # of the steps to come, see set_key
     cdef readonly object order  # rows in the order in which batches take them, or None
 
     def __cinit__(self, layout, *args, **kwargs):
@@ -743,11 +811,14 @@ cdef class Engine:
         # Halves of what does not fit into one tile are not few.
         tile_rows = min(tile_rows, max(few, (batch_size + n - 1) // n))
         if tall > 0:
-            tile_rows = min(tile_rows, max(few, TILE_BYTES // tall))
+            tile_rows = min(tile_rows, max(few, (LOOP_BYTES if layout.program.has_loop else TILE_BYTES) // tall))
             sum_rows = min(sum_rows, max(few, BATCH_BYTES // tall))
         plan.tile_rows = max(1, tile_rows)
-        plan.call_rows = CALL_ROWS if reproducible and _blas.by_blas(self.is_double) else 0
+        # Rows of loops lie step by step in a tile, so sums over a tile's rows depend on its height.
+        plan.call_rows = CALL_ROWS if reproducible and (layout.program.has_loop or _blas.by_blas(self.is_double)) else 0
         plan.tile_rows = max(plan.tile_rows, plan.call_rows)
+        if reproducible and layout.program.has_loop:
+            sum_rows = CALL_ROWS
         plan.sum_rows = sum_rows
         plan.by_tiles = gradients and not reproducible and batch_size > sum_rows
         # Of all threads' tiles, and of one part at least.
@@ -767,8 +838,9 @@ cdef class Engine:
         scratch = self.keep["scratch"] = aligned_zeros(size, dtype)
         forbid(scratch, gaps)
         plan.scratch = <void*> address(scratch)
-        for i, operation in enumerate(layout.program.operations):
-            self._lay(&plan.operations[i], places[operation.input], places[operation.output], dtype.itemsize)
+        self.places = places
+        for i in range(plan.n_operations):
+            self._lay(&plan.operations[i], layout.program, i, places, dtype.itemsize)
         plan.bare = plan.operations[plan.n_operations - 1]
         plan.bare.code = _elementwise.SVDFAST_IDENTITY
         if gradients:
@@ -787,7 +859,7 @@ cdef class Engine:
             elif batch_size > most:
                 weight_sums = self.keep["weight_sums"] = aligned_zeros(layout.n_weights, dtype)
                 plan.weight_sums = <void*> address(weight_sums)
-        losses = self.keep["losses"] = aligned_zeros(plan.loss_rows, np.float64)
+        losses = self.keep["losses"] = aligned_zeros(plan.loss_rows * plan.rows_out, np.float64)
         plan.losses = <double*> address(losses)
 
     cdef _read(self, program):
@@ -805,11 +877,20 @@ cdef class Engine:
             if (tensor is None) != (op.kind.gradient == NULL):
                 raise ValueError(f"operation {i}: expected a tensor where its kind has a gradient, and only there, got {tensor}")
             op.n, op.m = program.values[operation.output].width, program.values[operation.input].width
+            for k, size in enumerate(operation.sizes):
+                op.sizes[k] = size
+            op.n_others = len(operation.others)
+            if operation.loop is not None:
+                op.steps, op.reverse = operation.loop.steps, operation.loop.reverse
+                if i == 0 or program.operations[i - 1].loop is not operation.loop:
+                    begin = i
+                plan.operations[begin].loop_stop = i + 1
             if tensor is not None:
                 op.place, op.decays, op.group = tensor.place, tensor.decays, tensor.layer
                 op.n, op.m = tensor.shape if tensor.decays else (tensor.shape[0], 1)
             plan.work += 3 * operation.multiplications
         plan.n_in, plan.n_out = program.values[0].size, program.values[operation.output].size
+        plan.rows_out = program.values[operation.output].rows_per_sample
 
     cdef tuple _places(self, program, Py_ssize_t rows, bint gradients, list gaps):
         """For each value, in elements, its place in the scratch, its delta's place (None: nobody needs it), its size for a sample, and
@@ -824,7 +905,7 @@ cdef class Engine:
                 places.append(places[value.view_of])
                 continue
             operation = made_by.get(i)
-            before, before_delta, _, of_samples = (0, None, 0, True) if operation is None else places[operation.input]
+            before, before_delta, _, of_samples = (0, None, 0, False) if operation is None else places[operation.input]
             # The loss may read what goes into the last operation after its output is there.
             if operation is not None and operation.overwrites and i != last and not of_samples:
                 own = before
@@ -832,22 +913,37 @@ cdef class Engine:
                 own = place
                 place = after(place, rows * value.size, gaps)
             delta = before_delta if operation is not None and operation.overwrites_delta else None
+            if gradients and value.delta_of is not None:
+                delta = places[value.delta_of][1]
             # The loss writes its delta also where there is no gradient.
             if delta is None and (i == last or gradients and program.needs_delta(i)):
                 delta = place
                 place = after(place, rows * value.size, gaps)
-            places.append((own, delta, value.size, operation is None))
+            places.append((own, delta, value.size, i == 0))
         return places, place
 
-    cdef _lay(self, Operation* op, tuple x, tuple y, Py_ssize_t itemsize):
+    cdef _lay(self, Operation* op, program, int i, list places, Py_ssize_t itemsize):
         """Tells an operation where its values lie."""
-        cdef char* scratch = <char*> self.plan.scratch
-        op.X.start, op.X.step, op.reads_samples = scratch + <Py_ssize_t> x[0] * itemsize, x[2] * itemsize, x[3]
-        op.Y.start, op.Y.step = scratch + <Py_ssize_t> y[0] * itemsize, y[2] * itemsize
-        if x[1] is not None:
-            op.dX.start, op.dX.step = scratch + <Py_ssize_t> x[1] * itemsize, op.X.step
-        if y[1] is not None:
-            op.dY.start, op.dY.step = scratch + <Py_ssize_t> y[1] * itemsize, op.Y.step
+        operation = program.operations[i]
+        op.reads_samples = places[operation.input][3]
+        op.X = self._place(program, op.steps, operation.input, False, places, itemsize)
+        op.Y = self._place(program, op.steps, operation.output, False, places, itemsize)
+        op.dX = self._place(program, op.steps, operation.input, True, places, itemsize)
+        op.dY = self._place(program, op.steps, operation.output, True, places, itemsize)
+        for k, other in enumerate(operation.others):
+            op.others[k] = self._place(program, op.steps, other.value, other.delta, places, itemsize)
+
+    cdef Place _place(self, program, Py_ssize_t steps, int value, bint delta, list places, Py_ssize_t itemsize):
+        """Where a value lies, or its delta."""
+        cdef Place place
+        own, of_delta, size, _ = places[value]
+        element = of_delta if delta else own
+        if element is None:
+            place.start, place.step, place.row = NULL, 0, 0
+        else:
+            place.start, place.step = <char*> self.plan.scratch + <Py_ssize_t> element * itemsize, size * itemsize
+            place.row = program.values[value].width * itemsize if steps > 1 and program.values[value].rows_per_sample == steps else 0
+        return place
 
     cdef Py_ssize_t _make_room_for_penalties(self) except -1:
         """Of the weights, in the order in which they lie. Returns the elements of the largest block of a gradient."""
@@ -927,6 +1023,10 @@ cdef class Engine:
         if rows is not None:
             self.plan.rows = <const int64_t*> address(rows)
 
+    def set_key(self, key):
+        """What random numbers of gradients and steps from now on are made of, from 1; 0: nothing is dropped."""
+        self.key = key
+
     def set_rate_scales(self, scales):
         """What the learning rate is multiplied with for the weights of each layer; 1 at first. Biases keep the plain rate."""
         cdef int i
@@ -959,8 +1059,10 @@ cdef class Engine:
     cdef double _run(self, Mode mode, Py_ssize_t first, Py_ssize_t count, double l1, double l2,
                      out=None, total_weight=None) except? -1:
         cdef Plan* plan = &self.plan
-        cdef double scale = 1, total = count, value
+        cdef double scale = 1, total = count * plan.rows_out, value
         plan.mode = mode
+        plan.batch_begin = first
+        plan.key = self.key if mode >= GRADIENT else 0
         plan.outputs = NULL if out is None else <void*> address(out)
         plan.in_place = (plan.rows == NULL and plan.X_scale == 1 and plan.X_stride == plan.n_in
                          and plan.X_itemsize == (8 if self.is_double else 4))
@@ -992,6 +1094,14 @@ cdef class Engine:
     def predict(self, out):
         """Writes the outputs of all rows to `out` (n, n_outputs), C-contiguous, of the network's dtype."""
         self._run(PREDICT, 0, out.shape[0], 0, 0, out)
+
+    def value(self, program, int index, Py_ssize_t n):
+        """A copy of a value of the program, (n·rows, width), as the last call left it in its first n rows: a call of one tile."""
+        of = program.values[index]
+        place, _, size, of_samples = self.places[index]
+        if of_samples and self.plan.in_place or self.plan.n_threads > 1 or n > self.plan.tile_rows:
+            raise ValueError("index: expected a value that an operation makes, of one tile of one thread")
+        return self.keep["scratch"][place : place + n * size].reshape(-1, of.width).copy()
 
     def evaluate(self, Py_ssize_t n, out=None):
         """Mean loss over n rows, without penalties; their outputs to `out` where it is given."""

@@ -24,6 +24,7 @@ cdef extern from "elementwise.h" nogil:
     const svdfast_named* svdfast_activations
     const svdfast_named* svdfast_losses
     const svdfast_named* svdfast_updates
+    const svdfast_named* svdfast_cells
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
@@ -41,6 +42,7 @@ cdef dict codes(const svdfast_named* named):
 ACTIVATIONS = codes(svdfast_activations)
 LOSSES = codes(svdfast_losses)
 UPDATES = codes(svdfast_updates)
+CELLS = codes(svdfast_cells)
 ELEMENT_TYPES = {"uint8": SVDFAST_UINT8, "float32": SVDFAST_FLOAT32, "float64": SVDFAST_FLOAT64}
 
 # What an activation's derivative is computed from: "A", "Z", or None where f'(z) is 1.

@@ -97,6 +97,8 @@ static int measuring = 0;
 #define NAMED_UPDATE(CODE, name) {#name, "NOTHING"},
 const svdfast_named svdfast_activations[] = {SVDFAST_ACTIVATIONS(NAMED_BY_ELEMENT, NAMED) {NULL, NULL}};
 const svdfast_named svdfast_losses[] = {SVDFAST_LOSSES(NAMED) {NULL, NULL}};
+#define NAMED_CELL(CODE, name, gates) {#name, "NOTHING"},
+const svdfast_named svdfast_cells[] = {SVDFAST_CELLS(NAMED_CELL) {NULL, NULL}};
 const svdfast_named svdfast_updates[] = {SVDFAST_UPDATES(NAMED_UPDATE) {NULL, NULL}};
 
 int svdfast_elementwise_available(const char *name)

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "activations.h"
+#include "cells.h"
 #include "losses.h"
 #include "updates.h"
 
@@ -27,6 +28,7 @@
 enum { SVDFAST_ACTIVATIONS(SVDFAST_CODE, SVDFAST_CODE) };
 enum { SVDFAST_LOSSES(SVDFAST_CODE) };
 enum { SVDFAST_UPDATES(SVDFAST_CODE) };
+enum { SVDFAST_CELLS(SVDFAST_CODE) };
 #undef SVDFAST_CODE
 
 /* A code's name, and what it reads: "A", "Z" or "NOTHING". An activation's derivative reads that; a
@@ -36,7 +38,7 @@ typedef struct {
 } svdfast_named;
 
 /* By code; a name that is NULL is the end. */
-extern const svdfast_named svdfast_activations[], svdfast_losses[], svdfast_updates[];
+extern const svdfast_named svdfast_activations[], svdfast_losses[], svdfast_updates[], svdfast_cells[];
 
 /* Element types of the rows that `gather` reads. */
 enum { SVDFAST_UINT8, SVDFAST_FLOAT32, SVDFAST_FLOAT64 };
@@ -70,6 +72,10 @@ typedef struct {
     /* out (p, m) = scale * X[rows[i]]; X: rows of `type`, `stride` elements apart; rows NULL: row i. */
     void (*gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrdiff_t stride, const int64_t *rows,
                    double scale, void *out);
+
+    /* A step of a recurrent cell, forward and back: cells.h says what is read and written. */
+    void (*cell)(int cell, const svdfast_cell_step *step);
+    void (*cell_backward)(int cell, const svdfast_cell_step *step);
 } svdfast_elementwise;
 
 /* The table for elements of 4 (float) or 8 (double) bytes, from the chosen instruction set. */
@@ -85,7 +91,7 @@ int svdfast_elementwise_available(const char *name);
 /* on: hand out a table that times each loop (timing.h), with all sums at 0. Else the plain one again. No loop may be running. */
 void svdfast_elementwise_measure(int on);
 
-/* Seconds of all threads since then: in bias_activation, activation_backward and loss; in gather; in update, add_penalty and add_rows. */
+/* Seconds of all threads since then: in bias_activation, activation_backward, loss and cells; in gather; in update, add_penalty and add_rows. */
 void svdfast_elementwise_measured(double *loops, double *gather, double *update);
 
 #endif

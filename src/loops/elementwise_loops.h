@@ -54,6 +54,7 @@ static inline REAL NAME(exponential)(REAL x)
 }
 
 #include "activations.h"
+#include "cells.h"
 #include "losses.h"
 #include "updates.h"
 
@@ -84,12 +85,27 @@ static inline REAL NAME(exponential)(REAL x)
         NAME(name##_rows)(p, n, Z, A);         \
         break;
 
+/* Elements that a row has at least, where several may stand for one. */
+enum { NAME(WIDE) = 128 };
+
 static void NAME(bias_activation)(int activation, double parameter_, ptrdiff_t p, ptrdiff_t n, const void *b_, void *Z_,
                                   void *A_)
 {
     const REAL parameter = (REAL)parameter_;
     const REAL *restrict b = b_;
-    REAL *Z = Z_, *A = A_;
+    REAL *Z = Z_, *A = A_, wide[NAME(WIDE)];
+    /* Short rows, channels of images say, as fewer long ones with the bias as often; a row's own functions need it as it is. */
+    const ptrdiff_t times = n > 0 && n < NAME(WIDE) / 2 ? NAME(WIDE) / n : 1;
+    if (times > 1 && p >= times && activation != SVDFAST_SOFTMAX) {
+        const ptrdiff_t together = p / times;
+        for (ptrdiff_t k = 0; k < times; k++)
+            memcpy(wide + k * n, b, (size_t)n * sizeof(REAL));
+        NAME(bias_activation)(activation, parameter_, together, times * n, wide, Z, A);
+        const ptrdiff_t done = together * times;
+        Z += done * n;
+        A += done * n;
+        p -= done;
+    }
     switch (activation) {
         SVDFAST_ACTIVATIONS(FORWARD_BY_ELEMENT, FORWARD_BY_ROW)
     }
@@ -100,13 +116,9 @@ static void NAME(bias_activation)(int activation, double parameter_, ptrdiff_t p
 
 /* The cases of activation_backward. */
 #define DIFFERENTIATE(x, X, derivative)                 \
-    for (ptrdiff_t i = 0; i < p; i++) {                 \
-        const REAL *restrict xi = X + i * n;            \
-        REAL *restrict gi = dZ + i * n;                 \
-        for (ptrdiff_t j = 0; j < n; j++) {             \
-            const REAL x = xi[j], g = gi[j];            \
-            gi[j] = (derivative);                       \
-        }                                               \
+    for (ptrdiff_t j = 0; j < p * n; j++) {             \
+        const REAL x = X[j], g = dZ[j];                 \
+        dZ[j] = (derivative);                           \
     }
 #define DIFFERENTIATE_BY_NOTHING(derivative)
 #define DIFFERENTIATE_BY_A(derivative) DIFFERENTIATE(a, A, derivative)
@@ -120,7 +132,7 @@ static void NAME(activation_backward)(int activation, double parameter_, ptrdiff
                                       const void *A_, void *dZ_)
 {
     const REAL parameter = (REAL)parameter_;
-    const REAL *Z = Z_, *A = A_;
+    const REAL *restrict Z = Z_, *restrict A = A_;
     REAL *restrict dZ = dZ_;
     switch (activation) {
         SVDFAST_ACTIVATIONS(BACKWARD_BY_ELEMENT, BACKWARD_BY_ROW)
@@ -272,6 +284,7 @@ static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrd
 
 static const svdfast_elementwise NAME(table) = {
     NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add_rows), NAME(gather),
+    NAME(cell), NAME(cell_backward),
 };
 
 /* What elementwise_types.h defined for the type. */

@@ -41,9 +41,16 @@ static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrd
                          double scale, void *out)
 BETWEEN(SVDFAST_GATHERING, gather(type, p, m, X, stride, rows, scale, out))
 
+static void NAME(cell)(int cell, const svdfast_cell_step *step)
+BETWEEN(SVDFAST_LOOPS, cell(cell, step))
+
+static void NAME(cell_backward)(int cell, const svdfast_cell_step *step)
+BETWEEN(SVDFAST_LOOPS, cell_backward(cell, step))
+
 #undef BETWEEN
 #undef RETURNED
 
 static const svdfast_elementwise NAME(table) = {
     NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add_rows), NAME(gather),
+    NAME(cell), NAME(cell_backward),
 };

@@ -11,12 +11,12 @@ cdef Kind[2] kinds
 
 
 cdef void forward(const Operation* op, const Tile* tile, const floating* b) noexcept nogil:
-    elementwise(sizeof(floating)).bias_activation(op.code, op.parameter, tile.p * op.rows_per_sample, op.n, b, tile.X, tile.Y)
+    elementwise(sizeof(floating)).bias_activation(op.code, op.parameter, tile.rows, op.n, b, tile.X, tile.Y)
 
 
 cdef void backward(const Operation* op, const Tile* tile, const floating* b) noexcept nogil:
     # dX = dY * f'(X + b), in place
-    elementwise(sizeof(floating)).activation_backward(op.code, op.parameter, tile.p * op.rows_per_sample, op.n, tile.X, tile.Y,
+    elementwise(sizeof(floating)).activation_backward(op.code, op.parameter, tile.rows, op.n, tile.X, tile.Y,
                                                       tile.dY)
 
 
@@ -25,7 +25,7 @@ cdef void gradient(const Operation* op, const Tile* tile, Py_ssize_t first, Py_s
     # db (n) = the sum over rows of dX (p·r×n)
     if not accumulate:
         memset(g, 0, (stop - first) * sizeof(floating))
-    elementwise(sizeof(floating)).add_rows(tile.p * op.rows_per_sample, stop - first, <const floating*> tile.dY + first, op.n, g)
+    elementwise(sizeof(floating)).add_rows(tile.rows, stop - first, <const floating*> tile.dY + first, op.n, g)
 
 
 kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], <Gradient> gradient[float], NULL, NULL)

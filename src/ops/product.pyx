@@ -11,21 +11,21 @@ cdef Kind[2] kinds
 
 cdef void forward(const Operation* op, const Tile* tile, const floating* W) noexcept nogil:
     # Y (p·r×n) = X (p·r×m) · W (n×m)ᵀ
-    gemm[floating](tile.bfloat16, False, True, tile.p * op.rows_per_sample, op.n, op.m,
+    gemm[floating](tile.bfloat16, False, True, tile.rows, op.n, op.m,
                    <const floating*> tile.X, op.m, W, op.m, False, <floating*> tile.Y, op.n)
 
 
 cdef void backward(const Operation* op, const Tile* tile, const floating* W) noexcept nogil:
     if tile.dX != NULL:
         # dX (p·r×m) = dY (p·r×n) · W (n×m)
-        gemm[floating](tile.bfloat16, False, False, tile.p * op.rows_per_sample, op.m, op.n,
+        gemm[floating](tile.bfloat16, False, False, tile.rows, op.m, op.n,
                        <const floating*> tile.dY, op.n, W, op.m, False, <floating*> tile.dX, op.m)
 
 
 cdef void gradient(const Operation* op, const Tile* tile, Py_ssize_t first, Py_ssize_t stop, bint accumulate,
                    floating* g) noexcept nogil:
     # dW (n×m) = dY (p·r×n)ᵀ · X (p·r×m)
-    gemm[floating](tile.bfloat16, True, False, stop - first, op.m, tile.p * op.rows_per_sample,
+    gemm[floating](tile.bfloat16, True, False, stop - first, op.m, tile.rows,
                    <const floating*> tile.dY + first, op.n, <const floating*> tile.X, op.m, accumulate, g, op.m)
 
 

@@ -23,7 +23,7 @@ from svdfast.cli.errors import Failure, UsageError
 from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluation
 from svdfast.model.heads import CLASSES, NUMBERS
-from svdfast.model.layers import Linear
+from svdfast.model.layout import Weight
 from svdfast.model.network import Network, Truncation
 from svdfast.model.ranks import Fraction
 from svdfast.training.events import Event
@@ -53,7 +53,7 @@ class _Fraction(Fraction):
 
     dense: tuple[int, ...] = ()
 
-    def __call__(self, layers: Sequence[Linear], weights: Sequence[Array]) -> list[int | None]:
+    def __call__(self, layers: Sequence[Weight], weights: Sequence[Array]) -> list[int | None]:
         ranks = super().__call__(layers, weights)
         return [None if i in self.dense else rank for i, rank in enumerate(ranks)]
 

@@ -27,7 +27,7 @@ from svdfast.interop import files as io
 from svdfast.model import losses
 from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.heads import share_explained
-from svdfast.model.layers import Linear
+from svdfast.model.layout import Weight
 from svdfast.model.network import Network, Truncation
 from svdfast.model.ranks import NARROW, Fraction, RankRule, ranks_by, rule_of
 from svdfast.model.truncation import matrices
@@ -103,7 +103,7 @@ class _Fraction(Fraction):
 
     left: tuple[int, ...] = ()
 
-    def __call__(self, layers: Sequence[Linear], weights: Sequence[Array]) -> list[int | None]:
+    def __call__(self, layers: Sequence[Weight], weights: Sequence[Array]) -> list[int | None]:
         return [None if i in self.left else rank for i, rank in enumerate(super().__call__(layers, weights))]
 
 
@@ -191,7 +191,7 @@ def _table(before: Network, net: Network, truncations: tuple[Truncation, ...]) -
         rows.append((
             f"{layer.n_in}-{layer.n_out}",
             counts[1].layers[i].form,
-            str(break_even_rank(layer.n_in, layer.n_out, first_layer=i == 0)) if hidden else "",
+            str(break_even_rank(layer.n_in, layer.n_out, first_layer=before.layout.placed[i].first)) if hidden else "",
             f"{100 * kept[i]:.2f} %" if i in kept else "",
             *(f"{count.layers[i].multiplications:,}" for count in counts),
         ))  # fmt: skip

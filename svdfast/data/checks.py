@@ -126,7 +126,7 @@ def checked_samples(
     check_some(n_samples, spec, names[0])
     targets = None if spec.targets is None else check_targets(y, spec, n_samples, name=names[1])
     weights = check_sample_weight(
-        sample_weight, n_samples, spec.target_dtype, name=names[2], part=part
+        sample_weight, n_samples, spec.target_dtype, name=names[2], part=part, steps=spec.steps
     )
     return Samples(inputs, spec.targets, targets, weights)
 
@@ -183,6 +183,11 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
     """
     check_names(name, X, spec.feature_names)
     array = real_array(name, as_array(name, X))
+    if len(spec.shape) > 1 and array.ndim != 2:
+        if array.shape[1:] != spec.shape:
+            of_sample = ", ".join(map(str, spec.shape))
+            raise ValueError(f"{name}: expected shape (n_samples, {of_sample}) or (n_samples, {spec.n_inputs}), got {array.shape}")
+        array = array.reshape(len(array), spec.n_inputs)
     check_inputs_shape(array.shape, spec.n_inputs, name)
     kind = array.dtype if array.dtype in CODES else spec.dtype
     itemsize = kind.itemsize
@@ -249,6 +254,12 @@ def check_targets(
     if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim > 0:
         given = numbered(name, given, spec, first_row)
     array, n_out = real_array(name, given), spec.n_outputs
+    if spec.steps > 1:
+        if array.shape[:2] != (n_samples, spec.steps):
+            raise ValueError(f"{name}: expected {spec.steps} targets for each of {n_samples} samples, got shape {array.shape}")
+        flat = array.reshape(n_samples * spec.steps, *array.shape[2:])
+        checked = check_targets(flat, spec._replace(steps=1), len(flat), name=name, first_row=first_row * spec.steps)
+        return checked.reshape(n_samples, spec.steps, *checked.shape[1:])
     if check_targets_shape(array.shape, array.dtype, spec, n_samples, name):
         _room_for_copy(name, array, np.dtype(np.int32))
         _check_bounds(name, array, 0, n_out - 1, f"class numbers from 0 to {n_out - 1}", first_row, _RENUMBER)
@@ -280,8 +291,9 @@ def check_sample_weight(
     name: str = "sample_weight",
     first_row: int = 0,
     part: bool = False,
+    steps: int = 1,
 ) -> NDArray[Any] | None:
-    """Weights (p,) ≥ 0 of the network's dtype, or None. Those of a part of the data may all be 0.
+    """Weights (p,), of sequences (p,) or (p, steps), ≥ 0 of the network's dtype, or None. Those of a part of the data may all be 0.
 
     Raises
     ------
@@ -293,7 +305,12 @@ def check_sample_weight(
     if sample_weight is None:
         return None
     array = real_array(name, target_array(name, sample_weight))
-    if array.shape != (n_samples,):
+    if steps > 1:
+        if array.shape == (n_samples,):
+            array = np.repeat(array[:, np.newaxis], steps, axis=1)
+        if array.shape != (n_samples, steps):
+            raise ValueError(f"{name}: expected shape {(n_samples,)} or {(n_samples, steps)}, got {array.shape}")
+    elif array.shape != (n_samples,):
         raise ValueError(f"{name}: expected shape {(n_samples,)}, got {array.shape}")
     _room_for_copy(name, array, dtype)
     _check_finite(name, array, dtype, first_row)

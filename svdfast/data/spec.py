@@ -54,6 +54,10 @@ class Spec(NamedTuple):
         Dtype of targets and weights.
     finite : bool
         Whether there must be a sample, and all samples be finite.
+    shape : tuple of int
+        Of a sample that may come as more than a row: (steps, features), (height, width, channels).
+    steps : int
+        How many targets a sample has, each of `n_outputs`: one for each step, where outputs are sequences.
     n_classes : int
         Classes that a label may name: 0 where targets are other things than a class for each sample.
     classes : tuple of bool, int, float or str, optional
@@ -69,6 +73,8 @@ class Spec(NamedTuple):
     targets: Targets | None
     target_dtype: np.dtype[Any]
     finite: bool = True
+    shape: tuple[int, ...] = ()
+    steps: int = 1
     n_classes: int = 0
     classes: tuple[Any, ...] | None = None
     feature_names: tuple[str, ...] | None = None

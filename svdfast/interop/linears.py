@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Linear layers found in another library's model, and the network that they make.
+"""Layers with weights found in another library's model, and the network that they make.
 
-Not here: how they are found (torch_networks.py, sklearn_networks.py).
+Not here: how they are found (torch_reading.py, sklearn_networks.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from svdfast._engine import aligned_zeros
 from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model import activations
 from svdfast.model.activations import Activation
+from svdfast.model.layers import Linear as LinearLayer
+from svdfast.model.layers import Scan, Step, WeightLayer
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
+from svdfast.model.structures import of_rank
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Linear:
     factors: tuple[NDArray[Any], ...]  # W, or W1 and W2 of W = W1·W2
     b: NDArray[Any] | None
     activation: Activation | None = None
+    steps: tuple[Step, ...] = ()
+    scan: Scan | None = None  # where it is the recurrent part of a recurrent layer
 
     def then(self, affine: Affine) -> Linear:
         """The Linear that computes this one and then `affine`."""
@@ -110,12 +115,15 @@ class Linear:
         return len(self.factors[0])
 
 
-def network_of(layers: list[Linear], uint8_scale: float) -> Network:
-    """A network of these layers; an activation that is None is the identity, a bias that is None is zero."""
+def network_of(layers: list[Linear], uint8_scale: float, shape: tuple[int, ...] = ()) -> Network:
+    """A network of these layers; an activation that is None is the identity, a bias that is None is zero.
+
+    `shape` is that of a sample; without it each layer takes what the one before it gives.
+    """
     dtype = layers[0].dtype
     sizes = [count(f"{layers[0].place}: inputs", layers[0].n_in, maximum=MAX_SIZE)]
     for layer in layers:
-        if layer.n_in != sizes[-1]:
+        if not shape and layer.n_in != sizes[-1]:
             raise ValueError(
                 f"{layer.place}: expected {sizes[-1]} inputs, as many as come from before it, got {layer.n_in}"
             )
@@ -125,14 +133,20 @@ def network_of(layers: list[Linear], uint8_scale: float) -> Network:
                 raise ValueError(
                     f"{layer.place}: expected {dtype}, as in the first layer, got {array.dtype}"
                 )
-    layout = Layout.dense(sizes, [layer.activation or activations.identity() for layer in layers])
-    layout = layout.with_ranks(next((len(W2) for W2 in layer.factors[1:]), None) for layer in layers)
+    layout = Layout(tuple(_described(layer) for layer in layers), shape)
     if layout.size > MAX_SIZE:
         raise ValueError(f"expected at most {MAX_SIZE} parameters, got {layout.size}")
-    net = Network.of(layout, aligned_zeros(layout.size, dtype), uint8_scale)
+    net = Network.of(layout.checked(), aligned_zeros(layout.size, dtype), uint8_scale)
     for layer, to in zip(layers, net.layers, strict=True):
         for tensor, numbers in zip(to.weight_tensors, layer.factors, strict=True):
             tensor[...] = numbers
         if layer.b is not None:
             to.b[...] = layer.b
     return net
+
+
+def _described(layer: Linear) -> WeightLayer:
+    structure = of_rank(layer.n_out, layer.n_in, next((len(W2) for W2 in layer.factors[1:]), None))
+    if layer.scan is not None:
+        return replace(layer.scan, structure=structure)
+    return LinearLayer(structure, layer.activation or activations.identity(), layer.steps)

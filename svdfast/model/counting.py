@@ -163,11 +163,15 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
     if len(net.layers) == 0:
         raise ValueError("net: expected at least one layer, got none")
     layers = []
+    # Of a network, or of a layout; of other objects each weight meets a row a sample.
+    placed = getattr(getattr(net, "layout", net), "placed", None)
+    places = [(1, index == 0) for index in range(len(net.layers))] if placed is None else [(w.rows, w.first) for w in placed]
     for index, layer in enumerate(net.layers):
         m = count(f"n_in of layer {index}", layer.n_in)
         n = count(f"n_out of layer {index}", layer.n_out)
         structure = getattr(layer, "structure", None) or of_rank(n, m, layer.rank, f"rank of layer {index}")
-        dense, own = (weight_multiplications(s, mode, first_layer=index == 0) for s in (Dense(n, m), structure))
+        rows, first = places[index]
+        dense, own = (rows * weight_multiplications(s, mode, first_layer=first) for s in (Dense(n, m), structure))
         layers.append(LayerCount(m, n, structure.rank, own, dense, str(structure).removeprefix("rank ")))
     return MultiplicationCount(mode, tuple(layers))
 

@@ -64,14 +64,15 @@ def spec_of(net: _Network, loss: str | None = None) -> Spec:
     TypeError, ValueError
         There is no such loss, or it does not go with the output.
     """
-    layers, dtype, origin = net.layout.layers, net.dtype, net.origin
-    n_out, output = layers[-1].n_out, layers[-1].activation
+    layout, dtype, origin = net.layout, net.dtype, net.origin
+    *steps, n_out = layout.output_shape
+    output = layout.layers[-1].activation
     targets = losses.resolve(loss, output)
     head = head_of(output)
     # A softmax network takes class numbers by its own loss only; a bit is a number for any loss.
     takes_labels = targets.classes or (head is BITS and n_out == 1)
     return Spec(
-        layers[0].n_in, n_out, dtype, net.uint8_scale, targets, dtype,
+        layout.sizes[0], n_out, dtype, net.uint8_scale, targets, dtype, shape=layout.input, steps=math.prod(steps),
         n_classes=head.n_values(n_out) if takes_labels else 0,
         classes=origin.classes if takes_labels else None, feature_names=origin.feature_names,
     )  # fmt: skip
@@ -108,7 +109,7 @@ class _Pass:
     def outputs(self, data: Samples, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Outputs of these samples."""
         if out is None:
-            shape = data.n_samples, self.layout.sizes[-1]
+            shape = data.n_samples, *self.layout.output_shape
             out = np.empty(shape, self.parameters.dtype)
         self.bound(data).predict(out)
         return out
@@ -121,7 +122,7 @@ def predict(
     bfloat16, threads = resolve_precision(precision, net.dtype), resolve_threads(n_threads)
     data = open_data(X, None, None, spec_of(net)._replace(targets=None, finite=False))
     way = _Pass(net, threads, bfloat16)
-    shape, dtype = (data.n_samples, way.layout.sizes[-1]), way.parameters.dtype
+    shape, dtype = (data.n_samples, *way.layout.output_shape), way.parameters.dtype
     if out is None:
         room("X", math.prod(shape) * dtype.itemsize)
         result = out = np.empty(shape, dtype)
@@ -139,6 +140,13 @@ def predict(
     if result is not out:
         out[...] = result
     return out
+
+
+def _by_step(outputs: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Outputs and targets with a row for each step of sequences."""
+    if outputs.ndim == 2:
+        return outputs, targets
+    return outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1, *targets.shape[2:])
 
 
 class Evaluator:
@@ -169,17 +177,17 @@ class Evaluator:
         loss = accuracy = total = 0.0
         for data in self.blocks():
             n, weights = data.n_samples, data.weights
-            weight = n if weights is None else float(weights.sum(dtype=np.float64))
+            weight = n * math.prod(way.layout.output_shape[:-1]) if weights is None else float(weights.sum(dtype=np.float64))
             if weight == 0:
                 continue
-            out = np.empty((n, way.layout.sizes[-1]), dtype=way.parameters.dtype)
+            out = np.empty((n, *way.layout.output_shape), dtype=way.parameters.dtype)
             here = way.bound(data).evaluate(n, out)
             # Running means; of one block, its own to the bit. What is infinite stays so.
             total += weight
             share = weight / total
             loss = loss * (1 - share) + here * share
             if head.decides:
-                right = float(np.average(head.right(out, data.targets), weights=weights))
+                right = float(np.average(head.right(*_by_step(out, data.targets)), weights=None if weights is None else weights.ravel()))
                 accuracy = accuracy * (1 - share) + right * share
         if total == 0:
             raise ValueError("sample_weight: expected weights ≥ 0, not all 0")

@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["INITIALIZERS", "initial_weight"]
+__all__ = ["INITIALIZERS", "initial_state_weight", "initial_weight"]
 
 INITIALIZERS = ("glorot", "glorot_uniform", "he")
 
@@ -27,3 +27,8 @@ def initial_weight(init: str, n: int, m: int, rng: np.random.Generator) -> NDArr
         return rng.uniform(-bound, bound, (n, m))
     variance = 1 / m if init == "glorot" else 2 / m
     return rng.standard_normal((n, m)) * math.sqrt(variance)
+
+
+def initial_state_weight(n_rows: int, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """The weight (gates·n, n) of a recurrent state: of each gate an orthogonal matrix (Saxe et al. 2014)."""
+    return np.concatenate([np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(n_rows // n)])

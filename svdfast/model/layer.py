@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from svdfast._process import in_use
 from svdfast._process.runtime import single_threaded_blas
 from svdfast.model.activations import Activation
-from svdfast.model.layers import Linear
+from svdfast.model.layers import WeightLayer
 from svdfast.model.layout import Layout
 from svdfast.model.structures import Structure
 
@@ -54,7 +54,7 @@ class Layer:
         self._index = index
 
     @property
-    def _spec(self) -> Linear:
+    def _spec(self) -> WeightLayer:
         return self._network.layout.layers[self._index]
 
     @property
@@ -112,4 +112,4 @@ class Layer:
             return W.copy() if np.may_share_memory(W, self._network.parameters) else W
 
     def __repr__(self) -> str:
-        return f"<Layer {self.n_in} -> {self.n_out}, {self.activation.name}, {self.structure}>"
+        return f"<Layer {self.n_in} -> {self.n_out}, {self._spec.name}, {self.structure}>"

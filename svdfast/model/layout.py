@@ -8,6 +8,7 @@ is Network's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -17,11 +18,42 @@ import numpy as np
 
 from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model.activations import Activation
-from svdfast.model.layers import Linear
-from svdfast.model.program import Program, Tensor
+from svdfast.model.layers import Linear, Scan, WeightLayer
+from svdfast.model.layers import steps as step
+from svdfast.model.program import Operation, Program, Tensor
 from svdfast.model.structures import Dense, Structure, of_rank, parse
 
-__all__ = ["Layout", "check_state"]
+__all__ = ["Layout", "Weight", "check_state"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A layer's weight, and where it stands in the network.
+
+    Attributes
+    ----------
+    structure : Structure
+    rows : int
+        Rows a sample that it meets: steps of sequences, positions in images.
+    first : bool
+        Whether its inputs' delta is needed by nobody, as those of the first layer.
+    """
+
+    structure: Structure
+    rows: int = 1
+    first: bool = False
+
+    @property
+    def n_in(self) -> int:
+        return self.structure.n_in
+
+    @property
+    def n_out(self) -> int:
+        return self.structure.n_out
+
+    @property
+    def rank(self) -> int | None:
+        return self.structure.rank
 
 
 @dataclass(frozen=True)
@@ -30,12 +62,15 @@ class Layout:
 
     Attributes
     ----------
-    layers : tuple of Linear
+    layers : tuple of Linear or Scan
+    input : tuple of int
+        Shape of a sample; empty: as many numbers as the first layer takes.
     tensors : tuple of Tensor
         In the order in which they lie: weights, then biases.
     """
 
-    layers: tuple[Linear, ...]
+    layers: tuple[WeightLayer, ...]
+    input: tuple[int, ...] = ()
 
     @classmethod
     def dense(cls, sizes: Sequence[int], activations: Sequence[Activation]) -> Layout:
@@ -63,13 +98,63 @@ class Layout:
     @cached_property
     def program(self) -> Program:
         """The operations from a sample to the output."""
-        program, x = Program(self.layers[0].n_in), 0
+        shape = self.input_shape
+        program, x = Program(shape[-1], math.prod(shape[:-1])), 0
         for i, layer in enumerate(self.layers):
             x = layer.emit(program, x, self.weights(i), self.of(i)[-1])
         unused = {tensor.name for tensor in self.tensors} - {o.tensor.name for o in program.operations if o.tensor is not None}
         if unused:
             raise ValueError(f"{min(unused)}: expected an operation with this tensor, got none")
         return program
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of a sample."""
+        return self.input or (self.layers[0].n_in,)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of a sample's output: (n_outputs,), or (steps, n_outputs)."""
+        last = self.program.values[-1]
+        return (last.width,) if last.rows_per_sample == 1 else (last.rows_per_sample, last.width)
+
+    @cached_property
+    def placed(self) -> tuple[Weight, ...]:
+        """Each layer's weight, where it stands."""
+        program, first = self.program, self.first_products
+        return tuple(
+            Weight(layer.structure, program.values[first[i].output].rows_per_sample, not program.needs_delta(first[i].input))
+            for i, layer in enumerate(self.layers)
+        )
+
+    @cached_property
+    def first_products(self) -> tuple[Operation, ...]:
+        """Of each layer's weight the operation that takes its inputs."""
+        found = dict[int, Operation]()
+        for operation in self.program.operations:
+            if operation.tensor is not None and operation.tensor.decays:
+                found.setdefault(operation.tensor.layer, operation)
+        return tuple(found[i] for i in range(len(self.layers)))
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows a sample that each layer's weight meets."""
+        return tuple(weight.rows for weight in self.placed)
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether each layer takes the outputs of the one before it as they are, a row a sample: nothing but fully connected layers."""
+        return not self.input and all(isinstance(layer, Linear) and not layer.steps for layer in self.layers)
+
+    @cached_property
+    def by_steps(self) -> tuple[bool, ...]:
+        """Of each layer, whether the rows that its weight meets lie step by step."""
+        found, now = [], False
+        for layer in self.layers:
+            for each in layer.steps:
+                now = isinstance(each, step.BySteps) or (now and not isinstance(each, step.BySamples | step.LastStep))
+            found.append(now)
+        return tuple(found)
 
     @cached_property
     def size(self) -> int:
@@ -97,8 +182,8 @@ class Layout:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Inputs of the first layer, then outputs of each."""
-        return (self.layers[0].n_in, *(layer.n_out for layer in self.layers))
+        """Numbers of a sample, then outputs of each layer, of each step or position."""
+        return (math.prod(self.input_shape), *(layer.width for layer in self.layers))
 
     @property
     def structures(self) -> tuple[Structure, ...]:
@@ -116,15 +201,15 @@ class Layout:
         return tuple(i for i, structure in enumerate(self.structures) if structure.factored)
 
     @property
-    def factorable(self) -> tuple[Linear, ...]:
-        """The first layers, whose weights may be factored: all but the output layer."""
-        return self.layers[:-1]
+    def factorable(self) -> tuple[Weight, ...]:
+        """The weights that may be factored: those of the first layers, all but the output layer."""
+        return self.placed[:-1]
 
     def with_structures(self, structures: Iterable[Structure]) -> Layout:
         """The same layers, the first ones with these structures."""
         given = tuple(structures)
         changed = (replace(layer, structure=new) for layer, new in zip(self.layers, given, strict=False))
-        return Layout((*changed, *self.layers[len(given) :]))
+        return replace(self, layers=(*changed, *self.layers[len(given) :]))
 
     def with_ranks(self, ranks: Iterable[int | None]) -> Layout:
         """The same layers, the first ones cut to these ranks or, for None, dense."""
@@ -153,29 +238,37 @@ class Layout:
 
     def header(self) -> dict[str, Any]:
         """The layout as files have it, in plain values."""
-        return {
-            "layers": [
-                {
-                    "n_in": layer.n_in, "n_out": layer.n_out, "weight": layer.structure.header(),
-                    "activation": [layer.activation.name, layer.activation.parameter],
-                }
-                for layer in self.layers
-            ]
-        }  # fmt: skip
+        layers = []
+        for layer in self.layers:
+            values = {"n_in": layer.n_in, "n_out": layer.n_out, "weight": layer.structure.header()}
+            if isinstance(layer, Scan):
+                values |= {"cell": layer.cell, "half": layer.half}
+            else:
+                values["activation"] = [layer.activation.name, layer.activation.parameter]
+            if layer.steps:
+                values["steps"] = [each.header() for each in layer.steps]
+            layers.append(values)
+        return {"layers": layers} | ({"input": list(self.input)} if self.input else {})
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Layout:
         """What `header` gave, checked; nothing in it is trusted."""
-        layers: list[Linear] = []
+        layers: list[WeightLayer] = []
+        shape = tuple(count("input", n, maximum=MAX_SIZE) for n in values.get("input", ()))
+        if len(shape) > 3 or math.prod(shape) > MAX_SIZE:
+            raise ValueError("its input is not of 1 to 3 sizes")
         for layer in values["layers"]:
             n_in, n_out = (count(name, layer[name], maximum=MAX_SIZE) for name in ("n_in", "n_out"))
-            if layers and n_in != layers[-1].n_out:
-                raise ValueError(f"it has a layer of {n_in} inputs after one of {layers[-1].n_out} outputs")
-            name, parameter = layer["activation"]
-            layers.append(Linear(parse(n_out, n_in, layer["weight"]), Activation(name, parameter)))
-        if not layers or len(layers) - 1 in cls(tuple(layers)).factored:
+            steps = tuple(step.parse(each) for each in layer.get("steps", ()))
+            structure = parse(n_out, n_in, layer["weight"])
+            if "cell" in layer:
+                layers.append(Scan(structure, layer["cell"], count("half", layer["half"], minimum=0, maximum=2), steps))
+            else:
+                name, parameter = layer["activation"]
+                layers.append(Linear(structure, Activation(name, parameter), steps))
+        if not layers or len(layers) - 1 in cls(tuple(layers)).factored or not isinstance(layers[-1], Linear):
             raise ValueError("it has no dense output layer")
-        return cls(tuple(layers)).checked()
+        return cls(tuple(layers), shape).checked()
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # a program is no plain value

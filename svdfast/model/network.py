@@ -30,9 +30,12 @@ from svdfast.data.rows import Rows
 from svdfast.model import activations, evaluation, truncation
 from svdfast.model.activations import Activation
 from svdfast.model.counting import count_multiplications
+from svdfast.model.describe import Input, build
+from svdfast.model.describe import Layer as LayerOf
 from svdfast.model.evaluation import Evaluation
-from svdfast.model.initializers import INITIALIZERS, initial_weight
+from svdfast.model.initializers import INITIALIZERS, initial_state_weight, initial_weight
 from svdfast.model.layer import Layer
+from svdfast.model.layers import Scan
 from svdfast.model.layout import Layout, check_state
 from svdfast.model.origin import Label, Origin
 from svdfast.model.products import threads
@@ -105,8 +108,8 @@ class Network:
 
     def __init__(
         self,
-        sizes: Sequence[int],
-        hidden: str | Activation | Sequence[str | Activation] = "relu",
+        sizes: Sequence[int] | Input,
+        hidden: str | Activation | Sequence[str | Activation] | Sequence[LayerOf] = "relu",
         output: str | Activation = "softmax",
         init: str = "glorot",
         dtype: DTypeLike = "float32",
@@ -114,19 +117,11 @@ class Network:
         *,
         uint8_scale: float = 1 / 255,
     ):
-        given = listed("sizes", sizes, "integers")
-        if len(given) < 2:
-            raise ValueError(f"sizes: expected inputs and at least one layer, got {given}")
-        widths = [count(f"sizes[{i}]", n, maximum=MAX_SIZE) for i, n in enumerate(given)]
-        n_hidden = len(widths) - 2
-        if isinstance(hidden, str | Activation):
-            chosen = [activations.resolve(hidden, "hidden")] * n_hidden
+        if isinstance(sizes, Input):
+            layout = Layout(build(sizes, listed("layers", hidden, "layers")), sizes.shape)
         else:
-            chosen = [activations.resolve(h, "hidden") for h in listed("hidden", hidden, "activations")]
-            if len(chosen) != n_hidden:
-                raise ValueError(f"hidden: expected {n_hidden} activations, one for each hidden layer, got {len(chosen)}")
-        chosen.append(activations.resolve(output, "output"))
-        if widths[-1] == 1 and chosen[-1].name == "softmax":
+            layout = _of_sizes(sizes, hidden, output)
+        if layout.output_shape[-1] == 1 and layout.layers[-1].activation.name == "softmax":
             raise ValueError(
                 'output: expected "sigmoid" (two classes) or "identity" (a number) for one output, got "softmax", which is always 1'
             )
@@ -134,7 +129,6 @@ class Network:
             raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
         kind = float_dtype("dtype", dtype)
         self.uint8_scale = positive_number("uint8_scale", uint8_scale)
-        layout = Layout.dense(widths, chosen)
         if layout.size > MAX_SIZE:
             raise ValueError(f"sizes: expected at most {MAX_SIZE} parameters, got {layout.size}")
         room("sizes", layout.size * kind.itemsize)
@@ -142,8 +136,11 @@ class Network:
         self._state = layout, aligned_zeros(layout.size, kind)
         self._origin = Origin()
         rng = np.random.default_rng(seed)
-        for layer in self.layers:
-            layer.W[...] = initial_weight(init, layer.n_out, layer.n_in, rng)
+        for layer, of in zip(self.layers, layout.layers, strict=True):
+            if isinstance(of, Scan):
+                layer.W[...] = initial_state_weight(layer.n_out, layer.n_in, rng)
+            else:
+                layer.W[...] = initial_weight(init, layer.n_out, layer.n_in, rng)
 
     @property
     def state(self) -> tuple[Layout, NDArray[Any]]:
@@ -228,7 +225,7 @@ class Network:
         rows = [["layer", "activation", "form", "parameters", "forward", "step"]]
         for i, layer in enumerate(layout.layers):
             numbers = sum(prod(t.shape) for t in layout.of(i)), forward.layers[i].multiplications, step.layers[i].multiplications
-            form = [f"{layer.n_in}-{layer.n_out}", layer.activation.name, str(layer.structure)]
+            form = [f"{layer.n_in}-{layer.n_out}", layer.name, str(layer.structure)]
             rows.append(form + [f"{number:,}" for number in numbers])
         rows.append(["total", "", "", *(f"{number:,}" for number in (layout.size, forward.total, step.total))])
         inputs = f"{self.sizes[0]} {'inputs' if self.feature_names is None else 'features'}"
@@ -475,7 +472,25 @@ class Network:
         self._state = truncation.rebuilt(self._state, self.layout.recomposed().structures, {})
 
 
+def _of_sizes(sizes: Sequence[int], hidden: Any, output: str | Activation) -> Layout:
+    """Fully connected layers."""
+    given = listed("sizes", sizes, "integers")
+    if len(given) < 2:
+        raise ValueError(f"sizes: expected inputs and at least one layer, got {given}")
+    widths = [count(f"sizes[{i}]", n, maximum=MAX_SIZE) for i, n in enumerate(given)]
+    n_hidden = len(widths) - 2
+    if isinstance(hidden, str | Activation):
+        chosen = [activations.resolve(hidden, "hidden")] * n_hidden
+    else:
+        chosen = [activations.resolve(h, "hidden") for h in listed("hidden", hidden, "activations")]
+        if len(chosen) != n_hidden:
+            raise ValueError(f"hidden: expected {n_hidden} activations, one for each hidden layer, got {len(chosen)}")
+    chosen.append(activations.resolve(output, "output"))
+    return Layout.dense(widths, chosen)
+
+
 def _check_origin(origin: Any, layout: Layout) -> None:
     if not isinstance(origin, Origin):
         raise TypeError(f"origin: expected an Origin, got {type(origin).__name__}")
     origin.check(layout)
+

@@ -8,12 +8,16 @@ computes (src/ops).
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from svdfast.model.activations import Activation
 from svdfast.ops.bias_activation import KIND as BIAS_ACTIVATION
+from svdfast.ops.convolution import KIND as CONVOLUTION
+from svdfast.ops.convolution import MOST
 from svdfast.ops.product import KIND as PRODUCT
 
 __all__ = ["Operation", "Program", "Tensor", "Value"]
@@ -57,16 +61,53 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Value:
-    """A matrix of `rows_per_sample` rows a sample, `width` columns; or a view of another value, in the same memory."""
+    """A matrix of `rows_per_sample` rows a sample, `width` columns.
+
+    Attributes
+    ----------
+    width, rows_per_sample : int
+    view_of : int or None
+        The value whose memory this one is.
+    delta_of : int or None
+        The value whose delta this one's is, too.
+    patches : tuple of int
+        Of a view that stands for the patches of images under a kernel, and is never formed as a whole: their sizes, as of
+        src/ops/convolution.pyx. Only a product takes it.
+    """
 
     width: int
     rows_per_sample: int = 1
     view_of: int | None = None
+    delta_of: int | None = None
+    patches: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
         """Elements for a sample."""
         return self.width * self.rows_per_sample
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """Operations that follow each other, run once for each step: with one row a sample of the values that have one for each step.
+
+    Attributes
+    ----------
+    steps : int
+    reverse : bool
+        Whether the last step comes first.
+    """
+
+    steps: int
+    reverse: bool = False
+
+
+@dataclass(frozen=True)
+class Other:
+    """A value, or its delta, that an operation reads or writes beside its input and its output."""
+
+    value: int
+    delta: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +132,12 @@ class Operation:
         Whether the input's delta takes the place of the output's.
     multiplications : int
         Of the forward pass for a sample; the two products of the way back take as many each.
+    sizes : tuple of int
+        The kind's own, at most 12.
+    others : tuple of Other
+        At most 8.
+    loop : Loop or None
+        That it is in.
     """
 
     kind: Any
@@ -103,6 +150,9 @@ class Operation:
     reads_output: bool = True
     overwrites_delta: bool = False
     multiplications: int = 0
+    sizes: tuple[int, ...] = ()
+    others: tuple[Other, ...] = ()
+    loop: Loop | None = None
 
 
 class Program:
@@ -121,7 +171,7 @@ class Program:
     >>> program = Program(4)
     >>> z = program.product(0, Tensor("layers.0.W", (3, 4), 0, True, 0))
     >>> program.values[z]
-    Value(width=3, rows_per_sample=1, view_of=None)
+    Value(width=3, rows_per_sample=1, view_of=None, delta_of=None, patches=())
     >>> program.multiplications("forward"), program.multiplications("step")
     (12, 24)
     """
@@ -130,6 +180,9 @@ class Program:
         self.values = [Value(width, rows_per_sample)]
         self.operations: list[Operation] = []
         self._deltas = [input_delta]
+        self._loop: Loop | None = None
+        self._last = 0  # what the next operation takes
+        self.mask: int | None = None  # a value that says of each row, step by step, whether it counts
 
     def add(self, operation: Operation, value: Value) -> int:
         """Appends an operation, which takes the last value; returns the index of its output, the new one.
@@ -139,18 +192,21 @@ class Program:
         ValueError
             The way back would be wrong: two operations would give a delta of one value, or a gradient of one tensor.
         """
-        last, tensor = len(self.values) - 1, operation.tensor
-        if operation.output != last + 1:
-            raise ValueError(f"output: expected {last + 1}, the next value, got {operation.output}")
+        last, tensor = self._last, operation.tensor
+        if operation.output != len(self.values):
+            raise ValueError(f"output: expected {len(self.values)}, the next value, got {operation.output}")
+        if self.values[operation.input].patches:
+            raise ValueError(f"input: expected a value that is formed, got the patches {operation.input}, which only a product takes")
         if self._memory(operation.input) != self._memory(last):
             raise ValueError(f"input: expected {last}, the last value, got {operation.input}, which has been read already")
         if tensor is not None and any(o.tensor and o.tensor.name == tensor.name for o in self.operations):
             raise ValueError(f"{tensor.name}: expected a tensor that no other operation has")
         if operation.overwrites and not self._may_be_overwritten(operation.input):
             operation = replace(operation, overwrites=False)
-        self.operations.append(operation)
+        self.operations.append(replace(operation, loop=self._loop))
         self.values.append(value)
         self._deltas.append(operation.tensor is not None or self._deltas[operation.input])
+        self._last = operation.output
         return operation.output
 
     def product(self, x: int, tensor: Tensor) -> int:
@@ -161,6 +217,8 @@ class Program:
             raise ValueError(f"{tensor.name}: expected {before.width} columns, got {m}")
         count = n * m * before.rows_per_sample
         made = Operation(PRODUCT, x, output, tensor, reads_output=False, multiplications=count)
+        if before.patches:
+            made = replace(made, kind=CONVOLUTION, input=self._memory(x), sizes=before.patches)
         return self.add(made, Value(n, before.rows_per_sample))
 
     def bias_activation(self, z: int, tensor: Tensor, activation: Activation) -> int:
@@ -172,9 +230,20 @@ class Program:
             raise ValueError(f"{tensor.name}: expected shape ({before.width},), got {tensor.shape}")
         made = Operation(
             BIAS_ACTIVATION, z, len(self.values), tensor, activation.code, activation.parameter,
-            overwrites=activation.backward_reads != "Z", overwrites_delta=True,
+            overwrites=activation.backward_reads != "Z", reads_output=activation.backward_reads is not None, overwrites_delta=True,
         )  # fmt: skip
         return self.add(made, Value(before.width, before.rows_per_sample))
+
+    def patches(self, x: int, sizes: tuple[int, ...]) -> int:
+        """The patches of images under a kernel, a row for each place of it; `sizes` as of src/ops/convolution.pyx, without the channels."""
+        channels = self.values[x].width
+        width = sizes[2] * sizes[3] * channels
+        if width > MOST:
+            raise ValueError(f"kernel_size: expected at most {MOST} numbers under it, got {width}: a Flatten and a Linear do the same")
+        self.values.append(Value(width, sizes[8] * sizes[9], self._memory(x), patches=(*sizes, channels)))
+        self._deltas.append(self._deltas[x])
+        self._last = len(self.values) - 1
+        return self._last
 
     def view(self, x: int, rows_per_sample: int) -> int:
         """The same numbers as another number of rows for a sample."""
@@ -184,7 +253,27 @@ class Program:
             raise ValueError(f"rows_per_sample: expected a divisor of {before.size}, got {rows_per_sample}")
         self.values.append(Value(width, rows_per_sample, self._memory(x)))
         self._deltas.append(self._deltas[x])
+        self._last = len(self.values) - 1
+        return self._last
+
+    @contextlib.contextmanager
+    def loop(self, steps: int, *, reverse: bool = False) -> Iterator[None]:
+        """What is added meanwhile is run once for each step."""
+        self._loop = Loop(steps, reverse)
+        try:
+            yield
+        finally:
+            self._loop = None
+
+    def scratch(self, width: int, rows_per_sample: int = 1) -> int:
+        """A value that no operation makes, for an operation's own use."""
+        self.values.append(Value(width, rows_per_sample))
+        self._deltas.append(False)
         return len(self.values) - 1
+
+    def share_delta(self, value: int, other: int) -> None:
+        """Says that a value's delta is another's, too."""
+        self.values[value] = replace(self.values[value], delta_of=other)
 
     def _memory(self, value: int) -> int:
         """The value in whose memory this one lies."""
@@ -202,7 +291,12 @@ class Program:
     @property
     def tall_size(self) -> int:
         """Elements for a sample of the values that have several rows for it."""
-        return sum(v.size for v in self.values if v.rows_per_sample > 1 and v.view_of is None)
+        return sum(value.size for value in self.values if value.rows_per_sample > 1 and value.view_of is None)
+
+    @property
+    def has_loop(self) -> bool:
+        """Whether some operations go step by step."""
+        return any(operation.loop is not None for operation in self.operations)
 
     def multiplications(self, mode: str = "step", layer: int | None = None) -> int:
         """Multiplications of the products for one sample: of a "forward" pass, or of a whole "step".

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from svdfast._process.checks import count, fraction, listed, of_layer
 from svdfast.model.counting import weight_multiplications
-from svdfast.model.layers import Linear
-from svdfast.model.layout import Layout
+from svdfast.model.layout import Layout, Weight
 from svdfast.model.structures import Dense, LowRank
 from svdfast.model.svd import resolve_rank, singular_values
 
@@ -52,7 +51,7 @@ class RankRule(Protocol):
     [100, 33]
     """
 
-    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Sequence[int | None]: ...
+    def __call__(self, layers: Sequence[Weight], weights: Sequence[NDArray[Any]]) -> Sequence[int | None]: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Fraction:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank_fraction", fraction("rank_fraction", self.rank_fraction, above_zero=True))
 
-    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
+    def __call__(self, layers: Sequence[Weight], weights: Sequence[NDArray[Any]]) -> Ranks:
         return [resolve_rank(self.rank_fraction, layer.n_in, layer.n_out) for layer in layers]
 
 
@@ -95,7 +94,7 @@ class Given:
         checked = tuple(None if rank is None else count(f"ranks[{i}]", rank) for i, rank in enumerate(ranks))
         object.__setattr__(self, "ranks", checked)
 
-    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
+    def __call__(self, layers: Sequence[Weight], weights: Sequence[NDArray[Any]]) -> Ranks:
         return list(self.ranks)
 
 
@@ -108,11 +107,11 @@ class OfSpectra:
     def __post_init__(self) -> None:
         object.__setattr__(self, "share", fraction("share", self.share, above_zero=True))
 
-    def __call__(self, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
+    def __call__(self, layers: Sequence[Weight], weights: Sequence[NDArray[Any]]) -> Ranks:
         ones = [LowRank(layer.n_out, layer.n_in, 1) for layer in layers]
-        costs = [weight_multiplications(s, first_layer=i == 0) for i, s in enumerate(ones)]
+        costs = [w.rows * weight_multiplications(s, first_layer=w.first) for w, s in zip(layers, ones, strict=True)]
         full = [Dense(layer.n_out, layer.n_in) for layer in layers]
-        dense = sum(weight_multiplications(s, first_layer=i == 0) for i, s in enumerate(full))
+        dense = sum(w.rows * weight_multiplications(s, first_layer=w.first) for w, s in zip(layers, full, strict=True))
         squares = []
         for index, W in enumerate(weights):
             with of_layer(index):
@@ -245,7 +244,7 @@ def check_fit(rule: RankRule, layout: Layout) -> None:
         ranks_by(rule, layout.factorable, ())
 
 
-def ranks_by(rule: RankRule, layers: Sequence[Linear], weights: Sequence[NDArray[Any]]) -> Ranks:
+def ranks_by(rule: RankRule, layers: Sequence[Weight], weights: Sequence[NDArray[Any]]) -> Ranks:
     """What a rule gives for these hidden layers, which may be a rule of the user's own.
 
     Raises
@@ -257,7 +256,7 @@ def ranks_by(rule: RankRule, layers: Sequence[Linear], weights: Sequence[NDArray
     return _checked(by, rule(layers, weights), layers)
 
 
-def _checked(by: str, ranks: Any, layers: Sequence[Linear]) -> Ranks:
+def _checked(by: str, ranks: Any, layers: Sequence[Weight]) -> Ranks:
     given = listed(f"ranks{by}", ranks, "integers")
     if len(given) != len(layers):
         raise ValueError(f"ranks{by}: expected {len(layers)} ranks, one for each hidden layer, got {len(given)}")
@@ -267,11 +266,11 @@ def _checked(by: str, ranks: Any, layers: Sequence[Linear]) -> Ranks:
     ]
 
 
-def without_bottlenecks(ranks: Ranks, layers: Sequence[Linear]) -> Ranks:
+def without_bottlenecks(ranks: Ranks, layers: Sequence[Weight]) -> Ranks:
     """None in place of a rank that lets less through than the few inputs that a layer has."""
     return [None if rank and rank < a.n_in <= NARROW else rank for rank, a in zip(ranks, layers, strict=True)]
 
 
-def why_bottleneck(rank: int, layer: Linear) -> str:
+def why_bottleneck(rank: int, layer: Weight) -> str:
     """The reason that `without_bottlenecks` has, in words."""
     return f"a rank of {rank} would be a bottleneck for its {layer.n_in} inputs (force=True cuts it)"

@@ -19,10 +19,11 @@ from svdfast._engine import aligned_zeros
 from svdfast._process.checks import of_layer, room
 from svdfast.cython_kernels import run_dense_forward
 from svdfast.model.counting import break_even_rank, weight_multiplications
+from svdfast.model.inputs import layer_inputs
 from svdfast.model.layout import Layout
 from svdfast.model.products import each, largest, product, sum_of_squares
 from svdfast.model.ranks import Fraction, RankRule, ranks_by, why_bottleneck, without_bottlenecks
-from svdfast.model.structures import Fit, LowRank, Structure
+from svdfast.model.structures import Dense, Fit, LowRank, Structure
 from svdfast.model.svd import RIDGE, Outputs, exponent
 
 __all__ = ["State", "Truncation", "factorable_weights", "output_directions", "rebuilt", "truncate", "usable_ranks"]
@@ -131,9 +132,9 @@ def usable_ranks(
     """
 
     def saves(i: int, rank: int) -> bool:
-        layer = layout.layers[i]
-        cost = weight_multiplications(kind(layer.n_out, layer.n_in, rank), first_layer=i == 0)
-        return cost < weight_multiplications(layout.recomposed().structures[i], first_layer=i == 0)
+        weight = layout.placed[i]
+        cost = weight_multiplications(kind(weight.n_out, weight.n_in, rank), first_layer=weight.first)
+        return cost < weight_multiplications(Dense(weight.n_out, weight.n_in), first_layer=weight.first)
 
     return [rank if rank and (force or saves(i, rank)) else None for i, rank in enumerate(ranks)]
 
@@ -163,8 +164,8 @@ def truncate(
     for i, rank in enumerate(wanted):
         if not rank:  # nothing is asked for
             continue
-        layer, W = layout.layers[i], weights[i]
-        limit = break_even_rank(layer.n_in, layer.n_out, first_layer=i == 0)
+        layer, W = layout.placed[i], weights[i]
+        limit = break_even_rank(layer.n_in, layer.n_out, first_layer=layout.placed[i].first)
         if usable[i] is None:
             if through[i] is None:
                 reason = why_bottleneck(rank, layer)
@@ -249,6 +250,8 @@ def output_directions(
     layout, parameters = state
     dtype, weights = parameters.dtype, matrices(state)
     wanted = [i for i, rank in enumerate(ranks) if rank]
+    if not layout.by_rows:
+        return _directions_of_rows(state, samples, scale, weight, ranks, wanted, method)
     # Between 0 and 1, so that it keeps no sum from being finite.
     roots = None if weight is None else np.sqrt(weight / weight.max()).astype(dtype)[:, np.newaxis]
     outputs = {i: Outputs(weights[i], ranks[i] or 1, len(samples), method) for i in wanted}
@@ -291,6 +294,26 @@ def output_directions(
         ridge = RIDGE * squares[i] / weights[i].shape[1]
         with of_layer(i):
             found[i] = outputs.pop(i).directions(ridge if ridge > 0 else 1.0)
+    return found
+
+
+def _directions_of_rows(
+    state: State, samples: Array, scale: float, weight: Array | None, ranks: Sequence[int | None], wanted: Sequence[int],
+    method: Literal["exact", "randomized"],
+) -> dict[int, Array]:  # fmt: skip
+    """The same of a network with layers of other kinds, each by some of the rows that its weight meets."""
+    weights, found = matrices(state), {}
+    for i, (X, of_rows) in layer_inputs(state, samples, scale, weight, wanted).items():
+        peak = largest(X)
+        if not np.isfinite(peak):
+            raise FloatingPointError(f"the inputs of layer {i} are too large for {X.dtype}")
+        roots = None if of_rows is None else np.sqrt(of_rows / of_rows.max()).astype(X.dtype)[:, np.newaxis]
+        X = _counted(X, exponent(peak), roots, slice(None))
+        outputs = Outputs(weights[i], ranks[i] or 1, len(X), method)
+        ridge = RIDGE * sum_of_squares(X) / weights[i].shape[1]
+        with of_layer(i):
+            outputs.add(X if outputs.by_inputs else product(X, weights[i].T))
+            found[i] = outputs.directions(ridge if ridge > 0 else 1.0)
     return found
 
 

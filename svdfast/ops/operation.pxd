@@ -5,7 +5,8 @@
     r   rows per sample of X         Y            output       dY   its delta
                                      W (n, m)     parameters   dW   their gradient
 
-A value with r rows per sample is a matrix of p·r rows: steps of sequences, positions in images. All
+A value with r rows per sample is a matrix of p·r rows: steps of sequences, positions in images. In a loop an
+operation is called once for each step, with p rows of each such value: rows of a tile go step by step there. All
 arrays are C-contiguous, of float or double: a Kind has functions of one type. They need no GIL,
 allocate nothing and keep nothing. Any number of threads calls them, each with rows of its own.
 
@@ -17,19 +18,26 @@ Not here: where values lie, threads and updates (src/engine/_engine.pyx).
 """
 
 from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport uint64_t
 
 
 cdef struct Tile:
     Py_ssize_t p
+    Py_ssize_t rows     # of X in this call: p·r, in a loop p
     void* X             # to be read; an operation that overwrites its input has Y = X
     void* Y
     void* dX            # NULL: nobody needs it
     void* dY            # an operation that overwrites its output's delta has dX = dY
     int bfloat16        # 1: products round their operands; 2: W is packed, too
+    void* others[8]     # other values, or their deltas (NULL: nobody needs it), of this step
+    Py_ssize_t step     # in a loop: which one, in the order of the forward pass
+    Py_ssize_t first    # place of the first sample in the batch
+    uint64_t key        # of a training's step, for what is random; 0 outside of training
 
 cdef struct Place:      # of a matrix in the scratch: its start, and bytes for a sample
-    char* start         # NULL: there is none, and step is 0
+    char* start         # NULL: there is none, and the others are 0
     Py_ssize_t step
+    Py_ssize_t row      # in a loop: bytes of a row, of which there is one for each step; else 0
 
 cdef struct Kind        # below
 
@@ -39,8 +47,14 @@ cdef struct Operation:
     Py_ssize_t rows_per_sample      # r of X
     int code            # the operation's own: an activation, say
     double parameter    # of that
+    Py_ssize_t sizes[12]    # the operation's own: of a kernel, say
     # What follows is the engine's: where the values lie, and where the parameters (-1: there are none).
     Place X, Y, dX, dY
+    Place others[8]
+    int n_others
+    int loop_stop       # of the first operation of a loop: the one after its last; else 0
+    Py_ssize_t steps    # of the loop that it is in; else 0
+    bint reverse        # the last step is the first one
     bint reads_samples  # X are the samples themselves, which may lie elsewhere
     bint decays         # the parameters are a weight: penalties and decay are for it, and threads share its rows
     Py_ssize_t place

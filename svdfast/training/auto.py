@@ -17,7 +17,7 @@ itself (switch.py), the rules that look at nothing (svdfast/model/ranks.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from svdfast._process.checks import of_layer
 from svdfast.model.counting import weight_multiplications, weight_program
-from svdfast.model.layout import Layout
+from svdfast.model.layout import Layout, Weight
 from svdfast.model.products import threads
 from svdfast.model.structures import Dense, Structure
 from svdfast.model.svd import leading_directions, resolve_rank
@@ -145,7 +145,7 @@ class Auto:
         """
         net, kind = run.net, factoring.structure
         layers = [_Layer(i, net.layout, kind, self.refused[i]) for i in range(len(net.layout.factorable))]
-        whole = sum(layer.work for layer in layers) + _work(net.layout.structures[-1], first=not layers)
+        whole = sum(layer.work for layer in layers) + _work(net.layout.placed[-1])
         for layer in layers:
             layer.keep(SHARE * whole)
         if sum(layer.most_saved for layer in layers) < SHARES * whole:
@@ -301,10 +301,11 @@ class _Layer:
     """A hidden layer, the ranks that it may be cut to, and what is decided of it."""
 
     def __init__(self, index: int, layout: Layout, kind: type[Structure], refused: int):
-        structure = layout.structures[index]
-        self.index, self.first = index, index == 0
+        placed = layout.placed[index]
+        structure = placed.structure
+        self.index, self.first = index, placed.first
         self.dense = Dense(structure.n_out, structure.n_in)
-        self.work = _work(structure, self.first)
+        self.work = _work(placed)
         self.rank: int | None = None
         # What a cut to a rank loses, as a share of what has been learned.
         self.tried: dict[int, float] = {}
@@ -317,7 +318,7 @@ class _Layer:
         for rank in ranks:
             made = kind(self.dense.n_out, self.dense.n_in, rank)
             fewer = weight_multiplications(made, first_layer=self.first) < weight_multiplications(self.dense, first_layer=self.first)
-            work = _work(made, self.first)
+            work = _work(replace(placed, structure=made))
             if rank > refused and fewer and work <= WORTH * self.work:
                 self.options.append(rank)
                 self.works.append(work)
@@ -354,11 +355,12 @@ class _Layer:
         return info | {"saved": 0.0, "why": self.why}
 
 
-def _work(structure: Structure, first: bool) -> float:
+def _work(weight: Weight) -> float:
     """The time of a weight's products in a step, in multiplications at full speed for a sample."""
-    program = weight_program(structure, first_layer=first)
+    program = weight_program(weight.structure, first_layer=weight.first)
     return float(
-        sum(
+        weight.rows
+        * sum(
             np.prod([side + THIN for side in operation.tensor.shape]) * (2 + program.needs_delta(operation.input))
             for operation in program.operations
             if operation.tensor is not None and operation.multiplications

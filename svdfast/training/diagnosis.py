@@ -190,8 +190,8 @@ def _overflowing(net: Network, X: NDArray[Any]) -> int | None:
     for i in range(len(layout.layers)):
         layers = layout.layers[: i + 1]
         if i == len(layout.layers) - 1 and layers[-1].activation.name != "exp":
-            layers = (*layers[:-1], replace(layers[-1], activation=identity()))
-        part = Layout(layers)
+            layers = (*layers[:-1], replace(layers[-1], activation=identity()))  # type: ignore[arg-type]
+        part = replace(layout, layers=layers)
         biases = parameters[layout.n_weights :][: part.size - part.n_weights]
         first = Network.of(part, np.concatenate([parameters[: part.n_weights], biases]), net.uint8_scale)
         if not _finite(first.predict(X)):

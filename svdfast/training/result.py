@@ -183,7 +183,7 @@ def explain(result: TrainingResult) -> str:
 def _form(layer: dict[str, Any], net: Network) -> str:
     """What became of a layer at a look."""
     index = layer["layer"]
-    sizes = "-".join(map(str, net.sizes[index : index + 2]))
+    sizes = f"{net.layers[index].n_in}-{net.layers[index].n_out}"
     if not layer["rank"]:
         return f"layer {index} ({sizes}) stays dense"
     return f"layer {index} ({sizes}) gets rank {layer['rank']}, which saves {layer['saved']:.0%} of a step"

@@ -21,6 +21,7 @@ from svdfast._process.checks import positive_number
 from svdfast.data.arrays import Sampled, Source, Stretch
 from svdfast.data.checks import Samples
 from svdfast.model.evaluation import output_directions
+from svdfast.model.layers.steps import Dropout
 from svdfast.model.layout import Layout
 from svdfast.model.losses import of_constant
 from svdfast.model.network import Network
@@ -123,6 +124,7 @@ class Run:
         self.engine.set_order(self.order)
         self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
         self.set_fade(self.fade)
+        self.drops = any(isinstance(step, Dropout) for layer in layout.layers for step in layer.steps)
 
     def rate(self, step: int, n_steps: int) -> float:
         """The optimizer's learning rate at this step of so many."""
@@ -162,6 +164,8 @@ class Run:
         optimizer = self.optimizer
         t = optimizer.n_updates + 1
         value: float
+        if self.drops:
+            self.engine.set_key(t)
         if self.clip_norm is None:
             value = self.engine.step(start, stop, learning_rate, t, self.l1, self.l2)
         else:

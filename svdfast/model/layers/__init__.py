@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Layers: ways to write a program, a file each."""
 
-from svdfast.model.layers.linear import Linear
+from typing import TypeAlias
 
-__all__ = ["Linear"]
+from svdfast.model.layers.linear import Linear
+from svdfast.model.layers.scan import Scan
+from svdfast.model.layers.steps import Step
+
+__all__ = ["Linear", "Scan", "Step", "WeightLayer"]
+
+WeightLayer: TypeAlias = Linear | Scan

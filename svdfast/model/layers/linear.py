@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The fully connected layer: A = f(X·Wᵀ + b), W in some structure."""
+"""The fully connected layer: A = f(X·Wᵀ + b), W in some structure, of every row of X. With `Patches` before it, a convolution."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from svdfast.model.activations import Activation
-from svdfast.model.program import Program, Tensor
+from svdfast.model.layers.steps import Step, emit_all
+from svdfast.model.program import Program, Tensor, Value
 from svdfast.model.structures import Structure
 
 __all__ = ["Linear"]
@@ -22,10 +23,13 @@ class Linear:
     structure : Structure
         Of its weight.
     activation : Activation
+    steps : tuple of Step
+        Before it.
     """
 
     structure: Structure
     activation: Activation
+    steps: tuple[Step, ...] = ()
 
     @property
     def n_in(self) -> int:
@@ -36,13 +40,23 @@ class Linear:
         return self.structure.n_out
 
     @property
+    def width(self) -> int:
+        """Of its outputs."""
+        return self.structure.n_out
+
+    @property
     def rank(self) -> int | None:
         return self.structure.rank
 
+    @property
+    def name(self) -> str:
+        return self.activation.name
+
     def emit(self, program: Program, x: int, weights: Sequence[Tensor], b: Tensor) -> int:
         """Writes the layer; returns the value of its output."""
+        x = emit_all(self.steps, program, x)
         z = self.structure.emit(program, x, weights)
-        made, expected = program.values[z], replace(program.values[x], width=self.n_out, view_of=None)
+        made, expected = program.values[z], Value(self.n_out, program.values[x].rows_per_sample)
         if replace(made, view_of=None) != expected:
             raise ValueError(f"{type(self.structure).__name__}.emit: expected {expected}, got {made}")
         return program.bias_activation(z, b, self.activation)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The state before each step of a loop: room for it, and zeros before the first. sizes: whether the last step comes first.
+
+Its input is what the loop's cell reads, of which it reads nothing. Not here: the cell, which writes the other states (cell.pyx).
+"""
+
+from cython cimport floating
+from libc.string cimport memset
+
+from svdfast.ops.operation cimport Kind, Operation, Pass, Tile, capsule
+
+cdef Kind[2] kinds
+
+
+cdef void forward(const Operation* op, const Tile* tile, const floating* W) noexcept nogil:
+    cdef Py_ssize_t first = tile.p * (op.rows_per_sample - 1) * op.n if op.sizes[0] else 0
+    memset(<floating*> tile.Y + first, 0, tile.p * op.n * sizeof(floating))
+
+
+cdef void backward(const Operation* op, const Tile* tile, const floating* W) noexcept nogil:
+    pass
+
+
+kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL)
+kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL)
+KIND = capsule(kinds)

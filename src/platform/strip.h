@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Memory of a thread's own for a strip of a matrix that is never there as a whole: half a second-level cache. Not here: what is in it.
+ */
+#ifndef SVDFAST_STRIP_H
+#define SVDFAST_STRIP_H
+
+enum { SVDFAST_STRIP_BYTES = 512 * 1024 };
+
+#if defined(_MSC_VER)
+#define SVDFAST_THREAD __declspec(thread)
+#define SVDFAST_ALIGNED __declspec(align(64))
+#else
+#define SVDFAST_THREAD __thread
+#define SVDFAST_ALIGNED __attribute__((aligned(64)))
+#endif
+
+static SVDFAST_THREAD SVDFAST_ALIGNED char svdfast_kept_strip[SVDFAST_STRIP_BYTES];
+
+static inline void *svdfast_strip(void)
+{
+    return svdfast_kept_strip;
+}
+
+#endif

@@ -1,0 +1,468 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The layers that a network is written with, in order, and its input.
+
+They are a description; `Network` makes of them what it computes with. A recurrent layer becomes two of `Network.layers`, its input's
+weight and its state's, which are cut separately; a layer without weights becomes a step before the next one that has some.
+Users find them in svdfast/layers.py. Not here: what layers are to the library (svdfast/model/layers).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from svdfast._process.checks import MAX_SIZE, count
+from svdfast.model import activations
+from svdfast.model.activations import Activation
+from svdfast.model.layers import Linear as LinearLayer
+from svdfast.model.layers import Scan, Step, WeightLayer
+from svdfast.model.layers import steps as step
+from svdfast.model.layers.scan import GATES
+from svdfast.model.structures import Dense
+
+__all__ = [
+    "GRU", "LSTM", "RNN", "AvgPool2d", "Conv1d", "Conv2d", "Dropout", "Embedding", "Flatten", "GlobalAvgPool", "Input", "LayerNorm",
+    "Linear", "Masking", "MaxPool2d",
+]  # fmt: skip
+
+
+class Input:
+    """The shape of a sample: (features,), (steps, features), or (height, width, channels).
+
+    Parameters
+    ----------
+    *shape : int
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> sf.Input(28, 28, 1)
+    Input(28, 28, 1)
+    """
+
+    def __init__(self, *shape: int):
+        if not 1 <= len(shape) <= 3:
+            raise ValueError(f"shape: expected 1 to 3 sizes, got {len(shape)}")
+        self.shape = tuple(count(f"shape[{i}]", n, maximum=MAX_SIZE) for i, n in enumerate(shape))
+
+    def __repr__(self) -> str:
+        return f"Input({', '.join(map(str, self.shape))})"
+
+
+@dataclass
+class Plan:
+    """Layers as far as they are made, and what comes out of them."""
+
+    shape: tuple[int, ...]
+    by_steps: bool = False  # whether rows lie step by step
+    steps: list[Step] = field(default_factory=list)  # that wait for the next layer
+    layers: list[WeightLayer] = field(default_factory=list)
+    n_dropouts: int = 0
+
+    def append(self, layer: WeightLayer) -> None:
+        self.layers.append(layer)
+        self.steps = []
+
+    def order(self, by_steps: bool) -> None:
+        """Sees to it that rows lie so."""
+        if self.by_steps != by_steps:
+            self.steps.append(step.BySteps() if by_steps else step.BySamples())
+            self.by_steps = by_steps
+
+    def expect(self, layer: object, n: int, what: str) -> None:
+        if len(self.shape) != n:
+            raise ValueError(f"{type(layer).__name__}: expected inputs of shape ({what}), got {self.shape}")
+
+
+class Layer(ABC):
+    """A layer of the description."""
+
+    @abstractmethod
+    def add(self, plan: Plan) -> None:
+        """Appends what it becomes."""
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """A fully connected layer, f(X·Wᵀ + b); of sequences and images at each step and position.
+
+    Parameters
+    ----------
+    n_out : int
+    activation : str or Activation
+    """
+
+    n_out: int
+    activation: str | Activation = "identity"
+
+    def add(self, plan: Plan) -> None:
+        n_out = count("n_out", self.n_out, maximum=MAX_SIZE)
+        f = activations.resolve(self.activation, "activation")
+        plan.append(LinearLayer(Dense(n_out, plan.shape[-1]), f, tuple(plan.steps)))
+        plan.shape = (*plan.shape[:-1], n_out)
+
+
+@dataclass(frozen=True)
+class _Recurrent(Layer):
+    n_out: int
+    return_sequences: bool = False
+    bidirectional: bool = False
+
+    @property
+    def cell(self) -> str:
+        raise NotImplementedError
+
+    def add(self, plan: Plan) -> None:
+        plan.expect(self, 2, "steps, features")
+        n = count("n_out", self.n_out, maximum=MAX_SIZE)
+        (steps, m), gates = plan.shape, GATES[self.cell] * n
+        plan.order(True)
+        halves = (1, 2) if self.bidirectional else (0,)
+        plan.append(LinearLayer(Dense(len(halves) * gates, m), activations.identity(), tuple(plan.steps)))
+        for half in halves:
+            plan.append(Scan(Dense(gates, n), self.cell, half))
+        width = n * len(halves)
+        plan.shape = (steps, width)
+        if not self.return_sequences:
+            plan.steps.append(step.LastStep(n if self.bidirectional else 0))
+            plan.shape, plan.by_steps = (width,), False
+
+
+@dataclass(frozen=True)
+class RNN(_Recurrent):
+    """Elman's recurrent layer: hₜ = f(W·xₜ + b + U·hₜ₋₁ + c), h₀ = 0.
+
+    Parameters
+    ----------
+    n_out : int
+        Numbers of the state.
+    activation : {"tanh", "relu"}
+    return_sequences : bool
+        Whether the output is the state after each step, (steps, n_out); else that after the last, (n_out,).
+    bidirectional : bool
+        Whether a second layer goes from the last step back; its outputs, the states after each step or that after the first one, come
+        beside those of the first, 2·n_out together.
+
+    References
+    ----------
+    Elman (1990), Finding structure in time.
+    """
+
+    activation: str = "tanh"
+
+    @property
+    def cell(self) -> str:
+        if self.activation not in ("tanh", "relu"):
+            raise ValueError(f"activation: expected tanh or relu, got {self.activation!r}")
+        return f"rnn_{self.activation}"
+
+
+@dataclass(frozen=True)
+class GRU(_Recurrent):
+    """Gated recurrent unit, in PyTorch's form, with the reset gate after the product.
+
+        r = σ(W_r·x + b_r + U_r·h + c_r)      z = σ(W_z·x + b_z + U_z·h + c_z)
+        n = tanh(W_n·x + b_n + r∘(U_n·h + c_n))      h' = (1 − z)∘n + z∘h
+
+    Parameters
+    ----------
+    n_out : int
+        Numbers of the state.
+    return_sequences : bool
+        Whether the output is the state after each step, (steps, n_out); else that after the last, (n_out,).
+    bidirectional : bool
+        Whether a second layer goes from the last step back; its outputs, the states after each step or that after the first one, come
+        beside those of the first, 2·n_out together.
+
+    References
+    ----------
+    Cho et al. (2014), arXiv:1406.1078.
+    """
+
+    @property
+    def cell(self) -> str:
+        return "gru"
+
+
+@dataclass(frozen=True)
+class LSTM(_Recurrent):
+    """Long short-term memory.
+
+        i, f, o = σ(W·x + b + U·h + c) of each      g = tanh(W_g·x + b_g + U_g·h + c_g)
+        c' = f∘c + i∘g      h' = o∘tanh(c')
+
+    Parameters
+    ----------
+    n_out : int
+        Numbers of the state.
+    return_sequences : bool
+        Whether the output is the state after each step, (steps, n_out); else that after the last, (n_out,).
+    bidirectional : bool
+        Whether a second layer goes from the last step back; its outputs, the states after each step or that after the first one, come
+        beside those of the first, 2·n_out together.
+
+    References
+    ----------
+    Hochreiter & Schmidhuber (1997); Gers et al. (2000).
+    """
+
+    @property
+    def cell(self) -> str:
+        return "lstm"
+
+
+@dataclass(frozen=True)
+class Embedding(Layer):
+    """Tokens, numbers from 0 to n_tokens - 1, as vectors: (steps,) becomes (steps, n_out).
+
+    Its weight (n_out, n_tokens) multiplies rows with a one, so a token takes n_tokens·n_out multiplications, and it can be cut as any
+    other. What is no such number becomes the bias alone.
+
+    Parameters
+    ----------
+    n_tokens, n_out : int
+    """
+
+    n_tokens: int
+    n_out: int
+
+    def add(self, plan: Plan) -> None:
+        plan.expect(self, 1, "steps")
+        n, n_out = count("n_tokens", self.n_tokens, maximum=MAX_SIZE), count("n_out", self.n_out, maximum=MAX_SIZE)
+        (steps,) = plan.shape
+        plan.steps += [step.Rows(steps), step.OneHot(n)]
+        plan.append(LinearLayer(Dense(n_out, n), activations.identity(), tuple(plan.steps)))
+        plan.shape = (steps, n_out)
+
+
+@dataclass(frozen=True)
+class Masking(Layer):
+    """Steps whose features are all `value` are padding: recurrent layers after it pass them by, with the state as it was.
+
+    So sequences of several lengths are padded at their ends, and the state after the last step is that after a sequence's own last.
+
+    Parameters
+    ----------
+    value : float
+    """
+
+    value: float = 0.0
+
+    def add(self, plan: Plan) -> None:
+        plan.expect(self, 2, "steps, features")
+        plan.order(True)
+        plan.steps.append(step.Mask(float(self.value)))
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """In a training's steps each number is 0 with probability `rate`, else divided by 1 - rate.
+
+    What is dropped depends on the step and the sample's place in its batch alone: not on threads, nor on a training being resumed.
+
+    Parameters
+    ----------
+    rate : float
+        From 0 to below 1.
+
+    References
+    ----------
+    Srivastava et al. (2014), Dropout.
+    """
+
+    rate: float
+
+    def add(self, plan: Plan) -> None:
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"rate: expected a number from 0 to below 1, got {self.rate!r}")
+        plan.n_dropouts += 1
+        plan.steps.append(step.Dropout(float(self.rate), int(plan.by_steps), plan.n_dropouts))
+
+
+@dataclass(frozen=True)
+class LayerNorm(Layer):
+    """Numbers of mean 0 and variance 1: of each sample, or of each step or position.
+
+    It has no scale and shift of its own: the weight and the bias of the next layer do what they would.
+
+    Parameters
+    ----------
+    epsilon : float
+        Added to the variance.
+
+    References
+    ----------
+    Ba, Kiros & Hinton (2016), arXiv:1607.06450.
+    """
+
+    epsilon: float = 1e-5
+
+    def add(self, plan: Plan) -> None:
+        plan.steps.append(step.Normalise(float(self.epsilon)))
+
+
+def _pair(name: str, value: Any, minimum: int = 1) -> tuple[int, int]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ValueError(f"{name}: expected a number or two, got {value!r}")
+        down, across = value
+    else:
+        down = across = value
+    return count(name, down, minimum=minimum, maximum=MAX_SIZE), count(name, across, minimum=minimum, maximum=MAX_SIZE)
+
+
+def _window(plan: Plan, window: Any, stride: Any, padding: Any) -> tuple[int, ...]:
+    """Fields of a Window: of the image that comes, the window, the stride, and padding on four sides."""
+    height, width, _ = plan.shape
+    tall, wide = _pair("kernel_size", window)
+    down, across = _pair("stride", stride)
+    if padding == "valid":
+        sides = (0, 0, 0, 0)
+    elif padding == "same":
+        # As many positions as strides fit in; what is odd goes below and to the right.
+        vertical = max(0, (-(-height // down) - 1) * down + tall - height)
+        horizontal = max(0, (-(-width // across) - 1) * across + wide - width)
+        sides = (vertical // 2, horizontal // 2, vertical - vertical // 2, horizontal - horizontal // 2)
+    elif isinstance(padding, str):
+        raise ValueError(f"padding: expected same, valid or a number, got {padding!r}")
+    else:
+        v, h = _pair("padding", padding, minimum=0)
+        sides = (v, h, v, h)
+    return (height, width, tall, wide, down, across, *sides)
+
+
+def _place(plan: Plan, made: step.Window, channels: int) -> None:
+    if made.height + made.top + made.bottom < made.window_height or made.width + made.left + made.right < made.window_width:
+        raise ValueError(f"kernel_size: expected at most the image's size, got {made.window_height}×{made.window_width} for {plan.shape}")
+    plan.shape = (made.rows, made.columns, channels)
+
+
+@dataclass(frozen=True)
+class Conv2d(Layer):
+    """A convolution over images (height, width, channels): at each position f(W·patch + b).
+
+    Its weight is a matrix (n_out, kernel height · kernel width · channels). Cut to rank l it is a convolution to l channels, then one of
+    1×1.
+
+    Parameters
+    ----------
+    n_out : int
+        Channels.
+    kernel_size : int or (int, int)
+    activation : str or Activation
+    stride : int or (int, int)
+    padding : {"valid", "same"} or int or (int, int)
+        Zeros around the image: none; as many as give an output for each stride; or so many rows and columns on each side.
+    """
+
+    n_out: int
+    kernel_size: int | tuple[int, int]
+    activation: str | Activation = "identity"
+    stride: int | tuple[int, int] = 1
+    padding: str | int | tuple[int, int] = "valid"
+
+    def add(self, plan: Plan) -> None:
+        plan.expect(self, 3, "height, width, channels")
+        n_out, channels = count("n_out", self.n_out, maximum=MAX_SIZE), plan.shape[-1]
+        patches = step.Patches(*_window(plan, self.kernel_size, self.stride, self.padding))
+        _place(plan, patches, n_out)
+        f = activations.resolve(self.activation, "activation")
+        plan.append(LinearLayer(Dense(n_out, patches.window_height * patches.window_width * channels), f, (*plan.steps, patches)))
+
+
+@dataclass(frozen=True)
+class Conv1d(Layer):
+    """A convolution over sequences (steps, channels): as `Conv2d`, of images with one row."""
+
+    n_out: int
+    kernel_size: int
+    activation: str | Activation = "identity"
+    stride: int = 1
+    padding: str | int = "valid"
+
+    def add(self, plan: Plan) -> None:
+        plan.expect(self, 2, "steps, channels")
+        plan.order(False)
+        padding = self.padding if isinstance(self.padding, str) else (0, self.padding)
+        plan.shape = (1, *plan.shape)
+        Conv2d(self.n_out, (1, self.kernel_size), self.activation, (1, self.stride), padding).add(plan)
+        plan.shape = plan.shape[1:]
+
+
+@dataclass(frozen=True)
+class _Pool(Layer):
+    kernel_size: int | tuple[int, int]
+    stride: int | tuple[int, int] | None = None
+    padding: str | int | tuple[int, int] = "valid"
+
+    kind: ClassVar[type[step.Window]] = step.LargestOf
+
+    def add(self, plan: Plan) -> None:
+        plan.expect(self, 3, "height, width, channels")
+        stride = self.kernel_size if self.stride is None else self.stride
+        made = self.kind(*_window(plan, self.kernel_size, stride, self.padding))
+        _place(plan, made, plan.shape[-1])
+        plan.steps.append(made)
+
+
+@dataclass(frozen=True)
+class MaxPool2d(_Pool):
+    """The largest value of each channel under a window that goes over images (height, width, channels).
+
+    Parameters
+    ----------
+    kernel_size : int or (int, int)
+    stride : int or (int, int), optional
+        By default the kernel's size.
+    padding : {"valid", "same"} or int or (int, int)
+    """
+
+
+@dataclass(frozen=True)
+class AvgPool2d(_Pool):
+    """The mean of each channel under such a window; of what lies within the image. Parameters are those of `MaxPool2d`."""
+
+    kind: ClassVar[type[step.Window]] = step.MeanOf
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool(Layer):
+    """The mean of each channel over an image, (channels,)."""
+
+    def add(self, plan: Plan) -> None:
+        plan.expect(self, 3, "height, width, channels")
+        height, width, channels = plan.shape
+        plan.steps += [step.MeanOf(height, width, height, width), step.Flatten()]
+        plan.shape = (channels,)
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """All numbers of a sample as one row."""
+
+    def add(self, plan: Plan) -> None:
+        plan.order(False)
+        plan.steps.append(step.Flatten())
+        plan.shape = (math.prod(plan.shape),)
+
+
+def build(given: Input, layers: Sequence[Layer]) -> tuple[WeightLayer, ...]:
+    """What layers become, one after the other."""
+    if not layers:
+        raise ValueError("layers: expected at least a Linear, got none")
+    plan = Plan(given.shape)
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers[{i}]: expected a layer of svdfast.layers, got {type(layer).__name__}")
+        if i == len(layers) - 1:
+            if not isinstance(layer, Linear):
+                raise ValueError(f"layers: expected a Linear as the last one, got {type(layer).__name__}")
+            plan.order(False)
+        try:
+            layer.add(plan)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layers[{i}]: {error}") from None
+    return tuple(plan.layers)
