@@ -319,6 +319,12 @@ def test_what_has_no_counterpart_is_named_with_its_place(torch, make, match):
     refused(nn.Sequential(nn.Linear(5, 3), nn.Sequential(make(nn)), nn.Linear(3, 2)), match)
 
 
+def test_a_softmax_of_one_output_is_refused(torch):
+    nn = torch.nn
+    refused(nn.Linear(5, 1), 'got "softmax", which is always 1', output="softmax")
+    refused(nn.Sequential(nn.Linear(5, 1), nn.Softmax(dim=1)), 'got "softmax", which is always 1')
+
+
 def test_activations_stand_after_a_linear(torch):
     nn = torch.nn
     refused(nn.Sequential(nn.ReLU(), nn.Linear(5, 3)), r"module\[0\]: expected a Linear before")

@@ -8,6 +8,7 @@ import datetime
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import svdfast as sf
 from svdfast.data.frames import column_names
@@ -407,14 +408,28 @@ def test_integers_are_class_numbers():
         net.score(X, ["5", "7"] * (N // 2))
 
 
+def test_bools_for_a_network_whose_classes_are_text():
+    X, y = numbers(table()), labels(table())
+    net = network(2)
+    train(net, X, np.where(y == y[0], "yes", "no"))
+    before = net.parameters.copy()
+    for call in (lambda: train(net, X, y == y[0]), lambda: net.score(X, y == y[0])):
+        with pytest.raises(ValueError, match=r"y: expected labels of the network's classes \('no', 'yes'\), or class numbers, got bools"):
+            call()
+    with pytest.raises(ValueError, match=r"validation y: .* got bools"):
+        train(net, X, (y == y[0]).astype(int), validation=(X, y == y[0]))
+    np.testing.assert_array_equal(net.parameters, before)
+
+
 def test_text_for_a_network_of_numbers():
     X, y = numbers(table()), labels(table())
     for net, loss in (
         (network(output="identity"), None), (network(1, output="identity"), None), (network(output="sigmoid"), None),
         (network(), "mean_squared_error"),
     ):  # fmt: skip
+        message = r"y: expected numbers for \w+, got text \('\w+'\); .*output=\"softmax\".* and loss=\"cross_entropy\""
         for call in (lambda net=net, loss=loss: train(net, X, y, loss=loss), lambda net=net, loss=loss: net.evaluate(X, y, loss)):
-            with pytest.raises(TypeError, match=r"y: expected numbers for \w+, got text \('\w+'\); .*output=\"softmax\""):
+            with pytest.raises(TypeError, match=message):
                 call()
     with pytest.raises(ValueError, match=r"y: expected a label for each sample, got shape \(60, 1\); use y.ravel\(\)"):
         train(network(), X, y.to_numpy(dtype=str)[:, np.newaxis])
@@ -502,7 +517,13 @@ def pixels(high, n=N):
     return np.random.default_rng(0).integers(0, high, (n, 6), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, pd.DataFrame, lambda X: pd.DataFrame(X).astype("UInt8")])
+@pytest.mark.parametrize(
+    "form",
+    [
+        np.asarray, np.asfortranarray, pd.DataFrame, lambda X: pd.DataFrame(X).astype("UInt8"), scipy.sparse.csr_array,
+        scipy.sparse.lil_matrix,
+    ],
+)  # fmt: skip
 def test_small_uint8_is_no_picture(form):
     X, y = form(pixels(16)), np.arange(N) % 3
     message = r"^X: uint8 .* multiplied by 1/255, but no number of X is above 15\. .*uint8_scale=1\.0.*astype"
@@ -529,4 +550,8 @@ def test_pixels_beside_numbers_that_are_not_scaled():
     train(network(sizes=(6,)), X, y, validation=(X / 255, y))
     train(network(sizes=(6,)), X / 255, y, validation=(X, y))
     train(network(sizes=(6,)), X.astype(float), y, validation=(X.astype(float), y))
+    with pytest.warns(UserWarning, match="^X: uint8 .*, but validation X has float64 numbers above 1"):
+        train(network(sizes=(6,)), scipy.sparse.csr_array(X), y, validation=(X.astype(float), y))
+    with pytest.warns(UserWarning, match="^X: uint8 .*, but validation X has float64 numbers above 1"):
+        train(network(sizes=(6,)), X, y, validation=(scipy.sparse.csr_array(X.astype(float)), y))
     train(network(sizes=(6,)), X, y, validation=[(X.tolist(), y)][0])  # a list is not looked at

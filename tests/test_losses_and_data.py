@@ -13,6 +13,7 @@ from svdfast import _elementwise
 from svdfast.data.checks import checked_samples
 from svdfast.model import activations, losses
 from svdfast.model.evaluation import spec_of
+from svdfast.model.layout import Layout
 from svdfast.training import optimizers
 
 pytestmark = pytest.mark.usefixtures("one_blas_thread")
@@ -506,6 +507,10 @@ def test_real_targets_of_a_network_for_classes(call):
             calls(network())[call](PLAIN, y)
     with pytest.raises(ValueError, match=r'got -0\.5 in row 0; for real numbers .* output="identity"'):
         calls(network())[call](PLAIN, np.full((30, 3), -0.5))
+    with pytest.raises(ValueError, match=r'got \(30, 1\); for real numbers .* output="identity"'):
+        calls(network())[call](PLAIN, np.full((30, 1), -0.5))
+    with pytest.raises(ValueError, match=r"got \(30, 1\); use (validation )?y\.ravel\(\) for one column of class numbers"):
+        calls(network())[call](PLAIN, LABELS[:, np.newaxis])
 
 
 @pytest.mark.parametrize("hidden", [(), (16,)])
@@ -514,6 +519,13 @@ def test_a_softmax_of_one_output_is_refused(hidden):
         sf.Network([5, *hidden, 1])
     for output in ("sigmoid", "identity", activations.tanh()):
         assert sf.Network([5, *hidden, 1], output=output).sizes[-1] == 1
+
+
+def test_a_softmax_of_one_output_that_is_no_new_network_is_refused():
+    """As of a file, or of another library's model."""
+    layout = Layout.dense([5, 4, 1], [activations.relu(), activations.softmax()])
+    with pytest.raises(ValueError, match='got "softmax", which is always 1'):
+        sf.Network.of(layout, np.zeros(layout.size), 1.0)
 
 
 @pytest.mark.parametrize(

@@ -827,6 +827,8 @@ def test_it_is_quiet_unless_verbose(capsys):
         ({"rank": [1, 2, 3]}, ValueError, "ranks: expected"),
         ({"rank": [None], "solver": "lbfgs"}, ValueError, "ranks: expected"),
         ({"rank": "most"}, ValueError, "ranks: expected"),
+        ({"rank": 4, "rank_fraction": 0.5}, ValueError, r"rank, rank_fraction: expected one of the two, got both \(4 and 0\.5\)"),
+        ({"rank": "energy:0.9", "rank_fraction": 0.5, "solver": "lbfgs"}, ValueError, "rank, rank_fraction: expected one of the two"),
         ({"pretrain_fraction": 2}, ValueError, "pretrain_fraction: expected"),
         ({"pretrain_fraction": 2, "solver": "lbfgs"}, ValueError, "pretrain_fraction: expected"),
         ({"validation_fraction": 1.0}, ValueError, "validation_fraction: expected"),
@@ -980,7 +982,7 @@ def test_the_poisson_loss_with_factors_and_what_it_refuses():
     p = model.predict(X)
     deviance = np.mean(np.where(y > 0, y * np.log(np.maximum(y, 1) / p), 0) - y + p)
     assert model.validation_loss_curve_[-1] == pytest.approx(deviance, rel=0.05)
-    with pytest.raises(ValueError, match="y: expected counts or rates ≥ 0"):
+    with pytest.raises(ValueError, match=r'y: expected counts or rates ≥ 0 .*, got -5.*; loss="squared_error" takes any'):
         SVDMLPRegressor(loss="poisson").fit(X, y - 5)
     with pytest.raises(ValueError, match="loss: expected squared_error or poisson, got 'gamma'"):
         SVDMLPRegressor(loss="gamma").fit(X, y)
@@ -1220,3 +1222,20 @@ def test_validation_data_without_early_stopping_do_not_end_a_training():
     plain = SVDMLPClassifier(**settings).fit(X, y)
     model = SVDMLPClassifier(**settings).fit(X, y, X_val=X_test, y_val=y_test)
     assert model.n_iter_ == plain.n_iter_ and model.best_loss_ == plain.best_loss_
+
+
+def test_the_network_of_an_estimator_knows_classes_and_features():
+    pd = pytest.importorskip("pandas")
+    X, y = targets(1)
+    table = pd.DataFrame(X, columns=[f"column {i}" for i in range(X.shape[1])])
+    names = tuple(table.columns)
+    labels = np.where(y > 0, "high", "low")
+    model = SVDMLPClassifier((8,), max_iter=2).fit(table, labels)
+    assert model.network_.classes == ("high", "low") and model.network_.feature_names == names
+    model.partial_fit(table, labels)
+    assert model.network_.classes == ("high", "low")
+    numbers = SVDMLPClassifier((8,), max_iter=2).fit(X, np.digitize(y, [-0.5, 0.5]) + 4).network_
+    assert numbers.classes == (4, 5, 6) and numbers.feature_names is None
+    several = SVDMLPClassifier((8,), max_iter=2).fit(table, np.column_stack([y > 0, y < 1]).astype(int)).network_
+    assert several.classes is None and several.feature_names == names
+    assert SVDMLPRegressor((8,), max_iter=2).fit(table, y).network_.classes is None

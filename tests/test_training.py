@@ -920,6 +920,8 @@ def test_a_training_by_name_goes_on_from_its_checkpoint(tmp_path):
         (dict(optimizer="rmsprop"), ValueError, "optimizer: expected one of adam, adamw, sgd, got 'rmsprop'$"),
         (dict(optimizer=sf.Adam), TypeError, "optimizer: expected an Optimizer or its name, got type"),
         (dict(loss="mse"), ValueError, "loss: expected one of .*, got 'mse'; write 'mean_squared_error'"),
+        (dict(loss="ce"), ValueError, "got 'ce'; write 'cross_entropy'"),
+        (dict(loss="poisson"), ValueError, 'loss: poisson needs a network with output="exp"'),
         (dict(loss="MAE"), ValueError, "got 'MAE'; write 'mean_absolute_error'"),
         (dict(loss="sparse_categorical_crossentropy"), ValueError, "write 'cross_entropy'"),
         (dict(loss="mean_squard_error"), ValueError, "got 'mean_squard_error'; write 'mean_squared_error'"),

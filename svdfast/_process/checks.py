@@ -66,6 +66,11 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected {' or '.join(choices)}, got {value!r}")
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like another; None where none is like it."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+
+
 def known_name(name: str, value: str, known: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> None:
     """Refuses a name that is not known, and says which one to write, where that can be told.
 
@@ -83,8 +88,8 @@ def known_name(name: str, value: str, known: Iterable[str], elsewhere: Mapping[s
         return
     small = value.lower()
     meant = (elsewhere or {}).get(small)
-    near = [meant] if meant in names else difflib.get_close_matches(small, names, n=1)
-    hint = f"; write {near[0]!r}" if near else ""
+    near = meant if meant in names else nearest(small, names)
+    hint = "" if near is None else f"; write {near!r}"
     raise ValueError(f"{name}: expected one of {', '.join(names)}, got {value!r:.100}{hint}")
 
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import sys
 from collections.abc import Iterable, Iterator
+
+from svdfast._process import checks
 
 __all__ = ["Failure", "UsageError", "named_errors", "nearest", "short", "tell"]
 
@@ -37,8 +38,8 @@ def short(value: object) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A question after an unknown word; empty where nothing known is like it."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    near = checks.nearest(word, known)
+    return "" if near is None else f" (did you mean {near}?)"
 
 
 def tell(line: str) -> None:

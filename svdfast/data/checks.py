@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from svdfast._elementwise import ELEMENT_TYPES
 from svdfast._process.checks import real_array, room
 from svdfast.data.frames import as_array, check_names, column_names
-from svdfast.data.labels import numbered, target_array
+from svdfast.data.labels import numbered, refuse_bools, target_array
 from svdfast.data.spec import Spec, Targets
 
 if TYPE_CHECKING:
@@ -231,8 +231,11 @@ def check_targets_shape(
             )
         return True
     if shape != (n_samples, n_out) and (len(shape) > 1 or n_out > 1):
+        hint = ""
+        if spec.targets.classes and shape == (n_samples, 1):
+            hint = f"; use {name}.ravel() for one column of class numbers" if kind.kind in "iub" else _REAL
         raise ValueError(
-            f"{name}: expected shape {(n_samples, n_out)} for {spec.targets.name}, got {shape}"
+            f"{name}: expected shape {(n_samples, n_out)} for {spec.targets.name}, got {shape}{hint}"
         )
     return False
 
@@ -253,6 +256,8 @@ def check_targets(
     given = target_array(name, y)
     if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim > 0:
         given = numbered(name, given, spec, first_row)
+    elif isinstance(given, np.ndarray) and given.dtype == np.bool_ and given.ndim == 1:
+        refuse_bools(name, spec)
     array, n_out = real_array(name, given), spec.n_outputs
     if spec.steps > 1:
         if array.shape[:2] != (n_samples, spec.steps):

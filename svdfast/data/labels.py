@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from svdfast.data.frames import as_array, is_missing, listed_some, numbers_of, only_column
 from svdfast.data.spec import Spec
 
-__all__ = ["classes_of", "numbered", "target_array"]
+__all__ = ["classes_of", "numbered", "refuse_bools", "target_array"]
 
 
 def target_array(name: str, y: Any) -> Any:
@@ -77,6 +77,12 @@ def classes_of(name: str, y: Any, spec: Spec) -> tuple[Any, ...] | None:
     return tuple(found)
 
 
+def refuse_bools(name: str, spec: Spec) -> None:
+    """Refuses bools, with ValueError, where the network's classes are text: nobody said which of them True is."""
+    if spec.classes is not None and isinstance(spec.classes[0], str):
+        raise ValueError(f"{name}: expected labels of the network's classes ({listed_some(spec.classes)}), or class numbers, got bools")
+
+
 def numbered(name: str, text: NDArray[Any], spec: Spec, first_row: int = 0) -> NDArray[np.int32]:
     """Class numbers (p,) of text (p,) by the network's classes.
 
@@ -92,7 +98,7 @@ def numbered(name: str, text: NDArray[Any], spec: Spec, first_row: int = 0) -> N
     if spec.n_classes == 0:
         raise TypeError(
             f"{name}: expected numbers for {spec.targets.name}, got text ({first!r}); a network for classes has "
-            'output="softmax", one output for each, or output="sigmoid" and one output for two'
+            'output="softmax", one output for each, and loss="cross_entropy", or output="sigmoid" and one output for two'
         )
     if text.ndim != 1:
         raise ValueError(f"{name}: expected a label for each sample, got shape {text.shape}; use {name}.ravel() for one column")

@@ -7,8 +7,10 @@ import warnings
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svdfast.data.frames import as_array, is_frame
+from svdfast.data.sparse import is_sparse
 from svdfast.data.spec import Spec
 
 __all__ = ["warn_of_pixels"]
@@ -25,11 +27,11 @@ def warn_of_pixels(X: Any, validation: Any, spec: Spec) -> None:
     if spec.uint8_scale != 1 / 255:
         return
     given = {"X": X, "validation X": validation[0] if isinstance(validation, tuple | list) and len(validation) == 2 else None}
-    given = {name: part for name, part in given.items() if isinstance(part, np.ndarray) or is_frame(part)}
+    given = {name: part for name, part in given.items() if isinstance(part, np.ndarray) or is_frame(part) or is_sparse(part)}
     pixels = [name for name, part in given.items() if _is_uint8(part)]
     if not pixels:
         return
-    parts = {name: as_array(name, part) for name, part in given.items()}
+    parts = {name: _numbers(name, part) for name, part in given.items()}
     why = ""
     for name, array in parts.items():
         if array.dtype == np.uint8:
@@ -45,13 +47,19 @@ def warn_of_pixels(X: Any, validation: Any, spec: Spec) -> None:
         )
 
 
+def _numbers(name: str, part: Any) -> NDArray[Any]:
+    """The numbers of samples in memory; of sparse ones those that are stored."""
+    array: NDArray[Any] = part.tocsr().data if is_sparse(part) else as_array(name, part)
+    return array
+
+
 def _is_uint8(part: Any) -> bool:
     """Whether an array, or each column of a frame, is of uint8, the nullable type included."""
     kinds = part.dtypes if is_frame(part) else [part.dtype]
     return all(str(kind).lower() == "uint8" for kind in kinds)
 
 
-def _exceeds(array: np.ndarray[Any, Any], limit: float) -> bool:
+def _exceeds(array: NDArray[Any], limit: float) -> bool:
     """Whether any number is above a limit; looks no further than to the first chunk that has one."""
     if array.size == 0 or array.dtype.kind not in "biuf":
         return False

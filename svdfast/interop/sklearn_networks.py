@@ -106,8 +106,13 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
             raise ValueError(f"estimator: coefs_[{i}]: expected float32 or float64, got {W.dtype}")
         layers.append(Linear(f"estimator: layer {i}", (W.T,), b, resolve(ours)))
     net = network_of(layers, uint8_scale)
-    net.origin = Origin(_classes(estimator, net), _feature_names(estimator))
+    net.origin = origin_of(estimator, net)
     return net
+
+
+def origin_of(estimator: Any, net: Network) -> Origin:
+    """What an estimator knows of the data that its network was trained on."""
+    return Origin(_classes(estimator, net), _feature_names(estimator))
 
 
 def _classes(estimator: Any, net: Network) -> tuple[Label, ...] | None:

@@ -67,6 +67,7 @@ _LOSSES = {
 # What other libraries call them.
 _ELSEWHERE = {
     "bce": "binary_cross_entropy",
+    "ce": "cross_entropy",
     "binary_crossentropy": "binary_cross_entropy",
     "binary_log_loss": "binary_cross_entropy",
     "bce_with_logits": "binary_cross_entropy",
@@ -109,7 +110,7 @@ def resolve(name: str | None, output: Activation) -> Loss:
     loss = _LOSSES[name]
     if loss.output is not None and loss.output != output.name:
         raise ValueError(
-            f"loss: {name} is computed from the pre-activation of a {loss.output} output; "
+            f'loss: {name} needs a network with output="{loss.output}", as it is computed from the pre-activation; '
             f"this network's output is {output.name}"
         )
     return loss

@@ -121,10 +121,7 @@ class Network:
             layout = Layout(build(sizes, listed("layers", hidden, "layers")), sizes.shape)
         else:
             layout = _of_sizes(sizes, hidden, output)
-        if layout.output_shape[-1] == 1 and layout.layers[-1].activation.name == "softmax":
-            raise ValueError(
-                'output: expected "sigmoid" (two classes) or "identity" (a number) for one output, got "softmax", which is always 1'
-            )
+        _check_output(layout)
         if init not in INITIALIZERS:
             raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
         kind = float_dtype("dtype", dtype)
@@ -257,6 +254,7 @@ class Network:
     ) -> Network:
         """A network of these layers, with a copy of the parameters; an array of no dimension has one number for all of them."""
         check_state(layout, parameters, or_one=True)
+        _check_output(layout)
         uint8_scale = positive_number("uint8_scale", uint8_scale)
         _check_origin(origin, layout)
         room("layout", layout.size * parameters.itemsize)
@@ -487,6 +485,13 @@ def _of_sizes(sizes: Sequence[int], hidden: Any, output: str | Activation) -> La
             raise ValueError(f"hidden: expected {n_hidden} activations, one for each hidden layer, got {len(chosen)}")
     chosen.append(activations.resolve(output, "output"))
     return Layout.dense(widths, chosen)
+
+
+def _check_output(layout: Layout) -> None:
+    if layout.output_shape[-1] == 1 and layout.layers[-1].activation.name == "softmax":
+        raise ValueError(
+            'output: expected "sigmoid" (two classes) or "identity" (a number) for one output, got "softmax", which is always 1'
+        )
 
 
 def _check_origin(origin: Any, layout: Layout) -> None:

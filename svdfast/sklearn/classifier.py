@@ -78,7 +78,8 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
         is less than them: that costs accuracy and saves little. "auto" decides about each layer by looking at what a cut does to the
         loss, see `svdfast.train`; with "lbfgs" it factors nothing. With None (and no `rank`) nothing is factored.
     rank : int, sequence of int or None, or str, optional
-        Instead: the rank of all hidden layers, or of each; or a rule, see `ranks` of `svdfast.train`.
+        Instead, and so without a number as `rank_fraction`: the rank of all hidden layers, or of each; or a rule, see `ranks` of
+        `svdfast.train`.
     pretrain_fraction : float, optional
         φ: the switch comes after this share of `max_iter`, by default 0.05. With "auto" the first look comes then, by default after 100
         steps or a tenth of `max_iter`, whichever is earlier.
@@ -94,7 +95,7 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
     ----------
     classes_ : ndarray (n_classes,)
     network_ : Network
-        The trained network; its outputs are in the order of `classes_`.
+        The trained network; its outputs are in the order of `classes_`. It keeps them, and the names of the features, where there are some.
     result_ : TrainingResult or None
         Of the last call: history, events, `explain()`. None with "lbfgs", after Ctrl-C, and where a training has diverged.
     coefs_, intercepts_ : list of ndarray

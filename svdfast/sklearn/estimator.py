@@ -24,6 +24,7 @@ from svdfast._process import in_use
 from svdfast._process.checks import count, fraction, one_of, positive_number
 from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.checks import check_sample_weight
+from svdfast.interop.sklearn_networks import origin_of
 from svdfast.model import activations
 from svdfast.model.activations import FACTS, Activation
 from svdfast.model.heads import BITS, Head, head_of
@@ -212,6 +213,8 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         for name in ("alpha", "learning_rate_init", "power_t", "tol"):
             positive_number(name, getattr(self, name), or_zero=name != "learning_rate_init")
         fraction("validation_fraction", self.validation_fraction, below_one=True)
+        if self.rank is not None and isinstance(self.rank_fraction, Number):
+            raise ValueError(f"rank, rank_fraction: expected one of the two, got both ({self.rank!r} and {self.rank_fraction!r})")
         self._share()
         count("max_iter", self.max_iter)
         count("max_fun", self.max_fun)
@@ -370,6 +373,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
             self._begin_anew(
                 self._first_network(X.shape[1], n_out, head.output, dtype), goes_on or self.warm_start
             )
+            self.network_.origin = origin_of(self, self.network_)
         self._check_fit(hidden, n_out, head)
         if isinstance(self.early_stopping, EarlyStopping):
             self.early_stopping.check(validated=True, decides=head.decides)

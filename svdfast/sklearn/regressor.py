@@ -51,6 +51,8 @@ class SVDMLPRegressor(RegressorMixin, SVDMLP):  # type: ignore[misc]
     def _encode(
         self, y: Any, first: bool, goes_on: bool, classes: ArrayLike | None
     ) -> tuple[NDArray[Any], int, Head]:
+        if self.loss == "poisson" and y.min() < 0:
+            raise ValueError(f'y: expected counts or rates ≥ 0 for loss="poisson", got {y.min()}; loss="squared_error" takes any numbers')
         return y, 1 if y.ndim == 1 else y.shape[1], _HEADS[self.loss]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
