@@ -94,7 +94,7 @@ def add(command: saved.AddCommand) -> None:
     add("--force", action="store_true",
         help="truncate also layers in which that saves no multiplications, and those of few inputs; "
         "write the network also if too much is lost")  # fmt: skip
-    saved.add_reading(parser)
+    parse.add_reading(parser.add_argument_group("tables"))
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from svdfast.cli.columns import (
     learn,
     typed,
 )
-from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, short
+from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, one_line, short
 from svdfast.cli.scales import Scale, scale_of, standardise
-from svdfast.cli.tables import Reading, is_table, read_table
+from svdfast.cli.tables import is_table, read_table, reading_of
 from svdfast.data.preparation import Place, Preparation, read_texts
 from svdfast.model.heads import BITS, CLASSES, NUMBERS, Head, head_for
 from svdfast.model.network import Network
@@ -289,15 +289,15 @@ def _about_split(arguments: argparse.Namespace, head: Head) -> str:
 def _of_table(arguments: argparse.Namespace) -> Data:
     """Finds what the columns of a table are, holds rows out, and prepares both parts."""
     name = arguments.data
-    reading = Reading(arguments.delimiter, arguments.encoding, arguments.header)
+    reading = reading_of(arguments)
     if arguments.test == "-" == name:
         raise UsageError("--test: standard input can be one of the two")
     table = read_table(name, reading)
-    with named_errors("standard input" if name == "-" else name):
+    with named_errors(name):
         frame = table.frame
         if frame.shape[1] < 2:
             raise Failure("expected at least two columns, got one (--delimiter C tells what is between them)")
-        targets = find_targets(frame, arguments.target, arguments.task)
+        targets = find_targets(frame, arguments.target, arguments.task, arguments.drop or ())
         columns = find_columns(frame, targets.names, arguments.categorical or (), arguments.drop or ())
         frame = typed(frame, columns)
         train = test = frame
@@ -305,15 +305,16 @@ def _of_table(arguments: argparse.Namespace) -> Data:
             kept, held_out = _split(arguments, _strata(frame, targets))
             train, test = frame.iloc[kept], frame.iloc[held_out]
         preparation = learn(train, columns, targets.targets)
-        X, y = _prepared(preparation, train)
+        X, y = _prepared(preparation, train, arguments.dtype)
     warnings = [*table.warnings, *_warnings(columns)]
     if arguments.test is None:
-        X_test, y_test = _prepared(preparation, test)
+        with named_errors(name):
+            X_test, y_test = _prepared(preparation, test, arguments.dtype)
     else:
         names = [column.name for column in (*preparation.columns, *preparation.targets)]
         other = read_table(arguments.test, reading, names)
         with named_errors(arguments.test):
-            X_test, y_test = _prepared(preparation, other.frame)
+            X_test, y_test = _prepared(preparation, other.frame, arguments.dtype)
             warnings += [f"{arguments.test}: {note}" for note in preparation.notes(other.frame) if "training did not see" in note]
     head = NUMBERS if targets.targets[0].classes is None else BITS if y.ndim > 1 else head_for(len(targets.targets[0].classes))
     n_out = len(preparation.classes or ()) if head is CLASSES else len(targets.targets)
@@ -324,7 +325,7 @@ def _of_table(arguments: argparse.Namespace) -> Data:
         notes.append(_about_shares(preparation, y))
     data = Data(
         "standard input" if name == "-" else os.path.basename(name), X, y, X_test, y_test, head, n_out, preparation.classes,
-        tuple(notes), tuple(warnings), tuple(lay_out(columns, targets)), preparation=preparation,
+        tuple(map(one_line, notes)), tuple(map(one_line, warnings)), tuple(lay_out(columns, targets)), preparation=preparation,
     )  # fmt: skip
     with named_errors(name):
         return _standardised(arguments, data)
@@ -338,8 +339,8 @@ def _strata(frame: Any, targets: Targets) -> Array:
     return np.unique(labels, return_inverse=True)[1]
 
 
-def _prepared(preparation: Preparation, frame: Any) -> tuple[Array, Array]:
-    """Inputs and targets of rows that must have both."""
+def _prepared(preparation: Preparation, frame: Any, dtype: str) -> tuple[Array, Array]:
+    """Inputs and targets of rows that must have both, and no numbers that are too large for the network."""
     try:
         X, y = preparation.features(frame), preparation.answers(frame)
     except ValueError as error:
@@ -351,6 +352,11 @@ def _prepared(preparation: Preparation, frame: Any) -> tuple[Array, Array]:
         row = int((y.reshape(len(y), -1) < 0).any(axis=1).argmax())
         shown = ", ".join(short(str(frame[name].iloc[row])) for name in names)
         raise Failure(f"{Place(frame, ', '.join(names))(row)}: expected a class that the training rows have, got {shown}")
+    for values, features in ((X, preparation.feature_names), (y.reshape(len(y), -1), names)):
+        large = np.argwhere(np.abs(values) > np.finfo(dtype).max)
+        if large.size:
+            row, column = large[0]
+            raise Failure(f"{Place(frame, features[column])(row)}: expected a number that {dtype} can hold, got {values[row, column]:g}")
     return X, y
 
 
@@ -361,9 +367,9 @@ def _warnings(columns: Sequence[Column]) -> list[str]:
         if column.kind == "identifier"
     ]
     return lines + [
-        f"column {column.name!r} counts the rows, as an identifier does; --drop leaves it out"
+        f"column {column.name!r} has a different integer in each row, as identifiers do; --drop leaves it out"
         for column in columns
-        if column.kind == "numeric" and column.about.endswith("counts the rows")
+        if column.kind == "numeric" and column.about.endswith("in each row")
     ]
 
 
