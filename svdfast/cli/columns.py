@@ -35,6 +35,8 @@ MOST_CLASSES = 100
 _MOST_CATEGORIES = 500
 _MOST_SHOWN = 20  # columns that are shown one by one
 _RARE = 0.05  # share of texts that may be mistakes in a column of numbers
+# What Parquet files may have for values, and tables may not.
+_NESTED = {list: "a list", tuple: "a list", np.ndarray: "a list", dict: "fields", bytes: "bytes"}
 _MANY = 50  # rows from which integers that count up are worth a word
 
 
@@ -186,10 +188,9 @@ def find_columns(frame: Any, targets: Collection[str], categorical: Collection[s
 
 
 def _refuse_nested(values: Any, line: Place) -> None:
-    """Lists and bytes, which Parquet files may have, are no values of a table."""
     for row, value in enumerate(values if values.dtype == object else ()):
-        if isinstance(value, list | tuple | dict | np.ndarray | bytes):
-            raise Failure(f"{line(row)}: expected a number or text, got {type(value).__name__} (--drop leaves the column out)")
+        if type(value) in _NESTED:
+            raise Failure(f"{line(row)}: expected a number or text, got {_NESTED[type(value)]} (--drop leaves the column out)")
 
 
 def _decimals(distinct: Collection[str]) -> str:

@@ -292,7 +292,8 @@ def _of_table(arguments: argparse.Namespace) -> Data:
     reading = reading_of(arguments)
     if arguments.test == "-" == name:
         raise UsageError("--test: standard input can be one of the two")
-    table = read_table(name, reading)
+    named = [*(arguments.target or ()), *(arguments.drop or ()), *(arguments.categorical or ())]
+    table = read_table(name, reading, named)
     with named_errors(name):
         frame = table.frame
         if frame.shape[1] < 2:

@@ -261,7 +261,7 @@ def _with_header(pandas: Any, rows: Sequence[list[Any]], lines: Sequence[int], h
 def _is_header(first: list[Any], rest: Sequence[list[Any]], known: Collection[str]) -> bool:
     """Whether a row has names: words that do not come again below them, above a column of numbers or all of them different."""
     cells = [str(cell).strip() for cell in first]
-    if known and len(set(known) & set(cells)) * 2 > len(cells):
+    if known and (set(known) <= set(cells) or len(set(known) & set(cells)) * 2 > len(cells)):
         return True
     if any(_is_number(cell) or DECIMAL_COMMA.fullmatch(cell) or (cell and cell in GAPS) for cell in cells) or not any(cells):
         return False
