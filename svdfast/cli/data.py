@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +34,7 @@ from svdfast.cli.columns import (
 from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, one_line, short
 from svdfast.cli.scales import Scale, scale_of, standardise
 from svdfast.cli.tables import is_table, read_table, reading_of
-from svdfast.data.preparation import Place, Preparation, read_texts
+from svdfast.data.preparation import Place, Preparation, read_numbers, read_texts
 from svdfast.model.heads import BITS, CLASSES, NUMBERS, Head, head_for
 from svdfast.model.network import Network
 from svdfast.model.origin import Label, Origin
@@ -46,6 +46,7 @@ Array = NDArray[Any]
 LEAST_STEPS = 1000  # of a training on a file
 _FEW_ROWS = 1000  # of which more neurons would learn the noise
 _LARGE = 1e4  # inputs from which a network learns badly
+_LARGEST = 1e150  # whose square float64 can hold
 _RARE = 0.2  # a class of less than this share of an equal one is rare
 
 
@@ -301,21 +302,25 @@ def _of_table(arguments: argparse.Namespace) -> Data:
         targets = find_targets(frame, arguments.target, arguments.task, arguments.drop or ())
         columns = find_columns(frame, targets.names, arguments.categorical or (), arguments.drop or ())
         frame = typed(frame, columns)
+        numeric = [column.name for column in columns if column.kind == "numeric"]
+        numeric += [target.name for target in targets.targets if target.classes is None]
+        _check_size(frame, numeric, arguments.dtype)
         train = test = frame
         if arguments.test is None:
             kept, held_out = _split(arguments, _strata(frame, targets))
             train, test = frame.iloc[kept], frame.iloc[held_out]
         preparation = learn(train, columns, targets.targets)
-        X, y = _prepared(preparation, train, arguments.dtype)
+        X, y = _prepared(preparation, train)
     warnings = [*table.warnings, *_warnings(columns)]
     if arguments.test is None:
         with named_errors(name):
-            X_test, y_test = _prepared(preparation, test, arguments.dtype)
+            X_test, y_test = _prepared(preparation, test)
     else:
         names = [column.name for column in (*preparation.columns, *preparation.targets)]
         other = read_table(arguments.test, reading, names)
         with named_errors(arguments.test):
-            X_test, y_test = _prepared(preparation, other.frame, arguments.dtype)
+            X_test, y_test = _prepared(preparation, other.frame)
+            _check_size(other.frame, numeric, arguments.dtype)
             warnings += [f"{arguments.test}: {note}" for note in preparation.notes(other.frame) if "training did not see" in note]
     head = NUMBERS if targets.targets[0].classes is None else BITS if y.ndim > 1 else head_for(len(targets.targets[0].classes))
     n_out = len(preparation.classes or ()) if head is CLASSES else len(targets.targets)
@@ -340,8 +345,19 @@ def _strata(frame: Any, targets: Targets) -> Array:
     return np.unique(labels, return_inverse=True)[1]
 
 
-def _prepared(preparation: Preparation, frame: Any, dtype: str) -> tuple[Array, Array]:
-    """Inputs and targets of rows that must have both, and no numbers that are too large for the network."""
+def _check_size(frame: Any, names: Iterable[str], dtype: str) -> None:
+    """Refuses numbers that are too large for the network, or for means and medians."""
+    largest = min(float(np.finfo(dtype).max), _LARGEST)
+    for name in names:
+        numbers, place = read_numbers(frame[name], Place(frame, name)), Place(frame, name)
+        large = np.flatnonzero(np.abs(numbers) > largest)
+        if large.size:
+            row = int(large[0])
+            raise Failure(f"{place(row)}: expected a number of at most {largest:.2g} in size for {dtype}, got {numbers[row]:g}")
+
+
+def _prepared(preparation: Preparation, frame: Any) -> tuple[Array, Array]:
+    """Inputs and targets of rows that must have both."""
     try:
         X, y = preparation.features(frame), preparation.answers(frame)
     except ValueError as error:
@@ -353,11 +369,6 @@ def _prepared(preparation: Preparation, frame: Any, dtype: str) -> tuple[Array, 
         row = int((y.reshape(len(y), -1) < 0).any(axis=1).argmax())
         shown = ", ".join(short(str(frame[name].iloc[row])) for name in names)
         raise Failure(f"{Place(frame, ', '.join(names))(row)}: expected a class that the training rows have, got {shown}")
-    for values, features in ((X, preparation.feature_names), (y.reshape(len(y), -1), names)):
-        large = np.argwhere(np.abs(values) > np.finfo(dtype).max)
-        if large.size:
-            row, column = large[0]
-            raise Failure(f"{Place(frame, features[column])(row)}: expected a number that {dtype} can hold, got {values[row, column]:g}")
     return X, y
 
 
