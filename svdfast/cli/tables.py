@@ -259,16 +259,19 @@ def _with_header(pandas: Any, rows: Sequence[list[Any]], lines: Sequence[int], h
 
 
 def _is_header(first: list[Any], rest: Sequence[list[Any]], known: Collection[str]) -> bool:
-    """Whether a row has names: words that do not come again below them, above a column of numbers or all of them different."""
+    """Whether a row has names: words that do not come again below them, above a column of numbers or all of them different; or 0, 1, 2, ..."""
     cells = [str(cell).strip() for cell in first]
     if known and (set(known) <= set(cells) or len(set(known) & set(cells)) * 2 > len(cells)):
         return True
-    if any(_is_number(cell) or DECIMAL_COMMA.fullmatch(cell) or (cell and cell in GAPS) for cell in cells) or not any(cells):
+    numbers = [cell for cell in cells if _is_number(cell) or DECIMAL_COMMA.fullmatch(cell)]
+    # pandas numbers the columns of an array, which may have got a target with a name.
+    counted = len(numbers) > 2 and numbers in ([str(i) for i in range(start, start + len(numbers))] for start in (0, 1))
+    if (numbers and not counted) or len(numbers) == len(cells) or any(cell and cell in GAPS for cell in cells) or not any(cells):
         return False
     below = [[str(cell).strip() for cell in column] for column in zip(*rest, strict=True)]
     filled = [[cell for cell in column if cell not in GAPS] for column in below]
     numeric = any(column and sum(map(_is_number, column)) * 2 > len(column) for column in filled)
-    again = any(cell in column for cell, column in zip(cells, filled, strict=False) if cell not in GAPS)
+    again = any(cell in column for cell, column in zip(cells, filled, strict=False) if cell and cell not in numbers)
     return not again and (numeric or not rest or len(set(cells)) == len(cells))
 
 
