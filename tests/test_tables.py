@@ -130,7 +130,10 @@ def test_a_first_row_that_is_no_header(first):
     assert table.notes == ["the first line has no names of columns: they are numbered (--header takes it for names)"]
 
 
-@pytest.mark.parametrize("first, header", [("0,1,2,label", True), ("1,2,3,label", True), ("0,1,2,a", False), ("2,3,4,label", False), ("0,1,2,3", False)])
+@pytest.mark.parametrize(
+    "first, header",
+    [("0,1,2,label", True), ("1,2,3,label", True), ("0,1,2,a", False), ("2,3,4,label", False), ("0,1,2,3", False)],
+)
 def test_names_that_count(first, header):
     Path("t.csv").write_text(first + "\n" + "".join(f"{i},{i % 7},{i % 3},{'ab'[i % 2]}\n" for i in range(60)))
     assert len(tables.read_table("t.csv").frame) == 61 - header

@@ -259,7 +259,7 @@ def _with_header(pandas: Any, rows: Sequence[list[Any]], lines: Sequence[int], h
 
 
 def _is_header(first: list[Any], rest: Sequence[list[Any]], known: Collection[str]) -> bool:
-    """Whether a row has names: words that do not come again below them, above a column of numbers or all of them different; or 0, 1, 2, ..."""
+    """Whether a row has names: words that do not come again below, above a column of numbers or all different, or words and 0, 1, 2, ..."""
     cells = [str(cell).strip() for cell in first]
     if known and (set(known) <= set(cells) or len(set(known) & set(cells)) * 2 > len(cells)):
         return True
