@@ -34,7 +34,7 @@ from svdfast.training.result import TrainingResult
 from svdfast.training.schedules import Cooldown
 from svdfast.training.train import train
 
-__all__ = ["SGD_LEARNING_RATE", "Comparison", "say"]
+__all__ = ["SGD_LEARNING_RATE", "Comparison", "FractionExcept", "say"]
 
 Array = NDArray[Any]
 
@@ -49,7 +49,7 @@ def say(text: str = "") -> None:
 
 
 @dataclass(frozen=True)
-class _Fraction(Fraction):
+class FractionExcept(Fraction):
     """α of the smaller side, except for layers that stay dense."""
 
     dense: tuple[int, ...] = ()
@@ -119,7 +119,7 @@ class Comparison:
         arguments = self.arguments
         ranks = arguments.ranks or "auto"
         if arguments.rank_fraction is not None:
-            ranks = _Fraction(arguments.rank_fraction, self.kept)
+            ranks = FractionExcept(arguments.rank_fraction, self.kept)
         return Factoring(
             ranks, pretrain_fraction=arguments.pretrain_fraction, recompose=False, force=arguments.force,
             svd=arguments.svd_method, activation_aware=not arguments.plain_svd,
