@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from svdfast import datasets
 from svdfast.cli import comparison as cli_comparison
 from svdfast.cli import data as cli_data
 from svdfast.cli.main import main
+from svdfast.cli.turns import in_turns
 
 DATA = os.environ.get("SVDFAST_DATA", "")
 QUICK = ["--hidden", "16,16", "--epochs", "2", "--threads", "1"]
@@ -214,7 +216,7 @@ def test_digits_are_the_default(capsys):
     assert "network 64-256-256-10, relu and softmax, float32" in out
     assert "SVD of layer 2 (256 to 256) to rank 32" in out
     assert "step 12: layer 1 (64 to 256) stays dense, as a rank of 8 would be a bottleneck for its 64 inputs (--force" in out
-    assert epoch_phases(out) == ["dense"] * 5 + ["factored"] * 3
+    assert epoch_phases(out) == ["dense"] * 3 + ["factored", "dense"] * 2 + ["factored"]
     dense, factored, recomposed = map(float, cells(out, "test accuracy"))
     assert dense > 70 and factored > 70
     assert recomposed == pytest.approx(factored, abs=0.5)
@@ -367,6 +369,88 @@ def test_precision(capsys, monkeypatch):
     assert (status, err) == (2, "svdfast: error: --precision: goes with --dtype float32, not float64\n")
 
 
+def test_early_stopping(folder, capsys, monkeypatch):
+    seen = []
+    original = cli_comparison.train
+    monkeypatch.setattr(cli_comparison, "train", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1])
+    X, y = classes(200)
+    np.savez("data.npz", X=X, y=np.random.default_rng(1).permutation(y))  # nothing to learn
+    out = train(capsys, "data.npz", "--threads", "1", "--validation", "0.2", "--early-stopping", "--epochs", "400")
+    result = seen[-1]
+    last = len(result.history)
+    assert last < 400
+    assert "at most 400 epochs" in out
+    assert f"no progress of the validation loss for 10 epochs: ends with epoch {last}\n" in out
+    best = min(result.history, key=lambda row: row["val_loss"])
+    assert f"the network is that of epoch {best['epoch']} again, val loss {best['val_loss']:.4g}\n" in out
+    assert re.findall(r"^ +(\d+)  dense", out, re.MULTILINE)[-1] == str(last)
+    message = "--early-stopping: expected --validation with it, as the test set would choose the network else\n"
+    assert complaint(capsys, "train", "data.npz", "--early-stopping", status=2) == message
+
+
+def test_two_trainings_take_turns(folder, capsys, monkeypatch):
+    order = []
+    original = cli_comparison.train
+
+    def noted(net, X, y, *, factoring, callbacks=(), **settings):
+        def note(event):
+            if event.kind == "epoch":
+                order.append("dense" if factoring is None else "SVD")
+
+        return original(net, X, y, factoring=factoring, callbacks=[note, *callbacks], **settings)
+
+    monkeypatch.setattr(cli_comparison, "train", noted)
+    X, y = classes(100)
+    np.savez("data.npz", X=X, y=y)
+    out = train(capsys, "data.npz", "--compare", "--epochs", "5", "--hidden", "16,16", "--threads", "1")
+    assert order[2:] == ["dense", "SVD"] * 5  # after those of the warm-up
+    assert re.findall(r"  (dense|SVD)$", out, re.MULTILINE)[-10:] == ["dense", "SVD"] * 5
+    alone = train(capsys, "data.npz", "--epochs", "5", "--hidden", "16,16", "--threads", "1")
+    assert cells(out, "test loss")[1] == cells(alone, "test loss")[0]
+
+
+class TestTurns:
+    @pytest.mark.parametrize("n", [(0, 0), (3, 3), (0, 4), (5, 1)])
+    def test_one_at_a_time_until_both_are_done(self, n):
+        done = []
+
+        def task(name, n):
+            def run(hand_over):
+                for i in range(n):
+                    done.append((name, i))
+                    hand_over()
+                return name
+
+            return run
+
+        assert in_turns(task("a", n[0]), task("b", n[1])) == ("a", "b")
+        assert done == sorted(((name, i) for name, k in zip("ab", n, strict=True) for i in range(k)), key=lambda each: each[::-1])
+
+    @pytest.mark.parametrize("failing", [0, 1])
+    @pytest.mark.parametrize("at", [0, 2])
+    @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+    def test_an_error_of_one_ends_both(self, failing, at, error):
+        steps = [0, 0]
+
+        def task(me):
+            def run(hand_over):
+                for i in range(1000):
+                    if (me, i) == (failing, at):
+                        raise error
+                    steps[me] += 1
+                    hand_over()
+
+            return run
+
+        before = set(threading.enumerate())
+        with pytest.raises(error):
+            in_turns(task(0), task(1))
+        for thread in set(threading.enumerate()) - before:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert steps[failing] == at and steps[1 - failing] <= at + 1
+
+
 def test_a_bar_on_a_terminal(capsys, monkeypatch):
     pytest.importorskip("tqdm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -458,7 +542,7 @@ def test_csv_with_a_byte_order_mark_and_quotes(folder, capsys):
     Path("data.csv").write_text(rows, encoding="utf-8-sig", newline="")
     out = train(capsys, "data.csv", *QUICK)
     assert "8 training and 2 test samples, 2 features, 2 classes" in out
-    assert "first line" not in out
+    assert "the first line has no names of columns: they are numbered (--header takes it for names)" in out
     assert "relu and sigmoid" in out
 
 
@@ -680,7 +764,7 @@ def test_wrong_arguments(argv, message, capsys):
         (b"a,b,a\n1,2,3\n", "line 1: expected columns of different names, got 'a' more than once"),
         (b"1,x\n1,y\n1,x\n", "expected a column that is an input, got none"),
         (b"a,1\nb,0\nc,1\nd,0\n", "expected a column that is an input, got none"),
-        (b"1e300,1\n-1e300,0\n1,1\n2,0\n", "X: the numbers are too large to standardise"),
+        (b"1e300,1\n-1e300,0\n1,1\n2,0\n", r"line 1, column 'column 1': expected a number of at most 3.4e\+38 in size "),
         (b"\x1f\x8b\x08\x00no", "damaged compressed file: "),
         (b"PAR1 no", "not a Parquet file: "),
         (b"ARROW1 no", "not a Feather file: "),

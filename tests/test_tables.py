@@ -115,6 +115,45 @@ def test_decimal_commas_do_not_hide_the_delimiter():
     assert list(tables.read_table("t.csv").frame["a"]) == ["1,5", "3,5"]
 
 
+def test_decimal_commas_are_no_delimiters():
+    Path("t.csv").write_text("1,5;2,5;x\n3,5;4,5;y\n")
+    assert tables.read_table("t.csv").frame.to_numpy().tolist() == [["1,5", "2,5", "x"], ["3,5", "4,5", "y"]]
+    Path("t.csv").write_text("3,x;y,4\n5,z;y,6\n")
+    assert tables.read_table("t.csv").frame.to_numpy().tolist() == [["3", "x;y", "4"], ["5", "z;y", "6"]]
+
+
+@pytest.mark.parametrize("first", ["?,4,setosa", "?,?,rare", "five,four,setosa", "NA,x,rare"])
+def test_a_first_row_that_is_no_header(first):
+    Path("t.csv").write_text(first + "\n" + "".join(f"{i},{i}.5,{['setosa', 'virginica'][i % 2]}\n" for i in range(20)))
+    table = tables.read_table("t.csv")
+    assert len(table.frame) == 21
+    assert table.notes == ["the first line has no names of columns: they are numbered (--header takes it for names)"]
+
+
+@pytest.mark.parametrize(
+    "first, header",
+    [("0,1,2,label", True), ("1,2,3,label", True), ("0,1,2,a", False), ("2,3,4,label", False), ("0,1,2,3", False)],
+)
+def test_names_that_count(first, header):
+    Path("t.csv").write_text(first + "\n" + "".join(f"{i},{i % 7},{i % 3},{'ab'[i % 2]}\n" for i in range(60)))
+    assert len(tables.read_table("t.csv").frame) == 61 - header
+
+
+def test_names_that_are_asked_for_tell_a_header(capsys):
+    Path("t.csv").write_text("a,b\n" + "".join(f"{i},{'abc'[i % 3]}\n" for i in range(20)))
+    assert fails(capsys, "t.csv", *QUICK).startswith("t.csv: line 1, column 'column 1': expected a number, got 'a' (--header takes ")
+    assert "target: b (--target)" in train(capsys, "t.csv", *QUICK, "--target", "b")[0]
+
+
+def test_decimal_commas_are_read():
+    Path("t.csv").write_text("a;b;c\n-1,5;,5e3;1,2,3\n2,;7;x,1\n")
+    frame = tables.read_table("t.csv", tables.Reading(decimal=",")).frame
+    assert frame.to_numpy().tolist() == [["-1.5", ".5e3", "1,2,3"], ["2.", "7", "x,1"]]
+    Path("t.csv").write_text("a;b\n1,5;x\n1.500;y\n")
+    with pytest.raises(Failure, match=r"^t.csv: line 3: expected numbers with decimal commas \(--decimal\), got '1.500'$"):
+        tables.read_table("t.csv", tables.Reading(decimal=","))
+
+
 @pytest.mark.parametrize("pack", ["gzip", "bz2", "lzma"])
 def test_packed_files(pack):
     module = __import__(pack)
@@ -249,7 +288,7 @@ def test_blank_lines_are_no_rows():
 def test_decimal_commas_are_told(capsys):
     Path("t.csv").write_text("a;b;y\n" + "".join(f"{i},5;{i};{i % 2}\n" for i in range(20)))
     _, warnings = train(capsys, "t.csv", *QUICK)
-    about = "20 different texts, numbers with decimal commas"
+    about = "20 different texts, numbers with decimal commas (--decimal , reads them)"
     assert warnings == [f"column 'a' looks like an identifier ({about}): left out; --categorical takes it"]
 
 
@@ -310,6 +349,93 @@ def test_a_reader_that_is_missing(capsys, monkeypatch):
 # Columns
 
 
+def test_decimal_commas_give_the_network_of_points(capsys):
+    frame = people()
+    frame.to_csv("point.csv", index=False)
+    frame.to_csv("comma.csv", index=False, sep=";", decimal=",")
+    train(capsys, "point.csv", *QUICK, "--save", "point.npz")
+    text = frame.to_csv(index=False, sep=";").replace(".", ",")
+    Path("comma.csv").write_text(text)
+    train(capsys, "comma.csv", *QUICK, "--decimal", ",", "--save", "comma.npz")
+    point, comma = sf.load("point.npz"), sf.load("comma.npz")
+    assert point.origin.preparation == comma.origin.preparation
+    assert np.array_equal(point.parameters, comma.parameters)
+    assert main(["predict", "point.npz", "comma.csv", "--decimal", ",", "--output", "a.csv"]) == 0
+    assert main(["predict", "point.npz", "point.csv", "--output", "b.csv"]) == 0
+    assert Path("a.csv").read_text() == Path("b.csv").read_text()
+
+
+@pytest.mark.parametrize("header", ["a,b,y,\n", ""])
+def test_delimiters_at_the_ends_of_lines(header, capsys):
+    Path("t.csv").write_text(header + "".join(f"{i % 7},{i * i % 5},{'pq'[i % 2]},\n" for i in range(40)))
+    out, _ = train(capsys, "t.csv", *QUICK)
+    assert f"target: {'y' if header else 'column 3'} (last column that has a name or values)" in out
+    assert kinds(out)["column 4"] == ("empty (left out)", "no values, 40 missing")
+
+
+def test_the_last_column_that_is_not_dropped_is_the_target(capsys):
+    people()[["age", "job", "income", "height"]].to_csv("t.csv", index=False)
+    out, _ = train(capsys, "t.csv", *QUICK, "--drop", "height")
+    assert "target: income (last column that is not dropped)" in out
+
+
+def test_integers_beyond_floats_are_no_targets_of_a_regression(capsys):
+    Path("t.csv").write_text("a,id\n" + "".join(f"{i},{2**63 + 5 + i % 3}\n" for i in range(40)))
+    expected = "expected numbers that float64 tells apart, got 9223372036854775813 and 9223372036854775815"
+    assert fails(capsys, "t.csv", *QUICK) == f"t.csv: column 'id': {expected}"
+
+
+def test_targets_that_are_all_different(capsys):
+    Path("t.csv").write_text("a,day\n" + "".join(f"{i % 9},2020-01-{i + 1}\n" for i in range(30)))
+    expected = "expected classes or numbers, got 30 different texts in 30 rows; --target names another column"
+    assert fails(capsys, "t.csv", *QUICK) == f"t.csv: column 'day': {expected}"
+
+
+def test_why_there_is_no_input(capsys):
+    Path("t.csv").write_text("a,b,y\n" + "".join(f"1.5,,{i % 2}\n" for i in range(30)))
+    assert fails(capsys, "t.csv", *QUICK) == "t.csv: expected a column that is an input, got none: 'a' is constant, 'b' is empty"
+
+
+def test_a_number_that_is_too_large_is_named(capsys):
+    for row in range(30):  # whether it trains or tests
+        Path("t.csv").write_text("a,y\n" + "".join(f"{'1e308' if i == row else i},{i % 2}\n" for i in range(30)))
+        expected = f"t.csv: line {row + 2}, column 'a': expected a number of at most 3.4e+38 in size for float32, got 1e+308"
+        assert fails(capsys, "t.csv", *QUICK) == expected
+    Path("t.csv").write_text("a,y\n8e307,0\n" + "9e307,1\n9e307,0\n" * 9)  # of which the median would be infinite
+    expected = "t.csv: line 2, column 'a': expected a number of at most 1e+150 in size for float64, got 8e+307"
+    assert fails(capsys, "t.csv", *QUICK, "--dtype", "float64") == expected
+    Path("u.csv").write_text("a,y\n1,0\n-1e39,1\n")
+    Path("t.csv").write_text("a,y\n" + "".join(f"{i},{i % 2}\n" for i in range(30)))
+    expected = "u.csv: line 3, column 'a': expected a number of at most 3.4e+38 in size for float32, got -1e+39"
+    assert fails(capsys, "t.csv", *QUICK, "--test", "u.csv") == expected
+
+
+@pytest.mark.parametrize("ids", [[*range(60)], [(7 * i) % 60 for i in range(60)], [2**53 + 7919 * i for i in range(60)]])
+def test_integers_that_may_be_identifiers(ids, capsys):
+    pandas.DataFrame({"id": ids, "a": [i % 7 for i in range(60)], "y": [i % 2 for i in range(60)]}).to_csv("t.csv", index=False)
+    _, warnings = train(capsys, "t.csv", *QUICK)
+    assert warnings == ["column 'id' has a different integer in each row, as identifiers do; --drop leaves it out"]
+
+
+def test_text_with_line_breaks_is_shown_in_one_line(capsys):
+    rows = "".join(f'"a\nb{i % 2}",{i},"p\x1b[{i % 2}\nq"\n' for i in range(40))
+    Path("t.csv").write_text('"x\n1",n,y\n' + rows, newline="")
+    out, _ = train(capsys, "t.csv", *QUICK)
+    assert kinds(out)["x 1"] == ("categorical", "2: a b0, a b1")
+    assert kinds(out)["y"] == ("target", r"2 classes: p\x1b[0 q, p\x1b[1 q")
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("value, name", [([1, 2], "a list"), ({"k": 1}, "fields"), (b"x", "bytes")])
+def test_columns_of_lists_are_refused(value, name, capsys):
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"l": [value] * 20, "a": range(20), "y": [0, 1] * 10})
+    frame.to_parquet("t.parquet")
+    message = "t.parquet: row 1, column 'l': expected a number or text, got {} (--drop leaves the column out)"
+    assert fails(capsys, "t.parquet", *QUICK) == message.format(name)
+    train(capsys, "t.parquet", *QUICK, "--drop", "l")
+
+
 def test_what_columns_are(capsys):
     frame = people()
     frame.insert(0, "ticket", [f"T{i}" for i in range(len(frame))])
@@ -330,8 +456,8 @@ def test_what_columns_are(capsys):
     assert found["job"][1].startswith("3: ") and found["job"][1].endswith(", 12 missing")
     assert found["code"][1] == "3: 0, 1, 2"
     assert warnings == [
-        "column 'ticket' looks like an identifier (120 different texts): left out; --categorical takes it",
-        "column 'number' counts the rows, as an identifier does; --drop leaves it out",
+        "column 'ticket' looks like an identifier (120 different texts, such as 'T0'): left out; --categorical takes it",
+        "column 'number' has a different integer in each row, as identifiers do; --drop leaves it out",
     ]
     assert "target: income (last column)\n" in out
     assert "missing values: age 4, job 12; numbers become the median of the training rows, text a category of its own" in out
@@ -372,7 +498,8 @@ def test_the_target_by_name(capsys):
         (["--target", "incom"], "t.csv: --target: no column 'incom' (did you mean income?); there: 'age', 'job', 'height', 'income'"),
         (["--drop", "x"], "t.csv: --drop: no column 'x'; there: 'age', 'job', 'height', 'income'"),
         (["--categorical", "x"], "t.csv: --categorical: no column 'x'; there: 'age', 'job', 'height', 'income'"),
-        (["--drop", "income"], "t.csv: column 'income': named by two of --target, --categorical and --drop"),
+        (["--target", "income", "--drop", "income"], "t.csv: column 'income': named by two of --target, --categorical and --drop"),
+        (["--drop", "age", "job", "height", "income"], "t.csv: --drop: expected some columns to be left, got all of them"),
         (["--drop", "age", "--categorical", "age"], "t.csv: column 'age': named by two of --target, --categorical and --drop"),
         (["--target", "job"], "t.csv: line 10, column 'job': expected a target, got none, and in 11 more rows"),
         (["--target", "income", "height"], "t.csv: line 2, column 'income': expected a number, got 'low'"),
@@ -664,7 +791,7 @@ def fitted(frame, numeric, categorical):
     return ColumnTransformer(parts, sparse_threshold=0).fit(frame)
 
 
-numbers = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False, width=64))
+numbers = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(-1e150, 1e150))
 words = st.one_of(st.none(), st.sampled_from(["a", "B", "née", "x y", "1", "01", 'quote"', "semi;colon", "comma,", "line\nbreak"]))
 names = st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_size=1, max_size=6)
 

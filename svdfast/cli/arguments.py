@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the command line's arguments are parsed by: numbers, fractions, rules for ranks, names of files to be written.
 
-And the arguments that several commands have. Not here: those of one command (main.py, model.py).
+And the arguments that several commands have. Not here: those of one command (main.py, predict.py and its neighbours).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from svdfast.interop import files as io
 from svdfast.model.ranks import NAMED
 
 __all__ = [
-    "RANK_FRACTION", "RULES", "THREADS", "check_writable", "delimiter", "integer", "momentum", "not_negative",
+    "RANK_FRACTION", "RULES", "THREADS", "add_reading", "check_writable", "delimiter", "integer", "momentum", "not_negative",
     "positive", "pretrain_fraction", "rank_rule", "rank_rule_or_auto", "share", "whole_numbers",
 ]  # fmt: skip
 
@@ -101,6 +101,18 @@ RULES = (
 
 def whole_numbers(text: str) -> tuple[int, ...]:
     return tuple(integer(1)(item) for item in text.split(","))
+
+
+def add_reading(group: Any) -> None:
+    """The arguments that say how text files are read, for a group of a parser."""
+    add = group.add_argument
+    add("--header", action=argparse.BooleanOptionalAction,
+        help="whether the first line has the names of the columns (default: by looking)")  # fmt: skip
+    add("--delimiter", type=delimiter, metavar="C",
+        help="what is between columns: a character, or tab, comma, semicolon, space (default: by looking)")  # fmt: skip
+    add("--decimal", choices=(".", ","), default=".",
+        help="what is before the decimals of a number (default: a point)")  # fmt: skip
+    add("--encoding", metavar="E", help="of text: cp1252, latin-1, ... (default: UTF-8)")
 
 
 def delimiter(text: str) -> str:

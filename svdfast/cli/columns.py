@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast.cli.errors import Failure, nearest, short
+from svdfast.cli.errors import Failure, nearest, one_line, short
+from svdfast.cli.tables import DECIMAL_COMMA
 from svdfast.data.preparation import (
     GAP,
     Categorical,
@@ -34,6 +35,8 @@ MOST_CLASSES = 100
 _MOST_CATEGORIES = 500
 _MOST_SHOWN = 20  # columns that are shown one by one
 _RARE = 0.05  # share of texts that may be mistakes in a column of numbers
+# What Parquet files may have for values, and tables may not.
+_NESTED = {list: "a list", tuple: "a list", np.ndarray: "a list", dict: "fields", bytes: "bytes"}
 _MANY = 50  # rows from which integers that count up are worth a word
 
 
@@ -76,15 +79,29 @@ class Targets:
         return [target.name for target in self.targets]
 
 
-def find_targets(frame: Any, names: Sequence[str] | None, task: str) -> Targets:
+def find_targets(frame: Any, names: Sequence[str] | None, task: str, drop: Collection[str]) -> Targets:
     """The targets by name, or the last column. Raises Failure where a value is missing or no target."""
-    reason = "--target" if names else "last column"
-    names = list(dict.fromkeys(names or [str(frame.columns[-1])]))
+    reason = "--target"
+    if not names:
+        names, reason = _last_column(frame, drop)
+    names = list(dict.fromkeys(names))
     check_known(frame, names, "--target")
     kinds = [_classes(frame, name, task, alone=len(names) == 1) for name in names]
     if any(kinds) and not all(kinds):  # of several: numbers then, which some of them may have two of
         kinds = [_classes(frame, name, "regression", alone=False) for name in names]
     return Targets(tuple(map(Target, names, kinds)), reason)
+
+
+def _last_column(frame: Any, drop: Collection[str]) -> tuple[list[str], str]:
+    """The last column that is neither dropped nor what delimiters at the ends of lines make, without a name or values; why that one."""
+    check_known(frame, drop, "--drop")
+    kept = [name for name in frame.columns if name not in drop]
+    if not kept:
+        raise Failure("--drop: expected some columns to be left, got all of them")
+    last = frame.columns[-1]
+    if kept[-1] == last == f"column {frame.shape[1]}" and kept[:-1] and not any(read_texts(frame[last])):
+        return kept[-2:-1], "last column that has a name or values"
+    return kept[-1:], "last column" if kept[-1] == last else "last column that is not dropped"
 
 
 def check_known(frame: Any, names: Collection[str], option: str) -> None:
@@ -98,6 +115,7 @@ def check_known(frame: Any, names: Collection[str], option: str) -> None:
 def _classes(frame: Any, name: str, task: str, *, alone: bool) -> tuple[Class, ...] | None:
     """What the classes of a target are called; None where it has numbers."""
     values, line = frame[name], Place(frame, name)
+    _refuse_nested(values, line)
     texts = read_texts(values)
     gaps = [i for i, text in enumerate(texts) if not text]
     if gaps:
@@ -108,16 +126,16 @@ def _classes(frame: Any, name: str, task: str, *, alone: bool) -> tuple[Class, .
         raise Failure(f"column {name!r}: expected different targets, got {short(distinct[0])} alone")
     kind = _kind_of_texts(texts)
     if kind == "numbers" and (task == "regression" or not _are_classes(distinct, len(texts), task, alone)):
-        _numbers(values, line)
+        if np.ptp(_numbers(values, line)) == 0:
+            raise Failure(f"column {name!r}: expected numbers that float64 tells apart, got {distinct[0]} and {distinct[-1]}")
         return None
     if task == "regression" or (kind == "mistakes" and task == "auto"):
         _numbers(values, line)
         return None
-    if alone and len(distinct) > MOST_CLASSES and len(distinct) * 2 > len(texts) and kind != "numbers":
-        raise Failure(
-            f"column {name!r}: expected classes or numbers, got {len(distinct):,} different texts in {len(texts):,} rows; "
-            "--target names another column"
-        )
+    many = len(distinct) == len(texts) or (len(distinct) > MOST_CLASSES and len(distinct) * 2 > len(texts))
+    if alone and many and kind != "numbers":
+        found = f"{len(distinct):,} different texts in {len(texts):,} rows{_decimals(distinct)}"
+        raise Failure(f"column {name!r}: expected classes or numbers, got {found}; --target names another column")
     if not alone and len(distinct) != 2:
         raise Failure(f"column {name!r}: expected numbers, or two values as one of several targets, got {len(distinct):,} texts")
     integers = [read_integer(text) for text in distinct]
@@ -159,7 +177,6 @@ def typed(frame: Any, columns: Sequence[Column]) -> Any:
 def find_columns(frame: Any, targets: Collection[str], categorical: Collection[str], drop: Collection[str]) -> list[Column]:
     """What each column but the targets is. Raises Failure where a column of numbers has something else."""
     check_known(frame, categorical, "--categorical")
-    check_known(frame, drop, "--drop")
     both = [name for name in (*categorical, *drop) if name in targets] + [name for name in drop if name in categorical]
     if both:
         raise Failure(f"column {both[0]!r}: named by two of --target, --categorical and --drop")
@@ -170,8 +187,19 @@ def find_columns(frame: Any, targets: Collection[str], categorical: Collection[s
     ]
 
 
+def _refuse_nested(values: Any, line: Place) -> None:
+    for row, value in enumerate(values if values.dtype == object else ()):
+        if type(value) in _NESTED:
+            raise Failure(f"{line(row)}: expected a number or text, got {_NESTED[type(value)]} (--drop leaves the column out)")
+
+
+def _decimals(distinct: Collection[str]) -> str:
+    return ", numbers with decimal commas (--decimal , reads them)" if all(map(DECIMAL_COMMA.fullmatch, distinct)) else ""
+
+
 def _find(frame: Any, name: str, forced: bool) -> Column:
     values, line = frame[name], Place(frame, name)
+    _refuse_nested(values, line)
     texts = read_texts(values)
     filled = [text for text in texts if text]
     gaps, distinct = len(texts) - len(filled), set(filled)
@@ -187,17 +215,29 @@ def _find(frame: Any, name: str, forced: bool) -> Column:
         numbers = _numbers(values, line)
         low, high = np.nanmin(numbers), np.nanmax(numbers)
         if low == high:
-            return Column(name, "constant", f"{low:g}", gaps)
-        counts = len(numbers) >= _MANY and gaps == 0 and bool((np.diff(numbers) == 1).all())
-        return Column(name, "numeric", f"{low:g} to {high:g}" + (", counts the rows" if counts else ""), gaps)
+            return Column(name, "constant", filled[0], gaps)
+        counts = ", a different integer in each row" if gaps == 0 and _are_identifiers(texts) else ""
+        return Column(name, "numeric", f"{_shown(low)} to {_shown(high)}{counts}", gaps)
     if len(distinct) + (gaps > 0) == 1:
         return Column(name, "constant", short(filled[0]), gaps)
     if not forced and (len(distinct) * 2 > len(filled) or len(distinct) > _MOST_CATEGORIES):
-        commas = ", numbers with decimal commas" if all(_is_number(text.replace(",", ".")) for text in distinct) else ""
-        return Column(name, "identifier", f"{len(distinct):,} different texts{commas}", gaps)
+        alike = _decimals(distinct) or f", such as {short(filled[0])}"
+        return Column(name, "identifier", f"{len(distinct):,} different texts{alike}", gaps)
     common = [text for text, _ in Counter(filled).most_common()]
     shown = ", ".join(common[:4])
     return Column(name, "categorical", f"{len(distinct)}: {shown:.60}{', ...' if len(common) > 4 else ''}", gaps)
+
+
+def _are_identifiers(texts: Sequence[str]) -> bool:
+    """Whether each row has another integer, and these leave few out, or are larger than those that float64 tells apart."""
+    numbers = {number for number in map(read_integer, texts) if number is not None}
+    if len(texts) < _MANY or len(numbers) < len(texts):
+        return False
+    return max(numbers) - min(numbers) < 2 * len(numbers) or min(map(abs, numbers)) >= 2**53
+
+
+def _shown(number: float) -> str:
+    return f"{number:.0f}" if number == round(number) and abs(number) < 1e15 else f"{number:g}"
 
 
 def _kind_of_texts(texts: Sequence[str]) -> str:
@@ -227,7 +267,8 @@ def learn(frame: Any, columns: Sequence[Column], targets: tuple[Target, ...]) ->
     numeric = [column.name for column in columns if column.kind == "numeric"]
     categorical = [column.name for column in columns if column.kind == "categorical"]
     if not numeric and not categorical:
-        raise Failure("expected a column that is an input, got none")
+        others = ", ".join(f"{short(column.name)} is {column.kind}" for column in columns[:8]) or "only the target is there"
+        raise Failure(f"expected a column that is an input, got none: {others}{', ...' if len(columns) > 8 else ''}")
     values: dict[str, Any] = {name: read_numbers(frame[name]) for name in numeric}
     values |= {name: [text or GAP for text in read_texts(frame[name])] for name in categorical}
     transformer = ColumnTransformer(
@@ -259,7 +300,7 @@ def lay_out(columns: Sequence[Column], targets: Targets) -> list[tuple[str, str,
     for kind in dict.fromkeys(column.kind for column in others):
         alike = [column for column in others if column.kind == kind]
         rows.append((f"{len(alike):,} columns", kind, f"{short(alike[0].name)} to {short(alike[-1].name)}"))
-    return rows
+    return [(one_line(name), kind, one_line(about)) for name, kind, about in rows]
 
 
 def _about_target(target: Target) -> str:

@@ -20,6 +20,7 @@ from svdfast._process.runtime import resolve_threads
 from svdfast._process.text import aligned
 from svdfast.cli.data import Data, balanced_accuracy, defaults_of, hold_out
 from svdfast.cli.errors import Failure, UsageError
+from svdfast.cli.turns import HandOver, in_turns
 from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluation
 from svdfast.model.heads import CLASSES, NUMBERS
@@ -33,7 +34,7 @@ from svdfast.training.result import TrainingResult
 from svdfast.training.schedules import Cooldown
 from svdfast.training.train import train
 
-__all__ = ["SGD_LEARNING_RATE", "Comparison", "say"]
+__all__ = ["SGD_LEARNING_RATE", "Comparison", "FractionExcept", "say"]
 
 Array = NDArray[Any]
 
@@ -48,7 +49,7 @@ def say(text: str = "") -> None:
 
 
 @dataclass(frozen=True)
-class _Fraction(Fraction):
+class FractionExcept(Fraction):
     """α of the smaller side, except for layers that stay dense."""
 
     dense: tuple[int, ...] = ()
@@ -118,7 +119,7 @@ class Comparison:
         arguments = self.arguments
         ranks = arguments.ranks or "auto"
         if arguments.rank_fraction is not None:
-            ranks = _Fraction(arguments.rank_fraction, self.kept)
+            ranks = FractionExcept(arguments.rank_fraction, self.kept)
         return Factoring(
             ranks, pretrain_fraction=arguments.pretrain_fraction, recompose=False, force=arguments.force,
             svd=arguments.svd_method, activation_aware=not arguments.plain_svd,
@@ -143,7 +144,7 @@ class Comparison:
         data, net, arguments = self.data, self.first, self.arguments
         say(
             f"{data.title}: {len(data.X):,} training and {len(data.X_test):,} test samples, "
-            f"{data.X.shape[1]:,} features, {data.kind}"
+            f"{data.X.shape[1]:,} feature{'s' * (data.X.shape[1] > 1)}, {data.kind}"
         )
         for note in data.notes:
             say(f"  {note}")
@@ -160,43 +161,65 @@ class Comparison:
             f"{len(net.parameters):,} parameters"
         )
         say(
-            f"{self.epochs} epochs, batches of {self.batch_size}, {arguments.optimizer}, "
+            f"{'at most ' if arguments.early_stopping else ''}{self.epochs} epochs, batches of {self.batch_size}, {arguments.optimizer}, "
             f"learning rate {self.learning_rate:g}, {self.threads} "
             f"{'thread' if self.threads == 1 else 'threads'}, seed {arguments.seed}"
         )
 
-    def train(self, title: str, factoring: Factoring | None) -> tuple[Network, TrainingResult]:
-        """Trains a copy of the first network and prints a line an epoch, or every few epochs."""
+    def train_one(self) -> tuple[Network, TrainingResult]:
+        """Trains a copy of the first network."""
+        self._head("")
+        return self._train("", self.factoring(), lambda: None)
+
+    def train_both(self) -> tuple[tuple[Network, TrainingResult], tuple[Network, TrainingResult]]:
+        """Trains a copy dense throughout, and another one by SVD: an epoch of each in turn."""
+        self._head("network")
+        return in_turns(
+            lambda hand_over: self._train("dense", None, hand_over),
+            lambda hand_over: self._train("SVD", self.factoring(), hand_over),
+        )
+
+    def _head(self, name: str) -> None:
+        score_name = "val accuracy" if self.data.head.decides else "val R²"
+        say()
+        say(f"epoch  phase          loss   val loss  {score_name:>12}   seconds  {name}".rstrip())
+
+    def _train(self, name: str, factoring: Factoring | None, hand_over: HandOver) -> tuple[Network, TrainingResult]:
+        """Trains a copy of the first network and prints a line an epoch, or every few epochs, with the network's name if it has one."""
         bar = _bar_class()
         write_line: Callable[[str], object] = say if bar is None else bar.write
         every = -(-self.epochs // _MOST_LINES)
-        score_name = "val accuracy" if self.data.head.decides else "val R²"
+        shown = 0
+
+        def show(row: dict[str, Any]) -> None:
+            nonlocal shown
+            shown = row["epoch"]
+            score = self._format_score(Evaluation(row["val_loss"], row["val_accuracy"]), self.y_val)
+            write_line(
+                f"{row['epoch']:5}  {row['phase']:8}  {row['loss']:9.4g}  "
+                f"{row['val_loss']:9.4g}  {score:>12}  {row['seconds']:8.3f}  {name}".rstrip()
+            )
 
         def tell(event: Event) -> None:
             for line in self._describe(event):
-                write_line(f"       {line}")
-            if event.kind == "epoch" and (event.epoch % every == 0 or event.epoch in (1, self.epochs)):
-                row = event.info
-                evaluation = Evaluation(row["val_loss"], row["val_accuracy"])
-                score = self._format_score(evaluation, self.y_val)
-                write_line(
-                    f"{row['epoch']:5}  {row['phase']:8}  {row['loss']:9.4g}  "
-                    f"{row['val_loss']:9.4g}  {score:>12}  {row['seconds']:8.3f}"
-                )
+                write_line(f"       {name + ', ' if name else ''}{line}")
+            if event.kind == "epoch":
+                if event.epoch % every == 0 or event.epoch in (1, self.epochs):
+                    show(event.info)
+                hand_over()
 
-        say()
-        say(title)
-        say(f"epoch  phase          loss   val loss  {score_name:>12}   seconds")
         net = self.first.copy()
         result = self._fit(
-            net, factoring, self.X, self.y, epochs=self.epochs,
+            net, factoring, self.X, self.y, epochs=self.epochs, early_stopping=self.arguments.early_stopping,
             validation=(self.X_val, self.y_val), callbacks=[tell],
             progress=bar is not None,
         )  # fmt: skip
+        if result.history and result.history[-1]["epoch"] != shown:
+            show(result.history[-1])
         return net, result
 
     def _describe(self, event: Event) -> list[str]:
-        """Lines about a look, a cut, or layers that are dense again."""
+        """Lines about a look, a cut, layers that are dense again, or an early end."""
         info, when = event.info, f"step {event.step}"
         layers = event.network.layers
 
@@ -220,6 +243,10 @@ class Comparison:
             return lines
         if event.kind == "guard" and info["action"] == "undone":
             return [f"{when}: {sizes(i)} is dense again, as {_why_back(info)}" for i in info["layers"]]
+        if event.kind == "stop":
+            return [f"{when}: no progress of the validation loss for {info['patience']} epochs: ends with epoch {info['last_epoch']}"]
+        if event.kind == "restore":
+            return [f"{when}: the network is that of epoch {info['best_epoch']} again, val loss {info['best']:.4g}"]
         if event.kind != "switch":
             return []
         truncations: tuple[Truncation, ...] = info["truncations"]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from svdfast._process.text import aligned
 from svdfast.cli import arguments as parse
 from svdfast.cli import saved
-from svdfast.cli.comparison import say
+from svdfast.cli.comparison import FractionExcept, say
 from svdfast.cli.data import DEFAULTS
 from svdfast.cli.errors import Failure, UsageError, named_errors, tell
 from svdfast.cli.scales import Scale, scale_of, take_in, take_out
@@ -27,9 +26,8 @@ from svdfast.interop import files as io
 from svdfast.model import losses
 from svdfast.model.counting import break_even_rank, count_multiplications
 from svdfast.model.heads import share_explained
-from svdfast.model.layout import Weight
 from svdfast.model.network import Network, Truncation
-from svdfast.model.ranks import NARROW, Fraction, RankRule, ranks_by, rule_of
+from svdfast.model.ranks import NARROW, RankRule, ranks_by, rule_of
 from svdfast.model.truncation import matrices
 
 __all__ = ["add"]
@@ -94,17 +92,7 @@ def add(command: saved.AddCommand) -> None:
     add("--force", action="store_true",
         help="truncate also layers in which that saves no multiplications, and those of few inputs; "
         "write the network also if too much is lost")  # fmt: skip
-    saved.add_reading(parser)
-
-
-@dataclass(frozen=True)
-class _Fraction(Fraction):
-    """α of the smaller side, except for layers that are left as they are."""
-
-    left: tuple[int, ...] = ()
-
-    def __call__(self, layers: Sequence[Weight], weights: Sequence[Array]) -> list[int | None]:
-        return [None if i in self.left else rank for i, rank in enumerate(super().__call__(layers, weights))]
+    parse.add_reading(parser.add_argument_group("tables"))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -164,7 +152,7 @@ def _truncate(net: Network, arguments: argparse.Namespace, X: Array | None) -> t
     left = tuple(number - 1 for number in arguments.keep_dense)
     ranks: RankRule | list[int | None]
     if arguments.ranks is None:
-        ranks = _Fraction(arguments.rank_fraction, left)
+        ranks = FractionExcept(arguments.rank_fraction, left)
     else:
         ranks = ranks_by(rule_of(arguments.ranks), net.layout.factorable, matrices(net.state))
         ranks = [None if i in left else rank for i, rank in enumerate(ranks)]

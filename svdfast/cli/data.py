@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,10 +31,10 @@ from svdfast.cli.columns import (
     learn,
     typed,
 )
-from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, short
+from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, one_line, short
 from svdfast.cli.scales import Scale, scale_of, standardise
-from svdfast.cli.tables import Reading, is_table, read_table
-from svdfast.data.preparation import Place, Preparation, read_texts
+from svdfast.cli.tables import is_table, read_table, reading_of
+from svdfast.data.preparation import Place, Preparation, read_numbers, read_texts
 from svdfast.model.heads import BITS, CLASSES, NUMBERS, Head, head_for
 from svdfast.model.network import Network
 from svdfast.model.origin import Label, Origin
@@ -46,6 +46,7 @@ Array = NDArray[Any]
 LEAST_STEPS = 1000  # of a training on a file
 _FEW_ROWS = 1000  # of which more neurons would learn the noise
 _LARGE = 1e4  # inputs from which a network learns badly
+_LARGEST = 1e150  # whose square float64 can hold
 _RARE = 0.2  # a class of less than this share of an equal one is rare
 
 
@@ -289,17 +290,21 @@ def _about_split(arguments: argparse.Namespace, head: Head) -> str:
 def _of_table(arguments: argparse.Namespace) -> Data:
     """Finds what the columns of a table are, holds rows out, and prepares both parts."""
     name = arguments.data
-    reading = Reading(arguments.delimiter, arguments.encoding, arguments.header)
+    reading = reading_of(arguments)
     if arguments.test == "-" == name:
         raise UsageError("--test: standard input can be one of the two")
-    table = read_table(name, reading)
-    with named_errors("standard input" if name == "-" else name):
+    named = [*(arguments.target or ()), *(arguments.drop or ()), *(arguments.categorical or ())]
+    table = read_table(name, reading, named)
+    with named_errors(name):
         frame = table.frame
         if frame.shape[1] < 2:
             raise Failure("expected at least two columns, got one (--delimiter C tells what is between them)")
-        targets = find_targets(frame, arguments.target, arguments.task)
+        targets = find_targets(frame, arguments.target, arguments.task, arguments.drop or ())
         columns = find_columns(frame, targets.names, arguments.categorical or (), arguments.drop or ())
         frame = typed(frame, columns)
+        numeric = [column.name for column in columns if column.kind == "numeric"]
+        numeric += [target.name for target in targets.targets if target.classes is None]
+        _check_size(frame, numeric, arguments.dtype)
         train = test = frame
         if arguments.test is None:
             kept, held_out = _split(arguments, _strata(frame, targets))
@@ -308,12 +313,14 @@ def _of_table(arguments: argparse.Namespace) -> Data:
         X, y = _prepared(preparation, train)
     warnings = [*table.warnings, *_warnings(columns)]
     if arguments.test is None:
-        X_test, y_test = _prepared(preparation, test)
+        with named_errors(name):
+            X_test, y_test = _prepared(preparation, test)
     else:
         names = [column.name for column in (*preparation.columns, *preparation.targets)]
         other = read_table(arguments.test, reading, names)
         with named_errors(arguments.test):
             X_test, y_test = _prepared(preparation, other.frame)
+            _check_size(other.frame, numeric, arguments.dtype)
             warnings += [f"{arguments.test}: {note}" for note in preparation.notes(other.frame) if "training did not see" in note]
     head = NUMBERS if targets.targets[0].classes is None else BITS if y.ndim > 1 else head_for(len(targets.targets[0].classes))
     n_out = len(preparation.classes or ()) if head is CLASSES else len(targets.targets)
@@ -324,7 +331,7 @@ def _of_table(arguments: argparse.Namespace) -> Data:
         notes.append(_about_shares(preparation, y))
     data = Data(
         "standard input" if name == "-" else os.path.basename(name), X, y, X_test, y_test, head, n_out, preparation.classes,
-        tuple(notes), tuple(warnings), tuple(lay_out(columns, targets)), preparation=preparation,
+        tuple(map(one_line, notes)), tuple(map(one_line, warnings)), tuple(lay_out(columns, targets)), preparation=preparation,
     )  # fmt: skip
     with named_errors(name):
         return _standardised(arguments, data)
@@ -336,6 +343,17 @@ def _strata(frame: Any, targets: Targets) -> Array:
         return np.zeros(len(frame))
     labels = ["\n".join(each) for each in zip(*(read_texts(frame[name]) for name in targets.names), strict=True)]
     return np.unique(labels, return_inverse=True)[1]
+
+
+def _check_size(frame: Any, names: Iterable[str], dtype: str) -> None:
+    """Refuses numbers that are too large for the network, or for means and medians."""
+    largest = min(float(np.finfo(dtype).max), _LARGEST)
+    for name in names:
+        numbers, place = read_numbers(frame[name], Place(frame, name)), Place(frame, name)
+        large = np.flatnonzero(np.abs(numbers) > largest)
+        if large.size:
+            row = int(large[0])
+            raise Failure(f"{place(row)}: expected a number of at most {largest:.2g} in size for {dtype}, got {numbers[row]:g}")
 
 
 def _prepared(preparation: Preparation, frame: Any) -> tuple[Array, Array]:
@@ -361,9 +379,9 @@ def _warnings(columns: Sequence[Column]) -> list[str]:
         if column.kind == "identifier"
     ]
     return lines + [
-        f"column {column.name!r} counts the rows, as an identifier does; --drop leaves it out"
+        f"column {column.name!r} has a different integer in each row, as identifiers do; --drop leaves it out"
         for column in columns
-        if column.kind == "numeric" and column.about.endswith("counts the rows")
+        if column.kind == "numeric" and column.about.endswith("in each row")
     ]
 
 

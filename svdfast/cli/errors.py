@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from svdfast._process import checks
 
-__all__ = ["Failure", "UsageError", "named_errors", "nearest", "short", "tell"]
+__all__ = ["Failure", "UsageError", "named_errors", "nearest", "one_line", "short", "tell"]
 
 
 class UsageError(Exception):
@@ -23,6 +23,7 @@ class Failure(Exception):
 @contextlib.contextmanager
 def named_errors(name: str) -> Iterator[None]:
     """Puts a file's name before what was wrong with it."""
+    name = "standard input" if name == "-" else name
     try:
         yield
     except OSError as error:
@@ -34,6 +35,11 @@ def named_errors(name: str) -> Iterator[None]:
 def short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(text: str) -> str:
+    """Text of a file as it is shown within a line: without line breaks, and with the escapes of what can't be printed."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from svdfast._process.text import aligned
 from svdfast.cli import arguments as parse
 from svdfast.cli import saved
 from svdfast.cli.comparison import say
-from svdfast.cli.errors import Failure, tell
+from svdfast.cli.errors import Failure, one_line, tell
 from svdfast.model.heads import CLASSES
 from svdfast.model.origin import Label
 
@@ -58,7 +58,7 @@ def add(command: saved.AddCommand) -> None:
     parser.add_argument("model", **saved.MODEL)
     parser.add_argument("data", metavar="DATA", help="a table, arrays, or a data set's name, with answers, see below")
     parser.add_argument("--threads", **parse.THREADS)
-    saved.add_reading(parser)
+    parse.add_reading(parser.add_argument_group("tables"))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -125,7 +125,7 @@ def _target(classes: Sequence[Label], y: Array, outputs: Array, decided: Array |
 def _confusion(metrics: Any, classes: Sequence[Label], y: Array, decided: Array) -> list[str]:
     if len(classes) > _MOST_CLASSES:
         return []
-    shown, numbers = [str(label) for label in classes], list(range(len(classes)))
+    shown, numbers = [one_line(str(label)) for label in classes], list(range(len(classes)))
     truth = [*numbers, -1] if (y < 0).any() else numbers
     matrix = metrics.confusion_matrix(y, decided, labels=truth)
     names = [*shown, "(others)"]
@@ -143,5 +143,5 @@ def _numbers(net: Any, outputs: Array, y: Array) -> list[str]:
         return r2, f"{metrics.mean_absolute_error(y, outputs):.6g}", f"{error:.6g}"
 
     names = [name for name, _ in saved.named(net)]
-    rows = [(name, *measured(y[:, i], outputs[:, i].astype(np.float64))) for i, name in enumerate(names)]
+    rows = [(one_line(name), *measured(y[:, i], outputs[:, i].astype(np.float64))) for i, name in enumerate(names)]
     return aligned([("", "R^2", "mean absolute error", "root mean squared error"), *rows])

@@ -10,7 +10,7 @@ import svdfast.onnx as onnx
 from svdfast.cli import arguments as parse
 from svdfast.cli import saved
 from svdfast.cli.comparison import say
-from svdfast.cli.errors import Failure, named_errors
+from svdfast.cli.errors import Failure, named_errors, one_line
 
 __all__ = ["add"]
 
@@ -59,4 +59,4 @@ def _run(arguments: argparse.Namespace) -> None:
         raise Failure(f"{arguments.file}: {error}") from None
     say(f"The network is in {arguments.file}.")
     if net.classes is not None:
-        say(f"Its outputs are of the classes {', '.join(map(str, net.classes))}, in this order.")
+        say(f"Its outputs are of the classes {one_line(', '.join(map(str, net.classes)))}, in this order.")

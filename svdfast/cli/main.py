@@ -40,7 +40,8 @@ _DESCRIPTION = """\
 Train a fully connected network by the four steps of the method: dense pre-training, truncated SVD
 of the hidden weights, training of the factors, recomposition. Which layers are factored, and to
 which ranks, is decided by looking at what that does to the loss. With --compare a second network is
-trained dense throughout, from the same first weights, on the same samples in the same order.
+trained dense throughout, from the same first weights, on the same samples in the same order, an
+epoch of each in turn.
 """
 
 _REPRODUCE = """\
@@ -249,7 +250,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("factoring").add_argument
     add("--compare", action=argparse.BooleanOptionalAction,
-        help="train a dense network beside it (default: of a set that has a name)")
+        help="train a dense network beside it, an epoch of each in turn (default: of a set that has a name)")
     add("--ranks", type=parse.rank_rule_or_auto, metavar="RULE",
         help="auto (the default), a rank for each layer, or none, by what the cut does to the loss; "
         f"{parse.RULES}")
@@ -294,19 +295,18 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="share of the rows held out where there is no test set (default 0.2)")
     add("--validation", type=parse.share, metavar="S",
         help="share of the training rows to validate epochs with (default: the test set is used)")
+    add("--early-stopping", action="store_true",
+        help="end where the loss on these rows no longer falls, with the network of the best epoch")
     add("--task", choices=("auto", "classification", "regression"), default="auto",
         help="what the target is (default: classes if it has text or few integers)")
     add("--no-standardise", action="store_true", help="take features and targets as they are")
 
-    add = parser.add_argument_group("tables").add_argument
-    add("--target", nargs="+", metavar="COLUMN", help="what to learn (default: the last column)")
+    tables = parser.add_argument_group("tables")
+    add = tables.add_argument
+    add("--target", nargs="+", metavar="COLUMN", help="what to learn (default: the last column that is not dropped)")
     add("--drop", nargs="+", metavar="COLUMN", help="columns to leave out")
     add("--categorical", nargs="+", metavar="COLUMN", help="columns of numbers to take for text, such as codes")
-    add("--header", action=argparse.BooleanOptionalAction,
-        help="whether the first line has the names of the columns (default: by looking)")
-    add("--delimiter", type=parse.delimiter, metavar="C",
-        help="what is between columns: a character, or tab, comma, semicolon, space (default: by looking)")
-    add("--encoding", metavar="E", help="of text: cp1252, latin-1, ... (default: UTF-8)")
+    parse.add_reading(tables)
     # fmt: on
 
 
@@ -358,6 +358,8 @@ def _train(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--weight-decay: {arguments.optimizer} has none; it goes with adamw")
     if arguments.precision is not None and arguments.dtype != "float32":
         raise UsageError(f"--precision: goes with --dtype float32, not {arguments.dtype}")
+    if arguments.early_stopping and arguments.validation is None:
+        raise UsageError("--early-stopping: expected --validation with it, as the test set would choose the network else")
     if arguments.report is not None:
         parse.check_writable("--report", arguments.report, (".html",))
     if arguments.plot is not None:
@@ -370,11 +372,10 @@ def _train(arguments: argparse.Namespace) -> None:
     comparison.introduce()
     compare = arguments.data in DEFAULTS if arguments.compare is None else arguments.compare
     if compare:
-        dense, dense_result = comparison.train("dense", None)
-        net, result = comparison.train("SVD", comparison.factoring())
+        (dense, dense_result), (net, result) = comparison.train_both()
         rows = comparison.report(dense, dense_result, net, result)
     else:
-        net, result = comparison.train("training", comparison.factoring())
+        net, result = comparison.train_one()
         rows = comparison.report_one(net, result)
     if arguments.plot is not None:
         draw(result, arguments.plot)

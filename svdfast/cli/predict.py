@@ -71,7 +71,7 @@ def add(command: saved.AddCommand) -> None:
     add("--precision", choices=("float32", "bfloat16"),
         help="of the products of a float32 network, see svdfast info")  # fmt: skip
     add("--threads", **parse.THREADS)
-    saved.add_reading(parser)
+    parse.add_reading(parser.add_argument_group("tables"))
 
 
 def _run(arguments: argparse.Namespace) -> None:

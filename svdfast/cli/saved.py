@@ -16,18 +16,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast.cli import arguments as parse
 from svdfast.cli.arrays import check_samples, read_npy, read_npz
 from svdfast.cli.data import DEFAULTS, is_npz, load_named
 from svdfast.cli.errors import Failure, named_errors
-from svdfast.cli.tables import Reading, is_table, read_table
+from svdfast.cli.tables import is_table, read_table, reading_of
 from svdfast.data.preparation import Place, read_numbers, read_texts
 from svdfast.interop import files as io
 from svdfast.model.heads import CLASSES, Head, head_of
 from svdfast.model.network import Network
 from svdfast.model.origin import Label
 
-__all__ = ["DATA", "MODEL", "AddCommand", "Asked", "add_reading", "head", "labels", "load_model", "named", "outputs", "samples"]
+__all__ = ["DATA", "MODEL", "AddCommand", "Asked", "head", "labels", "load_model", "named", "outputs", "samples"]
 
 Array = NDArray[Any]
 
@@ -48,16 +47,6 @@ class AddCommand(Protocol):
     def __call__(
         self, name: str, run: Callable[[argparse.Namespace], None], **texts: Any
     ) -> argparse.ArgumentParser: ...
-
-
-def add_reading(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say how text files are read."""
-    add = parser.add_argument_group("tables").add_argument
-    add("--header", action=argparse.BooleanOptionalAction,
-        help="whether the first line has the names of the columns (default: by looking)")  # fmt: skip
-    add("--delimiter", type=parse.delimiter, metavar="C",
-        help="what is between columns: a character, or tab, comma, semicolon, space (default: by looking)")  # fmt: skip
-    add("--encoding", metavar="E", help="of text: cp1252, latin-1, ... (default: UTF-8)")
 
 
 @dataclass(frozen=True)
@@ -126,8 +115,8 @@ def samples(net: Network, command: str, arguments: argparse.Namespace, *, answer
         known = net.feature_names or ()
         if preparation is not None:
             known = tuple(column.name for column in (*preparation.columns, *preparation.targets))
-        table = read_table(name, Reading(arguments.delimiter, arguments.encoding, arguments.header), known)
-        with named_errors("standard input" if name == "-" else name):
+        table = read_table(name, reading_of(arguments), known)
+        with named_errors(name):
             try:
                 asked = _of_table(net, table.frame, answers)
             except ValueError as error:

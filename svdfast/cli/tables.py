@@ -7,6 +7,7 @@ Not here: what the columns mean (columns.py), and NPZ and NPY files (arrays.py).
 
 from __future__ import annotations
 
+import argparse
 import bz2
 import csv
 import gzip
@@ -14,6 +15,7 @@ import io
 import itertools
 import lzma
 import os
+import re
 import sys
 import zlib
 from collections import Counter
@@ -23,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from svdfast.cli.errors import Failure, named_errors, short
+from svdfast.cli.errors import Failure, named_errors, one_line, short
 from svdfast.data.preparation import GAPS, read_integer
 
-__all__ = ["Reading", "Table", "is_table", "read_table"]
+__all__ = ["DECIMAL_COMMA", "Reading", "Table", "is_table", "read_table", "reading_of"]
 
 _PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\x00": lzma.decompress}
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -34,6 +36,8 @@ _DELIMITERS = ",;\t|"
 _SUFFIXES = (".csv", ".tsv", ".txt", ".data", ".parquet", ".pq", ".feather", ".arrow", ".xlsx", ".xls", ".ods")
 _PACKED_SUFFIXES = (".gz", ".bz2", ".xz")
 _SAMPLE = 50  # rows that delimiter and header are guessed from
+# A number with a comma before its decimals.
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?")
 _UNNAMED = ("", "Unnamed: 0", "__index_level_0__")
 
 
@@ -49,11 +53,19 @@ class Reading:
         By default UTF-8, or UTF-16 where a byte order mark says so.
     header : bool, optional
         Whether the first line has the names of the columns.
+    decimal : {".", ","}
+        What is before the decimals of a number.
     """
 
     delimiter: str | None = None
     encoding: str | None = None
     header: bool | None = None
+    decimal: str = "."
+
+
+def reading_of(arguments: argparse.Namespace) -> Reading:
+    """What the arguments of a command say (arguments.add_reading)."""
+    return Reading(arguments.delimiter, arguments.encoding, arguments.header, arguments.decimal)
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def read_table(name: str, reading: Reading = Reading(), known: Collection[str] =
         import pandas
     except ImportError:
         raise Failure(f'{name}: tables need pandas: pip install "svdfast[demo]"') from None
-    with named_errors("standard input" if name == "-" else name):
+    with named_errors(name):
         data = sys.stdin.buffer.read() if name == "-" else _content(name)
         try:
             table = _read(pandas, data, os.path.splitext(name.lower())[1], reading, known)
@@ -120,10 +132,23 @@ def _read(pandas: Any, data: bytes, suffix: str, reading: Reading, known: Collec
     text = _decode(data, reading.encoding)
     delimiter = reading.delimiter or _guess_delimiter(text)
     rows, lines = _split(text, delimiter)
-    table = _with_header(pandas, rows, lines, reading.header, known)
+    notes = []
     if reading.delimiter is None and delimiter != ",":
-        table.notes.insert(0, f"columns separated by {short(delimiter)}")
+        notes.append(f"columns separated by {short(delimiter)}")
+    if reading.decimal == ",":
+        rows = [[_with_point(cell, line) for cell in row] for row, line in zip(rows, lines, strict=True)]
+    table = _with_header(pandas, rows, lines, reading.header, known)
+    table.notes[:0] = notes
     return table
+
+
+def _with_point(cell: str, line: int) -> str:
+    """A cell of a file with decimal commas; one with a point could be a number of thousands."""
+    if DECIMAL_COMMA.fullmatch(cell):
+        return cell.replace(",", ".")
+    if "." in cell and _is_number(cell):
+        raise Failure(f"line {line}: expected numbers with decimal commas (--decimal), got {short(cell)}")
+    return cell
 
 
 def _columnar(pandas: Any, read: Any, data: bytes, kind: str) -> Table:
@@ -181,7 +206,7 @@ def _split(text: str, delimiter: str) -> tuple[list[list[Any]], list[int]]:
     rows, lines = [rows[i] for i in there], [lines[i] for i in there]
     for row, line in zip(rows, lines, strict=True):
         if len(row) != n_columns:
-            names = ", ".join(str(cell) for cell in rows[0])
+            names = one_line(", ".join(rows[0]))
             raise Failure(f"line {line}: expected {n_columns} columns, as in line {lines[0]} ({names:.120}), got {len(row)}")
     return rows, lines
 
@@ -202,18 +227,19 @@ def _records(text: str, delimiter: str) -> Any:
 
 
 def _guess_delimiter(text: str) -> str:
-    """The one by which the first rows have the same number of cells, and many; spaces only if no other does."""
-    found = []
+    """The one by which the first rows have the same number of cells, more of them numbers, and many; spaces only if no other does."""
+    found: list[tuple[bool, float, float, int, str]] = []
     for delimiter in _DELIMITERS + " ":
         try:
-            rows = (row for row, _ in _records(text, delimiter) if row != [""])
-            widths = [len(row) for row in itertools.islice(rows, _SAMPLE)]
+            rows = list(itertools.islice((row for row, _ in _records(text, delimiter) if row != [""]), _SAMPLE))
         except Failure:
             continue
-        width, count = max(Counter(widths).items(), key=lambda item: (item[1], item[0]), default=(1, 0))
+        width, count = max(Counter(map(len, rows)).items(), key=lambda item: (item[1], item[0]), default=(1, 0))
         if width > 1:
-            found.append((delimiter != " ", count / len(widths), width, delimiter))
-    return max(found, key=lambda each: each[:3])[3] if found else ","
+            cells = [cell for row in rows for cell in row if cell not in GAPS]
+            numbers = sum(_is_number(cell) or (delimiter != "," and bool(DECIMAL_COMMA.fullmatch(cell))) for cell in cells)
+            found.append((delimiter != " ", count / len(rows), numbers / max(len(cells), 1), width, delimiter))
+    return max(found, key=lambda each: each[:4])[4] if found else ","
 
 
 def _with_header(pandas: Any, rows: Sequence[list[Any]], lines: Sequence[int], header: bool | None, known: Collection[str]) -> Table:
@@ -226,23 +252,27 @@ def _with_header(pandas: Any, rows: Sequence[list[Any]], lines: Sequence[int], h
     columns = {i: np.array(column, dtype=object) for i, column in enumerate(zip(*rows, strict=True))}
     frame = pandas.DataFrame(columns, index=pandas.Index(list(lines), name="line"), columns=range(len(names)), dtype=object)
     table = _named(frame, names, f"line {lines[0] - 1}: " if guessed and rows else "")
-    if guessed and header is None:
-        table.notes.append("first line taken for the names of the columns")
+    if header is None:
+        no_names = "the first line has no names of columns: they are numbered (--header takes it for names)"
+        table.notes.append("first line taken for the names of the columns" if guessed else no_names)
     return table
 
 
 def _is_header(first: list[Any], rest: Sequence[list[Any]], known: Collection[str]) -> bool:
-    """Whether a row has names: no numbers, above a column of numbers; or, where all is text, words that do not come again below."""
+    """Whether a row has names: words that do not come again below, above a column of numbers or all different, or words and 0, 1, 2, ..."""
     cells = [str(cell).strip() for cell in first]
-    if known and len(set(known) & set(cells)) * 2 > len(cells):
+    if known and (set(known) <= set(cells) or len(set(known) & set(cells)) * 2 > len(cells)):
         return True
-    if any(_is_number(cell) for cell in cells) or not any(cell not in GAPS for cell in cells):
+    numbers = [cell for cell in cells if _is_number(cell) or DECIMAL_COMMA.fullmatch(cell)]
+    # pandas numbers the columns of an array, which may have got a target with a name.
+    counted = len(numbers) > 2 and numbers in ([str(i) for i in range(start, start + len(numbers))] for start in (0, 1))
+    if (numbers and not counted) or len(numbers) == len(cells) or any(cell and cell in GAPS for cell in cells) or not any(cells):
         return False
     below = [[str(cell).strip() for cell in column] for column in zip(*rest, strict=True)]
     filled = [[cell for cell in column if cell not in GAPS] for column in below]
     numeric = any(column and sum(map(_is_number, column)) * 2 > len(column) for column in filled)
-    again = any(cell in column for cell, column in zip(cells, filled, strict=False) if cell not in GAPS)
-    return not rest or numeric or (not again and len(set(cells)) == len(cells))
+    again = any(cell in column for cell, column in zip(cells, filled, strict=False) if cell and cell not in numbers)
+    return not again and (numeric or not rest or len(set(cells)) == len(cells))
 
 
 def _is_number(text: str) -> bool:
