@@ -13,7 +13,9 @@ Not here: networks of fully connected layers (compare.py), and how accurate the 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -180,7 +182,7 @@ def measure(case_name: str, n_threads: int, n_rounds: int) -> dict[str, Any]:
             [sys.executable, __file__, "--work", system, case_name, str(n_threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )
-        for system in ("svdfast", "torch")
+        for system in ("svdfast", *(["torch"] if importlib.util.find_spec("torch") else []))
     }  # fmt: skip
     operations = {system: json.loads(worker.stdout.readline()) for system, worker in workers.items()}["svdfast"]
     found: list[dict[str, float]] = []
@@ -195,12 +197,13 @@ def measure(case_name: str, n_threads: int, n_rounds: int) -> dict[str, Any]:
         worker.stdin.close()
         worker.wait()
     found = found[1:]
-    theirs = min((name for name in found[0] if name.startswith("torch")), key=lambda name: statistics.median(row[name] for row in found))
-    ratio = {name: statistics.median(row[theirs] / row[name] for row in found) for name in found[0]}
+    medians = {name: statistics.median(row[name] for row in found) for name in found[0]}
+    theirs = min((name for name in medians if name.startswith("torch")), key=medians.__getitem__, default=None)
+    ratio = {name: statistics.median(row[theirs] / row[name] for row in found) if theirs else math.nan for name in medians}
     gain = {name: statistics.median(row["svdfast dense"] / row[name] for row in found) for name in found[0]}
     return {
         "case": case_name, "threads": n_threads, "rounds": n_rounds, "theirs": theirs, "ratio": ratio, "gain": gain,
-        "seconds": {name: statistics.median(row[name] for row in found) for name in found[0]}, "operations": operations,
+        "seconds": medians, "operations": operations,
     }  # fmt: skip
 
 
@@ -229,9 +232,9 @@ def main() -> None:
         seconds, dense = record["seconds"], record["seconds"]["svdfast dense"]
         share = record["operations"]["dense"] / dense / peak / 1e9
         print(
-            f"{name:<12} {1e3 * dense:>8.2f} {1e3 * seconds[record['theirs']]:>11.2f} "
+            f"{name:<12} {1e3 * dense:>8.2f} {1e3 * seconds.get(record['theirs'], math.nan):>11.2f} "
             f"{record['ratio']['svdfast dense']:>10.2f} {share:>8.2f} {record['gain']['svdfast 1/4']:>7.2f} "
-            f"{record['gain']['svdfast 1/8']:>7.2f}  {record['theirs'].removeprefix('torch ')}",
+            f"{record['gain']['svdfast 1/8']:>7.2f}  {(record['theirs'] or '').removeprefix('torch ')}",
             flush=True,
         )
     if arguments.json is not None:

@@ -221,11 +221,10 @@ cdef inline const Operation* operation(const Plan* plan, int i) noexcept nogil:
     return plan.last if i == plan.n_operations - 1 else &plan.operations[i]
 
 
-cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot, Py_ssize_t p, const void* X,
-                         Py_ssize_t first=0) noexcept nogil:
+cdef inline void set_tile(Tile* tile, const Plan* plan, const Operation* op, Py_ssize_t slot, Py_ssize_t p, const void* X,
+                          Py_ssize_t first) noexcept nogil:
     """What an operation is given of p rows, which lie in the scratch from row `slot` on; their samples at X, if that is not NULL.
     They begin at row `first` of the data."""
-    cdef Tile tile
     cdef int i
     tile.p, tile.rows = p, p * op.rows_per_sample
     tile.X = <void*> X if op.reads_samples and X != NULL else op.X.start + slot * op.X.step
@@ -236,7 +235,6 @@ cdef inline Tile tile_of(const Plan* plan, const Operation* op, Py_ssize_t slot,
         tile.others[i] = op.others[i].start + slot * op.others[i].step
     tile.first, tile.key = first - plan.batch_begin, plan.key
     tile.bfloat16 = plan.bfloat16
-    return tile
 
 
 cdef inline void run_pass(const Plan* plan, const Operation* op, Tile* tile, const floating* w, bint backward,
@@ -269,7 +267,7 @@ cdef void run_loop(const Plan* plan, int begin, int stop, Py_ssize_t slot, Py_ss
         first = p * (steps - 1 - step if plan.operations[begin].reverse else step)
         for i in range(count):
             op = operation(plan, stop - 1 - i if backward else begin + i)
-            tile = tile_of(plan, op, slot, p, NULL)
+            set_tile(&tile, plan, op, slot, p, NULL, 0)
             tile.rows, tile.step = p, step
             tile.X = <char*> tile.X + first * op.X.row
             tile.Y = <char*> tile.Y + first * op.Y.row
@@ -323,7 +321,7 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
             run_loop[floating](plan, i, op.loop_stop, slot, p, w, False, packed)
             i = op.loop_stop
             continue
-        tile = tile_of(plan, op, slot, p, X, first)
+        set_tile(&tile, plan, op, slot, p, X, first)
         run_pass[floating](plan, op, &tile, w, False, packed)
         i += 1
 
@@ -357,7 +355,7 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
         # Of a loop after its last step: one product for all of them.
         for j in range(i, stop):
             op = operation(plan, j)
-            tile = tile_of(plan, op, slot, p, X, first)
+            set_tile(&tile, plan, op, slot, p, X, first)
             if op.steps == 0:
                 run_pass[floating](plan, op, &tile, w, True, packed)
             if plan.by_tiles and op.place >= 0:
@@ -469,8 +467,8 @@ cdef void run_weight(const Plan* plan, const floating* w, int t, int n_threads, 
             g = <floating*> plan.blocks[t]
         for i in range(chunk.sum, chunk.stop):
             row = sum_begin(chunk, i)
-            tile = tile_of(plan, op, row, sum_begin(chunk, i + 1) - row,
-                           X + row * plan.X_stride * plan.X_itemsize if X != NULL else NULL)
+            set_tile(&tile, plan, op, row, sum_begin(chunk, i + 1) - row,
+                     X + row * plan.X_stride * plan.X_itemsize if X != NULL else NULL, 0)
             op.kind.gradient(op, &tile, first, stop, i > 0, g)
         if chunk.stop < chunk.n_sums:
             continue
@@ -503,7 +501,7 @@ cdef void run_parameters(const Plan* plan, const floating* w, int t, int n_threa
             continue
         first, last = max(begin, op.place), min(stop, op.place + op.n)
         if first < last:
-            tile = tile_of(plan, op, 0, chunk.count, X)
+            set_tile(&tile, plan, op, 0, chunk.count, X, 0)
             op.kind.gradient(op, &tile, first - op.place, last - op.place, chunk.sum > 0, g + (first - plan.n_weights))
     # Penalties and decay are for weights only.
     if chunk.stop == chunk.n_sums and begin < stop:

@@ -95,9 +95,8 @@ static void NAME(bias_activation)(int activation, double parameter_, ptrdiff_t p
     const REAL *restrict b = b_;
     REAL *Z = Z_, *A = A_, wide[NAME(WIDE)];
     /* Short rows, channels of images say, as fewer long ones with the bias as often; a row's own functions need it as it is. */
-    const ptrdiff_t times = n > 0 && n < NAME(WIDE) / 2 ? NAME(WIDE) / n : 1;
-    if (times > 1 && p >= times && activation != SVDFAST_SOFTMAX) {
-        const ptrdiff_t together = p / times;
+    if (n < NAME(WIDE) / 2 && p * n >= 8 * NAME(WIDE) && activation != SVDFAST_SOFTMAX) {
+        const ptrdiff_t times = NAME(WIDE) / n, together = p / times;
         for (ptrdiff_t k = 0; k < times; k++)
             memcpy(wide + k * n, b, (size_t)n * sizeof(REAL));
         NAME(bias_activation)(activation, parameter_, together, times * n, wide, Z, A);
