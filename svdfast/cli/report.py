@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import svdfast.plots as plots
 from svdfast._process.files import written_whole
@@ -52,9 +53,9 @@ def check_extras(*, page: bool, figure: bool) -> None:
 
 def draw(result: TrainingResult, path: Path) -> None:
     """The losses of a training as a figure."""
-    figure = plots.training(result)
+    figure: Any = plots.training(result)
     with named_errors(f"--plot: {path}"), written_whole(path) as file:
-        figure.savefig(file, format=path.suffix[1:])  # type: ignore[union-attr]
+        figure.savefig(file, format=path.suffix[1:])
 
 
 def write_page(data: Data, scores: Sequence[tuple[str, ...]], result: TrainingResult, path: Path) -> None:

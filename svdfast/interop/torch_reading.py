@@ -118,7 +118,8 @@ class Reader:
         elif kind is nn.BatchNorm1d:
             self._batch_norm(place, part)
         elif kind is nn.Dropout and self._layered:
-            self._step(place, describe.Dropout(float(part.p)))  # type: ignore[arg-type]
+            dropout: Any = part
+            self._step(place, describe.Dropout(float(dropout.p)))
         elif kind is nn.Flatten and self._layered:
             self._flatten(place, part)
         else:

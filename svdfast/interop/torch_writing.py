@@ -275,4 +275,5 @@ def _torch_recurrent(cell: str, weight: Array, states: Sequence[Array], biases: 
             f"weight_ih_l0{end}": np.split(weight, n)[i], f"weight_hh_l0{end}": states[i],
             f"bias_ih_l0{end}": np.split(biases[0], n)[i], f"bias_hh_l0{end}": biases[1 + i],
         }  # fmt: skip
-    return _with(made, **numbers)  # type: ignore[no-any-return]
+    recurrent: nn.RNN | nn.GRU | nn.LSTM = _with(made, **numbers)
+    return recurrent
