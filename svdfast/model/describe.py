@@ -81,7 +81,7 @@ class Layer(ABC):
     """A layer of the description."""
 
     @abstractmethod
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         """Appends what it becomes."""
 
 
@@ -98,7 +98,7 @@ class Linear(Layer):
     n_out: int
     activation: str | Activation = "identity"
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         n_out = count("n_out", self.n_out, maximum=MAX_SIZE)
         f = activations.resolve(self.activation, "activation")
         plan.append(LinearLayer(Dense(n_out, plan.shape[-1]), f, tuple(plan.steps)))
@@ -115,7 +115,7 @@ class _Recurrent(Layer):
     def cell(self) -> str:
         raise NotImplementedError
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         plan.expect(self, 2, "steps, features")
         n = count("n_out", self.n_out, maximum=MAX_SIZE)
         (steps, m), gates = plan.shape, GATES[self.cell] * n
@@ -229,7 +229,7 @@ class Embedding(Layer):
     n_tokens: int
     n_out: int
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         plan.expect(self, 1, "steps")
         n, n_out = count("n_tokens", self.n_tokens, maximum=MAX_SIZE), count("n_out", self.n_out, maximum=MAX_SIZE)
         (steps,) = plan.shape
@@ -251,7 +251,7 @@ class Masking(Layer):
 
     value: float = 0.0
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         plan.expect(self, 2, "steps, features")
         plan.order(True)
         plan.steps.append(step.Mask(float(self.value)))
@@ -275,7 +275,7 @@ class Dropout(Layer):
 
     rate: float
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         if not 0 <= self.rate < 1:
             raise ValueError(f"rate: expected a number from 0 to below 1, got {self.rate!r}")
         plan.n_dropouts += 1
@@ -300,7 +300,7 @@ class LayerNorm(Layer):
 
     epsilon: float = 1e-5
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         plan.steps.append(step.Normalise(float(self.epsilon)))
 
 
@@ -364,7 +364,7 @@ class Conv2d(Layer):
     stride: int | tuple[int, int] = 1
     padding: str | int | tuple[int, int] = "valid"
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         plan.expect(self, 3, "height, width, channels")
         n_out, channels = count("n_out", self.n_out, maximum=MAX_SIZE), plan.shape[-1]
         patches = step.Patches(*_window(plan, self.kernel_size, self.stride, self.padding))
@@ -383,12 +383,12 @@ class Conv1d(Layer):
     stride: int = 1
     padding: str | int = "valid"
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         plan.expect(self, 2, "steps, channels")
         plan.order(False)
         padding = self.padding if isinstance(self.padding, str) else (0, self.padding)
         plan.shape = (1, *plan.shape)
-        Conv2d(self.n_out, (1, self.kernel_size), self.activation, (1, self.stride), padding).add(plan)
+        Conv2d(self.n_out, (1, self.kernel_size), self.activation, (1, self.stride), padding)._add(plan)
         plan.shape = plan.shape[1:]
 
 
@@ -400,7 +400,7 @@ class _Pool(Layer):
 
     kind: ClassVar[type[step.Window]] = step.LargestOf
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         plan.expect(self, 3, "height, width, channels")
         stride = self.kernel_size if self.stride is None else self.stride
         made = self.kind(*_window(plan, self.kernel_size, stride, self.padding))
@@ -432,7 +432,7 @@ class AvgPool2d(_Pool):
 class GlobalAvgPool(Layer):
     """The mean of each channel over an image, (channels,)."""
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         plan.expect(self, 3, "height, width, channels")
         height, width, channels = plan.shape
         plan.steps += [step.MeanOf(height, width, height, width), step.Flatten()]
@@ -443,7 +443,7 @@ class GlobalAvgPool(Layer):
 class Flatten(Layer):
     """All numbers of a sample as one row."""
 
-    def add(self, plan: Plan) -> None:
+    def _add(self, plan: Plan) -> None:
         plan.order(False)
         plan.steps.append(step.Flatten())
         plan.shape = (math.prod(plan.shape),)
@@ -462,7 +462,7 @@ def build(given: Input, layers: Sequence[Layer]) -> tuple[WeightLayer, ...]:
                 raise ValueError(f"layers: expected a Linear as the last one, got {type(layer).__name__}")
             plan.order(False)
         try:
-            layer.add(plan)
+            layer._add(plan)
         except (TypeError, ValueError) as error:
             raise type(error)(f"layers[{i}]: {error}") from None
     return tuple(plan.layers)
