@@ -153,7 +153,7 @@ class Reader:
     def _step(self, place: str, layer: describe.Layer) -> None:
         """A layer without weights."""
         try:
-            layer.add(self._plan)
+            self._plan.take(layer)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{place}: {error}") from None
 

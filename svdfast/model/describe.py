@@ -62,6 +62,10 @@ class Plan:
     layers: list[WeightLayer] = field(default_factory=list)
     n_dropouts: int = 0
 
+    def take(self, layer: Layer) -> None:
+        """Appends what a layer of the description becomes."""
+        layer._add(self)
+
     def append(self, layer: WeightLayer) -> None:
         self.layers.append(layer)
         self.steps = []
@@ -462,7 +466,7 @@ def build(given: Input, layers: Sequence[Layer]) -> tuple[WeightLayer, ...]:
                 raise ValueError(f"layers: expected a Linear as the last one, got {type(layer).__name__}")
             plan.order(False)
         try:
-            layer._add(plan)
+            plan.take(layer)
         except (TypeError, ValueError) as error:
             raise type(error)(f"layers[{i}]: {error}") from None
     return tuple(plan.layers)
