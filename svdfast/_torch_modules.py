@@ -32,6 +32,7 @@ class ChannelsFirst(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (n, ..., channels) to (n, channels, ...)."""
         return x.movedim(-1, 1)
 
 
@@ -47,6 +48,7 @@ class ChannelsLast(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (n, channels, ...) to (n, ..., channels)."""
         return x.movedim(1, -1)
 
 
@@ -75,6 +77,7 @@ class MeanPool2d(nn.Module):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (n, channels, height, width) to (n, channels, rows, columns)."""
         pad, pool = nn.functional.pad, nn.functional.avg_pool2d
         within = pool(pad(torch.ones_like(x[:1, :1]), self.padding), self.kernel_size, self.stride)
         return pool(pad(x, self.padding), self.kernel_size, self.stride) / within
@@ -120,6 +123,7 @@ class Recurrent(nn.Module):
         self.return_sequences = return_sequences
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (n, steps, n_in) to (n, steps, n_out), or to (n, n_out) of the last step."""
         states: Tensor = self.module(x)[0]
         return states if self.return_sequences else _last(states, self.module.bidirectional)
 
@@ -214,6 +218,7 @@ class FactoredRecurrent(nn.Module):
         self.return_sequences = return_sequences
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (n, steps, n_in) to (n, steps, n_out), or to (n, n_out) of the last step."""
         z = self.input(x).chunk(len(self.states), dim=2)
         sides = [self._scan(z[i], state, reverse=i == 1) for i, state in enumerate(self.states)]
         states = torch.cat(sides, dim=2)

@@ -51,7 +51,7 @@ def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
     preparation : bool
         Whether the model takes the columns of the table that the network was trained on, and gives labels. It then has an input
         (n_samples, 1) for each column, by its name: numbers of the network's dtype, NaN for a gap; or text, without spaces around
-        it, "" for a gap. Its first output is "label" (n_samples,), or one for each target, "label_" and the target's name. A
+        it, "" for a gap. Its first output is "label" (n_samples,), or one for each target, ``label_`` and the target's name. A
         network of numbers has only "y". Output names that are columns' names, too, end in "_".
 
     Returns

@@ -143,12 +143,12 @@ class RNN(_Recurrent):
     ----------
     n_out : int
         Numbers of the state.
-    activation : {"tanh", "relu"}
     return_sequences : bool
         Whether the output is the state after each step, (steps, n_out); else that after the last, (n_out,).
     bidirectional : bool
         Whether a second layer goes from the last step back; its outputs, the states after each step or that after the first one, come
         beside those of the first, 2·n_out together.
+    activation : {"tanh", "relu"}
 
     References
     ----------
