@@ -924,24 +924,22 @@ cdef class Engine:
         """Tells an operation where its values lie."""
         operation = program.operations[i]
         op.reads_samples = places[operation.input][3]
-        op.X = self._place(program, op.steps, operation.input, False, places, itemsize)
-        op.Y = self._place(program, op.steps, operation.output, False, places, itemsize)
-        op.dX = self._place(program, op.steps, operation.input, True, places, itemsize)
-        op.dY = self._place(program, op.steps, operation.output, True, places, itemsize)
+        self._set_place(&op.X, program, op.steps, operation.input, False, places, itemsize)
+        self._set_place(&op.Y, program, op.steps, operation.output, False, places, itemsize)
+        self._set_place(&op.dX, program, op.steps, operation.input, True, places, itemsize)
+        self._set_place(&op.dY, program, op.steps, operation.output, True, places, itemsize)
         for k, other in enumerate(operation.others):
-            op.others[k] = self._place(program, op.steps, other.value, other.delta, places, itemsize)
+            self._set_place(&op.others[k], program, op.steps, other.value, other.delta, places, itemsize)
 
-    cdef Place _place(self, program, Py_ssize_t steps, int value, bint delta, list places, Py_ssize_t itemsize):
+    cdef _set_place(self, Place* place, program, Py_ssize_t steps, int value, bint delta, list places, Py_ssize_t itemsize):
         """Where a value lies, or its delta."""
-        cdef Place place
         own, of_delta, size, _ = places[value]
         element = of_delta if delta else own
-        if element is None:
-            place.start, place.step, place.row = NULL, 0, 0
-        else:
+        place.start, place.step, place.row = NULL, 0, 0
+        if element is not None:
             place.start, place.step = <char*> self.plan.scratch + <Py_ssize_t> element * itemsize, size * itemsize
-            place.row = program.values[value].width * itemsize if steps > 1 and program.values[value].rows_per_sample == steps else 0
-        return place
+            if steps > 1 and program.values[value].rows_per_sample == steps:
+                place.row = program.values[value].width * itemsize
 
     cdef Py_ssize_t _make_room_for_penalties(self) except -1:
         """Of the weights, in the order in which they lie. Returns the elements of the largest block of a gradient."""
