@@ -20,14 +20,15 @@ from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model.activations import Activation
 from svdfast.model.layers import Linear, Scan, WeightLayer
 from svdfast.model.layers import steps as step
+from svdfast.model.layers.weighted import Weighted
 from svdfast.model.program import Operation, Program, Tensor
-from svdfast.model.structures import Dense, Structure, of_rank, parse
+from svdfast.model.structures import Dense, Structure, parse
 
 __all__ = ["Layout", "Weight", "check_state"]
 
 
 @dataclass(frozen=True)
-class Weight:
+class Weight(Weighted):
     """A layer's weight, and where it stands in the network.
 
     Attributes
@@ -42,18 +43,6 @@ class Weight:
     structure: Structure
     rows: int = 1
     first: bool = False
-
-    @property
-    def n_in(self) -> int:
-        return self.structure.n_in
-
-    @property
-    def n_out(self) -> int:
-        return self.structure.n_out
-
-    @property
-    def rank(self) -> int | None:
-        return self.structure.rank
 
 
 @dataclass(frozen=True)
@@ -210,11 +199,6 @@ class Layout:
         given = tuple(structures)
         changed = (replace(layer, structure=new) for layer, new in zip(self.layers, given, strict=False))
         return replace(self, layers=(*changed, *self.layers[len(given) :]))
-
-    def with_ranks(self, ranks: Iterable[int | None]) -> Layout:
-        """The same layers, the first ones cut to these ranks or, for None, dense."""
-        shapes = zip(self.layers, ranks, strict=False)
-        return self.with_structures(of_rank(layer.n_out, layer.n_in, rank) for layer, rank in shapes)
 
     def recomposed(self) -> Layout:
         """The same layers, all dense."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from svdfast.model.activations import Activation
 from svdfast.model.layers.steps import Step, emit_all
+from svdfast.model.layers.weighted import Weighted
 from svdfast.model.program import Program, Tensor, Value
 from svdfast.model.structures import Structure
 
@@ -15,7 +16,7 @@ __all__ = ["Linear"]
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Weighted):
     """A fully connected layer's shape, no numbers.
 
     Attributes
@@ -32,21 +33,9 @@ class Linear:
     steps: tuple[Step, ...] = ()
 
     @property
-    def n_in(self) -> int:
-        return self.structure.n_in
-
-    @property
-    def n_out(self) -> int:
-        return self.structure.n_out
-
-    @property
     def width(self) -> int:
         """Of its outputs."""
         return self.structure.n_out
-
-    @property
-    def rank(self) -> int | None:
-        return self.structure.rank
 
     @property
     def name(self) -> str:

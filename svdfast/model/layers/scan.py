@@ -15,6 +15,7 @@ from svdfast._elementwise import CELLS
 from svdfast.model import activations
 from svdfast.model.activations import Activation
 from svdfast.model.layers.steps import Step, emit_all
+from svdfast.model.layers.weighted import Weighted
 from svdfast.model.program import Operation, Other, Program, Tensor, Value
 from svdfast.model.structures import Structure
 from svdfast.ops.cell import KIND as CELL
@@ -28,7 +29,7 @@ GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
 
 
 @dataclass(frozen=True)
-class Scan:
+class Scan(Weighted):
     """A scan's shape, no numbers.
 
     Attributes
@@ -57,21 +58,9 @@ class Scan:
             raise ValueError(f"structure: expected {GATES[self.cell]} gates of {self.structure.n_in}, got {self.structure.n_out} rows")
 
     @property
-    def n_in(self) -> int:
-        return self.structure.n_in
-
-    @property
-    def n_out(self) -> int:
-        return self.structure.n_out
-
-    @property
     def width(self) -> int:
         """Of its outputs."""
         return self.structure.n_in * (2 if self.half == 2 else 1)
-
-    @property
-    def rank(self) -> int | None:
-        return self.structure.rank
 
     @property
     def activation(self) -> Activation:
