@@ -11,8 +11,9 @@ whole it would be as large as the image times the kernel. Not here: products of 
 from cython cimport floating
 from libc.string cimport memcpy, memset
 
-from svdfast._blas cimport gemm, pack as pack_operand, packed_size as operand_size
+from svdfast._blas cimport gemm
 from svdfast.ops.operation cimport Gradient, Kind, Operation, Pass, Tile, capsule
+from svdfast.ops.packing cimport pack, packed_size
 
 
 cdef extern from "strip.h" nogil:
@@ -147,19 +148,6 @@ cdef void gradient(const Operation* op, const Tile* tile, Py_ssize_t begin, Py_s
         walk[floating](op, <floating*> tile.X, first, stop, P, False)
         gemm[floating](tile.bfloat16, True, False, end - begin, op.m, stop - first,
                        <const floating*> tile.dY + first * op.n + begin, op.n, P, op.m, accumulate or i > 0, g, op.m)
-
-
-# P·Wᵀ takes Wᵀ (m×n), dY·W takes W (n×m).
-
-cdef Py_ssize_t packed_size(const Operation* op, bint backward) noexcept nogil:
-    return operand_size(op.m, op.n) if backward else operand_size(op.n, op.m)
-
-
-cdef void pack(const Operation* op, bint backward, const float* W, int i, int count, float* packed) noexcept nogil:
-    if backward:
-        pack_operand(False, op.m, op.n, W, op.m, i, count, packed)
-    else:
-        pack_operand(True, op.n, op.m, W, op.m, i, count, packed)
 
 
 kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], <Gradient> gradient[float], packed_size, pack)

@@ -3,8 +3,9 @@
 
 from cython cimport floating
 
-from svdfast._blas cimport gemm, pack as pack_operand, packed_size as operand_size
+from svdfast._blas cimport gemm
 from svdfast.ops.operation cimport Gradient, Kind, Operation, Pass, Tile, capsule
+from svdfast.ops.packing cimport pack, packed_size
 
 cdef Kind[2] kinds
 
@@ -27,19 +28,6 @@ cdef void gradient(const Operation* op, const Tile* tile, Py_ssize_t first, Py_s
     # dW (n×m) = dY (p·r×n)ᵀ · X (p·r×m)
     gemm[floating](tile.bfloat16, True, False, stop - first, op.m, tile.rows,
                    <const floating*> tile.dY + first, op.n, <const floating*> tile.X, op.m, accumulate, g, op.m)
-
-
-# X·Wᵀ takes Wᵀ (m×n), dY·W takes W (n×m).
-
-cdef Py_ssize_t packed_size(const Operation* op, bint backward) noexcept nogil:
-    return operand_size(op.m, op.n) if backward else operand_size(op.n, op.m)
-
-
-cdef void pack(const Operation* op, bint backward, const float* W, int i, int count, float* packed) noexcept nogil:
-    if backward:
-        pack_operand(False, op.m, op.n, W, op.m, i, count, packed)
-    else:
-        pack_operand(True, op.n, op.m, W, op.m, i, count, packed)
 
 
 kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], <Gradient> gradient[float], packed_size, pack)
