@@ -84,119 +84,78 @@ static void NAME(cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const i
     }
 }
 
-/* Binary cross-entropy with sigmoid, from the pre-activation, mean over the n outputs:
+/* A loss that is a mean over the n outputs: for each of them, x of X and its target y, the statements add to `loss` and set *g, the delta,
+ * c = factor * scale * w_i / n times the derivative. */
+#define MEAN_OVER_OUTPUTS(name, X, factor, ...)                                                                              \
+    static void NAME(name)(ptrdiff_t p, ptrdiff_t n, const REAL *X, const int32_t *labels, const REAL *targets,              \
+                           const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)              \
+    {                                                                                                                        \
+        (void)labels;                                                                                                        \
+        for (ptrdiff_t i = 0; i < p; i++) {                                                                                  \
+            const ptrdiff_t row = rows == NULL ? i : rows[i];                                                                \
+            const double weight = weights == NULL ? 1 : (double)weights[row];                                                \
+            const REAL c = (REAL)(factor * scale * weight / (double)n);                                                      \
+            double loss = 0;                                                                                                 \
+            for (ptrdiff_t j = 0; j < n; j++) {                                                                              \
+                const REAL x = X[i * n + j], y = targets[row * n + j];                                                       \
+                REAL *g = delta + i * n + j;                                                                                 \
+                __VA_ARGS__                                                                                                  \
+            }                                                                                                                \
+            losses[i] = weight * loss / (double)n;                                                                           \
+        }                                                                                                                    \
+    }
+
+/* Binary cross-entropy with sigmoid, from the pre-activation:
  *
  *     loss = max(z, 0) - z y + log(1 + e^-|z|);    d loss / dz = sigmoid(z) - y */
-static void NAME(binary_cross_entropy)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const int32_t *labels, const REAL *targets,
-                                       const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)
-{
-    (void)labels;
-    for (ptrdiff_t i = 0; i < p; i++) {
-        const ptrdiff_t row = rows == NULL ? i : rows[i];
-        const double weight = weights == NULL ? 1 : (double)weights[row];
-        const REAL c = (REAL)(scale * weight / (double)n);
-        const REAL *y = targets + row * n;
-        double loss = 0;
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const REAL z = Z[i * n + j];
-            const REAL e = NAME(exponential)(z < 0 ? z : -z);
-            const REAL right = (REAL)1 / (1 + e);
-            loss += (double)(z < 0 ? (REAL)0 : z) - (double)z * (double)y[j] + log1p((double)e);
-            delta[i * n + j] = c * ((z < 0 ? e * right : right) - y[j]);
-        }
-        losses[i] = weight * loss / (double)n;
-    }
-}
+MEAN_OVER_OUTPUTS(binary_cross_entropy, Z, 1,
+    const REAL e = NAME(exponential)(x < 0 ? x : -x);
+    const REAL right = (REAL)1 / (1 + e);
+    loss += (double)(x < 0 ? (REAL)0 : x) - (double)x * (double)y + log1p((double)e);
+    *g = c * ((x < 0 ? e * right : right) - y);)
 
-/* Mean over the n outputs of (a - y)^2, from the activation. */
-static void NAME(mean_squared_error)(ptrdiff_t p, ptrdiff_t n, const REAL *A, const int32_t *labels, const REAL *targets,
-                                     const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)
-{
-    (void)labels;
-    for (ptrdiff_t i = 0; i < p; i++) {
-        const ptrdiff_t row = rows == NULL ? i : rows[i];
-        const double weight = weights == NULL ? 1 : (double)weights[row];
-        const REAL c = (REAL)(2 * scale * weight / (double)n);
-        const REAL *y = targets + row * n;
-        double loss = 0;
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const REAL d = A[i * n + j] - y[j];
-            loss += (double)d * (double)d;
-            delta[i * n + j] = c * d;
-        }
-        losses[i] = weight * loss / (double)n;
-    }
-}
+/* (a - y)^2, from the activation. */
+MEAN_OVER_OUTPUTS(mean_squared_error, A, 2,
+    const REAL d = x - y;
+    loss += (double)d * (double)d;
+    *g = c * d;)
 
-/* Mean over the n outputs of |a - y|, from the activation; the derivative at 0 is 0. */
-static void NAME(mean_absolute_error)(ptrdiff_t p, ptrdiff_t n, const REAL *A, const int32_t *labels, const REAL *targets,
-                                      const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)
-{
-    (void)labels;
-    for (ptrdiff_t i = 0; i < p; i++) {
-        const ptrdiff_t row = rows == NULL ? i : rows[i];
-        const double weight = weights == NULL ? 1 : (double)weights[row];
-        const REAL c = (REAL)(scale * weight / (double)n);
-        const REAL *y = targets + row * n;
-        double loss = 0;
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const REAL d = A[i * n + j] - y[j];
-            loss += (double)(d < 0 ? -d : d);
-            delta[i * n + j] = d < 0 ? -c : d > 0 ? c : c * d;
-        }
-        losses[i] = weight * loss / (double)n;
-    }
-}
+/* |a - y|, from the activation; the derivative at 0 is 0. */
+MEAN_OVER_OUTPUTS(mean_absolute_error, A, 1,
+    const REAL d = x - y;
+    loss += (double)(d < 0 ? -d : d);
+    *g = d < 0 ? -c : d > 0 ? c : c * d;)
 
-/* Mean over the n outputs of h(a - y), from the activation:
+/* h(a - y), from the activation:
  *
- *     h(d) = d^2/2 where |d| <= 1, else |d| - 1/2;    h'(d) = d cut to [-1, 1] */
-static void NAME(huber)(ptrdiff_t p, ptrdiff_t n, const REAL *A, const int32_t *labels, const REAL *targets,
-                        const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)
-{
-    (void)labels;
-    for (ptrdiff_t i = 0; i < p; i++) {
-        const ptrdiff_t row = rows == NULL ? i : rows[i];
-        const double weight = weights == NULL ? 1 : (double)weights[row];
-        const REAL c = (REAL)(scale * weight / (double)n);
-        const REAL *y = targets + row * n;
-        double loss = 0;
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const REAL d = A[i * n + j] - y[j];
-            const REAL slope = d < -1 ? (REAL)-1 : d > 1 ? (REAL)1 : d;
-            /* With s the slope, s d - s^2/2 is both cases of h. */
-            loss += (double)slope * ((double)d - 0.5 * (double)slope);
-            delta[i * n + j] = c * slope;
-        }
-        losses[i] = weight * loss / (double)n;
-    }
-}
+ *     h(d) = d^2/2 where |d| <= 1, else |d| - 1/2;    h'(d) = s = d cut to [-1, 1]
+ *
+ * s d - s^2/2 is both cases of h. */
+MEAN_OVER_OUTPUTS(huber, A, 1,
+    const REAL d = x - y;
+    const REAL slope = d < -1 ? (REAL)-1 : d > 1 ? (REAL)1 : d;
+    loss += (double)slope * ((double)d - 0.5 * (double)slope);
+    *g = c * slope;)
 
-/* Half the Poisson deviance with a = e^z, from the pre-activation, mean over the n outputs:
+/* Half the Poisson deviance with a = e^z, from the pre-activation:
  *
  *     loss = y log y - y - (y z - e^z);    d loss / dz = e^z - y
  *
- * In two passes, so that the exponentials are a loop of their own. */
+ * In two passes, so that the exponentials, in delta, are a loop of their own. 0 log 0 = 0, also where z is -inf. */
+MEAN_OVER_OUTPUTS(poisson_of_exponentials, Z, 1,
+    const double e = (double)*g;
+    const double t = (double)y;
+    loss += (e - t) + (t == 0 ? 0 : t * (log(t) - (double)x));
+    *g = c * (*g - y);)
+
 static void NAME(poisson)(ptrdiff_t p, ptrdiff_t n, const REAL *Z, const int32_t *labels, const REAL *targets,
                           const REAL *weights, const int64_t *rows, double scale, REAL *delta, double *losses)
 {
-    (void)labels;
     for (ptrdiff_t k = 0; k < p * n; k++)
         delta[k] = NAME(exponential)(Z[k]);
-    for (ptrdiff_t i = 0; i < p; i++) {
-        const ptrdiff_t row = rows == NULL ? i : rows[i];
-        const double weight = weights == NULL ? 1 : (double)weights[row];
-        const REAL c = (REAL)(scale * weight / (double)n);
-        const REAL *y = targets + row * n;
-        double loss = 0;
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const double e = (double)delta[i * n + j], t = (double)y[j];
-            /* 0 log 0 = 0, also where z is -inf. */
-            loss += (e - t) + (t == 0 ? 0 : t * (log(t) - (double)Z[i * n + j]));
-            delta[i * n + j] = c * (delta[i * n + j] - y[j]);
-        }
-        losses[i] = weight * loss / (double)n;
-    }
+    NAME(poisson_of_exponentials)(p, n, Z, labels, targets, weights, rows, scale, delta, losses);
 }
+
+#undef MEAN_OVER_OUTPUTS
 
 #endif /* REAL */

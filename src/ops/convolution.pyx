@@ -69,7 +69,7 @@ cdef inline void add(Py_ssize_t n, const floating* x, floating* y) noexcept nogi
 cdef void walk(const Operation* op, floating* X, Py_ssize_t begin, Py_ssize_t end, floating* P, bint back) noexcept nogil:
     """Rows begin .. end of P copied from images, or added to images' positions."""
     cdef:
-        const Py_ssize_t* s = op.sizes
+        Py_ssize_t* s = <Py_ssize_t*> op.sizes
         Py_ssize_t c = s[CHANNELS], of_row = s[KERNEL_WIDTH] * c, positions = s[ROWS] * s[COLUMNS]
         Py_ssize_t row = begin % positions // s[COLUMNS], column = begin % s[COLUMNS], _, k, y, x, first, stop
         floating* image = X + begin // positions * s[HEIGHT] * s[WIDTH] * c

@@ -22,7 +22,7 @@ cdef enum:
 
 cdef void forward(const Operation* op, const Tile* tile, const floating* W) noexcept nogil:
     cdef:
-        const Py_ssize_t* s = op.sizes
+        Py_ssize_t* s = <Py_ssize_t*> op.sizes
         Py_ssize_t c = op.m, i, row, column, y, x, top, bottom, left, right, j
         const floating* image
         const floating* at
@@ -55,7 +55,7 @@ cdef void forward(const Operation* op, const Tile* tile, const floating* W) noex
 
 cdef void backward(const Operation* op, const Tile* tile, const floating* W) noexcept nogil:
     cdef:
-        const Py_ssize_t* s = op.sizes
+        Py_ssize_t* s = <Py_ssize_t*> op.sizes
         Py_ssize_t c = op.m, i, row, column, y, x, top, bottom, left, right, j, place
         const floating* out = <const floating*> tile.Y
         floating* g = <floating*> tile.dY
