@@ -1201,6 +1201,32 @@ def test_a_missing_package_is_told_before_the_work(folder, complaint, monkeypatc
     assert os.listdir() == []
 
 
+# networks of other layers
+
+
+def test_networks_of_images_and_sequences(folder, call, complaint):
+    pytest.importorskip("sklearn", reason=REASON)
+    from svdfast import layers as L
+
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 6, 5, 2)).astype("float32"), rng.integers(0, 3, 40)
+    np.savez("data.npz", X=X, y=y)
+    images = [L.Conv2d(12, 3, "relu", padding="same"), L.Conv2d(16, 3, "relu"), L.Flatten(), L.Linear(3, "softmax")]
+    sequences = [L.GRU(24), L.Linear(3, "softmax")]
+    for net in (sf.Network(sf.Input(6, 5, 2), images, seed=0), sf.Network(sf.Input(6, 10), sequences, seed=0)):
+        sf.save(net, "net.npz")
+        expected = net.predict(X.reshape(40, 60)).argmax(axis=1)
+        assert call("predict", "net.npz", "data.npz")[0].split() == [str(label) for label in expected]
+        assert f"accuracy     {100 * (expected == y).mean():.2f} %" in call("evaluate", "net.npz", "data.npz")[0]
+        call("compress", "net.npz", "--rank-fraction", "1/2", "--data", "data.npz", "--force")
+        assert sf.load("net-compressed.npz").is_factored
+    net = sf.Network(sf.Input(6, 10), [L.GRU(4, return_sequences=True), L.Linear(3, "softmax")], seed=0)
+    sf.save(net, "net.npz")
+    for command in ("predict", "evaluate"):
+        told = complaint(command, "net.npz", "data.npz", status=1)
+        assert told == "net.npz: expected a network with one output for a sample, got one with an output for each of 6 steps"
+
+
 # export
 
 

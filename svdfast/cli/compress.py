@@ -136,13 +136,14 @@ def _truncate(net: Network, arguments: argparse.Namespace, X: Array | None) -> t
     """Truncates the hidden layers; by samples, as training does, if there are some.
 
     The first layer is truncated as one of standardised features. Else the largest ones would count for nothing, as their weights are small,
-    and what a feature is on average would count, though the bias can make up for it.
+    and what a feature is on average would count, though the bias can make up for it. Steps of sequences and positions of images share a
+    weight, so there inputs stay as they are.
     """
     first = net.copy()
     scale: Scale | None = None
     if X is not None:
         X = X[np.arange(min(_MOST_ROWS, len(X))) * len(X) // min(_MOST_ROWS, len(X))]
-        if X.dtype != np.uint8:
+        if X.dtype != np.uint8 and net.layout.by_rows:
             scale = scale_of(X, "X")
             X = (X - scale[0]) / scale[1]
     elif net.origin.mean is not None:

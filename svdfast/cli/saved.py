@@ -110,6 +110,9 @@ def samples(net: Network, command: str, arguments: argparse.Namespace, *, answer
         The file can't be read, or does not fit the network.
     """
     name, n_in, n_targets = arguments.data, net.sizes[0], len(named(net))
+    if len(net.layout.output_shape) > 1:
+        got = f"one with an output for each of {net.layout.output_shape[0]} steps"
+        raise Failure(f"{arguments.model}: expected a network with one output for a sample, got {got}")
     if is_table(name):
         preparation = net.origin.preparation
         known = net.feature_names or ()

@@ -57,9 +57,9 @@ class Head:
         return (n_outputs if self is CLASSES else 2) if self.decides else 0
 
     def decide(self, outputs: NDArray[Any]) -> NDArray[Any]:
-        """Class numbers (p,), bits (p, n_outputs), or the numbers as they are; of targets, too."""
+        """Class numbers (p,), of sequences (p, steps), bits (p, n_outputs), or the numbers as they are; of targets, too."""
         if self is CLASSES:
-            return outputs if outputs.ndim == 1 else outputs.argmax(axis=1)
+            return outputs if outputs.ndim == 1 else outputs.argmax(axis=-1)
         return outputs > 0.5 if self.decides else outputs
 
     def right(self, outputs: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.bool_]:

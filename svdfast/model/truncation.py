@@ -165,7 +165,7 @@ def truncate(
         if not rank:  # nothing is asked for
             continue
         layer, W = layout.placed[i], weights[i]
-        limit = break_even_rank(layer.n_in, layer.n_out, first_layer=layout.placed[i].first)
+        limit = break_even_rank(layer.n_in, layer.n_out, first_layer=layer.first)
         if usable[i] is None:
             if through[i] is None:
                 reason = why_bottleneck(rank, layer)

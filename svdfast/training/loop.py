@@ -189,8 +189,6 @@ class Loop:
                 type(schedule) is Cooldown and n_steps + source.steps_per_epoch <= schedule.falls_after(whole)
             ):
                 constant = schedule.learning_rate
-            elif run.plateau is not None and run.plateau.schedule is schedule:
-                constant = run.plateau.rate
             if checkpoint is not None:
                 self.generator = self.rng.bit_generator.state
             batches: Iterator[tuple[int, int]] = run.batches(source)
@@ -204,7 +202,7 @@ class Loop:
                         self._act(bar)
                         due = self._due()
                         began = time.perf_counter()
-                    rate = schedule(n_steps, whole) if constant is None else constant
+                    rate = run.rate(n_steps, whole) if constant is None else constant
                     value = run.step(start, stop, rate)
                     n_steps += 1
                     total += value * (stop - start)
