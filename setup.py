@@ -99,7 +99,7 @@ def extension(module, source, *more, depends=()):
     )
 
 
-LISTS = [f"loops/{name}.h" for name in ("elementwise", "activations", "cells", "losses", "updates")]
+LISTS = [f"loops/{name}.h" for name in ("elementwise", "activations", "cells", "losses", "updates", "windows")]
 LOOPS = [*LISTS, "loops/elementwise_types.h", "loops/elementwise_loops.h"]
 SANITIZERS = "platform/sanitize.h"
 TIMING = "platform/timing.h"
@@ -113,7 +113,10 @@ setup(
             ),
             extension(
                 "_blas", "products/_blas.pyx", "products/product.c",
-                depends=["products/product.h", "products/product_kernels.h", TIMING, SANITIZERS],
+                depends=[
+                    "products/product.h", "products/product_kernels.h", "products/convolution_kernels.h", "loops/windows.h", TIMING,
+                    SANITIZERS,
+                ],
             ),
             extension("cython_kernels", "cython_kernels.pyx", depends=LISTS),
             *(

@@ -43,6 +43,14 @@ cdef extern from "elementwise.h" nogil:
         void* dnext
         void* carry
 
+    enum:
+        SVDFAST_LARGEST
+        SVDFAST_MEAN
+        SVDFAST_BEYOND_PATCHES
+
+    ctypedef struct svdfast_window:
+        Py_ssize_t height, width, tall, wide, down, across, top, left, rows, columns
+
     ctypedef struct svdfast_elementwise:
         void (*bias_activation)(int, double, Py_ssize_t, Py_ssize_t, const void*, void*, void*) noexcept nogil
         void (*activation_backward)(int, double, Py_ssize_t, Py_ssize_t, const void*, const void*, void*) noexcept nogil
@@ -54,6 +62,11 @@ cdef extern from "elementwise.h" nogil:
         void (*gather)(int, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, const int64_t*, double, void*) noexcept nogil
         void (*cell)(int, const svdfast_cell_step*) noexcept nogil
         void (*cell_backward)(int, const svdfast_cell_step*) noexcept nogil
+        void (*patches)(const svdfast_window*, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, void*) noexcept nogil
+        void (*add_patches)(const svdfast_window*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, void*) noexcept nogil
+        void (*pool)(int, const svdfast_window*, Py_ssize_t, Py_ssize_t, const void*, void*) noexcept nogil
+        void (*pool_backward)(int, const svdfast_window*, Py_ssize_t, Py_ssize_t, const void*, const void*, const void*,
+                              void*) noexcept nogil
 
 
 cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil

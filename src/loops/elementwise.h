@@ -22,6 +22,7 @@
 #include "cells.h"
 #include "losses.h"
 #include "updates.h"
+#include "windows.h"
 
 /* The codes of activations, losses and updates, in the order of their lists. */
 #define SVDFAST_CODE(CODE, ...) SVDFAST_##CODE,
@@ -76,6 +77,16 @@ typedef struct {
     /* A step of a recurrent cell, forward and back: cells.h says what is read and written. */
     void (*cell)(int cell, const svdfast_cell_step *step);
     void (*cell_backward)(int cell, const svdfast_cell_step *step);
+
+    /* Rows begin .. end of the patches P of p images X (p, height, width, c), of which `SVDFAST_BEYOND_PATCHES` bytes beyond the last may
+     * be written over, too; and X += such rows, each number where it came from. */
+    void (*patches)(const svdfast_window *window, ptrdiff_t c, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t p, const void *X, void *P);
+    void (*add_patches)(const svdfast_window *window, ptrdiff_t c, ptrdiff_t begin, ptrdiff_t end, const void *P, void *X);
+
+    /* Y (p, rows, columns, c) = the largest of what lies under the window, or its mean; and dX from dY. */
+    void (*pool)(int code, const svdfast_window *window, ptrdiff_t p, ptrdiff_t c, const void *X, void *Y);
+    void (*pool_backward)(int code, const svdfast_window *window, ptrdiff_t p, ptrdiff_t c, const void *X, const void *Y, const void *dY,
+                          void *dX);
 } svdfast_elementwise;
 
 /* The table for elements of 4 (float) or 8 (double) bytes, from the chosen instruction set. */
@@ -91,7 +102,7 @@ int svdfast_elementwise_available(const char *name);
 /* on: hand out a table that times each loop (timing.h), with all sums at 0. Else the plain one again. No loop may be running. */
 void svdfast_elementwise_measure(int on);
 
-/* Seconds of all threads since then: in bias_activation, activation_backward, loss and cells; in gather; in update, add_penalty and add_rows. */
+/* Seconds of all threads since then: in bias_activation, activation_backward, loss, cells, patches and pools; in gather; in update, add_penalty and add_rows. */
 void svdfast_elementwise_measured(double *loops, double *gather, double *update);
 
 #endif

@@ -57,6 +57,7 @@ static inline REAL NAME(exponential)(REAL x)
 #include "cells.h"
 #include "losses.h"
 #include "updates.h"
+#include "windows.h"
 
 /* The cases of bias_activation, for each activation of the list. The sum is written to Z only where
  * Z is kept apart from A. */
@@ -283,7 +284,7 @@ static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrd
 
 static const svdfast_elementwise NAME(table) = {
     NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add_rows), NAME(gather),
-    NAME(cell), NAME(cell_backward),
+    NAME(cell), NAME(cell_backward), NAME(patches), NAME(add_patches), NAME(pool), NAME(pool_backward),
 };
 
 /* What elementwise_types.h defined for the type. */

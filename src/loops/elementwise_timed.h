@@ -47,10 +47,23 @@ BETWEEN(SVDFAST_LOOPS, cell(cell, step))
 static void NAME(cell_backward)(int cell, const svdfast_cell_step *step)
 BETWEEN(SVDFAST_LOOPS, cell_backward(cell, step))
 
+static void NAME(patches)(const svdfast_window *window, ptrdiff_t c, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t p, const void *X, void *P)
+BETWEEN(SVDFAST_LOOPS, patches(window, c, begin, end, p, X, P))
+
+static void NAME(add_patches)(const svdfast_window *window, ptrdiff_t c, ptrdiff_t begin, ptrdiff_t end, const void *P, void *X)
+BETWEEN(SVDFAST_LOOPS, add_patches(window, c, begin, end, P, X))
+
+static void NAME(pool)(int code, const svdfast_window *window, ptrdiff_t p, ptrdiff_t c, const void *X, void *Y)
+BETWEEN(SVDFAST_LOOPS, pool(code, window, p, c, X, Y))
+
+static void NAME(pool_backward)(int code, const svdfast_window *window, ptrdiff_t p, ptrdiff_t c, const void *X, const void *Y,
+                                const void *dY, void *dX)
+BETWEEN(SVDFAST_LOOPS, pool_backward(code, window, p, c, X, Y, dY, dX))
+
 #undef BETWEEN
 #undef RETURNED
 
 static const svdfast_elementwise NAME(table) = {
     NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add_rows), NAME(gather),
-    NAME(cell), NAME(cell_backward),
+    NAME(cell), NAME(cell_backward), NAME(patches), NAME(add_patches), NAME(pool), NAME(pool_backward),
 };

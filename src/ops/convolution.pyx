@@ -4,14 +4,16 @@ image's height and width, the kernel's, the steps down and across, the padding a
 
     X (p·height·width, c)  positions of images, c channels      Y (p·positions, n)      W (n, kernel's height·width·c)
 
-What lies beyond the image is 0. P is formed strip by strip, in memory that stays in the cache, forward and again for the gradient: as a
-whole it would be as large as the image times the kernel. Not here: products of rows as they are (product.pyx).
+What lies beyond the image is 0. Products of float read patches where they lie (src/products/convolution_kernels.h). Those of others, and
+rounded to bfloat16, and back from strides, have P formed strip by strip, in memory that stays in the cache, forward and again for the
+gradient: as a whole it would be as large as the image times the kernel. Not here: products of rows as they are (product.pyx).
 """
 
 from cython cimport floating
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
-from svdfast._blas cimport gemm
+from svdfast._blas cimport convolution, convolution_back, convolution_gradient, convolves, convolves_back, gemm
+from svdfast._elementwise cimport elementwise, svdfast_window
 from svdfast.ops.operation cimport Gradient, Kind, Operation, Pass, Tile, capsule
 from svdfast.ops.packing cimport pack, packed_size
 
@@ -35,72 +37,14 @@ cdef inline Py_ssize_t strip_rows(const Operation* op, Py_ssize_t itemsize) noex
     return max(1, SVDFAST_STRIP_BYTES // (itemsize * op.m))
 
 
-cdef inline void copy(Py_ssize_t n, const floating* x, floating* y) noexcept nogil:
-    # Short ones, which are the most, by vectors that may overlap: a call of memcpy would take longer.
-    cdef Py_ssize_t i
-    if n > 32:
-        memcpy(y, x, n * sizeof(floating))
-    elif n >= 16:
-        memcpy(y, x, 16 * sizeof(floating))
-        memcpy(y + n - 16, x + n - 16, 16 * sizeof(floating))
-    elif n >= 8:
-        memcpy(y, x, 8 * sizeof(floating))
-        memcpy(y + n - 8, x + n - 8, 8 * sizeof(floating))
-    elif n >= 4:
-        memcpy(y, x, 4 * sizeof(floating))
-        memcpy(y + n - 4, x + n - 4, 4 * sizeof(floating))
-    else:
-        for i in range(n):
-            y[i] = x[i]
+cdef inline void patches(const Operation* op, const Tile* tile, Py_ssize_t begin, Py_ssize_t end, floating* P) noexcept nogil:
+    """P := rows begin .. end of the tile's."""
+    elementwise(sizeof(floating)).patches(<const svdfast_window*> op.sizes, op.sizes[CHANNELS], begin, end, tile.p, tile.X, P)
 
 
-cdef inline void zero(Py_ssize_t n, floating* y) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        y[i] = 0
-
-
-cdef inline void add(Py_ssize_t n, const floating* x, floating* y) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        y[i] += x[i]
-
-
-cdef void walk(const Operation* op, floating* X, Py_ssize_t begin, Py_ssize_t end, floating* P, bint back) noexcept nogil:
-    """Rows begin .. end of P copied from images, or added to images' positions."""
-    cdef:
-        Py_ssize_t* s = <Py_ssize_t*> op.sizes
-        Py_ssize_t c = s[CHANNELS], of_row = s[KERNEL_WIDTH] * c, positions = s[ROWS] * s[COLUMNS]
-        Py_ssize_t row = begin % positions // s[COLUMNS], column = begin % s[COLUMNS], _, k, y, x, first, stop
-        floating* image = X + begin // positions * s[HEIGHT] * s[WIDTH] * c
-        floating* at
-    for _ in range(begin, end):
-        x = column * s[ACROSS] - s[LEFT]
-        first = max(0, -x)
-        stop = max(first, min(s[KERNEL_WIDTH], s[WIDTH] - x))
-        for k in range(s[KERNEL_HEIGHT]):
-            y = row * s[DOWN] - s[TOP] + k
-            if y < 0 or y >= s[HEIGHT]:
-                if not back:
-                    zero[floating](of_row, P)
-            else:
-                at = image + (y * s[WIDTH] + x + first) * c
-                if back:
-                    add[floating]((stop - first) * c, P + first * c, at)
-                else:
-                    if first > 0:
-                        zero[floating](first * c, P)
-                    copy[floating]((stop - first) * c, at, P + first * c)
-                    if stop < s[KERNEL_WIDTH]:
-                        zero[floating]((s[KERNEL_WIDTH] - stop) * c, P + stop * c)
-            P += of_row
-        column += 1
-        if column == s[COLUMNS]:
-            column = 0
-            row += 1
-            if row == s[ROWS]:
-                row = 0
-                image += s[HEIGHT] * s[WIDTH] * c
+cdef inline bint in_place(const Operation* op, const Tile* tile, bint is_double) noexcept nogil:
+    """Whether patches need not be formed."""
+    return not is_double and not tile.bfloat16 and convolves(<const svdfast_window*> op.sizes, op.sizes[CHANNELS])
 
 
 cdef inline Py_ssize_t part(Py_ssize_t i, Py_ssize_t size, Py_ssize_t count) noexcept nogil:
@@ -113,9 +57,13 @@ cdef void forward(const Operation* op, const Tile* tile, const floating* W) noex
         Py_ssize_t rows = tile.p * op.sizes[ROWS] * op.sizes[COLUMNS], height = strip_rows(op, sizeof(floating))
         Py_ssize_t count = (rows + height - 1) // height, i, first, stop
         floating* P = <floating*> svdfast_strip()
+    if in_place(op, tile, floating is double):
+        convolution(<const svdfast_window*> op.sizes, tile.p, op.sizes[CHANNELS], op.n, <const float*> tile.X, <const float*> W,
+                    <float*> tile.Y)
+        return
     for i in range(count):
         first, stop = part(i, rows, count), part(i + 1, rows, count)
-        walk[floating](op, <floating*> tile.X, first, stop, P, False)
+        patches[floating](op, tile, first, stop, P)
         gemm[floating](tile.bfloat16, False, True, stop - first, op.n, op.m, P, op.m, W, op.m, False,
                        <floating*> tile.Y + first * op.n, op.n)
 
@@ -128,12 +76,16 @@ cdef void backward(const Operation* op, const Tile* tile, const floating* W) noe
         floating* P = <floating*> svdfast_strip()
     if tile.dX == NULL:
         return
+    if floating is float and not tile.bfloat16 and convolves_back(<const svdfast_window*> op.sizes, op.sizes[CHANNELS], op.n):
+        convolution_back(<const svdfast_window*> op.sizes, tile.p, op.sizes[CHANNELS], op.n, <const float*> tile.dY, <const float*> W,
+                         <float*> tile.dX)
+        return
     memset(tile.dX, 0, tile.p * op.sizes[HEIGHT] * op.sizes[WIDTH] * op.sizes[CHANNELS] * sizeof(floating))
     for i in range(count):
         first, stop = part(i, rows, count), part(i + 1, rows, count)
         gemm[floating](tile.bfloat16, False, False, stop - first, op.m, op.n, <const floating*> tile.dY + first * op.n, op.n,
                        W, op.m, False, P, op.m)
-        walk[floating](op, <floating*> tile.dX, first, stop, P, True)
+        elementwise(sizeof(floating)).add_patches(<const svdfast_window*> op.sizes, op.sizes[CHANNELS], first, stop, P, tile.dX)
 
 
 cdef void gradient(const Operation* op, const Tile* tile, Py_ssize_t begin, Py_ssize_t end, bint accumulate,
@@ -143,9 +95,13 @@ cdef void gradient(const Operation* op, const Tile* tile, Py_ssize_t begin, Py_s
         Py_ssize_t rows = tile.p * op.sizes[ROWS] * op.sizes[COLUMNS], height = strip_rows(op, sizeof(floating))
         Py_ssize_t count = (rows + height - 1) // height, i, first, stop
         floating* P = <floating*> svdfast_strip()
+    if in_place(op, tile, floating is double):
+        convolution_gradient(<const svdfast_window*> op.sizes, tile.p, op.sizes[CHANNELS], op.n, <const float*> tile.X,
+                             <const float*> tile.dY, begin, end, accumulate, <float*> g)
+        return
     for i in range(count):
         first, stop = part(i, rows, count), part(i + 1, rows, count)
-        walk[floating](op, <floating*> tile.X, first, stop, P, False)
+        patches[floating](op, tile, first, stop, P)
         gemm[floating](tile.bfloat16, True, False, end - begin, op.m, stop - first,
                        <const floating*> tile.dY + first * op.n + begin, op.n, P, op.m, accumulate or i > 0, g, op.m)
 

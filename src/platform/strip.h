@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Memory of a thread's own for a strip of a matrix that is never there as a whole: half a second-level cache. Not here: what is in it.
+ * Memory of a thread's own for a strip of a matrix that is never there as a whole: half a second-level cache, and what vectors may write
+ * over beyond it. Not here: what is in it.
  */
 #ifndef SVDFAST_STRIP_H
 #define SVDFAST_STRIP_H
@@ -15,7 +16,7 @@ enum { SVDFAST_STRIP_BYTES = 512 * 1024 };
 #define SVDFAST_ALIGNED __attribute__((aligned(64)))
 #endif
 
-static SVDFAST_THREAD SVDFAST_ALIGNED char svdfast_kept_strip[SVDFAST_STRIP_BYTES];
+static SVDFAST_THREAD SVDFAST_ALIGNED char svdfast_kept_strip[SVDFAST_STRIP_BYTES + 64];
 
 static inline void *svdfast_strip(void)
 {

@@ -16,12 +16,21 @@ import os
 from cython cimport floating, view
 from scipy.linalg.cython_blas cimport dgemm, sgemm
 
+from svdfast._elementwise cimport svdfast_window
+
 
 cdef extern from "product.h" nogil:
     int svdfast_product_select(const char* name)
     void svdfast_product(int transpose_A, int transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                          const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
                          int accumulate, float* C, Py_ssize_t ldc)
+    int svdfast_convolution_fits(const svdfast_window* w, Py_ssize_t c)
+    int svdfast_convolution_back_pays(const svdfast_window* w, Py_ssize_t c, Py_ssize_t n)
+    void svdfast_convolution(const svdfast_window* w, Py_ssize_t p, Py_ssize_t c, Py_ssize_t n, const float* X, const float* W, float* Y)
+    void svdfast_convolution_back(const svdfast_window* w, Py_ssize_t p, Py_ssize_t c, Py_ssize_t n, const float* dY, const float* W,
+                                  float* dX)
+    void svdfast_convolution_gradient(const svdfast_window* w, Py_ssize_t p, Py_ssize_t c, Py_ssize_t n, const float* X, const float* dY,
+                                      Py_ssize_t first, Py_ssize_t stop, int accumulate, float* g)
     int svdfast_bfloat16_select()
     void svdfast_bfloat16_product(int transpose_A, int transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                                   const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
@@ -140,6 +149,47 @@ cdef void gemm(int bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, P
         multiply_exactly[double](transpose_A, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc)
     if start != 0:
         svdfast_add_time(SVDFAST_PRODUCTS, start, 2.0 * m * n * k)
+
+
+cdef bint convolves(const svdfast_window* w, Py_ssize_t c) noexcept nogil:
+    """Whether `convolution` and `convolution_gradient` may be asked, of images of c channels."""
+    return own_products and svdfast_convolution_fits(w, c)
+
+
+cdef bint convolves_back(const svdfast_window* w, Py_ssize_t c, Py_ssize_t n) noexcept nogil:
+    """Whether `convolution_back` may be asked, and is faster than a product with W."""
+    return own_products and svdfast_convolution_back_pays(w, c, n)
+
+
+cdef void convolution(const svdfast_window* w, Py_ssize_t p, Py_ssize_t c, Py_ssize_t n, const float* X, const float* W,
+                      float* Y) noexcept nogil:
+    """Y := P·Wᵀ without P, the patches of p images X of c channels, with W (n, tall·wide·c)."""
+    cdef double start = svdfast_clock() if measuring else 0
+    svdfast_convolution(w, p, c, n, X, W, Y)
+    if start != 0:
+        svdfast_add_time(SVDFAST_PRODUCTS, start, operations(w, p, c, n))
+
+
+cdef void convolution_back(const svdfast_window* w, Py_ssize_t p, Py_ssize_t c, Py_ssize_t n, const float* dY, const float* W,
+                           float* dX) noexcept nogil:
+    """dX := dY·W, each number added to the position of X that it belongs to."""
+    cdef double start = svdfast_clock() if measuring else 0
+    svdfast_convolution_back(w, p, c, n, dY, W, dX)
+    if start != 0:
+        svdfast_add_time(SVDFAST_PRODUCTS, start, operations(w, p, c, n))
+
+
+cdef void convolution_gradient(const svdfast_window* w, Py_ssize_t p, Py_ssize_t c, Py_ssize_t n, const float* X, const float* dY,
+                               Py_ssize_t first, Py_ssize_t stop, bint accumulate, float* g) noexcept nogil:
+    """g (stop - first, tall·wide·c) := rows first .. stop of dYᵀ·P, or +=."""
+    cdef double start = svdfast_clock() if measuring else 0
+    svdfast_convolution_gradient(w, p, c, n, X, dY, first, stop, accumulate, g)
+    if start != 0:
+        svdfast_add_time(SVDFAST_PRODUCTS, start, operations(w, p, c, stop - first))
+
+
+cdef inline double operations(const svdfast_window* w, Py_ssize_t p, Py_ssize_t c, Py_ssize_t n) noexcept nogil:
+    return 2.0 * p * w.rows * w.columns * w.tall * w.wide * c * n
 
 
 def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1] C, bint transpose_A=False,

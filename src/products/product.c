@@ -19,6 +19,8 @@
  *   each other along k, whichever way the operand lies; else all is as for floats.
  * - For very few rows of A (one sample to predict, say) copying B would be most of the work: then rows of B are read once, as they lie.
  * - Sizes that are not multiples are met by kernels of fewer rows, panels filled with zeros, and partial stores.
+ * - Products with the patches of images read these where they lie: convolution_kernels.h says how. Images that need a border are copied, as
+ *   many at a time as stay in the second-level cache.
  */
 #include "product.h"
 #include "sanitize.h"
@@ -34,8 +36,14 @@ enum { ALIASING = 1024 };
 typedef void product(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                      const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);
 
+typedef void convolution(const svdfast_window *w, int back, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *X, const float *W, float *Y);
+typedef void convolution_gradient(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *X, const float *dY,
+                                  ptrdiff_t first, ptrdiff_t stop, int accumulate, float *g);
+
 /* What svdfast_product_select and svdfast_bfloat16_select chose; without it nobody calls. */
 static product *selected, *selected_bfloat16;
+static convolution *selected_convolution;
+static convolution_gradient *selected_gradient;
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define HAS_KERNELS
@@ -49,16 +57,84 @@ enum { LINE = 16, DISTANT = 65536 };
 enum { STRIPS_SIZE = 350 * 512 + 16 };
 static __thread float kept_strips[STRIPS_SIZE] __attribute__((aligned(64)));
 
-typedef void kernel(ptrdiff_t k, const float *A, ptrdiff_t stride, const float *B, ptrdiff_t ldb, int last, int accumulate,
-                    float *C, ptrdiff_t ldc);
-
-#define INLINE static inline __attribute__((always_inline)) TARGET
-
 /* Where the i-th of `count` nearly equal parts begins. Small products have one part, and a division would cost as much as they do. */
 static inline ptrdiff_t part(ptrdiff_t i, ptrdiff_t size, ptrdiff_t count)
 {
     return count == 1 ? i * size : i * size / count;
 }
+
+/* Floats of images with a border that are there at a time, in the place of strips. */
+enum { BAND_SIZE = 65536 };
+
+/* Rows row .. row + rows of places in images image .. image + images. Either all rows of some images, or some of one image. */
+typedef struct {
+    ptrdiff_t image, images, row, rows;
+} band;
+
+/* Places of images' window: the first is at `at`, the next row `down` lines further on, the next image's `image` floats. */
+typedef struct {
+    const float *at;
+    ptrdiff_t line, image;
+} bordered;
+
+/* Positions that the window sees of a row, and rows that it sees from so many rows of places. */
+static inline ptrdiff_t seen_across(const svdfast_window *w) { return (w->columns - 1) * w->across + w->wide; }
+static inline ptrdiff_t seen_down(const svdfast_window *w, ptrdiff_t rows) { return (rows - 1) * w->down + w->tall; }
+
+/* Images of which a band has all rows, or 0; and rows of places that a band of one image may have. */
+static inline ptrdiff_t band_images(const svdfast_window *w, ptrdiff_t c) { return BAND_SIZE / (seen_across(w) * seen_down(w, w->rows) * c); }
+static inline ptrdiff_t band_rows(const svdfast_window *w, ptrdiff_t c)
+{
+    const ptrdiff_t lines = BAND_SIZE / (seen_across(w) * c);
+    return lines < w->tall ? 0 : (lines - w->tall) / w->down + 1;
+}
+
+/* Bands that p images have; the i-th of them. */
+static inline ptrdiff_t n_bands(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c)
+{
+    const ptrdiff_t images = band_images(w, c), rows = band_rows(w, c);
+    return images > 0 ? (p + images - 1) / images : p * ((w->rows + rows - 1) / rows);
+}
+
+static inline band band_at(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t i)
+{
+    const ptrdiff_t images = band_images(w, c), count = n_bands(w, 1, c);
+    if (images > 0) {
+        const band b = {i * images, p - i * images < images ? p - i * images : images, 0, w->rows};
+        return b;
+    }
+    const ptrdiff_t row = part(i % count, w->rows, count);
+    const band b = {i / count, 1, row, part(i % count + 1, w->rows, count) - row};
+    return b;
+}
+
+static bordered with_border(const svdfast_window *w, const band *b, ptrdiff_t c, const float *X)
+{
+    const ptrdiff_t size = w->height * w->width * c, y = b->row * w->down - w->top, lines = seen_down(w, b->rows), line = seen_across(w);
+    const float *from = X + b->image * size;
+    if (w->left == 0 && line <= w->width && w->top == 0 && y + lines <= w->height) {
+        const bordered inside = {from + y * w->width * c, w->width * c, size};
+        return inside;
+    }
+    const ptrdiff_t last = w->width + w->left < line ? w->width + w->left : line; /* position after the image's last one */
+    float *to = kept_strips;
+    for (ptrdiff_t i = 0; i < b->images; i++, from += size)
+        for (ptrdiff_t k = y; k < y + lines; k++, to += line * c)
+            if (k < 0 || k >= w->height) {
+                memset(to, 0, (size_t)(line * c) * sizeof(float));
+            } else {
+                memset(to, 0, (size_t)(w->left * c) * sizeof(float));
+                memcpy(to + w->left * c, from + k * w->width * c, (size_t)((last - w->left) * c) * sizeof(float));
+                memset(to + last * c, 0, (size_t)((line - last) * c) * sizeof(float));
+            }
+    const bordered copied = {kept_strips, line * c, lines * line * c};
+    return copied;
+}
+
+typedef void kernel(ptrdiff_t k, const float *A, ptrdiff_t stride, const float *B, ptrdiff_t ldb, int last, int accumulate,
+                    float *C, ptrdiff_t ldc);
+
+#define INLINE static inline __attribute__((always_inline)) TARGET
 
 /* Fetches part of what the next panel (depth×columns) is made of into the second-level cache: rows first .. stop of the panel. */
 static inline void fetch(int transpose_B, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t stop, const float *B, ptrdiff_t ldb)
@@ -163,6 +239,8 @@ INLINE void NAME(transpose)(__m256 x[8])
 }
 
 #include "product_kernels.h"
+#include "convolution_kernels.h"
+#undef COLUMNS
 #undef NAME
 #undef TARGET
 #undef VECTOR
@@ -249,12 +327,14 @@ INLINE void NAME(transpose)(__m512 x[16])
 }
 
 #include "product_kernels.h"
+#include "convolution_kernels.h"
 
 /* ---- AVX-512 with bfloat16 ---- */
 
 #if (defined(__clang__) && __clang_major__ >= 11) || (!defined(__clang__) && __GNUC__ >= 10)
 #define HAS_BFLOAT16
 
+#undef COLUMNS
 #undef NAME
 #undef TARGET
 #undef PER_WORD
@@ -315,15 +395,18 @@ int svdfast_product_select(const char *name)
 {
     (void)name;
     product *found = NULL;
+    convolution *found_convolution = NULL;
+    convolution_gradient *found_gradient = NULL;
 #ifdef HAS_KERNELS
     __builtin_cpu_init();
     if ((name == NULL || strcmp(name, "avx512") == 0) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")
         && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-        found = product_avx512;
+        found = product_avx512, found_convolution = convolution_avx512, found_gradient = convolution_gradient_avx512;
     else if ((name == NULL || strcmp(name, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        found = product_avx2;
+        found = product_avx2, found_convolution = convolution_avx2, found_gradient = convolution_gradient_avx2;
 #endif
-    selected = found != NULL ? found : selected;
+    if (found != NULL)
+        selected = found, selected_convolution = found_convolution, selected_gradient = found_gradient;
     return found != NULL;
 }
 
@@ -369,6 +452,48 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
         selected(TURNED, 1, n, m, k, B, ldb, A, lda, accumulate, C, ldc);
     else
         selected(transpose_A ? COLUMNS_CONTIGUOUS : ROWS_CONTIGUOUS, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc);
+}
+
+/* The window whose patches of dY give dX: it moves by single steps, for the other does. */
+static svdfast_window turned(const svdfast_window *w)
+{
+    const svdfast_window back = {w->rows, w->columns, w->tall, w->wide, 1, 1, w->tall - 1 - w->top, w->wide - 1 - w->left, w->height, w->width};
+    return back;
+}
+
+int svdfast_convolution_fits(const svdfast_window *w, ptrdiff_t c)
+{
+#ifdef HAS_KERNELS
+    return selected_convolution != NULL && band_rows(w, c) > 0;
+#else
+    (void)w, (void)c;
+    return 0;
+#endif
+}
+
+int svdfast_convolution_back_pays(const svdfast_window *w, ptrdiff_t c, ptrdiff_t n)
+{
+    const svdfast_window back = turned(w);
+    /* Its products, with whole vectors of channels at each position of the image, may be a quarter more than at the places of the window. */
+    const ptrdiff_t width = 8, here = w->height * w->width * ((c + width - 1) / width * width), there = w->rows * w->columns * c;
+    return w->down == 1 && w->across == 1 && 4 * here <= 5 * there && svdfast_convolution_fits(&back, n);
+}
+
+void svdfast_convolution(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *X, const float *W, float *Y)
+{
+    selected_convolution(w, 0, p, c, n, X, W, Y);
+}
+
+void svdfast_convolution_back(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *dY, const float *W, float *dX)
+{
+    const svdfast_window back = turned(w);
+    selected_convolution(&back, 1, p, n, c, dY, W, dX);
+}
+
+void svdfast_convolution_gradient(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *X, const float *dY,
+                                  ptrdiff_t first, ptrdiff_t stop, int accumulate, float *g)
+{
+    selected_gradient(w, p, c, n, X, dY, first, stop, accumulate, g);
 }
 
 /* As VCVTNE2PS2BF16 does: to the nearest, to even between two; denormals to zero; NaN stays NaN. */

@@ -7,6 +7,8 @@
 #ifndef SVDFAST_PRODUCT_H
 #define SVDFAST_PRODUCT_H
 
+#include "windows.h"
+
 #include <stddef.h>
 
 /* Chooses the products of "avx2" or "avx512", or NULL for the best that the CPU has. Returns whether this build and CPU have them;
@@ -17,7 +19,22 @@ int svdfast_product_select(const char *name);
 void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                      const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);
 
-/* The same of elements rounded to bfloat16 (8 bits of precision), sums in float, on CPUs with AVX512_BF16. Sums are taken two products at a
+/* Products with the patches P (p·rows·columns, tall·wide·c) of images X (p·height·width, c), which are not formed. W is (n, tall·wide·c).
+ *
+ *     convolution:            Y (p·rows·columns, n) := P Wᵀ
+ *     convolution_back:       dX (p·height·width, c) := what dY W adds to each position, for windows that move by single steps
+ *     convolution_gradient:   g (stop - first, tall·wide·c) := rows first .. stop of dYᵀ P, or += where `accumulate`
+ *
+ * A row of Y or dX, and an element of g, is the same whatever others are asked for. To be called where svdfast_convolution_fits, after a
+ * successful svdfast_product_select: where a row of places sees few enough numbers; the way back where svdfast_convolution_back_pays. */
+int svdfast_convolution_fits(const svdfast_window *w, ptrdiff_t c);
+int svdfast_convolution_back_pays(const svdfast_window *w, ptrdiff_t c, ptrdiff_t n);
+void svdfast_convolution(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *X, const float *W, float *Y);
+void svdfast_convolution_back(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *dY, const float *W, float *dX);
+void svdfast_convolution_gradient(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *X, const float *dY,
+                                  ptrdiff_t first, ptrdiff_t stop, int accumulate, float *g);
+
+/* svdfast_product of elements rounded to bfloat16 (8 bits of precision), sums in float, on CPUs with AVX512_BF16. Sums are taken two products at a
  * time, and denormals count as zero. Whether this build and CPU have it; to be called, with success, before the product. */
 int svdfast_bfloat16_select(void);
 void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,

@@ -29,9 +29,11 @@ INLINE VECTOR NAME(load_across_part)(int count, int more, const float *x, ptrdif
 #endif
 
 /* C (rows×columns) (+)= A (rows×k) B (k×columns) of k words each, columns = WIDTH·(vectors - 1) + last. A's word (i, j) is at
- * i·row + j·column. B is read by whole vectors. With `turned` Cᵀ is stored. */
-INLINE void NAME(micro_kernel)(const int rows, const int vectors, const int turned, ptrdiff_t k, const float *A, ptrdiff_t row,
-                               ptrdiff_t column, const float *B, ptrdiff_t ldb, int last, int accumulate, float *C, ptrdiff_t ldc)
+ * i·row + j·column. B is read by whole vectors. With `turned` Cᵀ is stored. There are as many such A and B as segments, whose products are
+ * summed: each A begins `jump` floats beyond the last one's end, each B at it. */
+INLINE void NAME(micro_kernel)(const int rows, const int vectors, const int turned, ptrdiff_t segments, ptrdiff_t jump, ptrdiff_t k,
+                               const float *A, ptrdiff_t row, ptrdiff_t column, const float *B, ptrdiff_t ldb, int last, int accumulate,
+                               float *C, ptrdiff_t ldc)
 {
     VECTOR c[ROWS][2];
 #pragma GCC unroll 14
@@ -48,12 +50,13 @@ INLINE void NAME(micro_kernel)(const int rows, const int vectors, const int turn
     const char *a0 = (const char *)A, *a7 = (const char *)(A + 7 * row);
     ptrdiff_t r1 = row * (ptrdiff_t)sizeof(float), r3 = 3 * r1, r5 = 5 * r1;
     const ptrdiff_t step = column * (ptrdiff_t)sizeof(float);
-    for (ptrdiff_t j = 0; j < k; j++) {
-        VECTOR b[2];
+    for (ptrdiff_t s = 0; s < segments; s++) {
+        for (ptrdiff_t j = 0; j < k; j++) {
+            VECTOR b[2];
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++)
-            b[v] = NAME(load)(B + WIDTH * v);
-        B += ldb;
+            for (int v = 0; v < vectors; v++)
+                b[v] = NAME(load)(B + WIDTH * v);
+            B += ldb;
 #define ROW(i, address)                                                \
     if (i < rows) {                                                    \
         const VECTOR a = NAME(broadcast)((const float *)(address));    \
@@ -61,27 +64,30 @@ INLINE void NAME(micro_kernel)(const int rows, const int vectors, const int turn
         if (vectors == 2)                                              \
             c[i][1] = NAME(multiply_add)(a, b[1], c[i][1]);            \
     }
-        ROW(0, a0)
-        ROW(1, a0 + r1)
-        ROW(2, a0 + 2 * r1)
-        ROW(3, a0 + r3)
-        ROW(4, a0 + 4 * r1)
-        ROW(5, a0 + r5)
+            ROW(0, a0)
+            ROW(1, a0 + r1)
+            ROW(2, a0 + 2 * r1)
+            ROW(3, a0 + r3)
+            ROW(4, a0 + 4 * r1)
+            ROW(5, a0 + r5)
 #if ROWS > 6
-        ROW(6, a0 + 2 * r3)
-        ROW(7, a7)
-        ROW(8, a7 + r1)
-        ROW(9, a7 + 2 * r1)
-        ROW(10, a7 + r3)
-        ROW(11, a7 + 4 * r1)
-        ROW(12, a7 + r5)
-        ROW(13, a7 + 2 * r3)
+            ROW(6, a0 + 2 * r3)
+            ROW(7, a7)
+            ROW(8, a7 + r1)
+            ROW(9, a7 + 2 * r1)
+            ROW(10, a7 + r3)
+            ROW(11, a7 + 4 * r1)
+            ROW(12, a7 + r5)
+            ROW(13, a7 + 2 * r3)
 #endif
 #undef ROW
-        a0 += step;
-        a7 += step;
-        /* Keeps the compiler from replacing the addressing modes by a pointer for each row. */
-        __asm__("" : "+r"(a0), "+r"(a7), "+r"(r1), "+r"(r3), "+r"(r5));
+            a0 += step;
+            a7 += step;
+            /* Keeps the compiler from replacing the addressing modes by a pointer for each row. */
+            __asm__("" : "+r"(a0), "+r"(a7), "+r"(r1), "+r"(r3), "+r"(r5));
+        }
+        a0 += jump * (ptrdiff_t)sizeof(float);
+        a7 += jump * (ptrdiff_t)sizeof(float);
     }
     if (turned) {
 #pragma GCC unroll 2
@@ -126,7 +132,7 @@ INLINE void NAME(micro_kernel)(const int rows, const int vectors, const int turn
                                                        ptrdiff_t ldb, int last, int accumulate, float *C,            \
                                                        ptrdiff_t ldc)                                                \
     {                                                                                                                \
-        NAME(micro_kernel)(rows, vectors, turned, k, A, row, column, B, ldb, last, accumulate, C, ldc);              \
+        NAME(micro_kernel)(rows, vectors, turned, 1, 0, k, A, row, column, B, ldb, last, accumulate, C, ldc);              \
     }
 #define DEFINE_COLUMNS(rows, vectors) DEFINE(by_columns, 1, stride, 0, rows, vectors)
 FOR_EACH_ROWS(DEFINE_COLUMNS, 1)
@@ -451,7 +457,6 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
     }
 }
 
-#undef COLUMNS
 #undef DEFINE
 #undef DEFINE_COLUMNS
 #undef DEFINE_ROWS
