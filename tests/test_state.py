@@ -9,6 +9,7 @@ import pytest
 import svdfast as sf
 from svdfast import layers as L
 from svdfast._engine import Engine
+from svdfast.data import rows
 from svdfast.data.open import checked_samples
 from svdfast.model.evaluation import spec_of
 from svdfast.training import checkpoint
@@ -314,3 +315,34 @@ def test_what_can_not_be():
     for sizes, got in (([6, 6, 5], "5 in batch 3"), ([6, 7, 6], "7 in batch 2")):
         with pytest.raises(ValueError, match=f"X: expected 6 samples in each batch with carry_state, as in the first, got {got}"):
             sf.train(net, Batches(X, y, sizes), **PLAIN | {"batch_size": None})
+
+
+class Rows:
+    """Rows that are not in memory."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __getitem__(self, rows):
+        return self.array[rows].copy()
+
+
+@pytest.mark.parametrize("carry_state", [False, True])
+def test_rows_that_are_not_in_memory(carry_state, monkeypatch):
+    monkeypatch.setattr(rows, "POOL_BYTES", 2000)
+    X, y = stream()
+    weight = np.random.default_rng(0).uniform(size=y.shape)
+    settings = PLAIN | {"carry_state": carry_state, "shuffle": False, "factoring": None}
+    for network_of, targets in ((lambda: stacked(L.GRU), y), (lambda: stacked(L.GRU), np.eye(4)[y])):
+        expected = sf.train(network_of(), X, targets, sample_weight=weight, **settings).network
+        for W in (Rows(weight), weight):
+            found = sf.train(network_of(), Rows(X), Rows(targets), sample_weight=W, **settings).network
+            np.testing.assert_array_equal(found.parameters, expected.parameters)
+        assert expected.evaluate(Rows(X), Rows(targets)).loss == pytest.approx(expected.evaluate(X, targets).loss, rel=1e-12)
+    for wrong in (y[:, :4], np.zeros((42, 4)), y[:, 0]):
+        with pytest.raises(ValueError, match="y: expected 5 targets for each of 42 samples, got"):
+            sf.train(stacked(L.GRU), Rows(X), Rows(wrong), **settings)
+    with pytest.raises(ValueError, match=r"sample_weight: expected shape \(42,\) or \(42, 5\), got \(42, 4\)"):
+        sf.train(stacked(L.GRU), Rows(X), Rows(y), sample_weight=Rows(weight[:, :4]), **settings)
+    with pytest.raises(ValueError, match="X: expected samples in the rows of a 2-D array"):
+        sf.train(stacked(L.GRU), Rows(X[:, :4]), Rows(y), **settings)

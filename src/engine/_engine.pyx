@@ -20,8 +20,8 @@ Design
   them; a barrier follows.
 - Parameters are one flat vector, laid out by svdfast/model/layout.py: first those that decay, the weights, then the others. A block of
   rows of a weight is one stretch of it, and gradients and moments have the same layout.
-- States of recurrent layers may go over from batch to batch (`carries`): two vectors of them, as the way back reads those that the batch began
-  with when those that it ends with are there. They change places when `carry` is called, so the same batch may be asked again.
+- States of recurrent layers may go over from batch to batch (`carries`): there are two vectors of them, as the way back reads those that
+  the batch began with when those that it ends with are there. They change places when `carry` is called, so a batch may be asked again.
 - `gradient` and `update` are the two halves of a step for those who change the gradient between them, or sum it over processes.
 - One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
 - The split depends on the batch, the network and the number of threads, on nothing that varies from run to run, so the same

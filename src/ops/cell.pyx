@@ -5,7 +5,8 @@ of them that is its own, whether it has memory, whether there is a mask.
     X (p, G·n)  what the state gives to the G gates      Y (p, n)  the output, which is the new state
 
 Other values of the step: Z and its delta, what the input gives; S and its delta, the states before each step; C, memory, where the cell
-has one; a row a sample for what goes back past the state's product; and a mask, 0 where a step is none. What is carried from batch to batch is the state, and the memory where there is one.
+has one; a row a sample for what goes back past the state's product; and a mask, 0 where a step is none. What is carried from batch to batch
+is the state, and the memory where there is one.
 Not here: the formulas (src/loops/cells.h), and the products.
 """
 

@@ -185,9 +185,8 @@ class BatchSource:
             self._keep(samples)
             n = samples.n_samples
             if self._equal and n != self.batch_size:
-                raise ValueError(
-                    f"X: expected {self.batch_size} samples in each batch with carry_state, as in the first, got {n} in batch {self._n_taken}"
-                )
+                expected = f"{self.batch_size} samples in each batch with carry_state, as in the first"
+                raise ValueError(f"X: expected {expected}, got {n} in batch {self._n_taken}")
             self.batch_size = max(self.batch_size, n)
             self.seconds += time.perf_counter() - began
             n_samples += n

@@ -91,7 +91,8 @@ class Run:
         self.n_threads, self.batch_size, self.bfloat16 = n_threads, batch_size, bfloat16
         self.l1, self.l2, self.reproducible, self.clip_norm = l1, l2, reproducible, clip_norm
         self.scales = [1.0] * len(net.layers)
-        self.carry_state, self.carried = carry_state, None
+        self.carry_state = carry_state
+        self.carried: NDArray[Any] | None = None
         self.norm, self.fade, self.key = 0.0, 1.0, 0
         self.engine: Engine
         self.order: NDArray[np.int64] | None = None
@@ -128,7 +129,7 @@ class Run:
             carries=self.carry_state,
         )
         if self.carried is not None:
-            self.engine.carried[:] = self.carried  # how states lie does not depend on structures
+            self._states[:] = self.carried  # how they lie does not depend on structures
             self.carried = None
         if self.clip_norm is not None:
             self.gradient = aligned_zeros(layout.size, parameters.dtype)
@@ -161,7 +162,12 @@ class Run:
     def clear_states(self) -> None:
         """Lets recurrent layers begin the next batch with zeros."""
         if self.carry_state:
-            self.engine.carried[:] = 0
+            self._states[:] = 0
+
+    @property
+    def _states(self) -> NDArray[Any]:
+        assert self.engine.carried is not None
+        return self.engine.carried
 
     def batches(self, source: Source) -> Iterator[tuple[int, int]]:
         """The rows, start and stop, of each batch of an epoch, its samples bound to the engine when it is asked for."""
@@ -276,6 +282,8 @@ class Run:
             raise ValueError(f"it has {len(scales)} rates for {len(kept.layout.layers)} layers")
         carried = None
         if self.carry_state:
+            if state.carried is None:
+                raise ValueError("it has no states that recurrent layers would begin with")
             carried = self._vector(self.batch_size * sum(kept.layout.program.carried), state.carried)
         self._adopt(kept)
         self.scales, self.fade = scales, positive_number("fade", state.fade, or_zero=True)
