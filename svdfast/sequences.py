@@ -4,13 +4,14 @@
 Not here: the layers that take them (layers.py), and the training that carries their state from window to window (`train`).
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svdfast._process.checks import count, real_array
+from svdfast._process.checks import count, real_array, room
 
 __all__ = ["padded", "streams"]
 
@@ -72,7 +73,7 @@ def streams(sequence: ArrayLike, steps: int, batch_size: int) -> tuple[NDArray[A
     return cut(array[:-1]), cut(array[1:])
 
 
-def padded(sequences: Iterable[ArrayLike], steps: int | None = None) -> tuple[NDArray[Any], NDArray[np.float32]]:
+def padded(sequences: Collection[ArrayLike], steps: int | None = None) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Sequences of several lengths as one array, with zeros at their ends, and weights that are 0 there.
 
     The weights are the `sample_weight` of a network with an output after each step. With `layers.Masking` first, recurrent layers pass
@@ -80,7 +81,7 @@ def padded(sequences: Iterable[ArrayLike], steps: int | None = None) -> tuple[ND
 
     Parameters
     ----------
-    sequences : iterable of array_like (n,) or (n, n_features)
+    sequences : list of array_like (n,) or (n, n_features)
         Inputs, or targets of each step.
     steps : int, optional
         Length of the padded sequences, by default that of the longest.
@@ -107,8 +108,8 @@ def padded(sequences: Iterable[ArrayLike], steps: int | None = None) -> tuple[ND
     array([[1., 1., 1.],
            [1., 0., 0.]], dtype=float32)
     """
-    if not isinstance(sequences, Iterable):
-        raise TypeError(f"sequences: expected an iterable of arrays, got {type(sequences).__name__}")
+    if not isinstance(sequences, Collection):
+        raise TypeError(f"sequences: expected a list of arrays, got {type(sequences).__name__}")
     arrays = [real_array(f"sequences[{i}]", sequence) for i, sequence in enumerate(sequences)]
     if not arrays:
         raise ValueError("sequences: expected at least one, got none")
@@ -120,6 +121,7 @@ def padded(sequences: Iterable[ArrayLike], steps: int | None = None) -> tuple[ND
     steps = longest if steps is None else count("steps", steps)
     if longest > steps:
         raise ValueError(f"steps: expected at least {longest}, the length of the longest sequence, got {steps}")
+    room("steps", len(arrays) * steps * (4 + 8 * math.prod(arrays[0].shape[1:])))
     result = np.zeros((len(arrays), steps, *arrays[0].shape[1:]), np.result_type(*arrays))
     weights = np.zeros((len(arrays), steps), np.float32)
     for i, array in enumerate(arrays):
