@@ -6,7 +6,18 @@ Only names are gathered here. `_gil` comes first, as it may refuse; then `_runti
 
 from svdfast._process import gil as _gil  # isort: skip  # noqa: F401
 from svdfast._process import runtime as _runtime  # isort: skip  # noqa: F401
-from svdfast import activations, callbacks, datasets, kernels, layers, onnx, plots, ranks, schedules
+from svdfast import (
+    activations,
+    callbacks,
+    datasets,
+    kernels,
+    layers,
+    onnx,
+    plots,
+    ranks,
+    schedules,
+    sequences,
+)
 from svdfast._process.config import show_config
 from svdfast._process.version import __version__ as __version__
 from svdfast.interop.files import load, save
@@ -53,6 +64,7 @@ __all__ = [
     "resume",
     "save",
     "schedules",
+    "sequences",
     "show_config",
     "to_torch",
     "train",

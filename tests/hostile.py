@@ -172,6 +172,7 @@ class World:
             "pretrain_fraction": 0.5,
             "event": self.instance(sf.Event), "log_dir": str(self.folder), "rule": self.optimizer.rule, "kinds": ("mean",),
             "steps": 5, "warmup": 5, "every": 5, "factor": 0.5, "final": 0.0, "peak": 0.1, "steps_per_epoch": None, "shuffle": False,
+            "carry_state": False, "sequence": np.arange(30), "sequences": [[1, 2], [3]],
             "figure": None, "train": (self.X, self.y), "test": (self.X, self.y), "name": "relu", "n_classes": 3, "parameter": 0.0,
             "estimator": None, "module": None, "progress": False, "exc_type": None, "kind": None, "error": None, "trace": None,
         }  # fmt: skip

@@ -155,6 +155,86 @@ def test_targets_for_each_step_with_weights():
             net.evaluate(X, wrong)
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_outputs_of_each_step_where_there_are_few(steps):
+    layers = [L.GRU(4, return_sequences=True), L.Dropout(0.1)]
+    net = sequences(*layers, steps=steps)
+    X, y = data(net, 8, masked=False)
+    assert net.predict(X).shape == (8, steps, 3)
+    assert y.shape == (8, steps)
+    weight = np.random.default_rng(0).uniform(size=(8, steps))
+    P = np.take_along_axis(net.predict(X), y[..., np.newaxis], axis=2)[..., 0]
+    assert net.evaluate(X, y, sample_weight=weight).loss == pytest.approx(-np.average(np.log(P), weights=weight), rel=1e-12)
+    assert net.evaluate(X, np.eye(3)[y]).loss == pytest.approx(net.evaluate(X, y).loss, rel=1e-12)
+    for wrong in (y[:, 0], y[:, :0], np.zeros((8, 3))):
+        with pytest.raises(ValueError, match="y: expected"):
+            net.evaluate(X, wrong)
+    first = net.evaluate(X, y).loss
+    sf.train(net, X, y, sample_weight=weight, validation=(X, y), epochs=20, factoring=None)
+    assert net.evaluate(X, y).loss < first
+    # And numbers as targets, with the share that they explain.
+    net = sf.Network(sf.Input(steps, 3), [*layers, L.Linear(2)], dtype="float64", seed=0)
+    Y = np.random.default_rng(1).normal(size=(8, steps, 2))
+    residual = (weight[..., np.newaxis] * (net.predict(X) - Y) ** 2).sum(axis=(0, 1))
+    mean = (weight[..., np.newaxis] * Y).sum(axis=(0, 1)) / weight.sum()
+    spread = (weight[..., np.newaxis] * (Y - mean) ** 2).sum(axis=(0, 1))
+    assert net.score(X, Y, weight) == pytest.approx((1 - residual / spread).mean(), rel=1e-12)
+    one = sf.Network(sf.Input(steps, 3), [*layers, L.Linear(1)], dtype="float64", seed=0)
+    assert one.predict(X).shape == (8, steps, 1)
+    assert one.evaluate(X, Y[..., 0]).loss == pytest.approx(((one.predict(X)[..., 0] - Y[..., 0]) ** 2).mean(), rel=1e-12)
+
+
+def test_one_output_for_a_sample():
+    for shape, layers in (
+        ((1, 3), [L.GRU(4)]), ((1, 3), [L.GRU(4, return_sequences=True), L.Flatten()]), ((1,), [L.Embedding(5, 2), L.RNN(3)]),
+        ((3, 3, 2), [L.Conv2d(4, 3), L.Flatten()]), ((3, 3, 2), [L.GlobalAvgPool()]), ((1, 3), [L.Flatten()]), ((3,), [L.Linear(2)]),
+    ):  # fmt: skip
+        assert sf.Network(sf.Input(*shape), [*layers, L.Linear(2)]).layout.output_shape == (2,)
+    for shape, layers in (((1,), [L.Embedding(5, 2)]), ((3, 3, 2), [L.Conv2d(4, 3)]), ((1, 3), [])):
+        assert sf.Network(sf.Input(*shape), [*layers, L.Linear(2)]).layout.output_shape == (1, 2)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_batches_of_sequences_are_looked_at(weighted):
+    net = sf.Network(sf.Input(6, 3), [L.GRU(16, return_sequences=True), L.Linear(3, "softmax")], seed=0)
+    X, y = data(net, 64, masked=False)
+    weight = np.random.default_rng(0).uniform(size=(64, 6))
+    parts = [slice(i, i + 16) for i in range(0, 64, 16)]
+    batches = [(X[part], y[part], weight[part]) if weighted else (X[part], y[part]) for part in parts]
+    result = sf.train(net, batches, epochs=20)
+    (look,) = (event for event in result.events if event.kind == "ranks")
+    again = sf.Network(sf.Input(6, 3), [L.GRU(16, return_sequences=True), L.Linear(3, "softmax")], seed=0)
+    same = sf.train(again, X, y, sample_weight=weight if weighted else None, shuffle=False, batch_size=16, epochs=20)
+    (there,) = (event for event in same.events if event.kind == "ranks")
+    assert look.info["layers"] == there.info["layers"]
+
+
+def test_what_is_dropped_depends_on_the_seed(tmp_path):
+    X, y = data(sequences(L.Flatten()), 20)
+
+    def trained(seed, rate=0.5, **settings):
+        net = sequences(L.Flatten(), L.Dropout(rate), L.Linear(8, "tanh"))
+        settings = {"epochs": 2, "batch_size": 5, "shuffle": False, "factoring": None} | settings
+        return sf.train(net, X, y, seed=seed, **settings).network.parameters
+
+    zero, one, of_generator = trained(0), trained(1), trained(np.random.default_rng(0))
+    assert (zero != one).any()
+    np.testing.assert_array_equal(trained(0), zero)
+    np.testing.assert_array_equal(of_generator, zero)
+    np.testing.assert_array_equal(trained(0, 0.0), trained(1, 0.0))
+
+    # Of a training that ended before its first step was kept, too.
+    def end(event):
+        raise KeyboardInterrupt
+
+    for shuffle in (False, True):
+        path = tmp_path / f"{shuffle}"
+        with pytest.raises(KeyboardInterrupt):
+            trained(3, shuffle=shuffle, checkpoint=path, checkpoint_every=1000, callbacks=[end])
+        again = sf.resume(path, X, y).network.parameters
+        np.testing.assert_array_equal(again, trained(3, shuffle=shuffle))
+
+
 def test_numbers_are_dropped_in_training_alone():
     layers = [L.Dropout(0.25), L.Linear(200, "identity"), L.Dropout(0.5), L.GRU(3, return_sequences=True), L.Dropout(0.1)]
     net = sequences(*layers)

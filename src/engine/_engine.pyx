@@ -20,6 +20,8 @@ Design
   them; a barrier follows.
 - Parameters are one flat vector, laid out by svdfast/model/layout.py: first those that decay, the weights, then the others. A block of
   rows of a weight is one stretch of it, and gradients and moments have the same layout.
+- States of recurrent layers may go over from batch to batch (`carries`): there are two vectors of them, as the way back reads those that
+  the batch began with when those that it ends with are there. They change places when `carry` is called, so a batch may be asked again.
 - `gradient` and `update` are the two halves of a step for those who change the gradient between them, or sum it over processes.
 - One Python call a step. Scratch memory is taken when an Engine is made; a step takes none.
 - The split depends on the batch, the network and the number of threads, on nothing that varies from run to run, so the same
@@ -183,6 +185,8 @@ cdef struct Plan:
     void* gradient              # where it is asked for (GRADIENT), or lies (APPLY)
     Py_ssize_t batch_begin      # row of the data that the batch begins at
     uint64_t key                # of a training's step, for what is random; 0: none
+    char* carried               # states that the batch begins with; NULL: zeros
+    char* left                  # where those go that it ends with
     double gradient_scale       # APPLY: what it is multiplied with
 
 # What goes through both halves at once: rows of the batch, which are its parts `sum` .. `stop` (see SUM_ROWS).
@@ -234,6 +238,11 @@ cdef inline void set_tile(Tile* tile, const Plan* plan, const Operation* op, Py_
     for i in range(op.n_others):
         tile.others[i] = op.others[i].start + slot * op.others[i].step
     tile.first, tile.key = first - plan.batch_begin, plan.key
+    for i in range(op.n_carried):
+        tile.carried[i] = tile.left[i] = NULL
+        if plan.carried != NULL:
+            tile.carried[i] = plan.carried + op.carried[i] + tile.first * op.carried_step
+            tile.left[i] = plan.left + op.carried[i] + tile.first * op.carried_step
     tile.bfloat16 = plan.bfloat16
 
 
@@ -253,28 +262,28 @@ cdef inline void run_pass(const Plan* plan, const Operation* op, Tile* tile, con
     tile.bfloat16 = plan.bfloat16
 
 
-cdef void run_loop(const Plan* plan, int begin, int stop, Py_ssize_t slot, Py_ssize_t p, const floating* w, bint backward,
-                   bint packed) noexcept nogil:
-    """Operations begin .. stop, once for each step."""
+cdef void run_loop(const Plan* plan, int begin, int stop, Py_ssize_t slot, Py_ssize_t p, Py_ssize_t first, const floating* w,
+                   bint backward, bint packed) noexcept nogil:
+    """Operations begin .. stop, once for each step, of p samples that begin at row `first` of the data."""
     cdef:
         const Operation* op
-        Py_ssize_t steps = plan.operations[begin].steps, j, step, first
+        Py_ssize_t steps = plan.operations[begin].steps, j, step, row
         Tile tile
         int i, k, count = stop - begin
     for j in range(steps):
         step = steps - 1 - j if backward else j
         # A tile's rows lie step by step.
-        first = p * (steps - 1 - step if plan.operations[begin].reverse else step)
+        row = p * (steps - 1 - step if plan.operations[begin].reverse else step)
         for i in range(count):
             op = operation(plan, stop - 1 - i if backward else begin + i)
-            set_tile(&tile, plan, op, slot, p, NULL, 0)
+            set_tile(&tile, plan, op, slot, p, NULL, first)
             tile.rows, tile.step = p, step
-            tile.X = <char*> tile.X + first * op.X.row
-            tile.Y = <char*> tile.Y + first * op.Y.row
-            tile.dX = <char*> tile.dX + first * op.dX.row
-            tile.dY = <char*> tile.dY + first * op.dY.row
+            tile.X = <char*> tile.X + row * op.X.row
+            tile.Y = <char*> tile.Y + row * op.Y.row
+            tile.dX = <char*> tile.dX + row * op.dX.row
+            tile.dY = <char*> tile.dY + row * op.dY.row
             for k in range(op.n_others):
-                tile.others[k] = <char*> tile.others[k] + first * op.others[k].row
+                tile.others[k] = <char*> tile.others[k] + row * op.others[k].row
             run_pass[floating](plan, op, &tile, w, backward, packed)
 
 
@@ -318,7 +327,7 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
     while i < plan.n_operations:
         op = operation(plan, i)
         if op.loop_stop > 0:
-            run_loop[floating](plan, i, op.loop_stop, slot, p, w, False, packed)
+            run_loop[floating](plan, i, op.loop_stop, slot, p, first, w, False, packed)
             i = op.loop_stop
             continue
         set_tile(&tile, plan, op, slot, p, X, first)
@@ -346,7 +355,7 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
     for i in range(plan.n_operations - 1, -1, -1):
         op = operation(plan, i)
         if op.loop_stop > 0:
-            run_loop[floating](plan, i, op.loop_stop, slot, p, w, True, packed)
+            run_loop[floating](plan, i, op.loop_stop, slot, p, first, w, True, packed)
             stop = op.loop_stop
         elif op.steps > 0:
             continue
@@ -755,6 +764,8 @@ cdef class Engine:
         Whether the products' operands are rounded to bfloat16; of float32 only.
     reproducible : bool
         Whether results must not depend on the number of threads, whosever products are used.
+    carries : bool
+        Whether recurrent layers begin a batch of `gradient` or `step` with the states in `carried`; else with zeros.
     tile_rows, sum_rows : int, optional
         Instead of those of TILE_ROWS and SUM_ROWS.
 
@@ -764,6 +775,8 @@ cdef class Engine:
         Rows of a tile at most.
     by_tiles : bool
         Whether each tile forms its part of the gradients.
+    carried : ndarray or None
+        The states that the next batch begins with, zeros at first: of each that the program carries, batch_size rows.
     """
 
     cdef Plan plan
@@ -772,6 +785,8 @@ cdef class Engine:
     cdef list places            # of values, see _places
     cdef uint64_t key           # of the steps to come, see set_key
     cdef readonly object order  # rows in the order in which batches take them, or None
+    cdef readonly object carried
+    cdef object left            # as `carried`, of the batch that was last
 
     def __cinit__(self, layout, *args, **kwargs):
         program = layout.program
@@ -786,7 +801,7 @@ cdef class Engine:
         free(self.plan.groups)
 
     def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, bfloat16=False, reproducible=False,
-                 tile_rows=None, sum_rows=None):
+                 carries=False, tile_rows=None, sum_rows=None):
         cdef Plan* plan = &self.plan
         cdef Py_ssize_t rows, largest, most, few = 2 * FEW_ROWS + 1
         cdef list gaps = []
@@ -832,13 +847,17 @@ cdef class Engine:
         if bfloat16 and not self.is_double:
             self._make_room_for_packed([places[operation.input][1] is not None for operation in layout.program.operations])
         vector_bytes = layout.size * dtype.itemsize if gradients else 0
-        room("n_threads" if n > 1 else "sizes", size * dtype.itemsize + n * vector_bytes)
+        of_states = batch_size * sum(layout.program.carried) if carries else 0
+        room("n_threads" if n > 1 else "sizes", (size + 2 * of_states) * dtype.itemsize + n * vector_bytes)
         scratch = self.keep["scratch"] = aligned_zeros(size, dtype)
         forbid(scratch, gaps)
         plan.scratch = <void*> address(scratch)
         self.places = places
+        if carries:
+            self.carried, self.left = aligned_zeros(of_states, dtype), aligned_zeros(of_states, dtype)
         for i in range(plan.n_operations):
             self._lay(&plan.operations[i], layout.program, i, places, dtype.itemsize)
+            self._lay_carried(&plan.operations[i], layout.program, i, batch_size, dtype.itemsize)
         plan.bare = plan.operations[plan.n_operations - 1]
         plan.bare.code = _elementwise.SVDFAST_IDENTITY
         if gradients:
@@ -930,6 +949,13 @@ cdef class Engine:
         self._set_place(&op.dY, program, op.steps, operation.output, True, places, itemsize)
         for k, other in enumerate(operation.others):
             self._set_place(&op.others[k], program, op.steps, other.value, other.delta, places, itemsize)
+
+    cdef _lay_carried(self, Operation* op, program, int i, Py_ssize_t batch_size, Py_ssize_t itemsize):
+        """Tells an operation where the states lie that it carries."""
+        states = program.operations[i].carried
+        op.n_carried, op.carried_step = len(states), op.n * itemsize
+        for k, index in enumerate(states):
+            op.carried[k] = batch_size * sum(program.carried[:index]) * itemsize
 
     cdef _set_place(self, Place* place, program, Py_ssize_t steps, int value, bint delta, list places, Py_ssize_t itemsize):
         """Where a value lies, or its delta."""
@@ -1023,6 +1049,10 @@ cdef class Engine:
         """What random numbers of gradients and steps from now on are made of, from 1; 0: nothing is dropped."""
         self.key = key
 
+    def carry(self):
+        """Lets the next batch begin with the states with which the last one ended, row by row."""
+        self.carried, self.left = self.left, self.carried
+
     def set_rate_scales(self, scales):
         """What the learning rate is multiplied with for the weights of each layer; 1 at first. Biases keep the plain rate."""
         cdef int i
@@ -1059,6 +1089,9 @@ cdef class Engine:
         plan.mode = mode
         plan.batch_begin = first
         plan.key = self.key if mode >= GRADIENT else 0
+        plan.carried = plan.left = NULL
+        if self.carried is not None and mode >= GRADIENT:
+            plan.carried, plan.left = <char*> address(self.carried), <char*> address(self.left)
         plan.outputs = NULL if out is None else <void*> address(out)
         plan.in_place = (plan.rows == NULL and plan.X_scale == 1 and plan.X_stride == plan.n_in
                          and plan.X_itemsize == (8 if self.is_double else 4))

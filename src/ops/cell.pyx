@@ -5,11 +5,13 @@ of them that is its own, whether it has memory, whether there is a mask.
     X (p, G·n)  what the state gives to the G gates      Y (p, n)  the output, which is the new state
 
 Other values of the step: Z and its delta, what the input gives; S and its delta, the states before each step; C, memory, where the cell
-has one; a row a sample for what goes back past the state's product; and a mask, 0 where a step is none.
+has one; a row a sample for what goes back past the state's product; and a mask, 0 where a step is none. What is carried from batch to batch
+is the state, and the memory where there is one.
 Not here: the formulas (src/loops/cells.h), and the products.
 """
 
 from cython cimport floating
+from libc.string cimport memcpy
 
 from svdfast._elementwise cimport elementwise, svdfast_cell_step
 from svdfast.ops.operation cimport Kind, Operation, Pass, Tile, capsule
@@ -33,15 +35,21 @@ cdef inline svdfast_cell_step step_of(const Operation* op, const Tile* tile, siz
     step.S, step.carry = tile.others[S], tile.others[CARRY]
     step.C = tile.others[C] if op.sizes[2] else NULL
     step.mask = tile.others[C + op.sizes[2]] if op.sizes[3] else NULL
-    step.next = NULL if is_last else <char*> tile.others[S] + after
+    step.next = <char*> tile.others[S] + after
+    if is_last:
+        step.next = tile.left[0] if op.n_carried > 0 else NULL
     step.dnext = NULL if is_last or tile.others[DELTA_OF_S] == NULL else <char*> tile.others[DELTA_OF_S] + after
-    step.before = NULL if tile.step == 0 or not op.sizes[2] else <char*> tile.others[C] - after
+    step.before = <char*> tile.others[C] - after if op.sizes[2] else NULL
+    if tile.step == 0:
+        step.before = tile.carried[1] if op.n_carried > 1 else NULL
     return step
 
 
 cdef void forward(const Operation* op, const Tile* tile, const floating* W) noexcept nogil:
     cdef svdfast_cell_step step = step_of(op, tile, sizeof(floating))
     elementwise(sizeof(floating)).cell(op.code, &step)
+    if op.n_carried > 1 and tile.step == op.steps - 1 and tile.left[1] != NULL:
+        memcpy(tile.left[1], step.C, tile.p * op.n * sizeof(floating))
 
 
 cdef void backward(const Operation* op, const Tile* tile, const floating* W) noexcept nogil:

@@ -93,6 +93,8 @@ class BatchSource:
         By default the iterable's length.
     n_sampled : int
         Samples of the first batches that are copied to `sampled`, for what looks at a sample of the data.
+    equal : bool
+        Whether all batches have to have as many samples.
 
     Raises
     ------
@@ -103,9 +105,9 @@ class BatchSource:
     replayed = True
 
     def __init__(
-        self, batches: Iterable[Batch], spec: Spec, steps_per_epoch: int | None, n_sampled: int
+        self, batches: Iterable[Batch], spec: Spec, steps_per_epoch: int | None, n_sampled: int, equal: bool = False
     ):
-        self._spec = spec
+        self._spec, self._equal = spec, equal
         n_in, dtype = spec.n_inputs, spec.dtype
         if steps_per_epoch is None:
             try:
@@ -135,7 +137,7 @@ class BatchSource:
                 Inputs(np.empty((self._room, n_in), dtype), CODES[dtype], 1.0),
                 spec.targets,
                 np.empty((self._room, *targets.shape[1:]), targets.dtype),
-                np.ones(self._room, dtype),
+                np.ones((self._room, *spec.steps), dtype),
             )
 
     def _next(self) -> Samples:
@@ -182,6 +184,9 @@ class BatchSource:
                 samples = self._next()
             self._keep(samples)
             n = samples.n_samples
+            if self._equal and n != self.batch_size:
+                expected = f"{self.batch_size} samples in each batch with carry_state, as in the first"
+                raise ValueError(f"X: expected {expected}, got {n} in batch {self._n_taken}")
             self.batch_size = max(self.batch_size, n)
             self.seconds += time.perf_counter() - began
             n_samples += n

@@ -214,12 +214,23 @@ def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> No
         raise ValueError(f"{name}: expected {n_in} columns, got shape {shape}")
 
 
+def _flat_shape(shape: tuple[int, ...], spec: Spec, n_samples: int, name: str) -> tuple[int, ...]:
+    """The shape of targets of each step, with the steps of all samples as rows."""
+    (steps,) = spec.steps
+    if shape[:2] != (n_samples, steps):
+        raise ValueError(f"{name}: expected {steps} target{'s' * (steps != 1)} for each of {n_samples} samples, got shape {shape}")
+    return (n_samples * steps, *shape[2:])
+
+
 def check_targets_shape(
     shape: tuple[int, ...], kind: np.dtype[Any], spec: Spec, n_samples: int, name: str = "y"
 ) -> bool:
     """Refuses a shape or type that does not fit the targets. Returns whether these are class numbers."""
     assert spec.targets is not None
     n_out = spec.n_outputs
+    if spec.steps:
+        shape = _flat_shape(shape, spec, n_samples, name)
+        n_samples = shape[0]
     if len(shape) == 0 or shape[0] != n_samples:
         got = "a single number" if len(shape) == 0 else f"shape {shape}"
         raise ValueError(f"{name}: expected {n_samples} targets, one for each sample, got {got}")
@@ -259,12 +270,10 @@ def check_targets(
     elif isinstance(given, np.ndarray) and given.dtype == np.bool_ and given.ndim == 1:
         refuse_bools(name, spec)
     array, n_out = real_array(name, given), spec.n_outputs
-    if spec.steps > 1:
-        if array.shape[:2] != (n_samples, spec.steps):
-            raise ValueError(f"{name}: expected {spec.steps} targets for each of {n_samples} samples, got shape {array.shape}")
-        flat = array.reshape(n_samples * spec.steps, *array.shape[2:])
-        checked = check_targets(flat, spec._replace(steps=1), len(flat), name=name, first_row=first_row * spec.steps)
-        return checked.reshape(n_samples, spec.steps, *checked.shape[1:])
+    if spec.steps:
+        flat = array.reshape(_flat_shape(array.shape, spec, n_samples, name))
+        checked = check_targets(flat, spec._replace(steps=()), len(flat), name=name, first_row=first_row * spec.steps[0])
+        return checked.reshape(n_samples, *spec.steps, *checked.shape[1:])
     if check_targets_shape(array.shape, array.dtype, spec, n_samples, name):
         _room_for_copy(name, array, np.dtype(np.int32))
         _check_bounds(name, array, 0, n_out - 1, f"class numbers from 0 to {n_out - 1}", first_row, _RENUMBER)
@@ -296,7 +305,7 @@ def check_sample_weight(
     name: str = "sample_weight",
     first_row: int = 0,
     part: bool = False,
-    steps: int = 1,
+    steps: tuple[int, ...] = (),
 ) -> NDArray[Any] | None:
     """Weights (p,), of sequences (p,) or (p, steps), ≥ 0 of the network's dtype, or None. Those of a part of the data may all be 0.
 
@@ -310,11 +319,11 @@ def check_sample_weight(
     if sample_weight is None:
         return None
     array = real_array(name, target_array(name, sample_weight))
-    if steps > 1:
+    if steps:
         if array.shape == (n_samples,):
-            array = np.repeat(array[:, np.newaxis], steps, axis=1)
-        if array.shape != (n_samples, steps):
-            raise ValueError(f"{name}: expected shape {(n_samples,)} or {(n_samples, steps)}, got {array.shape}")
+            array = np.repeat(array[:, np.newaxis], steps[0], axis=1)
+        if array.shape != (n_samples, *steps):
+            raise ValueError(f"{name}: expected shape {(n_samples,)} or {(n_samples, *steps)}, got {array.shape}")
     elif array.shape != (n_samples,):
         raise ValueError(f"{name}: expected shape {(n_samples,)}, got {array.shape}")
     _room_for_copy(name, array, dtype)

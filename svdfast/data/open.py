@@ -78,6 +78,7 @@ def open_source(
     shuffle: bool | None,
     steps_per_epoch: int | None,
     n_sampled: int,
+    equal: bool = False,
 ) -> Source:
     """Where a training takes its batches from.
 
@@ -90,6 +91,8 @@ def open_source(
         What the order of samples is drawn from.
     n_sampled : int
         Samples that a look at the data takes at most; so many of an iterable's batches are kept.
+    equal : bool
+        Whether all batches have to have as many samples, in order: each row goes on where that of the batch before ended.
 
     Raises
     ------
@@ -103,15 +106,22 @@ def open_source(
                 raise ValueError(
                     f"{name}: expected None with an iterable of batches, got {value!r}"
                 )
-        return BatchSource(X, spec, steps_per_epoch, n_sampled)
+        return BatchSource(X, spec, steps_per_epoch, n_sampled, equal)
     if steps_per_epoch is not None:
         raise ValueError(
             "steps_per_epoch: expected None with samples that are not an iterable of batches, "
             f"got {steps_per_epoch!r}"
         )
     batch_size = BATCH_SIZE if batch_size is None else count("batch_size", batch_size)
-    shuffled = True if shuffle is None else bool(shuffle)
+    shuffled = not equal if shuffle is None else bool(shuffle)
+    if equal and shuffled:
+        raise ValueError("shuffle: expected None or False with carry_state, as each row of a batch goes on in the next, got True")
     data = open_data(X, y, sample_weight, spec)
+    if equal and data.n_samples % min(batch_size, data.n_samples):
+        raise ValueError(
+            f"batch_size: expected a divisor of the {data.n_samples} samples with carry_state, as all batches have to be of one size, "
+            f"got {batch_size}"
+        )
     if isinstance(data, Reader):
         return RowSource(data, batch_size, shuffled, rng)
     if isinstance(data, SparseSamples):

@@ -172,7 +172,9 @@ class Reader:
         if is_row_source(X):
             X_rows = _Steady(names[0], X)
             steady.append(X_rows)
-            check_inputs_shape(X_rows.shape, n_in, names[0])
+            # Samples may come in their own shape.
+            in_rows = (*X_rows.shape[:1], n_in) if len(spec.shape) > 1 and X_rows.shape[1:] == spec.shape else X_rows.shape
+            check_inputs_shape(in_rows, n_in, names[0])
             n = X_rows.shape[0]
             self._X_dtype = X_rows.dtype if X_rows.dtype in CODES else spec.dtype
             X_itemsize = max(self._X_dtype.itemsize, X_rows.dtype.itemsize)
@@ -206,19 +208,20 @@ class Reader:
         if is_row_source(sample_weight):
             w_rows = _Steady(names[2], sample_weight)
             steady.append(w_rows)
-            if w_rows.shape != (n,):
-                raise ValueError(f"{names[2]}: expected shape {(n,)}, got {w_rows.shape}")
+            if w_rows.shape not in ((n,), (n, *spec.steps)):
+                either = f"{(n,)} or {(n, *spec.steps)}" if spec.steps else str((n,))
+                raise ValueError(f"{names[2]}: expected shape {either}, got {w_rows.shape}")
             self._weights = lambda start, stop: check_sample_weight(
-                w_rows.read(start, stop), stop - start, dtype, first_row=start, part=True
+                w_rows.read(start, stop), stop - start, dtype, first_row=start, part=True, steps=spec.steps
             )
         else:
-            weights = check_sample_weight(sample_weight, n, dtype)
+            weights = check_sample_weight(sample_weight, n, dtype, steps=spec.steps)
             self.in_memory += [] if weights is None else [weights]
             self._weights = lambda start, stop: None if weights is None else weights[start:stop]
 
         self._steady = steady[0]
         y_itemsize = 0 if spec.targets is None else 4 if classes else n_out * dtype.itemsize
-        self._row_bytes = n_in * X_itemsize + y_itemsize
+        self._row_bytes = n_in * X_itemsize + y_itemsize * math.prod(spec.steps)
         self._spec, self._classes, self._weighted = spec, classes, sample_weight is not None
 
     def blocks_of_pool(self, n_blocks: int, batch_size: int = 1) -> tuple[int, int]:
@@ -236,8 +239,8 @@ class Reader:
         return Samples(
             check_inputs(X, spec._replace(finite=False)),
             spec.targets,
-            np.empty(n, np.int32) if self._classes else np.empty((n, spec.n_outputs), dtype),
-            np.empty(n, dtype) if self._weighted else None,
+            np.empty((n, *spec.steps), np.int32) if self._classes else np.empty((n, *spec.steps, spec.n_outputs), dtype),
+            np.empty((n, *spec.steps), dtype) if self._weighted else None,
         )
 
     def read(self, start: int, stop: int) -> Samples:

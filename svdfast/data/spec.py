@@ -56,8 +56,8 @@ class Spec(NamedTuple):
         Whether there must be a sample, and all samples be finite.
     shape : tuple of int
         Of a sample that may come as more than a row: (steps, features), (height, width, channels).
-    steps : int
-        How many targets a sample has, each of `n_outputs`: one for each step, where outputs are sequences.
+    steps : tuple of int
+        (steps,) where a sample has a target of `n_outputs` for each step; else empty.
     n_classes : int
         Classes that a label may name: 0 where targets are other things than a class for each sample.
     classes : tuple of bool, int, float or str, optional
@@ -74,7 +74,7 @@ class Spec(NamedTuple):
     target_dtype: np.dtype[Any]
     finite: bool = True
     shape: tuple[int, ...] = ()
-    steps: int = 1
+    steps: tuple[int, ...] = ()
     n_classes: int = 0
     classes: tuple[Any, ...] | None = None
     feature_names: tuple[str, ...] | None = None

@@ -265,7 +265,8 @@ class Masking(Layer):
 class Dropout(Layer):
     """In a training's steps each number is 0 with probability `rate`, else divided by 1 - rate.
 
-    What is dropped depends on the step and the sample's place in its batch alone: not on threads, nor on a training being resumed.
+    What is dropped depends on the training's seed, the step, and the sample's place in its batch alone: not on threads, nor on a training
+    being resumed.
 
     Parameters
     ----------

@@ -72,7 +72,7 @@ def spec_of(net: _Network, loss: str | None = None) -> Spec:
     # A softmax network takes class numbers by its own loss only; a bit is a number for any loss.
     takes_labels = targets.classes or (head is BITS and n_out == 1)
     return Spec(
-        layout.sizes[0], n_out, dtype, net.uint8_scale, targets, dtype, shape=layout.input, steps=math.prod(steps),
+        layout.sizes[0], n_out, dtype, net.uint8_scale, targets, dtype, shape=layout.input, steps=tuple(steps),
         n_classes=head.n_values(n_out) if takes_labels else 0,
         classes=origin.classes if takes_labels else None, feature_names=origin.feature_names,
     )  # fmt: skip
@@ -142,11 +142,12 @@ def predict(
     return out
 
 
-def _by_step(outputs: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Outputs and targets with a row for each step of sequences."""
-    if outputs.ndim == 2:
-        return outputs, targets
-    return outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1, *targets.shape[2:])
+def _by_step(outputs: NDArray[Any], data: Samples) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """Outputs, targets and weights with a row for each step of sequences."""
+    targets, weights = data.targets, data.weights
+    if outputs.ndim > 2:
+        outputs, targets = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1, *targets.shape[2:])
+    return outputs, targets, None if weights is None else weights.ravel()
 
 
 class Evaluator:
@@ -187,7 +188,8 @@ class Evaluator:
             share = weight / total
             loss = loss * (1 - share) + here * share
             if head.decides:
-                right = float(np.average(head.right(*_by_step(out, data.targets)), weights=None if weights is None else weights.ravel()))
+                outputs, targets, weights = _by_step(out, data)
+                right = float(np.average(head.right(outputs, targets), weights=weights))
                 accuracy = accuracy * (1 - share) + right * share
         if total == 0:
             raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
@@ -216,7 +218,7 @@ def score(net: _Network, X: Any, y: Any, sample_weight: Any, precision: str | No
     spec = spec_of(net)._replace(target_dtype=np.dtype(np.float64))
     data = open_data(X, y, sample_weight, spec)
     way = _Pass(net, resolve_threads(None), bfloat16)
-    return share_explained((way.outputs(p), p.targets, p.weights) for p in data.blocks())
+    return share_explained(_by_step(way.outputs(part), part) for part in data.blocks())
 
 
 @single_threaded_blas.held()

@@ -103,9 +103,12 @@ class Layout:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Of a sample's output: (n_outputs,), or (steps, n_outputs)."""
+        """Of a sample's output: (n_outputs,), or (steps, n_outputs), where there may be one step."""
         last = self.program.values[-1]
-        return (last.width,) if last.rows_per_sample == 1 else (last.rows_per_sample, last.width)
+        in_rows = len(self.input_shape) > 1
+        for each in (each for layer in self.layers for each in layer.steps):
+            in_rows = isinstance(each, step.Rows) or (in_rows and not isinstance(each, step.Flatten | step.LastStep))
+        return (last.rows_per_sample, last.width) if in_rows or last.rows_per_sample > 1 else (last.width,)
 
     @cached_property
     def placed(self) -> tuple[Weight, ...]:

@@ -138,6 +138,8 @@ class Operation:
         At most 8.
     loop : Loop or None
         That it is in.
+    carried : tuple of int
+        At most 2 states, by index, that it begins a batch with, or ends one with.
     """
 
     kind: Any
@@ -153,6 +155,7 @@ class Operation:
     sizes: tuple[int, ...] = ()
     others: tuple[Other, ...] = ()
     loop: Loop | None = None
+    carried: tuple[int, ...] = ()
 
 
 class Program:
@@ -182,6 +185,7 @@ class Program:
         self._deltas = [input_delta]
         self._loop: Loop | None = None
         self._last = 0  # what the next operation takes
+        self.carried: list[int] = []  # widths of the states that may go over from one batch to the next
         self.mask: int | None = None  # a value that says of each row, step by step, whether it counts
 
     def add(self, operation: Operation, value: Value) -> int:
@@ -270,6 +274,11 @@ class Program:
         self.values.append(Value(width, rows_per_sample))
         self._deltas.append(False)
         return len(self.values) - 1
+
+    def carried_state(self, width: int) -> int:
+        """A state of so many numbers a sample that may go over from one batch to the next; returns its index."""
+        self.carried.append(width)
+        return len(self.carried) - 1
 
     def share_delta(self, value: int, other: int) -> None:
         """Says that a value's delta is another's, too."""

@@ -33,6 +33,8 @@ cdef struct Tile:
     Py_ssize_t step     # in a loop: which one, in the order of the forward pass
     Py_ssize_t first    # place of the first sample in the batch
     uint64_t key        # of a training's step, for what is random; 0 outside of training
+    void* carried[2]    # states with which the batch before ended, a row a sample; NULL: zeros
+    void* left[2]       # where those go with which this one ends; NULL: nowhere
 
 cdef struct Place:      # of a matrix in the scratch: its start, and bytes for a sample
     char* start         # NULL: there is none, and the others are 0
@@ -55,6 +57,9 @@ cdef struct Operation:
     int loop_stop       # of the first operation of a loop: the one after its last; else 0
     Py_ssize_t steps    # of the loop that it is in; else 0
     bint reverse        # the last step is the first one
+    int n_carried       # states that a batch may begin with as the one before ended: a cell's, and its memory
+    Py_ssize_t carried[2]           # their places, in bytes, in a vector of them; each has n numbers a sample
+    Py_ssize_t carried_step         # bytes of these
     bint reads_samples  # X are the samples themselves, which may lie elsewhere
     bint decays         # the parameters are a weight: penalties and decay are for it, and threads share its rows
     Py_ssize_t place

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Checkpoint files: what a training needs to go on, plain values and arrays, written whole or not at all, checked as they are read.
 
-    svdfast checkpoint 3\\n       what it is, and the format's version
+    svdfast checkpoint 4\\n       what it is, and the format's version
     length                       of the next part in bytes, in 8 bytes, lowest first
     JSON                         the values; an array is its dtype and shape
     arrays                       their bytes, one after the other, in the order in which the values name them
@@ -51,7 +51,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MAGIC = b"svdfast checkpoint "
-_VERSION = 3
+_VERSION = 4
 _START = _MAGIC + b"%d\n" % _VERSION
 _RULES = (Budget, Energy, Fraction, Given)
 _STATES = tuple(getattr(state, name) for name in state.__all__)

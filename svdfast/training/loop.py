@@ -29,7 +29,7 @@ from svdfast.training.factoring import Factoring
 from svdfast.training.result import TrainingResult
 from svdfast.training.run import Run
 from svdfast.training.schedules import Constant, Cooldown
-from svdfast.training.state import EventState, LoopState
+from svdfast.training.state import LARGEST_COUNT, EventState, LoopState
 from svdfast.training.stopping import EarlyStopping, Stopper
 from svdfast.training.switch import Switch
 
@@ -152,6 +152,9 @@ class Loop:
         optimizer = vars(run.optimizer).copy()
         try:
             run.rebuild()
+            if run.drops and run.key == 0:
+                run.key = int(self.rng.integers(1, LARGEST_COUNT))
+                self.generator = self.rng.bit_generator.state
             self.watch.look(n_steps, self.epoch)
             if self.checkpoint is not None:
                 if n_steps == 0:
@@ -194,6 +197,8 @@ class Loop:
             batches: Iterator[tuple[int, int]] = run.batches(source)
             if done > 0:
                 batches, done = islice(batches, done, None), 0
+            else:
+                run.clear_states()
             began = time.perf_counter()
             try:
                 for start, stop in batches:

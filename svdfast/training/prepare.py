@@ -24,6 +24,7 @@ from svdfast.data.pixels import warn_of_pixels
 from svdfast.data.rows import Rows
 from svdfast.model.evaluation import Evaluator, spec_of
 from svdfast.model.heads import head_of
+from svdfast.model.layers import Scan
 from svdfast.model.network import Network
 from svdfast.model.origin import Origin
 from svdfast.model.ranks import check_fit
@@ -58,6 +59,7 @@ def prepare(
     reproducible: bool,
     shuffle: bool | None,
     steps_per_epoch: int | None,
+    carry_state: bool,
     sample_weight: ArrayLike | Rows | None,
     validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None,
     callbacks: Iterable[Callable[[Event], None]],
@@ -77,12 +79,15 @@ def prepare(
         "reproducible": reproducible,
         "shuffle": shuffle,
         "steps_per_epoch": steps_per_epoch,
+        "carry_state": bool(carry_state),
         "early_stopping": early_stopping,
     }
     callbacks = tuple(listed("callbacks", callbacks, "callables"))
     if not all(callable(callback) for callback in callbacks):
         raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
     _check_fit(factoring, net)
+    if carry_state:
+        _check_states(net)
     bfloat16 = resolve_precision(precision, net.dtype)
     spec = learned(spec_of(net, loss), X, y)
     if early_stopping is not None:
@@ -92,7 +97,7 @@ def prepare(
         evaluator = Evaluator(open_validation(validation, spec), n_threads, reproducible=reproducible)
     source = open_source(
         X, y, sample_weight, spec, rng, batch_size=batch_size, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
-        n_sampled=0 if factoring.phi == 1 or net.is_factored else SAMPLE,
+        n_sampled=0 if factoring.phi == 1 or net.is_factored else SAMPLE, equal=plain["carry_state"],
     )  # fmt: skip
 
     warn_of_pixels(X, validation, spec)
@@ -100,7 +105,7 @@ def prepare(
 
     run = Run(
         net, source.data, optimizer, n_threads, source.batch_size, plain["l1"], plain["l2"], bfloat16, reproducible,
-        plain["clip_norm"],
+        plain["clip_norm"], plain["carry_state"],
     )  # fmt: skip
     about: dict[str, Any] = {}
     if checkpoint is not None:
@@ -122,6 +127,14 @@ def _check_fit(factoring: Factoring, net: Network) -> None:
     rates, n_layers = factoring.learning_rate, len(net.layers)
     if isinstance(rates, tuple) and len(rates) != n_layers:
         raise ValueError(f"learning_rate: expected {n_layers} numbers, one for each layer, got {len(rates)}")
+
+
+def _check_states(net: Network) -> None:
+    """Refuses a network without states that could go over to the next batch, or with some that could not."""
+    halves = [layer.half for layer in net.layout.layers if isinstance(layer, Scan)]
+    if not halves or any(halves):
+        got = "one that is bidirectional" if halves else "none"
+        raise ValueError(f"carry_state: expected a network with recurrent layers that go from the first step on, got {got}")
 
 
 def _about(

@@ -33,6 +33,7 @@ from svdfast.training.optimizers import Optimizer
 from svdfast.training.prepare import prepare
 from svdfast.training.result import TrainingResult
 from svdfast.training.state import NetworkState
+from svdfast.training.stopping import EarlyStopping
 
 __all__ = ["resume"]
 
@@ -140,6 +141,8 @@ def resume(
         threads = resolve_threads(arguments["n_threads"] if n_threads is None else n_threads)
         # Of an argument that is not one, or is missing, the file is to blame.
         signature(prepare).bind(*[None] * 7, **arguments, **dict.fromkeys(_GIVEN))
+        if not isinstance(arguments["early_stopping"], EarlyStopping | None):
+            raise TypeError(f"it has a {type(arguments['early_stopping']).__name__} in place of an EarlyStopping")
         has_validation = data["validation"] is not None
     if optimizer is None:
         raise ValueError(_own(path, "optimizer", "it, or its learning rate, is of a class or a function of your own"))

@@ -65,6 +65,12 @@ class Run:
         Has the learning rate, where that follows the loss.
     norm : float
         Of the last gradient, where it is clipped and the loss was finite; else 0.
+    carry_state : bool
+        Whether recurrent layers begin a batch of an epoch as they ended the one before.
+    carried : ndarray or None
+        Their states while there is no engine.
+    key : int
+        Of the training, for what is random in its steps.
     """
 
     def __init__(
@@ -79,12 +85,15 @@ class Run:
         bfloat16: bool = False,
         reproducible: bool = False,
         clip_norm: float | None = None,
+        carry_state: bool = False,
     ):
         self.net, self.data, self.optimizer = net, data, optimizer
         self.n_threads, self.batch_size, self.bfloat16 = n_threads, batch_size, bfloat16
         self.l1, self.l2, self.reproducible, self.clip_norm = l1, l2, reproducible, clip_norm
         self.scales = [1.0] * len(net.layers)
-        self.norm, self.fade = 0.0, 1.0
+        self.carry_state = carry_state
+        self.carried: NDArray[Any] | None = None
+        self.norm, self.fade, self.key = 0.0, 1.0, 0
         self.engine: Engine
         self.order: NDArray[np.int64] | None = None
         self.sampled: Sampled | None = None
@@ -117,14 +126,22 @@ class Run:
             n_threads=self.n_threads,
             bfloat16=self.bfloat16,
             reproducible=self.reproducible,
+            carries=self.carry_state,
         )
+        if self.carried is not None:
+            self._states[:] = self.carried  # how they lie does not depend on structures
+            self.carried = None
         if self.clip_norm is not None:
             self.gradient = aligned_zeros(layout.size, parameters.dtype)
         self.data.bind(self.engine)
         self.engine.set_order(self.order)
         self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
         self.set_fade(self.fade)
-        self.drops = any(isinstance(step, Dropout) for layer in layout.layers for step in layer.steps)
+
+    @property
+    def drops(self) -> bool:
+        """Whether steps drop numbers."""
+        return any(isinstance(step, Dropout) for layer in self.net.layout.layers for step in layer.steps)
 
     def rate(self, step: int, n_steps: int) -> float:
         """The optimizer's learning rate at this step of so many."""
@@ -139,8 +156,18 @@ class Run:
     def release(self) -> None:
         """Gives the engine's scratch memory back, until `rebuild`."""
         if hasattr(self, "engine"):
-            self.order = self.engine.order
+            self.order, self.carried = self.engine.order, self.engine.carried
             del self.engine
+
+    def clear_states(self) -> None:
+        """Lets recurrent layers begin the next batch with zeros."""
+        if self.carry_state:
+            self._states[:] = 0
+
+    @property
+    def _states(self) -> NDArray[Any]:
+        assert self.engine.carried is not None
+        return self.engine.carried
 
     def batches(self, source: Source) -> Iterator[tuple[int, int]]:
         """The rows, start and stop, of each batch of an epoch, its samples bound to the engine when it is asked for."""
@@ -164,8 +191,8 @@ class Run:
         optimizer = self.optimizer
         t = optimizer.n_updates + 1
         value: float
-        if self.drops:
-            self.engine.set_key(t)
+        if self.key > 0:
+            self.engine.set_key(self.key + t)
         if self.clip_norm is None:
             value = self.engine.step(start, stop, learning_rate, t, self.l1, self.l2)
         else:
@@ -176,6 +203,8 @@ class Run:
             elif math.isfinite(value):
                 scale = 1.0 if self.norm <= self.clip_norm else self.clip_norm / self.norm
                 self.engine.update(self.gradient, learning_rate, t, scale=scale)
+        if self.carry_state and math.isfinite(value):
+            self.engine.carry()
         optimizer.n_updates = t
         return value
 
@@ -242,7 +271,8 @@ class Run:
 
     def state(self) -> RunState:
         """What a checkpoint has of it."""
-        return RunState(self.kept().state(), self.scales, self.fade)
+        carried = self.engine.carried if hasattr(self, "engine") else self.carried
+        return RunState(self.kept().state(), self.scales, self.fade, self.key, carried)
 
     def restore(self, state: RunState) -> None:
         """Takes what `state` gave; `rebuild` is to follow."""
@@ -250,13 +280,19 @@ class Run:
         scales = [positive_number("scales", scale) for scale in state.scales]
         if len(scales) != len(kept.layout.layers):
             raise ValueError(f"it has {len(scales)} rates for {len(kept.layout.layers)} layers")
+        carried = None
+        if self.carry_state:
+            if state.carried is None:
+                raise ValueError("it has no states that recurrent layers would begin with")
+            carried = self._vector(self.batch_size * sum(kept.layout.program.carried), state.carried)
         self._adopt(kept)
         self.scales, self.fade = scales, positive_number("fade", state.fade, or_zero=True)
+        self.key, self.carried = state.key, carried
 
     def checked(self, state: NetworkState) -> Kept:
         """Parameters and moments of a network of these sizes, in memory of their own."""
         layout, parameters = self.checked_network(state.layout, state.parameters)
-        moments = tuple(self._vector(layout, array) for array in state.moments)
+        moments = tuple(self._vector(layout.size, array) for array in state.moments)
         if len(moments) != len(self.optimizer.kinds):
             raise ValueError(f"it has {len(moments)} moments, not {len(self.optimizer.kinds)}")
         return Kept(layout, parameters, moments, state.n_updates)
@@ -266,13 +302,13 @@ class Run:
         layout = Layout.parse(header)
         if layout.recomposed() != self.net.layout.recomposed():
             raise ValueError(f"it has layers of sizes {layout.sizes}, not {self.net.sizes}, or other activations")
-        return layout, self._vector(layout, parameters)
+        return layout, self._vector(layout.size, parameters)
 
-    def _vector(self, layout: Layout, array: NDArray[Any]) -> NDArray[Any]:
-        """A copy of a vector that lies so."""
+    def _vector(self, size: int, array: NDArray[Any]) -> NDArray[Any]:
+        """A copy of a vector of so many numbers."""
         dtype = self.net.dtype
-        if array.shape != (layout.size,) or array.dtype != dtype:
-            raise ValueError(f"it has {array.dtype} numbers of shape {array.shape} for {layout.size} of {dtype}")
-        own = aligned_zeros(layout.size, dtype)
+        if array.shape != (size,) or array.dtype != dtype:
+            raise ValueError(f"it has {array.dtype} numbers of shape {array.shape} for {size} of {dtype}")
+        own = aligned_zeros(size, dtype)
         own[:] = array
         return own

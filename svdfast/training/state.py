@@ -21,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 # Of steps: as far as floats count.
-_LARGEST_COUNT = 2**53
+LARGEST_COUNT = 2**53
 _PLAIN = {"float": float, "str": str, "bool": bool}
 
 
@@ -32,7 +32,7 @@ class _Record:
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if field.type == "int":
-                value = count(field.name, value, minimum=0, maximum=_LARGEST_COUNT)
+                value = count(field.name, value, minimum=0, maximum=LARGEST_COUNT)
             elif field.type in _PLAIN:
                 value = _PLAIN[field.type](value)
             object.__setattr__(self, field.name, value)
@@ -50,11 +50,14 @@ class NetworkState(_Record):
 
 @dataclass(frozen=True)
 class RunState(_Record):
-    """What steps change, the scales of the layers' learning rates, and what is left of these."""
+    """What steps change, the scales of the layers' learning rates and what is left of these; the key of what is random in steps, and the
+    states that recurrent layers begin the next batch with, where they do not begin with zeros."""
 
     network: NetworkState
     scales: list[float]
     fade: float
+    key: int
+    carried: NDArray[Any] | None
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def train(
     seed: int | np.random.Generator | None = 0,
     shuffle: bool | None = None,
     steps_per_epoch: int | None = None,
+    carry_state: bool = False,
     callbacks: Iterable[Callable[[Event], None]] = (),
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -129,12 +130,17 @@ def train(
         products are BLAS's (of a float64 network, and on CPUs without AVX2) up to a seventh; of a small batch by BLAS only as many
         threads as it has times 64 rows are used.
     seed : int, numpy.random.Generator or None
-        For the order of the samples.
+        For the order of the samples, and what `layers.Dropout` drops.
     shuffle : bool, optional
         Whether samples are taken in a new order each epoch, by default True. Where one mini-batch holds them all, they are taken as they
         lie. A row source is shuffled by blocks and within the pool, see Notes. Not for an iterable of batches.
     steps_per_epoch : int, optional
         Only for an iterable of batches: how many of them make an epoch. By default its length; needed where it has none.
+    carry_state : bool
+        Whether recurrent layers begin each row of a batch with the state, and an LSTM's memory, with which the same row of the batch
+        before ended, and each epoch with zeros. No gradient goes from batch to batch (truncated backpropagation). Rows are taken in
+        order then, and all batches are of one size; see `sequences.streams`. The network may have no bidirectional layer. All else
+        begins with zeros: predictions, evaluation, validation, the guard, and what "auto" looks at.
     callbacks : iterable of callable
         Called with each `Event`: after epochs, looks, switch, guard, recomposition, and of early stopping. One that raises
         `StopTraining` ends the training (the network is then recomposed if it would have been).
@@ -173,6 +179,9 @@ def train(
     -----
     On one kind of machine the same seed and number of threads give bit-identical results; with `reproducible` the same seed, whatever
     the number of threads. "auto" asks the clock after a cut, whether steps are faster; with `reproducible` it does not.
+
+    Where states are carried, those of a row with padding at its end (`layers.Masking`) are the ones of its last real step. A cut and a
+    recomposition leave them as they are, and so does a step whose loss is not finite.
 
     Ctrl-C ends the training between two steps; the network stays usable, in whatever phase it was. What reading a row source or an
     iterable raises goes through, and leaves it so, too.
@@ -229,7 +238,7 @@ def train(
     loop = prepare(
         net, X, y, factoring, optimizer, rng, file, epochs=epochs, batch_size=batch_size, loss=loss, clip_norm=clip_norm, l1=l1, l2=l2,
         precision=precision, n_threads=threads, reproducible=reproducible, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
-        sample_weight=sample_weight, validation=validation, callbacks=callbacks, progress=progress,
+        carry_state=carry_state, sample_weight=sample_weight, validation=validation, callbacks=callbacks, progress=progress,
         early_stopping=early_stopping,
     )  # fmt: skip
     return loop.finish()

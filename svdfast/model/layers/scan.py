@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The recurrent part of a recurrent layer: at each step hₜ = cell(zₜ, U·hₜ₋₁ + b), U in some structure, h₀ = 0.
+"""The recurrent part of a recurrent layer: at each step hₜ = cell(zₜ, U·hₜ₋₁ + b), U in some structure. h₀ = 0, or the
+state that the batch before left.
 
 zₜ is what the input gives to the cell's gates: the output of a `Linear` layer before it, whose weight is the input's. So a recurrent
 layer of users is two here, and its two weights are cut separately. Gates are stacked as in PyTorch.
@@ -79,9 +80,11 @@ class Scan(Weighted):
         steps, wide = program.values[z].rows_per_sample, self.n_out * (2 if self.half else 1)
         if program.values[z].width != wide:
             raise ValueError(f"{self.cell}: expected {wide} inputs, {GATES[self.cell]} gates of {n}, got {program.values[z].width}")
-        state = Operation(STATE, x, len(program.values), sizes=(int(reverse),), reads_output=False)
-        s = program.add(state, Value(n, steps))
         with_memory, masked = self.cell == "lstm", program.mask is not None
+        # A layer that goes from the last step back has none before it, so nothing goes over.
+        carried = () if self.half else tuple(program.carried_state(n) for _ in range(1 + with_memory))
+        state = Operation(STATE, x, len(program.values), sizes=(int(reverse),), reads_output=False, carried=carried[:1])
+        s = program.add(state, Value(n, steps))
         carry = program.scratch(2 * n if with_memory and masked else n)
         more = [program.scratch(n, steps)] if with_memory else []
         if program.mask is not None:
@@ -95,7 +98,7 @@ class Scan(Weighted):
             r = program.bias_activation(r, b, activations.identity())
             others = Other(z), Other(z, True), Other(s), Other(s, True), Other(carry), *map(Other, more)
             sizes = wide, self.n_out if reverse else 0, int(with_memory), int(masked)
-            made = Operation(CELL, r, len(program.values), code=CELLS[self.cell], sizes=sizes, others=others)
+            made = Operation(CELL, r, len(program.values), code=CELLS[self.cell], sizes=sizes, others=others, carried=carried)
             h = program.add(made, Value(n, steps))
         if not reverse:
             return h
