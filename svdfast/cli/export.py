@@ -59,4 +59,5 @@ def _run(arguments: argparse.Namespace) -> None:
         raise Failure(f"{arguments.file}: {error}") from None
     say(f"The network is in {arguments.file}.")
     if net.classes is not None:
-        say(f"Its outputs are of the classes {one_line(', '.join(map(str, net.classes)))}, in this order.")
+        shown = [name if (name := one_line(str(label))) else repr(label) for label in net.classes]
+        say(f"Its outputs are of the classes {', '.join(shown)}, in this order.")

@@ -22,10 +22,13 @@ from svdfast.cli import arguments as parse
 from svdfast.cli import compress, evaluate, export, info, predict
 from svdfast.cli.columns import MOST_CLASSES
 from svdfast.cli.comparison import SGD_LEARNING_RATE, Comparison, say
-from svdfast.cli.data import DEFAULTS, LEAST_STEPS, Data, load
+from svdfast.cli.data import DEFAULTS, LEAST_STEPS, TEST_SHARE, Data, load
 from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, short, tell
+from svdfast.cli.networks import CELLS, MODELS, WIDTH, check_model
 from svdfast.cli.report import check_extras, draw, write_page
 from svdfast.cli.scales import with_scales
+from svdfast.cli.texts import SAMPLE, STEPS, check_text, load_text, made_by, shown
+from svdfast.cli.texts import TEST_SHARE as TEXT_SHARE
 from svdfast.interop import files as io
 from svdfast.model.network import Network
 from svdfast.model.ranks import NARROW
@@ -156,6 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments, unknown = _parser().parse_known_args(argv)
+        # argparse ends the positional arguments of "text --epochs 1 FILE" at the option.
+        if unknown and getattr(arguments, "data", None) == "text" and arguments.run is _train and arguments.file is None:
+            arguments.file = unknown.pop(0) if not unknown[0].startswith("--") else None
         if unknown:
             arguments.parser.refuse(unknown)
         arguments.run(arguments)
@@ -235,8 +241,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     """The arguments of `svdfast train`."""
     # fmt: off
     parser.add_argument("data", nargs="?", default="digits", metavar="DATA",
-                        help=f"{', '.join(DEFAULTS)}, a file or -, see below")
+                        help=f"{', '.join(DEFAULTS)}, a file or -, or text, see below")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="after text: a file of text, or -")
     add = parser.add_argument_group("network").add_argument
+    add("--model", choices=MODELS,
+        help=f"instead of fully connected layers, for images: recurrent ones over an image's rows ({', '.join(CELLS)}), or "
+        "convolutions (lenet5); for text: recurrent ones (default lstm)")
+    add("--width", type=parse.integer(1), metavar="N", help=f"numbers of a recurrent layer's state (default {WIDTH})")
     add("--hidden", type=parse.whole_numbers, metavar="N,N",
         help="neurons of each hidden layer: 1024,1024")
     add("--dtype", choices=("float32", "float64"), default="float32")
@@ -291,8 +302,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("data files").add_argument
     add("--test", metavar="FILE", help="a table of test samples, with the same columns")
-    add("--test-size", type=parse.share, default=0.2, metavar="S",
-        help="share of the rows held out where there is no test set (default 0.2)")
+    add("--test-size", type=parse.share, metavar="S",
+        help=f"share of the rows held out where there is no test set (default {TEST_SHARE}), or of a text's end "
+        f"(default {TEXT_SHARE})")
     add("--validation", type=parse.share, metavar="S",
         help="share of the training rows to validate epochs with (default: the test set is used)")
     add("--early-stopping", action="store_true",
@@ -300,6 +312,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--task", choices=("auto", "classification", "regression"), default="auto",
         help="what the target is (default: classes if it has text or few integers)")
     add("--no-standardise", action="store_true", help="take features and targets as they are")
+
+    add = parser.add_argument_group("text").add_argument
+    add("--steps", type=parse.integer(1), metavar="N", help=f"characters in a window (default {STEPS})")
+    add("--sample", type=parse.integer(0), metavar="N",
+        help=f"characters that the network makes at the end (default {SAMPLE})")
 
     tables = parser.add_argument_group("tables")
     add = tables.add_argument
@@ -364,19 +381,23 @@ def _train(arguments: argparse.Namespace) -> None:
         parse.check_writable("--report", arguments.report, (".html",))
     if arguments.plot is not None:
         parse.check_writable("--plot", arguments.plot, (".png", ".svg"))
+    check_text(arguments)
+    check_model(arguments)
     check_extras(page=arguments.report is not None, figure=arguments.plot is not None)
-    data = load(arguments)
+    data = load_text(arguments) if arguments.data == "text" else load(arguments)
     for warning in data.warnings:
         tell(f"warning: {warning}")
     comparison = Comparison(arguments, data)
     comparison.introduce()
-    compare = arguments.data in DEFAULTS if arguments.compare is None else arguments.compare
+    compare = arguments.data in (*DEFAULTS, "text") if arguments.compare is None else arguments.compare
     if compare:
         (dense, dense_result), (net, result) = comparison.train_both()
         rows = comparison.report(dense, dense_result, net, result)
     else:
         net, result = comparison.train_one()
         rows = comparison.report_one(net, result)
+    if data.is_text:
+        _show_sample(net, data, SAMPLE if arguments.sample is None else arguments.sample, arguments.seed)
     if arguments.plot is not None:
         draw(result, arguments.plot)
         say(f"The losses are drawn in {arguments.plot}.")
@@ -388,6 +409,13 @@ def _train(arguments: argparse.Namespace) -> None:
     complaint = comparison.judge(net)
     if complaint is not None:
         raise Failure(complaint)
+
+
+def _show_sample(net: Network, data: Data, n: int, seed: int) -> None:
+    if n:
+        say(f"\n{n:,} character{'s' * (n > 1)} that the network makes:")
+        say(shown(made_by(net, data.labels or (), n, seed)))
+        say()
 
 
 def _save(net: Network, data: Data, path: Path) -> None:
