@@ -92,7 +92,8 @@ def first_network(arguments: argparse.Namespace, data: Data, hidden: Sequence[in
     try:
         return Network(given, layers, dtype=arguments.dtype, seed=arguments.seed)
     except ValueError as error:
-        raise UsageError(f"--model {model}: {error}") from None
+        option = "--width" if model in CELLS else f"--model {model}"
+        raise UsageError(f"{option}: {str(error).removeprefix('sizes: ')}") from None
 
 
 def _width(arguments: argparse.Namespace) -> int:
