@@ -41,9 +41,10 @@ ROC AUC of several classes is the mean over each class against all others.
 data:
 {saved.DATA.rstrip()}: their test samples
 
-example:
+examples:
   svdfast train iris.csv --target species --save iris.npz
   svdfast evaluate iris.npz more-irises.csv
+  svdfast evaluate shakespeare.npz another-play.txt
 
 exit status:
   0 done; 1 it failed: a file not found or damaged, data that does not fit the network or has no

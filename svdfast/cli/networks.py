@@ -13,7 +13,7 @@ from math import prod
 
 import numpy as np
 
-from svdfast.cli.data import Data, Defaults, defaults_of
+from svdfast.cli.data import LEAST_STEPS, Data, Defaults, defaults_of
 from svdfast.cli.errors import UsageError
 from svdfast.model.describe import (
     GRU,
@@ -29,14 +29,18 @@ from svdfast.model.describe import (
 )
 from svdfast.model.network import Network
 
-__all__ = ["CELLS", "MODELS", "WIDTH", "check_model", "describe", "first_network", "model_of", "settings_of"]
+__all__ = [
+    "BATCHES", "CELLS", "EPOCHS", "MODELS", "RATE", "TEXT_RATE", "WIDTH", "check_model", "describe", "first_network", "model_of",
+    "settings_of",
+]  # fmt: skip
 
 CELLS = {"gru": GRU, "lstm": LSTM, "rnn": RNN}
 MODELS = (*CELLS, "lenet5")
 EMBEDDED = 64  # numbers that a character becomes
 WIDTH = 256
-EPOCHS, MODEL_STEPS = 5, 1000  # of a training, at least
-_BATCHES = (16, 128)
+EPOCHS = 5  # of a training, at least, and as many as LEAST_STEPS take
+BATCHES = (16, 128)
+RATE, TEXT_RATE = 1e-3, 2e-3
 
 _KERNEL = 5
 _LEAST_SIDE = 4  # that two poolings leave a position of
@@ -65,10 +69,10 @@ def settings_of(arguments: argparse.Namespace, n: int) -> Defaults:
     """What a network of n training samples is trained with where the user does not say."""
     if model_of(arguments) is None:
         return defaults_of(arguments.data, n, arguments.batch_size)
-    batch_size = arguments.batch_size or int(np.clip(n // 20, *_BATCHES))
+    batch_size = arguments.batch_size or int(np.clip(n // 20, *BATCHES))
     steps = -(-n // batch_size)
-    rate = 2e-3 if arguments.data == "text" else 1e-3
-    return Defaults((), max(EPOCHS, -(-MODEL_STEPS // steps)), batch_size, rate)
+    rate = TEXT_RATE if arguments.data == "text" else RATE
+    return Defaults((), max(EPOCHS, -(-LEAST_STEPS // steps)), batch_size, rate)
 
 
 def first_network(arguments: argparse.Namespace, data: Data, hidden: Sequence[int]) -> Network:

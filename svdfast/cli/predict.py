@@ -54,6 +54,7 @@ examples:
   svdfast predict iris.npz new.csv
   svdfast predict iris.npz new.csv --proba --output probabilities.csv
   zcat new.csv.gz | svdfast predict iris.npz -
+  echo "First Citizen:" | svdfast predict shakespeare.npz -
 
 exit status:
   0 done; 1 it failed: a file not found, damaged or not written, data that does not fit the network;
