@@ -228,6 +228,8 @@ def test_the_file_after_options_packed_or_from_standard_input(packed, play, fold
     assert out.startswith("text: ")
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
     assert done(capsys, "train", "text", "-", "--epochs", "2", *SMALL).startswith("standard input: ")
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
+    assert done(capsys, "train", "--epochs", "2", "text", *SMALL, "-").startswith("standard input: ")
 
 
 def test_saved_networks_of_text(play, folder, capsys):
@@ -301,7 +303,7 @@ def test_a_file_that_is_not_there(folder, capsys):
     (["text"], "text: expected a FILE of text after it (a table of that name is ./text)"),
     (["text", "a", "b"], "unrecognized arguments: b"),
     (["text", "--epochs", "1", "a", "b"], "unrecognized arguments: b"),
-    (["text", "--epoch", "1", "a"], "unrecognized arguments: --epoch"),
+    (["text", "--epoch", "1", "a"], "unrecognized arguments: --epoch"), (["text", "--epochs", "1", "-a"], "unrecognized arguments: -a"),
     (["text", "a", "--hidden", "10"], "--hidden: goes with fully connected networks, not with text"),
     (["text", "a", "--model", "lenet5"], "--model: expected one of gru, lstm, rnn for text, got lenet5"),
     (["text", "a", "--test", "b"], "--test: "), (["text", "a", "--task", "regression"], "--task: "),

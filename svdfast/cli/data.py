@@ -126,8 +126,9 @@ class Data:
     @property
     def origin(self) -> Origin:
         """What a file of a network has of the data."""
-        by_column = self.X_scale is not None and self.X_scale[0].ndim > 0
-        mean, deviation = (tuple(part.tolist()) for part in self.X_scale) if by_column and self.X_scale else (None, None)
+        mean, deviation = None, None
+        if self.X_scale is not None and self.X_scale[0].ndim:  # of each column
+            mean, deviation = (tuple(part.tolist()) for part in self.X_scale)
         names = None if self.preparation is None else self.preparation.feature_names
         return Origin(self.labels, names, mean, deviation, self.preparation)
 

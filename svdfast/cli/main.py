@@ -176,9 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments, unknown = _parser().parse_known_args(argv)
-        # argparse ends the positional arguments of "text --epochs 1 FILE" at the option.
-        if unknown and getattr(arguments, "data", None) == "text" and arguments.run is _train and arguments.file is None:
-            arguments.file = unknown.pop(0) if not unknown[0].startswith("--") else None
+        if arguments.run is _train:
+            unknown = texts.take_file(arguments, unknown)
         if unknown:
             arguments.parser.refuse(unknown)
         arguments.run(arguments)

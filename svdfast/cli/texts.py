@@ -27,6 +27,7 @@ from svdfast.model.origin import Label
 
 __all__ = [
     "SAMPLE", "STEPS", "TEST_SHARE", "characters_of", "check_text", "continued", "foretold", "load_text", "made_by", "shown",
+    "take_file",
 ]  # fmt: skip
 
 STEPS = 100
@@ -38,6 +39,13 @@ _OTHERS = {
     "test": None, "task": "auto", "no_standardise": False, "target": None, "drop": None, "categorical": None, "header": None,
     "delimiter": None, "decimal": ".",
 }  # fmt: skip
+
+
+def take_file(arguments: argparse.Namespace, unknown: list[str]) -> list[str]:
+    """Takes the FILE of "text --epochs 1 FILE" from what is left, for argparse may end positional arguments at an option."""
+    if arguments.data == "text" and arguments.file is None and unknown and (unknown[0] == "-" or not unknown[0].startswith("-")):
+        arguments.file, *unknown = unknown
+    return unknown
 
 
 def check_text(arguments: argparse.Namespace) -> None:
