@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Load the data sets of the report's experiments, and two small ones, as NumPy arrays.
+"""Load the data sets of the report's experiments, and two small ones, as NumPy arrays; and text files as tokens.
 
 This file finds, fetches and parses; it does not scale, shuffle into batches or augment. Pixels
-stay ``uint8``, as training takes them.
+stay ``uint8``, as training takes them. How text becomes tokens is in data/text.py.
 
 A file is looked for in the folder that the environment variable ``SVDFAST_DATA`` names, then in
 the cache (``svdfast`` under ``$XDG_CACHE_HOME`` or ``~/.cache``; under ``%LOCALAPPDATA%`` on
@@ -25,12 +25,13 @@ import numpy as np
 import numpy.typing as npt
 
 from svdfast._process.files import written_whole
+from svdfast.data.text import check_split, decode, split
 
-__all__ = ["NAMES", "Dataset", "load"]
+__all__ = ["NAMES", "Dataset", "load", "text"]
 
 NAMES = ("mnist", "fashion-mnist", "cat", "digits", "xor")
 
-Inputs: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Inputs: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.float32] | npt.NDArray[np.int32]
 Labels: TypeAlias = npt.NDArray[np.int64]
 Split: TypeAlias = tuple[Inputs, Labels]
 
@@ -99,18 +100,22 @@ class Dataset:
     Attributes
     ----------
     name : str
-        One of `NAMES`.
+        One of `NAMES`, or a file's name.
     train, test : tuple of ndarray
         (X, y): X of shape (n_samples, n_features), ``uint8`` or ``float32``; y of shape
         (n_samples,), ``int64``, the class from 0 to n_classes − 1. C-contiguous and writeable.
+        Text: both (n_windows, steps), the tokens ``int32`` and those that follow each.
     n_classes : int
         Number of classes.
+    classes : tuple of str, optional
+        Labels of the classes 0, 1, ...: the characters of a text.
     """
 
     name: str
     train: Split
     test: Split
     n_classes: int
+    classes: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         X, X_test = self.train[0], self.test[0]
@@ -175,6 +180,58 @@ def load(name: str) -> Dataset:
     if name == "xor":
         return Dataset(name, _xor(), _xor(), 2)
     raise ValueError(f"name must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
+
+
+def text(path: str | os.PathLike[str], *, steps: int = 100, test: float = 0.1, encoding: str = "utf-8") -> Dataset:
+    """Load a text file as windows of characters, each with the characters that follow.
+
+    The classes are the different characters of the whole file, in order. So a character of the test part that the training part lacks
+    has a class, too.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A file of text; it may be packed by gzip. Line ends stay as they are, and a byte order mark is left out.
+    steps : int
+        Characters in a window. Windows do not overlap, and what fills no window is left out.
+    test : float
+        Share of the text, its end, that is held back.
+    encoding : str
+        Encoding of the file.
+
+    Returns
+    -------
+    Dataset
+        X and y are (n_windows, steps). `Dataset.classes` has the characters.
+
+    Raises
+    ------
+    OSError
+        The file can't be read.
+    TypeError, ValueError
+        It is empty, too short, the same character throughout, or no text in this encoding; or an argument is out of its range.
+
+    Examples
+    --------
+    >>> import gzip
+    >>> import svdfast as sf
+    >>> with gzip.open("abc.txt.gz", "wt") as file:
+    ...     _ = file.write("abcd" * 50)
+    >>> data = sf.datasets.text("abc.txt.gz", steps=10)
+    >>> data
+    Dataset(name='abc.txt.gz', train=(17, 10), test=(1, 10), dtype=int32, n_classes=4)
+    >>> X, y = data.train
+    >>> "".join(data.classes[i] for i in X[0]), "".join(data.classes[i] for i in y[0])
+    ('abcdabcdab', 'bcdabcdabc')
+    """
+    check_split(steps, test)
+    place = Path(path)
+    content = place.read_bytes()
+    try:
+        train, held_back, classes = split(decode(content, encoding), steps, test)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    return Dataset(place.name, train, held_back, len(classes), classes)
 
 
 def _idx_split(folder: str, prefix: str) -> Split:

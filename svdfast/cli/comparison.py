@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`svdfast train`: a training, or two from the same first weights, what each prints, and the table at the end.
 
-Not here: the arguments (main.py), the data (data.py), pages and figures (report.py), and how a network is trained (svdfast/training).
+Not here: the arguments (main.py), the data (data.py, texts.py), the first network (networks.py), scores (scores.py), pages and figures
+(report.py), and how a network is trained (svdfast/training).
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._process.runtime import resolve_threads
 from svdfast._process.text import aligned
-from svdfast.cli.data import Data, balanced_accuracy, defaults_of, hold_out
+from svdfast.cli.data import Data, hold_out
 from svdfast.cli.errors import Failure, UsageError
+from svdfast.cli.networks import describe, first_network, settings_of
+from svdfast.cli.scores import balanced_accuracy, constant, score, score_name, worse
 from svdfast.cli.turns import HandOver, in_turns
 from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluation
-from svdfast.model.heads import CLASSES, NUMBERS
+from svdfast.model.heads import NUMBERS
 from svdfast.model.layout import Weight
 from svdfast.model.network import Network, Truncation
 from svdfast.model.ranks import Fraction
@@ -65,9 +67,9 @@ class Comparison:
     def __init__(self, arguments: argparse.Namespace, data: Data):
         self.X, self.y, self.X_val, self.y_val = data.X, data.y, data.X_test, data.y_test
         if arguments.validation is not None:
-            kept, held_out = hold_out(data.y, data.head, arguments.validation, arguments.seed)
+            kept, held_out = hold_out(data, arguments.validation, arguments.seed)
             self.X, self.y, self.X_val, self.y_val = data.X[kept], data.y[kept], data.X[held_out], data.y[held_out]
-        defaults = defaults_of(arguments.data, len(self.X), arguments.batch_size)
+        defaults = settings_of(arguments, len(self.X))
 
         def setting(name: str) -> Any:
             value = getattr(arguments, name)
@@ -81,17 +83,10 @@ class Comparison:
             self.learning_rate = SGD_LEARNING_RATE
         self.threads = resolve_threads(arguments.threads)
 
-        n_in = data.X.shape[1]
-        hidden = setting("hidden")
-        try:
-            sizes, output = [n_in, *hidden, data.n_out], data.head.output
-            self.first = Network(sizes, output=output, dtype=arguments.dtype, seed=arguments.seed)
-        except ValueError as error:
-            raise UsageError(f"--hidden: {error}") from None
-        keep = arguments.keep_dense or ()
-        if keep and max(keep) > len(hidden):
-            known = f"numbers from 1 to {len(hidden)}"
-            raise UsageError(f"--keep-dense: expected {known}, got {max(keep)}")
+        self.first = first_network(arguments, data, setting("hidden"))
+        keep, n_hidden = arguments.keep_dense or (), len(self.first.layout.factorable)
+        if keep and max(keep) > n_hidden:
+            raise UsageError(f"--keep-dense: expected numbers from 1 to {n_hidden}, got {max(keep)}")
         self.kept = tuple(sorted({number - 1 for number in keep}))
         self.told: dict[int, str] = {}  # of each layer that stays dense, why
         self._warm_up()
@@ -142,9 +137,10 @@ class Comparison:
     def introduce(self) -> None:
         """Prints what is trained, on what, and how."""
         data, net, arguments = self.data, self.first, self.arguments
+        what, each = ("windows", "step") if data.is_text else ("samples", "feature")
         say(
-            f"{data.title}: {len(data.X):,} training and {len(data.X_test):,} test samples, "
-            f"{data.X.shape[1]:,} feature{'s' * (data.X.shape[1] > 1)}, {data.kind}"
+            f"{data.title}: {len(data.X):,} training and {len(data.X_test):,} test {what}, "
+            f"{data.X.shape[1]:,} {each}{'s' * (data.X.shape[1] > 1)}, {data.kind}"
         )
         for note in data.notes:
             say(f"  {note}")
@@ -156,7 +152,7 @@ class Comparison:
                 say(f"  {line}")
             say()
         say(
-            f"network {'-'.join(map(str, net.sizes))}, relu and {data.head.output}, {net.dtype}"
+            f"{describe(arguments, data, net)}, {net.dtype}"
             f"{', products in bfloat16' if arguments.precision == 'bfloat16' else ''}, "
             f"{len(net.parameters):,} parameters"
         )
@@ -180,9 +176,9 @@ class Comparison:
         )
 
     def _head(self, name: str) -> None:
-        score_name = "val accuracy" if self.data.head.decides else "val R²"
+        column = f"val {score_name(self.data).removesuffix(' a character')}"
         say()
-        say(f"epoch  phase          loss   val loss  {score_name:>12}   seconds  {name}".rstrip())
+        say(f"epoch  phase          loss   val loss  {column:>12}   seconds  {name}".rstrip())
 
     def _train(self, name: str, factoring: Factoring | None, hand_over: HandOver) -> tuple[Network, TrainingResult]:
         """Trains a copy of the first network and prints a line an epoch, or every few epochs, with the network's name if it has one."""
@@ -194,10 +190,10 @@ class Comparison:
         def show(row: dict[str, Any]) -> None:
             nonlocal shown
             shown = row["epoch"]
-            score = self._format_score(Evaluation(row["val_loss"], row["val_accuracy"]), self.y_val)
+            reached = score(self.data, Evaluation(row["val_loss"], row["val_accuracy"]), self.y_val)
             write_line(
                 f"{row['epoch']:5}  {row['phase']:8}  {row['loss']:9.4g}  "
-                f"{row['val_loss']:9.4g}  {score:>12}  {row['seconds']:8.3f}  {name}".rstrip()
+                f"{row['val_loss']:9.4g}  {reached:>12}  {row['seconds']:8.3f}  {name}".rstrip()
             )
 
         def tell(event: Event) -> None:
@@ -267,13 +263,6 @@ class Comparison:
             lines.append(f"{why}: {'; '.join(skipped)}")
         return lines
 
-    def _format_score(self, evaluation: Evaluation, y: Array) -> str:
-        """Accuracy, or R² as 1 - loss/variance, the mean variance of several targets."""
-        if evaluation.accuracy is not None:
-            return f"{100 * evaluation.accuracy:.2f} %"
-        variance = float(np.var(y.reshape(len(y), -1), axis=0, dtype=np.float64).mean())
-        return f"{1 - evaluation.loss / variance:.4f}" if variance else "undefined"
-
     def report(
         self, dense: Network, dense_result: TrainingResult, net: Network, result: TrainingResult
     ) -> list[tuple[str, ...]]:
@@ -327,7 +316,7 @@ class Comparison:
         """Prints the table of a single network, which is recomposed, beside the best constant answer; returns its rows."""
         step = count_multiplications(net, "step")
         net.recompose()
-        networks = [self._evaluate(net), self._evaluate(self.constant())]
+        networks = [self._evaluate(net), self._evaluate(constant(self.data))]
         rows: list[tuple[str, ...]] = [
             ("", "network", "constant answer"),
             ("training time, s", f"{result.seconds:.3f}", ""),
@@ -335,7 +324,7 @@ class Comparison:
         ]
         rows += self._score_rows(networks)
         if self.data.head is not NUMBERS and self.data.n_classes is not None:
-            shares = (balanced_accuracy(each, self.data) for each in (net, self.constant()))
+            shares = (balanced_accuracy(each, self.data) for each in (net, constant(self.data)))
             rows.append(("test balanced accuracy", *(f"{100 * share:.2f} %" for share in shares)))
         say()
         for line in aligned(rows):
@@ -346,38 +335,18 @@ class Comparison:
     def _score_rows(self, networks: Sequence[tuple[Evaluation, Evaluation]], *others: str) -> list[tuple[str, ...]]:
         """Loss and score of networks on the training and the test samples."""
         rows: list[tuple[str, ...]] = []
-        score = "accuracy" if self.data.head.decides else "R²"
         for index, (part, y) in enumerate((("train", self.data.y), ("test", self.data.y_test))):
             rows.append((f"{part} loss", *(f"{e[index].loss:.4g}" for e in networks), *others))
-            rows.append((f"{part} {score}", *(self._format_score(e[index], y) for e in networks), *others))
+            rows.append((f"{part} {score_name(self.data)}", *(score(self.data, e[index], y) for e in networks), *others))
         return rows
-
-    def constant(self) -> Network:
-        """The best network that does not look at its inputs: shares of classes and bits, means of numbers."""
-        data = self.data
-        net = Network([data.X.shape[1], data.n_out], output=data.head.output, dtype="float64", seed=0)
-        net.parameters[:] = 0
-        if data.head is CLASSES:
-            answer = np.bincount(data.y, minlength=data.n_out) / len(data.y)
-        else:
-            answer = data.y.reshape(len(data.y), -1).mean(axis=0, dtype=np.float64)
-        if data.head is not NUMBERS:
-            answer = np.clip(answer, 1e-12, 1 - 1e-12)
-            answer = np.log(answer) if data.head is CLASSES else np.log(answer / (1 - answer))
-        net.layers[-1].b[...] = answer
-        return net
 
     def judge(self, net: Network) -> str | None:
         """What is to be said of a network that is worse than a constant answer on the test samples; None of a better one."""
-        here, constant = self._evaluate(net)[1], self._evaluate(self.constant())[1]
-        if here.accuracy is None or constant.accuracy is None:
-            worse = here.loss > constant.loss and bool(np.ptp(self.data.y_test))
-        else:
-            worse = here.accuracy < constant.accuracy and here.loss > constant.loss
-        if not worse:
+        here, other = self._evaluate(net)[1], self._evaluate(constant(self.data))[1]
+        if not worse(self.data, here, other):
             return None
-        scores = [self._format_score(each, self.data.y_test) for each in (here, constant)]
-        name = "accuracy" if self.data.head.decides else "R²"
+        scores = [score(self.data, each, self.data.y_test) for each in (here, other)]
+        name = score_name(self.data)
         return f"the network is worse on the test samples than a constant answer: {name} {scores[0]}, and {scores[1]} of the constant"
 
     def _evaluate(self, net: Network) -> tuple[Evaluation, Evaluation]:

@@ -32,18 +32,18 @@ from svdfast.cli.columns import (
     typed,
 )
 from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, one_line, short
-from svdfast.cli.scales import Scale, scale_of, standardise
+from svdfast.cli.scales import Scale, scale_of, standardise, unit_of
 from svdfast.cli.tables import is_table, read_table, reading_of
 from svdfast.data.preparation import Place, Preparation, read_numbers, read_texts
 from svdfast.model.heads import BITS, CLASSES, NUMBERS, Head, head_for
-from svdfast.model.network import Network
 from svdfast.model.origin import Label, Origin
 
-__all__ = ["DEFAULTS", "LEAST_STEPS", "Data", "Defaults", "balanced_accuracy", "defaults_of", "hold_out", "is_npz", "load", "load_named"]
+__all__ = ["DEFAULTS", "LEAST_STEPS", "TEST_SHARE", "Data", "Defaults", "defaults_of", "hold_out", "is_npz", "load", "load_named"]
 
 Array = NDArray[Any]
 
 LEAST_STEPS = 1000  # of a training on a file
+TEST_SHARE = 0.2  # of the rows of a file
 _FEW_ROWS = 1000  # of which more neurons would learn the noise
 _LARGE = 1e4  # inputs from which a network learns badly
 _LARGEST = 1e150  # whose square float64 can hold
@@ -67,6 +67,8 @@ DEFAULTS = {
     "fashion-mnist": Defaults((512, 256), 20, 2048, 3e-4),
     "cat": Defaults((100,), 100, 209, 1e-3),
 }
+
+_IMAGES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion-mnist": (28, 28, 1), "cat": (64, 64, 3)}
 
 
 def defaults_of(name: str, n: int, batch_size: int | None = None) -> Defaults:
@@ -98,6 +100,10 @@ class Data:
     X_scale, y_scale : tuple of two ndarrays, optional
         Mean and standard deviation that features and targets were standardised with.
     preparation : Preparation, optional
+    image : tuple of int
+        Height, width and channels of a sample that is an image.
+    is_text : bool
+        Whether samples are windows of characters, with those that follow as targets.
     """
 
     title: str
@@ -114,11 +120,15 @@ class Data:
     X_scale: Scale | None = None
     y_scale: Scale | None = None
     preparation: Preparation | None = None
+    image: tuple[int, ...] = ()
+    is_text: bool = False
 
     @property
     def origin(self) -> Origin:
         """What a file of a network has of the data."""
-        mean, deviation = (None, None) if self.X_scale is None else (tuple(part.tolist()) for part in self.X_scale)
+        mean, deviation = None, None
+        if self.X_scale is not None and self.X_scale[0].ndim:  # of each column
+            mean, deviation = (tuple(part.tolist()) for part in self.X_scale)
         names = None if self.preparation is None else self.preparation.feature_names
         return Origin(self.labels, names, mean, deviation, self.preparation)
 
@@ -130,11 +140,15 @@ class Data:
 
     @property
     def n_classes(self) -> int | None:
-        """None: numbers, or several bits."""
+        """None: numbers, several bits, or a class after each step."""
+        if self.is_text:
+            return None
         return None if not self.head.decides or (self.head is BITS and self.n_out > 1) else self.head.n_values(self.n_out)
 
     @property
     def kind(self) -> str:
+        if self.is_text:
+            return f"{self.n_out:,} different characters"
         if self.head is NUMBERS:
             return "regression" if self.n_out == 1 else f"regression of {self.n_out} targets"
         return f"{self.n_out} targets of two classes" if self.n_classes is None else f"{self.n_classes} classes"
@@ -147,6 +161,8 @@ def load(arguments: argparse.Namespace) -> Data:
         for option in ("test", "target", "drop", "categorical"):
             if getattr(arguments, option):
                 raise UsageError(f"--{option}: goes with a file, not with {name}")
+        if arguments.model is not None and name not in _IMAGES:
+            raise UsageError(f"--model: goes with images, not with {name}")
         return load_named(name)
     if is_npz(name, "train"):
         for option in ("test", "target", "drop", "categorical"):
@@ -155,7 +171,14 @@ def load(arguments: argparse.Namespace) -> Data:
         with named_errors(name):
             X, y, test = read_pairs(name, test=True)
             assert y is not None
-            return _standardised(arguments, _of_arrays(arguments, X, y, test))
+            image = X.shape[1:] if X.ndim == 4 else (*X.shape[1:], 1) if X.ndim == 3 else ()
+            if arguments.model is not None and not image:
+                raise Failure(
+                    f"--model: expected images, X of shape (samples, height, width) or (samples, height, width, channels), got {X.shape}"
+                )
+            return replace(_standardised(arguments, _of_arrays(arguments, X, y, test)), image=image)
+    if arguments.model is not None:
+        raise UsageError(f"--model: goes with images, not with a table such as {short(name)}")
     return _of_table(arguments)
 
 
@@ -179,7 +202,7 @@ def load_named(name: str) -> Data:
         raise Failure(f"{name}: {error}") from None
     head = head_for(data.n_classes)
     n_out = data.n_classes if head is CLASSES and data.n_classes else 1
-    return Data(name, *data.train, *data.test, head, n_out)
+    return Data(name, *data.train, *data.test, head, n_out, image=_IMAGES.get(name, ()))
 
 
 @contextlib.contextmanager
@@ -246,14 +269,19 @@ def _about_classes(labels: Sequence[Label]) -> str:
     return f"classes {shown:.200}{', ...' if len(labels) > 10 else ''} numbered from 0"
 
 
+def _test_share(arguments: argparse.Namespace) -> float:
+    return TEST_SHARE if arguments.test_size is None else float(arguments.test_size)
+
+
 def _split(arguments: argparse.Namespace, strata: Array) -> tuple[Array, Array]:
     """Rows for training and for the test."""
-    return split_rows(strata, arguments.test_size, arguments.seed)
+    return split_rows(strata, _test_share(arguments), arguments.seed)
 
 
-def hold_out(y: Array, head: Head, share: float, seed: int) -> tuple[Array, Array]:
+def hold_out(data: Data, share: float, seed: int) -> tuple[Array, Array]:
     """Training rows that stay, and those for validation: the same share of each class, or combination of bits."""
-    strata = np.unique(y, axis=0, return_inverse=True)[1].reshape(-1) if head.decides else np.zeros(len(y))
+    by_class = data.head.decides and not data.is_text
+    strata = np.unique(data.y, axis=0, return_inverse=True)[1].reshape(-1) if by_class else np.zeros(len(data.y))
     return split_rows(strata, share, seed + 1)
 
 
@@ -275,16 +303,9 @@ def split_rows(strata: Array, share: float, seed: int) -> tuple[Array, Array]:
     return order[~np.isin(order, second)], np.random.default_rng(seed).permutation(second)
 
 
-def balanced_accuracy(net: Network, data: Data) -> float:
-    """The mean over classes of the share of their test samples that are told right."""
-    decided = data.head.decide(net.predict(data.X_test)).reshape(-1)
-    y = data.y_test.reshape(-1)
-    return float(np.mean([np.mean(decided[y == number] == number) for number in np.unique(y)]))
-
-
 def _about_split(arguments: argparse.Namespace, head: Head) -> str:
     each = ", the same share of each class" if head.decides else ""
-    return f"{100 * arguments.test_size:g} % of the rows held out as the test set{each} (seed {arguments.seed})"
+    return f"{100 * _test_share(arguments):g} % of the rows held out as the test set{each} (seed {arguments.seed})"
 
 
 def _of_table(arguments: argparse.Namespace) -> Data:
@@ -420,6 +441,11 @@ def _standardised(arguments: argparse.Namespace, data: Data) -> Data:
         largest = float(abs(X.astype(np.float64)).max())
         if largest > _LARGE:
             warnings.append(f"inputs as large as {largest:.2g} are hard to learn from; without --no-standardise they are standardised")
+    elif arguments.model is not None:
+        # Positions of an image share weights, and padding must stay 0.
+        X_scale = unit_of(X, "X")
+        X, X_test = (standardise(part, X_scale) for part in (X, X_test))
+        notes.append(f"features divided by their root mean square, {float(X_scale[1]):.4g}")
     else:
         X_scale = _scale_of_inputs(X, data.preparation)
         X, X_test = (standardise(part, X_scale) for part in (X, X_test))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from svdfast._process.text import aligned
 from svdfast.cli import arguments as parse
-from svdfast.cli import saved
+from svdfast.cli import saved, texts
 from svdfast.cli.comparison import say
 from svdfast.cli.errors import Failure, one_line, tell
 from svdfast.model.heads import CLASSES
@@ -30,7 +30,8 @@ _MOST_CLASSES = 20  # that a confusion matrix is printed of
 _DESCRIPTION = """\
 Print how right a saved network is on data that has the answers. For classes: accuracy, log loss,
 area under the ROC curve, and the confusion matrix. For numbers: R^2, the mean absolute error and
-the root of the mean squared error. Needs scikit-learn: pip install "svdfast[demo]".
+the root of the mean squared error. These need scikit-learn: pip install "svdfast[demo]". For a
+network of characters DATA is a file of text: the bits a character that it takes to foretell it.
 """
 
 _EPILOG = f"""\
@@ -40,9 +41,10 @@ ROC AUC of several classes is the mean over each class against all others.
 data:
 {saved.DATA.rstrip()}: their test samples
 
-example:
+examples:
   svdfast train iris.csv --target species --save iris.npz
   svdfast evaluate iris.npz more-irises.csv
+  svdfast evaluate shakespeare.npz another-play.txt
 
 exit status:
   0 done; 1 it failed: a file not found or damaged, data that does not fit the network or has no
@@ -63,6 +65,11 @@ def add(command: saved.AddCommand) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     net = saved.load_model(arguments.model)
+    characters = texts.characters_of(net)
+    if characters is not None:
+        for line in texts.foretold(net, characters, arguments):
+            say(line)
+        return
     asked = saved.samples(net, "evaluate", arguments, answers=True)
     if asked.y is None:
         names = [name for name, _ in saved.named(net) if name]

@@ -14,6 +14,8 @@ from svdfast.cli.errors import Failure, named_errors, one_line
 
 __all__ = ["add"]
 
+_MOST_CLASSES = 200  # that are listed
+
 _DESCRIPTION = """\
 Write a saved network as an ONNX file, for other programs to predict with. Factored layers stay
 factored. Needs onnx: pip install "svdfast[onnx]".
@@ -59,4 +61,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise Failure(f"{arguments.file}: {error}") from None
     say(f"The network is in {arguments.file}.")
     if net.classes is not None:
-        say(f"Its outputs are of the classes {one_line(', '.join(map(str, net.classes)))}, in this order.")
+        shown = [name if (name := one_line(str(label))) else repr(label) for label in net.classes[:_MOST_CLASSES]]
+        if len(net.classes) > _MOST_CLASSES:
+            shown.append(f"... ({len(net.classes):,})")
+        say(f"Its outputs are of the classes {', '.join(shown)}, in this order.")

@@ -19,10 +19,10 @@ import numpy as np
 
 from svdfast._process.version import __version__
 from svdfast.cli import arguments as parse
-from svdfast.cli import compress, evaluate, export, info, predict
+from svdfast.cli import compress, evaluate, export, info, networks, predict, texts
 from svdfast.cli.columns import MOST_CLASSES
 from svdfast.cli.comparison import SGD_LEARNING_RATE, Comparison, say
-from svdfast.cli.data import DEFAULTS, LEAST_STEPS, Data, load
+from svdfast.cli.data import DEFAULTS, LEAST_STEPS, TEST_SHARE, Data, load
 from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, short, tell
 from svdfast.cli.report import check_extras, draw, write_page
 from svdfast.cli.scales import with_scales
@@ -37,11 +37,11 @@ _BROKEN_PIPE = 128 + 13  # and for one that SIGPIPE ended
 
 
 _DESCRIPTION = """\
-Train a fully connected network by the four steps of the method: dense pre-training, truncated SVD
-of the hidden weights, training of the factors, recomposition. Which layers are factored, and to
-which ranks, is decided by looking at what that does to the loss. With --compare a second network is
-trained dense throughout, from the same first weights, on the same samples in the same order, an
-epoch of each in turn.
+Train a network, fully connected unless --model names another one, by the four steps of the method:
+dense pre-training, truncated SVD of the hidden weights, training of the factors, recomposition.
+Which layers are factored, and to which ranks, is decided by looking at what that does to the loss.
+With --compare a second network is trained dense throughout, from the same first weights, on the
+same samples in the same order, an epoch of each in turn.
 """
 
 _REPRODUCE = """\
@@ -74,6 +74,11 @@ _TRAINED_WITH = "\n".join(
     for name, d in DEFAULTS.items()
 )
 
+_BY_MODEL = (
+    f"at least {networks.EPOCHS}, and {LEAST_STEPS:,} steps; batches of {networks.BATCHES[0]} to {networks.BATCHES[1]}; "
+    f"{networks.RATE:g}, of text {networks.TEXT_RATE:g}"
+)
+
 _EPILOG = f"""\
 data:
   digits         1,797 images of 8x8 that come with scikit-learn (the default)
@@ -85,6 +90,8 @@ data:
                  or - for text from standard input
   FILE.npz       arrays X (a sample in a row, or an image) and y, and X_test and y_test if there is
                  a test set; also x_train, y_train, x_test, y_test
+  text FILE      a text, whose characters are learned from those before them: UTF-8, or see
+                 --encoding; also .gz, or - for standard input. A table called text is ./text
 
   The columns of a table are numbers or text, with or without gaps. Delimiter and header are found
   by looking. A missing number becomes the median, text becomes a 0 or 1 for each of its values.
@@ -97,17 +104,30 @@ data:
   standard deviation 1, as is a target that is not classes; uint8 is taken for pixels and divided by
   255 instead. SVDFAST_DATA may name a folder that has the files of mnist, fashion-mnist and cat.
 
+  --model takes digits, mnist, fashion-mnist, cat, and a FILE.npz whose X has the shape (samples,
+  height, width) or (samples, height, width, channels). gru, lstm and rnn read an image row by row.
+  lenet5 is two convolutions of 5x5, each with a pooling, and layers of 120 and 84. Features of a
+  file that are not uint8 are divided by their root mean square. A recurrent layer counts as two
+  hidden layers: the weights of its inputs, and those of its state.
+
+  A text is cut into windows of --steps characters. After each character the network tells the next
+  one. The end of the text is the test set. Bits a character, the loss over ln 2, stand in place of
+  the accuracy. Last, the network writes a sample; svdfast predict writes more from a saved network.
+
 defaults:
   data           hidden     epochs  batch  learning rate
 {_TRAINED_WITH}
   a file         512,256    at least 20, and {LEAST_STEPS:,} steps; batches of 32 to 256; 0.001
   few rows       100        the same, of a file of less than 1,000 training rows
+  --model, text  {networks.WIDTH}        {_BY_MODEL}
 
 examples:
   svdfast train
   svdfast train mnist --rank-fraction 1/8 --learning-rate 0.001
   svdfast train digits --hidden 2048,2048 --epochs 20 --threads 2
   svdfast train people.csv --target income --drop id --test later.csv --save network.npz
+  svdfast train mnist --model gru --epochs 2
+  svdfast train text shakespeare.txt --model gru --steps 50 --save shakespeare.npz
   svdfast predict network.npz new.csv
 
 exit status:
@@ -156,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments, unknown = _parser().parse_known_args(argv)
+        if arguments.run is _train:
+            unknown = texts.take_file(arguments, unknown)
         if unknown:
             arguments.parser.refuse(unknown)
         arguments.run(arguments)
@@ -196,7 +218,7 @@ def _short_word(word: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="svdfast",
-        description="Train fully connected networks faster by factoring their weights.",
+        description="Train neural networks faster by factoring their weights.",
         epilog="'svdfast train' needs no arguments; 'svdfast COMMAND --help' tells which a command takes.",
         allow_abbrev=False,
     )
@@ -235,8 +257,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     """The arguments of `svdfast train`."""
     # fmt: off
     parser.add_argument("data", nargs="?", default="digits", metavar="DATA",
-                        help=f"{', '.join(DEFAULTS)}, a file or -, see below")
+                        help=f"{', '.join(DEFAULTS)}, a file or -, or text, see below")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="after text: a file of text, or -")
     add = parser.add_argument_group("network").add_argument
+    add("--model", choices=networks.MODELS,
+        help=f"instead of fully connected layers, for images: recurrent ones over an image's rows ({', '.join(networks.CELLS)}), or "
+        "convolutions (lenet5); for text: recurrent ones (default lstm)")
+    add("--width", type=parse.integer(1), metavar="N", help=f"numbers of a recurrent layer's state (default {networks.WIDTH})")
     add("--hidden", type=parse.whole_numbers, metavar="N,N",
         help="neurons of each hidden layer: 1024,1024")
     add("--dtype", choices=("float32", "float64"), default="float32")
@@ -291,8 +318,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("data files").add_argument
     add("--test", metavar="FILE", help="a table of test samples, with the same columns")
-    add("--test-size", type=parse.share, default=0.2, metavar="S",
-        help="share of the rows held out where there is no test set (default 0.2)")
+    add("--test-size", type=parse.share, metavar="S",
+        help=f"share of the rows held out where there is no test set (default {TEST_SHARE}), or of a text's end "
+        f"(default {texts.TEST_SHARE})")
     add("--validation", type=parse.share, metavar="S",
         help="share of the training rows to validate epochs with (default: the test set is used)")
     add("--early-stopping", action="store_true",
@@ -300,6 +328,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--task", choices=("auto", "classification", "regression"), default="auto",
         help="what the target is (default: classes if it has text or few integers)")
     add("--no-standardise", action="store_true", help="take features and targets as they are")
+
+    add = parser.add_argument_group("text").add_argument
+    add("--steps", type=parse.integer(1), metavar="N", help=f"characters in a window (default {texts.STEPS})")
+    add("--sample", type=parse.integer(0), metavar="N",
+        help=f"characters that the network writes at the end (default {texts.SAMPLE})")
 
     tables = parser.add_argument_group("tables")
     add = tables.add_argument
@@ -364,19 +397,23 @@ def _train(arguments: argparse.Namespace) -> None:
         parse.check_writable("--report", arguments.report, (".html",))
     if arguments.plot is not None:
         parse.check_writable("--plot", arguments.plot, (".png", ".svg"))
+    texts.check_text(arguments)
+    networks.check_model(arguments)
     check_extras(page=arguments.report is not None, figure=arguments.plot is not None)
-    data = load(arguments)
+    data = texts.load_text(arguments) if arguments.data == "text" else load(arguments)
     for warning in data.warnings:
         tell(f"warning: {warning}")
     comparison = Comparison(arguments, data)
     comparison.introduce()
-    compare = arguments.data in DEFAULTS if arguments.compare is None else arguments.compare
+    compare = arguments.data in (*DEFAULTS, "text") if arguments.compare is None else arguments.compare
     if compare:
         (dense, dense_result), (net, result) = comparison.train_both()
         rows = comparison.report(dense, dense_result, net, result)
     else:
         net, result = comparison.train_one()
         rows = comparison.report_one(net, result)
+    if data.is_text:
+        _show_sample(net, data, texts.SAMPLE if arguments.sample is None else arguments.sample, arguments.seed)
     if arguments.plot is not None:
         draw(result, arguments.plot)
         say(f"The losses are drawn in {arguments.plot}.")
@@ -388,6 +425,13 @@ def _train(arguments: argparse.Namespace) -> None:
     complaint = comparison.judge(net)
     if complaint is not None:
         raise Failure(complaint)
+
+
+def _show_sample(net: Network, data: Data, n: int, seed: int) -> None:
+    if n:
+        say(f"\n{n:,} character{'s' * (n > 1)} that the network writes:")
+        say(texts.shown(texts.made_by(net, data.labels or (), n, seed)))
+        say()
 
 
 def _save(net: Network, data: Data, path: Path) -> None:

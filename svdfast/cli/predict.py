@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from svdfast._process.files import written_whole
 from svdfast.cli import arguments as parse
-from svdfast.cli import saved
+from svdfast.cli import saved, texts
+from svdfast.cli.comparison import say
 from svdfast.cli.errors import UsageError, named_errors, tell
+from svdfast.model.network import Network
 
 __all__ = ["add"]
 
@@ -32,7 +34,8 @@ _ROWS_TOGETHER = 1000  # that are printed with one call
 _DESCRIPTION = """\
 Print what a saved network predicts, a line for each row of DATA, in its order: the class where the
 output is softmax or sigmoid, else the numbers. Commas stand between several; text is quoted as in
-CSV files. Nothing else goes to standard output.
+CSV files. Nothing else goes to standard output. A network of characters prints text that goes on
+where DATA, a file of text, ends.
 """
 
 _EPILOG = f"""\
@@ -51,6 +54,7 @@ examples:
   svdfast predict iris.npz new.csv
   svdfast predict iris.npz new.csv --proba --output probabilities.csv
   zcat new.csv.gz | svdfast predict iris.npz -
+  echo "First Citizen:" | svdfast predict shakespeare.npz -
 
 exit status:
   0 done; 1 it failed: a file not found, damaged or not written, data that does not fit the network;
@@ -71,6 +75,9 @@ def add(command: saved.AddCommand) -> None:
     add("--precision", choices=("float32", "bfloat16"),
         help="of the products of a float32 network, see svdfast info")  # fmt: skip
     add("--threads", **parse.THREADS)
+    add = parser.add_argument_group("text").add_argument
+    add("--sample", type=parse.integer(1), metavar="N", help=f"characters to make (default {texts.SAMPLE})")
+    add("--seed", type=parse.integer(0), metavar="N", help="of what is drawn (default 0)")
     parse.add_reading(parser.add_argument_group("tables"))
 
 
@@ -80,6 +87,13 @@ def _run(arguments: argparse.Namespace) -> None:
     net = saved.load_model(arguments.model)
     if arguments.precision is not None and net.dtype != np.float32:
         raise UsageError(f"--precision: goes with a float32 network, this one is {net.dtype}")
+    characters = texts.characters_of(net)
+    if characters is not None:
+        _continue(net, characters, arguments)
+        return
+    for option in ("sample", "seed"):
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"--{option}: goes with a network of characters, which this one is not")
     if arguments.proba and not saved.head(net).decides:
         output = net.layers[-1].activation.name
         raise UsageError(f"--proba: this network's output is {output}, which gives no probabilities")
@@ -97,6 +111,17 @@ def _run(arguments: argparse.Namespace) -> None:
         sys.stdout.flush()
     else:
         _write(shown, arguments.output)
+
+
+def _continue(net: Network, characters: tuple[str, ...], arguments: argparse.Namespace) -> None:
+    """Prints what a network of characters makes of a text's end."""
+    for option in ("output", "proba", "precision"):
+        if getattr(arguments, option):
+            raise UsageError(f"--{option}: does not go with a network of characters, which prints text")
+    text, unknown = texts.continued(net, characters, arguments)
+    if unknown:
+        tell(f"left out, as training did not see them: {unknown} of the last characters of {arguments.data}")
+    say(texts.shown(text))
 
 
 def _lines(values: Array) -> Iterator[str]:

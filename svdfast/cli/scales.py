@@ -15,10 +15,10 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.cli.errors import Failure
 from svdfast.model.network import Layer, Network
 
-__all__ = ["Scale", "scale_of", "standardise", "take_in", "take_out", "with_scales"]
+__all__ = ["Scale", "scale_of", "standardise", "take_in", "take_out", "unit_of", "with_scales"]
 
 Array = NDArray[Any]
-Scale: TypeAlias = tuple[Array, Array]  # mean and standard deviation of each column
+Scale: TypeAlias = tuple[Array, Array]  # mean and standard deviation of each column; or, of no dimension, of all of them
 
 _MOST_DEVIATIONS = 1000
 
@@ -35,6 +35,15 @@ def scale_of(values: Array, name: str) -> Scale:
     return np.where(constant, values[0], mean), np.where(constant | (deviation == 0), 1.0, deviation)
 
 
+def unit_of(values: Array, name: str) -> Scale:
+    """0 and the root mean square of all numbers; 1 where they are 0."""
+    with np.errstate(all="ignore"):
+        square = np.square(values, dtype=np.float64).mean()
+    if not np.isfinite(square):
+        raise Failure(f"{name}: the numbers are too large to standardise")
+    return np.zeros(()), np.sqrt(square) if square > 0 else np.ones(())
+
+
 def standardise(values: Array, scale: Scale) -> Array:
     mean, deviation = scale
     return (values - mean) / deviation
@@ -44,15 +53,17 @@ def with_scales(net: Network, X_scale: Scale | None, y_scale: Scale | None, untr
     """A network that takes the file's own features and, in a regression, gives its own targets.
 
     Standardising is linear, so the first layer and the last one can take it in. Where that would cost digits the network becomes float64.
-    Untrained inputs, which were 0 in all training rows, get weights of 0.
+    Untrained inputs, which were 0 in all training rows, get weights of 0, where each input has weights of its own.
     """
+    by_column = net.layout.by_rows
     # Of a float32 x, the rounding weighs |mean|/deviation times as much in (x - mean)/deviation.
     blurred = [abs(mean) > _MOST_DEVIATIONS * deviation for mean, deviation in filter(None, (X_scale, y_scale))]
-    if X_scale is not None:
+    if X_scale is not None and by_column:
         blurred[0] &= ~untrained
     net = _in_float64(net) if any(map(np.any, blurred)) else net.copy()
     if X_scale is not None:
-        next(iter(net.layers[0].products.values()))[:, untrained] = 0
+        if by_column:
+            next(iter(net.layers[0].products.values()))[:, untrained] = 0
         take_in(net, X_scale)
     if y_scale is not None:
         mean, deviation = y_scale
@@ -84,15 +95,11 @@ def take_out(net: Network, scale: Scale) -> None:
 
 def _times(layer: Layer, x: Array) -> Array:
     """W·x."""
+    x = np.broadcast_to(x, layer.n_in)
     for factor in layer.products.values():
         x = factor @ x
     return x
 
 
 def _in_float64(net: Network) -> Network:
-    functions = [layer.activation for layer in net.layers]
-    wide = Network(
-        net.sizes, hidden=functions[:-1], output=functions[-1], dtype="float64", seed=0, uint8_scale=net.uint8_scale
-    )
-    wide.parameters[:] = net.parameters  # which are dense, too
-    return wide
+    return Network.of(net.layout, net.parameters.astype(np.float64), net.uint8_scale)

@@ -111,8 +111,14 @@ def _kind(classes: Sequence[Label] | None) -> str:
 
 
 def _listed(names: Sequence[object]) -> str:
-    shown = ", ".join(map(str, names[:_MOST_NAMES]))
+    shown = ", ".join(map(_shown, names[:_MOST_NAMES]))
     return f"{shown}, ... ({len(names)})" if len(names) > _MOST_NAMES else shown
+
+
+def _shown(name: object) -> str:
+    """A name as it is, or with quotes and escapes where it could not be told else: a space, a line break."""
+    text = str(name)
+    return text if text.replace("\t", " ").isprintable() and text.strip() else repr(text)
 
 
 def _each(values: Any, parse: Any) -> Any:

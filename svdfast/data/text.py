@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Text as tokens: each character is a number, and each window of characters has the next ones as its targets.
+
+Not here: networks (model/), and text as the labels of classes (labels.py).
+"""
+
+from __future__ import annotations
+
+import gzip
+import numbers
+import zlib
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast._process.checks import MAX_SIZE, count
+
+__all__ = ["Windows", "check_split", "decode", "number", "split", "windows"]
+
+Windows: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int64]]
+
+_GZIP = b"\x1f\x8b"
+_CODES = 0x110000  # of Unicode
+
+
+def decode(data: bytes, encoding: str = "utf-8") -> str:
+    """The text of a file's bytes, which may be packed by gzip, without a byte order mark.
+
+    Line ends stay as they are. Raises ValueError where the bytes are no such text.
+    """
+    unpacked = data.startswith(_GZIP)
+    if unpacked:
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"damaged gzip file: {error}") from None
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = "UTF-8" if encoding == "utf-8" else encoding
+        of = " of the unpacked file" if unpacked else ""
+        wrong = f"0x{data[error.start]:02x}" if error.start < len(data) else "its end"
+        raise ValueError(f"expected text in {name}, got {wrong} at byte {error.start:,}{of}") from None
+    except (LookupError, ValueError):
+        raise ValueError(f"encoding: expected one that Python knows, got {encoding!r}") from None
+    return text.removeprefix("\ufeff")
+
+
+def number(text: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """The characters of a text as numbers from 0, and the different characters in order."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    there = np.zeros(_CODES, dtype=np.bool_)
+    there[codes] = True
+    token_of = np.cumsum(there, dtype=np.int32) - np.int32(1)
+    return token_of[codes], tuple(map(chr, np.flatnonzero(there).tolist()))
+
+
+def windows(tokens: NDArray[np.int32], steps: int) -> Windows:
+    """Windows of `steps` tokens one after the other, (n, steps), and the token that follows each, (n, steps).
+
+    Tokens at the end that fill no window are left out.
+    """
+    n = max(0, len(tokens) - 1) // steps
+    y = tokens[1 : n * steps + 1].astype(np.int64)
+    return tokens[: n * steps].reshape(n, steps), y.reshape(n, steps)
+
+
+def check_split(steps: int, test: float) -> None:
+    """Refuses, with TypeError or ValueError, windows and shares that there are none of."""
+    count("steps", steps, maximum=MAX_SIZE)
+    if isinstance(test, bool) or not isinstance(test, numbers.Real):
+        raise TypeError(f"test: expected a number, got {type(test).__name__}")
+    if not 0 < test < 1:
+        raise ValueError(f"test: expected a number above 0 and below 1, got {test!r}")
+
+
+def split(text: str, steps: int, test: float) -> tuple[Windows, Windows, tuple[str, ...]]:
+    """Windows of a text for training, those of its last share `test`, and its different characters.
+
+    Raises ValueError where the text is too short, or the same character throughout.
+    """
+    if not text:
+        raise ValueError("expected text, got an empty file")
+    tokens, characters = number(text)
+    if len(characters) == 1:
+        raise ValueError(f"expected at least two different characters, got {characters[0]!r} alone")
+    n_test = round(len(tokens) * test)
+    parts = windows(tokens[: len(tokens) - n_test], steps), windows(tokens[len(tokens) - n_test :], steps)
+    for (X, _), name, n in zip(parts, ("training", "test"), (len(tokens) - n_test, n_test), strict=True):
+        if len(X) == 0:
+            raise ValueError(f"expected at least {steps + 1:,} characters for a window of {steps:,} steps in the {name} part, got {n:,}")
+    return *parts, characters
