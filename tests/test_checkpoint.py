@@ -437,9 +437,9 @@ def test_row_sources_are_told_apart_by_some_of_their_rows(monkeypatch, tmp_path)
 
 def test_other_versions_are_refused(whole, monkeypatch):
     content = whole.read_bytes()
-    for other in (b"2", b"4"):
-        whole.write_bytes(content.replace(b"checkpoint 3", b"checkpoint " + other, 1))
-        with pytest.raises(ValueError, match=f"is a checkpoint of format '{other.decode()}'; this svdfast reads format 3"):
+    for other in (b"3", b"5"):
+        whole.write_bytes(content.replace(b"checkpoint 4", b"checkpoint " + other, 1))
+        with pytest.raises(ValueError, match=f"is a checkpoint of format '{other.decode()}'; this svdfast reads format 4"):
             resume(whole)
 
 
@@ -535,7 +535,7 @@ def test_arrays_of_objects_and_texts_that_are_no_values_are_refused(whole):
     ):  # fmt: skip
         whole.unlink()
         part = len(text).to_bytes(8, "little") + text.encode()
-        start = b"svdfast checkpoint 3\n" + part
+        start = b"svdfast checkpoint 4\n" + part
         whole.write_bytes(start + __import__("hashlib").sha256(start).digest())
         with pytest.raises(ValueError, match="not a checkpoint"):
             checkpoint.read(whole)
@@ -723,7 +723,7 @@ def test_what_killed_processes_have_left_is_removed(tmp_path, whole):
 def test_the_form_of_the_file(whole):
     """As checkpoint.py describes it."""
     content = whole.read_bytes()
-    start = len(b"svdfast checkpoint 3\n")
+    start = len(b"svdfast checkpoint 4\n")
     length = int.from_bytes(content[start : start + 8], "little")
     values = json.loads(content[start + 8 : start + 8 + length])
     assert next(iter(values)) == "dict"

@@ -51,7 +51,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MAGIC = b"svdfast checkpoint "
-_VERSION = 3
+_VERSION = 4
 _START = _MAGIC + b"%d\n" % _VERSION
 _RULES = (Budget, Energy, Fraction, Given)
 _STATES = tuple(getattr(state, name) for name in state.__all__)
