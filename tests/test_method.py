@@ -298,7 +298,7 @@ def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
 
 @pytest.mark.parametrize(("later", "rank"), [(0.2, 32), (1.1, None)])
 def test_auto_tries_a_cut_again_when_much_more_has_been_learned(losses, later, rank):
-    """The loss has hardly begun to fall, and its ups and downs take the largest cut there is back. Learned is 0.5 then, and 1.8 or 0.9 later."""
+    """The loss has hardly begun to fall, and its ups and downs take the largest cut back. Learned is 0.5 then, and 1.8 or 0.9 later."""
     losses |= {(None, None): 1.5, (None, 64): 1.5, (None, 32): 1.6}
 
     def goes_on(event):

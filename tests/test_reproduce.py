@@ -368,7 +368,7 @@ def test_runs_of_some_seeds_and_forms_have_a_table():
         }  # fmt: skip
 
     runs = [run("dense", 0, 2.0, False), run("auto", 0, 2.1, True), run("dense", 1, 3.0, False)]
-    (title, text), = recurrent.EXPERIMENT.tables(runs)
+    ((title, text),) = recurrent.EXPERIMENT.tables(runs)
     assert title == "characters, LSTM 256: 1 epoch, batch 4, rate 0.1"
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
     assert cells == [

@@ -58,8 +58,8 @@ experiments:
   small        section 4.3: a network with too few neurons
   images       section 3.2.2: pictures compressed and freed from noise
   study        section 6: rank and pre-training over a grid, two data sets; larger networks
-  recurrent    section 6: MNIST by rows, the adding problem, characters (need their file)
-  convolution  section 6: MNIST, Fashion-MNIST, photos (need their file)
+  recurrent    section 6: MNIST by rows, the adding problem, characters (needs a file)
+  convolution  section 6: MNIST, Fashion-MNIST, photos (needs a file)
   all          all of these (the default)
 
 Figures need matplotlib and pictures scikit-learn: pip install "svdfast[demo,plot]".

@@ -132,9 +132,7 @@ class Tasks:
         data, net = load(task.data), task.network(seed)
         if "rounds" in settings:
             return {"times": _by_turns(net, *data.train, settings), "machine": machine()}
-        n = settings.get("samples")
-        # Photos lie class by class.
-        X, y, X_test, y_test = (values if n is None else values[:: len(values) // n][:n] for values in (*data.train, *data.test))
+        X, y, X_test, y_test = (_some(values, settings.get("samples")) for values in (*data.train, *data.test))
         result, figures = trained(net, X, y, settings, seed)
         test = net.evaluate(X_test, y_test)
         return figures | {
@@ -163,6 +161,11 @@ class Tasks:
             axes.title.set_fontsize(9)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS), fontsize=9)
         return figure
+
+
+def _some(values: Any, n: int | None) -> Any:
+    """At most n rows, from all over: photos lie class by class."""
+    return values if n is None else values[:: max(1, len(values) // n)][:n]
 
 
 def _by_turns(net: Network, X: Any, y: Any, settings: dict[str, Any]) -> dict[str, float]:
