@@ -194,7 +194,7 @@ def _counted(run: Record) -> float:
 
 
 def _table(task: Task, runs: Runs) -> tuple[str, str]:
-    """Measures of each form with their differences from dense training, and what a step and a training save."""
+    """Measures of each form with their differences from dense training, and what a step (counted, and by turns) and a training save."""
     dense, measure = f"{task.name}, dense", task.measure
     with_measure: Sequence[Record] = [
         run | {"measure": measure.of(run)} for run in runs if run["form"].startswith(f"{task.name}, ") and "phases" in run
@@ -216,7 +216,7 @@ def _table(task: Task, runs: Runs) -> tuple[str, str]:
             f"{100 * statistics.mean(_counted(run) for run in of):.0f}", str(len(of)),
         ])  # fmt: skip
     header = [
-        "", "ranks", measure.name, "− dense", "95 %", "counted: step ×", "a step by turns ×", "multiplications, % of dense", "seeds",
+        "", "ranks", measure.name, "− dense", "95 %", "counted: step ×", "measured: step ×", "multiplications, % of dense", "seeds",
     ]  # fmt: skip
     how = of_form(with_measure, dense)[0]["settings"]
     title = f"{task.name}: {how['epochs']} epoch{'s' * (how['epochs'] != 1)}, batch {how['batch_size']}, rate {how['learning_rate']:g}"
