@@ -7,15 +7,15 @@ missing raises `Absent`. Not here: trainings (suite.py), and what svdfast.datase
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from svdfast import datasets
 
 N = 20_000  # samples of a generated set, where nothing else is said
 
@@ -97,36 +97,18 @@ def adult() -> Raw:
     return Raw(X, y, 2, (X_test, y_test))
 
 
-def images(name: str) -> Raw:
-    from svdfast import datasets
-
+def images(load: Callable[[], datasets.Dataset]) -> Raw:
     try:
-        data = datasets.load(name)
+        data = load()
     except OSError as error:
         raise Absent(str(error)) from error
     return Raw(*data.train, data.n_classes, data.test)
 
 
-def cifar10() -> Raw:
-    """JPEG files at train/airplane/0000.jpg and the like."""
-    file = suite_file("cifar10-part.zip")
-    from PIL import Image
-
-    parts: dict[str, list[tuple[np.ndarray, str]]] = {"train": [], "test": []}
-    with zipfile.ZipFile(file) as archive:
-        for name in sorted(n for n in archive.namelist() if n.endswith(".jpg")):
-            part, label, _ = name.split("/")
-            image = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
-            parts[part].append((np.asarray(image, np.uint8).reshape(-1), label))
-    (X, y), (X_test, y_test) = (map(np.array, zip(*rows, strict=True)) for rows in parts.values())
-    kinds = np.unique(y)
-    return Raw(X, np.searchsorted(kinds, y), 10, (X_test, np.searchsorted(kinds, y_test)))
-
-
 def from_sklearn(name: str) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn import datasets
+    import sklearn.datasets
 
-    return getattr(datasets, f"load_{name}")(return_X_y=True)
+    return getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
 
 
 def made(n: int = N, inputs: int = 50, n_classes: int = 10, separation: float = 1.5) -> Raw:
@@ -169,9 +151,9 @@ SETS: dict[str, Callable[[], Raw]] = {
     "breast-cancer": lambda: classes(*from_sklearn("breast_cancer")),
     "wine": lambda: classes(*from_sklearn("wine")),
     "diabetes": lambda: Raw(*from_sklearn("diabetes"), 0),
-    "mnist": lambda: images("mnist"),
-    "fashion-mnist": lambda: images("fashion-mnist"),
-    "cifar10": cifar10,
+    "mnist": lambda: images(lambda: datasets.load("mnist")),
+    "fashion-mnist": lambda: images(lambda: datasets.load("fashion-mnist")),
+    "cifar10": lambda: images(datasets.cifar10_part),
     "few-samples": lambda: made(500, n_classes=3),
     "many-samples": lambda: made(200_000),
     "few-inputs": lambda: made(inputs=5, n_classes=4),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Load the data sets of the report's experiments, and two small ones, as NumPy arrays; and text files as tokens.
+"""Load the data sets of the report's experiments, and some others, as NumPy arrays; and text files as tokens.
 
 This file finds, fetches and parses; it does not scale, shuffle into batches or augment. Pixels
 stay ``uint8``, as training takes them. How text becomes tokens is in data/text.py.
@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import sys
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +88,23 @@ _FOLDERS = {
             ),
         },
     ),
+    # Parts put together for this project; nobody publishes them.
+    "suite": _Folder(
+        None,
+        {
+            "cifar10-part.zip": _File(
+                25_918_592, "0f49d2f6ec2c3984c15a69a9aede9300ad29e45299cb4de0893a2ca3c4a2f797"
+            ),
+            "tinyshakespeare.txt.gz": _File(
+                433_884, "13125fe8f49092165d7d489e3944db52d1ba546e64a60080cc9523bcd0c5e46a"
+            ),
+        },
+    ),
 }
 
 # What the largest IDX file takes once decompressed: 60,000 images of 28×28 and a header.
 _LARGEST_IDX = 16 + 60_000 * 28 * 28
+_SHAKESPEARE = 1_115_394  # characters
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -232,6 +246,41 @@ def text(path: str | os.PathLike[str], *, steps: int = 100, test: float = 0.1, e
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
     return Dataset(place.name, train, held_back, len(classes), classes)
+
+
+def cifar10_part() -> Dataset:
+    """A third of CIFAR-10, kept as JPEG: 20,000 + 5,000 photos, (n, 3072) uint8, 32×32 RGB.
+
+    Not one of `NAMES`, since its file can't be downloaded. Errors are those of `load`.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('the photos need Pillow: pip install "svdfast[plot]"') from error
+    parts: dict[str, list[tuple[npt.NDArray[np.uint8], str]]] = {"train": [], "test": []}
+    with zipfile.ZipFile(io.BytesIO(_fetch("suite", "cifar10-part.zip"))) as archive:
+        # Files are named train/airplane/0000.jpg and the like.
+        for name in sorted(name for name in archive.namelist() if name.endswith(".jpg")):
+            part, label, _ = name.split("/")
+            with Image.open(io.BytesIO(archive.read(name))) as image:
+                pixels = np.asarray(image.convert("RGB"), np.uint8)
+            parts[part].append((pixels.reshape(-1), label))
+    labels = sorted({label for _, label in parts["train"]})
+
+    def split(part: str) -> Split:
+        y = [labels.index(label) for _, label in parts[part]]
+        return np.array([pixels for pixels, _ in parts[part]]), np.array(y, np.int64)
+
+    return Dataset("cifar10-part", split("train"), split("test"), len(labels))
+
+
+def tinyshakespeare() -> str:
+    """Shakespeare's plays, 1,115,394 characters of 65 kinds (A. Karpathy, char-rnn).
+
+    Not one of `NAMES`, since it is text. Errors are those of `load`.
+    """
+    file = "tinyshakespeare.txt.gz"
+    return _gunzip(_fetch("suite", file), _SHAKESPEARE, file).decode("ascii")
 
 
 def _idx_split(folder: str, prefix: str) -> Split:

@@ -9,11 +9,13 @@ SVDFAST_DATA names a folder that has them.
 import gzip
 import hashlib
 import http.server
+import io
 import logging
 import os
 import socket
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +281,42 @@ def test_cat_is_not_downloaded(tmp_path, monkeypatch, tiny):
         "SVDFAST_DATA",
     ):
         assert part in message
+
+
+def test_text_and_photos(tmp_path, monkeypatch):
+    """Labels are those of the folders; the text ends where it should."""
+    Image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    photos = io.BytesIO()
+    with zipfile.ZipFile(photos, "w") as archive:
+        for name in ("train/frog/0.jpg", "test/cat/0.jpg", "train/cat/0.jpg", "test/frog/0.jpg"):
+            content = io.BytesIO()
+            level = 200 if "frog" in name else 50
+            pixels = rng.integers(level, level + 5, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(content, "JPEG")
+            archive.writestr(name, content.getvalue())
+        archive.writestr("README", b"not a photo")
+    contents = {
+        "cifar10-part.zip": photos.getvalue(),
+        "tinyshakespeare.txt.gz": gzip.compress(b"First Citizen:\n"),
+    }
+    table = {
+        file: datasets._File(len(content), hashlib.sha256(content).hexdigest())
+        for file, content in contents.items()
+    }
+    monkeypatch.setitem(datasets._FOLDERS, "suite", datasets._Folder(None, table))
+    put(tmp_path / "suite", contents)
+    monkeypatch.setenv("SVDFAST_DATA", str(tmp_path))
+    assert datasets.tinyshakespeare() == "First Citizen:\n"
+    data = datasets.cifar10_part()
+    assert (data.n_classes, data.name) == (2, "cifar10-part")
+    for X, y in (data.train, data.test):
+        assert (X.shape, X.dtype, y.dtype) == ((2, 3072), np.uint8, np.int64)
+        assert y.tolist() == [0, 1] and X[0].max() < 100 < X[1].min()
+        assert X.flags.c_contiguous and X.flags.writeable
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r'need Pillow: pip install "svdfast\[plot\]"'):
+        datasets.cifar10_part()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no XDG_CACHE_HOME")

@@ -296,6 +296,25 @@ def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
     assert first[0] == second[0] > 1
 
 
+@pytest.mark.parametrize(("later", "rank"), [(0.2, 32), (1.1, None)])
+def test_auto_tries_a_cut_again_when_much_more_has_been_learned(losses, later, rank):
+    """The loss has hardly begun to fall, and its ups and downs take the largest cut back. Learned is 0.5 then, and 1.8 or 0.9 later."""
+    losses |= {(None, None): 1.5, (None, 64): 1.5, (None, 32): 1.6}
+
+    def goes_on(event):
+        if event.kind == "switch" and event.step == 10:
+            losses[None, 64] = 1.6
+        if event.kind == "guard" and event.info["action"] == "undone":
+            losses.update({(None, None): later, (None, 32): later, (None, 64): later})
+
+    result = chosen(epochs=20, pretrain_fraction=0.1, callbacks=[goes_on])
+    actions = [(e.step, e.info["action"]) for e in result.events if e.kind == "guard"]
+    assert actions[:2] == [(15, "watched"), (20, "undone")]
+    cuts = [[t.rank for t in e.info["truncations"]] for e in result.events if e.kind == "switch"]
+    assert cuts == [[64], *([[rank]] if rank else [])]
+    assert ("a cut to rank 64 was taken back" in result.explain()) == (rank is None)
+
+
 def test_auto_with_a_guard(losses):
     """It looks at validation data, with the guard's tolerance; undone for good."""
     losses |= {(None, 32): 1.0, (None, 64): 1.0}

@@ -6,7 +6,9 @@ On made-up data of the real sets' shapes, quickly; what the experiments show is 
 """
 
 import csv
+import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,14 +21,19 @@ pytest.importorskip("matplotlib", reason="the figures need matplotlib")
 
 import svdfast as sf
 from svdfast import datasets
+from svdfast import layers as L
 from svdfast.cli.main import main
 from svdfast.reproduce import (
     EXPERIMENTS,
+    _layered,
     _records,
+    _samples,
     _training,
     cat,
+    convolution,
     images,
     mnist,
+    recurrent,
     reproduce,
     small,
     study,
@@ -50,8 +57,39 @@ def made_up(name):
     return datasets.Dataset(name, part(1300 if n_in == 784 else 20), part(50), n_classes)
 
 
+def made_up_samples(name):
+    if name == "adding":
+        return _samples.Samples(_samples.adding(80, 0), _samples.adding(20, 1))
+    if name == "characters":
+        return _samples.characters("All the world's a stage, and all the men and women merely players. " * 90)
+    if name == "cifar10-part":
+        rng = np.random.default_rng(0)
+        return _samples.Samples(*((rng.integers(0, 256, (n, 3072), np.uint8), np.arange(n) % 10) for n in (80, 20)))
+    return made_up(name)
+
+
+# The tasks' own networks would take minutes.
+SMALL = {
+    "mnist": lambda seed: sf.Network(sf.Input(28, 28), [L.GRU(12), L.Linear(10, "softmax")], seed=seed),
+    "fashion-mnist": lambda seed: sf.Network(
+        sf.Input(28, 28, 1), [L.Conv2d(8, 5, "relu", stride=3), L.Flatten(), L.Linear(10, "softmax")], seed=seed
+    ),
+    "adding": lambda seed: sf.Network(sf.Input(100, 2), [L.GRU(12), L.Linear(1)], seed=seed),
+    "characters": lambda seed: sf.Network(
+        sf.Input(100), [L.Embedding(65, 8), L.LSTM(12, return_sequences=True), L.Linear(65, "softmax")], seed=seed
+    ),
+    "cifar10-part": lambda seed: sf.Network(
+        sf.Input(32, 32, 3), [L.Conv2d(8, 3, "relu", stride=3), L.Flatten(), L.Linear(10, "softmax")], seed=seed
+    ),
+}
+
+
 @pytest.fixture
 def made_up_data(monkeypatch):
+    monkeypatch.setattr(_layered, "load", made_up_samples)
+    for tasks in (recurrent.TASKS, convolution.TASKS):
+        for name, task in tasks.tasks.items():
+            monkeypatch.setitem(tasks.tasks, name, dataclasses.replace(task, network=SMALL[task.data]))
     for module in (_training, cat, mnist, small, study):
         monkeypatch.setattr(module, "load", made_up)
     monkeypatch.setattr(study, "LARGE", {name: [784, *[64] * (len(sizes) - 2), 10] for name, sizes in study.LARGE.items()})
@@ -165,10 +203,31 @@ def test_missing_packages(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_part_without_data_is_told_and_the_others_run(tmp_path, made_up_data, monkeypatch):
+    def load(name):
+        if name in missing:
+            raise FileNotFoundError(f"no {name}")
+        return made_up_samples(name)
+
+    monkeypatch.setattr(_layered, "load", load)
+    missing = {"characters"}
+    _, _, left_out = quick(["recurrent"], tmp_path)
+    assert left_out == ["of recurrent a part was left out: characters, LSTM 256: no characters"]
+    runs = json.loads((tmp_path / "recurrent.json").read_text(encoding="utf-8"))["runs"]
+    assert len(runs) == 2 * (len(_layered.METHODS) + 1) and not any("characters" in run["form"] for run in runs)
+    # They are there again, and so is what is left to do.
+    missing = set()
+    _, _, left_out = quick(["recurrent"], tmp_path)
+    assert left_out == [] and len(recurrent.EXPERIMENT.tables(runs)) == 2
+    missing = {"characters", "adding", "mnist"}
+    _, _, (line,) = quick(["recurrent"], tmp_path)
+    assert line.startswith("recurrent was left out: ") and "no mnist" in line
+
+
 @pytest.mark.parametrize(
     ("argv", "status", "message"),
     [
-        (["mnits"], 2, "EXPERIMENT: expected one of xor, cat, mnist, small, images, study or all, got 'mnits'"),
+        (["mnits"], 2, "EXPERIMENT: expected one of xor, cat, mnist, small, images, study, recurrent, convolution or all, got 'mnits'"),
         (["xor", "--seeds", "0"], 2, "argument --seeds: expected an integer from 1 to 1000, got '0'"),
         (["xor", "--out", "file"], 1, "svdfast: error: file: File exists"),
         (["xor", "--out", "broken"], 1, "xor.json: not a file of runs; rename or delete it"),
@@ -296,6 +355,38 @@ def test_the_best_rate_is_chosen_on_held_out_samples():
     assert {job.settings["learning_rate"] for job in jobs} == {3e-3}
     assert all("hold_out" not in job.settings for job in jobs)
     assert len({(job.form, job.seed) for job in jobs}) == len(jobs) == 3 * (2 * (1 + 4 * 7) + 2 * 5)
+
+
+def test_runs_of_some_seeds_and_forms_have_a_table():
+    """Differences are between the same seeds; multiplications are those of the phases."""
+
+    def run(method, seed, loss, factored):
+        return {
+            "form": f"characters, LSTM 256, {method}", "seed": seed, "settings": {"epochs": 1, "batch_size": 4, "learning_rate": 0.1},
+            "test_loss": loss * math.log(2), "ranks": [None, 8 if factored else None], "step": 50 if factored else 100, "step_dense": 100,
+            "phases": [{"steps": 10, "multiplications": 100}, {"steps": 30, "multiplications": 50 if factored else 100}],
+        }  # fmt: skip
+
+    runs = [run("dense", 0, 2.0, False), run("auto", 0, 2.1, True), run("dense", 1, 3.0, False)]
+    ((title, text),) = recurrent.EXPERIMENT.tables(runs)
+    assert title == "characters, LSTM 256: 1 epoch, batch 4, rate 0.1"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    assert cells == [
+        ["dense", "–, –", "2.500 ± 0.707", "–", "–", "1.00", "–", "100", "2"],
+        ["auto", "–, 8", "2.100", "+0.100", "–", "2.00", "–", "62", "1"],
+    ]
+
+
+def test_the_adding_problem_and_characters():
+    X, y = _samples.adding(50, 0)
+    assert X.shape == (50, 100, 2) and (X[:, :50, 1].sum(axis=1) == 1).all() and (X[:, 50:, 1].sum(axis=1) == 1).all()
+    np.testing.assert_allclose((X[:, :, 0] * X[:, :, 1]).sum(axis=1), y, rtol=1e-6)
+    text = "".join(chr(32 + i * i % 90) for i in range(3005))
+    (X, y), (X_test, _) = _samples.characters(text)
+    kinds = sorted(set(text))
+    assert X.shape == y.shape == (27, 100) and X_test.shape == (3, 100)
+    assert "".join(kinds[i] for i in X.ravel()) == text[:2700] and "".join(kinds[i] for i in y.ravel()) == text[1:2701]
+    assert "".join(kinds[i] for i in X_test.ravel()) == text[2704:3004]
 
 
 def test_a_picture_of_full_rank_is_the_picture():

@@ -52,13 +52,15 @@ goes on where it was.
 
 _REPRODUCE_EPILOG = """\
 experiments:
-  xor     section 4.1: table 1, figure 3
-  cat     section 4.2: table 2, figure 4 (needs its two files)
-  mnist   section 4.3: table 3, figure 5
-  small   section 4.3: a network with too few neurons
-  images  section 3.2.2: pictures compressed and freed from noise
-  study   section 6: rank and pre-training over a grid, two data sets; larger networks
-  all     all of these (the default)
+  xor          section 4.1: table 1, figure 3
+  cat          section 4.2: table 2, figure 4 (needs its two files)
+  mnist        section 4.3: table 3, figure 5
+  small        section 4.3: a network with too few neurons
+  images       section 3.2.2: pictures compressed and freed from noise
+  study        section 6: rank and pre-training over a grid, two data sets; larger networks
+  recurrent    section 6: MNIST by rows, the adding problem, characters (needs a file)
+  convolution  section 6: MNIST, Fashion-MNIST, photos (needs a file)
+  all          all of these (the default)
 
 Figures need matplotlib and pictures scikit-learn: pip install "svdfast[demo,plot]".
 
@@ -238,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     ).add_argument
     add("experiments", nargs="*", metavar="EXPERIMENT", help="which, see below (default: all)")
     add("--seeds", type=parse.integer(1, 1000), metavar="N",
-        help="trainings of each kind (default: 20 of xor, 10 of cat, 3 of study, 5 else)")
+        help="trainings of each kind (default: 20 of xor, 10 of cat, 5 of mnist, small and images, else 3)")
     add("--quick", action="store_true",
         help="a few samples and epochs: only whether all of it works")
     add("--out", type=Path, metavar="FOLDER",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The report's experiments, repeated: `svdfast reproduce`. Here is how they are run and written down; each has a file of its own.
 
-xor.py, cat.py, mnist.py, small.py and images.py repeat sections 4.1 to 4.3 and 3.2.2; study.py is what section 6 leaves to the future.
+xor.py, cat.py, mnist.py, small.py and images.py repeat sections 4.1 to 4.3 and 3.2.2; study.py, recurrent.py and convolution.py are what
+section 6 leaves to the future.
 Needs matplotlib, the extra `plot`. Not here: speed beside other systems (bench/).
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from svdfast._process.checks import count
 from svdfast._process.files import written_whole
 from svdfast.plots import require_matplotlib
-from svdfast.reproduce import cat, images, mnist, small, study, xor
+from svdfast.reproduce import cat, convolution, images, mnist, recurrent, small, study, xor
 from svdfast.reproduce._experiment import Experiment, Plan, Record
 from svdfast.reproduce._figures import save
 from svdfast.reproduce._records import Records, write_csv
@@ -24,7 +25,7 @@ __all__ = ["EXPERIMENTS", "reproduce"]
 MOST_SEEDS = study.TUNING_SEED  # whose search for learning rates has the next
 
 EXPERIMENTS: dict[str, Experiment] = {
-    module.EXPERIMENT.name: module.EXPERIMENT for module in (xor, cat, mnist, small, images, study)
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (xor, cat, mnist, small, images, study, recurrent, convolution)
 }
 
 
@@ -62,7 +63,7 @@ def reproduce(
     Returns
     -------
     list of str
-        A line for each experiment that was left out, with the reason: its data or a package is missing.
+        A line for each experiment that was left out, or a part of one, with the reason: its data or a package is missing.
 
     Raises
     ------
@@ -95,6 +96,9 @@ def reproduce(
             left_out.append(f"{name} was left out: {error}")
             say(left_out[-1])
             continue
+        for line in experiment.missing():
+            left_out.append(f"of {name} a part was left out: {line}")
+            say(left_out[-1])
         runs = _runs(experiment, plan, Records(out / f"{name}.json"), tell)
         write_csv(out / f"{name}.csv", runs)
         lines = [f"# {experiment.title}", ""]

@@ -38,7 +38,7 @@ Runs = Sequence[Record]
 
 @dataclass(frozen=True)
 class Experiment:
-    """One of the report's experiments.
+    """One of the experiments.
 
     Attributes
     ----------
@@ -55,6 +55,8 @@ class Experiment:
         Of all runs, in the order of the jobs: pairs of title and text (Markdown).
     figures : callable
         Of all runs: figures by the names of their files.
+    missing : callable
+        After `require`: lines on parts whose data or packages are missing, while others can be done.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Experiment:
     run: Callable[[dict[str, Any], int], dict[str, Any]]
     tables: Callable[[Runs], list[tuple[str, str]]]
     figures: Callable[[Runs], dict[str, Figure]]
+    missing: Callable[[], list[str]] = list
 
 
 def of_form(runs: Runs, form: str) -> list[Record]:

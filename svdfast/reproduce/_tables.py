@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from scipy import stats
 
-from svdfast.reproduce._experiment import Record, Runs, forms, of_form
+from svdfast.reproduce._experiment import Runs, forms, of_form
 
 NONE = "–"
 
@@ -130,6 +130,6 @@ def speed_table(runs: Runs, report: Report, dense: Callable[[str], str]) -> str:
 
 
 def paired(runs: Runs, form: str, other: str, key: str) -> list[float]:
-    """Differences of a figure between two forms of the same seeds."""
-    pairs: list[tuple[Record, Record]] = list(zip(of_form(runs, form), of_form(runs, other), strict=True))
-    return [a[key] - b[key] for a, b in pairs]
+    """Differences of a figure between two forms, for the seeds that both have."""
+    others = {run["seed"]: run for run in of_form(runs, other)}
+    return [run[key] - others[run["seed"]][key] for run in of_form(runs, form) if run["seed"] in others]

@@ -22,7 +22,8 @@ from svdfast.model.heads import head_of
 from svdfast.model.network import Network
 from svdfast.training.factoring import Factoring
 from svdfast.training.optimizers import Adam, GradientDescent
-from svdfast.training.schedules import Constant, Cosine
+from svdfast.training.result import TrainingResult
+from svdfast.training.schedules import Constant, Cooldown, Cosine
 from svdfast.training.train import train
 
 load = lru_cache(maxsize=2)(datasets.load)
@@ -45,40 +46,70 @@ def described(factoring: Factoring | None) -> dict[str, Any] | None:
 
 
 def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Trains a new network.
+    """Trains a new fully connected network.
 
     Parameters
     ----------
     settings : dict
         `data` (a name); `samples` (as many of the training samples, all if absent); `hold_out` (as many of them, the last, in the
-        test set's stead); `curve` (whether the test accuracy is looked at after each epoch); `sizes`; `output`; `optimizer` ("adam" or
-        "sgd"); `learning_rate`; `falling` (along half a cosine, else constant); `epochs`; `batch_size`; and `factoring` (see `described`).
+        test set's stead); `curve` (whether the test accuracy is looked at after each epoch); `sizes`; `output`; and those of `trained`.
     seed : int
         Of the first weights and of the order of samples.
 
     Returns
     -------
     dict
-        `cost` (mean over the batches of the last epoch), `train_accuracy` and `test_accuracy` (in %), `costs` and `test_accuracies` by
-        epoch, `test_right` (of at most 100 test samples, "1" or "0" for each), `seconds` (the whole training: steps, switch,
-        recomposition),
-        `switch_seconds`, `switch_step`, `steps_an_epoch`, `dense_step` and `factored_step` (median seconds of a step in epochs of one
-        form, None where there is none), `ranks`, and multiplications for a sample: `forward`, `forward_dense`, `step`, `step_dense`;
-        and `machine`, in words.
+        `train_accuracy` and `test_accuracy` (in %), `test_accuracies` by epoch, `test_right` (of at most 100 test samples, "1" or "0" for
+        each), and what `trained` gives.
     """
-    _warm_up()
     data = load(settings["data"])
     (X, y), test, n = data.train, data.test, settings.get("samples")
     X, y = X[:n], y[:n]
     if held := settings.get("hold_out"):
         X, y, test = X[:-held], y[:-held], (X[-held:], y[-held:])
     net = Network(settings["sizes"], output=settings["output"], init="glorot", seed=seed)
+    result, figures = trained(net, X, y, settings, seed, test if settings.get("curve", True) else None)
+    return {
+        "train_accuracy": rounded(100 * net.score(X, y)),
+        "test_accuracy": rounded(100 * net.score(*test)),
+        **figures,
+        "test_accuracies": [rounded(100 * row["val_accuracy"], 4) for row in result.history if "val_accuracy" in row],
+        "test_right": _right(net, *test) if len(test[0]) <= 100 else None,
+    }
+
+
+def trained(
+    net: Network, X: Any, y: Any, settings: dict[str, Any], seed: int, validation: tuple[Any, Any] | None = None
+) -> tuple[TrainingResult, dict[str, Any]]:
+    """Trains a network; it is dense in the end.
+
+    Parameters
+    ----------
+    net, X, y, validation
+        As for `train`.
+    settings : dict
+        `optimizer` ("adam" or "sgd"); `learning_rate`; `falling` (along half a cosine if true, over the last 30 % of the steps if
+        "cooldown", else constant); `clip_norm` (none if absent); `epochs`; `batch_size`; and `factoring` (see `described`).
+    seed : int
+        Of the order of samples.
+
+    Returns
+    -------
+    TrainingResult
+    dict
+        `cost` (mean over the batches of the last epoch), `costs` by epoch, `seconds` (the whole training: steps, switch, recomposition),
+        `switch_seconds`, `switch_step`, `steps_an_epoch`, `dense_step` and `factored_step` (median seconds of a step in epochs of one
+        form, None where there is none), `ranks`, and multiplications for a sample: `forward`, `forward_dense`, `step`, `step_dense`;
+        and `machine`, in words.
+    """
+    _warm_up()
     make = {"adam": Adam, "sgd": GradientDescent}[settings["optimizer"]]
-    schedule = (Cosine if settings.get("falling") else Constant)(settings["learning_rate"])
+    falling = settings.get("falling")
+    schedule = (Cooldown if falling == "cooldown" else Cosine if falling else Constant)(settings["learning_rate"])
     method = settings["factoring"]
     result = train(
-        net, X, y, epochs=settings["epochs"], batch_size=settings["batch_size"],
-        optimizer=make(schedule), validation=test if settings.get("curve", True) else None,
+        net, X, y, epochs=settings["epochs"], batch_size=settings["batch_size"], clip_norm=settings.get("clip_norm"),
+        optimizer=make(schedule), validation=validation,
         factoring=None if method is None else Factoring(**method, recompose=False), seed=seed,
     )  # fmt: skip
     step, forward = count_multiplications(net, "step"), count_multiplications(net, "forward")
@@ -94,14 +125,12 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
 
     def seconds_a_step(phase: str) -> float | None:
         seconds = [row["seconds"] / steps for row in whole if row["phase"] == phase]
-        return _rounded(statistics.median(seconds)) if seconds else None
+        return rounded(statistics.median(seconds)) if seconds else None
 
-    return {
-        "cost": _rounded(rows[-1]["loss"]),
-        "train_accuracy": _rounded(100 * net.score(X, y)),
-        "test_accuracy": _rounded(100 * net.score(*test)),
-        "seconds": _rounded(result.seconds + recompose_seconds),
-        "switch_seconds": 0.0 if switch is None else _rounded(switch.info["seconds"]),
+    return result, {
+        "cost": rounded(rows[-1]["loss"]),
+        "seconds": rounded(result.seconds + recompose_seconds),
+        "switch_seconds": 0.0 if switch is None else rounded(switch.info["seconds"]),
         "switch_step": None if switch is None else switch.step,
         "steps_an_epoch": steps,
         "dense_step": seconds_a_step("dense"),
@@ -110,9 +139,7 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
         "forward": forward.total, "forward_dense": forward.dense_total,
         "step": step.total, "step_dense": step.dense_total,
         "machine": machine(),
-        "costs": [_rounded(row["loss"], 4) for row in rows],
-        "test_accuracies": [_rounded(100 * row["val_accuracy"], 4) for row in rows if "val_accuracy" in row],
-        "test_right": _right(net, *test) if len(test[0]) <= 100 else None,
+        "costs": [rounded(row["loss"], 4) for row in rows],
     }
 
 
@@ -129,7 +156,7 @@ def machine() -> str:
     return ", ".join([config["processor"], f"{config['threads']} threads", *config["versions"]])
 
 
-def _rounded(x: float, digits: int = 6) -> float:
+def rounded(x: float, digits: int = 6) -> float:
     """Keeps files small. NaN and infinity are no JSON, and a network that has come to them is no result."""
     if not math.isfinite(x):
         raise FloatingPointError(f"expected a finite figure, got {x}")

@@ -8,7 +8,7 @@
   sample rises by at most LOST of what the network has learned; then all cuts are looked at together.
 - And back: some steps after a cut the loss must not be much higher than before it, and steps must be faster than dense ones by the
   clock. Where two checks in a row find the loss higher, the layer that lost most becomes dense again, and may be cut to a higher rank
-  later; where they find steps no faster, all layers do, for good.
+  later, or to the same when much more has been learned; where they find steps no faster, all layers do, for good.
 
 Nothing but the clock's check depends on the machine, and it is left out where a training is to be reproducible. Not here: the cut
 itself (switch.py), the rules that look at nothing (svdfast/model/ranks.py).
@@ -62,6 +62,9 @@ WORTH, SHARE, SHARES = 0.8, 0.02, 0.1
 # of what had been learned. It goes up and down from step to step, and so do times on a shared machine, so that it takes two checks.
 RECOVERY, SHORTEST = 0.02, 20
 STILL_LOST = 0.05
+# A cut that was taken back may be tried again when so many times as much has been learned: at the start of a training, while the loss
+# has hardly begun to fall, its ups and downs from step to step are larger than all that has been learned.
+AGAIN = 2
 # By the clock a form counts as faster where it takes at most this share of the time.
 FASTER = 0.97
 
@@ -103,19 +106,20 @@ class Auto:
         self.n_steps, self.end = n_steps, end
         self.next_step, self.check_step = first, n_steps
         self.looked = 0.0  # in dense steps
-        # Of each hidden layer: the rank that has been taken back, what the cut did to the loss, and its rank, 0 while it is dense.
+        # Of each hidden layer: the rank that has been taken back (its smaller side: for good), what the cut did to the loss, and its
+        # rank, 0 while it is dense.
         self.refused = [0] * len(layout.factorable)
         self.lost = [0.0] * len(layout.factorable)
         self.ranks = [0] * len(layout.factorable)
-        # Of the last cut: how many rows it was looked at on, their loss before it, the most that it may be at a check, and whether it
-        # was more at the last one.
-        self.n_rows, self.before, self.limit, self.failed = 0, 0.0, 0.0, False
+        # Of the last cut: how many rows it was looked at on, their loss before it, what had been learned, the most that the loss may be
+        # at a check, and whether it was more at the last one.
+        self.n_rows, self.before, self.learned, self.limit, self.failed = 0, 0.0, 0.0, 0.0, False
 
     def state(self) -> AutoState:
         """What a checkpoint has of it."""
         return AutoState(
             self.next_step, self.check_step, self.looked, list(self.refused), list(self.lost), list(self.ranks),
-            self.n_rows, self.before, self.limit, self.failed,
+            self.n_rows, self.before, self.learned, self.limit, self.failed,
         )  # fmt: skip
 
     def restore(self, state: AutoState) -> None:
@@ -125,7 +129,8 @@ class Auto:
         self.next_step, self.check_step, self.looked = state.next_step, state.check_step, state.looked
         self.refused, self.ranks = [int(rank) for rank in state.refused], [int(rank) for rank in state.ranks]
         self.lost = [float(lost) for lost in state.lost]
-        self.n_rows, self.before, self.limit, self.failed = state.n_rows, state.before, state.limit, state.failed
+        self.n_rows, self.before, self.learned = state.n_rows, state.before, state.learned
+        self.limit, self.failed = state.limit, state.failed
 
     def owns(self, layout: Layout) -> bool:
         """Whether the layers are as they were left, and no callback has given them other forms."""
@@ -244,7 +249,9 @@ class Auto:
                 layer.rank = rank
 
         for layer in options:
-            choose(layer)
+            if layer.refused:
+                layer.why = f"a cut to rank {layer.refused} was taken back"
+            choose(layer, above=layer.refused if learned < AGAIN * self.learned else 0)
         while chosen := {layer.index: layer.rank for layer in options if layer.rank}:
             together = rise(chosen) if len(chosen) > 1 else 0.0
             if together <= TOGETHER * LOST * learned:
@@ -253,7 +260,8 @@ class Auto:
             worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
             choose(worst, above=worst.rank or 0)
         if chosen:  # else what the last cut is to be checked by stays
-            self.n_rows, self.before, self.limit, self.failed = len(rows), loss, loss + STILL_LOST * learned, False
+            self.n_rows, self.before, self.learned = len(rows), loss, learned
+            self.limit, self.failed = loss + STILL_LOST * learned, False
             found.directions.update({i: directions[i] for i in chosen})
 
     def sample_loss(self, run: Run) -> float:
@@ -312,14 +320,15 @@ class _Layer:
         self.why = "factors would save too little time"
         self.options: list[int] = []
         self.works: list[float] = []
-        if structure.factored:
+        self.refused = refused
+        if structure.factored or refused >= min(structure.n_in, structure.n_out):
             return
         ranks = sorted({resolve_rank(fraction, self.dense.n_in, self.dense.n_out) for fraction in FRACTIONS})
         for rank in ranks:
             made = kind(self.dense.n_out, self.dense.n_in, rank)
             fewer = weight_multiplications(made, first_layer=self.first) < weight_multiplications(self.dense, first_layer=self.first)
             work = _work(replace(placed, structure=made))
-            if rank > refused and fewer and work <= WORTH * self.work:
+            if fewer and work <= WORTH * self.work:
                 self.options.append(rank)
                 self.works.append(work)
 

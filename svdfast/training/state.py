@@ -72,6 +72,7 @@ class AutoState(_Record):
     ranks: list[int]
     n_rows: int
     before: float
+    learned: float
     limit: float
     failed: bool
 
