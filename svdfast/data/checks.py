@@ -197,10 +197,30 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
         room(name, array.size * itemsize)
     if spec.finite:
         _check_finite(name, array, spec.dtype, first_row, column_names(X))
+    check_tokens(name, array, spec, first_row)
     if copied:
         array = as_read(array, kind)
     scale = spec.uint8_scale if array.dtype == np.uint8 else 1.0
     return Inputs(array, CODES[array.dtype], scale)
+
+
+def check_tokens(name: str, array: NDArray[Any], spec: Spec, first_row: int = 0) -> None:
+    """Refuses numbers that are no tokens, where there must be such."""
+    if spec.n_tokens == 0 or array.size == 0:
+        return
+    rows = max(1, _CHUNK // max(1, array[0].size))
+    for start in range(0, len(array), rows):
+        chunk = array[start : start + rows]
+        wrong = ~((chunk >= 0) & (chunk < spec.n_tokens))
+        if array.dtype.kind == "f":
+            wrong |= chunk != np.floor(chunk)
+        if wrong.any():
+            place = np.argwhere(wrong)[0]
+            value = chunk[tuple(place)]
+            place[0] += first_row + start
+            raise ValueError(
+                f"{name}: expected tokens, whole numbers from 0 to {spec.n_tokens - 1}, got {value} at {', '.join(map(str, place))}"
+            )
 
 
 def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> None:

@@ -234,7 +234,7 @@ class Reader:
         room("batch_size", n * self._row_bytes)
         X = np.empty((n, spec.n_inputs), self._X_dtype)
         return Samples(
-            check_inputs(X, spec._replace(finite=False)),
+            check_inputs(X, spec._replace(finite=False, n_tokens=0)),
             spec.targets,
             np.empty(n, np.int32) if self._classes else np.empty((n, spec.n_outputs), dtype),
             np.empty(n, dtype) if self._weighted else None,

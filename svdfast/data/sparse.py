@@ -27,6 +27,7 @@ from svdfast.data.checks import (
     check_sample_weight,
     check_some,
     check_targets,
+    check_tokens,
 )
 from svdfast.data.spec import Spec
 
@@ -75,6 +76,7 @@ def _check_matrix(X: Any, spec: Spec, name: str) -> Any:
         matrix.sum_duplicates()
     if matrix.dtype not in CODES:
         matrix = matrix.astype(spec.dtype)
+    check_tokens(name, matrix.data, spec)
     if spec.finite and matrix.dtype.kind == "f":
         with np.errstate(over="ignore"):
             finite = np.isfinite(matrix.data.astype(spec.dtype, copy=False))

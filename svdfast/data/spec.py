@@ -58,6 +58,8 @@ class Spec(NamedTuple):
         Of a sample that may come as more than a row: (steps, features), (height, width, channels).
     steps : int
         How many targets a sample has, each of `n_outputs`: one for each step, where outputs are sequences.
+    n_tokens : int
+        Samples are whole numbers from 0 on, so many of them; 0: any numbers.
     n_classes : int
         Classes that a label may name: 0 where targets are other things than a class for each sample.
     classes : tuple of bool, int, float or str, optional
@@ -75,6 +77,7 @@ class Spec(NamedTuple):
     finite: bool = True
     shape: tuple[int, ...] = ()
     steps: int = 1
+    n_tokens: int = 0
     n_classes: int = 0
     classes: tuple[Any, ...] | None = None
     feature_names: tuple[str, ...] | None = None

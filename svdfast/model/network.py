@@ -124,11 +124,11 @@ class Network:
         _check_output(layout)
         if init not in INITIALIZERS:
             raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
-        kind = float_dtype("dtype", dtype)
+        kind, name = float_dtype("dtype", dtype), "layers" if isinstance(sizes, Input) else "sizes"
         self.uint8_scale = positive_number("uint8_scale", uint8_scale)
         if layout.size > MAX_SIZE:
-            raise ValueError(f"sizes: expected at most {MAX_SIZE} parameters, got {layout.size}")
-        room("sizes", layout.size * kind.itemsize)
+            raise ValueError(f"{name}: expected at most {MAX_SIZE} parameters, got {layout.size}")
+        room(name, layout.size * kind.itemsize)
         # Layout and vector belong together, so they change together, in one assignment.
         self._state = layout, aligned_zeros(layout.size, kind)
         self._origin = Origin()
