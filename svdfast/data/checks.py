@@ -31,8 +31,10 @@ __all__ = [
     "check_inputs",
     "check_inputs_shape",
     "check_sample_weight",
+    "check_samples_shape",
     "check_targets",
     "check_targets_shape",
+    "check_tokens",
     "checked_samples",
 ]
 
@@ -183,12 +185,9 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
     """
     check_names(name, X, spec.feature_names)
     array = real_array(name, as_array(name, X))
-    if len(spec.shape) > 1 and array.ndim != 2:
-        if array.shape[1:] != spec.shape:
-            of_sample = ", ".join(map(str, spec.shape))
-            raise ValueError(f"{name}: expected shape (n_samples, {of_sample}) or (n_samples, {spec.n_inputs}), got {array.shape}")
+    check_samples_shape(array.shape, spec, name)
+    if array.ndim > 2:
         array = array.reshape(len(array), spec.n_inputs)
-    check_inputs_shape(array.shape, spec.n_inputs, name)
     kind = array.dtype if array.dtype in CODES else spec.dtype
     itemsize = kind.itemsize
     rows_contiguous = array.shape[1] <= 1 or array.strides[1] == itemsize
@@ -234,12 +233,27 @@ def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> No
         raise ValueError(f"{name}: expected {n_in} columns, got shape {shape}")
 
 
+def check_samples_shape(shape: tuple[int, ...], spec: Spec, name: str = "X") -> None:
+    """Refuses what is neither (n_samples, n_in) nor samples of the spec's shape."""
+    if len(spec.shape) > 1 and len(shape) != 2:
+        if shape[1:] != spec.shape:
+            of_sample = ", ".join(map(str, spec.shape))
+            raise ValueError(f"{name}: expected shape (n_samples, {of_sample}) or (n_samples, {spec.n_inputs}), got {shape}")
+        return
+    check_inputs_shape(shape, spec.n_inputs, name)
+
+
 def check_targets_shape(
     shape: tuple[int, ...], kind: np.dtype[Any], spec: Spec, n_samples: int, name: str = "y"
 ) -> bool:
     """Refuses a shape or type that does not fit the targets. Returns whether these are class numbers."""
     assert spec.targets is not None
     n_out = spec.n_outputs
+    if spec.steps > 1:
+        if shape[:2] != (n_samples, spec.steps):
+            raise ValueError(f"{name}: expected {spec.steps} targets for each of {n_samples} samples, got shape {shape}")
+        n_samples *= spec.steps
+        return check_targets_shape((n_samples, *shape[2:]), kind, spec._replace(steps=1), n_samples, name)
     if len(shape) == 0 or shape[0] != n_samples:
         got = "a single number" if len(shape) == 0 else f"shape {shape}"
         raise ValueError(f"{name}: expected {n_samples} targets, one for each sample, got {got}")
@@ -280,8 +294,7 @@ def check_targets(
         refuse_bools(name, spec)
     array, n_out = real_array(name, given), spec.n_outputs
     if spec.steps > 1:
-        if array.shape[:2] != (n_samples, spec.steps):
-            raise ValueError(f"{name}: expected {spec.steps} targets for each of {n_samples} samples, got shape {array.shape}")
+        check_targets_shape(array.shape, array.dtype, spec, n_samples, name)
         flat = array.reshape(n_samples * spec.steps, *array.shape[2:])
         checked = check_targets(flat, spec._replace(steps=1), len(flat), name=name, first_row=first_row * spec.steps)
         return checked.reshape(n_samples, spec.steps, *checked.shape[1:])

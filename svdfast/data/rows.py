@@ -28,8 +28,8 @@ from svdfast.data.checks import (
     Inputs,
     Samples,
     check_inputs,
-    check_inputs_shape,
     check_sample_weight,
+    check_samples_shape,
     check_some,
     check_targets,
     check_targets_shape,
@@ -77,8 +77,7 @@ def is_row_source(value: Any, as_they_lie: Collection[Any] = CODES) -> bool:
     if isinstance(value, np.memmap) and getattr(value, "_mmap", None) is not None:
         if value.ndim < 2:
             return False
-        contiguous = value.shape[1] <= 1 or value.strides[1] == value.itemsize
-        return not (value.dtype in as_they_lie and contiguous and value.flags.aligned)
+        return not (value.dtype in as_they_lie and value[:1].flags.c_contiguous and value.flags.aligned)
     if isinstance(value, np.ndarray | np.generic) or any(hasattr(value, a) for a in _IN_MEMORY):
         return False
     shape = getattr(value, "shape", None)
@@ -172,7 +171,7 @@ class Reader:
         if is_row_source(X):
             X_rows = _Steady(names[0], X)
             steady.append(X_rows)
-            check_inputs_shape(X_rows.shape, n_in, names[0])
+            check_samples_shape(X_rows.shape, spec, names[0])
             n = X_rows.shape[0]
             self._X_dtype = X_rows.dtype if X_rows.dtype in CODES else spec.dtype
             X_itemsize = max(self._X_dtype.itemsize, X_rows.dtype.itemsize)
@@ -206,19 +205,19 @@ class Reader:
         if is_row_source(sample_weight):
             w_rows = _Steady(names[2], sample_weight)
             steady.append(w_rows)
-            if w_rows.shape != (n,):
-                raise ValueError(f"{names[2]}: expected shape {(n,)}, got {w_rows.shape}")
+            if w_rows.shape not in ((n,), spec.per_target(n)):
+                raise ValueError(f"{names[2]}: expected shape {spec.per_target(n)}, got {w_rows.shape}")
             self._weights = lambda start, stop: check_sample_weight(
-                w_rows.read(start, stop), stop - start, dtype, first_row=start, part=True
+                w_rows.read(start, stop), stop - start, dtype, first_row=start, part=True, steps=spec.steps
             )
         else:
-            weights = check_sample_weight(sample_weight, n, dtype)
+            weights = check_sample_weight(sample_weight, n, dtype, name=names[2], steps=spec.steps)
             self.in_memory += [] if weights is None else [weights]
             self._weights = lambda start, stop: None if weights is None else weights[start:stop]
 
         self._steady = steady[0]
         y_itemsize = 0 if spec.targets is None else 4 if classes else n_out * dtype.itemsize
-        self._row_bytes = n_in * X_itemsize + y_itemsize
+        self._row_bytes = n_in * X_itemsize + y_itemsize * spec.steps
         self._spec, self._classes, self._weighted = spec, classes, sample_weight is not None
 
     def blocks_of_pool(self, n_blocks: int, batch_size: int = 1) -> tuple[int, int]:
@@ -236,8 +235,8 @@ class Reader:
         return Samples(
             check_inputs(X, spec._replace(finite=False, n_tokens=0)),
             spec.targets,
-            np.empty(n, np.int32) if self._classes else np.empty((n, spec.n_outputs), dtype),
-            np.empty(n, dtype) if self._weighted else None,
+            np.empty(spec.per_target(n), np.int32) if self._classes else np.empty((*spec.per_target(n), spec.n_outputs), dtype),
+            np.empty(spec.per_target(n), dtype) if self._weighted else None,
         )
 
     def read(self, start: int, stop: int) -> Samples:

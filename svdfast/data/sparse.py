@@ -110,7 +110,7 @@ class SparseSamples:
         if self.loss is not None:
             self.targets = check_targets(y, spec, self.n_samples, name=names[1])
         self.weights = check_sample_weight(
-            sample_weight, self.n_samples, spec.target_dtype, name=names[2]
+            sample_weight, self.n_samples, spec.target_dtype, name=names[2], steps=spec.steps
         )
         dtype = self.matrix.dtype
         self.scale = spec.uint8_scale if dtype == np.uint8 else 1.0

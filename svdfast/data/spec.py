@@ -81,3 +81,7 @@ class Spec(NamedTuple):
     n_classes: int = 0
     classes: tuple[Any, ...] | None = None
     feature_names: tuple[str, ...] | None = None
+
+    def per_target(self, n: int) -> tuple[int, ...]:
+        """Shape of an array with one number for each target of n samples."""
+        return (n,) if self.steps == 1 else (n, self.steps)

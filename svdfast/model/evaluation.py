@@ -150,6 +150,10 @@ def _by_step(outputs: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[Any]
     return outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1, *targets.shape[2:])
 
 
+def _flat(weights: NDArray[Any] | None) -> NDArray[Any] | None:
+    return None if weights is None else weights.ravel()
+
+
 class Evaluator:
     """Loss and accuracy on the same data again and again, whatever the network's layout by then.
 
@@ -188,7 +192,7 @@ class Evaluator:
             share = weight / total
             loss = loss * (1 - share) + here * share
             if head.decides:
-                right = float(np.average(head.right(*_by_step(out, data.targets)), weights=None if weights is None else weights.ravel()))
+                right = float(np.average(head.right(*_by_step(out, data.targets)), weights=_flat(weights)))
                 accuracy = accuracy * (1 - share) + right * share
         if total == 0:
             raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
@@ -217,7 +221,7 @@ def score(net: _Network, X: Any, y: Any, sample_weight: Any, precision: str | No
     spec = spec_of(net)._replace(target_dtype=np.dtype(np.float64))
     data = open_data(X, y, sample_weight, spec)
     way = _Pass(net, resolve_threads(None), bfloat16)
-    return share_explained((way.outputs(p), p.targets, p.weights) for p in data.blocks())
+    return share_explained((*_by_step(way.outputs(p), p.targets), _flat(p.weights)) for p in data.blocks())
 
 
 @single_threaded_blas.held()
