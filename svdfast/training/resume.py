@@ -31,6 +31,7 @@ from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring
 from svdfast.training.optimizers import Optimizer
 from svdfast.training.prepare import prepare
+from svdfast.training.stopping import EarlyStopping
 from svdfast.training.result import TrainingResult
 from svdfast.training.state import NetworkState
 
@@ -140,6 +141,9 @@ def resume(
         threads = resolve_threads(arguments["n_threads"] if n_threads is None else n_threads)
         # Of an argument that is not one, or is missing, the file is to blame.
         signature(prepare).bind(*[None] * 7, **arguments, **dict.fromkeys(_GIVEN))
+        stopping = arguments["early_stopping"]
+        if stopping is not None and not isinstance(stopping, EarlyStopping):
+            raise TypeError(f"it has a {type(stopping).__name__} in place of an EarlyStopping")
         has_validation = data["validation"] is not None
     if optimizer is None:
         raise ValueError(_own(path, "optimizer", "it, or its learning rate, is of a class or a function of your own"))
