@@ -48,7 +48,7 @@ NETWORKS = {
     "an output for each position": lambda: images(L.Conv2d(4, 3, "tanh", stride=(1, 3)), L.MaxPool2d((3, 1))),
     "largest of samples": lambda: images(L.MaxPool2d(2), L.Conv2d(3, 2, "tanh"), L.Flatten()),
     "means of samples": lambda: images(L.AvgPool2d(2, padding=1), L.GlobalAvgPool(), L.Linear(4, "tanh")),
-    "convolution after a convolution of a row": lambda: images(L.Conv2d(2, (1, 8), "gelu"), L.Conv2d(5, (4, 1), "tanh", (3, 1)), L.Flatten()),
+    "of a row, of a column": lambda: images(L.Conv2d(2, (1, 8), "gelu"), L.Conv2d(5, (4, 1), "tanh", (3, 1)), L.Flatten()),
     "steps of samples, flat": lambda: sequences(L.Linear(4, "tanh"), L.LayerNorm(), L.Flatten(), L.Linear(5, "gelu")),
     "convolutions of steps": lambda: sequences(L.Conv1d(4, 2, "tanh", padding=1), L.Conv1d(3, 5, "elu", 2), L.Flatten(), steps=9),
     "tokens": lambda: sf.Network(sf.Input(5), [L.Embedding(6, 4), L.GRU(3, True), L.Linear(3, "softmax")], dtype="float64", seed=0),

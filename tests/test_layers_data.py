@@ -5,6 +5,7 @@ Not here: data for fully connected networks (test_losses_and_data.py, test_sourc
 """
 
 import copy
+import functools
 import pickle
 import threading
 
@@ -109,12 +110,14 @@ def test_sparse_and_frames(net):
     np.testing.assert_allclose(net.predict(pandas.DataFrame(flat)), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("wrong", ["more samples", "one axis more", "one axis less", "columns", "number", "none", "text", "objects", "complex", "ragged"])
+@pytest.mark.parametrize(
+    "wrong", ["fewer", "one axis more", "one axis less", "columns", "number", "none", "text", "objects", "complex", "ragged"]
+)
 def test_other_samples_are_refused(net, wrong):
     X = samples(net)
     shape = net.layout.input
     given, error, message = {
-        "more samples": (X[:, :-1], ValueError, "X: expected shape"),
+        "fewer": (X[:, :-1], ValueError, "X: expected shape"),
         "one axis more": (X[..., np.newaxis], ValueError, "X: expected shape"),
         "one axis less": (X[0, 0, 0], ValueError, "X: expected"),
         "columns": (X.reshape(9, -1)[:, :-1], ValueError, f"X: expected {np.prod(shape)} columns"),
@@ -136,7 +139,7 @@ def test_what_is_not_finite_is_not_trained_on(net, value):
     X, y = samples(net).astype("float64"), targets(net)
     X[(3,) + (0,) * len(net.layout.input)] = value
     before = net.parameters.copy()
-    with pytest.raises(ValueError, match="X: expected finite numbers of float32, got .* at 3, 0"):
+    with pytest.raises(ValueError, match=r"X: expected finite numbers of float32, got .* at 3, 0"):
         sf.train(net, X, y, epochs=1)
     np.testing.assert_array_equal(net.parameters, before)
 
@@ -218,8 +221,10 @@ def test_targets_and_weights_of_steps_from_any_source(output, monkeypatch):
     sf.train(net, Batches(batches), epochs=8, factoring="auto", validation=Batches(batches))
 
 
-@pytest.mark.parametrize(("shape", "kind"), [((9,), "int"), ((9, 3), "int"), ((9, 5), "int"), ((8, 4), "int"), ((9, 4, 2), "float"), ((36,), "int"),
-                                             ((9, 4, 3, 1), "float"), ((), "int"), ((4, 9), "int")])  # fmt: skip
+@pytest.mark.parametrize(("shape", "kind"), [
+    ((9,), "int"), ((9, 3), "int"), ((9, 5), "int"), ((8, 4), "int"), ((9, 4, 2), "float"), ((36,), "int"), ((9, 4, 3, 1), "float"),
+    ((), "int"), ((4, 9), "int"),
+])  # fmt: skip
 def test_other_targets_of_steps_are_refused(shape, kind):
     net = by_steps()
     X, y = samples(net), np.zeros(shape, kind)
@@ -243,7 +248,7 @@ def test_classes_of_steps_are_class_numbers():
 def test_other_weights_of_steps_are_refused(shape):
     net = by_steps()
     X, y = samples(net), targets(net)
-    for call in (net.evaluate, net.loss_and_gradient, lambda X, y, sample_weight: sf.train(net, X, y, sample_weight=sample_weight, epochs=1)):
+    for call in (net.evaluate, net.loss_and_gradient, functools.partial(sf.train, net, epochs=1)):
         with pytest.raises(ValueError, match="sample_weight: expected shape"):
             call(X, y, sample_weight=np.ones(shape))
     with pytest.raises(ValueError, match="sample_weight: expected"):
@@ -259,7 +264,8 @@ def test_copies_are_networks_of_their_own(net, factored):
         net.truncate(rank_fraction=0.5, force=True)
     X = samples(net)
     expected = net.predict(X)
-    for again in (copy.copy(net), copy.deepcopy(net), net.copy(), *(pickle.loads(pickle.dumps(net, p)) for p in (2, pickle.HIGHEST_PROTOCOL))):
+    pickled = [pickle.loads(pickle.dumps(net, protocol)) for protocol in (2, pickle.HIGHEST_PROTOCOL)]
+    for again in (copy.copy(net), copy.deepcopy(net), net.copy(), *pickled):
         assert again.layout == net.layout
         np.testing.assert_array_equal(again.predict(X), expected)
         sf.train(again, X, targets(net), epochs=1)

@@ -31,9 +31,9 @@ from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring
 from svdfast.training.optimizers import Optimizer
 from svdfast.training.prepare import prepare
-from svdfast.training.stopping import EarlyStopping
 from svdfast.training.result import TrainingResult
 from svdfast.training.state import NetworkState
+from svdfast.training.stopping import EarlyStopping
 
 __all__ = ["resume"]
 

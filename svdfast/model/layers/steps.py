@@ -7,7 +7,6 @@ only, no numbers. Not here: what users write (svdfast/layers.py), what an operat
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
