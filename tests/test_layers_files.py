@@ -188,7 +188,7 @@ FORGED = {
         ),
         (
             also(0, step("Rows", rows=5), step("OneHot", n=2**24), step("Rows", rows=5 * 2**24), step("Flatten")),
-            "layers.0|rows_per_sample",
+            "rows_per_sample|OneHot|layers.0",
         ),
         (
             lambda header: header.__setitem__("input", [2**10]) or steps(0, step("Rows", rows=2**10), step("OneHot", n=2**22))(header),
@@ -235,10 +235,10 @@ MANY = "layers.0: expected at most 2147483647 numbers of a sample"
 ABSURD = [
     (lambda: INPUT(50_000, 50_000, 1), ValueError, "shape: expected at most 2147483647 numbers, got 50000 x 50000 x 1"),
     (lambda: INPUT(2**40), ValueError, r"shape\[0\]: expected an integer from 1"),
-    (lambda: NETWORK(INPUT(BIG), [L.Linear(BIG), L.Linear(2)]), ValueError, MANY),
-    (lambda: NETWORK(INPUT(10**6, 1), [L.LSTM(10**6), L.Linear(2)]), ValueError, MANY),
+    (lambda: NETWORK(INPUT(BIG), [L.Linear(BIG), L.Linear(2)]), ValueError, "layers: expected at most 2147483647 parameters"),
+    (lambda: NETWORK(INPUT(10**6, 1), [L.LSTM(10**4), L.Linear(2)]), ValueError, MANY),
     (lambda: NETWORK(INPUT(4, 1), [L.LSTM(10**5), L.Linear(2)]), ValueError, "layers: expected at most 2147483647 parameters, got"),
-    (lambda: NETWORK(INPUT(10**6, 1), [L.GRU(10**9), L.Linear(2)]), ValueError, r"layers\[0\]: GRU: expected outputs of at most|layers.0"),
+    (lambda: NETWORK(INPUT(10**6, 1), [L.GRU(10**9), L.Linear(2)]), ValueError, "layers: expected at most 2147483647 parameters"),
     (lambda: NETWORK(INPUT(20_000, 20_000, 1), [L.Conv2d(64, 3), L.GlobalAvgPool(), L.Linear(2)]), ValueError,
      r"layers\[0\]: Conv2d: expected outputs of at most 2147483647 numbers, got shape \(19998, 19998, 64\)"),
     (lambda: NETWORK(INPUT(9, 9, 1), [L.MaxPool2d(BIG, 1, BIG - 1), L.GlobalAvgPool(), L.Linear(2)]), ValueError,
