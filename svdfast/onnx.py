@@ -74,8 +74,8 @@ def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
     Factored layers stay factored. A convolution is one Conv, or two of which the second is 1×1. A recurrent layer is RNN, GRU or LSTM;
     the factors of its input's weight stand before it but for the last. Where its state's weight is factored, it is a Scan with two
     products in it. onnxruntime has Conv, AveragePool and recurrent operators for float32 alone; a float64 network has other operators
-    in their place, which are slower. A token outside the vocabulary gives the bias, as in the network. Give a model with recurrent layers
-    at least one sample: onnxruntime 1.32 ends the process for none.
+    in their place, which are slower. A token outside the vocabulary, which the network refuses, gives the bias alone. Give a model with
+    recurrent layers at least one sample: onnxruntime 1.32 ends the process for none.
 
     Examples
     --------

@@ -41,7 +41,23 @@ TRAININGS = [
     ("float32", {"epochs": 12, "batch_size": 64, "checkpoint_every": 2}, {"guard": (0.0, "delay")}),
     ("float32", {"epochs": 12, "batch_size": 50, "checkpoint_every": 5, "precision": "bfloat16"}, {}),
     ("float32", {"epochs": 12, "batch_size": 50, "checkpoint_every": 2}, {"guard": (0.0, "undo"), "without validation": True}),
-]
+    ("float32", {"epochs": 8, "batch_size": 50, "checkpoint_every": 2}, {"layers": "images", "ranks": [4, 8], "force": True}),
+    ("float32", {"epochs": 8, "batch_size": 50, "checkpoint_every": 2, "reproducible": True, "n_threads": 2},
+     {"layers": "sequences", "ranks": [4, 8, 8, 8, 8], "force": True}),
+]  # fmt: skip
+LAYERED = len(TRAININGS) - 2  # the first of those of layers
+
+
+def layered(name):
+    """Input and layers of a network of 48 numbers."""
+    import svdfast as sf
+    from svdfast import layers as L
+
+    if name == "images":
+        body = [L.Conv2d(8, 3, "relu", padding="same"), L.MaxPool2d(2), L.Flatten(), L.Linear(32, "relu"), L.Dropout(0.1)]
+        return sf.Input(6, 8, 1), [*body, L.Linear(5, "softmax")]
+    body = [L.Masking(), L.LSTM(16, return_sequences=True, bidirectional=True), L.Dropout(0.1), L.GRU(16)]
+    return sf.Input(6, 8), [*body, L.Linear(5, "softmax")]
 
 
 def train(folder, number, how):
@@ -57,6 +73,8 @@ def train(folder, number, how):
     X = rng.standard_normal((1500, 48)).astype(dtype)
     y = X[:, :5].argmax(axis=1)
     given = {}
+    method = dict(method)
+    name = method.pop("layers", None)
     if "guard" in method:
         given = {} if method.get("without validation") else {"validation": (X[:200], y[:200])}
         method = {"guard": sf.Guard(*method["guard"])}
@@ -67,7 +85,7 @@ def train(folder, number, how):
         os.setuid(NOBODY)
     elif how.startswith("limit "):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(how[6:]), resource.RLIM_INFINITY))
-    net = sf.Network([48, 64, 64, 5], seed=number, dtype=dtype)
+    net = sf.Network(*([[48, 64, 64, 5]] if name is None else layered(name)), seed=number, dtype=dtype)
     try:
         if os.path.exists("run.ckpt"):
             net = sf.resume("run.ckpt", X, y, **given).network
@@ -106,15 +124,15 @@ class Ballast:
         self.path.unlink()
 
 
-def survive(kills, seed, disk=None):
-    """Kills until there were so many, and all trainings that were begun have ended. Returns what happened."""
+def survive(kills, seed, disk=None, first=0):
+    """Kills until there were so many, and all trainings that were begun, from the `first` on, have ended. Returns what happened."""
     chance = random.Random(seed)
     happened = Counter()
     expected, seconds = {}, {}
     with tempfile.TemporaryDirectory(dir=disk) as base:
         folder = Path(base) / "run"
         while happened["killed"] < kills:
-            number = happened["trainings"] % len(TRAININGS)
+            number = (first + happened["trainings"]) % len(TRAININGS)
             if number not in expected:
                 folder.mkdir()
                 process = start(folder, number)

@@ -27,6 +27,7 @@ import tempfile
 import warnings
 import zipfile
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ import workers
 
 import svdfast as sf
 from svdfast import datasets
+from svdfast import layers as L
 from svdfast.cli import data as cli_data
 from svdfast.cli import errors, saved
 from svdfast.cli import main as command_line
@@ -42,6 +44,7 @@ from svdfast.training import checkpoint
 
 LIMIT = 20.0
 MEMORY = 400 << 20
+LARGE = 1 << 20  # numbers of a sample, of all values together, up to which a network is used
 CHUNK = 10_000  # mutants of one process
 
 try:
@@ -76,10 +79,39 @@ def a_network():
     return net
 
 
+def images():
+    layers = [L.Conv2d(3, 3, "relu", padding="same"), L.MaxPool2d(2, padding=1), L.Conv2d(4, 2, "tanh", 2), L.Flatten()]
+    net = sf.Network(sf.Input(6, 5, 2), [*layers, L.Linear(3, "softmax")], seed=0)
+    net.truncate(ranks=[2, None], force=True)
+    return net
+
+
+def sequences():
+    layers = [L.Masking(), L.Dropout(0.2), L.LSTM(3, True, True), L.LayerNorm(), L.LSTM(2, bidirectional=True), L.Linear(3, "softmax")]
+    net = sf.Network(sf.Input(4, 2), layers, seed=0)
+    net.truncate(ranks=[None, 2, None, None, None, 1], force=True)
+    return net
+
+
+def tokens():
+    return sf.Network(sf.Input(5), [L.Embedding(6, 3), L.GRU(4, True), L.Linear(6, "softmax")], seed=0)
+
+
 def network_content(path):
     net = sf.load(path)
-    net.predict(np.ones((2, net.sizes[0])))  # what was taken must be usable
+    use(net)
     return net.layout, net.dtype.str, net.uint8_scale, net.parameters.tobytes()
+
+
+def use(net):
+    """What was taken must be usable; where samples are large, a small file may well ask for much."""
+    layout = net.layout
+    if sum(value.size for value in layout.program.values) > LARGE:
+        return
+    X = np.full((2, layout.sizes[0]), int(layout.n_tokens != 1))
+    net.predict(X)
+    with np.errstate(all="ignore"):
+        net.loss_and_gradient(X, np.full((2, *layout.output_shape), 1 / layout.output_shape[-1]))
 
 
 def stop(event):
@@ -109,6 +141,38 @@ def write_auto(path):
         )  # fmt: skip
     state = checkpoint.read(path)["state"].switch
     assert state.auto.check_step == 22 and any(state.auto.ranks)
+
+
+def data_of(net):
+    X = np.arange(10.0 * net.sizes[0], dtype=np.float32).reshape(10, -1) % 6
+    return X, np.arange(10 * prod(net.layout.output_shape[:-1])).reshape(10, *net.layout.output_shape[:-1]) % 3
+
+
+def writes_layers(make):
+    """Writes a checkpoint in the midst of the training of such a network, some of whose layers have been cut."""
+
+    def write(path):
+        path.unlink(missing_ok=True)
+        net = make()
+        net.recompose()
+        X, y = data_of(net)
+        train = dict(factoring=sf.Factoring(0.5, force=True, pretrain_fraction=0.3), batch_size=4, epochs=5)
+        with contextlib.suppress(KeyError):
+            sf.train(net, X, y, **train, checkpoint=path, checkpoint_every=7, callbacks=[raises(3)])
+
+    return write
+
+
+def layers_content(make):
+    """Reads it."""
+
+    def content(path):
+        X, y = data_of(make())
+        net = sf.resume(path, X, y, callbacks=[stop]).network
+        use(net)
+        return net.layout, net.parameters.tobytes()
+
+    return content
 
 
 def raises(epoch):
@@ -200,6 +264,14 @@ CASES = {
     "idx .gz": Case(".gz", write_idx, idx_content, (ValueError,), True, "", 1),
     "hdf5": Case(".h5", write_hdf5, hdf5_content, (ValueError,), True, "", 1),
 }
+for _make in (images, sequences, tokens):
+    _name = _make.__name__
+    CASES[f"{_name} .npz"] = Case(".npz", lambda path, make=_make: sf.save(make(), path), network_content, MODEL, True, "zip", 4)
+    CASES[f"checkpoint of {_name}"] = Case(".ckpt", writes_layers(_make), layers_content(_make), CHECKPOINT, True, "checkpoint", 2)
+    if HAS_SAFETENSORS:
+        CASES[f"{_name} .safetensors"] = Case(
+            ".safetensors", lambda path, make=_make: sf.save(make(), path), network_content, MODEL, True, "safetensors", 4
+        )
 if HAS_SAFETENSORS:
     CASES["network .safetensors"] = Case(
         ".safetensors",
@@ -221,6 +293,16 @@ JSON_VALUES = [None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, float("nan"), 
                {"structure": "Dense"}, {"structure": "Dense", "rank": 2}, *({"structure": "LowRank", "rank": rank} for rank in (1, 3, 5, -1, None, 2**40)),  # noqa: E501
                {"structure": "LowRank"}, {"structure": "Other"}, [{"n_in": 4, "n_out": n, "weight": {"structure": "Dense"}, "activation": ["relu", 1.0]}  # noqa: E501
                                                                   for n in (4, 3)]]  # fmt: skip
+SIZES = ("height", "width", "window_height", "window_width", "down", "across", "top", "left", "bottom", "right")
+STEPS = [{"step": name} for name in ("Flatten", "BySteps", "BySamples", "LastStep", "Mask", "Normalise", "Window", "Other", "", None)]
+STEPS += [{"step": "Rows", "rows": rows} for rows in (1, 2, 4, 2**24)] + [{"step": "OneHot", "n": n} for n in (1, 6, 2**24, 2**31 - 1)]
+STEPS += [{"step": "LastStep", "reverse": n} for n in (1, 3)]
+STEPS += [{"step": "Dropout", "rate": rate, "by_steps": n} for rate in (0.5, 1.0) for n in (0, 1)]
+for _name in ("Patches", "LargestOf", "MeanOf"):
+    for _sizes in ((1, 1, 1, 1), (6, 5, 6, 5), (6, 5, 3, 3), (6, 5, 1, 1, 2, 1), (1, 4, 1, 2), (1, 1, 2**15, 2**15, 1, 1, *[2**15 - 1] * 4),
+                   (6, 5, 2**31 - 1, 2**31 - 1, 1, 1, *[2**31 - 2] * 4),
+                   (6, 5, 2**16, 1, 2**16, 1, 2**16 - 1, 0, 2**16 - 1, 0)):  # fmt: skip
+        STEPS.append({"step": _name} | dict(zip(SIZES, _sizes, strict=False)))
 
 
 def flip(data, rng):
@@ -371,7 +453,17 @@ def mutate_json(text, rng):
                 break
         elif what < 3:  # of a layer's values, say, one in another's place
             other = rng.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
-            inside[key] = copy.deepcopy(inside[other])
+            if isinstance(inside, list) and rng.random() < 0.5:
+                inside.insert(key, copy.deepcopy(inside[other]))
+            else:
+                inside[key] = copy.deepcopy(inside[other])
+        elif type(inside[key]) is int and what < 6:  # near to what fits
+            inside[key] = rng.choice([inside[key] + 1, inside[key] - 1, 2 * inside[key], inside[key] // 2, 2**31 - 1, 65536])
+        elif isinstance(inside, list) and what < 5:
+            inside.insert(rng.randrange(len(inside) + 1), copy.deepcopy(rng.choice(STEPS)))
+        elif isinstance(inside, dict) and "n_in" in inside and what < 6:
+            of_layer = inside.get("steps", [])
+            inside["steps"] = [*(of_layer if isinstance(of_layer, list) else []), *copy.deepcopy(rng.sample(STEPS, rng.choice([1, 2])))]
         elif what < 4 and isinstance(inside, dict):
             inside[rng.choice(["rank", "more", "n_in", "structure", ""])] = copy.deepcopy(rng.choice(JSON_VALUES))
         else:

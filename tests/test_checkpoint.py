@@ -16,6 +16,7 @@ import pytest
 from flat import flat
 
 import svdfast as sf
+from svdfast import layers as L
 from svdfast.model.structures import Dense
 from svdfast.training import auto, checkpoint
 
@@ -207,6 +208,45 @@ def test_the_guard(monkeypatch, tmp_path, action, expected):
         recompose_fraction=0.2, product_decay=0.1, validation=samples(200, seed=1), guard=sf.Guard(0.0, action),
     )  # fmt: skip
     assert [e.info["action"] for e in whole.events if e.kind == "guard"] == expected
+
+
+LAYERED = {
+    "images": (
+        sf.Input(6, 4, 1), [L.Conv2d(4, 3, "relu", padding="same"), L.Dropout(0.2), L.MaxPool2d(2), L.Flatten(), L.Linear(8, "tanh")],
+    ),
+    "sequences": (sf.Input(4, 6), [L.Masking(), L.LSTM(4, bidirectional=True), L.Dropout(0.2)]),
+    "states": (sf.Input(4, 6), [L.LayerNorm(), L.GRU(5, return_sequences=True), L.Conv1d(3, 2), L.Flatten()]),
+}  # fmt: skip
+
+
+def layered(name):
+    given, layers = LAYERED[name]
+    return sf.Network(given, [*layers, L.Linear(3, "softmax")], seed=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"reproducible": True, "n_threads": 2}])
+@pytest.mark.parametrize("name", LAYERED)
+def test_layers_go_on_from_each_step(monkeypatch, tmp_path, name, settings):
+    ranks = [2] * (len(layered(name).layers) - 1)
+    whole = check(monkeypatch, tmp_path, lambda: layered(name), samples, ranks=ranks, force=True, pretrain_fraction=0.35, **settings)
+    assert "factored" in {phase["phase"] for phase in whole.phases}
+
+
+@pytest.mark.parametrize("change", [
+    lambda layers: layers[1].update(half=2),
+    lambda layers: layers[0]["steps"].pop(0),
+    lambda layers: layers[2].update(cell="rnn_tanh", n_in=16),
+    lambda layers: layers[-1]["steps"].insert(0, {"step": "LastStep", "reverse": 0}),
+    lambda layers: layers[-1]["steps"].append({"step": "OneHot", "n": 2**31 - 1}),
+    lambda layers: layers.pop(0),
+])  # fmt: skip
+@pytest.mark.parametrize("place", ["first", "now"])
+def test_layers_that_can_not_be_are_refused(tmp_path, change, place):
+    path = tmp_path / "training.ckpt"
+    sf.train(layered("sequences"), *samples(), epochs=1, factoring=None, checkpoint=path)
+    rewritten(path, lambda v: change((v["network"] if place == "first" else v["state"].run.network.layout)["layers"]))
+    with pytest.raises(ValueError, match="is not a checkpoint of a training"):
+        sf.resume(path, *samples())
 
 
 def test_many_rows_and_two_threads(monkeypatch, tmp_path):
@@ -504,6 +544,7 @@ def rewritten(path, change):
     lambda v: v["network"].update(dtype="O"),
     lambda v: v["state"].optimizer.update(name="Evil"),
     lambda v: v["arguments"].update(evil=1),
+    *(lambda v, value=value: v["arguments"].update(early_stopping=value) for value in (True, [], {"patience": 3}, 1.0)),
     lambda v: v["arguments"].update(epochs="many"),
     lambda v: v.clear(),
 ])  # fmt: skip

@@ -40,6 +40,11 @@ def network(seed=0):
     return sf.Network([8, 12, 10, 3], seed=seed)
 
 
+def recurrent():
+    layers = [sf.layers.LSTM(12, return_sequences=True), sf.layers.Dropout(0.1), sf.layers.GRU(10), sf.layers.Linear(3, "softmax")]
+    return sf.Network(sf.Input(4, 2), layers, seed=0)
+
+
 def in_thread(function):
     """Starts a thread; returns what waits for it and gives back its result or error."""
     one = ThreadPoolExecutor(1)
@@ -219,11 +224,12 @@ def test_networks_are_free_after_a_call_that_was_refused():
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals need the main thread")
-def test_interrupts_at_any_moment_leave_nothing_held(monkeypatch):
+@pytest.mark.parametrize(("made", "interrupts"), [(network, N_INTERRUPTS), (recurrent, N_INTERRUPTS // 10)])
+def test_interrupts_at_any_moment_leave_nothing_held(monkeypatch, made, interrupts):
     # Python drops an interrupt that comes while it finalizes an object: the next one ends the call then.
     dropped = []
     monkeypatch.setattr(sys, "unraisablehook", lambda about: dropped.append(about.exc_type))
-    net, rng, seen = network(), random.Random(0), 0
+    net, rng, seen = made(), random.Random(0), 0
     net.predict(X)  # BLAS's libraries are looked for once
 
     def interrupt(*_):
@@ -234,7 +240,7 @@ def test_interrupts_at_any_moment_leave_nothing_held(monkeypatch):
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         with threadpool_limits(2, user_api="blas"):
-            while seen < N_INTERRUPTS:
+            while seen < interrupts:
                 try:
                     # Of short calls most, where more of the time goes to what is to be whole.
                     short = rng.random() < 0.9

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
+from svdfast import _engine
 from svdfast import layers as L
 from svdfast._engine import Engine
 from svdfast.data.open import checked_samples
@@ -44,6 +45,17 @@ NETWORKS = {
     "largest, with overlap": lambda: images(L.Conv2d(4, 3, "tanh"), L.MaxPool2d(3, 2, padding=1), L.Flatten()),
     "means": lambda: images(L.Conv2d(4, 3, "tanh"), L.AvgPool2d((3, 2), 2, padding=1), L.Flatten()),
     "mean of all": lambda: images(L.Conv2d(4, 3, "tanh"), L.GlobalAvgPool()),
+    "an output for each position": lambda: images(L.Conv2d(4, 3, "tanh", stride=(1, 3)), L.MaxPool2d((3, 1))),
+    "largest of samples": lambda: images(L.MaxPool2d(2), L.Conv2d(3, 2, "tanh"), L.Flatten()),
+    "means of samples": lambda: images(L.AvgPool2d(2, padding=1), L.GlobalAvgPool(), L.Linear(4, "tanh")),
+    "of a row, of a column": lambda: images(L.Conv2d(2, (1, 8), "gelu"), L.Conv2d(5, (4, 1), "tanh", (3, 1)), L.Flatten()),
+    "steps of samples, flat": lambda: sequences(L.Linear(4, "tanh"), L.LayerNorm(), L.Flatten(), L.Linear(5, "gelu")),
+    "convolutions of steps": lambda: sequences(L.Conv1d(4, 2, "tanh", padding=1), L.Conv1d(3, 5, "elu", 2), L.Flatten(), steps=9),
+    "tokens": lambda: sf.Network(sf.Input(5), [L.Embedding(6, 4), L.GRU(3, True), L.Linear(3, "softmax")], dtype="float64", seed=0),
+    "tokens, flat": lambda: sf.Network(sf.Input(5), [L.Embedding(6, 4), L.Flatten(), L.Linear(3, "softmax")], dtype="float64", seed=0),
+    "masked, then twice": lambda: sequences(
+        L.Masking(), L.LayerNorm(0.1), L.LSTM(3, return_sequences=True, bidirectional=True), L.RNN(4, return_sequences=True),
+    ),
     "positions": lambda: images(L.Linear(5, "tanh"), L.MaxPool2d(2), L.Flatten(), L.LayerNorm()),
 }  # fmt: skip
 for _layer in RECURRENT:
@@ -60,15 +72,17 @@ def data(net, n, *, masked=True):
     """Samples, of sequences with steps of zeros at their ends, and targets, for each step where there are such."""
     rng = np.random.default_rng(n)
     X = rng.normal(size=(n, *net.layout.input))
+    if net.layout.n_tokens:
+        X = rng.integers(0, net.layout.n_tokens, (n, *net.layout.input)).astype("float64")
     if X.ndim == 3 and masked:
         for i in range(n):
             X[i, rng.integers(1, X.shape[1] + 1) :] = 0
     return X, rng.integers(0, 3, (n, *net.layout.output_shape[:-1]))
 
 
-def loss_and_gradient(net, X, y, key=0, n_threads=1):
-    """As `Network.loss_and_gradient`, with numbers dropped."""
-    engine = Engine(*net.state, batch_size=len(X), n_threads=n_threads)
+def loss_and_gradient(net, X, y, key=0, n_threads=1, **settings):
+    """As `Network.loss_and_gradient`, with numbers dropped, and an engine's settings."""
+    engine = Engine(*net.state, batch_size=len(X), n_threads=n_threads, **settings)
     checked_samples(X, y, None, spec_of(net)).bind(engine)
     engine.set_key(key)
     gradient = np.empty(net.layout.size)
@@ -120,6 +134,44 @@ def test_threads_and_tiles(name, n):
         np.testing.assert_allclose(again[1], gradient, atol=1e-12)
     for threads in (1, 2):
         np.testing.assert_allclose(net.predict(X, n_threads=threads)[::7], net.predict(X[::7]), atol=1e-14)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_heights_of_tiles_and_parts_do_not_matter(name):
+    """Batches of one row less than a tile or a part has, of as many, and of one more."""
+    net = NETWORKS[name]()
+    if len(net.layers) > 2:
+        net.truncate(rank_fraction=0.5, force=True)
+    net.parameters[:] += 0.1 * np.random.default_rng(1).normal(size=net.layout.size)
+    for n in (3, 4, 5, 8, 9):
+        X, y = data(net, n)
+        value, gradient = loss_and_gradient(net, X, y)
+        for height in (1, 4):
+            for settings in (dict(tile_rows=height), dict(sum_rows=height), dict(tile_rows=height, sum_rows=4, reproducible=True)):
+                again = loss_and_gradient(net, X, y, n_threads=2, **settings)
+                assert again[0] == pytest.approx(value, rel=1e-12), settings
+                np.testing.assert_allclose(again[1], gradient, atol=1e-12, err_msg=f"{n} {settings}")
+
+
+@pytest.mark.parametrize("name", ["largest, with overlap", "convolution, then recurrence", "LSTM, sequences, both ways, masked", "tokens"])
+def test_of_large_samples_a_tile_has_one(name, monkeypatch):
+    net = NETWORKS[name]()
+    X, y = data(net, 23)
+    expected, outputs = loss_and_gradient(net, X, y), net.predict(X)
+    for limit in ("LOOP_BYTES", "TILE_BYTES", "BATCH_BYTES"):
+        monkeypatch.setattr(_engine, limit, 1)
+    for n_threads in (1, 3):
+        engine = Engine(*net.state, batch_size=23, n_threads=n_threads)
+        assert engine.tile_rows == 1 and engine.by_tiles
+        found = loss_and_gradient(net, X, y, n_threads=n_threads)
+        assert found[0] == pytest.approx(expected[0], rel=1e-12)
+        np.testing.assert_allclose(found[1], expected[1], atol=1e-12)
+        np.testing.assert_allclose(net.predict(X, n_threads=n_threads), outputs, atol=1e-14)
+        same = loss_and_gradient(net, X, y, n_threads=n_threads, reproducible=True)
+        one = loss_and_gradient(net, X, y, reproducible=True)
+        assert same[0] == one[0]
+        np.testing.assert_array_equal(same[1], one[1])
+        np.testing.assert_allclose(same[1], expected[1], atol=1e-12)
 
 
 def test_what_comes_after_a_sequence_changes_nothing():

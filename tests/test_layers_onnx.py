@@ -11,6 +11,9 @@ from test_layers_torch import networks, samples
 
 import svdfast as sf
 from svdfast import layers as L
+from svdfast._engine import Engine
+from svdfast.data.open import checked_samples
+from svdfast.model.evaluation import spec_of
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -112,8 +115,16 @@ def test_weights_are_stored_once(name, form, dtype):
 @DTYPES
 @pytest.mark.parametrize("form", ["dense", "factored"])
 def test_what_is_no_token(form, dtype):
+    """The model can't refuse it: there it is the bias alone, as the core has it."""
     net = network("tokens", form, dtype)
-    close(net, np.array([[-1, 0, 8, 9, 2**40, -(2**40), 3]]), 1e-5 if dtype == "float32" else 1e-10)
+    X = np.array([[-1, 0, 8, 9, 2**40, -(2**40), 3]])
+    with pytest.raises(ValueError, match="X: expected tokens"):
+        net.predict(X)
+    data = checked_samples(X, None, None, spec_of(net)._replace(targets=None, n_tokens=0))
+    engine, expected = Engine(*net.state, batch_size=1, n_threads=1, gradients=False), np.empty((1, *net.layout.output_shape), dtype)
+    data.bind(engine)
+    engine.predict(expected)
+    np.testing.assert_allclose(computed(net, X), expected, rtol=0, atol=1e-5 if dtype == "float32" else 1e-10)
 
 
 def test_each_position_of_an_image():

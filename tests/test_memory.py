@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 
 import svdfast as sf
+from svdfast import layers as L
+from svdfast._engine import Engine
+from svdfast._process import checks
 
 resource = pytest.importorskip("resource", reason="the resident set is measured on POSIX only")
 
@@ -73,13 +76,24 @@ class Growth:
         return self.n_steps * 9 // 10 * LEAK // 10
 
 
+LAYERED = {
+    "convolution": lambda: sf.Network(
+        sf.Input(4, 4, 1), [L.Conv2d(3, 3, "relu", padding="same"), L.MaxPool2d(2), L.Flatten(), L.Dropout(0.1), L.Linear(3, "softmax")]
+    ),
+    "recurrent": lambda: sf.Network(
+        sf.Input(4, 4), [L.Masking(), L.LSTM(4, return_sequences=True, bidirectional=True), L.LayerNorm(), L.GRU(3), L.Linear(3, "softmax")]
+    ),
+}
+
+
 def train(growth, form, n_threads, optimizer=sf.Adam, **settings):
     """One epoch of all STEPS: between its first and last step nothing but steps."""
     if n_threads == 1:
         sizes, batch_size, distinct = [5, 8, 6, 3], 2, None
     else:
         sizes, batch_size, distinct = [16, 128, 128, 3], 48, 4_800  # work for two threads
-    net = sf.Network(sizes, seed=0)
+    net = LAYERED[form]() if form in LAYERED else sf.Network(sizes, seed=0)
+    sizes = net.sizes
     if form == "factored":
         net.truncate(rank_fraction=0.4, force=True)
     rng = np.random.default_rng(0)
@@ -99,10 +113,10 @@ def train(growth, form, n_threads, optimizer=sf.Adam, **settings):
     )  # fmt: skip
 
 
-CASES = [(form, n_threads) for form in ("dense", "factored") for n_threads in (1, 2)]
+CASES = [*((form, n_threads) for form in ("dense", "factored") for n_threads in (1, 2)), ("convolution", 1), ("recurrent", 1)]
 
 
-@pytest.mark.parametrize("form", ["dense", "factored"])
+@pytest.mark.parametrize("form", ["dense", "factored", *LAYERED])
 def test_python_memory_is_flat(form):
     growth = Growth(lambda: tracemalloc.get_traced_memory()[0])
     tracemalloc.start()
@@ -204,6 +218,58 @@ def test_engines_give_their_memory_back():
 
     before = use(50)
     assert use(1000) - before < 1000 * 64  # the plan of an engine's layers alone is larger
+
+
+# Numbers of a sample that an engine for steps keeps, layer by layer: values, and deltas where somebody needs them.
+COUNTS = [
+    (sf.Input(64, 64, 3), [L.Conv2d(8, 3, "relu", padding="same"), L.MaxPool2d(2), L.Flatten(), L.Linear(10, "softmax")],
+     64 * 64 * 3 + 2 * 64 * 64 * 8 + 2 * 32 * 32 * 8 + 3 * 10),
+    (sf.Input(50, 8), [L.LSTM(32), L.Linear(10, "softmax")],
+     2 * 50 * 8  # as they come, and step by step
+     + 2 * 50 * 128 + 50 * 128  # what the input gives, what the state gives, and the delta, which is one for both
+     + 2 * 50 * 32 + 50 * 32 + 32  # states before, memory, and what goes back past the product
+     + 2 * 50 * 32 + 2 * 32 + 3 * 10),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("i", range(len(COUNTS)))
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_an_engine_takes_what_is_counted(i, n_threads):
+    shape, layers, of_sample = COUNTS[i]
+    net = sf.Network(shape, layers, seed=0)
+    for batch_size in (9 * n_threads, 1000):
+        tracemalloc.start()
+        engine = Engine(net.layout, net.parameters, batch_size=batch_size, n_threads=n_threads)
+        taken = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        vectors = n_threads * net.parameters.nbytes if engine.by_tiles else net.parameters.nbytes
+        counted = 4 * n_threads * engine.tile_rows * of_sample
+        assert counted < taken < counted + vectors + 8 * batch_size + 32_768
+
+
+@pytest.mark.parametrize("size", [512, 1024])
+@pytest.mark.parametrize("options", [{}, {"gradients": False}, {"reproducible": True}, {"dtype": "float64", "reproducible": True}])
+def test_memory_grows_with_an_image_not_with_the_batch(size, options):
+    options = dict(options)
+    dtype = options.pop("dtype", "float32")
+    layers = [L.Conv2d(8, 3, "relu", padding="same"), L.MaxPool2d(2), L.GlobalAvgPool(), L.Linear(3, "softmax")]
+    net = sf.Network(sf.Input(size, size, 3), layers, dtype=dtype, seed=0)
+    one = net.layout.program.tall_size * net.dtype.itemsize * (2 if options.get("gradients", True) else 1)
+    for batch_size in (2, 9, 1000):
+        tracemalloc.start()
+        Engine(net.layout, net.parameters, batch_size=batch_size, n_threads=2, **options)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2 * max(one, 128 << 20) + (1 << 20)
+
+
+def test_more_than_there_is_is_refused_with_its_size(monkeypatch):
+    monkeypatch.setattr(checks, "memory", lambda: 70 << 20)
+    net = sf.Network(sf.Input(1024, 1024, 3), [L.Conv2d(8, 3, "relu"), L.GlobalAvgPool(), L.Linear(3, "softmax")], seed=0)
+    X, y = np.zeros((1, 1024, 1024, 3), "uint8"), [0]
+    for call in (lambda: net.loss_and_gradient(X, y), lambda: sf.train(net, X, y, epochs=1)):
+        with pytest.raises(MemoryError, match=r"(layers|n_threads): expected to need at most the 73,400,320 bytes that can"):
+            call()
 
 
 def test_recomposition_holds_one_weight_at_a_time():

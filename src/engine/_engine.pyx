@@ -90,6 +90,7 @@ TILE_BYTES = 2 * 2**20
 BATCH_BYTES = 4 * 2**20
 
 # Where operations go step by step, a product has one row a sample, so a tile has as many as else; but no more than take so many bytes.
+# And where few samples would take more, as of large images and long sequences, a tile has one.
 LOOP_BYTES = 128 * 2**20
 
 # Rows of a tile up to which products may take another way, in other bits: no thread gets so few where another number would not.
@@ -637,7 +638,7 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
     if count * plan.work < n * WORK_PER_THREAD:
         n = max(1, <int> (count * plan.work / WORK_PER_THREAD))
     if n > 1:
-        n = max(1, <int> min(n, count // (n_chunks * (FEW_ROWS + 1))))
+        n = max(1, <int> min(n, count // (n_chunks * min(FEW_ROWS + 1, plan.tile_rows))))
     # Where more than one tile takes the weights they are packed once for all.
     packed = plan.packed != NULL and _blas.packed_size(1, 1) > 0 and (n > 1 or count > plan.tile_rows)
     for i in range(n_chunks):
@@ -803,7 +804,7 @@ cdef class Engine:
     def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, bfloat16=False, reproducible=False,
                  carries=False, tile_rows=None, sum_rows=None):
         cdef Plan* plan = &self.plan
-        cdef Py_ssize_t rows, largest, most, few = 2 * FEW_ROWS + 1
+        cdef Py_ssize_t rows, largest, most, call_rows, few = 2 * FEW_ROWS + 1
         cdef list gaps = []
         dtype = parameters.dtype
         self.is_double = dtype.itemsize == 8
@@ -821,17 +822,22 @@ cdef class Engine:
         if sum_rows is None:
             sum_rows = SUM_ROWS
         tall = dtype.itemsize * layout.program.tall_size * (2 if gradients else 1)
+        # Rows of a call to BLAS; and of all tiles, where rows of loops lie step by step, so that sums over rows depend on a tile's height.
+        call_rows = CALL_ROWS
+        if few * tall > LOOP_BYTES:
+            few = 1
+        if tall > 0:
+            call_rows = 1 if few == 1 else max(few, min(call_rows, LOOP_BYTES // tall))
         # Halves of what does not fit into one tile are not few.
         tile_rows = min(tile_rows, max(few, (batch_size + n - 1) // n))
         if tall > 0:
             tile_rows = min(tile_rows, max(few, (LOOP_BYTES if layout.program.has_loop else TILE_BYTES) // tall))
             sum_rows = min(sum_rows, max(few, BATCH_BYTES // tall))
         plan.tile_rows = max(1, tile_rows)
-        # Rows of loops lie step by step in a tile, so sums over a tile's rows depend on its height.
-        plan.call_rows = CALL_ROWS if reproducible and (layout.program.has_loop or _blas.by_blas(self.is_double)) else 0
+        plan.call_rows = call_rows if reproducible and (layout.program.has_loop or _blas.by_blas(self.is_double)) else 0
         plan.tile_rows = max(plan.tile_rows, plan.call_rows)
         if reproducible and layout.program.has_loop:
-            sum_rows = CALL_ROWS
+            sum_rows = call_rows
         plan.sum_rows = sum_rows
         plan.by_tiles = gradients and not reproducible and batch_size > sum_rows
         # Of all threads' tiles, and of one part at least.
@@ -846,9 +852,10 @@ cdef class Engine:
         largest = self._make_room_for_penalties()
         if bfloat16 and not self.is_double:
             self._make_room_for_packed([places[operation.input][1] is not None for operation in layout.program.operations])
-        vector_bytes = layout.size * dtype.itemsize if gradients else 0
         of_states = batch_size * sum(layout.program.carried) if carries else 0
-        room("n_threads" if n > 1 else "sizes", (size + 2 * of_states) * dtype.itemsize + n * vector_bytes)
+        room("n_threads" if n > 1 else "layers" if tall > 0 else "sizes",
+             (size + 2 * of_states) * dtype.itemsize + plan.loss_rows * plan.rows_out * 8
+             + (n if plan.by_tiles else 1) * (layout.size * dtype.itemsize if gradients else 0))
         scratch = self.keep["scratch"] = aligned_zeros(size, dtype)
         forbid(scratch, gaps)
         plan.scratch = <void*> address(scratch)

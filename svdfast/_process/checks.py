@@ -41,6 +41,16 @@ def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
     return number
 
 
+def finite_number(name: str, value: Any) -> float:
+    """A finite number of any sign as a float."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    number = _as_float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {value!r:.100}")
+    return number
+
+
 def _as_float(value: Any) -> float:
     """The nearest float; infinity of the same sign where there is none so large."""
     try:

@@ -137,7 +137,7 @@ class BatchSource:
                 Inputs(np.empty((self._room, n_in), dtype), CODES[dtype], 1.0),
                 spec.targets,
                 np.empty((self._room, *targets.shape[1:]), targets.dtype),
-                np.ones((self._room, *spec.steps), dtype),
+                np.ones(spec.per_target(self._room), dtype),
             )
 
     def _next(self) -> Samples:

@@ -31,8 +31,10 @@ __all__ = [
     "check_inputs",
     "check_inputs_shape",
     "check_sample_weight",
+    "check_samples_shape",
     "check_targets",
     "check_targets_shape",
+    "check_tokens",
     "checked_samples",
 ]
 
@@ -183,12 +185,9 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
     """
     check_names(name, X, spec.feature_names)
     array = real_array(name, as_array(name, X))
-    if len(spec.shape) > 1 and array.ndim != 2:
-        if array.shape[1:] != spec.shape:
-            of_sample = ", ".join(map(str, spec.shape))
-            raise ValueError(f"{name}: expected shape (n_samples, {of_sample}) or (n_samples, {spec.n_inputs}), got {array.shape}")
+    check_samples_shape(array.shape, spec, name)
+    if array.ndim > 2:
         array = array.reshape(len(array), spec.n_inputs)
-    check_inputs_shape(array.shape, spec.n_inputs, name)
     kind = array.dtype if array.dtype in CODES else spec.dtype
     itemsize = kind.itemsize
     rows_contiguous = array.shape[1] <= 1 or array.strides[1] == itemsize
@@ -197,10 +196,30 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
         room(name, array.size * itemsize)
     if spec.finite:
         _check_finite(name, array, spec.dtype, first_row, column_names(X))
+    check_tokens(name, array, spec, first_row)
     if copied:
         array = as_read(array, kind)
     scale = spec.uint8_scale if array.dtype == np.uint8 else 1.0
     return Inputs(array, CODES[array.dtype], scale)
+
+
+def check_tokens(name: str, array: NDArray[Any], spec: Spec, first_row: int = 0) -> None:
+    """Refuses numbers that are no tokens, where there must be such."""
+    if spec.n_tokens == 0 or array.size == 0:
+        return
+    rows = max(1, _CHUNK // max(1, array[0].size))
+    for start in range(0, len(array), rows):
+        chunk = array[start : start + rows]
+        wrong = ~((chunk >= 0) & (chunk < spec.n_tokens))
+        if array.dtype.kind == "f":
+            wrong |= chunk != np.floor(chunk)
+        if wrong.any():
+            place = np.argwhere(wrong)[0]
+            value = chunk[tuple(place)]
+            place[0] += first_row + start
+            raise ValueError(
+                f"{name}: expected tokens, whole numbers from 0 to {spec.n_tokens - 1}, got {value} at {', '.join(map(str, place))}"
+            )
 
 
 def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> None:
@@ -212,6 +231,16 @@ def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> No
         )
     if shape[1] != n_in:
         raise ValueError(f"{name}: expected {n_in} columns, got shape {shape}")
+
+
+def check_samples_shape(shape: tuple[int, ...], spec: Spec, name: str = "X") -> None:
+    """Refuses what is neither (n_samples, n_in) nor samples of the spec's shape."""
+    if len(spec.shape) > 1 and len(shape) != 2:
+        if shape[1:] != spec.shape:
+            of_sample = ", ".join(map(str, spec.shape))
+            raise ValueError(f"{name}: expected shape (n_samples, {of_sample}) or (n_samples, {spec.n_inputs}), got {shape}")
+        return
+    check_inputs_shape(shape, spec.n_inputs, name)
 
 
 def _flat_shape(shape: tuple[int, ...], spec: Spec, n_samples: int, name: str) -> tuple[int, ...]:
@@ -230,7 +259,7 @@ def check_targets_shape(
     n_out = spec.n_outputs
     if spec.steps:
         shape = _flat_shape(shape, spec, n_samples, name)
-        n_samples = shape[0]
+        return check_targets_shape(shape, kind, spec._replace(steps=()), shape[0], name)
     if len(shape) == 0 or shape[0] != n_samples:
         got = "a single number" if len(shape) == 0 else f"shape {shape}"
         raise ValueError(f"{name}: expected {n_samples} targets, one for each sample, got {got}")

@@ -28,8 +28,8 @@ from svdfast.data.checks import (
     Inputs,
     Samples,
     check_inputs,
-    check_inputs_shape,
     check_sample_weight,
+    check_samples_shape,
     check_some,
     check_targets,
     check_targets_shape,
@@ -77,8 +77,7 @@ def is_row_source(value: Any, as_they_lie: Collection[Any] = CODES) -> bool:
     if isinstance(value, np.memmap) and getattr(value, "_mmap", None) is not None:
         if value.ndim < 2:
             return False
-        contiguous = value.shape[1] <= 1 or value.strides[1] == value.itemsize
-        return not (value.dtype in as_they_lie and contiguous and value.flags.aligned)
+        return not (value.dtype in as_they_lie and value[:1].flags.c_contiguous and value.flags.aligned)
     if isinstance(value, np.ndarray | np.generic) or any(hasattr(value, a) for a in _IN_MEMORY):
         return False
     shape = getattr(value, "shape", None)
@@ -172,9 +171,7 @@ class Reader:
         if is_row_source(X):
             X_rows = _Steady(names[0], X)
             steady.append(X_rows)
-            # Samples may come in their own shape.
-            in_rows = (*X_rows.shape[:1], n_in) if len(spec.shape) > 1 and X_rows.shape[1:] == spec.shape else X_rows.shape
-            check_inputs_shape(in_rows, n_in, names[0])
+            check_samples_shape(X_rows.shape, spec, names[0])
             n = X_rows.shape[0]
             self._X_dtype = X_rows.dtype if X_rows.dtype in CODES else spec.dtype
             X_itemsize = max(self._X_dtype.itemsize, X_rows.dtype.itemsize)
@@ -208,14 +205,14 @@ class Reader:
         if is_row_source(sample_weight):
             w_rows = _Steady(names[2], sample_weight)
             steady.append(w_rows)
-            if w_rows.shape not in ((n,), (n, *spec.steps)):
-                either = f"{(n,)} or {(n, *spec.steps)}" if spec.steps else str((n,))
+            if w_rows.shape not in ((n,), spec.per_target(n)):
+                either = f"{(n,)} or {spec.per_target(n)}" if spec.steps else str((n,))
                 raise ValueError(f"{names[2]}: expected shape {either}, got {w_rows.shape}")
             self._weights = lambda start, stop: check_sample_weight(
                 w_rows.read(start, stop), stop - start, dtype, first_row=start, part=True, steps=spec.steps
             )
         else:
-            weights = check_sample_weight(sample_weight, n, dtype, steps=spec.steps)
+            weights = check_sample_weight(sample_weight, n, dtype, name=names[2], steps=spec.steps)
             self.in_memory += [] if weights is None else [weights]
             self._weights = lambda start, stop: None if weights is None else weights[start:stop]
 
@@ -237,10 +234,10 @@ class Reader:
         room("batch_size", n * self._row_bytes)
         X = np.empty((n, spec.n_inputs), self._X_dtype)
         return Samples(
-            check_inputs(X, spec._replace(finite=False)),
+            check_inputs(X, spec._replace(finite=False, n_tokens=0)),
             spec.targets,
-            np.empty((n, *spec.steps), np.int32) if self._classes else np.empty((n, *spec.steps, spec.n_outputs), dtype),
-            np.empty((n, *spec.steps), dtype) if self._weighted else None,
+            np.empty(spec.per_target(n), np.int32) if self._classes else np.empty((*spec.per_target(n), spec.n_outputs), dtype),
+            np.empty(spec.per_target(n), dtype) if self._weighted else None,
         )
 
     def read(self, start: int, stop: int) -> Samples:

@@ -27,6 +27,7 @@ from svdfast.data.checks import (
     check_sample_weight,
     check_some,
     check_targets,
+    check_tokens,
 )
 from svdfast.data.spec import Spec
 
@@ -75,6 +76,7 @@ def _check_matrix(X: Any, spec: Spec, name: str) -> Any:
         matrix.sum_duplicates()
     if matrix.dtype not in CODES:
         matrix = matrix.astype(spec.dtype)
+    check_tokens(name, matrix.data, spec)
     if spec.finite and matrix.dtype.kind == "f":
         with np.errstate(over="ignore"):
             finite = np.isfinite(matrix.data.astype(spec.dtype, copy=False))
@@ -108,7 +110,7 @@ class SparseSamples:
         if self.loss is not None:
             self.targets = check_targets(y, spec, self.n_samples, name=names[1])
         self.weights = check_sample_weight(
-            sample_weight, self.n_samples, spec.target_dtype, name=names[2]
+            sample_weight, self.n_samples, spec.target_dtype, name=names[2], steps=spec.steps
         )
         dtype = self.matrix.dtype
         self.scale = spec.uint8_scale if dtype == np.uint8 else 1.0

@@ -58,6 +58,8 @@ class Spec(NamedTuple):
         Of a sample that may come as more than a row: (steps, features), (height, width, channels).
     steps : tuple of int
         (steps,) where a sample has a target of `n_outputs` for each step; else empty.
+    n_tokens : int
+        Samples are whole numbers from 0 on, so many of them; 0: any numbers.
     n_classes : int
         Classes that a label may name: 0 where targets are other things than a class for each sample.
     classes : tuple of bool, int, float or str, optional
@@ -75,6 +77,11 @@ class Spec(NamedTuple):
     finite: bool = True
     shape: tuple[int, ...] = ()
     steps: tuple[int, ...] = ()
+    n_tokens: int = 0
     n_classes: int = 0
     classes: tuple[Any, ...] | None = None
     feature_names: tuple[str, ...] | None = None
+
+    def per_target(self, n: int) -> tuple[int, ...]:
+        """Shape of an array with one number for each target of n samples."""
+        return (n, *self.steps)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from svdfast._process.checks import MAX_SIZE, count
+from svdfast._process.checks import MAX_SIZE, count, finite_number, fraction, positive_number
 from svdfast.model import activations
 from svdfast.model.activations import Activation
 from svdfast.model.layers import Linear as LinearLayer
@@ -47,6 +47,8 @@ class Input:
         if not 1 <= len(shape) <= 3:
             raise ValueError(f"shape: expected 1 to 3 sizes, got {len(shape)}")
         self.shape = tuple(count(f"shape[{i}]", n, maximum=MAX_SIZE) for i, n in enumerate(shape))
+        if math.prod(self.shape) > MAX_SIZE:
+            raise ValueError(f"shape: expected at most {MAX_SIZE} numbers, got {' x '.join(map(str, self.shape))}")
 
     def __repr__(self) -> str:
         return f"Input({', '.join(map(str, self.shape))})"
@@ -65,6 +67,8 @@ class Plan:
     def take(self, layer: Layer) -> None:
         """Appends what a layer of the description becomes."""
         layer._add(self)
+        if math.prod(self.shape) > MAX_SIZE:
+            raise ValueError(f"{type(layer).__name__}: expected outputs of at most {MAX_SIZE} numbers, got shape {self.shape}")
 
     def append(self, layer: WeightLayer) -> None:
         self.layers.append(layer)
@@ -223,11 +227,12 @@ class Embedding(Layer):
     """Tokens, numbers from 0 to n_tokens - 1, as vectors: (steps,) becomes (steps, n_out).
 
     Its weight (n_out, n_tokens) multiplies rows with a one, so a token takes n_tokens·n_out multiplications, and it can be cut as any
-    other. What is no such number becomes the bias alone.
+    other. Samples with other numbers are refused. Tokens of dtype uint8 are not scaled.
 
     Parameters
     ----------
     n_tokens, n_out : int
+        Tokens up to 2²⁴.
     """
 
     n_tokens: int
@@ -235,7 +240,7 @@ class Embedding(Layer):
 
     def _add(self, plan: Plan) -> None:
         plan.expect(self, 1, "steps")
-        n, n_out = count("n_tokens", self.n_tokens, maximum=MAX_SIZE), count("n_out", self.n_out, maximum=MAX_SIZE)
+        n, n_out = count("n_tokens", self.n_tokens, maximum=step.MOST_TOKENS), count("n_out", self.n_out, maximum=MAX_SIZE)
         (steps,) = plan.shape
         plan.steps += [step.Rows(steps), step.OneHot(n)]
         plan.append(LinearLayer(Dense(n_out, n), activations.identity(), tuple(plan.steps)))
@@ -258,7 +263,7 @@ class Masking(Layer):
     def _add(self, plan: Plan) -> None:
         plan.expect(self, 2, "steps, features")
         plan.order(True)
-        plan.steps.append(step.Mask(float(self.value)))
+        plan.steps.append(step.Mask(finite_number("value", self.value)))
 
 
 @dataclass(frozen=True)
@@ -281,10 +286,9 @@ class Dropout(Layer):
     rate: float
 
     def _add(self, plan: Plan) -> None:
-        if not 0 <= self.rate < 1:
-            raise ValueError(f"rate: expected a number from 0 to below 1, got {self.rate!r}")
+        rate = fraction("rate", self.rate, below_one=True)
         plan.n_dropouts += 1
-        plan.steps.append(step.Dropout(float(self.rate), int(plan.by_steps), plan.n_dropouts))
+        plan.steps.append(step.Dropout(rate, int(plan.by_steps), plan.n_dropouts))
 
 
 @dataclass(frozen=True)
@@ -306,7 +310,7 @@ class LayerNorm(Layer):
     epsilon: float = 1e-5
 
     def _add(self, plan: Plan) -> None:
-        plan.steps.append(step.Normalise(float(self.epsilon)))
+        plan.steps.append(step.Normalise(positive_number("epsilon", self.epsilon)))
 
 
 def _pair(name: str, value: Any, minimum: int = 1) -> tuple[int, int]:
@@ -336,6 +340,8 @@ def _window(plan: Plan, window: Any, stride: Any, padding: Any) -> tuple[int, ..
     else:
         v, h = _pair("padding", padding, minimum=0)
         sides = (v, h, v, h)
+        if v >= tall or h >= wide:
+            raise ValueError(f"padding: expected less than the kernel's size, {tall}×{wide}, got {padding!r}")
     return (height, width, tall, wide, down, across, *sides)
 
 

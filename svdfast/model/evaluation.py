@@ -72,7 +72,8 @@ def spec_of(net: _Network, loss: str | None = None) -> Spec:
     # A softmax network takes class numbers by its own loss only; a bit is a number for any loss.
     takes_labels = targets.classes or (head is BITS and n_out == 1)
     return Spec(
-        layout.sizes[0], n_out, dtype, net.uint8_scale, targets, dtype, shape=layout.input, steps=tuple(steps),
+        layout.sizes[0], n_out, dtype, 1.0 if layout.n_tokens else net.uint8_scale, targets, dtype, shape=layout.input,
+        steps=tuple(steps), n_tokens=layout.n_tokens,
         n_classes=head.n_values(n_out) if takes_labels else 0,
         classes=origin.classes if takes_labels else None, feature_names=origin.feature_names,
     )  # fmt: skip

@@ -88,9 +88,13 @@ class Layout:
     def program(self) -> Program:
         """The operations from a sample to the output."""
         shape = self.input_shape
-        program, x = Program(shape[-1], math.prod(shape[:-1])), 0
+        program, x, size = Program(shape[-1], math.prod(shape[:-1])), 0, math.prod(shape)
         for i, layer in enumerate(self.layers):
+            made = len(program.values)
             x = layer.emit(program, x, self.weights(i), self.of(i)[-1])
+            size += sum(value.size for value in program.values[made:] if value.view_of is None)
+            if size > MAX_SIZE:
+                raise ValueError(f"layers.{i}: expected at most {MAX_SIZE} numbers of a sample, up to here, got {size}")
         unused = {tensor.name for tensor in self.tensors} - {o.tensor.name for o in program.operations if o.tensor is not None}
         if unused:
             raise ValueError(f"{min(unused)}: expected an operation with this tensor, got none")
@@ -144,9 +148,19 @@ class Layout:
         found, now = [], False
         for layer in self.layers:
             for each in layer.steps:
-                now = isinstance(each, step.BySteps) or (now and not isinstance(each, step.BySamples | step.LastStep))
+                now = each.order(now)
             found.append(now)
         return tuple(found)
+
+    @cached_property
+    def n_tokens(self) -> int:
+        """Tokens that a sample's numbers may be, from 0 on; 0 where they are other numbers."""
+        for each in self.layers[0].steps:
+            if isinstance(each, step.OneHot):
+                return each.n
+            if not isinstance(each, step.Rows | step.BySteps | step.BySamples):
+                break
+        return 0
 
     @cached_property
     def size(self) -> int:
@@ -220,6 +234,13 @@ class Layout:
             raise ValueError(f"layout: expected at most {MAX_SIZE} parameters in tensors of different names, got {self.size}")
         if min(min(tensor.shape, default=0) for tensor in self.tensors) < 1:
             raise ValueError("layout: expected tensors of sizes ≥ 1, got others")
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Scan):
+                layer.check(self.layers[i - 1] if i > 0 else None, self.layers[i + 1 :])
+                if not self.by_steps[i]:
+                    raise ValueError(f"layers.{i}: expected rows {step.ORDERS[True]}, got rows {step.ORDERS[False]}")
+        if self.by_steps[-1]:
+            raise ValueError(f"layers.{len(self.layers) - 1}: expected rows {step.ORDERS[False]}, got rows {step.ORDERS[True]}")
         _ = self.program
         return self
 

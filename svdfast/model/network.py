@@ -121,14 +121,15 @@ class Network:
             layout = Layout(build(sizes, listed("layers", hidden, "layers")), sizes.shape)
         else:
             layout = _of_sizes(sizes, hidden, output)
+        name = "layers" if isinstance(sizes, Input) else "sizes"
+        if layout.size > MAX_SIZE:
+            raise ValueError(f"{name}: expected at most {MAX_SIZE} parameters, got {layout.size}")
         _check_output(layout)
         if init not in INITIALIZERS:
             raise ValueError(f"init: expected one of {', '.join(INITIALIZERS)}, got {init!r}")
         kind = float_dtype("dtype", dtype)
         self.uint8_scale = positive_number("uint8_scale", uint8_scale)
-        if layout.size > MAX_SIZE:
-            raise ValueError(f"sizes: expected at most {MAX_SIZE} parameters, got {layout.size}")
-        room("sizes", layout.size * kind.itemsize)
+        room(name, layout.size * kind.itemsize)
         # Layout and vector belong together, so they change together, in one assignment.
         self._state = layout, aligned_zeros(layout.size, kind)
         self._origin = Origin()

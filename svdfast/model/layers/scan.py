@@ -71,6 +71,16 @@ class Scan(Weighted):
     def name(self) -> str:
         return self.cell.removesuffix("_tanh").replace("_", " ")
 
+    def check(self, before: object, after: Sequence[object]) -> None:
+        """Refuses a scan that has not its input's weight, or its other half, beside it."""
+        if self.half == 2:
+            if not isinstance(before, Scan) or (before.half, before.cell, before.n_in) != (1, self.cell, self.n_in):
+                raise ValueError(f"{self.cell}: expected the scan from the first step on before it")
+        elif before is None or isinstance(before, Scan):
+            raise ValueError(f"{self.cell}: expected the weight of its input before it")
+        if self.half == 1 and not (after and isinstance(after[0], Scan) and after[0].half == 2):
+            raise ValueError(f"{self.cell}: expected the scan from the last step back after it")
+
     def emit(self, program: Program, x: int, weights: Sequence[Tensor], b: Tensor) -> int:
         """Writes the scan; returns the value of its outputs, of every step."""
         x = emit_all(self.steps, program, x)

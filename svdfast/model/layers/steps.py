@@ -7,13 +7,12 @@ only, no numbers. Not here: what users write (svdfast/layers.py), what an operat
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any, ClassVar
 
-from svdfast._process.checks import MAX_SIZE, count, positive_number
+from svdfast._process.checks import MAX_SIZE, count, finite_number, fraction, positive_number
 from svdfast.model.program import Operation, Other, Program, Value
 from svdfast.ops.dropout import KIND as DROPOUT
 from svdfast.ops.last_step import KIND as LAST_STEP
@@ -30,11 +29,24 @@ __all__ = [
 ]  # fmt: skip
 
 
+# Tokens of an alphabet at most: so many whole numbers float32 tells apart.
+MOST_TOKENS = 2**24
+# What messages call the orders of rows.
+ORDERS = {True: "step by step", False: "sample by sample"}
+
+
 @dataclass(frozen=True)
 class Step(ABC):
-    """One step. Its fields are integers and floats, which files keep; its class's name is its name there."""
+    """One step. Its fields are integers and floats, which files keep; its class's name is its name there.
+
+    Attributes
+    ----------
+    takes_steps : bool or None
+        Whether it takes rows that lie step by step; None: it takes both.
+    """
 
     kinds: ClassVar[dict[str, type[Step]]] = {}
+    takes_steps: ClassVar[bool | None] = None
 
     def __init_subclass__(cls) -> None:
         Step.kinds[cls.__name__] = cls
@@ -43,6 +55,22 @@ class Step(ABC):
     def emit(self, program: Program, x: int) -> int:
         """Writes the step; returns the value of its result."""
 
+    def order(self, by_steps: bool) -> bool:
+        """Whether rows lie step by step after it, if they do or do not before it.
+
+        Raises
+        ------
+        ValueError
+            It takes them in the other order.
+        """
+        if self.takes_steps is not None:
+            self._expect(self.takes_steps, by_steps)
+        return by_steps
+
+    def _expect(self, wanted: bool, by_steps: bool) -> None:
+        if wanted != by_steps:
+            raise ValueError(f"{type(self).__name__}: expected rows {ORDERS[wanted]}, got rows {ORDERS[by_steps]}")
+
     def header(self) -> dict[str, Any]:
         """The step as files have it."""
         return {"step": type(self).__name__} | {f.name: getattr(self, f.name) for f in fields(self)}
@@ -50,20 +78,23 @@ class Step(ABC):
 
 def parse(values: Mapping[str, Any]) -> Step:
     """What `Step.header` gave, checked; whether it fits what comes before it shows as the program is written."""
-    kind = Step.kinds[values["step"]]
+    name = values["step"]
+    if not isinstance(name, str) or name not in Step.kinds:
+        raise ValueError(f"step: expected one of {', '.join(Step.kinds)}, got {name!r:.40}")
+    kind = Step.kinds[name]
     types = {field.name: field.type for field in fields(kind)}
     return kind(**{key: _number(key, value, types[key]) for key, value in values.items() if key != "step"})
 
 
 def _number(name: str, value: Any, kind: Any) -> float:
-    if kind != "float":
-        return count(name, value, minimum=0, maximum=MAX_SIZE)
-    return math.copysign(positive_number(name, abs(value), or_zero=True), value)
+    return finite_number(name, value) if kind == "float" else count(name, value, minimum=0, maximum=MAX_SIZE)
 
 
 @dataclass(frozen=True)
 class Flatten(Step):
     """All rows of a sample as one."""
+
+    takes_steps = False
 
     def emit(self, program: Program, x: int) -> int:
         return program.view(x, 1)
@@ -75,6 +106,8 @@ class Rows(Step):
 
     rows: int
 
+    takes_steps = False
+
     def emit(self, program: Program, x: int) -> int:
         return program.view(x, count("rows", self.rows))
 
@@ -83,6 +116,11 @@ class Rows(Step):
 class BySteps(Step):
     """Rows step by step, as loops take them, instead of sample by sample."""
 
+    takes_steps = False
+
+    def order(self, by_steps: bool) -> bool:
+        return not super().order(by_steps)
+
     def emit(self, program: Program, x: int) -> int:
         return _reordered(program, x, True)
 
@@ -90,6 +128,11 @@ class BySteps(Step):
 @dataclass(frozen=True)
 class BySamples(Step):
     """Rows sample by sample again."""
+
+    takes_steps = True
+
+    def order(self, by_steps: bool) -> bool:
+        return not super().order(by_steps)
 
     def emit(self, program: Program, x: int) -> int:
         return _reordered(program, x, False)
@@ -106,6 +149,11 @@ class LastStep(Step):
     """The last step's row, of rows step by step; of `reverse` columns, the right ones, the first step's."""
 
     reverse: int = 0
+
+    takes_steps = True
+
+    def order(self, by_steps: bool) -> bool:
+        return not super().order(by_steps)
 
     def emit(self, program: Program, x: int) -> int:
         width = program.values[x].width
@@ -126,7 +174,7 @@ class OneHot(Step):
         if before.width != 1:
             raise ValueError(f"OneHot: expected a token in each row, got {before.width} numbers")
         made = Operation(ONE_HOT, x, len(program.values), reads_output=False)
-        return program.add(made, Value(count("n", self.n), before.rows_per_sample))
+        return program.add(made, Value(count("n", self.n, maximum=MOST_TOKENS), before.rows_per_sample))
 
 
 @dataclass(frozen=True)
@@ -149,12 +197,14 @@ class Dropout(Step):
     by_steps: int = 0
     number: int = 0
 
+    def order(self, by_steps: bool) -> bool:
+        self._expect(bool(self.by_steps), by_steps)
+        return by_steps
+
     def emit(self, program: Program, x: int) -> int:
-        if not 0 <= self.rate < 1:
-            raise ValueError(f"rate: expected a number from 0 to below 1, got {self.rate}")
-        before = program.values[x]
+        rate, before = fraction("rate", self.rate, below_one=True), program.values[x]
         sizes = int(self.by_steps > 0), self.number
-        made = Operation(DROPOUT, x, len(program.values), parameter=self.rate, sizes=sizes, reads_output=False)
+        made = Operation(DROPOUT, x, len(program.values), parameter=rate, sizes=sizes, reads_output=False)
         return program.add(made, Value(before.width, before.rows_per_sample))
 
 
@@ -163,6 +213,8 @@ class Mask(Step):
     """Steps whose numbers are all this value do not count: cells pass them by. Rows lie step by step."""
 
     value: float = 0.0
+
+    takes_steps = True
 
     def emit(self, program: Program, x: int) -> int:
         before = program.values[x]
@@ -195,6 +247,8 @@ class Window(Step):
     left: int = 0
     bottom: int = 0
     right: int = 0
+
+    takes_steps = False
 
     @property
     def rows(self) -> int:
