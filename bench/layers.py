@@ -7,7 +7,7 @@ Each system lives in a process of its own, with its threads set before it starts
 Adam in float32 on the same random samples, after one that is not counted. PyTorch's convolutions run in both of its memory formats, and
 the better one stands in the table. The share of the peak is of the products' operations, by count, in a register-only loop's time.
 
-Not here: networks of fully connected layers (compare.py), and how accurate the results are (tests, docs/reproduction.md).
+Not here: networks of fully connected layers (compare.py), and time to an accuracy (to_accuracy.py).
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def samples(case: Case) -> tuple[Any, Any]:
     return rng.random((case.batch, *case.shape), dtype=np.float32), rng.integers(0, 10, case.batch)
 
 
-def our_network(case: Case) -> Any:
+def our_network(case: Case, seed: int = 0) -> Any:
     import svdfast as sf
     from svdfast import layers as L
 
     if case.kind in ("gru", "lstm", "rnn"):
         layer = {"gru": L.GRU, "lstm": L.LSTM, "rnn": L.RNN}[case.kind](case.widths[0])
-        return sf.Network(sf.Input(*case.shape), [layer, L.Linear(10, "softmax")], seed=0)
+        return sf.Network(sf.Input(*case.shape), [layer, L.Linear(10, "softmax")], seed=seed)
     made: list[Any] = []
     if case.kind == "lenet":
         for i, n in enumerate(case.widths):
@@ -78,7 +78,7 @@ def our_network(case: Case) -> Any:
         for i, n in enumerate(case.widths):
             made += [L.Conv2d(n, 3, "relu", padding="same"), *([L.MaxPool2d(2)] if i % 2 else [])]
         made += [L.Flatten(), L.Linear(256, "relu")]
-    return sf.Network(sf.Input(*case.shape), [*made, L.Linear(10, "softmax")], seed=0)
+    return sf.Network(sf.Input(*case.shape), [*made, L.Linear(10, "softmax")], seed=seed)
 
 
 def our_rounds(case: Case, rank_fraction: float | None, n_threads: int) -> tuple[Callable[[], float], int]:
@@ -104,12 +104,10 @@ def our_rounds(case: Case, rank_fraction: float | None, n_threads: int) -> tuple
     return run, 2 * case.batch * sf.count_multiplications(net).total
 
 
-def their_rounds(case: Case, memory_format: str, n_threads: int) -> Callable[[], float]:
+def their_network(case: Case) -> Any:
+    """PyTorch's, which takes (n, steps, features) or (n, channels, height, width)."""
     import torch
     from torch import nn
-
-    torch.set_num_threads(n_threads)
-    torch.manual_seed(0)
 
     class Recurrent(nn.Module):
         def __init__(self) -> None:
@@ -121,30 +119,35 @@ def their_rounds(case: Case, memory_format: str, n_threads: int) -> Callable[[],
         def forward(self, x: Any) -> Any:
             return self.out(self.layer(x)[0][:, -1])
 
-    X, y = samples(case)
-    inputs, targets = torch.from_numpy(X), torch.from_numpy(y)
-    module: nn.Module
     if case.kind in ("gru", "lstm", "rnn"):
-        module = Recurrent()
-    else:
-        inputs = inputs.permute(0, 3, 1, 2).contiguous()
-        parts: list[nn.Module] = []
-        channels = case.shape[2]
-        for i, n in enumerate(case.widths):
-            if case.kind == "lenet":
-                parts += [nn.Conv2d(channels, n, 5, padding=2 if i == 0 else 0), nn.ReLU(), nn.MaxPool2d(2)]
-            else:
-                parts += [nn.Conv2d(channels, n, 3, padding=1), nn.ReLU(), *([nn.MaxPool2d(2)] if i % 2 else [])]
-            channels = n
-        parts.append(nn.Flatten())
-        width = nn.Sequential(*parts)(inputs[:1]).shape[1]
+        return Recurrent()
+    height, width, channels = case.shape
+    parts: list[nn.Module] = []
+    for i, n in enumerate(case.widths):
         if case.kind == "lenet":
-            parts += [nn.Linear(width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)]
+            parts += [nn.Conv2d(channels, n, 5, padding=2 if i == 0 else 0), nn.ReLU(), nn.MaxPool2d(2)]
         else:
-            parts += [nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 10)]
-        module = nn.Sequential(*parts)
-        if memory_format == "channels_last":
-            module, inputs = module.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
+            parts += [nn.Conv2d(channels, n, 3, padding=1), nn.ReLU(), *([nn.MaxPool2d(2)] if i % 2 else [])]
+        channels = n
+    parts.append(nn.Flatten())
+    flat = nn.Sequential(*parts)(torch.zeros(1, case.shape[2], height, width)).shape[1]
+    if case.kind == "lenet":
+        return nn.Sequential(*parts, nn.Linear(flat, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10))
+    return nn.Sequential(*parts, nn.Linear(flat, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+def their_rounds(case: Case, memory_format: str, n_threads: int) -> Callable[[], float]:
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(n_threads)
+    torch.manual_seed(0)
+    X, y = samples(case)
+    inputs, targets, module = torch.from_numpy(X), torch.from_numpy(y), their_network(case)
+    if len(case.shape) == 3:
+        inputs = inputs.permute(0, 3, 1, 2).contiguous()
+    if memory_format == "channels_last":
+        module, inputs = module.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(module.parameters(), RATE)
 
     def run() -> float:
