@@ -57,7 +57,9 @@ static void NAME(convolution)(const svdfast_window *w, int back, ptrdiff_t p, pt
                               float *Y)
 {
     float panel[DEPTH * COLUMNS] __attribute__((aligned(64)));
-    const ptrdiff_t of_row = w->wide * c, strips = (w->columns + ROWS - 1) / ROWS;
+    const ptrdiff_t of_row = w->wide * c;
+    /* Rows of a micro-kernel: nearly equal numbers of places. */
+    const ptrdiff_t strips = (w->columns + ROWS - 1) / ROWS, fewest = w->columns / strips, more = w->columns % strips;
     /* Whole rows of the window at a time, or nearly equal parts of one. */
     const ptrdiff_t at_once = of_row > DEPTH ? 1 : DEPTH / of_row;
     const ptrdiff_t n_blocks = (w->tall + at_once - 1) / at_once, n_parts = of_row > DEPTH ? (of_row + DEPTH - 1) / DEPTH : 1;
@@ -75,8 +77,8 @@ static void NAME(convolution)(const svdfast_window *w, int back, ptrdiff_t p, pt
                     for (ptrdiff_t y = 0; y < b.rows; y++) {
                         const float *a = A.at + i * A.image + (y * w->down + row) * A.line + first;
                         float *to = Y + ((b.image + i) * w->rows + b.row + y) * w->columns * n + j;
-                        for (ptrdiff_t s = 0; s < strips; s++) {
-                            const ptrdiff_t x = part(s, w->columns, strips), rows = part(s + 1, w->columns, strips) - x;
+                        for (ptrdiff_t s = 0, x = 0, rows; s < strips; s++, x += rows) {
+                            rows = fewest + (s < more);
                             NAME(PLACES)[vectors - 1][rows - 1](segments, A.line - k, k, a + x * w->across * c, w->across * c, panel, last,
                                                                 d > 0, to + x * n, n);
                         }
@@ -91,15 +93,17 @@ static void NAME(convolution_gradient)(const svdfast_window *w, ptrdiff_t p, ptr
                                        ptrdiff_t first, ptrdiff_t stop, int accumulate, float *g)
 {
     float panel[DEPTH * COLUMNS] __attribute__((aligned(64)));
-    const ptrdiff_t of_row = w->wide * c, m = w->tall * of_row, strips = (of_row + ROWS - 1) / ROWS;
+    const ptrdiff_t of_row = w->wide * c, m = w->tall * of_row;
+    /* Rows of a micro-kernel: nearly equal numbers of a patch's elements. */
+    const ptrdiff_t strips = (of_row + ROWS - 1) / ROWS, fewest = of_row / strips, more = of_row % strips;
     /* Whole rows of places at a time, or nearly equal parts of one. */
     const ptrdiff_t at_once = w->columns > DEPTH ? 1 : DEPTH / w->columns, n_parts = (w->columns + DEPTH - 1) / DEPTH;
-    int more = accumulate;
+    int adds = accumulate;
     for (ptrdiff_t of = 0, count = n_bands(w, p, c); of < count; of++) {
         const band b = band_at(w, p, c, of);
         const bordered A = with_border(w, &b, c, X);
         const ptrdiff_t n_blocks = (b.rows + at_once - 1) / at_once;
-        for (ptrdiff_t d = 0; d < b.images * n_blocks * n_parts; d++, more = 1) {
+        for (ptrdiff_t d = 0; d < b.images * n_blocks * n_parts; d++, adds = 1) {
             const ptrdiff_t i = d / (n_blocks * n_parts), block = d / n_parts % n_blocks;
             const ptrdiff_t y = part(block, b.rows, n_blocks), segments = part(block + 1, b.rows, n_blocks) - y;
             const ptrdiff_t x = part(d % n_parts, w->columns, n_parts), k = part(d % n_parts + 1, w->columns, n_parts) - x;
@@ -110,10 +114,10 @@ static void NAME(convolution_gradient)(const svdfast_window *w, ptrdiff_t p, ptr
                 const int vectors = columns > WIDTH ? 2 : 1, last = (int)columns - WIDTH * (vectors - 1);
                 NAME(copy_panel)(segments * k, vectors, last, from + j, n, panel);
                 for (ptrdiff_t row = 0; row < w->tall; row++)
-                    for (ptrdiff_t s = 0; s < strips; s++) {
-                        const ptrdiff_t e = part(s, of_row, strips), rows = part(s + 1, of_row, strips) - e;
+                    for (ptrdiff_t s = 0, e = 0, rows; s < strips; s++, e += rows) {
+                        rows = fewest + (s < more);
                         NAME(ELEMENTS)[vectors - 1][rows - 1](segments, w->down * A.line - k * w->across * c, k, a + row * A.line + e,
-                                                              w->across * c, panel, last, more, g + (j - first) * m + row * of_row + e, m);
+                                                              w->across * c, panel, last, adds, g + (j - first) * m + row * of_row + e, m);
                     }
             }
         }
