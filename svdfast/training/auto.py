@@ -63,7 +63,7 @@ WORTH, SHARE, SHARES = 0.8, 0.02, 0.1
 RECOVERY, SHORTEST = 0.02, 20
 STILL_LOST = 0.05
 # A cut that was taken back may be tried again when so many times as much has been learned: at the start of a training, while the loss
-# has hardly begun to fall, its ups and downs from step to step are larger than all that has been learned.
+# has hardly begun to fall, its ups and downs from step to step are about as large as all that has been learned.
 AGAIN = 2
 # By the clock a form counts as faster where it takes at most this share of the time.
 FASTER = 0.97
