@@ -181,6 +181,13 @@ def test_tokens_are_no_pixels(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("before", [L.Dropout(0.5), L.LayerNorm(), L.Linear(5)])
+def test_an_embedding_comes_first(before):
+    """What another layer gives are no tokens, and nothing could tell."""
+    with pytest.raises(ValueError, match=r"layers\[1\]: Embedding: expected it as the first layer, got it after another one"):
+        sf.Network(sf.Input(5), [before, L.Embedding(3, 4), L.GRU(3), L.Linear(2)])
+
+
 def test_there_are_no_more_tokens_than_float32_tells_apart():
     with pytest.raises(ValueError, match=r"layers\[0\]: n_tokens: expected an integer from 1 to 16777216, got 16777217"):
         tokens(2**24 + 1)

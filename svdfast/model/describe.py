@@ -227,7 +227,7 @@ class Embedding(Layer):
     """Tokens, numbers from 0 to n_tokens - 1, as vectors: (steps,) becomes (steps, n_out).
 
     Its weight (n_out, n_tokens) multiplies rows with a one, so a token takes n_tokens·n_out multiplications, and it can be cut as any
-    other. Samples with other numbers are refused. Tokens of dtype uint8 are not scaled.
+    other. It is the first layer. Samples with other numbers are refused. Tokens of dtype uint8 are not scaled.
 
     Parameters
     ----------
@@ -240,6 +240,8 @@ class Embedding(Layer):
 
     def _add(self, plan: Plan) -> None:
         plan.expect(self, 1, "steps")
+        if plan.layers or plan.steps:
+            raise ValueError("Embedding: expected it as the first layer, got it after another one, whose outputs are no tokens")
         n, n_out = count("n_tokens", self.n_tokens, maximum=step.MOST_TOKENS), count("n_out", self.n_out, maximum=MAX_SIZE)
         (steps,) = plan.shape
         plan.steps += [step.Rows(steps), step.OneHot(n)]
