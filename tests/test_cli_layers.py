@@ -20,7 +20,7 @@ import pytest
 import svdfast as sf
 from svdfast.cli import texts
 from svdfast.cli.main import main
-from svdfast.data.text import decode, number, windows
+from svdfast.data.text import decode, number, split
 
 L = sf.layers
 
@@ -383,15 +383,13 @@ def test_an_interrupt_leaves_no_broken_file(play, folder):
 # The library
 
 
-def test_windows():
+def test_windows_of_both_parts():
     tokens, characters = number("abcabcab")
     assert tokens.tolist() == [0, 1, 2, 0, 1, 2, 0, 1] and characters == ("a", "b", "c")
-    X, y = windows(tokens, 3)
+    (X, y), (X_test, y_test), characters = split("abcabcab" + "cbab", 3, 1 / 3)
     assert X.tolist() == [[0, 1, 2], [0, 1, 2]] and y.tolist() == [[1, 2, 0], [1, 2, 0]]
-    assert (X.dtype, y.dtype) == (np.int32, np.int64)
-    assert windows(tokens, 7)[1].tolist() == [[1, 2, 0, 1, 2, 0, 1]]
-    assert windows(tokens, 8)[0].shape == (0, 8)
-    assert windows(tokens[:0], 2)[0].shape == (0, 2)
+    assert X_test.tolist() == [[2, 1, 0]] and y_test.tolist() == [[1, 0, 1]]
+    assert (X.dtype, y.dtype) == (np.int32, np.int64) and characters == ("a", "b", "c")
 
 
 def test_characters_beyond_16_bits_and_marks():
@@ -402,8 +400,8 @@ def test_characters_beyond_16_bits_and_marks():
 
 @pytest.mark.parametrize(("settings", "error", "expected"), [
     ({"steps": 0}, ValueError, "steps: expected an integer ≥ 1|steps: expected an integer from 1"), ({"steps": 1.5}, TypeError, "steps: "),
-    ({"test": 0}, ValueError, "test: expected a number above 0"), ({"test": 1.0}, ValueError, "test: "),
-    ({"test": "x"}, TypeError, "test: expected a number, got str"), ({"test": True}, TypeError, "test: "),
+    ({"test": 0}, ValueError, "test: expected a number above 0"), ({"test": 1.0}, ValueError, "test: expected .* below 1"),
+    ({"test": "x"}, TypeError, "test: expected a number from 0 to 1, got str"), ({"test": True}, TypeError, "test: "),
     ({"encoding": "klingon"}, ValueError, "a.txt: encoding: expected one that Python knows, got 'klingon'"),
     ({"steps": 500}, ValueError, "a.txt: expected at least 501 characters"),
 ])  # fmt: skip

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from svdfast.cli.data import Data
 from svdfast.cli.errors import Failure, UsageError, named_errors, short
 from svdfast.data.text import decode, number, split
-from svdfast.interop.onnx_layers import takes_tokens
 from svdfast.model.heads import CLASSES
 from svdfast.model.network import Network
 from svdfast.model.origin import Label
@@ -112,7 +111,7 @@ def characters_of(net: Network) -> tuple[str, ...] | None:
     """The characters of a network that takes and foretells them; None of any other one."""
     layout, classes = net.layout, net.classes or ()
     texts = tuple(label for label in classes if isinstance(label, str) and len(label) == 1)
-    of_text = len(texts) == len(classes) == layout.layers[0].n_in and takes_tokens(layout) and len(layout.output_shape) == 2
+    of_text = len(texts) == len(classes) == layout.n_tokens > 0 and len(layout.output_shape) == 2
     return texts if of_text else None
 
 
