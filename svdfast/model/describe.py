@@ -82,7 +82,9 @@ class Plan:
 
     def expect(self, layer: object, n: int, what: str) -> None:
         if len(self.shape) != n:
-            raise ValueError(f"{type(layer).__name__}: expected inputs of shape ({what}), got {self.shape}")
+            ended = bool(self.steps) and isinstance(self.steps[-1], step.LastStep)
+            hint = "; return_sequences=True gives the state after each step" if ended else ""
+            raise ValueError(f"{type(layer).__name__}: expected inputs of shape ({what}), got {self.shape}{hint}")
 
 
 class Layer(ABC):
