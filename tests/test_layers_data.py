@@ -265,8 +265,9 @@ def test_classes_of_steps_are_class_numbers():
     net = by_steps()
     X, y = samples(net), targets(net)
     y[3, 2] = 3
-    with pytest.raises(ValueError, match="y: expected class numbers from 0 to 2, got 3 in row"):
-        sf.train(net, X, y, epochs=1)
+    for given in (y, Slices(y)):
+        with pytest.raises(ValueError, match="y: expected class numbers from 0 to 2, got 3 in row 3;"):
+            sf.train(net, X, given, epochs=1)
     with pytest.raises(TypeError, match="y: expected integer class numbers"):
         net.evaluate(X, np.full((9, 4), 0.5))
 
