@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""svdfast: train fully connected networks faster by factoring their weights with truncated SVD.
+"""svdfast: train neural networks faster by factoring their weights with truncated SVD.
 
 Only names are gathered here. `_gil` comes first, as it may refuse; then `_runtime`: it has SciPy's BLAS loaded before anything else does.
 """

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from svdfast._process import in_use
 from svdfast._process.files import written_whole
 from svdfast.data.preparation import GAP, GAPS, Categorical, Numeric, Preparation
-from svdfast.interop.onnx_layers import takes_tokens, write_layers
+from svdfast.interop.onnx_layers import write_layers
 from svdfast.model.heads import CLASSES, head_of
 from svdfast.model.network import Network
 from svdfast.model.origin import Label
@@ -106,7 +106,7 @@ def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
         raise ValueError("preparation: expected names of columns, which are the model's inputs, got an empty one")
     graph = _Graph(net.dtype, columns)
     if table is None:
-        inputs, name = [graph.input("X", *net.layout.input_shape, integers=takes_tokens(net.layout))], "X"
+        inputs, name = [graph.input("X", *net.layout.input_shape, integers=net.layout.n_tokens > 0)], "X"
     else:
         inputs, name = _features(graph, table)
     with in_use.reading(net):

@@ -113,10 +113,11 @@ def padded(sequences: Collection[ArrayLike], steps: int | None = None) -> tuple[
     arrays = [real_array(f"sequences[{i}]", sequence) for i, sequence in enumerate(sequences)]
     if not arrays:
         raise ValueError("sequences: expected at least one, got none")
+    features = ", ".join(map(str, arrays[0].shape[1:]))
+    wanted = {1: "(n,)", 2: f"(n, {features})"}.get(arrays[0].ndim)
     for i, array in enumerate(arrays):
-        if array.ndim not in (1, 2) or array.shape[1:] != arrays[0].shape[1:] or array.ndim != arrays[0].ndim:
-            of_first = {1: "(n,)", 2: f"(n, {arrays[0].shape[-1]})"}.get(arrays[0].ndim, "(n,) or (n, n_features)")
-            raise ValueError(f"sequences[{i}]: expected shape {of_first}, got {array.shape}")
+        if wanted is None or array.ndim != arrays[0].ndim or array.shape[1:] != arrays[0].shape[1:]:
+            raise ValueError(f"sequences[{i}]: expected shape {wanted or '(n,) or (n, n_features)'}, got {array.shape}")
     longest = max(map(len, arrays))
     steps = longest if steps is None else count("steps", steps)
     if longest > steps:

@@ -20,7 +20,7 @@ import pytest
 import svdfast as sf
 from svdfast.cli import texts
 from svdfast.cli.main import main
-from svdfast.data.text import decode, number, windows
+from svdfast.data.text import decode, number, split
 
 L = sf.layers
 
@@ -247,6 +247,9 @@ def test_saved_networks_of_text(play, folder, capsys):
         wanted -= sum(math.log2(p[i, token]) for i, token in enumerate(tokens[start + 1 : start + 17]))
     assert f"bits a character {wanted / 99:.4f}\n" in out
     assert "not seen in training, and left out: 2 characters" in out
+    (folder / "between.txt").write_text(f"{text[:50]}Q{text[50:]}\u00e9", newline="", encoding="utf-8")
+    between = done(capsys, "evaluate", "n.npz", "between.txt")
+    assert between.replace("between.txt", "new.txt") == out
 
     status, written, err = run(capsys, "predict", "n.npz", "new.txt", "--sample", "40")
     assert status == 0 and "2 of the last characters" in err
@@ -271,6 +274,17 @@ def test_sample_and_seed_go_with_text(folder, capsys):
     sf.save(sf.Network([2, 3], seed=0), "n.npz")
     for option in ("--sample", "--seed"):
         assert refused(capsys, "predict", "n.npz", "xor", option, "3").startswith(f"{option}: goes with a network of characters")
+
+
+@pytest.mark.parametrize("command", [["predict"], ["evaluate"], ["compress", "--rank-fraction", "1/2", "--force", "--data"]])
+def test_other_tokens_are_told_with_the_name_of_their_file(command, folder, capsys):
+    sf.save(sf.Network(sf.Input(5), [L.Embedding(3, 8), L.GRU(16), L.Linear(2, "softmax")], seed=0), "n.npz")
+    X = np.random.default_rng(0).integers(0, 3, (6, 5))
+    X[2, 3] = 7
+    np.savez("tokens.npz", X=X, y=[0, 1] * 3)
+    name, *options = command
+    message = refused(capsys, name, "n.npz", *options, "tokens.npz", status=1)
+    assert message == "tokens.npz: X: expected tokens, whole numbers from 0 to 2, got 7 at 2, 3\n"
 
 
 def _written(folder, name, content):
@@ -369,15 +383,13 @@ def test_an_interrupt_leaves_no_broken_file(play, folder):
 # The library
 
 
-def test_windows():
+def test_windows_of_both_parts():
     tokens, characters = number("abcabcab")
     assert tokens.tolist() == [0, 1, 2, 0, 1, 2, 0, 1] and characters == ("a", "b", "c")
-    X, y = windows(tokens, 3)
+    (X, y), (X_test, y_test), characters = split("abcabcab" + "cbab", 3, 1 / 3)
     assert X.tolist() == [[0, 1, 2], [0, 1, 2]] and y.tolist() == [[1, 2, 0], [1, 2, 0]]
-    assert (X.dtype, y.dtype) == (np.int32, np.int64)
-    assert windows(tokens, 7)[1].tolist() == [[1, 2, 0, 1, 2, 0, 1]]
-    assert windows(tokens, 8)[0].shape == (0, 8)
-    assert windows(tokens[:0], 2)[0].shape == (0, 2)
+    assert X_test.tolist() == [[2, 1, 0]] and y_test.tolist() == [[1, 0, 1]]
+    assert (X.dtype, y.dtype) == (np.int32, np.int64) and characters == ("a", "b", "c")
 
 
 def test_characters_beyond_16_bits_and_marks():
@@ -388,8 +400,8 @@ def test_characters_beyond_16_bits_and_marks():
 
 @pytest.mark.parametrize(("settings", "error", "expected"), [
     ({"steps": 0}, ValueError, "steps: expected an integer ≥ 1|steps: expected an integer from 1"), ({"steps": 1.5}, TypeError, "steps: "),
-    ({"test": 0}, ValueError, "test: expected a number above 0"), ({"test": 1.0}, ValueError, "test: "),
-    ({"test": "x"}, TypeError, "test: expected a number, got str"), ({"test": True}, TypeError, "test: "),
+    ({"test": 0}, ValueError, "test: expected a number above 0"), ({"test": 1.0}, ValueError, "test: expected .* below 1"),
+    ({"test": "x"}, TypeError, "test: expected a number from 0 to 1, got str"), ({"test": True}, TypeError, "test: "),
     ({"encoding": "klingon"}, ValueError, "a.txt: encoding: expected one that Python knows, got 'klingon'"),
     ({"steps": 500}, ValueError, "a.txt: expected at least 501 characters"),
 ])  # fmt: skip

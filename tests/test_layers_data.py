@@ -181,6 +181,33 @@ def test_tokens_are_no_pixels(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("before", [L.Dropout(0.5), L.LayerNorm(), L.Linear(5)])
+def test_an_embedding_comes_first(before):
+    """What another layer gives are no tokens, and nothing could tell."""
+    with pytest.raises(ValueError, match=r"layers\[1\]: Embedding: expected it as the first layer, got it after another one"):
+        sf.Network(sf.Input(5), [before, L.Embedding(3, 4), L.GRU(3), L.Linear(2)])
+
+
+def test_layers_have_their_own_activations():
+    with pytest.raises(ValueError, match="output: expected none with layers, the last of which has its own activation, got 'sigmoid'"):
+        sf.Network(sf.Input(5, 3), [L.GRU(4), L.Linear(1)], output="sigmoid")
+
+
+def test_a_layer_for_sequences_after_one_that_gives_the_last_state():
+    expected = r"layers\[1\]: GRU: expected inputs of shape \(steps, features\), got \(4,\); return_sequences=True gives the state"
+    with pytest.raises(ValueError, match=expected):
+        sf.Network(sf.Input(5, 3), [L.GRU(4), L.GRU(4), L.Linear(1)])
+    with pytest.raises(ValueError, match=r"got \(15,\)$"):
+        sf.Network(sf.Input(5, 3), [L.Flatten(), L.GRU(4), L.Linear(1)])
+
+
+def test_text_is_no_target_of_steps():
+    """There are no labels for them, and none may be told to ravel what has a row for each sample."""
+    net = sf.Network(sf.Input(5, 3), [L.GRU(4, return_sequences=True), L.Linear(2, "softmax")], seed=0)
+    with pytest.raises(TypeError, match=r"y: expected class numbers from 0 to 1 for the steps of each sample, got text \('a'\)"):
+        sf.train(net, RNG.normal(size=(3, 5, 3)), np.array([["a", "b", "a", "b", "a"]] * 3))
+
+
 def test_there_are_no_more_tokens_than_float32_tells_apart():
     with pytest.raises(ValueError, match=r"layers\[0\]: n_tokens: expected an integer from 1 to 16777216, got 16777217"):
         tokens(2**24 + 1)
@@ -238,8 +265,9 @@ def test_classes_of_steps_are_class_numbers():
     net = by_steps()
     X, y = samples(net), targets(net)
     y[3, 2] = 3
-    with pytest.raises(ValueError, match="y: expected class numbers from 0 to 2, got 3 in row"):
-        sf.train(net, X, y, epochs=1)
+    for given in (y, Slices(y)):
+        with pytest.raises(ValueError, match="y: expected class numbers from 0 to 2, got 3 in row 3;"):
+            sf.train(net, X, given, epochs=1)
     with pytest.raises(TypeError, match="y: expected integer class numbers"):
         net.evaluate(X, np.full((9, 4), 0.5))
 

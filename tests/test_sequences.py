@@ -37,6 +37,8 @@ WRONG = [
     (lambda: streams(np.zeros(9), 1, 1.5), TypeError, "batch_size: expected an integer, got float"),
     (lambda: padded([]), ValueError, "sequences: expected at least one, got none"),
     (lambda: padded(5), TypeError, "sequences: expected a list of arrays, got int"),
+    (lambda: padded([5, 6]), ValueError, r"sequences\[0\]: expected shape \(n,\) or \(n, n_features\), got \(\)"),
+    (lambda: padded({0: [5]}), ValueError, r"sequences\[0\]: expected shape \(n,\) or \(n, n_features\), got \(\)"),
     (lambda: padded([[1, 2], [[1, 2]]]), ValueError, r"sequences\[1\]: expected shape \(n,\), got \(1, 2\)"),
     (lambda: padded([np.zeros((2, 3)), np.zeros((2, 4))]), ValueError, r"sequences\[1\]: expected shape \(n, 3\), got \(2, 4\)"),
     (lambda: padded([np.zeros((2, 3, 4))]), ValueError, r"sequences\[0\]: expected shape \(n,\) or \(n, n_features\), got \(2, 3, 4\)"),

@@ -344,5 +344,5 @@ def test_rows_that_are_not_in_memory(carry_state, monkeypatch):
             sf.train(stacked(L.GRU), Rows(X), Rows(wrong), **settings)
     with pytest.raises(ValueError, match=r"sample_weight: expected shape \(42,\) or \(42, 5\), got \(42, 4\)"):
         sf.train(stacked(L.GRU), Rows(X), Rows(y), sample_weight=Rows(weight[:, :4]), **settings)
-    with pytest.raises(ValueError, match="X: expected samples in the rows of a 2-D array"):
+    with pytest.raises(ValueError, match=r"X: expected shape \(n_samples, 5, 3\) or \(n_samples, 15\), got \(42, 4, 3\)"):
         sf.train(stacked(L.GRU), Rows(X[:, :4]), Rows(y), **settings)

@@ -32,9 +32,7 @@ MAX_SIZE = 2**31 - 1
 
 def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
     """A finite number > 0 (or ≥ 0) as a float."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    number = _as_float(value)
+    number = _number(name, value)
     if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
         bound = "≥ 0" if or_zero else "> 0"
         raise ValueError(f"{name}: expected a finite number {bound}, got {value!r:.100}")
@@ -43,16 +41,20 @@ def positive_number(name: str, value: Any, *, or_zero: bool = False) -> float:
 
 def finite_number(name: str, value: Any) -> float:
     """A finite number of any sign as a float."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    number = _as_float(value)
+    number = _number(name, value)
     if not math.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, got {value!r:.100}")
     return number
 
 
-def _as_float(value: Any) -> float:
+def _number(name: str, value: Any, expected: str = "a number") -> float:
     """The nearest float; infinity of the same sign where there is none so large."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+    return _as_float(value)
+
+
+def _as_float(value: Any) -> float:
     try:
         return float(value)
     except OverflowError:
@@ -60,13 +62,12 @@ def _as_float(value: Any) -> float:
 
 
 def fraction(name: str, value: Any, *, below_one: bool = False, above_zero: bool = False) -> float:
-    """A number from 0 to 1 (or below 1, or above 0) as a float."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number from 0 to 1, got {type(value).__name__}")
-    number = _as_float(value)
+    """A number from 0 to 1 (or below 1, or above 0, or both) as a float."""
+    number = _number(name, value, "a number from 0 to 1")
     if not 0 <= number <= 1 or (below_one and number == 1) or (above_zero and number == 0):
-        bound = "from 0 to below 1" if below_one else "above 0 and at most 1" if above_zero else "from 0 to 1"
-        raise ValueError(f"{name}: expected a number {bound}, got {value!r}")
+        least = "above 0 and" if above_zero else "from 0 to"
+        most = "below 1" if below_one else "at most 1" if above_zero else "1"
+        raise ValueError(f"{name}: expected a number {least} {most}, got {value!r}")
     return number
 
 

@@ -20,8 +20,10 @@ from svdfast.cli.arrays import check_samples, read_npy, read_npz
 from svdfast.cli.data import DEFAULTS, is_npz, load_named
 from svdfast.cli.errors import Failure, named_errors
 from svdfast.cli.tables import is_table, read_table, reading_of
+from svdfast.data.checks import check_tokens
 from svdfast.data.preparation import Place, read_numbers, read_texts
 from svdfast.interop import files as io
+from svdfast.model.evaluation import spec_of
 from svdfast.model.heads import CLASSES, Head, head_of
 from svdfast.model.network import Network
 from svdfast.model.origin import Label
@@ -109,6 +111,15 @@ def samples(net: Network, command: str, arguments: argparse.Namespace, *, answer
     Failure
         The file can't be read, or does not fit the network.
     """
+    asked = _samples(net, command, arguments, answers, training)
+    try:
+        check_tokens("X", asked.X, spec_of(net))
+    except ValueError as error:
+        raise Failure(f"{arguments.data}: {error}") from None
+    return asked
+
+
+def _samples(net: Network, command: str, arguments: argparse.Namespace, answers: bool, training: bool) -> Asked:
     name, n_in, n_targets = arguments.data, net.sizes[0], len(named(net))
     if len(net.layout.output_shape) > 1:
         got = f"one with an output for each of {net.layout.output_shape[0]} steps"

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from svdfast.cli.data import Data
 from svdfast.cli.errors import Failure, UsageError, named_errors, short
 from svdfast.data.text import decode, number, split
-from svdfast.interop.onnx_layers import takes_tokens
 from svdfast.model.heads import CLASSES
 from svdfast.model.network import Network
 from svdfast.model.origin import Label
+from svdfast.sequences import padded
 
 __all__ = [
     "SAMPLE", "STEPS", "TEST_SHARE", "characters_of", "check_text", "continued", "foretold", "load_text", "made_by", "shown",
@@ -111,16 +111,17 @@ def characters_of(net: Network) -> tuple[str, ...] | None:
     """The characters of a network that takes and foretells them; None of any other one."""
     layout, classes = net.layout, net.classes or ()
     texts = tuple(label for label in classes if isinstance(label, str) and len(label) == 1)
-    of_text = len(texts) == len(classes) == layout.layers[0].n_in and takes_tokens(layout) and len(layout.output_shape) == 2
+    of_text = len(texts) == len(classes) == layout.n_tokens > 0 and len(layout.output_shape) == 2
     return texts if of_text else None
 
 
-def _tokens(text: str, characters: Sequence[str]) -> NDArray[Any]:
-    """A text as a network's tokens; one too large for any character that it does not know."""
+def _tokens(text: str, characters: Sequence[str]) -> tuple[NDArray[Any], int]:
+    """A text as a network's tokens, without the characters that it does not know, and how many these are."""
     numbered = {character: i for i, character in enumerate(characters)}
     own, different = number(text)
-    known: NDArray[Any] = np.array([numbered.get(character, len(characters)) for character in different], dtype=np.int32)[own]
-    return known
+    tokens = np.array([numbered.get(character, -1) for character in different], dtype=np.int32)[own]
+    known: NDArray[Any] = tokens[tokens >= 0]
+    return known, len(tokens) - len(known)
 
 
 def foretold(net: Network, characters: Sequence[str], arguments: argparse.Namespace) -> list[str]:
@@ -129,33 +130,28 @@ def foretold(net: Network, characters: Sequence[str], arguments: argparse.Namesp
     text, (steps,) = _read(arguments.data, arguments), net.layout.input_shape
     if len(text) < 2:
         raise Failure(f"{arguments.data}: expected at least two characters, got {len(text)}")
-    tokens = _tokens(text, characters)
-    n = -(-(len(tokens) - 1) // steps)
-    X, y = np.zeros((2, n * steps), dtype=np.int64)
-    weight = np.zeros(n * steps)
-    X[: len(tokens) - 1], y[: len(tokens) - 1] = tokens[:-1], tokens[1:]
-    weight[: len(tokens) - 1] = tokens[1:] < len(characters)
-    if not weight.any():
-        raise Failure(f"{arguments.data}: expected characters that the network knows, got none")
-    y[weight == 0] = 0
-    shape = n, steps
-    found = net.evaluate(X.reshape(shape), y.reshape(shape), sample_weight=weight.reshape(shape), n_threads=arguments.threads)
+    tokens, unknown = _tokens(text, characters)
+    if len(tokens) < 2:
+        raise Failure(f"{arguments.data}: expected at least two characters that the network knows, got {len(tokens) or 'none'}")
+    starts = range(0, len(tokens) - 1, steps)
+    X, _ = padded([tokens[start : start + steps] for start in starts], steps)
+    y, weights = padded([tokens[start + 1 : start + steps + 1] for start in starts], steps)
+    found = net.evaluate(X, y, sample_weight=weights, n_threads=arguments.threads)
     lines = [
         f"{len(text):,} characters of {arguments.data}, in windows of {steps:,}",
         f"bits a character {found.loss / math.log(2):.4f}",
         f"accuracy         {100 * (found.accuracy or 0):.2f} %",
     ]
-    unknown = int((tokens == len(characters)).sum())
     return [*lines, f"not seen in training, and left out: {unknown:,} character{'s' * (unknown > 1)}"] if unknown else lines
 
 
 def continued(net: Network, characters: Sequence[str], arguments: argparse.Namespace) -> tuple[str, int]:
     """What a network makes of a file's end, and how many characters there it does not know."""
     _refuse_others(arguments)
-    tokens = _tokens(_read(arguments.data, arguments), characters)[-net.layout.input_shape[0] :]
-    known = tokens[tokens < len(characters)]
+    text = _read(arguments.data, arguments)[-net.layout.input_shape[0] :]
+    tokens, unknown = _tokens(text, characters)
     n = SAMPLE if arguments.sample is None else arguments.sample
-    return made_by(net, characters, n, arguments.seed or 0, known.tolist()), len(tokens) - len(known)
+    return made_by(net, characters, n, arguments.seed or 0, tokens.tolist()), unknown
 
 
 def made_by(net: Network, characters: Sequence[Label], n: int, seed: int, start: Sequence[int] = ()) -> str:

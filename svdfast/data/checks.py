@@ -7,7 +7,8 @@ that is not in memory (rows.py) or comes in batches (batches.py); data sets to d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -155,22 +156,31 @@ def _check_finite(
 ) -> None:
     """Refuses NaN, Inf and what becomes Inf in the network's dtype. The array begins at `first_row` of the whole, and its columns may
     have names."""
-    if array.dtype.kind != "f" or array.size == 0:
+    if array.dtype.kind != "f":
         return
-    rows = max(1, _CHUNK // max(1, array[0].size))
+
+    def wrong(chunk: NDArray[Any]) -> NDArray[np.bool_]:
+        with np.errstate(over="ignore"):
+            infinite: NDArray[np.bool_] = ~np.isfinite(chunk.astype(dtype, copy=False))
+        return infinite
+
+    found = _first(array, wrong, first_row)
+    if found is not None:
+        value, place = found
+        column = "" if columns is None else f" (column {columns[place[1]]!r})"
+        raise ValueError(f"{name}: expected finite numbers of {dtype}, got {value} at {', '.join(map(str, place))}{column}")
+
+
+def _first(array: NDArray[Any], wrong: Callable[[NDArray[Any]], NDArray[np.bool_]], first_row: int) -> tuple[Any, list[int]] | None:
+    """The first number of an array that is wrong, and its place, where the array begins at `first_row` of the whole."""
+    rows = max(1, _CHUNK // max(1, math.prod(array.shape[1:])))
     for start in range(0, len(array), rows):
         chunk = array[start : start + rows]
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(chunk.astype(dtype, copy=False))
-        if not finite.all():
-            place = np.argwhere(~finite)[0]
-            value = chunk[tuple(place)]
-            place[0] += first_row + start
-            column = "" if columns is None else f" (column {columns[place[1]]!r})"
-            raise ValueError(
-                f"{name}: expected finite numbers of {dtype}, got {value} at "
-                f"{', '.join(str(i) for i in place)}{column}"
-            )
+        places = wrong(chunk)
+        if places.any():
+            row, *others = np.argwhere(places)[0].tolist()
+            return chunk[row, *others], [first_row + start + row, *others]
+    return None
 
 
 def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 0) -> Inputs:
@@ -205,21 +215,18 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
 
 def check_tokens(name: str, array: NDArray[Any], spec: Spec, first_row: int = 0) -> None:
     """Refuses numbers that are no tokens, where there must be such."""
-    if spec.n_tokens == 0 or array.size == 0:
+    if spec.n_tokens == 0:
         return
-    rows = max(1, _CHUNK // max(1, array[0].size))
-    for start in range(0, len(array), rows):
-        chunk = array[start : start + rows]
-        wrong = ~((chunk >= 0) & (chunk < spec.n_tokens))
-        if array.dtype.kind == "f":
-            wrong |= chunk != np.floor(chunk)
-        if wrong.any():
-            place = np.argwhere(wrong)[0]
-            value = chunk[tuple(place)]
-            place[0] += first_row + start
-            raise ValueError(
-                f"{name}: expected tokens, whole numbers from 0 to {spec.n_tokens - 1}, got {value} at {', '.join(map(str, place))}"
-            )
+
+    def wrong(chunk: NDArray[Any]) -> NDArray[np.bool_]:
+        outside: NDArray[np.bool_] = ~((chunk >= 0) & (chunk < spec.n_tokens))
+        return outside if chunk.dtype.kind != "f" else outside | (chunk != np.floor(chunk))
+
+    found = _first(array, wrong, first_row)
+    if found is not None:
+        value, place = found
+        expected = f"tokens, whole numbers from 0 to {spec.n_tokens - 1}"
+        raise ValueError(f"{name}: expected {expected}, got {value} at {', '.join(map(str, place))}")
 
 
 def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> None:
@@ -283,7 +290,8 @@ def check_targets_shape(
 def check_targets(
     y: Any, spec: Spec, n_samples: int, *, name: str = "y", first_row: int = 0
 ) -> NDArray[Any]:
-    """Targets as int32 class numbers (p,), or as values (p, n_outputs) of the targets' dtype, C-contiguous.
+    """Targets as int32 class numbers (p,), or as values (p, n_outputs) of the targets' dtype, C-contiguous; of steps (p, steps) or
+    (p, steps, n_outputs).
 
     Raises
     ------
@@ -296,19 +304,15 @@ def check_targets(
     given = target_array(name, y)
     if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim > 0:
         given = numbered(name, given, spec, first_row)
-    elif isinstance(given, np.ndarray) and given.dtype == np.bool_ and given.ndim == 1:
+    elif isinstance(given, np.ndarray) and given.dtype == np.bool_ and given.ndim == 1 + len(spec.steps):
         refuse_bools(name, spec)
     array, n_out = real_array(name, given), spec.n_outputs
-    if spec.steps:
-        flat = array.reshape(_flat_shape(array.shape, spec, n_samples, name))
-        checked = check_targets(flat, spec._replace(steps=()), len(flat), name=name, first_row=first_row * spec.steps[0])
-        return checked.reshape(n_samples, *spec.steps, *checked.shape[1:])
     if check_targets_shape(array.shape, array.dtype, spec, n_samples, name):
         _room_for_copy(name, array, np.dtype(np.int32))
         _check_bounds(name, array, 0, n_out - 1, f"class numbers from 0 to {n_out - 1}", first_row, _RENUMBER)
         return as_read(array, np.int32)
     hint = _RENUMBER if spec.n_classes and array.dtype.kind in "iu" else _REAL
-    array = array.reshape(n_samples, n_out)  # from (n_samples,), where there is one output
+    array = array.reshape(*spec.per_target(n_samples), n_out)  # from one dimension less, where there is one output
     _room_for_copy(name, array, spec.target_dtype)
     _check_finite(name, array, spec.target_dtype, first_row)
     if spec.targets.bounds is not None:

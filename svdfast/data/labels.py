@@ -100,6 +100,8 @@ def numbered(name: str, text: NDArray[Any], spec: Spec, first_row: int = 0) -> N
             f"{name}: expected numbers for {spec.targets.name}, got text ({first!r}); a network for classes has "
             'output="softmax", one output for each, and loss="cross_entropy", or output="sigmoid" and one output for two'
         )
+    if spec.steps:
+        raise TypeError(f"{name}: expected class numbers from 0 to {spec.n_classes - 1} for the steps of each sample, got text ({first!r})")
     if text.ndim != 1:
         raise ValueError(f"{name}: expected a label for each sample, got shape {text.shape}; use {name}.ravel() for one column")
     if spec.classes is None:

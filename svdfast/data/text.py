@@ -7,16 +7,16 @@ Not here: networks (model/), and text as the labels of classes (labels.py).
 from __future__ import annotations
 
 import gzip
-import numbers
 import zlib
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._process.checks import MAX_SIZE, count
+from svdfast._process.checks import MAX_SIZE, count, fraction
+from svdfast.sequences import streams
 
-__all__ = ["Windows", "check_split", "decode", "number", "split", "windows"]
+__all__ = ["Windows", "check_split", "decode", "number", "split"]
 
 Windows: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int64]]
 
@@ -56,23 +56,10 @@ def number(text: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     return token_of[codes], tuple(map(chr, np.flatnonzero(there).tolist()))
 
 
-def windows(tokens: NDArray[np.int32], steps: int) -> Windows:
-    """Windows of `steps` tokens one after the other, (n, steps), and the token that follows each, (n, steps).
-
-    Tokens at the end that fill no window are left out.
-    """
-    n = max(0, len(tokens) - 1) // steps
-    y = tokens[1 : n * steps + 1].astype(np.int64)
-    return tokens[: n * steps].reshape(n, steps), y.reshape(n, steps)
-
-
 def check_split(steps: int, test: float) -> None:
     """Refuses, with TypeError or ValueError, windows and shares that there are none of."""
     count("steps", steps, maximum=MAX_SIZE)
-    if isinstance(test, bool) or not isinstance(test, numbers.Real):
-        raise TypeError(f"test: expected a number, got {type(test).__name__}")
-    if not 0 < test < 1:
-        raise ValueError(f"test: expected a number above 0 and below 1, got {test!r}")
+    fraction("test", test, below_one=True, above_zero=True)
 
 
 def split(text: str, steps: int, test: float) -> tuple[Windows, Windows, tuple[str, ...]]:
@@ -86,8 +73,12 @@ def split(text: str, steps: int, test: float) -> tuple[Windows, Windows, tuple[s
     if len(characters) == 1:
         raise ValueError(f"expected at least two different characters, got {characters[0]!r} alone")
     n_test = round(len(tokens) * test)
-    parts = windows(tokens[: len(tokens) - n_test], steps), windows(tokens[len(tokens) - n_test :], steps)
-    for (X, _), name, n in zip(parts, ("training", "test"), (len(tokens) - n_test, n_test), strict=True):
-        if len(X) == 0:
+
+    def cut(part: NDArray[np.int32], name: str) -> Windows:
+        n = len(part)
+        if n <= steps:
             raise ValueError(f"expected at least {steps + 1:,} characters for a window of {steps:,} steps in the {name} part, got {n:,}")
-    return *parts, characters
+        X, y = streams(part, steps, batch_size=1)
+        return X, y.astype(np.int64)
+
+    return cut(tokens[: len(tokens) - n_test], "training"), cut(tokens[len(tokens) - n_test :], "test"), characters

@@ -26,11 +26,10 @@ from svdfast.interop.pieces import (
     Recurrent,
     pieces_of,
 )
-from svdfast.model.layers.steps import LargestOf, OneHot, Window
-from svdfast.model.layout import Layout
+from svdfast.model.layers.steps import LargestOf, Window
 from svdfast.model.network import Network
 
-__all__ = ["takes_tokens", "write_layers"]
+__all__ = ["write_layers"]
 
 Array = NDArray[Any]
 
@@ -51,11 +50,6 @@ class Graph(Protocol):
     def scalar(self, number: float) -> str: ...
     def product(self, name: str, of_weight: str, W: Array, of_bias: str | None = None, b: Array | None = None) -> str: ...
     def erfcx(self, x: str) -> str: ...
-
-
-def takes_tokens(layout: Layout) -> bool:
-    """Whether a network's inputs are tokens."""
-    return any(isinstance(each, OneHot) for each in layout.layers[0].steps)
 
 
 def write_layers(graph: Graph, net: Network, name: str) -> str:

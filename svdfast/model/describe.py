@@ -82,7 +82,9 @@ class Plan:
 
     def expect(self, layer: object, n: int, what: str) -> None:
         if len(self.shape) != n:
-            raise ValueError(f"{type(layer).__name__}: expected inputs of shape ({what}), got {self.shape}")
+            ended = bool(self.steps) and isinstance(self.steps[-1], step.LastStep)
+            hint = "; return_sequences=True gives the state after each step" if ended else ""
+            raise ValueError(f"{type(layer).__name__}: expected inputs of shape ({what}), got {self.shape}{hint}")
 
 
 class Layer(ABC):
@@ -227,7 +229,7 @@ class Embedding(Layer):
     """Tokens, numbers from 0 to n_tokens - 1, as vectors: (steps,) becomes (steps, n_out).
 
     Its weight (n_out, n_tokens) multiplies rows with a one, so a token takes n_tokens·n_out multiplications, and it can be cut as any
-    other. Samples with other numbers are refused. Tokens of dtype uint8 are not scaled.
+    other. It is the first layer. Samples with other numbers are refused. Tokens of dtype uint8 are not scaled.
 
     Parameters
     ----------
@@ -240,6 +242,8 @@ class Embedding(Layer):
 
     def _add(self, plan: Plan) -> None:
         plan.expect(self, 1, "steps")
+        if plan.layers or plan.steps:
+            raise ValueError("Embedding: expected it as the first layer, got it after another one, whose outputs are no tokens")
         n, n_out = count("n_tokens", self.n_tokens, maximum=step.MOST_TOKENS), count("n_out", self.n_out, maximum=MAX_SIZE)
         (steps,) = plan.shape
         plan.steps += [step.Rows(steps), step.OneHot(n)]

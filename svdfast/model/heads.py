@@ -26,7 +26,6 @@ __all__ = [
     "head_for",
     "head_of",
     "share_explained",
-    "share_explained_of",
 ]
 
 
@@ -124,9 +123,3 @@ def share_explained(
     r2 = 1 - residual / np.where(constant, 1, spread)
     r2[constant] = (residual[constant] == 0).astype(np.float64)
     return float(r2.mean())
-
-
-def share_explained_of(mean_squared_error: float, targets: NDArray[Any]) -> float | None:
-    """R² of a single output whose mean squared error is known; None where the targets are all equal."""
-    variance = float(np.var(targets, dtype=np.float64))
-    return 1 - mean_squared_error / variance if variance else None

@@ -47,17 +47,18 @@ __all__ = ["Layer", "Network", "Truncation"]
 
 
 class Network:
-    """A fully connected network, dense or with factored hidden weights.
+    """A network, dense or with factored hidden weights: fully connected by `sizes`, or of the layers in `svdfast.layers`.
 
     Parameters
     ----------
-    sizes : sequence of int
-        Inputs, then outputs of each layer; at least two, each ≥ 1.
-    hidden : str or Activation or sequence of them
+    sizes : sequence of int, or Input
+        Inputs, then outputs of each layer; at least two, each ≥ 1. Or the shape of a sample, and then a list of layers.
+    hidden : str or Activation or sequence of them, or list of layers
         Activation of the hidden layers, or of each: one of identity, relu, clipped_relu, hardtanh, leaky_relu, elu, celu,
         gelu, gelu_tanh, silu, softplus, tanh, sigmoid, exp, softmax, or what a function of `svdfast.activations` returns.
     output : str or Activation
-        Activation of the last layer. One output takes "sigmoid" or "identity": softmax of one number is always 1.
+        Activation of the last layer; a list of layers has its own. One output takes "sigmoid" or "identity": softmax of one number is
+        always 1.
     init : {"glorot", "glorot_uniform", "he"}
         See `svdfast.model.initializers`; "glorot" is the report's. Biases are zero.
     dtype : {"float32", "float64"}
@@ -118,6 +119,8 @@ class Network:
         uint8_scale: float = 1 / 255,
     ):
         if isinstance(sizes, Input):
+            if output != "softmax":
+                raise ValueError(f"output: expected none with layers, the last of which has its own activation, got {output!r}")
             layout = Layout(build(sizes, listed("layers", hidden, "layers")), sizes.shape)
         else:
             layout = _of_sizes(sizes, hidden, output)
@@ -272,10 +275,10 @@ class Network:
 
         Parameters
         ----------
-        X : array_like (n_samples, n_inputs), sparse matrix, or row source
+        X : array_like (n_samples, n_inputs) or (n_samples, *shape), sparse matrix, or row source
             Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. Arrays on disk (h5py.Dataset, zarr.Array) are read in
             blocks, and DataFrames of numbers are taken, as in `train`. Rows of a sparse matrix become dense in blocks.
-        out : ndarray (n_samples, n_outputs), optional
+        out : ndarray (n_samples, n_outputs) or (n_samples, steps, n_outputs), optional
             Array for the outputs: of the network's dtype, C-contiguous and writeable. It may overlap X: the outputs are those of X
             as it was.
         precision : {"float32", "float64", "bfloat16"}, optional
@@ -284,13 +287,13 @@ class Network:
 
         Returns
         -------
-        ndarray (n_samples, n_outputs)
+        ndarray (n_samples, n_outputs), or (n_samples, steps, n_outputs) where there is an output after each step
             Of the network's dtype; probabilities where the output is softmax or sigmoid. `out`, where it is given.
 
         Raises
         ------
         TypeError, ValueError
-            X is not 2-D, real and of the network's width, a DataFrame's columns are not `feature_names` in their order, or
+            X is not real or not of the network's shape, a DataFrame's columns are not `feature_names` in their order, or
             `out` is not as it should be, which is then untouched.
 
         Examples
@@ -313,17 +316,18 @@ class Network:
 
         Parameters
         ----------
-        y : array_like (n_samples,) or (n_samples, n_outputs), or row source
+        y : array_like, or row source
             As in `train`; text must be of the network's `classes`.
         loss : str, optional
             By default the one that goes with the output's activation.
         sample_weight : array_like (n_samples,) or row source, optional
+            As in `train`.
 
         Returns
         -------
         Evaluation
-            Accuracy: the share (by weight) of samples whose largest output is the class, or whose outputs all lie on
-            their target's side of 1/2; None for other outputs than softmax and sigmoid.
+            Accuracy: the share (by weight) of samples, or of steps with an output, whose largest output is the class, or whose outputs
+            all lie on their target's side of 1/2; None for other outputs than softmax and sigmoid.
 
         Raises
         ------

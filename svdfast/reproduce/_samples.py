@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast import datasets
+from svdfast.data.text import number
+from svdfast.sequences import streams
 
 STEPS = 100
 
@@ -50,11 +52,6 @@ def adding(n: int, seed: int) -> Part:
 
 def characters(text: str) -> Samples:
     """Sequences of characters, and for each the next one. The last tenth of the text is held back."""
-    _, tokens = np.unique(np.frombuffer(text.encode("ascii"), np.uint8), return_inverse=True)
+    tokens, _ = number(text)
     kept = len(tokens) * 9 // 10
-
-    def part(stretch: NDArray[np.int64]) -> Part:
-        n = (len(stretch) - 1) // STEPS * STEPS
-        return stretch[:n].reshape(-1, STEPS), stretch[1 : n + 1].reshape(-1, STEPS)
-
-    return Samples(part(tokens[:kept]), part(tokens[kept:]))
+    return Samples(*(streams(part, STEPS, batch_size=1) for part in (tokens[:kept], tokens[kept:])))

@@ -69,8 +69,8 @@ def train(
     net : Network
         Changed in place.
     X : array_like (n_samples, n_inputs), sparse matrix, row source, or iterable of batches
-        Real numbers, finite. uint8, float32 and float64 arrays with contiguous rows, a numpy.memmap too, are read as they lie, never
-        copied as a whole.
+        Real numbers, finite; of sequences and images also (n_samples, *shape), with the shape of `Input`. uint8, float32 and float64
+        arrays with contiguous rows, a numpy.memmap too, are read as they lie, never copied as a whole.
 
         A DataFrame (pandas, polars) has columns of numbers or bools, of nullable types too, without missing values. The network keeps the
         names of its columns (`net.feature_names`). Later DataFrames must have the same names in the same order.
@@ -89,7 +89,8 @@ def train(
         Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; counts or rates ≥ 0 for poisson;
         any numbers for the other losses. Labels that are text or bools stand for classes where the output is softmax, or one sigmoid: the
         sorted labels become the classes 0, 1, ..., and the network keeps them (`net.classes`). A pandas or polars Series, or a DataFrame,
-        is taken, too.
+        is taken, too. A network with an output after each step takes numbers: classes (n_samples, steps), or values
+        (n_samples, steps, n_outputs).
     epochs : int
         Passes over the data, ≥ 1.
     batch_size : int, optional
@@ -112,9 +113,9 @@ def train(
         Largest Euclidean norm of the gradient, penalties included: a longer gradient is scaled down to it before the update.
     l1, l2 : float
         Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights (of the factors, where a layer is factored), p the number of
-        samples in a mini-batch, or the sum of their weights.
+        samples in a mini-batch, or of their steps with a target each, or the sum of the weights.
     sample_weight : array_like (n_samples,) or row source, optional
-        For an iterable of batches these are in the batches.
+        For an iterable of batches these are in the batches. Where there is a target for each step also (n_samples, steps).
     validation : (X, y), or iterable of batches, optional
         Looked at after each epoch. Row sources are read in blocks, each time anew. An iterable of batches is no tuple or list, and can be
         iterated again and again.
