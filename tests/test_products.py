@@ -52,7 +52,21 @@ def test_an_outer_block_decides_about_threads(n, monkeypatch):
     with products.threads(n), products.threads(7):
         products.each(note, range(n))
     assert len(used) == n
-    assert products._pools.get() is None
+    assert products._block() is None
+
+
+def test_a_block_that_an_interrupt_left_behind_is_none():
+    """A Ctrl-C after the block is known, and before it is to be forgotten."""
+    block = products._Block(None)
+    token = products._blocks.set(block)
+    try:
+        block.end()
+        with products.threads(2):
+            assert products._block() is not block
+            assert products.each(abs, [-1, -2, -3]) == [1, 2, 3]
+        assert products._block() is None
+    finally:
+        products._blocks.reset(token)
 
 
 def test_a_sum_keeps_few_of_its_shares():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -33,25 +34,44 @@ _TOGETHER = 16
 # Multiplications below which a thread costs more than it saves.
 _FEW = 1 << 22
 
-# Outside a block of `threads` nothing; inside one its pool, or none where it is for one thread.
-_pools: ContextVar[tuple[ThreadPoolExecutor, ...] | None] = ContextVar("_pools", default=None)
+
+@dataclass
+class _Block:
+    """A block of `threads`: its pool, or none where it is for one thread; and whether it has ended."""
+
+    pool: ThreadPoolExecutor | None
+    ended: bool = False
+
+    def end(self) -> None:
+        self.ended = True
+
+
+# The innermost block. A Ctrl-C may keep one that has ended here.
+_blocks: ContextVar[_Block | None] = ContextVar("_blocks", default=None)
+
+
+def _block() -> _Block | None:
+    block = _blocks.get()
+    return None if block is None or block.ended else block
+
 
 
 @contextmanager
 def threads(n: int | None = None) -> Iterator[None]:
     """Shares work inside among so many threads, by default as many as svdfast uses everywhere; inside another such block,
     among as many as that has. A forked process computes in one thread."""
-    if _pools.get() is not None:
+    if _block() is not None:
         yield
         return
     with ExitStack() as stack:
         n_threads = 1 if is_forked() else resolve_threads(n)
-        pools = (stack.enter_context(ThreadPoolExecutor(n_threads, "svdfast")),) if n_threads > 1 else ()
-        token = _pools.set(pools)
+        block = _Block(stack.enter_context(ThreadPoolExecutor(n_threads, "svdfast")) if n_threads > 1 else None)
+        stack.callback(block.end)
+        token = _blocks.set(block)
         try:
             yield
         finally:
-            _pools.reset(token)
+            _blocks.reset(token)
 
 
 def each(function: Callable[[Item], Made], items: Sequence[Item], cost: float = np.inf) -> list[Made]:
@@ -64,11 +84,11 @@ def each(function: Callable[[Item], Made], items: Sequence[Item], cost: float = 
         with np.errstate(all="ignore"):  # threads have their own
             return function(item)
 
-    pools = _pools.get()
+    block = _block()
     # A process that was forked inside a block has none of its threads.
-    if not pools or len(items) < 2 or cost < _FEW or is_forked():
+    if block is None or block.pool is None or len(items) < 2 or cost < _FEW or is_forked():
         return list(map(quiet, items))
-    return list(pools[0].map(quiet, items))
+    return list(block.pool.map(quiet, items))
 
 
 def product(A: Array, B: Array) -> Array:
