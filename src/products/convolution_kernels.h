@@ -58,8 +58,6 @@ static void NAME(convolution)(const svdfast_window *w, int back, ptrdiff_t p, pt
 {
     float panel[DEPTH * COLUMNS] __attribute__((aligned(64)));
     const ptrdiff_t of_row = w->wide * c, strips = (w->columns + ROWS - 1) / ROWS;
-    /* Places of a strip, of which the first ones have one more. */
-    const ptrdiff_t of_strip = w->columns / strips, longer = w->columns % strips;
     /* Whole rows of the window at a time, or nearly equal parts of one. */
     const ptrdiff_t at_once = of_row > DEPTH ? 1 : DEPTH / of_row;
     const ptrdiff_t n_blocks = (w->tall + at_once - 1) / at_once, n_parts = of_row > DEPTH ? (of_row + DEPTH - 1) / DEPTH : 1;
@@ -77,8 +75,8 @@ static void NAME(convolution)(const svdfast_window *w, int back, ptrdiff_t p, pt
                     for (ptrdiff_t y = 0; y < b.rows; y++) {
                         const float *a = A.at + i * A.image + (y * w->down + row) * A.line + first;
                         float *to = Y + ((b.image + i) * w->rows + b.row + y) * w->columns * n + j;
-                        for (ptrdiff_t s = 0, x = 0, rows; s < strips; s++, x += rows) {
-                            rows = of_strip + (s < longer);
+                        for (ptrdiff_t s = 0; s < strips; s++) {
+                            const ptrdiff_t x = part(s, w->columns, strips), rows = part(s + 1, w->columns, strips) - x;
                             NAME(PLACES)[vectors - 1][rows - 1](segments, A.line - k, k, a + x * w->across * c, w->across * c, panel, last,
                                                                 d > 0, to + x * n, n);
                         }
@@ -94,8 +92,6 @@ static void NAME(convolution_gradient)(const svdfast_window *w, ptrdiff_t p, ptr
 {
     float panel[DEPTH * COLUMNS] __attribute__((aligned(64)));
     const ptrdiff_t of_row = w->wide * c, m = w->tall * of_row, strips = (of_row + ROWS - 1) / ROWS;
-    /* Elements of a strip, of which the first ones have one more. */
-    const ptrdiff_t of_strip = of_row / strips, longer = of_row % strips;
     /* Whole rows of places at a time, or nearly equal parts of one. */
     const ptrdiff_t at_once = w->columns > DEPTH ? 1 : DEPTH / w->columns, n_parts = (w->columns + DEPTH - 1) / DEPTH;
     int more = accumulate;
@@ -114,8 +110,8 @@ static void NAME(convolution_gradient)(const svdfast_window *w, ptrdiff_t p, ptr
                 const int vectors = columns > WIDTH ? 2 : 1, last = (int)columns - WIDTH * (vectors - 1);
                 NAME(copy_panel)(segments * k, vectors, last, from + j, n, panel);
                 for (ptrdiff_t row = 0; row < w->tall; row++)
-                    for (ptrdiff_t s = 0, e = 0, rows; s < strips; s++, e += rows) {
-                        rows = of_strip + (s < longer);
+                    for (ptrdiff_t s = 0; s < strips; s++) {
+                        const ptrdiff_t e = part(s, of_row, strips), rows = part(s + 1, of_row, strips) - e;
                         NAME(ELEMENTS)[vectors - 1][rows - 1](segments, w->down * A.line - k * w->across * c, k, a + row * A.line + e,
                                                               w->across * c, panel, last, more, g + (j - first) * m + row * of_row + e, m);
                     }

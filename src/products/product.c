@@ -455,7 +455,7 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
 }
 
 /* Places of a row, and of an image, from which on patches are better read where they lie: products need rows and sums of some length. */
-enum { PLACES_OF_ROW = 4, PLACES_OF_IMAGE = 16 };
+enum { PLACES_OF_ROW = 4, PLACES_OF_IMAGE = 20 };
 
 /* A column of positions is the same numbers as a row of them, whose places lie at equal steps. */
 static inline svdfast_window laid_across(const svdfast_window *w)
