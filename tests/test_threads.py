@@ -178,6 +178,21 @@ def test_the_number_of_threads_changes_no_bit_of_a_step(n, dtype):
 
 
 @needs_two_threads
+def test_no_thread_gets_few_rows_of_a_short_chunk():
+    """Of 121 rows in 11 sums four threads take two at a time, so one is left over. Very few rows would be multiplied in another way."""
+    X, y = samples(1, 121)
+    ends = set()
+    for n_threads in (1, 4):
+        net = sf.Network([300, 200, 10], seed=0)
+        engine = Engine(net.layout, net.parameters, batch_size=121, n_threads=n_threads, reproducible=True, tile_rows=6, sum_rows=11)
+        checked_samples(X, y, None, spec_of(net)).bind(engine)
+        gradient = np.empty(net.layout.size, "float32")
+        with single_threaded_blas.held():
+            ends.add((engine.gradient(0, 121, gradient), gradient.tobytes()))
+    assert len(ends) == 1
+
+
+@needs_two_threads
 def test_two_threads_share_the_steps_of_these_trainings():
     """The last bits may differ from one thread's, and no more than these."""
     one, two = (

@@ -638,7 +638,8 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
     if count * plan.work < n * WORK_PER_THREAD:
         n = max(1, <int> (count * plan.work / WORK_PER_THREAD))
     if n > 1:
-        n = max(1, <int> min(n, count // (n_chunks * min(FEW_ROWS + 1, plan.tile_rows))))
+        # The shortest chunk has at least so many rows.
+        n = max(1, <int> min(n, chunk.n_sums // n_chunks * (count // chunk.n_sums) // min(FEW_ROWS + 1, plan.tile_rows)))
     # Where more than one tile takes the weights they are packed once for all.
     packed = plan.packed != NULL and _blas.packed_size(1, 1) > 0 and (n > 1 or count > plan.tile_rows)
     for i in range(n_chunks):

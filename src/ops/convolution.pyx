@@ -5,8 +5,9 @@ image's height and width, the kernel's, the steps down and across, the padding a
     X (p·height·width, c)  positions of images, c channels      Y (p·positions, n)      W (n, kernel's height·width·c)
 
 What lies beyond the image is 0. Products of float read patches where they lie (src/products/convolution_kernels.h). Those of others, and
-rounded to bfloat16, and back from strides, have P formed strip by strip, in memory that stays in the cache, forward and again for the
-gradient: as a whole it would be as large as the image times the kernel. Not here: products of rows as they are (product.pyx).
+rounded to bfloat16, of few places, and back from strides, have P formed strip by strip, in memory that stays in the cache, forward and
+again for the gradient: as a whole it would be as large as the image times the kernel. Not here: products of rows as they are
+(product.pyx).
 """
 
 from cython cimport floating
@@ -27,6 +28,9 @@ cdef Kind[2] kinds
 
 cdef enum:
     HEIGHT, WIDTH, KERNEL_HEIGHT, KERNEL_WIDTH, DOWN, ACROSS, TOP, LEFT, ROWS, COLUMNS, CHANNELS
+
+cdef enum:
+    FEW_ROWS = 9    # rows of strips whose halves, of nearly equal height, may be very few
 
 # Elements of a patch at most: of it a strip has a row at least.
 MOST = SVDFAST_STRIP_BYTES // 8
@@ -63,6 +67,10 @@ cdef void forward(const Operation* op, const Tile* tile, const floating* W) noex
         return
     for i in range(count):
         first, stop = part(i, rows, count), part(i + 1, rows, count)
+        if height < FEW_ROWS:
+            # All of one height, whatever the tile's: products of very few rows are taken another way, in other bits.
+            first = max(0, min(i * height, rows - height))
+            stop = min(rows, first + height)
         patches[floating](op, tile, first, stop, P)
         gemm[floating](tile.bfloat16, False, True, stop - first, op.n, op.m, P, op.m, W, op.m, False,
                        <floating*> tile.Y + first * op.n, op.n)

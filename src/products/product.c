@@ -454,6 +454,16 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
         selected(transpose_A ? COLUMNS_CONTIGUOUS : ROWS_CONTIGUOUS, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc);
 }
 
+/* Places of a row, and of an image, from which on patches are better read where they lie: products need rows and sums of some length. */
+enum { PLACES_OF_ROW = 4, PLACES_OF_IMAGE = 20 };
+
+/* A column of positions is the same numbers as a row of them, whose places lie at equal steps. */
+static inline svdfast_window laid_across(const svdfast_window *w)
+{
+    const svdfast_window row = {1, w->height, 1, w->tall, 1, w->down, 0, w->top, 1, w->rows};
+    return w->width == 1 && w->wide == 1 ? row : *w;
+}
+
 /* The window whose patches of dY give dX: it moves by single steps, for the other does. */
 static svdfast_window turned(const svdfast_window *w)
 {
@@ -464,7 +474,9 @@ static svdfast_window turned(const svdfast_window *w)
 int svdfast_convolution_fits(const svdfast_window *w, ptrdiff_t c)
 {
 #ifdef HAS_KERNELS
-    return selected_convolution != NULL && band_rows(w, c) > 0;
+    const svdfast_window across = laid_across(w);
+    return selected_convolution != NULL && across.columns >= PLACES_OF_ROW && across.rows * across.columns >= PLACES_OF_IMAGE
+           && band_rows(&across, c) > 0;
 #else
     (void)w, (void)c;
     return 0;
@@ -481,19 +493,21 @@ int svdfast_convolution_back_pays(const svdfast_window *w, ptrdiff_t c, ptrdiff_
 
 void svdfast_convolution(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *X, const float *W, float *Y)
 {
-    selected_convolution(w, 0, p, c, n, X, W, Y);
+    const svdfast_window across = laid_across(w);
+    selected_convolution(&across, 0, p, c, n, X, W, Y);
 }
 
 void svdfast_convolution_back(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *dY, const float *W, float *dX)
 {
-    const svdfast_window back = turned(w);
-    selected_convolution(&back, 1, p, n, c, dY, W, dX);
+    const svdfast_window back = turned(w), across = laid_across(&back);
+    selected_convolution(&across, 1, p, n, c, dY, W, dX);
 }
 
 void svdfast_convolution_gradient(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *X, const float *dY,
                                   ptrdiff_t first, ptrdiff_t stop, int accumulate, float *g)
 {
-    selected_gradient(w, p, c, n, X, dY, first, stop, accumulate, g);
+    const svdfast_window across = laid_across(w);
+    selected_gradient(&across, p, c, n, X, dY, first, stop, accumulate, g);
 }
 
 /* As VCVTNE2PS2BF16 does: to the nearest, to even between two; denormals to zero; NaN stays NaN. */

@@ -26,7 +26,8 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
  *     convolution_gradient:   g (stop - first, tall·wide·c) := rows first .. stop of dYᵀ P, or += where `accumulate`
  *
  * A row of Y or dX, and an element of g, is the same whatever others are asked for. To be called where svdfast_convolution_fits, after a
- * successful svdfast_product_select: where a row of places sees few enough numbers; the way back where svdfast_convolution_back_pays. */
+ * successful svdfast_product_select: where there are enough places for it to be faster, and a row of them sees few enough numbers; the way
+ * back where svdfast_convolution_back_pays. */
 int svdfast_convolution_fits(const svdfast_window *w, ptrdiff_t c);
 int svdfast_convolution_back_pays(const svdfast_window *w, ptrdiff_t c, ptrdiff_t n);
 void svdfast_convolution(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *X, const float *W, float *Y);
