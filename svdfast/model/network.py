@@ -275,7 +275,7 @@ class Network:
 
         Parameters
         ----------
-        X : array_like (n_samples, n_inputs) or (n_samples, *shape), sparse matrix, or row source
+        X : array_like (n_samples, n_inputs) or (n_samples, ...), sparse matrix, or row source
             Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. Arrays on disk (h5py.Dataset, zarr.Array) are read in
             blocks, and DataFrames of numbers are taken, as in `train`. Rows of a sparse matrix become dense in blocks.
         out : ndarray (n_samples, n_outputs) or (n_samples, steps, n_outputs), optional

@@ -69,7 +69,7 @@ def train(
     net : Network
         Changed in place.
     X : array_like (n_samples, n_inputs), sparse matrix, row source, or iterable of batches
-        Real numbers, finite; of sequences and images also (n_samples, *shape), with the shape of `Input`. uint8, float32 and float64
+        Real numbers, finite; of sequences and images also of shape (n_samples, ...), as `Input` says. uint8, float32 and float64
         arrays with contiguous rows, a numpy.memmap too, are read as they lie, never copied as a whole.
 
         A DataFrame (pandas, polars) has columns of numbers or bools, of nullable types too, without missing values. The network keeps the
