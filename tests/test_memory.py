@@ -140,9 +140,12 @@ def test_c_memory_is_flat(form, n_threads):
         info = library.mallinfo2()
         return np.array([info.uordblks + info.hblkhd, resident()], dtype=np.int64)
 
-    growth = Growth(handed_out)
-    train(growth, form, n_threads, l1=1e-5, l2=1e-5)
-    handed, in_memory = growth.bytes
+    for _ in range(3):
+        growth = Growth(handed_out)
+        train(growth, form, n_threads, l1=1e-5, l2=1e-5)
+        handed, in_memory = growth.bytes
+        if handed > -growth.limit:
+            break  # else what other tests left was freed meanwhile
     assert abs(handed) < growth.limit
     # Whole pages, of which the interpreter takes one now and then: coarser, and still below that leak.
     assert in_memory < 5 * growth.limit
