@@ -46,7 +46,6 @@ cdef extern from "elementwise.h" nogil:
     enum:
         SVDFAST_LARGEST
         SVDFAST_MEAN
-        SVDFAST_BEYOND_PATCHES
 
     ctypedef struct svdfast_window:
         Py_ssize_t height, width, tall, wide, down, across, top, left, rows, columns

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from svdfast import _blas
+
 
 def _load(name):
     # The tests are no package: a module beside them is loaded by its place.
@@ -40,6 +42,25 @@ def one_blas_thread():
     """For tests full of small products in NumPy: BLAS's waiting threads would take the cores from the test."""
     with threadpool_limits(1, user_api="blas"):
         yield
+
+
+@pytest.fixture(params=["avx512", "avx2", "BLAS"])
+def products(request):
+    """Every test by our own products of float32, as far as this CPU has them, and by BLAS."""
+    before = _blas.float32_products()
+    wanted = request.param != "BLAS"
+    if _blas.use_own_products(wanted, request.param if wanted else None) != wanted:
+        _blas.use_own_products(before == "svdfast")
+        pytest.skip(f"this CPU has no {request.param}")
+    yield request.param
+    _blas.use_own_products(before == "svdfast")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

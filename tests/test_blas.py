@@ -13,18 +13,7 @@ import pytest
 import svdfast
 from svdfast import _blas
 
-
-@pytest.fixture(params=["avx512", "avx2", "BLAS"], autouse=True)
-def products(request):
-    """Every test by our own products of float32, as far as this CPU has them, and by BLAS."""
-    before = _blas.float32_products()
-    wanted = request.param != "BLAS"
-    if _blas.use_own_products(wanted, request.param if wanted else None) != wanted:
-        _blas.use_own_products(before == "svdfast")
-        pytest.skip(f"this CPU has no {request.param}")
-    yield request.param
-    _blas.use_own_products(before == "svdfast")
-
+pytestmark = pytest.mark.usefixtures("products")
 
 SIZES = [0, 1, 2, 3, 7, 16, 33, 65]
 

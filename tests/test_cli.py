@@ -73,12 +73,6 @@ def epoch_phases(out):
     return re.findall(r"^ +\d+  (dense|factored) ", out, re.MULTILINE)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def classes(n=60, n_features=5, n_classes=3, seed=0):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % n_classes

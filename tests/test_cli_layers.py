@@ -54,12 +54,6 @@ def cells(out, title):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def play(folder):
     """A text of few words."""
     rng = np.random.default_rng(0)

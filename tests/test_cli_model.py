@@ -38,12 +38,6 @@ def environment():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def call(capsys):
     """Runs a command that must succeed; its output and what it said beside it."""
 

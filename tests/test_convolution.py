@@ -12,17 +12,6 @@ from svdfast import _blas
 from svdfast import layers as L
 
 
-@pytest.fixture(params=["avx512", "avx2", "BLAS"])
-def products(request):
-    before = _blas.float32_products()
-    wanted = request.param != "BLAS"
-    if _blas.use_own_products(wanted, request.param if wanted else None) != wanted:
-        _blas.use_own_products(before == "svdfast")
-        pytest.skip(f"this CPU has no {request.param}")
-    yield
-    _blas.use_own_products(before == "svdfast")
-
-
 def shapes():
     """(height, width, channels), channels out, kernel, stride, padding, images"""
     rng = np.random.default_rng(0)

@@ -102,7 +102,8 @@ int svdfast_elementwise_available(const char *name);
 /* on: hand out a table that times each loop (timing.h), with all sums at 0. Else the plain one again. No loop may be running. */
 void svdfast_elementwise_measure(int on);
 
-/* Seconds of all threads since then: in bias_activation, activation_backward, loss, cells, patches and pools; in gather; in update, add_penalty and add_rows. */
+/* Seconds of all threads since then: in bias_activation, activation_backward, loss, cells, patches and pools; in gather; in
+ * update, add_penalty and add_rows. */
 void svdfast_elementwise_measured(double *loops, double *gather, double *update);
 
 #endif

@@ -6,6 +6,8 @@
 #ifndef SVDFAST_STRIP_H
 #define SVDFAST_STRIP_H
 
+#include "windows.h"
+
 enum { SVDFAST_STRIP_BYTES = 512 * 1024 };
 
 #if defined(_MSC_VER)
@@ -16,7 +18,7 @@ enum { SVDFAST_STRIP_BYTES = 512 * 1024 };
 #define SVDFAST_ALIGNED __attribute__((aligned(64)))
 #endif
 
-static SVDFAST_THREAD SVDFAST_ALIGNED char svdfast_kept_strip[SVDFAST_STRIP_BYTES + 64];
+static SVDFAST_THREAD SVDFAST_ALIGNED char svdfast_kept_strip[SVDFAST_STRIP_BYTES + SVDFAST_BEYOND_PATCHES];
 
 static inline void *svdfast_strip(void)
 {
