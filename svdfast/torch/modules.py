@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Modules for PyTorch that a network of svdfast needs there and torch.nn lacks. Users find them in svdfast.torch.
 
-Not here: the factored Linear and the method (torch.py); how a network is written with these (interop/torch_writing.py).
+Not here: the factored Linear (layers.py) and the method (factorize.py); how a network is written with these (interop/torch_writing.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from svdfast.torch import FactoredLinear
+    from svdfast.torch.layers import FactoredLinear
 
     Weight: TypeAlias = nn.Linear | FactoredLinear
 

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The method on any PyTorch model: its layers cut to two factors in place, and multiplied together again.
+
+So a model that trains on a GPU, by PyTorch, gets steps 2 and 4 of the four; the training between is the user's own. Needs PyTorch: the
+extra `torch`; `import svdfast` does not import this package.
+
+Not here: svdfast's networks from and to PyTorch (interop/torch_networks.py).
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError:
+    why = 'svdfast.torch needs PyTorch: pip install "svdfast[torch]"'
+    raise ImportError(why, name="torch") from None
+
+from svdfast.torch.factorize import Truncation, factorize, recompose
+from svdfast.torch.layers import FactoredLinear
+from svdfast.torch.modules import (
+    ChannelsFirst,
+    ChannelsLast,
+    FactoredRecurrent,
+    MeanPool2d,
+    Recurrent,
+)
+
+__all__ = [
+    "ChannelsFirst", "ChannelsLast", "FactoredLinear", "FactoredRecurrent", "MeanPool2d", "Recurrent", "Truncation",
+    "factorize", "recompose",
+]  # fmt: skip

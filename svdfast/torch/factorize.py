@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""All layers of a model that can be, cut at once, and multiplied together again.
+
+Not here: layers (layers.py), the cut of one (cut.py), which can be replaced (places.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from svdfast._process.checks import count, one_of
+from svdfast.model import ranks as rules
+from svdfast.model.counting import break_even_rank
+from svdfast.model.svd import resolve_rank
+from svdfast.torch.cut import check_weight, cut, product, ranks_by_rule
+from svdfast.torch.layers import FactoredLinear, Part
+from svdfast.torch.places import is_trained, own_reason, reasons_to_leave, replace, under
+
+__all__ = ["Truncation", "factorize", "recompose"]
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What `factorize` did with a layer.
+
+    Attributes
+    ----------
+    name : str
+        As ``named_modules`` has it; of a layer in several places, the first.
+    n_in, n_out : int
+    requested_rank : int or None
+        None where the layer could not be factored at all.
+    rank : int or None
+        l as it is now; None where the layer is dense.
+    break_even_rank : int
+        The largest rank at which the factored layer needs fewer multiplications than a dense one, l < mn/(m+n).
+    dropped_norm : float
+        ‖W − W1·W2‖_F; 0 where the layer was left as it was.
+    reason : str or None
+        Why it was left as it was.
+    """
+
+    name: str
+    n_in: int
+    n_out: int
+    requested_rank: int | None
+    rank: int | None
+    break_even_rank: int
+    dropped_norm: float
+    reason: str | None
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the layer was left as it was."""
+        return self.reason is not None
+
+
+@torch.no_grad()
+def factorize(
+    module: nn.Module,
+    *,
+    rank_fraction: float | None = None,
+    ranks: Mapping[str, int] | str | None = None,
+    method: Literal["exact", "randomized"] = "exact",
+    force: bool = False,
+    skip: Collection[str] = (),
+) -> tuple[Truncation, ...]:
+    """Cuts the weights of a model's Linear layers by truncated SVD: W ≈ W1·W2, each layer replaced in place by a `FactoredLinear`.
+
+    Singular values go into both factors by their square roots. Dtype, device, ``requires_grad``, training mode and the bias, the same
+    parameter, stay. Layers that would save no multiplications, or that can't be replaced without changing what the model means, are left,
+    and the reason is told: those of a subclass of Linear (as the output projection in MultiheadAttention), with hooks, with a forward of
+    their own, with a weight that is parametrised or shared with another layer. A layer in several places stays one layer.
+    One that is a FactoredLinear already is cut anew from its product.
+
+    Make the optimizer anew after it: the old one holds the old weights. In ``state_dict`` "<layer>.weight" gives way to "<layer>.W1"
+    and "<layer>.W2"; to load such a state, factor a model to the same ranks first (`ranks`). Do it before the model is compiled or
+    distributed.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        With Linear layers in it, anywhere. Changed in place.
+    rank_fraction : float
+        α: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋).
+    ranks : mapping of str to int, or str
+        Instead: ranks by the layers' names, the other layers are left; or "energy:E", the rank that keeps a share E of each weight's
+        ‖W‖_F²; or "budget:B", the directions that are worth most for their multiplications, up to a share B of all these layers'.
+    method : {"exact", "randomized"}
+        As in `svdfast.truncated_svd`; on the weight's device.
+    force : bool
+        Factor even where it saves nothing.
+    skip : collection of str
+        Layers to leave, by name, or modules in which all are left. The method leaves the output layer dense, as a classifier's scores
+        hardly bear a cut; which layer that is can't be seen in a model: name it here.
+
+    Returns
+    -------
+    tuple of Truncation
+        One for each layer that was asked for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is out of range, names something that is not there, or asks by name for a layer that can't be replaced; a weight is not
+        finite, or its norm is not; `module` is itself a Linear. Nothing is changed then.
+
+    References
+    ----------
+    The report, section 3.3.2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from svdfast.torch import factorize, recompose
+    >>> model = torch.nn.Sequential()
+    >>> model.hidden = torch.nn.Linear(784, 512)
+    >>> model.activation = torch.nn.ReLU()
+    >>> model.output = torch.nn.Linear(512, 10)
+    >>> (t,) = factorize(model, rank_fraction=0.25, skip=["output"])
+    >>> t.name, t.rank, t.break_even_rank
+    ('hidden', 128, 309)
+    >>> model
+    Sequential(
+      (hidden): FactoredLinear(in_features=784, out_features=512, rank=128, bias=True)
+      (activation): ReLU()
+      (output): Linear(in_features=512, out_features=10, bias=True)
+    )
+    >>> optimizer = torch.optim.Adam(model.parameters())  # and the training goes on, then
+    >>> recompose(model)
+    """
+    _check_model(module, Part, "Linear")
+    one_of("method", method, ("exact", "randomized"))
+    if (rank_fraction is None) == (ranks is None):
+        raise ValueError("rank_fraction, ranks: expected one of the two")
+    if rank_fraction is not None:
+        resolve_rank(rank_fraction, 1, 1)
+    if isinstance(ranks, str):
+        rules.named_rule(ranks)
+    elif ranks is not None and not isinstance(ranks, Mapping):
+        raise TypeError(f"ranks: expected a mapping of names to ranks or a rule, got {type(ranks).__name__}")
+    left = under(module, skip)
+    named = module.named_modules(remove_duplicate=False)
+    names = {name: part for name, part in named if isinstance(part, Part)}
+    layers: dict[Part, str] = {}
+    for name, part in names.items():
+        if part not in left:
+            layers.setdefault(part, name)
+    given: dict[Part, int] = {}
+    if isinstance(ranks, Mapping):
+        given = _given(ranks, names, layers)
+        layers = {part: layers[part] for part in layers if part in given}
+    reasons = reasons_to_leave(module, layers)
+    for part in given:
+        if part in reasons:
+            raise ValueError(f"ranks: {layers[part]!r} can't be factored: {reasons[part]}")
+    usable = [part for part in layers if part not in reasons]
+    for part in usable:
+        check_weight(part, layers[part])
+    if isinstance(ranks, Mapping):
+        wanted = given
+    elif isinstance(ranks, str):
+        wanted = dict(zip(usable, ranks_by_rule(ranks, usable), strict=True))
+    else:
+        assert rank_fraction is not None
+        wanted = {p: resolve_rank(rank_fraction, p.in_features, p.out_features) for p in usable}
+
+    new: dict[nn.Module, nn.Module] = {}
+    done = []
+    for part, name in layers.items():
+        n_in, n_out = part.in_features, part.out_features
+        rank = part.rank if isinstance(part, FactoredLinear) else None
+        limit = break_even_rank(n_in, n_out) if n_in > 0 and n_out > 0 else 0
+        requested = wanted.get(part)
+        dropped = 0.0
+        reason: str | None = reasons.get(part)
+        if requested is not None and requested > limit and not force:
+            reason = f"rank {requested} is above its break-even rank {limit}"
+        elif requested is not None:
+            rank = requested
+            new[part], dropped = cut(part, name, rank, method)
+        done.append(Truncation(name, n_in, n_out, requested, rank, limit, dropped, reason))
+    replace(module, new)
+    return tuple(done)
+
+
+@torch.no_grad()
+def recompose(module: nn.Module) -> None:
+    """Multiplies the factors of all `FactoredLinear` layers together: each replaced in place by a Linear, W = W1·W2.
+
+    Dtype, device, ``requires_grad``, training mode and the bias stay. Make the optimizer anew after it.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Raises
+    ------
+    TypeError, ValueError
+        `module` is no module or itself a FactoredLinear; or a FactoredLinear has hooks or is parametrised. Nothing is changed then.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from svdfast.torch import factorize, recompose
+    >>> model = torch.nn.Sequential(torch.nn.Linear(30, 20), torch.nn.ReLU())
+    >>> _ = factorize(model, rank_fraction=0.25)
+    >>> recompose(model)
+    >>> model
+    Sequential(
+      (0): Linear(in_features=30, out_features=20, bias=True)
+      (1): ReLU()
+    )
+    """
+    _check_model(module, FactoredLinear, "FactoredLinear")
+    new: dict[nn.Module, nn.Module] = {}
+    for name, part in module.named_modules():
+        if not isinstance(part, FactoredLinear):
+            continue
+        reason = own_reason(part)
+        if reason is not None:
+            raise ValueError(f"module: {name!r} can't be replaced: {reason}")
+        W = product(part.W1, part.W2).to(part.W1.dtype)
+        # On the device meta, as first weights would draw from torch's own generator.
+        made = nn.Linear(part.in_features, part.out_features, bias=False, device="meta")
+        made.weight = nn.Parameter(W, is_trained(part))
+        made.register_parameter("bias", part.bias)
+        new[part] = made.train(part.training)
+    replace(module, new)
+
+
+def _check_model(module: Any, layer: Any, name: str) -> None:
+    """Refuses what is no model, or itself such a layer."""
+    got = type(module).__name__
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: expected a torch.nn.Module, got {got}")
+    if isinstance(module, layer):
+        raise ValueError(
+            f"module: expected a model with {name} layers in it, got a {got}, "
+            "which can't be replaced in place"
+        )
+
+
+def _given(
+    ranks: Mapping[str, int], names: Mapping[str, Part], layers: Collection[Part]
+) -> dict[Part, int]:
+    """Ranks by layer of ranks by name."""
+    given: dict[Part, int] = {}
+    for name, rank in ranks.items():
+        part = names.get(name)
+        if part is None:
+            raise ValueError(f"ranks: expected names of Linear layers in the model, got {name!r}")
+        if part not in layers:
+            raise ValueError(f"ranks, skip: expected {name!r} in one of the two")
+        number = count(f"ranks[{name!r}]", rank, maximum=min(part.in_features, part.out_features))
+        if given.setdefault(part, number) != number:
+            raise ValueError(f"ranks[{name!r}]: expected the rank of its other name, got {number}")
+    return given
