@@ -372,6 +372,9 @@ class Schedule:
         cuts : dict
             What has been cut already, on rank 0.
         """
+        if not ranks:
+            self._tell("ranks", began, layers=dict(self._notes))
+            return
         there = dict(self._module.named_modules())
 
         def make() -> dict[str, float]:
@@ -511,10 +514,7 @@ class Schedule:
         ranks, notes, state = self._team.decide(look)
         auto.restore(state)
         self._notes |= notes
-        if ranks:
-            self._switch(ranks, cuts, began)
-        else:
-            self._tell("ranks", began, layers=dict(self._notes))
+        self._switch(ranks, cuts, began)
 
     def _choice(self, part: nn.Module, name: str, looks: bool) -> Choice:
         """The ranks at which a layer's factors take less time."""
