@@ -98,7 +98,7 @@ class FactoredMultiheadAttention(Factored, nn.MultiheadAttention):
         if mask is not None and mask.ndim == 2:
             mask = mask.unsqueeze(0)
         more = 0
-        if self.bias_k is not None:
+        if self.bias_k is not None and self.bias_v is not None:
             k = torch.cat([k, self.bias_k.repeat(1, n, 1)])
             v = torch.cat([v, self.bias_v.repeat(1, n, 1)])
             more += 1

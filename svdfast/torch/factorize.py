@@ -6,7 +6,7 @@ Not here: layers (layers.py), the cut of one (cut.py), which can be replaced (pl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from svdfast.model.svd import resolve_rank
 from svdfast.torch.cut import check_weight, cut, ranks_by_rule
 from svdfast.torch.kinds import kind_of
 from svdfast.torch.layers import Factored
+from svdfast.torch.observe import observe
 from svdfast.torch.places import (
     Left,
     is_layer,
@@ -80,6 +81,7 @@ def factorize(
     method: Literal["exact", "randomized"] = "exact",
     force: bool = False,
     skip: Collection[str] = (),
+    sample: Iterable[Any] | None = None,
 ) -> tuple[Truncation, ...]:
     """Cuts the weights of a model's Linear layers by truncated SVD: W ≈ W1·W2, each layer replaced in place by a `FactoredLinear`.
 
@@ -159,12 +161,12 @@ def factorize(
     named = module.named_modules(remove_duplicate=False)
     names = {name: part for name, part in named if is_layer(part)}
     places = list(left_in(module, left))
-    layers = {part: name for name, part in places if not isinstance(part, Left)}
+    layers = {place: name for name, place in places if not isinstance(place, Left)}
     given: dict[nn.Module, int] = {}
     if isinstance(ranks, Mapping):
         given = _given(ranks, names, layers)
         layers = {part: layers[part] for part in layers if part in given}
-        places = [(name, part) for name, part in places if part in given]
+        places = [(name, place) for name, place in places if place in given]
     reasons = reasons_to_leave(module, layers)
     for part in given:
         if part in reasons:
@@ -177,21 +179,24 @@ def factorize(
     usable = [part for part in layers if part not in reasons]
     for part in usable:
         check_weight(part, layers[part])
+    seen = {} if sample is None else observe(module, sample, {part: layers[part] for part in usable})
     if isinstance(ranks, Mapping):
         wanted = given
     elif isinstance(ranks, str):
-        wanted = dict(zip(usable, ranks_by_rule(ranks, usable), strict=True))
+        rows = None if sample is None else {part: look.rows for part, look in seen.items()}
+        wanted = dict(zip(usable, ranks_by_rule(ranks, usable, rows), strict=True))
     else:
         assert rank_fraction is not None
         wanted = {p: resolve_rank(rank_fraction, *sides(p)) for p in usable}
 
     new: dict[nn.Module, nn.Module] = {}
     done = []
-    for name, part in places:
-        if isinstance(part, Left):
-            limit = break_even_rank(part.n_in, part.n_out)
-            done.append(Truncation(name, part.n_in, part.n_out, None, None, limit, 0.0, part.reason))
+    for name, place in places:
+        if isinstance(place, Left):  # no layer of a kind
+            limit = break_even_rank(place.n_in, place.n_out) if place.n_in > 0 and place.n_out > 0 else 0
+            done.append(Truncation(name, place.n_in, place.n_out, None, None, limit, 0.0, place.reason))
             continue
+        part = place
         n_in, n_out = sides(part)
         rank = part.rank if isinstance(part, Factored) else None
         limit = break_even_rank(n_in, n_out) if n_in > 0 and n_out > 0 else 0
@@ -202,7 +207,7 @@ def factorize(
             reason = f"rank {requested} is above its break-even rank {limit}"
         elif requested is not None:
             rank = requested
-            new[part], dropped = cut(part, name, rank, method)
+            new[part], dropped = cut(part, name, rank, method, seen[part].gram if part in seen else None)
         done.append(Truncation(name, n_in, n_out, requested, rank, limit, dropped, reason))
     replace(module, new)
     return tuple(done)

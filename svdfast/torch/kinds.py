@@ -14,6 +14,7 @@ are left for where they stand (places.py).
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -68,15 +69,46 @@ class Kind:
         """The layer with the factors W1 (n_out, l) and W2 (l, n_in). The other parameters are the same objects."""
         weights = self.weights(layer)
         trained = any(weight.requires_grad for weight in weights)
-        to = dict(dtype=weights[0].dtype, device=weights[0].device)
 
         def parameter(tensor: Tensor) -> nn.Parameter:
-            return nn.Parameter(tensor.to(**to).contiguous(), trained)
+            return nn.Parameter(tensor.to(weights[0].device, weights[0].dtype).contiguous(), trained)
 
         return self._factored(layer, parameter(W1), parameter(W2))
 
     def _factored(self, layer: Any, W1: nn.Parameter, W2: nn.Parameter) -> Factored:
         return made.FactoredLinear(W1, W2, layer.bias).train(layer.training)
+
+    def inputs(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Of a call's arguments those that the weight is multiplied with. Dense or factored layers."""
+        x = args[0] if args else kwargs.get("input", kwargs.get("x"))
+        if not isinstance(x, Tensor):
+            raise TypeError(f"expected a tensor as a layer's input, got {type(x).__name__}")
+        return (x,)
+
+    def rows(self, layer: Any, inputs: Sequence[Tensor], limit: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        """At most `limit` of the vectors that the weight is multiplied with, by chance, (rows, n_in), and how many there are."""
+        n_in = self.columns(layer)
+        found = [x.detach().reshape(-1, n_in) for x in inputs]
+        n = sum(len(x) for x in found)
+        share = max(1, limit // len(found))
+        some = [x if len(x) <= share else x[chosen(len(x), share, generator).to(x.device)] for x in found]
+        return some[0] if len(some) == 1 else torch.cat(some), n
+
+    def count(self, layer: Any, shapes: Sequence[Sequence[int]]) -> int:
+        """How many vectors the weight is multiplied with, by the inputs' shapes."""
+        return sum(math.prod(shape[:-1]) for shape in shapes)
+
+    def batch_axis(self, layer: Any, ndim: int) -> int | None:
+        """The axis of an input along which a part of it is as good a sample; None without one."""
+        return 0 if ndim > 1 else None
+
+    def call(self, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+        """The layer's main output for such inputs as `inputs` gives."""
+        return layer(*inputs)
+
+    def columns(self, layer: Any) -> int:
+        """n_in of a dense or a factored layer."""
+        return layer.in_features if isinstance(layer, Factored) else self.sides(layer)[0]
 
     def why_not(self, layer: Any) -> str | None:
         """Why a layer of this type can't be factored, by its settings."""
@@ -128,6 +160,42 @@ class Convolution(Kind):
             return f"it has {layer.in_channels} input channels only, as a first convolution has"
         return None
 
+    def rows(self, layer: Any, inputs: Sequence[Tensor], limit: int, generator: torch.Generator) -> tuple[Tensor, int]:
+        x = inputs[0].detach()
+        n_positions = len(layer.kernel_size)
+        if x.ndim == n_positions + 1:
+            x = x.unsqueeze(0)
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = nn.functional.pad(x, around(layer), mode=mode)
+        counts = [
+            (size - d * (k - 1) - 1) // s + 1
+            for size, k, s, d in zip(x.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True)
+        ]
+        n = math.prod([len(x), *counts])
+        if min(counts, default=1) < 1 or n == 0:  # the layer's own error follows, or there is nothing
+            return x.new_empty(0, self.columns(layer)), 0
+        places = chosen(n, limit, generator) if n > limit else torch.arange(n)
+        where: list[Tensor] = []
+        for count, k, s, d in reversed(list(zip(counts, layer.kernel_size, layer.stride, layer.dilation, strict=True))):
+            # (places, k) of this axis, the last of which turns fastest
+            where.insert(0, (places % count * s)[:, None] + torch.arange(k) * d)
+            places = places // count
+        if n_positions == 2:
+            where = [where[0][:, :, None], where[1][:, None, :]]
+            places = places[:, None]
+        index = [part.to(x.device) for part in (places[:, None], *where)]
+        patches = x.movedim(1, -1)[tuple(index)]  # (places, k..., channels)
+        return patches.movedim(-1, 1).reshape(len(patches), -1), n
+
+    def count(self, layer: Any, shapes: Sequence[Sequence[int]]) -> int:
+        (shape,) = shapes
+        n_positions = len(layer.kernel_size)
+        n = math.prod(shape[: len(shape) - n_positions - 1])
+        return n * math.prod(size // s for size, s in zip(shape[-n_positions:], layer.stride, strict=True))
+
+    def batch_axis(self, layer: Any, ndim: int) -> int | None:
+        return 0 if ndim == len(layer.kernel_size) + 2 else None
+
     def _factored(self, layer: Any, W1: nn.Parameter, W2: nn.Parameter) -> Factored:
         type_ = made.FactoredConv1d if isinstance(layer, nn.Conv1d) else made.FactoredConv2d
         shape = (len(W2), *layer.weight.shape[1:])
@@ -159,7 +227,7 @@ class Recurrent(Kind):
         return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
     def tensors(self, layer: Any, M: Tensor) -> tuple[Tensor, ...]:
-        return tuple(rows.contiguous() for rows in M.split([len(w) for w in self.weights(layer)]))
+        return tuple(rows.contiguous() for rows in torch.split(M, [len(w) for w in self.weights(layer)]))
 
     def _factored(self, layer: Any, W1: nn.Parameter, W2: nn.Parameter) -> Factored:
         new: Factored = recurrent(self._types[type(layer)], layer, len(W2))
@@ -169,6 +237,21 @@ class Recurrent(Kind):
         new.W2 = W2
         new._init_flat_weights()  # type: ignore[operator]
         return new
+
+    def inputs(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        x = args[0] if args else kwargs["input"]
+        if isinstance(x, PackedSequence):
+            # As sequences of one length, the mean; the few rows more than that are left out.
+            steps, (rows, n_in) = len(x.batch_sizes), x.data.shape
+            n = rows // steps
+            x = x.data[: n * steps].reshape((n, steps, n_in) if layer.batch_first else (steps, n, n_in))
+        return (x,)
+
+    def batch_axis(self, layer: Any, ndim: int) -> int | None:
+        return 1 if ndim == 3 and not layer.batch_first else 0
+
+    def call(self, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+        return layer(*inputs)[0]
 
     def left(self, layer: Any) -> Mapping[str, str]:
         reason = "its fused kernel takes one weight"
@@ -187,6 +270,19 @@ class Attention(Kind):
 
     def others(self, layer: Any) -> frozenset[str]:
         return frozenset({"in_proj_bias", "bias_k", "bias_v"})
+
+    def inputs(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        given = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs)
+        query, key, value = given["query"], given["key"], given["value"]
+        # Self-attention multiplies one input; an input that is there twice counts twice.
+        return (query,) if query is key and key is value else (query, key, value)
+
+    def batch_axis(self, layer: Any, ndim: int) -> int | None:
+        return 1 if ndim == 3 and not layer.batch_first else 0
+
+    def call(self, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+        query, key, value = inputs if len(inputs) == 3 else (inputs[0],) * 3
+        return layer(query, key, value, need_weights=False)[0]
 
     def sides(self, layer: Any) -> tuple[int, int]:
         return layer.embed_dim, 3 * layer.embed_dim
@@ -218,6 +314,24 @@ def kind_of(layer: nn.Module) -> Kind | None:
     if kind is None and type(layer) is _conv1d_of_transformers():
         return _TRANSPOSED
     return kind
+
+
+def chosen(n: int, some: int, generator: torch.Generator) -> Tensor:
+    """`some` of the numbers below n, by chance; with repetition, which needs no list of all."""
+    return torch.randint(n, (some,), generator=generator)
+
+
+def around(layer: Any) -> tuple[int, ...]:
+    """What a convolution pads its input with, last axis first, as torch.nn.functional.pad takes it."""
+    if layer.padding == "valid":
+        return (0, 0) * len(layer.kernel_size)
+    if layer.padding == "same":
+        sides: list[int] = []
+        for k, d in zip(reversed(layer.kernel_size), reversed(layer.dilation), strict=True):
+            before = d * (k - 1) // 2
+            sides += [before, d * (k - 1) - before]
+        return tuple(sides)
+    return tuple(side for p in reversed(layer.padding) for side in (p, p))
 
 
 def _conv1d_of_transformers() -> Any:

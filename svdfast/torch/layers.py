@@ -7,8 +7,9 @@ cut (cut.py); the modules that networks of svdfast need in PyTorch (modules.py).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class Factored(nn.Module):
     """
 
     # TorchScript compiles what is not named here.
-    __jit_unused_properties__ = ["factors", "in_features", "kind", "nf", "nx", "out_features", "rank"]
+    __jit_unused_properties__: ClassVar = ["factors", "in_features", "kind", "nf", "nx", "out_features", "rank"]
 
     if TYPE_CHECKING:  # TorchScript would not understand it
         W2: nn.Parameter
@@ -68,7 +69,7 @@ class Factored(nn.Module):
     def shaped(self, M1: Tensor, M2: Tensor) -> tuple[Tensor, ...]:
         """M1 (n_out, l) and M2 (l, n_in), as the factors' parameters are shaped, W1's first; so also an optimizer's moments."""
         W1s, W2 = self.factors
-        rows = M1.split([len(W1) for W1 in W1s])
+        rows = torch.split(M1, [len(W1) for W1 in W1s])
         return (*(row.contiguous() for row in rows), like_memory_of(W2, M2.reshape(W2.shape)))
 
     def matrices(self, tensors: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
@@ -204,11 +205,9 @@ class FactoredTransposedLinear(FactoredLinear):
         return self.in_features
 
     def dense(self) -> nn.Module:
-        from transformers.pytorch_utils import Conv1D
-
-        # Its own constructor draws first weights; all that it sets is set here.
-        with torch.device("meta"):
-            made: nn.Module = Conv1D(self.out_features, self.in_features)
+        type_: Any = importlib.import_module("transformers.pytorch_utils").Conv1D
+        with torch.device("meta"):  # no first weights are drawn
+            made: nn.Module = type_(self.out_features, self.in_features)
         made.weight = nn.Parameter(self._product().T.contiguous(), self._trained())
         made.register_parameter("bias", self.bias)
         return made.train(self.training)
@@ -408,14 +407,14 @@ class _FactoredRecurrent(Factored):
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """As of the layer of torch.nn, packed sequences included."""
         data = input.data if isinstance(input, PackedSequence) else input
-        within = nn.functional.linear(data, self.W2)
+        within: Any = nn.functional.linear(data, self.W2)
         if isinstance(input, PackedSequence):
             within = input._replace(data=within)
         return self._type.forward(self, within, hx)
 
     def dense(self) -> nn.Module:
         made = recurrent(self._type, self, self.in_features)  # type: ignore[arg-type]
-        rows = self._product().split([len(W1) for W1 in self.factors[0]])
+        rows = torch.split(self._product(), [len(W1) for W1 in self.factors[0]])
         for name, row in zip(("weight_ih_l0", "weight_ih_l0_reverse"), rows, strict=False):
             setattr(made, name, nn.Parameter(row.contiguous(), self._trained()))
         made._init_flat_weights()

@@ -103,9 +103,8 @@ def reasons_to_leave(module: nn.Module, layers: Collection[nn.Module]) -> dict[n
         owners.setdefault(parameter, []).append(name)
     holders: dict[Tensor, set[tuple[nn.Module, str]]] = {}
     for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                holders.setdefault(parameter, set()).add((part, name))
+        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
+            holders.setdefault(parameter, set()).add((part, name))
     reasons: dict[nn.Module, str] = {}
     for part in layers:
         reason = own_reason(part)
@@ -195,22 +194,24 @@ def left_in(module: nn.Module, left: Collection[nn.Module]) -> Iterator[tuple[st
 def _others(name: str, part: nn.Module, seen: set[Tensor]) -> Iterator[tuple[str, Left]]:
     type_ = type(part)
     if ".quantized" in type_.__module__ and callable(getattr(part, "weight", None)):
-        n_in, n_out = (getattr(part, f"in_{what}", 0) for what in ("features", "channels")), (getattr(part, f"out_{what}", 0) for what in ("features", "channels"))
-        yield name, Left(name, max(n_in), max(n_out), "it is quantised")
+        n_in, n_out = (
+            max(getattr(part, f"{side}_{what}", 0) for what in ("features", "channels")) for side in ("in", "out")
+        )
+        yield name, Left(name, n_in, n_out, "it is quantised")
         return
     for own, weight in part.named_parameters(recurse=False):
         if weight in seen or nn.parameter.is_lazy(weight) or weight.ndim < 2 or 0 in weight.shape:
             continue
         seen.add(weight)
-        n_out, n_in = len(weight), weight[0].numel()
-        if n_out == 1 or n_in == 1:
+        columns = weight[0].numel()
+        if len(weight) == 1 or columns == 1:
             continue
         if isinstance(part, _TRANSPOSED):
             reason = "it is a transposed convolution, for which there is no factored layer"
         else:
             reason = f"it is a {type_.__name__}, for which there is no factored layer"
         full = name if own == "weight" else f"{name}.{own}".lstrip(".")
-        yield full, Left(full, n_in, n_out, reason)
+        yield full, Left(full, columns, len(weight), reason)
 
 
 def replace(module: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
