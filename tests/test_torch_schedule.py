@@ -98,7 +98,7 @@ def test_ranks_by_rule_by_layer_and_what_is_left():
     training = Training(factoring=0.25, n_steps=10).steps(1)
     (event,) = training.schedule.events
     assert event.kind == "ranks" and "bottleneck" in event.info["layers"]["first"]
-    with pytest.raises(ValueError, match="ranks.*3 for 2"):
+    with pytest.raises(ValueError, match=r"ranks.*3 for 2"):
         Training(factoring=sf.Factoring([1, 2, 3]), n_steps=10)
 
 
@@ -148,6 +148,184 @@ def test_layers_that_someone_else_has_replaced_are_left():
     training = trained().steps(5)
     recompose(training.net)
     assert training.schedule.step() is None and training.schedule.phase == "dense"
+
+
+# ---- "auto"
+
+
+def limits(**ranks):
+    """Measured break-even ranks by layer, in place of the clock's."""
+
+    def measured(layer, seen):
+        assert seen.inputs[0].shape[-1] == layer.in_features
+        return ranks["first" if layer.in_features == 40 else "second"]
+
+    return measured
+
+
+def automatic(monkeypatch, n_steps=500, steps=60, first=40, second=40, clock=None, **arguments):
+    monkeypatch.setattr(module, "measured_break_even", limits(first=first, second=second))
+    monkeypatch.setattr(Schedule, "_clock", lambda self: clock)
+    return Training(n_steps=n_steps, **{"factoring": "auto", "settings": {"lr": 3e-3}} | arguments).steps(steps)
+
+
+def mse(output, batch):
+    return (output - batch[1]).square().mean()
+
+
+def test_auto_cuts_where_little_is_lost_and_tells_what(monkeypatch):
+    x, y = data()
+    training = automatic(monkeypatch, sample=[(x[:256], y[:256]), (x[256:], y[256:])], loss=mse)
+    (event,) = training.schedule.events
+    assert event.step == 50  # a tenth of all
+    for name in ("first", "second"):
+        why = event.info["layers"][name]
+        assert ("the cut loses" in why) == (name in event.info.get("ranks", {})), why
+        assert "learned" in why
+
+
+def test_auto_gives_the_smallest_rank_that_loses_little(monkeypatch):
+    x, y = data()
+    training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
+    # Weights of rank 5: a cut to 5 loses nothing, one to 10 neither.
+    with torch.no_grad():
+        for part in (training.net.first, training.net.second):
+            U, s, V = torch.linalg.svd(part.weight, full_matrices=False)
+            s[5:] = 0
+            part.weight.copy_(U * s @ V)
+    training.optimizer.param_groups[0]["lr"] = 0.0
+    training.steps(1)
+    assert training.schedule.events[0].info["ranks"] == {"first": 5, "second": 6}  # an eighth
+
+
+def test_auto_leaves_layers_whose_factors_are_no_faster(monkeypatch):
+    training = automatic(monkeypatch, first=9, second=0, steps=50)
+    (event,) = training.schedule.events
+    assert event.kind == "ranks" and training.schedule.phase == "dense"
+    assert "break-even rank 9, measured" in event.info["layers"]["first"]
+    assert "break-even rank 9, measured" in training.schedule.explain()
+    assert not any(part._forward_pre_hooks for part in training.net.modules())
+
+
+def test_auto_without_a_sample_takes_a_quarter_and_is_guarded_by_the_losses(monkeypatch):
+    training = automatic(monkeypatch, second=9, steps=50)
+    assert training.schedule.events[0].info["ranks"] == {"first": 10}
+    # From here on the loss is bad: watched, then taken back.
+    for _ in range(40):
+        training.schedule.step(10.0)
+    kinds = [(e.kind, e.step, e.info.get("action")) for e in training.schedule.events]
+    assert kinds == [("switch", 50, None), ("guard", 70, "watched"), ("guard", 90, "undone")]
+    assert training.schedule.phase == "dense" and "taken back" in training.schedule.explain()
+
+
+def test_auto_without_losses_says_that_nothing_guards_it(monkeypatch):
+    monkeypatch.setattr(module, "measured_break_even", limits(first=40, second=40))
+    training = Training(n_steps=50, factoring="auto").steps(10, tell=False)
+    assert training.schedule.events[0].info["ranks"] == {"first": 10, "second": 12}
+    assert "no losses are known" in training.schedule.explain()
+
+
+def test_auto_keeps_a_good_cut(monkeypatch):
+    training = automatic(monkeypatch, second=9, steps=69, clock=(1.0, 0.5))
+    training.schedule._recent.clear()
+    training.schedule.step(0.0)
+    assert [(e.kind, e.info.get("action")) for e in training.schedule.events] == [("switch", None), ("guard", "kept")]
+
+
+def test_auto_takes_all_back_for_good_where_steps_are_no_faster(monkeypatch):
+    monkeypatch.setattr(module, "measured_break_even", limits(first=40, second=40))
+    monkeypatch.setattr(Schedule, "_clock", lambda self: (1.0, 1.0))
+    training = Training(n_steps=500, factoring="auto")
+    training.steps(50)
+    for _ in range(400):
+        training.schedule.step(0.0)
+    actions = [e.info["action"] for e in training.schedule.events if e.kind == "guard"]
+    assert actions == ["watched", "undone"] and training.schedule.phase == "dense"
+    assert not any(e.kind == "switch" for e in training.schedule.events[1:])  # looked at again, and left
+
+
+def test_auto_looks_again_and_goes_on_from_a_saved_state(monkeypatch):
+    x, y = data()
+    arguments = {"sample": [(x, y)], "loss": mse}
+    whole = automatic(monkeypatch, n_steps=300, steps=0, **arguments)
+    states = {}
+    for at in range(0, 150, 25):
+        states[at] = copy.deepcopy(whole.state())
+        whole.steps(25)
+    assert len(whole.schedule.events) > 1
+    for at, state in states.items():
+        other = automatic(monkeypatch, n_steps=300, steps=0, **arguments).load(saved(state))
+        other.steps(150 - at)
+        assert other.losses == whole.losses[at:], at
+        assert [(e.kind, e.step) for e in other.schedule.events] == [(e.kind, e.step) for e in whole.schedule.events]
+
+
+def test_looks_leave_the_model_as_it_was(monkeypatch):
+    """Its modes, hooks, gradients, statistics and torch's generator; and a sample that fails leaves it, too."""
+    x, y = data()
+    training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
+    training.net.tanh = nn.Sequential(nn.BatchNorm1d(60), nn.Dropout())
+    mean, state = training.net.tanh[0].running_mean.clone(), torch.get_rng_state()
+    training.schedule.step(1.0)
+    assert torch.equal(training.net.tanh[0].running_mean, mean) and torch.equal(torch.get_rng_state(), state)
+    assert all(part.training for part in training.net.modules())
+
+    training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
+    parts, n = list(training.net.modules()), []
+
+    def broken(output, batch):
+        n.append(1)
+        if len(n) == 3:
+            raise ArithmeticError
+        return mse(output, batch)
+
+    training.schedule._sample._loss = broken
+    with pytest.raises(ArithmeticError):
+        training.schedule.step(1.0)
+    assert list(training.net.modules()) == parts
+
+
+def test_the_guard_of_given_ranks_goes_back_or_waits():
+    for action, kinds in (("undo", ["undone"]), ("delay", ["delayed", "kept"])):
+        factoring = quarter(guard=sf.Guard(0.1, action))
+        training = Training(factoring=factoring, n_steps=50).steps(5)
+        assert training.schedule.phase == "factored"
+        training.schedule._recent.clear()
+        training.schedule.step(10.0)
+        assert training.schedule.phase == "dense"
+        training.schedule._recent.clear()
+        for _ in range(10):
+            training.schedule.step(0.1)
+        assert [e.info["action"] for e in training.schedule.events if e.kind == "guard"] == kinds
+    training = Training(factoring=quarter(guard=sf.Guard(0.1, "undo")), n_steps=50)
+    with pytest.raises(ValueError, match="guard"):
+        training.steps(1, tell=False)
+
+
+@pytest.mark.parametrize(
+    "batch", [torch.ones(2, 40), (torch.ones(2, 40), torch.ones(2, 5)), {"input": torch.ones(2, 40)}], ids=["tensor", "tuple", "mapping"]
+)
+def test_batches_of_a_sample(batch):
+    from svdfast.torch.sample import Sample
+
+    seen = []
+    net = model()
+    net.forward = lambda input, _forward=nn.Sequential.forward: seen.append(input) or _forward(net, input)
+    assert Sample([batch], lambda output, given: output.sum() * 0 + (given is batch)).loss(net) == 1
+    assert torch.equal(seen[0], torch.ones(2, 40))
+    assert Sample([batch], None).loss(net) is None
+
+
+def test_a_loss_of_the_outputs_own():
+    from types import SimpleNamespace
+
+    from svdfast.torch.sample import Sample
+
+    class Net(nn.Module):
+        def forward(self, x, labels=None):
+            return SimpleNamespace(loss=x.mean() if labels is None else labels.mean())
+
+    assert Sample([{"x": torch.zeros(2), "labels": torch.ones(2)}], None).loss(Net()) == 1
 
 
 # ---- what it leaves alone
@@ -371,7 +549,8 @@ def test_models_of_other_types(dtype):
     assert len(schedule.events) == 2
 
 
-def test_a_compiled_model_is_compiled_once_more_for_a_switch():
+@pytest.mark.parametrize("auto", [False, True])
+def test_a_compiled_model_is_compiled_once_more_for_a_switch(auto, monkeypatch):
     import torch._dynamo as dynamo
 
     dynamo.reset()
@@ -381,10 +560,13 @@ def test_a_compiled_model_is_compiled_once_more_for_a_switch():
         graphs.append(graph)
         return graph.forward
 
-    training = trained()
+    training, factoring = trained(), quarter(recompose_fraction=0.25)
     compiled = torch.compile(training.net, backend=counting, fullgraph=True)
+    if auto:
+        factoring = sf.Factoring(recompose_fraction=0.25)
+        monkeypatch.setattr(module, "measured_break_even", lambda *args: 40)
     training.schedule = Schedule(
-        compiled, training.optimizer, n_steps=20, factoring=quarter(recompose_fraction=0.25), skip=["output"]
+        compiled, training.optimizer, n_steps=20, factoring=factoring, skip=["output"], sample=[training.x]
     )
     counts = []
     for _ in range(20):

@@ -36,7 +36,8 @@ from svdfast.torch.modules import (
 from svdfast.torch.schedule import Event, Schedule
 
 __all__ = [
-    "ChannelsFirst", "ChannelsLast", "Event", "Factored", "FactoredConv1d", "FactoredConv2d", "FactoredGRU", "FactoredLSTM",
-    "FactoredLinear", "FactoredMultiheadAttention", "FactoredRNN", "FactoredRecurrent", "FactoredTransposedLinear", "Kind", "MeanPool2d", "Recurrent",
-    "Schedule", "Truncation", "factorize", "kind_of", "recompose",
+    "ChannelsFirst", "ChannelsLast", "Event", "Factored", "FactoredConv1d", "FactoredConv2d",
+    "FactoredGRU", "FactoredLSTM", "FactoredLinear", "FactoredMultiheadAttention", "FactoredRNN",
+    "FactoredRecurrent", "FactoredTransposedLinear", "Kind", "MeanPool2d", "Recurrent", "Schedule",
+    "Truncation", "factorize", "kind_of", "recompose",
 ]  # fmt: skip

@@ -41,7 +41,7 @@ def unwrapped(model: Any) -> tuple[nn.Module, DistributedDataParallel | None]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     ddp = None
-    inner = model
+    inner: Any = model
     while True:
         if isinstance(inner, DistributedDataParallel):
             ddp = inner

@@ -21,18 +21,18 @@ from svdfast._process.checks import count
 from svdfast.model.counting import break_even_rank
 from svdfast.model.ranks import NARROW
 from svdfast.model.svd import resolve_rank
-from svdfast.torch import timing
 from svdfast.torch.auto import Auto, Choice
 from svdfast.torch.cut import cut, ranks_by_rule
 from svdfast.torch.distributed import Team, unwrapped
 from svdfast.torch.form import blank, form
 from svdfast.torch.kinds import kind_of
 from svdfast.torch.layers import Factored
-from svdfast.torch.observe import observe
+from svdfast.torch.observe import Seen, observe
 from svdfast.torch.optimizers import Change, check_held, known_kind, move_state, swap
 from svdfast.torch.places import is_trained, reasons_to_leave, replace, sides, under, why_rather_not
 from svdfast.torch.sample import Loss, Sample
-from svdfast.torch.watch import Shapes, unwatch, watch
+from svdfast.torch.timing import measured_break_even
+from svdfast.torch.watch import unwatch, watch
 from svdfast.training.auto import FIRST_LOOK, FRACTIONS, RECOVERY
 from svdfast.training.factoring import Factoring, factoring_of
 
@@ -197,7 +197,7 @@ class Schedule:
         self._recompose_step: int | None = n - round(self.factoring.dense_tail * n)
         first = max(1, round(self.factoring.phi * n))
         self._auto: Auto | None = None
-        self._shapes = Shapes()
+        self._seen: dict[str, Seen] = {}
         self._switch_step: int | None = None
         self._guard_step: int | None = None
         self._before: float | None = None
@@ -208,7 +208,7 @@ class Schedule:
                 guard = self.factoring.guard
                 tolerance = None if guard is None else guard.tolerance
                 self._auto = Auto(n, first, self._recompose_step, tolerance)
-                self._shapes = watch(layers)
+                self._seen = watch(layers)
             else:
                 self._switch_step = first
         if self._recompose_step == n and not self.factoring.recompose:
@@ -404,7 +404,9 @@ class Schedule:
         if self._sample is None or not self.factoring.activation_aware:
             return {}
         there = dict(self._module.named_modules())
-        return observe(self._module, [there[name] for name in names], self._sample)
+        layers = {there[name]: name for name in names}
+        seen = observe(self._module, self._sample.inputs(self._module), layers)
+        return {part: look.gram for part, look in seen.items() if look.gram is not None}
 
     def _apply(self, changes: Collection[Change], *, carry: bool = True) -> None:
         """Puts layers in each other's place, in the model and in the optimizer."""
@@ -463,11 +465,9 @@ class Schedule:
         ranks = {name: made.rank for name, made in self._own.items()}
 
         def check() -> Any:
-            times = [median(times) for times in self._seconds.values() if len(times) > 1]
-            clock = len(times) == 2 and not torch.are_deterministic_algorithms_enabled()
             for_good = guard is not None and guard.action == "undo"
             back, info = auto.check(
-                self.n_done, ranks, self._loss(), (times[0], times[1]) if clock else None, for_good=for_good
+                self.n_done, ranks, self._loss(), self._clock(), for_good=for_good
             )
             return back, info, auto.state()
 
@@ -478,6 +478,12 @@ class Schedule:
             self._notes |= {name: f"its cut to rank {ranks[name]} was taken back" for name in back}
         self._tell("guard", began, **info)
 
+    def _clock(self) -> tuple[float, float] | None:
+        """Seconds of a dense step and of one now, if they are to count."""
+        times = [median(times) for times in self._seconds.values() if len(times) > 1]
+        clock = len(times) == 2 and not torch.are_deterministic_algorithms_enabled()
+        return (times[0], times[1]) if clock else None
+
     def _look(self, auto: Auto) -> None:
         """Which layers to cut, by looking, and their cut."""
         began = time.perf_counter()
@@ -487,6 +493,7 @@ class Schedule:
         cuts: dict[tuple[str, int], tuple[Factored, float]] = {}
 
         def look() -> Any:
+            self._look_at_sample(layers)
             loss, looks = self._sample_loss(), True
             if loss is None:
                 loss, looks = _mean(self._recent), False
@@ -516,14 +523,22 @@ class Schedule:
         self._notes |= notes
         self._switch(ranks, cuts, began)
 
+    def _look_at_sample(self, layers: Mapping[nn.Module, str]) -> None:
+        """Shows the inputs of layers that were not watched, as in a compiled graph."""
+        unseen = {part: name for part, name in layers.items() if name not in self._seen}
+        if self._sample is not None and unseen:
+            batches = self._sample.inputs(self._module)
+            for part, seen in observe(self._module, batches, unseen, gram=False).items():
+                self._seen[unseen[part]] = seen
+
     def _choice(self, part: nn.Module, name: str, looks: bool) -> Choice:
         """The ranks at which a layer's factors take less time."""
         n_in, n_out = sides(part)
-        shape = self._shapes.inputs.get(name)
-        if torch.are_deterministic_algorithms_enabled() or shape is None:
+        seen = self._seen.get(name)
+        if torch.are_deterministic_algorithms_enabled() or seen is None:
             limit, how = break_even_rank(n_in, n_out), "counted"
         else:
-            limit, how = timing.break_even(part, shape), "measured"
+            limit, how = measured_break_even(part, seen), "measured"
         fractions: Sequence[float] = FRACTIONS if looks else FRACTIONS[-1:]
         ranks = {resolve_rank(fraction, n_in, n_out) for fraction in fractions}
         options = sorted(rank for rank in ranks if rank <= limit)
@@ -607,7 +622,7 @@ class Schedule:
             self._auto = self._auto or Auto(self.n_steps, 0, self.n_steps)
             self._auto.restore(auto)
         if self._auto is not None and self._auto.look_step is not None:
-            self._shapes = watch(self._usable())
+            self._seen = watch(self._usable())
         self._last = None
 
 
