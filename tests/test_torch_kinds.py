@@ -672,7 +672,9 @@ def test_resnet18():
 
 def test_gpt2_of_hugging_face():
     transformers = pytest.importorskip("transformers", reason="transformers is not there")
-    config = transformers.GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0, attn_pdrop=0, embd_pdrop=0)
+    config = transformers.GPT2Config(
+        vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0, attn_pdrop=0, embd_pdrop=0
+    )  # fmt: skip
     model = transformers.GPT2LMHeadModel(config)
     conv1d = sys.modules["transformers.pytorch_utils"].Conv1D
     tokens = torch.randint(50, (2, 12))
