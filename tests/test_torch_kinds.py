@@ -20,9 +20,9 @@ from svdfast.torch import (  # noqa: E402
     FactoredLSTM,
     FactoredMultiheadAttention,
     factorize,
-    kind_of,
     recompose,
 )
+from svdfast.torch.kinds import kind_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -317,6 +317,18 @@ def test_recurrent_layers_train():
     expected = model(x)
     recompose(model)
     same(model(x), expected)
+
+
+@pytest.mark.parametrize("type_", [nn.Conv2d, nn.Conv1d, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention, nn.Linear])
+def test_autocast_gives_the_same_type(type_):
+    convolution = type_ in (nn.Conv1d, nn.Conv2d)
+    model = Alone(type_(8, 4) if not convolution else type_(8, 4, 3))
+    x = torch.rand(2, 8, 9, 9) if type_ is nn.Conv2d else torch.rand(4, 8, 8)
+    args = (x, x, x) if type_ is nn.MultiheadAttention else (x,)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = model(*args)
+        factorize(model, rank_fraction=1, force=True)
+        same(model(*args), before, 0.05)
 
 
 # ---- attention

@@ -2,6 +2,7 @@
 """The look at a model's inputs: it sees what the weights multiply, the cut by it is the best for them, and it leaves no trace."""
 
 import copy
+import threading
 
 import pytest
 
@@ -10,8 +11,9 @@ from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_sequence  # noqa: E402
 
 from svdfast.model.svd import RIDGE  # noqa: E402
-from svdfast.torch import factorize, kind_of, recompose  # noqa: E402
+from svdfast.torch import factorize, recompose  # noqa: E402
 from svdfast.torch.cut import factors  # noqa: E402
+from svdfast.torch.kinds import kind_of  # noqa: E402
 from svdfast.torch.observe import observe  # noqa: E402
 
 
@@ -274,3 +276,30 @@ def test_low_precision_and_autocast():
         cast = observe(model, [x], {model[0]: "0"})[model[0]]
     assert cast.autocast == torch.bfloat16
     assert torch.equal(cast.gram, observe(model, [x], {model[0]: "0"})[model[0]].gram)
+
+
+def test_threads_observe_one_after_the_other():
+    """The generator's state and the fast path's switch are the process's: two at once would not find back to them."""
+    net = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
+    models = [copy.deepcopy(net) for _ in range(4)]
+    x = torch.rand(4, 8, 12, 12)
+    before, errors = torch.get_rng_state(), []
+
+    def work(model):
+        try:
+            for _ in range(5):
+                factorize(model, ranks={"0": 4, "2": 8}, sample=[x])
+                recompose(model)
+        except BaseException as error:  # told by the test's own thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(model,)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.equal(torch.get_rng_state(), before)
+    for model in models[1:]:
+        assert all(map(torch.equal, model.parameters(), models[0].parameters()))
