@@ -11,8 +11,9 @@ from torch import nn  # noqa: E402
 from torch_training import OPTIMIZERS, Training, held, model, one_thread  # noqa: E402, F401
 
 import svdfast as sf  # noqa: E402
-from svdfast.torch import Schedule, kind_of  # noqa: E402
-from svdfast.torch.optimizers import Change, lift_mean, lift_square, move_state  # noqa: E402
+from svdfast.torch import Schedule  # noqa: E402
+from svdfast.torch.kinds import kind_of  # noqa: E402
+from svdfast.torch.optimizers import Change, lift_mean, lift_square, move_state, swap  # noqa: E402
 
 # Mean of |log of the ratio of losses| over the 50 steps after the switch: carried moments stay below.
 FOLLOWS = {"sgd": 0.05, "adam": 0.07, "adamw": 0.07, "nadam": 0.12, "radam": 0.02}
@@ -217,3 +218,26 @@ def test_layers_of_several_tensors_or_more_axes(layer):
         assert held(optimizer) == {id(p) for p in net.parameters()}
     assert [event.kind for event in schedule.events] == ["switch", "recompose"]
     assert outputs[-1] < outputs[0]
+
+
+LAYERS = {
+    "linear": lambda: nn.Linear(20, 30),
+    "conv": lambda: nn.Conv2d(4, 8, 3, bias=False),
+    "lstm": lambda: nn.LSTM(20, 10, 2, bidirectional=True),
+    "gru": lambda: nn.GRU(20, 10),
+    "attention": lambda: nn.MultiheadAttention(16, 2, add_bias_kv=True),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_optimizer_made_after_a_cut_holds_parameters_in_the_order_of_one_made_before(name):
+    """As trainers make it, when they resume."""
+    layer = LAYERS[name]()
+    kind = kind_of(layer)
+    n_in, n_out = kind.sides(layer)
+    made = kind.factored(layer, torch.zeros(n_out, 3), torch.zeros(3, n_in))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    swap(optimizer, [Change(layer, made, True)], {})
+    assert list(map(id, optimizer.param_groups[0]["params"])) == list(map(id, made.parameters()))
+    swap(optimizer, [Change(layer, made, False)], {})
+    assert list(map(id, optimizer.param_groups[0]["params"])) == list(map(id, layer.parameters()))
