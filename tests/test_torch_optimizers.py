@@ -34,7 +34,7 @@ VARIANTS = [
 
 def whole(moments="carry", **arguments):
     """Full rank: a switch that changes nothing but the form."""
-    return sf.Factoring(1.0, **{"pretrain_fraction": 0.3, "force": True, "moments": moments} | arguments)
+    return sf.Factoring(1.0, **{"pretrain_fraction": 0.3, "force": True, "moments": moments, "learning_rate": 1.0} | arguments)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -241,3 +241,50 @@ def test_an_optimizer_made_after_a_cut_holds_parameters_in_the_order_of_one_made
     assert list(map(id, optimizer.param_groups[0]["params"])) == list(map(id, made.parameters()))
     swap(optimizer, [Change(layer, made, False)], {})
     assert list(map(id, optimizer.param_groups[0]["params"])) == list(map(id, layer.parameters()))
+
+
+# ---- learning rates of the factors' own
+
+
+def test_relative_scale_is_the_librarys():
+    from svdfast.model.structures import LowRank
+    from svdfast.torch.rates import relative_scale
+
+    torch.manual_seed(0)
+    for size, inside in ((0.2, True), (0.01, False)):
+        layer = nn.Linear(30, 20)
+        made = kind_of(layer).factored(layer, size * torch.randn(20, 5), torch.randn(5, 30))
+        theirs = LowRank(20, 30, 5).relative_scale([p.detach().numpy() for p in (made.W1, made.W2)])
+        assert (1 / 1.5 < theirs < 1.5) == inside
+        assert relative_scale(made) == pytest.approx(min(theirs, 1.5), rel=1e-5)
+
+
+@pytest.mark.parametrize("name, learning_rate, scale", [("sgd", 3.0, 3.0), ("adam", 2.0, 2.0), ("sgd", "auto", 1.0)])
+def test_steps_of_factors_are_that_much_longer(name, learning_rate, scale):
+    trainings = []
+    for rate in (1.0, learning_rate):
+        factoring = sf.Factoring(0.25, pretrain_fraction=0.1, force=True, learning_rate=rate)
+        training = Training(name, factoring, n_steps=50).steps(5)
+        before = copy.deepcopy(training.net)
+        training.steps(1)
+        after = dict(training.net.named_parameters())
+        trainings.append({n: after[n].detach() - p.detach() for n, p in before.named_parameters()})
+    plain, scaled = trainings
+    for n in plain:
+        expected = plain[n] * (scale if n.endswith(("W1", "W2")) else 1)
+        torch.testing.assert_close(scaled[n], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_scales_by_themselves_fade_and_leave_no_hooks():
+    training = Training("adamw", sf.Factoring(0.25, pretrain_fraction=0.1, force=True), n_steps=50).steps(5)
+    scales = training.schedule.events[0].info["learning_rate_scales"]
+    assert all(1 < scale <= 1.5 for scale in scales.values())
+    rates, fades = training.schedule._rates, []
+    for _ in range(44):
+        fades.append(rates.fade)
+        training.steps(1)
+    assert fades[:30] == [1.0] * 30 and fades == sorted(fades, reverse=True) and fades[-1] < 0.2
+    assert training.optimizer._optimizer_step_pre_hooks and training.optimizer._optimizer_step_post_hooks
+    training.steps(1)
+    assert training.schedule.phase == "dense"
+    assert not training.optimizer._optimizer_step_pre_hooks and not training.optimizer._optimizer_step_post_hooks

@@ -593,7 +593,7 @@ def test_a_compiled_model_is_compiled_once_more_for_a_switch(auto, monkeypatch):
         ({"factoring": []}, TypeError, "factoring"),
         ({"factoring": sf.Factoring(0.25, product_decay=0.1)}, ValueError, "product_decay"),
         ({"factoring": sf.Factoring(0.25, split="left")}, ValueError, "split"),
-        ({"factoring": sf.Factoring(0.25, learning_rate=2.0)}, ValueError, "learning_rate"),
+        ({"factoring": sf.Factoring(0.25, learning_rate=[1.0])}, ValueError, "learning_rate"),
         ({"factoring": sf.Factoring(0.25, guard=sf.Guard(0.1))}, ValueError, "raise"),
         ({"skip": ["nowhere"]}, ValueError, "skip"),
         ({"skip": "output"}, TypeError, "skip"),

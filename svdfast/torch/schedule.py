@@ -30,11 +30,13 @@ from svdfast.torch.layers import Factored
 from svdfast.torch.observe import Seen, observe
 from svdfast.torch.optimizers import Change, check_held, known_kind, move_state, swap
 from svdfast.torch.places import is_trained, reasons_to_leave, replace, sides, under, why_rather_not
+from svdfast.torch.rates import ADAMS, Rates, relative_scale
 from svdfast.torch.sample import Loss, Sample
 from svdfast.torch.timing import measured_break_even
 from svdfast.torch.watch import unwatch, watch
 from svdfast.training.auto import FIRST_LOOK, FRACTIONS, RECOVERY
 from svdfast.training.factoring import Factoring, factoring_of
+from svdfast.training.switch import FADE
 
 __all__ = ["Event", "Schedule"]
 
@@ -55,7 +57,8 @@ class Event:
         Its `seconds`, and for each kind:
 
         - "ranks", a look that found nothing to cut: `layers`, a reason by name;
-        - "switch": `ranks`, `dropped` (‖W − W1·W2‖_F) and `layers` (reasons), all by name;
+        - "switch": `ranks`, `dropped` (‖W − W1·W2‖_F), `learning_rate_scales` and `layers` (reasons),
+          all by name;
         - "guard": `loss_before` the cut, `loss_recovered` now, `action` ("kept", "watched", "undone",
           "delayed") and `layers`, those that are dense again; where steps are no faster also
           `seconds_dense` and `seconds_factored` of one;
@@ -93,9 +96,9 @@ class Schedule:
         the loss is looked at. Without, layers get a quarter of their rank where that is faster; the
         losses given to `step`, if any, tell whether a layer must go back. A number is α. Of a
         Factoring, a sequence has a rank for each layer that can be factored, in the model's order;
-        `product_decay`, `structure`, `split` and a learning rate of the factors' own are not
-        supported, nor is the guard's action "raise" with given ranks. The switch comes after the
-        first step at the earliest. None only counts.
+        `product_decay`, `structure`, `split` and a sequence of learning rates are not supported, nor
+        is the guard's action "raise" with given ranks. The switch comes after the first step at the
+        earliest. None only counts.
     skip : collection of str
         Layers to leave, or modules in which all are left. The output layer should be one of them.
     sample : iterable, optional
@@ -121,6 +124,9 @@ class Schedule:
     -----
     To resume, build model, optimizer and schedule as at first; load the schedule's state before the
     others, as it brings the model and the optimizer into the form that they were saved in.
+
+    The factors' `learning_rate` needs no groups: hooks of the optimizer lengthen its steps while
+    layers are factored.
 
     Nothing is measured and the clock is not looked at where ``torch.use_deterministic_algorithms``
     is on: multiplications are counted instead.
@@ -181,6 +187,7 @@ class Schedule:
         self.n_done = 0
 
         self._own: dict[str, Factored] = {}
+        self._rates = Rates(self.optimizer)
         self._notes: dict[str, str] = {}
         self._first: list[Any] = []
         self._recent: deque[Any] = deque(maxlen=WINDOW)
@@ -257,6 +264,7 @@ class Schedule:
             names = list(self._own)
             self._recompose(names)
             self._tell("recompose", began, layers=names)
+        self._set_fade()
         self._last = time.perf_counter()
         return self.events[-1] if len(self.events) > n_before else None
 
@@ -295,7 +303,26 @@ class Schedule:
         """Leaves layers that someone else has replaced."""
         if self._own:
             there = dict(self._module.named_modules())
-            self._own = {name: made for name, made in self._own.items() if there.get(name) is made}
+            gone = [name for name, made in self._own.items() if there.get(name) is not made]
+            self._forget(gone)
+
+    def _forget(self, names: Collection[str]) -> None:
+        for name in names:
+            del self._own[name]
+        self._rates.follow(self._own)
+
+    def _set_fade(self) -> None:
+        """At the end no noise of longer steps is to be left."""
+        if self.factoring.learning_rate == "auto":
+            left = (self.n_steps - self.n_done) / max(1, FADE * self.n_steps)
+            self._rates.fade = min(1.0, max(0.0, left))
+
+    def _scale(self, made: Factored) -> float:
+        """What the learning rate of a layer is multiplied with, now that it is factored."""
+        given = self.factoring.learning_rate
+        if isinstance(given, float):
+            return given
+        return relative_scale(made) if isinstance(self.optimizer, ADAMS) else 1.0
 
     def _usable(self) -> dict[nn.Module, str]:
         """The layers that can be factored now; notes why others can't."""
@@ -390,8 +417,11 @@ class Schedule:
         changes = {name: Change(there[name], cuts[name, rank][0], True) for name, rank in ranks.items()}
         self._apply(changes.values())
         self._own |= {name: change.factored for name, change in changes.items()}
-        layers = dict(self._notes)
-        self._tell("switch", began, ranks=dict(ranks), dropped=dropped, layers=layers)
+        scales = {name: self._scale(change.factored) for name, change in changes.items()}
+        self._rates.scales |= self._team.agree(scales)
+        self._rates.follow(self._own)
+        info = {"ranks": dict(ranks), "dropped": dropped, "learning_rate_scales": scales}
+        self._tell("switch", began, **info, layers=dict(self._notes))
 
     @torch.no_grad()
     def _cut(
@@ -438,8 +468,7 @@ class Schedule:
     def _recompose(self, names: Collection[str]) -> None:
         with torch.no_grad():
             self._apply([Change(self._own[name].dense(), self._own[name], False) for name in names])
-        for name in names:
-            del self._own[name]
+        self._forget(names)
 
     # ---- the guards
 
@@ -576,6 +605,7 @@ class Schedule:
         return {
             "plan": {name.lstrip("_"): getattr(self, name) for name in self._PLAIN},
             "ranks": {name: made.rank for name, made in self._own.items()},
+            "scales": dict(self._rates.scales),
             "auto": None if self._auto is None else self._auto.state(),
             "notes": dict(self._notes),
             "first": [float(loss) for loss in self._first],
@@ -595,7 +625,7 @@ class Schedule:
             It is not of such a model or training; nothing is changed then.
         """
         try:
-            plan, ranks = dict(state["plan"]), dict(state["ranks"])
+            plan, ranks, scales = dict(state["plan"]), dict(state["ranks"]), dict(state["scales"])
             events = [Event(kind, step, dict(info)) for kind, step, info in state["events"]]
             notes, auto = dict(state["notes"]), state["auto"]
             first, recent = list(state["first"]), list(state["recent"])
@@ -623,6 +653,9 @@ class Schedule:
             self._auto.restore(auto)
         if self._auto is not None and self._auto.look_step is not None:
             self._seen = watch(self._usable())
+        self._rates.scales = scales
+        self._rates.follow(made)
+        self._set_fade()
         self._last = None
 
 
@@ -655,8 +688,8 @@ def _supported(factoring: Factoring) -> Factoring:
             raise ValueError(f"factoring: expected {name}={default!r}, nothing else is supported for torch")
     if not isinstance(factoring.ranks, str | float | tuple):
         raise TypeError("factoring: expected ranks as a number, a rule's name or a sequence")
-    if factoring.learning_rate not in ("auto", 1.0):
-        raise ValueError("factoring: expected learning_rate='auto' or 1, got one of the factors' own")
+    if isinstance(factoring.learning_rate, tuple):
+        raise ValueError("factoring: expected learning_rate='auto' or a number, got one for each layer")
     guard = factoring.guard
     if guard is not None and guard.action == "raise" and not factoring.automatic:
         raise ValueError('factoring: expected a guard with action "delay" or "undo", got "raise"')
