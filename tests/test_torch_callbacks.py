@@ -45,7 +45,15 @@ def hugging_face(tmp_path, monkeypatch):
     def trainer(net=None, **arguments):
         torch.manual_seed(0)
         config = transformers.GPT2Config(
-            vocab_size=11, n_positions=16, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, use_cache=False
+            vocab_size=11,
+            n_positions=16,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            resid_pdrop=0,
+            embd_pdrop=0,
+            attn_pdrop=0,
+            use_cache=False,
         )
         net = transformers.GPT2LMHeadModel(config) if net is None else net
         tokens = torch.randint(0, 11, (64, 16), generator=torch.Generator().manual_seed(1))
@@ -57,7 +65,9 @@ def hugging_face(tmp_path, monkeypatch):
             } | arguments
         )  # fmt: skip
         callback = SVDCallback(FACTORING)
-        return transformers.Trainer(net, settings, train_dataset=rows, callbacks=[callback]), callback
+        return transformers.Trainer(
+            net, settings, train_dataset=rows, callbacks=[callback]
+        ), callback
 
     yield trainer
     logging.getLogger("transformers").handlers.clear()
@@ -134,7 +144,9 @@ def lightning(tmp_path):
     def trainer(**arguments):
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         callback = SVDCallback(FACTORING, skip=["net.output"])
-        saver = pl.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        saver = pl.callbacks.ModelCheckpoint(
+            tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1
+        )
         made = pl.Trainer(
             **{
                 "max_steps": STEPS, "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
@@ -143,7 +155,9 @@ def lightning(tmp_path):
         )  # fmt: skip
         # All batches are the same: Lightning begins with the first one where it goes on within an epoch.
         x, y = data(96)
-        batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x.repeat(3, 1), y.repeat(3, 1)), 96)
+        batches = torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(x.repeat(3, 1), y.repeat(3, 1)), 96
+        )
         return made, Net(), batches, callback
 
     return trainer
@@ -189,7 +203,9 @@ except ImportError as error:
 else:
     sys.exit("no error")
 """
-    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
 
 

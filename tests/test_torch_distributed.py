@@ -40,12 +40,19 @@ def trained(rank=0, world=1, auto=False, **arguments):
 
         # Each process would decide otherwise, alone.
         module.measured_break_even = lambda *args: 40 if rank == 0 else 0
-        sample = {"sample": [(x[share], y[share])], "loss": lambda output, batch: (output - batch[1]).square().mean()}
+        sample = {
+            "sample": [(x[share], y[share])],
+            "loss": lambda output, batch: (output - batch[1]).square().mean(),
+        }
     factoring = sf.Factoring(*(() if auto else (0.25,)), **settings)
-    schedule = Schedule(wrapped, optimizer, n_steps=STEPS, factoring=factoring, skip=["output"], **sample)
+    schedule = Schedule(
+        wrapped, optimizer, n_steps=STEPS, factoring=factoring, skip=["output"], **sample
+    )
     if auto:
         module.Auto.look = lambda self, step, choices, loss, rise: {
-            c.name: c.options[0] for c in choices if c.options and loss is not None and rise({c.name: c.options[0]}) < 1
+            c.name: c.options[0]
+            for c in choices
+            if c.options and loss is not None and rise({c.name: c.options[0]}) < 1
         }
     phases = []
     for _ in range(STEPS):
@@ -73,11 +80,17 @@ def in_two_processes(tmp_path, call):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r})\nimport test_torch_distributed as t\n{call}"
+    code = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\nimport test_torch_distributed as t\n{call}"
+    )
     common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code], env=common | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True, cwd=HERE.parent
+            [sys.executable, "-c", code],
+            env=common | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=HERE.parent,
         )
         for rank in (0, 1)
     ]
@@ -89,9 +102,15 @@ def in_two_processes(tmp_path, call):
     return [one.returncode for one in started], ended
 
 
-@pytest.mark.parametrize("arguments", [{}, {"gradient_as_bucket_view": True, "find_unused_parameters": True}], ids=["plain", "views"])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"gradient_as_bucket_view": True, "find_unused_parameters": True}],
+    ids=["plain", "views"],
+)
 def test_two_processes_end_with_the_weights_of_one(tmp_path, arguments):
-    codes, errors = in_two_processes(tmp_path, f"t.process({str(tmp_path / 'rank')!r}, **{arguments!r})")
+    codes, errors = in_two_processes(
+        tmp_path, f"t.process({str(tmp_path / 'rank')!r}, **{arguments!r})"
+    )
     assert codes == [0, 0], errors
     (state0, *told0), (state1, *told1) = (torch.load(tmp_path / f"rank{rank}") for rank in (0, 1))
     assert told0 == told1 and told0[1] == [("switch", 4), ("recompose", 15)]

@@ -62,7 +62,9 @@ def unwrapped(model: Any) -> tuple[nn.Module, DistributedDataParallel | None]:
     if any(type(p).__name__ == "DTensor" for p in inner.parameters()):
         raise TypeError("model: expected whole parameters, got DTensor, which can't be replaced")
     if ddp is not None and getattr(ddp, "mixed_precision", None) is not None:
-        raise TypeError("model: a DistributedDataParallel with mixed_precision can't be built again")
+        raise TypeError(
+            "model: a DistributedDataParallel with mixed_precision can't be built again"
+        )
     return inner, ddp
 
 
@@ -129,7 +131,9 @@ class Team:
             "output_device": ddp.output_device,
             "dim": ddp.dim,
             "process_group": ddp.process_group,
-            "bucket_cap_mb": None if ddp.bucket_bytes_cap == _BUCKET else ddp.bucket_bytes_cap / 2**20,
+            "bucket_cap_mb": None
+            if ddp.bucket_bytes_cap == _BUCKET
+            else ddp.bucket_bytes_cap / 2**20,
             "find_unused_parameters": ddp.find_unused_parameters,
             "gradient_as_bucket_view": ddp.gradient_as_bucket_view,
             "static_graph": ddp.static_graph,

@@ -50,7 +50,9 @@ class SVDCallback(Callback):
     >>> callbacks = [SVDCallback(factoring=1 / 4, skip=["head"])]
     """
 
-    def __init__(self, factoring: Any = "auto", *, skip: Any = (), sample: Any = None, loss: Any = None):
+    def __init__(
+        self, factoring: Any = "auto", *, skip: Any = (), sample: Any = None, loss: Any = None
+    ):
         self._settings = {"factoring": factoring, "skip": skip, "sample": sample, "loss": loss}
         self._saved: dict[str, Any] | None = None
         self._followed: Any = None
@@ -65,7 +67,9 @@ class SVDCallback(Callback):
         if len(trainer.optimizers) != 1:
             raise ValueError(f"SVDCallback: expected one optimizer, got {len(trainer.optimizers)}")
         n_steps = int(trainer.estimated_stepping_batches)
-        self.schedule = Schedule(trainer.model, trainer.optimizers[0], n_steps=n_steps, **self._settings)
+        self.schedule = Schedule(
+            trainer.model, trainer.optimizers[0], n_steps=n_steps, **self._settings
+        )
         if self._saved is not None:
             self.schedule.load_state_dict(self._saved)
             self._saved = None

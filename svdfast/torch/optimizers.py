@@ -64,6 +64,13 @@ class Change:
             return {W: (W1, right) if i == 0 else (W1,) for i, (W, W1) in enumerate(pairs)}
         return {W1: (W,) for W, W1 in pairs} | {right: ()}
 
+    def names(self, parameter: nn.Parameter, name: str) -> list[str]:
+        """What `places` has in the place of a parameter of this name, by name."""
+        own = {p: n for n, p in (self.factored if self.forward else self.dense).named_parameters()}
+        prefix = name.rpartition(".")[0]
+        new = self.places.get(parameter)
+        return [name] if new is None else [f"{prefix}.{own[p]}".lstrip(".") for p in new]
+
     @property
     def old(self) -> tuple[nn.Parameter, ...]:
         return self._weights if self.forward else self._factors
@@ -200,6 +207,9 @@ def swap(
     for change in changes:
         places = change.places
         for group in optimizer.param_groups:
+            if "param_names" in group:  # it was made of named_parameters()
+                named = zip(group["params"], group["param_names"], strict=True)
+                group["param_names"][:] = [new for p, n in named for new in change.names(p, n)]
             group["params"][:] = [new for p in group["params"] for new in places.get(p, (p,))]
         for parameter in change.old:
             optimizer.state.pop(parameter, None)
@@ -207,11 +217,11 @@ def swap(
         optimizer.state[parameter] = own
 
 
-def check_held(
-    optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]
-) -> None:
+def check_held(optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]) -> None:
     """Refuses trainable parameters that the optimizer does not hold: it would not train them."""
-    held: Collection[nn.Parameter] = {p for group in optimizer.param_groups for p in group["params"]}
+    held: Collection[nn.Parameter] = {
+        p for group in optimizer.param_groups for p in group["params"]
+    }
     missing = [name for name, p in named if p.requires_grad and p not in held]
     if missing:
         raise ValueError(

@@ -32,7 +32,9 @@ class Sample:
 
     def __init__(self, batches: Iterable[Any], loss: Loss | None):
         if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
-            raise TypeError(f"sample: expected an iterable of batches, got {type(batches).__name__}")
+            raise TypeError(
+                f"sample: expected an iterable of batches, got {type(batches).__name__}"
+            )
         self.batches = list(batches)
         if not self.batches:
             raise ValueError("sample: expected at least one batch, got none")

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from svdfast._process.checks import count
 from svdfast.model.counting import break_even_rank
-from svdfast.model.ranks import NARROW
 from svdfast.model.svd import resolve_rank
 from svdfast.torch.auto import Auto, Choice
-from svdfast.torch.cut import cut, ranks_by_rule
+from svdfast.torch.cut import cut
 from svdfast.torch.distributed import Team, unwrapped
 from svdfast.torch.form import blank, form
 from svdfast.torch.kinds import kind_of
@@ -31,6 +30,7 @@ from svdfast.torch.observe import Seen, observe
 from svdfast.torch.optimizers import Change, check_held, known_kind, move_state, swap
 from svdfast.torch.places import is_trained, reasons_to_leave, replace, sides, under, why_rather_not
 from svdfast.torch.rates import ADAMS, Rates, relative_scale
+from svdfast.torch.rules import check_number, ranks_by, supported
 from svdfast.torch.sample import Loss, Sample
 from svdfast.torch.timing import measured_break_even
 from svdfast.torch.watch import unwatch, watch
@@ -128,6 +128,9 @@ class Schedule:
     The factors' `learning_rate` needs no groups: hooks of the optimizer lengthen its steps while
     layers are factored.
 
+    A copy of the model that follows it, such as a moving average of its weights, does not follow a
+    switch: begin it after the last one.
+
     Nothing is measured and the clock is not looked at where ``torch.use_deterministic_algorithms``
     is on: multiplications are counted instead.
 
@@ -178,7 +181,7 @@ class Schedule:
         self._team = Team(ddp)
         self.optimizer = _plain(optimizer)
         self.n_steps = n = count("n_steps", n_steps, minimum=0)
-        self.factoring = _supported(factoring_of(factoring))
+        self.factoring = supported(factoring_of(factoring))
         self._skip = under(self._module, skip)
         if loss is not None and sample is None:
             raise ValueError("loss: expected a sample with it")
@@ -198,7 +201,7 @@ class Schedule:
 
         unwatch(self._module)
         layers = self._usable()
-        self._check_ranks(len(layers))
+        check_number(self.factoring, len(layers))
         check_held(self.optimizer, _weights(layers))
 
         self._recompose_step: int | None = n - round(self.factoring.dense_tail * n)
@@ -223,7 +226,7 @@ class Schedule:
 
     @property
     def phase(self) -> str:
-        """"factored" while layers are, else "dense"."""
+        """ "factored" while layers are, else "dense"."""
         return "factored" if self._own else "dense"
 
     # ---- steps
@@ -344,17 +347,13 @@ class Schedule:
 
     # ---- the switch
 
-    def _check_ranks(self, n_layers: int) -> None:
-        ranks = self.factoring.ranks
-        if isinstance(ranks, tuple) and len(ranks) != n_layers:
-            got = f"{len(ranks)} for {n_layers}"
-            raise ValueError(f"ranks: expected one for each layer that can be factored, got {got}")
-
     def _switch_by_rule(self) -> None:
         began = time.perf_counter()
         layers = self._usable()
-        self._check_ranks(len(layers))
-        ranks, notes = self._team.decide(lambda: self._ranks(layers))
+        check_number(self.factoring, len(layers))
+        ranks, notes = self._team.decide(
+            lambda: ranks_by(self.factoring, layers, self._rows(layers))
+        )
         self._notes |= notes
         guarded = self.factoring.guard is not None and bool(ranks)
         if guarded:
@@ -362,35 +361,11 @@ class Schedule:
             self._guard_step = self.n_done + max(1, round(RECOVERY * self.n_steps))
         self._switch(ranks, {}, began)
 
-    def _ranks(self, layers: Mapping[nn.Module, str]) -> tuple[dict[str, int], dict[str, str]]:
-        """By the rule, and why layers are left."""
-        given, force = self.factoring.ranks, self.factoring.force
-        shapes = {name: sides(part) for part, name in layers.items()}
-        wanted: dict[str, int | None]
-        if isinstance(given, float):
-            wanted = {name: resolve_rank(given, *both) for name, both in shapes.items()}
-        elif isinstance(given, str):
-            wanted = dict(zip(shapes, ranks_by_rule(given, list(layers)), strict=True))
-        else:
-            assert isinstance(given, tuple)
-            wanted = dict(zip(shapes, given, strict=True))
-        ranks, notes = {}, {}
-        for name, rank in wanted.items():
-            n_in, n_out = shapes[name]
-            limit = break_even_rank(n_in, n_out)
-            if rank is None:
-                notes[name] = "no rank was given"
-            elif rank > limit and not force:
-                notes[name] = f"rank {rank} is above its break-even rank {limit}"
-            elif isinstance(given, float) and rank < n_in <= NARROW and not force:
-                notes[name] = f"a rank of {rank} would be a bottleneck for its {n_in} inputs"
-            else:
-                ranks[name] = rank
-                notes[name] = "as asked for" if force else f"below its break-even rank {limit}, counted"
-        return ranks, notes
-
     def _switch(
-        self, ranks: Mapping[str, int], cuts: dict[tuple[str, int], tuple[Factored, float]], began: float
+        self,
+        ranks: Mapping[str, int],
+        cuts: dict[tuple[str, int], tuple[Factored, float]],
+        began: float,
     ) -> None:
         """Cuts layers, and tells of it.
 
@@ -414,7 +389,9 @@ class Schedule:
         dropped = self._team.decide(make)
         if not self._team.leads:
             cuts = {(name, rank): (blank(there[name], rank), 0.0) for name, rank in ranks.items()}
-        changes = {name: Change(there[name], cuts[name, rank][0], True) for name, rank in ranks.items()}
+        changes = {
+            name: Change(there[name], cuts[name, rank][0], True) for name, rank in ranks.items()
+        }
         self._apply(changes.values())
         self._own |= {name: change.factored for name, change in changes.items()}
         scales = {name: self._scale(change.factored) for name, change in changes.items()}
@@ -428,6 +405,13 @@ class Schedule:
         self, part: nn.Module, name: str, rank: int, grams: Mapping[nn.Module, Tensor]
     ) -> tuple[Factored, float]:
         return cut(part, name, rank, self.factoring.svd, grams.get(part))
+
+    def _rows(self, layers: Mapping[nn.Module, str]) -> dict[nn.Module, int] | None:
+        """How often layers are called, where a rule weighs them by that and a sample tells it."""
+        if self._sample is None or not isinstance(self.factoring.ranks, str):
+            return None
+        seen = observe(self._module, self._sample.inputs(self._module), layers, gram=False)
+        return {part: look.rows for part, look in seen.items()}
 
     def _grams(self, names: Collection[str]) -> Mapping[nn.Module, Tensor]:
         """Of the inputs of these layers, where a cut is to look at them."""
@@ -529,7 +513,9 @@ class Schedule:
                 if auto.start is None:
                     auto.start = _mean(self._first)
             choices = [self._choice(part, name, looks) for part, name in layers.items()]
-            grams = self._grams([choice.name for choice in choices if choice.options]) if looks else {}
+            grams = (
+                self._grams([choice.name for choice in choices if choice.options]) if looks else {}
+            )
 
             def rise(ranks: Mapping[str, int]) -> float:
                 for name, rank in ranks.items():
@@ -580,7 +566,11 @@ class Schedule:
         there = dict(self._module.named_modules())
         unwatched = self._usable() if self.n_done else {}
         rows = [("layer", "type", "weight", "rank", "why")]
-        names = {**dict.fromkeys(self._notes), **dict.fromkeys(unwatched.values()), **dict.fromkeys(self._own)}
+        names = {
+            **dict.fromkeys(self._notes),
+            **dict.fromkeys(unwatched.values()),
+            **dict.fromkeys(self._own),
+        }
         for name in names:
             part = there.get(name)
             if part is None or kind_of(part) is None:
@@ -588,14 +578,20 @@ class Schedule:
             made = isinstance(part, Factored)
             n_in, n_out = sides(part)
             rank = str(part.rank) if made else "dense"
-            rows.append((name, type(part).__name__, f"{n_out}×{n_in}", rank, self._notes.get(name, "")))
+            rows.append(
+                (name, type(part).__name__, f"{n_out}×{n_in}", rank, self._notes.get(name, ""))
+            )
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*map(str.ljust, row, widths), row[4]]).rstrip() for row in rows]
-        return "\n".join([f"step {self.n_done} of {self.n_steps}, {self.phase}", *lines, *self._remarks()])
+        return "\n".join(
+            [f"step {self.n_done} of {self.n_steps}, {self.phase}", *lines, *self._remarks()]
+        )
 
     def _remarks(self) -> list[str]:
         if self._auto is not None and self._auto.start is None and not self._first:
-            return ["no losses are known, so no cut is guarded: give sample and loss, or step(loss)"]
+            return [
+                "no losses are known, so no cut is guarded: give sample and loss, or step(loss)"
+            ]
         return []
 
     _PLAIN = ("n_done", "n_steps", "_switch_step", "_guard_step", "_recompose_step", "_before")
@@ -634,7 +630,9 @@ class Schedule:
             raise ValueError(f"state: expected what state_dict gave, got {error!r}") from error
         if values["n_steps"] != self.n_steps:
             got = f"one of {values['n_steps']}"
-            raise ValueError(f"state: expected that of a training of {self.n_steps} steps, got {got}")
+            raise ValueError(
+                f"state: expected that of a training of {self.n_steps} steps, got {got}"
+            )
         if (auto is not None) and not self.factoring.automatic:
             raise ValueError('state: expected that of given ranks, got one of factoring="auto"')
         unwatch(self._module)
@@ -678,19 +676,3 @@ def _plain(optimizer: Any) -> torch.optim.Optimizer:
         got = type(optimizer).__name__
         raise TypeError(f"optimizer: expected a torch.optim.Optimizer, got {got}")
     return optimizer
-
-
-def _supported(factoring: Factoring) -> Factoring:
-    """Refuses settings that have no meaning here."""
-    for name in ("product_decay", "structure", "split"):
-        default = getattr(Factoring, name)
-        if getattr(factoring, name) != default:
-            raise ValueError(f"factoring: expected {name}={default!r}, nothing else is supported for torch")
-    if not isinstance(factoring.ranks, str | float | tuple):
-        raise TypeError("factoring: expected ranks as a number, a rule's name or a sequence")
-    if isinstance(factoring.learning_rate, tuple):
-        raise ValueError("factoring: expected learning_rate='auto' or a number, got one for each layer")
-    guard = factoring.guard
-    if guard is not None and guard.action == "raise" and not factoring.automatic:
-        raise ValueError('factoring: expected a guard with action "delay" or "undo", got "raise"')
-    return factoring

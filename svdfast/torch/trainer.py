@@ -12,7 +12,9 @@ try:
     from transformers import TrainerCallback
     from transformers.trainer_callback import ExportableState
 except ImportError:
-    why = "svdfast.torch.trainer needs the package transformers: pip install transformers accelerate"
+    why = (
+        "svdfast.torch.trainer needs the package transformers: pip install transformers accelerate"
+    )
     raise ImportError(why, name="transformers") from None
 
 from svdfast.torch.factorize import recompose
@@ -56,18 +58,30 @@ class SVDCallback(TrainerCallback, ExportableState):
     >>> callbacks = [SVDCallback(factoring=1 / 4, skip=["lm_head"])]
     """
 
-    def __init__(self, factoring: Any = "auto", *, skip: Any = (), sample: Any = None, loss: Any = None):
+    def __init__(
+        self, factoring: Any = "auto", *, skip: Any = (), sample: Any = None, loss: Any = None
+    ):
         self._settings = {"factoring": factoring, "skip": skip, "sample": sample, "loss": loss}
         self.schedule: Schedule | None = None
 
-    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_init_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         follow(model)
 
     def on_train_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **kwargs: Any,
     ) -> None:
         if args.world_size > 1:
-            raise ValueError("SVDCallback: expected one process; in several use svdfast.torch.Schedule")
+            raise ValueError(
+                "SVDCallback: expected one process; in several use svdfast.torch.Schedule"
+            )
         if args.restore_callback_states_from_checkpoint:
             raise ValueError("SVDCallback: expected restore_callback_states_from_checkpoint=False")
         self.schedule = Schedule(model, optimizer, n_steps=state.max_steps, **self._settings)
@@ -79,7 +93,9 @@ class SVDCallback(TrainerCallback, ExportableState):
         assert self.schedule is not None
         self.schedule.step()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         if self.schedule is not None and self.schedule.factoring.recompose:
             recompose(model)
 
