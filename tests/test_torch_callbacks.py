@@ -112,6 +112,27 @@ def test_trainer_ends_with_dense_layers_where_it_ends_early(hugging_face):
     assert told(callback) == EVENTS[:1] and trainer.model.state_dict().keys() == before
 
 
+def test_trainer_ends_with_dense_layers_where_it_goes_back_to_a_factored_checkpoint(
+    hugging_face, tmp_path
+):
+    import transformers
+
+    class Best(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            state.best_model_checkpoint = str(tmp_path / "checkpoint-5")
+
+    trainer, _ = hugging_face(eval_strategy="steps", eval_steps=1, load_best_model_at_end=True)
+    before = trainer.model.state_dict().keys()
+    trainer.add_callback(Best())
+    trainer.train()
+    assert trainer.model.state_dict().keys() == before
+    saved = (tmp_path / "checkpoint-5" / "model.safetensors").read_bytes()
+    state = pytest.importorskip("safetensors.torch").load(saved)
+    name = "transformer.h.0.mlp.c_fc"
+    W = trainer.model.get_submodule(name).weight
+    torch.testing.assert_close(W, (state[f"{name}.W1"] @ state[f"{name}.W2"]).T)
+
+
 def test_trainer_that_makes_callbacks_anew_is_refused(hugging_face, tmp_path):
     trainer, _ = hugging_face(max_steps=3)
     trainer.train()

@@ -177,8 +177,9 @@ def test_a_subclass_with_state_of_its_own_is_another_optimizer():
         schedule.step()
 
 
-def test_gradients_of_an_accumulation_are_carried():
-    training = Training("sgd", whole(), settings={"momentum": 0})
+@pytest.mark.parametrize("moments", ["carry", "restart"])
+def test_gradients_of_an_accumulation_are_carried(moments):
+    training = Training("sgd", whole(moments), settings={"momentum": 0})
     training.steps(29)
     twin = copy.deepcopy(training.net)
     # The 30th step's gradients stay, and others come on top of them after the switch.

@@ -56,8 +56,8 @@ def unwrapped(model: Any) -> tuple[nn.Module, DistributedDataParallel | None]:
         for kind in type(part).__mro__:
             if kind.__name__ in _REFUSED:
                 raise TypeError(
-                    f"model: expected whole parameters, got a {kind.__name__}: {_REFUSED[kind.__name__]}, "
-                    "which can't be replaced"
+                    f"model: expected whole parameters, got a {kind.__name__}: "
+                    f"{_REFUSED[kind.__name__]}, which can't be replaced"
                 )
     if any(type(p).__name__ == "DTensor" for p in inner.parameters()):
         raise TypeError("model: expected whole parameters, got DTensor, which can't be replaced")
@@ -95,7 +95,7 @@ class Team:
                 distributed.broadcast(tensor.detach(), self._source, self.group)
 
     def decide(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on rank 0, where alone it is called; a failure there is one of all."""
+        """What `make` returns on rank 0, which alone calls it; a failure there is one of all."""
         if self.ddp is None:
             return make()
         if not self.leads:

@@ -64,7 +64,7 @@ def reform(module: nn.Module, ranks: Mapping[str, int]) -> None:
 
 
 def follow(module: nn.Module) -> None:
-    """Lets a model take the form of each state dict that it is given, before its numbers are loaded.
+    """Lets a model take the form of each state dict given to it, before numbers are loaded.
 
     For trainers, which load weights before anyone else is asked. The optimizer must be made after
     that. Layers that a state dict has nothing of are left.

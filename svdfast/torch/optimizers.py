@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A torch optimizer follows a layer whose weight becomes two factors, or one weight again, in place.
+"""A torch optimizer follows layers whose weights become two factors, or one weight again.
 
 Parameters are replaced where they lie in ``param_groups``. The groups stay the same dicts, so
 learning rate schedulers keep working. Moments are carried as in svdfast/training/moments.py: with
@@ -187,8 +187,8 @@ def move_state(
         moved.update({p: s for p, s in zip(change.new, made, strict=True) if s})
     if unknown:
         warnings.warn(
-            f"the state of {type(optimizer).__name__} can't be carried over a switch: for the layers "
-            "that change it starts again",
+            f"the state of {type(optimizer).__name__} can't be carried over a switch: "
+            "for the layers that change it starts again",
             stacklevel=3,
         )
     return moved

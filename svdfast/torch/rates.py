@@ -27,7 +27,7 @@ ADAMS = tuple(getattr(torch.optim, name) for name in ("Adam", "AdamW", "NAdam", 
 
 @torch.no_grad()
 def relative_scale(made: Factored) -> float:
-    """How much larger the factors' elements are than those of their product, within the bounds of the library's own."""
+    """How much larger the factors' elements are than those of their product, within bounds."""
     W1, W2 = (factor.to(computed_in(factor.dtype)) for factor in made.matrices())
     with without_autocast(W1.device):
         # ‖W1·W2‖² is the sum of (W1ᵀ·W1)∘(W2·W2ᵀ).

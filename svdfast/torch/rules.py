@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which of a `svdfast.Factoring`'s settings hold for a torch model, and the ranks that it gives to layers.
+"""Which settings of a `svdfast.Factoring` hold for a torch model, and the ranks it gives to layers.
 
 Not here: ranks="auto" (auto.py).
 """

@@ -57,11 +57,11 @@ class Event:
         Its `seconds`, and for each kind:
 
         - "ranks", a look that found nothing to cut: `layers`, a reason by name;
-        - "switch": `ranks`, `dropped` (‖W − W1·W2‖_F), `learning_rate_scales` and `layers` (reasons),
-          all by name;
-        - "guard": `loss_before` the cut, `loss_recovered` now, `action` ("kept", "watched", "undone",
-          "delayed") and `layers`, those that are dense again; where steps are no faster also
-          `seconds_dense` and `seconds_factored` of one;
+        - "switch": `ranks`, `dropped` (‖W − W1·W2‖_F), `learning_rate_scales` and `layers`
+          (reasons), all by name;
+        - "guard": `loss_before` the cut, `loss_recovered` now, `action` ("kept", "watched",
+          "undone", "delayed") and `layers`, those that are dense again; where steps are no faster
+          also `seconds_dense` and `seconds_factored` of one;
         - "recompose": `layers`, those that are dense again.
     """
 
@@ -73,12 +73,12 @@ class Event:
 class Schedule:
     """Factors a model's layers while it trains, in place, and multiplies them together again.
 
-    It never owns the loop: call `step` after ``optimizer.step()``. At the switch layers of the model
-    are replaced by factored ones (`svdfast.torch.factorize`), and the optimizer, the same object
-    with the same groups, gets the factors in place of the weights, with moments carried. SGD, Adam,
-    AdamW, NAdam and RAdam are known; another one's state starts again for these layers, with a
-    warning. Gradients that are there are carried, too, so that `step` may come before or after
-    ``zero_grad()``.
+    It never owns the loop: call `step` after ``optimizer.step()``. At the switch layers of the
+    model are replaced by factored ones (`svdfast.torch.factorize`), and the optimizer, the same
+    object with the same groups, gets the factors in place of the weights, with moments carried.
+    SGD, Adam, AdamW, NAdam and RAdam are known; another one's state starts again for these layers,
+    with a warning. Gradients that are there are carried, too, so that `step` may come before or
+    after ``zero_grad()``.
 
     Parameters
     ----------
@@ -92,21 +92,22 @@ class Schedule:
         Steps of the optimizer in the whole training.
     factoring : "auto", float, Factoring or None
         "auto" decides about each layer by itself, by the rules of `svdfast.Factoring`, but which
-        ranks save time is measured on the device. With `sample` and a loss, layers are cut alone and
-        the loss is looked at. Without, layers get a quarter of their rank where that is faster; the
-        losses given to `step`, if any, tell whether a layer must go back. A number is α. Of a
+        ranks save time is measured on the device. With `sample` and a loss, layers are cut alone
+        and the loss is looked at. Without, layers get a quarter of their rank where that is faster;
+        the losses given to `step`, if any, tell whether a layer must go back. A number is α. Of a
         Factoring, a sequence has a rank for each layer that can be factored, in the model's order;
-        `product_decay`, `structure`, `split` and a sequence of learning rates are not supported, nor
-        is the guard's action "raise" with given ranks. The switch comes after the first step at the
-        earliest. None only counts.
+        `product_decay`, `structure`, `split` and a sequence of learning rates are not supported,
+        nor is the guard's action "raise" with given ranks. The switch comes after the first step at
+        the earliest. None only counts.
     skip : collection of str
         Layers to leave, or modules in which all are left. The output layer should be one of them.
     sample : iterable, optional
-        A few batches, kept, on the model's device: a tensor x is given as ``model(x)``, a mapping as
-        ``model(**batch)``, and of a tuple the items that ``forward`` must be given, or all where it
-        must be given none. Cuts then change the layers' outputs least, instead of the weights.
+        A few batches, kept, on the model's device: a tensor x is given as ``model(x)``, a mapping
+        as ``model(**batch)``, and of a tuple the items that ``forward`` must be given, or all where
+        it must be given none. Cuts then change the layers' outputs least, instead of the weights.
     loss : callable, optional
-        ``loss(output, batch)``, a scalar tensor; by default the output's ``loss``, where it has one.
+        ``loss(output, batch)``, a scalar tensor; by default the output's ``loss``, where it has
+        one.
 
     Attributes
     ----------
@@ -117,8 +118,8 @@ class Schedule:
     Raises
     ------
     TypeError, ValueError
-        An argument is out of range; weights that would be factored are not in the optimizer. Nothing
-        is changed then.
+        An argument is out of range; weights that would be factored are not in the optimizer.
+        Nothing is changed then.
 
     Notes
     -----
@@ -144,7 +145,8 @@ class Schedule:
     ...     model.activation = torch.nn.ReLU()
     ...     model.output = torch.nn.Linear(300, 1)
     ...     optimizer = torch.optim.Adam(model.parameters())
-    ...     return model, optimizer, Schedule(model, optimizer, n_steps=40, factoring=1 / 4, skip=["output"])
+    ...     schedule = Schedule(model, optimizer, n_steps=40, factoring=1 / 4, skip=["output"])
+    ...     return model, optimizer, schedule
     >>> model, optimizer, schedule = build()
     >>> x = torch.rand(64, 400)
     >>> for _ in range(20):
@@ -226,7 +228,7 @@ class Schedule:
 
     @property
     def phase(self) -> str:
-        """ "factored" while layers are, else "dense"."""
+        """Either "factored", while layers are, or "dense"."""
         return "factored" if self._own else "dense"
 
     # ---- steps
@@ -251,8 +253,17 @@ class Schedule:
         self._note(loss)
         if self.n_done == 1:
             self._begin(loss)
-        self._forget_others()
         auto, n = self._auto, self.n_done
+        due = [self._guard_step, self._switch_step, self._recompose_step]
+        if n in due or (auto is not None and n in (auto.check_step, auto.look_step)):
+            self._act(auto, n)
+        self._set_fade()
+        self._last = time.perf_counter()
+        return self.events[-1] if len(self.events) > n_before else None
+
+    def _act(self, auto: Auto | None, n: int) -> None:
+        """Does what is due after this step."""
+        self._forget_others()
         if auto is not None and n == auto.check_step and self._own:
             self._check(auto)
         if auto is not None and n == auto.look_step:
@@ -267,9 +278,6 @@ class Schedule:
             names = list(self._own)
             self._recompose(names)
             self._tell("recompose", began, layers=names)
-        self._set_fade()
-        self._last = time.perf_counter()
-        return self.events[-1] if len(self.events) > n_before else None
 
     def _tell(self, kind: str, began: float, **info: Any) -> None:
         info["seconds"] = time.perf_counter() - began
@@ -424,14 +432,14 @@ class Schedule:
 
     def _apply(self, changes: Collection[Change], *, carry: bool = True) -> None:
         """Puts layers in each other's place, in the model and in the optimizer."""
-        carry = carry and self.factoring.moments == "carry"
+        moments = carry and self.factoring.moments == "carry"
         self._team.share(p for change in changes for p in change.new)
-        state = move_state(self.optimizer, changes, carry=carry)
+        state = move_state(self.optimizer, changes, carry=moments)
         gradients: dict[nn.Parameter, Tensor] = {}
         for change in changes:
-            old = [p.grad for p in change.old]
-            if carry and all(grad is not None for grad in old):
-                gradients.update(zip(change.new, change.carry("mean", old), strict=True))  # type: ignore[arg-type]
+            old = [p.grad for p in change.old if p.grad is not None]
+            if carry and len(old) == len(change.old):
+                gradients.update(zip(change.new, change.carry("mean", old), strict=True))
         # Nothing has changed so far.
         replace(
             self._module,
@@ -446,8 +454,7 @@ class Schedule:
             parameter.grad = gradient
         if changes:
             self._team.rebuild()
-            for times in (self._seconds["factored"],):
-                times.clear()
+            self._seconds["factored"].clear()
 
     def _recompose(self, names: Collection[str]) -> None:
         with torch.no_grad():
@@ -598,6 +605,7 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """The phase, the ranks and the plan, as plain Python numbers, lists and dicts."""
+        self._forget_others()
         return {
             "plan": {name.lstrip("_"): getattr(self, name) for name in self._PLAIN},
             "ranks": {name: made.rank for name, made in self._own.items()},

@@ -27,10 +27,10 @@ __all__ = ["SVDCallback"]
 class SVDCallback(TrainerCallback, ExportableState):
     """Trains a Trainer's model by the four steps of the method.
 
-    Its state is saved with the Trainer's checkpoints. To resume from one, build model and Trainer as
-    at first; the model takes the checkpoint's form when its weights are loaded. Where the factors
-    are to be multiplied together at the end, that is also done where a training ends early, or goes
-    back to its best checkpoint.
+    Its state is saved with the Trainer's checkpoints. To resume from one, build model and Trainer
+    as at first; the model takes the checkpoint's form when its weights are loaded. Where the
+    factors are to be multiplied together at the end, that is also done where a training ends early,
+    or goes back to its best checkpoint.
 
     Parameters
     ----------
