@@ -66,7 +66,7 @@ def hugging_face(tmp_path, monkeypatch):
         )  # fmt: skip
         callback = SVDCallback(FACTORING)
         return transformers.Trainer(
-            net, settings, train_dataset=rows, callbacks=[callback]
+            net, settings, train_dataset=rows, eval_dataset=rows, callbacks=[callback]
         ), callback
 
     yield trainer
@@ -118,7 +118,7 @@ def test_trainer_ends_with_dense_layers_where_it_goes_back_to_a_factored_checkpo
     import transformers
 
     class Best(transformers.TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_save(self, args, state, control, **kwargs):
             state.best_model_checkpoint = str(tmp_path / "checkpoint-5")
 
     trainer, _ = hugging_face(eval_strategy="steps", eval_steps=1, load_best_model_at_end=True)
