@@ -489,6 +489,24 @@ class Subclass(nn.Conv2d):
     pass
 
 
+def half_frozen(layer):
+    layer.weight_ih_l0.requires_grad_(False)
+    return layer
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda *_: None)
+    return layer
+
+
+def quantised():
+    """As torch.ao makes it, without its warnings and engines."""
+    type_ = type("Linear", (nn.Module,), {"__module__": "torch.ao.nn.quantized.modules.linear", "weight": lambda self: None})
+    layer = type_()
+    layer.in_features, layer.out_features = 8, 4
+    return layer
+
+
 def with_weight(layer, name, change):
     setattr(layer, name, nn.Parameter(change(getattr(layer, name).detach())))
     return layer
@@ -511,6 +529,11 @@ def with_weight(layer, name, change):
         (lambda: with_weight(nn.Conv2d(8, 8, 3), "weight", lambda w: w.to(torch.complex64)), {"0": "its weight is complex64"}),
         (lambda: with_weight(nn.Linear(8, 8), "weight", lambda w: w.to(torch.float8_e4m3fn)), {"0": "its weight is float8_e4m3fn"}),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)), {"0": "it is a ParametrizedConv2d, a subclass"}),
+        (lambda: half_frozen(nn.LSTM(8, 8, bidirectional=True)), {
+            "0": "only one of its weights is trained", "0.weight_hh_l0": "its fused", "0.weight_hh_l0_reverse": "its fused",
+        }),
+        (lambda: hooked(nn.MultiheadAttention(8, 2)), {"0": "it has hooks", "0.out_proj": "it is a NonDynamically"}),
+        (quantised, {"0": "it is quantised"}),
         (lambda: nn.Embedding(8, 8), {}),
         (lambda: nn.LayerNorm((8, 8)), {}),
     ],

@@ -11,7 +11,7 @@ from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_sequence  # noqa: E402
 
 from svdfast.torch import factorize, timing  # noqa: E402
-from svdfast.torch.observe import observe  # noqa: E402
+from svdfast.torch.observe import Inputs, observe  # noqa: E402
 from svdfast.torch.places import sides  # noqa: E402
 from svdfast.torch.timing import ladder, measured_break_even  # noqa: E402
 
@@ -149,4 +149,8 @@ def test_a_large_batch_is_timed_by_a_part():
     # 20000 rows: 0.3 s for a pass at 100 GFLOP/s, of which there would be 30.
     assert time.perf_counter() - start < 3
     (inputs,) = timing._inputs(timing.kind_of(layer), layer, look.inputs, torch.device("cpu"))
-    assert 100 < len(inputs) < 2000
+    assert 64 <= len(inputs) < 2000
+    wide = nn.Linear(4096, 4096, device="meta")
+    of_wide = Inputs((20_000, 4096), torch.float32, False)
+    (inputs,) = timing._inputs(timing.kind_of(wide), wide, (of_wide,), torch.device("cpu"))
+    assert len(inputs) == 64
