@@ -1,0 +1,704 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The four steps in a loop of the user's own: when they come, what they leave alone, and how a training goes on from a saved state."""
+
+import copy
+import io
+import weakref
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not there")
+from torch import nn  # noqa: E402
+from torch_training import Training, data, held, model, one_thread  # noqa: E402, F401
+
+import svdfast as sf  # noqa: E402
+from svdfast.torch import Event, FactoredLinear, Schedule, factorize  # noqa: E402
+from svdfast.torch import schedule as module  # noqa: E402
+
+QUARTER = sf.Factoring(0.25, pretrain_fraction=0.1, force=True)
+
+
+def quarter(**arguments):
+    return sf.Factoring(0.25, **{"pretrain_fraction": 0.1, "force": True} | arguments)
+
+
+def trained(**arguments):
+    """Steps with a schedule of 20, recomposed at 15."""
+    return Training(factoring=quarter(recompose_fraction=0.25), n_steps=20, **arguments)
+
+
+# ---- when
+
+
+def test_the_four_steps_come_when_factoring_says():
+    training = trained()
+    phases = []
+    for _ in range(20):
+        training.steps(1)
+        phases.append(training.schedule.phase)
+    assert phases == ["dense"] * 1 + ["factored"] * 13 + ["dense"] * 6
+    assert [(e.kind, e.step) for e in training.schedule.events] == [
+        ("switch", 2),
+        ("recompose", 15),
+    ]
+    assert all(type(part) is not FactoredLinear for part in training.net.modules())
+    assert type(training.net.first) is nn.Linear
+
+
+def test_step_returns_what_happened():
+    training = Training(factoring=quarter(), n_steps=10)
+    told = []
+    for _ in range(10):
+        training.optimizer.zero_grad()
+        training.loss().backward()
+        training.optimizer.step()
+        told.append(training.schedule.step())
+    assert [i for i, event in enumerate(told) if event] == [0, 9]
+    switch = told[0]
+    assert isinstance(switch, Event) and switch.kind == "switch"
+    assert switch.info["ranks"] == {"first": 10, "second": 12}
+    assert all(dropped > 0 for dropped in switch.info["dropped"].values())
+    assert told[9].kind == "recompose" and told[9].info["layers"] == ["first", "second"]
+
+
+def test_factors_stay_where_recompose_is_false():
+    training = Training(factoring=quarter(recompose=False), n_steps=10).steps(12)
+    assert training.schedule.phase == "factored" and type(training.net.first) is FactoredLinear
+
+
+@pytest.mark.parametrize("n_steps", [0, 1])
+def test_too_short_for_factors(n_steps):
+    training = Training(factoring=quarter(), n_steps=n_steps).steps(3)
+    assert training.schedule.phase == "dense" and training.schedule.events == []
+
+
+@pytest.mark.parametrize("factoring", [None, sf.Factoring(0.25, pretrain_fraction=1)])
+def test_without_factoring_it_only_counts(factoring):
+    training = Training(factoring=factoring, n_steps=10).steps(10)
+    assert training.schedule.n_done == 10 and training.schedule.events == []
+
+
+def test_at_full_rank_a_switch_changes_nothing():
+    training = Training(
+        factoring=sf.Factoring(1.0, pretrain_fraction=0.5, recompose_fraction=0.3, force=True),
+        n_steps=20,
+    )
+    for _ in range(20):
+        training.optimizer.zero_grad()
+        training.loss().backward()
+        training.optimizer.step()
+        with torch.no_grad():
+            before = training.loss()
+            event = training.schedule.step()
+            assert abs(training.loss() - before) < 1e-5, event
+
+
+# ---- which
+
+
+def test_ranks_by_rule_by_layer_and_what_is_left():
+    training = Training(factoring=sf.Factoring([None, 7], pretrain_fraction=0.1), n_steps=10).steps(
+        1
+    )
+    assert training.schedule.events[0].info["ranks"] == {"second": 7}
+    training = Training(
+        factoring=sf.Factoring("energy:0.9", pretrain_fraction=0.1, force=True), n_steps=10
+    ).steps(1)
+    assert set(training.schedule.events[0].info["ranks"]) == {"first", "second"}
+    training = Training(factoring=0.25, n_steps=10).steps(1)
+    (event,) = training.schedule.events
+    assert event.kind == "ranks" and "bottleneck" in event.info["layers"]["first"]
+    with pytest.raises(ValueError, match=r"ranks.*3 for 2"):
+        Training(factoring=sf.Factoring([1, 2, 3]), n_steps=10)
+
+
+def test_a_sample_gives_the_cut_that_keeps_outputs_best():
+    x, _ = data()
+    x = x * torch.logspace(0, -3, 40)  # few inputs count
+    rises = []
+    for sample in (None, [x]):
+        training = Training(
+            factoring=sf.Factoring([5, 5], pretrain_fraction=0.1), n_steps=10, sample=sample
+        )
+        with torch.no_grad():
+            before = training.net.first(x)
+            training.schedule.step()
+            rises.append((training.net.first(x) - before).norm().item())
+    assert training.schedule.events[0].info["ranks"] == {"first": 5, "second": 5}
+    assert rises[1] < 0.5 * rises[0]
+
+
+def test_weights_that_are_not_finite_are_refused_at_the_switch():
+    training = trained().steps(1)
+    with torch.no_grad():
+        training.net.second.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"'second'.*finite"):
+        training.schedule.step()
+    assert training.schedule.phase == "dense"
+
+
+def test_frozen_layers_are_left():
+    net = model()
+    net.first.requires_grad_(False)
+    weight = net.first.weight.clone()
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    schedule = Schedule(net, optimizer, n_steps=10, factoring=QUARTER, skip=["output"])
+    net(torch.randn(3, 40)).sum().backward()
+    optimizer.step()
+    event = schedule.step()
+    assert list(event.info["ranks"]) == ["second"]
+    assert "frozen" in event.info["layers"]["first"] and "frozen" in schedule.explain()
+    assert type(net.first) is nn.Linear and torch.equal(net.first.weight, weight)
+
+
+def test_explain_has_a_line_for_each_layer():
+    training = trained().steps(3)
+    lines = training.schedule.explain().splitlines()
+    assert lines[0] == "step 3 of 20, factored"
+    assert lines[1].split() == ["layer", "type", "weight", "rank", "why"]
+    rows = {line.split()[0]: line.split()[1:4] for line in lines[2:]}
+    assert rows == {
+        "first": ["FactoredLinear", "60×40", "10"],
+        "second": ["FactoredLinear", "50×60", "12"],
+    }
+
+
+def test_a_second_schedule_takes_over_and_leaves_layers_that_are_factored():
+    training = trained().steps(20)
+    again = Training(factoring=None)
+    again.net, again.optimizer = training.net, training.optimizer
+    again.schedule = Schedule(
+        again.net, again.optimizer, n_steps=20, factoring=QUARTER, skip=["output"]
+    )
+    again.steps(20)
+    assert [e.kind for e in again.schedule.events] == ["switch", "recompose"]
+    # While the first one's layers are factored, a second one finds nothing, and the first goes on.
+    first = trained().steps(5)
+    second = Schedule(first.net, first.optimizer, n_steps=20, factoring=QUARTER, skip=["output"])
+    for _ in range(15):
+        first.steps(1)
+        second.step()
+    assert first.schedule.phase == "dense"
+    assert [e.kind for e in second.events] == ["ranks"]
+
+
+def test_layers_that_someone_else_has_replaced_are_left():
+    from svdfast.torch import recompose
+
+    training = trained().steps(5)
+    recompose(training.net)
+    for _ in range(15):
+        assert training.schedule.step() is None
+    assert training.schedule.phase == "dense"
+
+
+# ---- "auto"
+
+
+def limits(**ranks):
+    """Measured break-even ranks by layer, in place of the clock's."""
+
+    def measured(layer, seen):
+        assert seen.inputs[0].shape[-1] == layer.in_features
+        return ranks["first" if layer.in_features == 40 else "second"]
+
+    return measured
+
+
+def automatic(monkeypatch, n_steps=500, steps=60, first=40, second=40, clock=None, **arguments):
+    monkeypatch.setattr(module, "measured_break_even", limits(first=first, second=second))
+    monkeypatch.setattr(Schedule, "_clock", lambda self: clock)
+    return Training(
+        n_steps=n_steps, **{"factoring": "auto", "settings": {"lr": 3e-3}} | arguments
+    ).steps(steps)
+
+
+def mse(output, batch):
+    return (output - batch[1]).square().mean()
+
+
+def test_auto_cuts_where_little_is_lost_and_tells_what(monkeypatch):
+    x, y = data()
+    training = automatic(monkeypatch, sample=[(x[:256], y[:256]), (x[256:], y[256:])], loss=mse)
+    (event,) = training.schedule.events
+    assert event.step == 50  # a tenth of all
+    for name in ("first", "second"):
+        why = event.info["layers"][name]
+        assert ("the cut loses" in why) == (name in event.info.get("ranks", {})), why
+        assert "learned" in why
+
+
+def test_auto_gives_the_smallest_rank_that_loses_little(monkeypatch):
+    x, y = data()
+    training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
+    # Weights of rank 5: a cut to 5 loses nothing, one to 10 neither.
+    with torch.no_grad():
+        for part in (training.net.first, training.net.second):
+            U, s, V = torch.linalg.svd(part.weight, full_matrices=False)
+            s[5:] = 0
+            part.weight.copy_(U * s @ V)
+    training.optimizer.param_groups[0]["lr"] = 0.0
+    training.steps(1)
+    assert training.schedule.events[0].info["ranks"] == {"first": 5, "second": 6}  # an eighth
+
+
+def test_auto_leaves_layers_whose_factors_are_no_faster(monkeypatch):
+    training = automatic(monkeypatch, first=9, second=0, steps=50)
+    (event,) = training.schedule.events
+    assert event.kind == "ranks" and training.schedule.phase == "dense"
+    assert "break-even rank 9, measured" in event.info["layers"]["first"]
+    assert "break-even rank 9, measured" in training.schedule.explain()
+    assert not any(part._forward_pre_hooks for part in training.net.modules())
+
+
+def test_auto_without_a_sample_takes_a_quarter_and_is_guarded_by_the_losses(monkeypatch):
+    training = automatic(monkeypatch, second=9, steps=50)
+    assert training.schedule.events[0].info["ranks"] == {"first": 10}
+    # From here on the loss is bad: watched, then taken back.
+    for _ in range(40):
+        training.schedule.step(10.0)
+    kinds = [(e.kind, e.step, e.info.get("action")) for e in training.schedule.events]
+    assert kinds == [("switch", 50, None), ("guard", 70, "watched"), ("guard", 90, "undone")]
+    assert training.schedule.phase == "dense" and "taken back" in training.schedule.explain()
+
+
+def test_auto_without_losses_says_that_nothing_guards_it(monkeypatch):
+    monkeypatch.setattr(module, "measured_break_even", limits(first=40, second=40))
+    training = Training(n_steps=50, factoring="auto").steps(10, tell=False)
+    assert training.schedule.events[0].info["ranks"] == {"first": 10, "second": 12}
+    assert "no losses are known" in training.schedule.explain()
+
+
+def test_auto_keeps_a_good_cut(monkeypatch):
+    training = automatic(monkeypatch, second=9, steps=69, clock=(1.0, 0.5))
+    training.schedule._recent.clear()
+    training.schedule.step(0.0)
+    assert [(e.kind, e.info.get("action")) for e in training.schedule.events] == [
+        ("switch", None),
+        ("guard", "kept"),
+    ]
+
+
+def test_auto_takes_all_back_for_good_where_steps_are_no_faster(monkeypatch):
+    monkeypatch.setattr(module, "measured_break_even", limits(first=40, second=40))
+    monkeypatch.setattr(Schedule, "_clock", lambda self: (1.0, 1.0))
+    training = Training(n_steps=500, factoring="auto")
+    training.steps(50)
+    for _ in range(400):
+        training.schedule.step(0.0)
+    actions = [e.info["action"] for e in training.schedule.events if e.kind == "guard"]
+    assert actions == ["watched", "undone"] and training.schedule.phase == "dense"
+    assert not any(
+        e.kind == "switch" for e in training.schedule.events[1:]
+    )  # looked at again, and left
+
+
+def test_auto_looks_again_and_goes_on_from_a_saved_state(monkeypatch):
+    x, y = data()
+    arguments = {"sample": [(x, y)], "loss": mse}
+    whole = automatic(monkeypatch, n_steps=300, steps=0, **arguments)
+    states = {}
+    for at in range(0, 150, 25):
+        states[at] = copy.deepcopy(whole.state())
+        whole.steps(25)
+    assert len(whole.schedule.events) > 1
+    for at, state in states.items():
+        other = automatic(monkeypatch, n_steps=300, steps=0, **arguments).load(saved(state))
+        other.steps(150 - at)
+        assert other.losses == whole.losses[at:], at
+        assert [(e.kind, e.step) for e in other.schedule.events] == [
+            (e.kind, e.step) for e in whole.schedule.events
+        ]
+
+
+def test_looks_leave_the_model_as_it_was(monkeypatch):
+    """Its modes, hooks, gradients, statistics and torch's generator; and a sample that fails leaves it, too."""
+    x, y = data()
+    training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
+    training.net.tanh = nn.Sequential(nn.BatchNorm1d(60), nn.Dropout())
+    mean, state = training.net.tanh[0].running_mean.clone(), torch.get_rng_state()
+    training.schedule.step(1.0)
+    assert torch.equal(training.net.tanh[0].running_mean, mean) and torch.equal(
+        torch.get_rng_state(), state
+    )
+    assert all(part.training for part in training.net.modules())
+
+    training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
+    parts, n = list(training.net.modules()), []
+
+    def broken(output, batch):
+        n.append(1)
+        if len(n) == 3:
+            raise ArithmeticError
+        return mse(output, batch)
+
+    training.schedule._sample._loss = broken
+    with pytest.raises(ArithmeticError):
+        training.schedule.step(1.0)
+    assert list(training.net.modules()) == parts
+
+
+def test_the_guard_of_given_ranks_goes_back_or_waits():
+    for action, kinds in (("undo", ["undone"]), ("delay", ["delayed", "kept"])):
+        factoring = quarter(guard=sf.Guard(0.1, action))
+        training = Training(factoring=factoring, n_steps=50).steps(5)
+        assert training.schedule.phase == "factored"
+        training.schedule._recent.clear()
+        training.schedule.step(10.0)
+        assert training.schedule.phase == "dense"
+        training.schedule._recent.clear()
+        for _ in range(10):
+            training.schedule.step(0.1)
+        assert [e.info["action"] for e in training.schedule.events if e.kind == "guard"] == kinds
+    training = Training(factoring=quarter(guard=sf.Guard(0.1, "undo")), n_steps=50)
+    with pytest.raises(ValueError, match="guard"):
+        training.steps(1, tell=False)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [torch.ones(2, 40), (torch.ones(2, 40), torch.ones(2, 5)), {"input": torch.ones(2, 40)}],
+    ids=["tensor", "tuple", "mapping"],
+)
+def test_batches_of_a_sample(batch):
+    from svdfast.torch.sample import Sample
+
+    seen = []
+    net = model()
+    net.forward = lambda input, _forward=nn.Sequential.forward: (
+        seen.append(input) or _forward(net, input)
+    )
+    assert Sample([batch], lambda output, given: output.sum() * 0 + (given is batch)).loss(net) == 1
+    assert torch.equal(seen[0], torch.ones(2, 40))
+    assert Sample([batch], None).loss(net) is None
+
+
+def test_a_loss_of_the_outputs_own():
+    from types import SimpleNamespace
+
+    from svdfast.torch.sample import Sample
+
+    class Net(nn.Module):
+        def forward(self, x, labels=None):
+            return SimpleNamespace(loss=x.mean() if labels is None else labels.mean())
+
+    assert Sample([{"x": torch.zeros(2), "labels": torch.ones(2)}], None).loss(Net()) == 1
+
+
+# ---- what it leaves alone
+
+
+@pytest.mark.parametrize("fails", ["cut", "move_state"])
+def test_an_interrupted_switch_leaves_model_and_optimizer(fails, monkeypatch):
+    training = trained().steps(1)
+    before = copy.deepcopy([training.net.state_dict(), training.optimizer.state_dict()])
+    parts, ids = (
+        list(training.net.modules()),
+        [id(p) for g in training.optimizer.param_groups for p in g["params"]],
+    )
+    real, calls = getattr(module, fails), []
+
+    def failing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == (2 if fails == "cut" else 1):
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, fails, failing)
+    training.loss().backward()
+    with pytest.raises(KeyboardInterrupt):
+        training.schedule.step()
+    assert list(training.net.modules()) == parts
+    assert [id(p) for g in training.optimizer.param_groups for p in g["params"]] == ids
+    after = [training.net.state_dict(), training.optimizer.state_dict()]
+    assert all(torch.equal(after[0][name], before[0][name]) for name in before[0])
+    for i, state in before[1]["state"].items():
+        assert all(torch.equal(value, after[1]["state"][i][name]) for name, value in state.items())
+    assert training.schedule.phase == "dense"
+
+
+def test_torch_generators_are_left_alone_and_old_weights_are_freed():
+    training = trained()
+    old = weakref.ref(training.net.first.weight)
+    state = torch.get_rng_state()
+    training.steps(16)
+    assert torch.equal(torch.get_rng_state(), state)
+    import gc
+
+    gc.collect()
+    assert old() is None
+
+
+def test_training_mode_and_biases_stay():
+    training = trained()
+    training.net.first.eval()
+    bias = training.net.first.bias
+    training.steps(3)
+    assert not training.net.first.training and training.net.second.training
+    assert training.net.first.bias is bias
+    training.steps(13)
+    assert not training.net.first.training and training.net.first.bias is bias
+
+
+# ---- schedulers of the learning rate
+
+
+def cosine(optimizer):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+
+
+def one_cycle(optimizer):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=20)
+
+
+def plateau(optimizer):
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5)
+
+
+@pytest.mark.parametrize("scheduler", [cosine, one_cycle, plateau])
+def test_schedulers_run_across_the_switch(scheduler):
+    rates = {}
+    for factoring in (None, quarter(recompose_fraction=0.25)):
+        training = Training(factoring=factoring, n_steps=20, scheduler=scheduler)
+        rates[factoring] = []
+        for _ in range(20):
+            training.steps(1)
+            training.scheduler.step(*([training.losses[-1]] if scheduler is plateau else []))
+            rates[factoring].append(training.optimizer.param_groups[0]["lr"])
+        assert training.losses[-1] < training.losses[0]
+    dense, factored = rates.values()
+    assert dense == factored and len(set(dense)) > 3
+
+
+def test_the_rate_is_that_of_the_group_for_factors_too():
+    training = trained(scheduler=cosine).steps(3)
+    W1 = training.net.first.W1.detach().clone()
+    training.optimizer.param_groups[0]["lr"] = 0.0
+    training.steps(1)
+    assert torch.equal(training.net.first.W1, W1)
+
+
+# ---- saved and loaded
+
+
+def saved(states):
+    file = io.BytesIO()
+    torch.save(states, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "nadam"])
+@pytest.mark.parametrize("at", [0, 1, 2, 9, 14, 15, 19])
+def test_a_training_goes_on_bit_for_bit(at, optimizer):
+    whole = trained(optimizer=optimizer, scheduler=cosine)
+    whole.steps(at)
+    states = saved(whole.state())
+    whole.steps(20 - at)
+    other = trained(optimizer=optimizer, scheduler=cosine).load(states)
+    assert other.schedule.n_done == at
+    other.steps(20 - at)
+    assert other.losses == whole.losses[at:]
+    assert [(e.kind, e.step) for e in other.schedule.events] == [
+        (e.kind, e.step) for e in whole.schedule.events
+    ]
+    ours, theirs = other.net.state_dict(), whole.net.state_dict()
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
+
+
+def test_a_state_is_loaded_into_a_model_in_any_form():
+    states = saved(trained().steps(9).state())
+    dense = saved(trained().steps(17).state())
+    for start in (0, 9, 17):
+        training = trained().steps(start).load(states)
+        assert training.schedule.phase == "factored" and type(training.net.first) is FactoredLinear
+        assert held(training.optimizer) == {id(p) for p in training.net.parameters()}
+        training.steps(11)
+        training = trained().steps(start).load(dense)
+        assert training.schedule.phase == "dense" and type(training.net.first) is nn.Linear
+    # One that is factored to the same ranks, with an optimizer over the factors, is taken as it is.
+    training = trained()
+    factorize(training.net, ranks={"first": 10, "second": 12}, force=True)
+    training.optimizer = torch.optim.Adam(training.net.parameters())
+    training.schedule = Schedule(
+        training.net,
+        training.optimizer,
+        n_steps=20,
+        factoring=quarter(recompose_fraction=0.25),
+        skip=["output"],
+    )
+    made = training.net.first
+    training.load(states)
+    assert training.net.first is made and training.schedule.phase == "factored"
+    assert training.steps(11).schedule.phase == "dense"
+
+
+def test_factors_are_not_numbers_until_the_model_is_loaded():
+    states = trained().steps(9).state()
+    training = trained()
+    training.schedule.load_state_dict(states[0])
+    assert not torch.isfinite(training.loss())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.pop("ranks"), "expected what state_dict gave"),
+        (lambda s: s["plan"].update(n_steps=7), "training of 20 steps, got one of 7"),
+        (lambda s: s["ranks"].update(third=3), "layers of this model, got 'third'"),
+        (lambda s: s["ranks"].update(first=41), "first.*from 1 to 40"),
+        (lambda s: s.update(auto={}), "given ranks"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(change, message):
+    state = trained().steps(9).schedule.state_dict()
+    change(state)
+    training = trained()
+    parts = list(training.net.modules())
+    with pytest.raises(ValueError, match=message):
+        training.schedule.load_state_dict(state)
+    assert list(training.net.modules()) == parts and training.schedule.n_done == 0
+
+
+# ---- with what else trains
+
+
+def test_autocast_and_grad_scaler():
+    training = trained(optimizer="sgd")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for _ in range(20):
+        training.optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = training.loss()
+        scaler.scale(loss).backward()
+        scaler.step(training.optimizer)
+        scaler.update()
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # a loop may call it within, too
+            event = training.schedule.step(loss)
+        if event is not None and event.kind == "switch":
+            assert training.net.first.W1.dtype == torch.float32
+        training.losses.append(loss.item())
+    assert [e.kind for e in training.schedule.events] == ["switch", "recompose"]
+    assert training.losses[-1] < training.losses[0]
+
+
+def test_a_switch_between_backward_passes_of_one_step_gives_the_gradient_of_both():
+    """At full rank, where the gradient of the second half does not change by the switch."""
+    factoring = sf.Factoring(1.0, pretrain_fraction=0.1, force=True)
+    gradients = []
+    for switch in (False, True):
+        training = Training("sgd", factoring if switch else None, n_steps=20).steps(1)
+        training.optimizer.zero_grad()
+        training.loss().backward()
+        training.schedule.step()
+        training.loss().backward()
+        gradients.append(training.net)
+    dense, made = gradients
+    for name in ("first", "second"):
+        G, part = getattr(dense, name).weight.grad, getattr(made, name)
+        torch.testing.assert_close(part.W1.grad, G @ part.W2.detach().T, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(part.W2.grad, part.W1.detach().T @ G, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_models_of_other_types(dtype):
+    net = model(dtype=dtype)
+    optimizer = torch.optim.AdamW(net.parameters())
+    schedule = Schedule(
+        net, optimizer, n_steps=20, factoring=quarter(recompose_fraction=0.25), skip=["output"]
+    )
+    x, y = (t.to(dtype) for t in data())
+    for _ in range(20):
+        optimizer.zero_grad()
+        (net(x) - y).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+    assert all(p.dtype == dtype and torch.isfinite(p).all() for p in net.parameters())
+    assert len(schedule.events) == 2
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_a_compiled_model_is_compiled_once_more_for_a_switch(auto, monkeypatch):
+    import torch._dynamo as dynamo
+
+    dynamo.reset()
+    graphs = []
+
+    def counting(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    training, factoring = trained(), quarter(recompose_fraction=0.25)
+    compiled = torch.compile(training.net, backend=counting, fullgraph=True)
+    if auto:
+        factoring = sf.Factoring(recompose_fraction=0.25)
+        monkeypatch.setattr(module, "measured_break_even", lambda *args: 40)
+    training.schedule = Schedule(
+        compiled,
+        training.optimizer,
+        n_steps=20,
+        factoring=factoring,
+        skip=["output"],
+        sample=[training.x],
+    )
+    counts = []
+    for _ in range(20):
+        training.optimizer.zero_grad()
+        loss = (compiled(training.x) - training.y).square().mean()
+        loss.backward()
+        training.optimizer.step()
+        training.schedule.step()
+        counts.append(len(graphs))
+    dynamo.reset()
+    assert counts[1] == 1 and counts[13] <= 2 and counts[-1] <= 3
+    assert [e.kind for e in training.schedule.events] == ["switch", "recompose"]
+
+
+# ---- what it refuses
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"n_steps": -1}, ValueError, "n_steps"),
+        ({"n_steps": 1.5}, TypeError, "n_steps"),
+        ({"factoring": 2.0}, ValueError, "ranks"),
+        ({"factoring": []}, TypeError, "factoring"),
+        ({"factoring": sf.Factoring(0.25, product_decay=0.1)}, ValueError, "product_decay"),
+        ({"factoring": sf.Factoring(0.25, split="left")}, ValueError, "split"),
+        ({"factoring": sf.Factoring(0.25, learning_rate=[1.0])}, ValueError, "learning_rate"),
+        ({"factoring": sf.Factoring(0.25, guard=sf.Guard(0.1))}, ValueError, "raise"),
+        ({"skip": ["nowhere"]}, ValueError, "skip"),
+        ({"skip": "output"}, TypeError, "skip"),
+        ({"loss": lambda output, batch: 0}, ValueError, "loss"),
+        ({"sample": []}, ValueError, "sample"),
+        ({"sample": torch.zeros(3)}, TypeError, "sample"),
+        ({"sample": [3]}, TypeError, "sample"),
+        ({"optimizer": "adam"}, TypeError, "optimizer"),
+        ({"model": "model"}, TypeError, "model"),
+    ],
+)
+def test_what_is_refused_names_the_argument(arguments, error, message):
+    net = arguments.pop("model", None) or model()
+    optimizer = arguments.pop("optimizer", None) or torch.optim.Adam(
+        model().parameters() if net == "model" else net.parameters()
+    )
+    with pytest.raises(error, match=message):
+        Schedule(net, optimizer, **{"n_steps": 10} | arguments)
+
+
+def test_models_whose_parameters_are_not_whole_are_refused():
+    class FullyShardedDataParallel(nn.Module):  # by its name, as it can't be made without processes
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+    net = model()
+    with pytest.raises(TypeError, match="FullyShardedDataParallel"):
+        Schedule(FullyShardedDataParallel(net), torch.optim.Adam(net.parameters()), n_steps=10)
+    engine = type("DeepSpeedEngine", (nn.Module,), {})()
+    engine.module = net
+    with pytest.raises(TypeError, match="DeepSpeed"):
+        Schedule(engine, torch.optim.Adam(net.parameters()), n_steps=10)
