@@ -16,14 +16,17 @@ from numpy.typing import ArrayLike
 from svdfast._process.runtime import resolve_threads
 from svdfast.data.batches import Batch
 from svdfast.data.rows import Rows
+from svdfast.distributed import Communicator
 from svdfast.model.network import Network
 from svdfast.training.checkpoint import Checkpoint
 from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring, factoring_of
+from svdfast.training.loop import Loop
 from svdfast.training.optimizers import Optimizer, optimizer_of
 from svdfast.training.prepare import prepare
 from svdfast.training.result import TrainingResult
 from svdfast.training.stopping import EarlyStopping, early_stopping_of
+from svdfast.training.team import Team
 
 __all__ = ["train"]
 
@@ -55,6 +58,7 @@ def train(
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
+    communicator: Communicator | None = None,
 ) -> TrainingResult:
     """Trains a network in place by the four steps.
 
@@ -226,20 +230,21 @@ def train(
     >>> [net.classes[i] for i in net.predict(X).argmax(axis=1)]
     ['same', 'other', 'other', 'same']
     """
-    if not isinstance(net, Network):
-        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
-    optimizer = optimizer_of(optimizer)
-    factoring = factoring_of(factoring)
-    early_stopping = early_stopping_of(early_stopping)
-    threads = resolve_threads(n_threads)
-    rng = np.random.default_rng(seed)
-    if checkpoint is None and checkpoint_every is not None:
-        raise ValueError(f"checkpoint_every: expected None without a checkpoint, got {checkpoint_every!r}")
-    file = None if checkpoint is None else Checkpoint(checkpoint, checkpoint_every)
-    loop = prepare(
-        net, X, y, factoring, optimizer, rng, file, epochs=epochs, batch_size=batch_size, loss=loss, clip_norm=clip_norm, l1=l1, l2=l2,
-        precision=precision, n_threads=threads, reproducible=reproducible, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
-        carry_state=carry_state, sample_weight=sample_weight, validation=validation, callbacks=callbacks, progress=progress,
-        early_stopping=early_stopping,
-    )  # fmt: skip
-    return loop.finish()
+    team = Team(communicator)
+
+    def prepared() -> Loop:
+        if not isinstance(net, Network):
+            raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+        if checkpoint is None and checkpoint_every is not None:
+            raise ValueError(f"checkpoint_every: expected None without a checkpoint, got {checkpoint_every!r}")
+        stopping, threads = early_stopping_of(early_stopping), resolve_threads(n_threads, team.n_threads)
+        return prepare(
+            net, X, y, factoring_of(factoring), optimizer_of(optimizer), np.random.default_rng(seed),
+            None if checkpoint is None else Checkpoint(checkpoint, checkpoint_every, looks=team.first),
+            epochs=epochs, batch_size=batch_size, loss=loss, clip_norm=clip_norm, l1=l1, l2=l2, precision=precision,
+            n_threads=threads, reproducible=reproducible, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
+            carry_state=carry_state, sample_weight=sample_weight, validation=validation, callbacks=callbacks,
+            progress=progress, early_stopping=stopping, team=team,
+        )  # fmt: skip
+
+    return team.together(prepared).finish()
