@@ -338,4 +338,4 @@ class SharedEvaluator:
         self._team.sum(flat)
         if not table[:, 0].any():
             raise self._team.known(ValueError("sample_weight: expected weights ≥ 0, not all 0"))
-        return whole(map(tuple, table.tolist()), decides=decides(net))
+        return whole(((weight, loss, right) for weight, loss, right in table.tolist()), decides=decides(net))
