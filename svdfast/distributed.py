@@ -92,6 +92,7 @@ class _Mpi:
         sys.stdout.flush()
         sys.stderr.flush()
         self._comm.Abort(status)
+        os._exit(status)  # MPICH's comes back
 
     def __repr__(self) -> str:
         return f"<MPI, process {self.rank} of {self.size}>"

@@ -367,9 +367,10 @@ class Loop:
             else:
                 self.result.seconds += done
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: Event, *, everywhere: bool = False) -> None:
+        """Tells the callbacks of process 0, or of several processes those that are called in each."""
         for callback in self.callbacks:
-            if self.team.first or getattr(callback, "everywhere", False):
+            if self.team.size == 1 or getattr(callback, "everywhere", False) == everywhere:
                 callback(event)
 
     def _tell_all(self, event: Event) -> None:
@@ -404,11 +405,12 @@ class Loop:
         new = [(done.kind, done.epoch, done.step, done.info) for done in result.events[n_events:]]
         told, result.seconds, self.switch.next_step = team.of_first((new, result.seconds, self.switch.next_step))
         if not team.first:
-            done = [Event(kind, epoch, step, run.net, info) for kind, epoch, step, info in told]
-            result.events += done
-            for other in done if event is None else [event]:
-                with contextlib.suppress(StopTraining):  # process 0 decides
-                    self._tell(other)
+            result.events += [Event(kind, epoch, step, run.net, info) for kind, epoch, step, info in told]
+        for done in result.events[n_events:] if event is None else [event]:
+            try:
+                self._tell(done, everywhere=True)
+            except StopTraining as stop:
+                error = error or stop
         team.agree(error)
 
     def _add_validation(self, row: dict[str, Any]) -> None:
