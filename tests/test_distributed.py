@@ -320,9 +320,8 @@ def test_carried_states():
 @pytest.mark.parametrize("kind", ["linear", "gru"])
 def test_resume_with_another_number_of_processes(folder, kind):
     X, y = samples(dtype="float32")
-    settings = {
-        "epochs": 4, "batch_size": 16, "factoring": method("across", kind), "reproducible": True, "validation": samples(40, "float32", seed=2),
-    }  # fmt: skip
+    validation = samples(40, "float32", seed=2)
+    settings = {"epochs": 4, "batch_size": 16, "factoring": method("across", kind), "reproducible": True, "validation": validation}
     whole, _ = trained(1, X, y, kind=kind, dtype="float32", **settings)
 
     def broken(size, stop):
@@ -838,3 +837,52 @@ def test_expected_speedup():
         speedup(net, 1024, 4, flops=1e11, bandwidth=0, latency=0)
     with pytest.raises(TypeError, match="net"):
         speedup(3, 1024, 4, **settings)
+
+
+# The estimators
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_estimators(solver, early_stopping):
+    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    X, y = samples(200)
+    kept = {
+        "hidden_layer_sizes": (32, 16), "solver": solver, "max_iter": 6, "random_state": 0, "early_stopping": early_stopping,
+        "rank_fraction": 0.25, "batch_size": 32,
+    }  # fmt: skip
+
+    def fitted(communicator):
+        return sklearn.SVDMLPClassifier(**kept, communicator=communicator).fit(X, y)
+
+    alone = fitted(None)
+    models, _ = all_of(3, fitted)
+    for model in models:
+        np.testing.assert_array_equal(model.network_.parameters, models[0].network_.parameters)
+        np.testing.assert_allclose(model.loss_curve_, alone.loss_curve_, rtol=1e-8)
+        assert model.validation_scores_ == alone.validation_scores_
+        np.testing.assert_array_equal(model.predict(X), alone.predict(X))
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_estimators_with_other_random_states_and_callbacks():
+    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    X, y = samples(100)
+    calls = []
+
+    def work(communicator):
+        def note(event):
+            calls.append(communicator.rank)
+            if event.epoch == 3:
+                raise sf.StopTraining
+
+        model = sklearn.SVDMLPRegressor((8,), max_iter=9, random_state=communicator.rank, communicator=communicator)
+        return model.fit(X, X[:, 0], callbacks=[note])
+
+    models, _ = all_of(2, work)
+    assert set(calls) == {0}
+    assert models[0].n_iter_ == models[1].n_iter_ == 3
+    np.testing.assert_array_equal(models[0].network_.parameters, models[1].network_.parameters)
+    found, _ = team.together(2, lambda c: sklearn.SVDMLPRegressor((8,), solver="lbfgs", communicator=c).fit(X, y))
+    assert all(isinstance(error, ValueError) and str(error).startswith("communicator") for error in found)

@@ -70,7 +70,8 @@ found = []
 for kind, ranks in (("linear", [8, 8]), ("gru", [3, 3]), ("conv", [3, 6])):
     for factoring in (None, sf.Factoring(ranks, force=True, pretrain_fraction=0.5)):
         net = network(kind)
-        result = sf.train(net, X, y, epochs=3, batch_size=64, factoring=factoring, communicator=c, reproducible=True, validation=(X[:99], y[:99]))
+        result = sf.train(net, X, y, epochs=3, batch_size=64, factoring=factoring, communicator=c, reproducible=True,
+                          validation=(X[:99], y[:99]))
         found.append([zlib.crc32(net.parameters), result.history[-1]["loss"], result.history[-1]["val_loss"]])
 tell(found)
 """

@@ -158,7 +158,7 @@ def train(
         Steps from one state to the next; by default one is written at the end of each epoch. The first is written before the first
         step, the last after the last.
     communicator : svdfast.distributed.Communicator, optional
-        The processes that train together: `svdfast.distributed.mpi()` under `mpiexec`. All of them must make the same call. See Notes.
+        The processes that train together: `svdfast.distributed.mpi()` under `mpiexec`. All must make the same call. See Notes.
 
     Returns
     -------
@@ -180,8 +180,8 @@ def train(
     OSError
         The checkpoint can't be written; the file is as it was before.
     RuntimeError
-        Another thread uses the network, or another training the optimizer; nothing was changed. With a communicator also where processes
-        have other parameters than process 0 at the end of an epoch.
+        Another thread uses the network, or another training the optimizer; nothing was changed. With a communicator also where a
+        process has other parameters than process 0 at the end of an epoch.
 
     Notes
     -----
@@ -205,20 +205,20 @@ def train(
     by class or by time into more than 64 stretches is better shuffled before. With `shuffle=False` rows are taken in order, and results
     are bit-identical to those of arrays in memory.
 
-    With a communicator each process trains on a share of the rows of every batch. `batch_size` counts the rows of all processes, and a batch
-    has the same rows for any number of them. Each step sums the gradients in one message. Process 0 gives the first weights and the seed. It
-    alone chooses ranks, decomposes weights, calls callbacks, shows a bar and writes checkpoints. A callback with an attribute `everywhere`
-    that is true is called in all processes, after those of process 0. The result is equal to that of one process up to rounding.
-    With `reproducible` the bits are the same for 1, 2, 4, 8, ... processes; of another number some processes have no rows. A batch is then
-    summed in parts of at most 256 rows, which costs memory traffic, and P > 2 processes send P/2 times as many bytes. A training without
-    a communicator sums in another order.
+    With a communicator each process trains on a share of the rows of every batch. `batch_size` counts the rows of all processes, and a
+    batch has the same rows for any number of them. Each step sums the gradients in one message. Process 0 gives the first weights and
+    the seed. It alone chooses ranks, decomposes weights, calls callbacks, shows a bar and writes checkpoints. A callback with an
+    attribute `everywhere` that is true is called in all processes, after those of process 0. The result is equal to that of one process
+    up to rounding. With `reproducible` the bits are the same for any number of processes. There a batch is cut into 4, 8, 16, ... parts
+    of at most 256 rows, which costs memory traffic; P > 2 processes send P/2 times as many bytes; and only a power of two of processes,
+    at most one for each part, have rows. A training without a communicator sums in another order, so its bits are others.
 
     Each process gives all samples, or a row source of which it reads only its own rows. A shuffled row source is then cut into four or
     more stretches, and a batch has rows of each. Of an iterable each process gives its own batches, as many as the others. These
     cannot be `reproducible`, nor carry states.
 
-    An error of all processes is raised in all. An error of one process alone ends all of them, as does Ctrl-C: `resume` continues, also with
-    another number of processes.
+    An error of all processes is raised in all. An error of one process alone ends all of them, as does Ctrl-C. `resume` continues, also
+    with another number of processes.
 
     What looks at a sample of the inputs, as `activation_aware` and "auto" do, takes it from the pool, or from the first batches.
 
