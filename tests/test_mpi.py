@@ -183,3 +183,49 @@ def test_command(tmp_path):
                            env=environment())  # fmt: skip
     assert again.returncode != 0
     assert again.stderr.count("svdfast: error:") == 1
+
+
+LARGE = """
+import resource
+from pathlib import Path
+class File:
+    # Rows of a file that is read where it is asked for.
+    shape, dtype = ({rows}, 784), np.dtype("uint8")
+    n_read = 0
+    def __getitem__(self, rows):
+        File.n_read += rows.stop - rows.start
+        with open({path!r}, "rb") as file:
+            file.seek(rows.start * 784)
+            return np.fromfile(file, np.uint8, (rows.stop - rows.start) * 784).reshape(-1, 784)
+target = np.arange({rows}) % 3
+def train():
+    net = sf.Network([784, 16, 3], seed=0)
+    return sf.train(net, File(), target, epochs=1, batch_size=2048, factoring=None, communicator=c, n_threads=1, reproducible=True)
+if {limit}:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + {limit}, used + {limit}))
+    try:
+        np.ones({rows} * 784, np.uint8)
+    except MemoryError:
+        pass
+    else:
+        raise AssertionError("the file would fit into memory")
+result = train()
+from mpi4py import MPI
+read = MPI.COMM_WORLD.allgather(File.n_read)
+tell(zlib.crc32(result.network.parameters), result.history[0]["loss"], sum(read), max(read))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="/proc is not there")
+def test_a_file_larger_than_memory(tmp_path):
+    rows = 240_000  # 188 MB
+    path = tmp_path / "X.bin"
+    with open(path, "wb") as file:
+        for _ in range(rows // 8000):
+            file.write(os.urandom(8000 * 784))
+    expected, loss, read, _ = told(1, LARGE.format(rows=rows, path=str(path), limit=0))
+    assert read == rows
+    found = told(2, LARGE.format(rows=rows, path=str(path), limit=140 * 2**20))
+    assert found[:3] == [expected, loss, rows]
+    assert found[3] <= rows // 2 + 2048
