@@ -203,7 +203,7 @@ def expected_speedup(
     >>> net = sf.Network([784, 512, 256, 10], seed=0)
     >>> gigabit = dict(flops=180e9, bandwidth=125e6, latency=50e-6)
     >>> round(sf.distributed.expected_speedup(net, 65536, 16, **gigabit), 1)
-    10.2
+    10.0
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")
