@@ -131,7 +131,8 @@ def prepare(
         run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress, origin, early_stopping,
         team, pieces,
     )  # fmt: skip
-    loop.settings = _settings(plain, factoring, optimizer, source, share, validation, sample_weight, checkpoint)
+    if team:
+        loop.settings = _settings(plain, factoring, optimizer, source, share, validation, sample_weight, checkpoint)
     return loop
 
 
