@@ -692,6 +692,28 @@ def test_a_row_that_is_no_number_ends_all(small_pool):
     assert kinds == {ValueError, team.Broken}
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_row_sources_go_on_in_the_midst_of_an_epoch(small_pool, folder, shuffle):
+    X, y = samples(1001, "float32")
+    settings = {"epochs": 3, "batch_size": 64, "factoring": None, "reproducible": True, "shuffle": shuffle}
+
+    def work(communicator, stop=None, **more):
+        def rate(step, n_steps):
+            if step == stop:
+                raise OSError("power cut")
+            return 1e-2
+
+        net = networks("linear", "float32")
+        return sf.train(net, Rows(X), y, optimizer=sf.Adam(rate), communicator=communicator, **settings, **more)
+
+    whole = all_of(1, work)[0][0]
+    found, _ = team.together(2, lambda c: work(c, 25, checkpoint="run.ckpt", checkpoint_every=7))
+    assert all(isinstance(error, OSError | team.Broken) for error in found)
+    results, _ = all_of(4, lambda c: sf.resume("run.ckpt", Rows(X), y, optimizer=sf.Adam(lambda s, n: 1e-2), communicator=c))
+    np.testing.assert_array_equal(results[0].network.parameters, whole.network.parameters)
+    assert [row["loss"] for row in results[0].history] == [row["loss"] for row in whole.history]
+
+
 def test_memmap(folder):
     X, y = samples(200, "float32")
     X.tofile("X.bin")

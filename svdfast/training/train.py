@@ -214,8 +214,8 @@ def train(
     at most one for each part, have rows. A training without a communicator sums in another order, so its bits are others.
 
     Each process gives all samples, or a row source of which it reads only its own rows. A shuffled row source is then cut into four or
-    more stretches, and a batch has rows of each. Of an iterable each process gives its own batches, as many as the others. These
-    cannot be `reproducible`, nor carry states.
+    more stretches, and a batch has rows of each. Its batches are the same for 1, 2 and 4 processes, and with `reproducible` for any number.
+    Of an iterable each process gives its own batches, as many as the others. These cannot be `reproducible`, nor carry states.
 
     An error of all processes is raised in all. An error of one process alone ends all of them, as does Ctrl-C. `resume` continues, also
     with another number of processes.
