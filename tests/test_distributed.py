@@ -523,6 +523,14 @@ def test_an_exception_of_one_process_ends_all(rank):
     assert all(isinstance(found[other], team.Broken) for other in range(3) if other != rank)
 
 
+def test_a_network_that_is_in_use_in_one_process_ends_all():
+    X, y = samples()
+    net = networks("linear")
+    found, _ = team.together(2, lambda c: sf.train(net, X, y, epochs=1, communicator=c))  # one network for both
+    assert {type(error) for error in found} <= {RuntimeError, team.Broken}
+    assert any("another thread" in str(error) for error in found)
+
+
 def test_an_error_in_the_arguments_of_one_process_is_raised_by_all():
     X, y = samples()
     found, group = team.together(

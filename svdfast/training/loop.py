@@ -113,14 +113,14 @@ class Loop:
         RuntimeError
             Another thread uses the network, or another training the optimizer.
         """
-        with in_use.training(self.run.net, self.run.optimizer):
-            try:
+        try:
+            with in_use.training(self.run.net, self.run.optimizer):
                 return self._finish()
-            except NotFinite:  # of numbers that all processes have
-                raise
-            except BaseException as error:
-                self.team.fail(error)
-                raise
+        except NotFinite:  # of numbers that all processes have
+            raise
+        except BaseException as error:
+            self.team.fail(error)
+            raise
 
     def _finish(self) -> TrainingResult:
         result, run = self.result, self.run
@@ -264,10 +264,10 @@ class Loop:
                 result.n_steps, self.total = n_steps, total
                 raise
             self._count(n_steps, total, began)
+            if isinstance(run, SharedRun):
+                run.compare()  # first: what one process alone has lost, it alone would tell of
             if n_steps >= watch.due:
                 watch.look(n_steps, epoch)
-            if isinstance(run, SharedRun):
-                run.compare()
             row: dict[str, Any] = {
                 "epoch": epoch,
                 "step": n_steps,
