@@ -13,7 +13,8 @@ from torch_training import Training, data, held, model, one_thread  # noqa: E402
 
 import svdfast as sf  # noqa: E402
 from svdfast.torch import Event, FactoredLinear, Schedule, factorize  # noqa: E402
-from svdfast.torch import schedule as module  # noqa: E402
+from svdfast.torch import exchange, looks, switch  # noqa: E402
+from svdfast.torch.budget import Budget  # noqa: E402
 
 QUARTER = sf.Factoring(0.25, pretrain_fraction=0.1, force=True)
 
@@ -198,15 +199,22 @@ def test_layers_that_someone_else_has_replaced_are_left():
 def limits(**ranks):
     """Measured break-even ranks by layer, in place of the clock's."""
 
-    def measured(layer, seen):
+    def measured(layer, seen, seconds):
         assert seen.inputs[0].shape[-1] == layer.in_features
         return ranks["first" if layer.in_features == 40 else "second"]
 
     return measured
 
 
+def measured(monkeypatch, limit):
+    """In place of the clock's, and there is time for all looks."""
+    monkeypatch.setattr(looks, "measured_break_even", limit)
+    monkeypatch.setattr(looks, "least_work", lambda layer, seen: 0)
+    monkeypatch.setattr(Budget, "steps", lambda self, seconds: 0.0)
+
+
 def automatic(monkeypatch, n_steps=500, steps=60, first=40, second=40, clock=None, **arguments):
-    monkeypatch.setattr(module, "measured_break_even", limits(first=first, second=second))
+    measured(monkeypatch, limits(first=first, second=second))
     monkeypatch.setattr(Schedule, "_clock", lambda self: clock)
     return Training(
         n_steps=n_steps, **{"factoring": "auto", "settings": {"lr": 3e-3}} | arguments
@@ -263,7 +271,7 @@ def test_auto_without_a_sample_takes_a_quarter_and_is_guarded_by_the_losses(monk
 
 
 def test_auto_without_losses_says_that_nothing_guards_it(monkeypatch):
-    monkeypatch.setattr(module, "measured_break_even", limits(first=40, second=40))
+    measured(monkeypatch, limits(first=40, second=40))
     training = Training(n_steps=50, factoring="auto").steps(10, tell=False)
     assert training.schedule.events[0].info["ranks"] == {"first": 10, "second": 12}
     assert "no losses are known" in training.schedule.explain()
@@ -280,7 +288,7 @@ def test_auto_keeps_a_good_cut(monkeypatch):
 
 
 def test_auto_takes_all_back_for_good_where_steps_are_no_faster(monkeypatch):
-    monkeypatch.setattr(module, "measured_break_even", limits(first=40, second=40))
+    measured(monkeypatch, limits(first=40, second=40))
     monkeypatch.setattr(Schedule, "_clock", lambda self: (1.0, 1.0))
     training = Training(n_steps=500, factoring="auto")
     training.steps(50)
@@ -396,6 +404,7 @@ def test_an_interrupted_switch_leaves_model_and_optimizer(fails, monkeypatch):
         list(training.net.modules()),
         [id(p) for g in training.optimizer.param_groups for p in g["params"]],
     )
+    module = switch if fails == "cut" else exchange
     real, calls = getattr(module, fails), []
 
     def failing(*args, **kwargs):
@@ -634,7 +643,7 @@ def test_a_compiled_model_is_compiled_once_more_for_a_switch(auto, monkeypatch):
     compiled = torch.compile(training.net, backend=counting, fullgraph=True)
     if auto:
         factoring = sf.Factoring(recompose_fraction=0.25)
-        monkeypatch.setattr(module, "measured_break_even", lambda *args: 40)
+        measured(monkeypatch, lambda *args, **kwargs: 40)
     training.schedule = Schedule(
         compiled,
         training.optimizer,
