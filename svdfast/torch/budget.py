@@ -19,8 +19,6 @@ from svdfast.training.auto import LOOKING, WORK
 __all__ = ["TOO_LONG", "Budget", "svd_work"]
 
 TOO_LONG = "a look would take longer than its share of the training"
-# How much slower a decomposition's multiplications are than a step's, until one was measured.
-SLOW = 3.0
 
 
 def svd_work(n_in: int, n_out: int, rank: int, *, aware: bool) -> float:
@@ -49,7 +47,7 @@ class Budget:
     work : float
         A step's multiplications in layers that can be factored.
     slow : float
-        How much longer a decomposition takes than as many multiplications of a step.
+        How much longer a decomposition takes than was counted; 1 until one was timed.
     """
 
     def __init__(self, n_steps: int, seconds: Callable[[], float]):
@@ -60,7 +58,7 @@ class Budget:
         self._began: float | None = None
         self.size, self.calls = 0.0, 1
         self.work = 0.0
-        self.slow = SLOW
+        self.slow = 1.0
 
     _STATE = ("_seconds", "_counted", "size", "calls", "work", "slow")
 

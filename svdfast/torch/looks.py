@@ -270,6 +270,8 @@ class Looks:
         grams : bool
             Whether Gram matrices are still to be formed.
         """
+        if most < len(self._sizes) and not self._tells(most, options):
+            return 0  # nor was there time for more at the start
         least = next((n for n in range(1, most) if self._tells(n, options)), most)
         left = self.budget.left
         allowed = [*((left / 2, n) for n in range(most, least - 1, -1)), (left, least)]
