@@ -13,8 +13,19 @@ except ImportError:
     why = 'svdfast.torch needs PyTorch: pip install "svdfast[torch]"'
     raise ImportError(why, name="torch") from None
 
+from svdfast.torch.attention import FactoredMultiheadAttention
 from svdfast.torch.factorize import Truncation, factorize, recompose
-from svdfast.torch.layers import FactoredLinear
+from svdfast.torch.kinds import Kind, kind_of
+from svdfast.torch.layers import (
+    Factored,
+    FactoredConv1d,
+    FactoredConv2d,
+    FactoredGRU,
+    FactoredLinear,
+    FactoredLSTM,
+    FactoredRNN,
+    FactoredTransposedLinear,
+)
 from svdfast.torch.modules import (
     ChannelsFirst,
     ChannelsLast,
@@ -22,8 +33,10 @@ from svdfast.torch.modules import (
     MeanPool2d,
     Recurrent,
 )
+from svdfast.torch.schedule import Event, Schedule
 
 __all__ = [
-    "ChannelsFirst", "ChannelsLast", "FactoredLinear", "FactoredRecurrent", "MeanPool2d", "Recurrent", "Truncation",
-    "factorize", "recompose",
+    "ChannelsFirst", "ChannelsLast", "Event", "Factored", "FactoredConv1d", "FactoredConv2d", "FactoredGRU", "FactoredLSTM",
+    "FactoredLinear", "FactoredMultiheadAttention", "FactoredRNN", "FactoredRecurrent", "FactoredTransposedLinear", "Kind", "MeanPool2d", "Recurrent",
+    "Schedule", "Truncation", "factorize", "kind_of", "recompose",
 ]  # fmt: skip

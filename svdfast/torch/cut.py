@@ -6,9 +6,9 @@ Not here: which layers are cut (factorize.py).
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,82 +17,110 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from svdfast.model import ranks as rules
-from svdfast.model.svd import shares, singular_values, truncated_svd
-from svdfast.torch.layers import FactoredLinear, Part
-from svdfast.torch.places import is_trained, tensors
+from svdfast.model.svd import RIDGE, shares, singular_values, truncated_svd
+from svdfast.torch.kinds import kind_of
+from svdfast.torch.layers import Factored
+from svdfast.torch.places import sides, tensors
+from svdfast.torch.products import computed_in, product, without_autocast
 
-__all__ = ["check_weight", "cut", "product", "ranks_by_rule"]
+__all__ = ["check_weight", "cut", "factors", "product", "ranks_by_rule", "weight_matrix"]
 
 logger = logging.getLogger("svdfast")
 
 _NotConverged: type[Exception] = vars(torch.linalg)["LinAlgError"]  # torch's types leave it out
 
 
-def check_weight(part: Part, name: str) -> None:
+def check_weight(part: nn.Module, name: str) -> None:
     """Refuses a weight that can't be decomposed."""
-    if next(part.parameters()).device.type == "meta":
+    if any(tensor.device.type == "meta" for tensor in tensors(part)):
         raise ValueError(f"module: {name!r}: expected a weight with numbers, got one on the device meta")
-    if not bool(torch.isfinite(_weight(part)).all()):
+    if not bool(torch.isfinite(weight_matrix(part)).all()):
         raise ValueError(f"module: {name!r}: expected a finite weight, got NaN or infinity in it")
 
 
-def _weight(part: Part) -> Tensor:
+def weight_matrix(part: nn.Module) -> Tensor:
     """W (n_out, n_in), in at least float32."""
-    if isinstance(part, FactoredLinear):
-        return product(part.W1, part.W2)
-    return part.weight.to(_computed_in(part.weight.dtype))
+    if isinstance(part, Factored):
+        return product(*part.matrices())
+    kind = kind_of(part)
+    assert kind is not None
+    W = kind.matrix(part, [weight.detach() for weight in kind.weights(part)])
+    return W.to(computed_in(W.dtype))
 
 
-def product(W1: Tensor, W2: Tensor) -> Tensor:
-    """W1·W2, in at least float32."""
-    dtype = _computed_in(W1.dtype)
-    with _without_autocast(W1.device):
-        return W1.to(dtype) @ W2.to(dtype)
+def ranks_by_rule(ranks: str, parts: Collection[nn.Module], rows: Mapping[nn.Module, int] | None = None) -> list[int]:
+    """The rank of each layer by "energy:E" or "budget:B".
 
-
-def _computed_in(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Autocast, where the caller has it on, would round a product's operands."""
-    if device.type == "meta":
-        return contextlib.nullcontext()
-    off: contextlib.AbstractContextManager[None] = torch.autocast(device.type, enabled=False)
-    return off
-
-
-def ranks_by_rule(ranks: str, parts: Collection[Part]) -> list[int]:
-    """The rank of each layer by "energy:E" or "budget:B"."""
+    `rows` says how often a layer's weight is multiplied with a vector: once for each token or position. Without it, all layers count as
+    once.
+    """
     if not parts:
         return []
     rule = rules.named_rule(ranks)
-    squares = [np.square(_singular_values(_weight(part)), dtype=np.float64) for part in parts]
+    squares = [np.square(_singular_values(weight_matrix(part)), dtype=np.float64) for part in parts]
     # A rank costs m + n for a product with W's m·n, forward and backward alike.
-    costs = [part.in_features + part.out_features for part in parts]
-    whole = sum(part.in_features * part.out_features for part in parts)
+    times = [max(1, (rows or {}).get(part, 1)) for part in parts]
+    costs = [n * sum(sides(part)) for n, part in zip(times, parts, strict=True)]
+    whole = sum(n * math.prod(sides(part)) for n, part in zip(times, parts, strict=True))
     return rule.of_squares(squares, costs, whole)
 
 
-def cut(part: Part, name: str, rank: int, method: str) -> tuple[FactoredLinear, float]:
-    """The factored layer and ‖W − W1·W2‖_F."""
-    W = _weight(part)
+def cut(part: nn.Module, name: str, rank: int, method: str, gram: Tensor | None = None) -> tuple[Factored, float]:
+    """The factored layer and ‖W − W1·W2‖_F; with the Gram matrix of its inputs, the cut that keeps its outputs."""
+    W = weight_matrix(part)
     try:
-        U, s, Vh = _svd(W) if method == "exact" else _randomized_svd(W, rank)
+        W1, W2 = factors(W, rank, method, gram)
     except np.linalg.LinAlgError as error:
         raise np.linalg.LinAlgError(f"module: {name!r}: {error}") from error
-    if not bool(torch.isfinite(s).all()):
-        raise ValueError(f"module: {name!r}: its norm is too large for {W.dtype}")
-    left, right = (torch.from_numpy(side).to(W.device) for side in shares(s[:rank].numpy(force=True), W.shape, "balanced"))
+    except ValueError as error:
+        raise ValueError(f"module: {name!r}: {error}") from error
     dtype = tensors(part)[0].dtype
-    W1 = (U[:, :rank] * left).to(dtype).contiguous()
-    W2 = (right[:, None] * Vh[:rank]).to(dtype).contiguous()
+    W1, W2 = W1.to(dtype), W2.to(dtype)
     # Scaled, so that no square overflows.
     scale = float(W.abs().max()) or 1.0
     dropped = scale * float(torch.linalg.norm((W - product(W1, W2)) / scale))
-    trained = is_trained(part)
-    made = FactoredLinear(nn.Parameter(W1, trained), nn.Parameter(W2, trained), part.bias)
-    return made.train(part.training), dropped
+    kind = kind_of(part)
+    assert kind is not None
+    return kind.factored(part.dense() if isinstance(part, Factored) else part, W1, W2), dropped
+
+
+@torch.no_grad()
+def factors(W: Tensor, rank: int, method: str, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """W1 (n, rank) and W2 (rank, m), in W's type, which shares the singular values between the two.
+
+    Without `gram` W1·W2 is the best approximation of W. With C, the Gram matrix of the inputs, it is that of W·C^½: of the outputs.
+    """
+    if gram is None:
+        U, s, Vh = _svd(W) if method == "exact" else _randomized_svd(W, rank)
+    else:
+        U, s, Vh = _aware_svd(W, rank, method, gram)
+    if not bool(torch.isfinite(s).all()):
+        raise ValueError(f"its norm is too large for {W.dtype}")
+    left, right = (torch.from_numpy(side).to(W.device) for side in shares(s[:rank].numpy(force=True), W.shape, "balanced"))
+    return (U[:, :rank] * left).contiguous(), (right[:, None] * Vh[:rank]).contiguous()
+
+
+def _aware_svd(W: Tensor, rank: int, method: str, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The leading directions U of the outputs W·C^½, and the SVD of U·UᵀW, which is the best W1·W2 for these inputs.
+
+    A share of the identity is added to C, as `svdfast` does it: so C has a Cholesky factor whatever the sample, and directions that
+    the sample doesn't have count a little.
+    """
+    m = W.shape[1]
+    C = gram.to(W.dtype)
+    size = float(C.diagonal().mean())
+    C = C / size if size > 0 and math.isfinite(size) else torch.eye(m, dtype=W.dtype, device=W.device)
+    C = C + RIDGE * torch.eye(m, dtype=W.dtype, device=W.device)
+    scale = float(W.abs().max()) or 1.0
+    with without_autocast(W.device):
+        root, failed = torch.linalg.cholesky_ex(C)
+        if int(failed):  # rounding made it indefinite
+            values, vectors = torch.linalg.eigh(C)
+            root = vectors * values.clamp(min=RIDGE / 2).sqrt()
+        B = W / scale @ root
+        U = (_svd(B) if method == "exact" else _randomized_svd(B, rank))[0][:, :rank]
+        inner, s, Vh = _svd(U.T @ (W / scale))
+        return U @ inner, s * scale, Vh
 
 
 def _svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,7 +152,7 @@ def _randomized_svd(W: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     W = W / scale
     generator = torch.Generator(W.device).manual_seed(0)
     sketch = torch.randn(m, k, generator=generator, dtype=W.dtype, device=W.device)
-    with _without_autocast(W.device):
+    with without_autocast(W.device):
         Q, _ = torch.linalg.qr(W @ sketch)
         for _ in range(4):
             # Without the QR in between, every column would turn to the first singular vector.

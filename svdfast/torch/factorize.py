@@ -6,7 +6,7 @@ Not here: layers (layers.py), the cut of one (cut.py), which can be replaced (pl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,9 +17,21 @@ from svdfast._process.checks import count, one_of
 from svdfast.model import ranks as rules
 from svdfast.model.counting import break_even_rank
 from svdfast.model.svd import resolve_rank
-from svdfast.torch.cut import check_weight, cut, product, ranks_by_rule
-from svdfast.torch.layers import FactoredLinear, Part
-from svdfast.torch.places import is_trained, own_reason, reasons_to_leave, replace, under
+from svdfast.torch.cut import check_weight, cut, ranks_by_rule
+from svdfast.torch.kinds import kind_of
+from svdfast.torch.layers import Factored
+from svdfast.torch.observe import observe
+from svdfast.torch.places import (
+    Left,
+    is_layer,
+    left_in,
+    own_reason,
+    reasons_to_leave,
+    replace,
+    sides,
+    under,
+    why_rather_not,
+)
 
 __all__ = ["Truncation", "factorize", "recompose"]
 
@@ -69,6 +81,7 @@ def factorize(
     method: Literal["exact", "randomized"] = "exact",
     force: bool = False,
     skip: Collection[str] = (),
+    sample: Iterable[Any] | None = None,
 ) -> tuple[Truncation, ...]:
     """Cuts the weights of a model's Linear layers by truncated SVD: W ≈ W1·W2, each layer replaced in place by a `FactoredLinear`.
 
@@ -134,7 +147,7 @@ def factorize(
     >>> optimizer = torch.optim.Adam(model.parameters())  # and the training goes on, then
     >>> recompose(model)
     """
-    _check_model(module, Part, "Linear")
+    _check_model(module, dense=True)
     one_of("method", method, ("exact", "randomized"))
     if (rank_fraction is None) == (ranks is None):
         raise ValueError("rank_fraction, ranks: expected one of the two")
@@ -146,44 +159,55 @@ def factorize(
         raise TypeError(f"ranks: expected a mapping of names to ranks or a rule, got {type(ranks).__name__}")
     left = under(module, skip)
     named = module.named_modules(remove_duplicate=False)
-    names = {name: part for name, part in named if isinstance(part, Part)}
-    layers: dict[Part, str] = {}
-    for name, part in names.items():
-        if part not in left:
-            layers.setdefault(part, name)
-    given: dict[Part, int] = {}
+    names = {name: part for name, part in named if is_layer(part)}
+    places = list(left_in(module, left))
+    layers = {place: name for name, place in places if not isinstance(place, Left)}
+    given: dict[nn.Module, int] = {}
     if isinstance(ranks, Mapping):
         given = _given(ranks, names, layers)
         layers = {part: layers[part] for part in layers if part in given}
+        places = [(name, place) for name, place in places if place in given]
     reasons = reasons_to_leave(module, layers)
     for part in given:
         if part in reasons:
             raise ValueError(f"ranks: {layers[part]!r} can't be factored: {reasons[part]}")
+    if not force and not given:
+        for part in layers:
+            reason = None if part in reasons else why_rather_not(part)
+            if reason is not None:
+                reasons[part] = reason
     usable = [part for part in layers if part not in reasons]
     for part in usable:
         check_weight(part, layers[part])
+    seen = {} if sample is None else observe(module, sample, {part: layers[part] for part in usable})
     if isinstance(ranks, Mapping):
         wanted = given
     elif isinstance(ranks, str):
-        wanted = dict(zip(usable, ranks_by_rule(ranks, usable), strict=True))
+        rows = None if sample is None else {part: look.rows for part, look in seen.items()}
+        wanted = dict(zip(usable, ranks_by_rule(ranks, usable, rows), strict=True))
     else:
         assert rank_fraction is not None
-        wanted = {p: resolve_rank(rank_fraction, p.in_features, p.out_features) for p in usable}
+        wanted = {p: resolve_rank(rank_fraction, *sides(p)) for p in usable}
 
     new: dict[nn.Module, nn.Module] = {}
     done = []
-    for part, name in layers.items():
-        n_in, n_out = part.in_features, part.out_features
-        rank = part.rank if isinstance(part, FactoredLinear) else None
+    for name, place in places:
+        if isinstance(place, Left):  # no layer of a kind
+            limit = break_even_rank(place.n_in, place.n_out) if place.n_in > 0 and place.n_out > 0 else 0
+            done.append(Truncation(name, place.n_in, place.n_out, None, None, limit, 0.0, place.reason))
+            continue
+        part = place
+        n_in, n_out = sides(part)
+        rank = part.rank if isinstance(part, Factored) else None
         limit = break_even_rank(n_in, n_out) if n_in > 0 and n_out > 0 else 0
         requested = wanted.get(part)
         dropped = 0.0
-        reason: str | None = reasons.get(part)
+        reason = reasons.get(part)
         if requested is not None and requested > limit and not force:
             reason = f"rank {requested} is above its break-even rank {limit}"
         elif requested is not None:
             rank = requested
-            new[part], dropped = cut(part, name, rank, method)
+            new[part], dropped = cut(part, name, rank, method, seen[part].gram if part in seen else None)
         done.append(Truncation(name, n_in, n_out, requested, rank, limit, dropped, reason))
     replace(module, new)
     return tuple(done)
@@ -217,47 +241,45 @@ def recompose(module: nn.Module) -> None:
       (1): ReLU()
     )
     """
-    _check_model(module, FactoredLinear, "FactoredLinear")
+    _check_model(module, dense=False)
     new: dict[nn.Module, nn.Module] = {}
     for name, part in module.named_modules():
-        if not isinstance(part, FactoredLinear):
+        if not isinstance(part, Factored):
             continue
         reason = own_reason(part)
         if reason is not None:
             raise ValueError(f"module: {name!r} can't be replaced: {reason}")
-        W = product(part.W1, part.W2).to(part.W1.dtype)
-        # On the device meta, as first weights would draw from torch's own generator.
-        made = nn.Linear(part.in_features, part.out_features, bias=False, device="meta")
-        made.weight = nn.Parameter(W, is_trained(part))
-        made.register_parameter("bias", part.bias)
-        new[part] = made.train(part.training)
+        new[part] = part.dense()
     replace(module, new)
 
 
-def _check_model(module: Any, layer: Any, name: str) -> None:
-    """Refuses what is no model, or itself such a layer."""
+def _check_model(module: Any, *, dense: bool) -> None:
+    """Refuses what is no model, or itself a layer."""
     got = type(module).__name__
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {got}")
-    if isinstance(module, layer):
+    if isinstance(module, Factored) or (dense and (kind_of(module) is not None or isinstance(module, nn.Linear))):
         raise ValueError(
-            f"module: expected a model with {name} layers in it, got a {got}, "
+            f"module: expected a model with {'' if dense else 'factored '}layers in it, got a {got}, "
             "which can't be replaced in place"
         )
 
 
 def _given(
-    ranks: Mapping[str, int], names: Mapping[str, Part], layers: Collection[Part]
-) -> dict[Part, int]:
+    ranks: Mapping[str, int], names: Mapping[str, nn.Module], layers: Collection[nn.Module]
+) -> dict[nn.Module, int]:
     """Ranks by layer of ranks by name."""
-    given: dict[Part, int] = {}
+    given: dict[nn.Module, int] = {}
     for name, rank in ranks.items():
         part = names.get(name)
         if part is None:
-            raise ValueError(f"ranks: expected names of Linear layers in the model, got {name!r}")
+            raise ValueError(
+                "ranks: expected names of Linear layers or of others that can be factored "
+                f"in the model, got {name!r}"
+            )
         if part not in layers:
             raise ValueError(f"ranks, skip: expected {name!r} in one of the two")
-        number = count(f"ranks[{name!r}]", rank, maximum=min(part.in_features, part.out_features))
+        number = count(f"ranks[{name!r}]", rank, maximum=max(1, min(sides(part))))
         if given.setdefault(part, number) != number:
             raise ValueError(f"ranks[{name!r}]: expected the rank of its other name, got {number}")
     return given

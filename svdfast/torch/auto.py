@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""factoring="auto" for a torch model: which layers to cut and to which ranks, by what a cut does.
+
+The rules and numbers are those of svdfast/training/auto.py. Which ranks pay is measured
+(timing.py) instead of counted. Where losses can't be looked at, a layer gets the largest rank of
+FRACTIONS that pays, and the training's own losses tell whether that was good.
+
+Not here: the cut itself (schedule.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from svdfast.training.auto import (
+    AGAIN,
+    FASTER,
+    LATER,
+    LATEST,
+    LOST,
+    RECOVERY,
+    SHORTEST,
+    STILL_LOST,
+    TOGETHER,
+)
+
+__all__ = ["Auto", "Choice"]
+
+Rise: TypeAlias = Callable[[Mapping[str, int]], float]
+FOR_GOOD = -1
+
+
+@dataclass
+class Choice:
+    """A dense layer, the ranks at which its factors save time, and what is decided of it.
+
+    Attributes
+    ----------
+    tried : dict of int to float
+        Rank to the share of what has been learned that its cut loses.
+    """
+
+    name: str
+    options: list[int]
+    why: str = ""
+    rank: int | None = None
+    tried: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> float:
+        return self.tried.get(self.rank, 0.0) if self.rank else 0.0
+
+
+class Auto:
+    """Decides about a model's layers, one by one.
+
+    Parameters
+    ----------
+    n_steps : int
+        Of the whole training.
+    first : int
+        The step after which the first look comes.
+    end : int
+        The step after which there are factors no more.
+    tolerance : float, optional
+        A guard's: by how much of its value before the cut the loss may be higher at a check.
+    """
+
+    def __init__(self, n_steps: int, first: int, end: int, tolerance: float | None = None):
+        self.n_steps, self.end, self.tolerance = n_steps, end, tolerance
+        self.look_step: int | None = first
+        self.check_step: int | None = None
+        # Of layers that went back: the rank, or FOR_GOOD.
+        self.refused: dict[str, int] = {}
+        # What the cuts of layers lost.
+        self.lost: dict[str, float] = {}
+        # The loss at the start of the training, where there is one.
+        self.start: float | None = None
+        # Of the last cut: the loss before it, what had been learned, the most that the loss may be
+        # at a check, and whether it was more at the last one.
+        self.before: float | None = None
+        self.learned = 0.0
+        self.limit = math.inf
+        self.failed = False
+
+    _STATE = (
+        "look_step", "check_step", "refused", "lost", "start", "before", "learned", "limit", "failed",
+    )  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers and dicts of them."""
+        return {
+            name: dict(value) if isinstance(value := getattr(self, name), dict) else value
+            for name in self._STATE
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes what `state` gave."""
+        for name in self._STATE:
+            value = state[name]
+            setattr(self, name, dict(value) if isinstance(value, dict) else value)
+
+    def look(
+        self, step: int, choices: Sequence[Choice], loss: float | None, rise: Rise | None
+    ) -> dict[str, int]:
+        """The ranks to cut to now, by name.
+
+        Parameters
+        ----------
+        loss : float or None
+            As it is now.
+        rise : callable or None
+            By how much it is higher with layers cut to these ranks.
+        """
+        self.look_step = None
+        options = [choice for choice in choices if choice.options]
+        learned = 0.0
+        if loss is not None and self.start is not None:
+            learned = self.start - loss
+            if not learned > 0:  # or NaN
+                for choice in options:
+                    choice.why = "nothing has been learned yet"
+                self._plan_look(step)
+                return {}
+        for choice in options:
+            above = self.refused.get(choice.name, 0) if learned < AGAIN * self.learned else 0
+            self._choose(choice, above, rise, learned)
+        while chosen := {choice.name: choice for choice in options if choice.rank}:
+            ranks = {name: choice.rank or 0 for name, choice in chosen.items()}
+            together = rise(ranks) if rise is not None and len(ranks) > 1 else 0.0
+            if together <= TOGETHER * LOST * learned:
+                break
+            worst = max(chosen.values(), key=lambda choice: choice.lost)
+            worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
+            self._choose(worst, worst.rank or 0, rise, learned)
+        if chosen:
+            self.before, self.learned, self.failed = loss, learned, False
+            allowed = STILL_LOST * learned
+            if self.tolerance is not None and loss is not None:
+                allowed = self.tolerance * abs(loss)
+            known = loss is not None and (self.start is not None or self.tolerance is not None)
+            self.limit = (loss or 0.0) + allowed if known else math.inf
+            self.lost.update({name: choice.lost for name, choice in chosen.items()})
+            self._plan_check(step)
+        if any(choice.rank is None for choice in options):
+            self._plan_look(step)
+        return {name: choice.rank or 0 for name, choice in chosen.items()}
+
+    def _choose(self, choice: Choice, above: int, rise: Rise | None, learned: float) -> None:
+        """The smallest rank above that one whose cut alone is good, or none."""
+        choice.rank = None
+        options = sorted(rank for rank in choice.options if rank > above and above != FOR_GOOD)
+        if above == FOR_GOOD or (above and not options):
+            choice.why = choice.why or "a cut was taken back"
+        if rise is None:
+            if options:
+                choice.rank, choice.why = options[-1], "its factors are faster"
+            return
+        for rank in reversed(options):  # where the largest is no good, no other is
+            if rank not in choice.tried:
+                choice.tried[rank] = rise({choice.name: rank}) / learned
+            lost = choice.tried[rank]
+            if not lost <= LOST:  # or NaN
+                if choice.rank is None:
+                    choice.why = f"a cut to rank {rank} loses {lost:.1%} of what has been learned"
+                return
+            choice.rank = rank
+            choice.why = f"the cut loses {max(lost, 0):.1%} of what has been learned"
+
+    def check(
+        self,
+        step: int,
+        ranks: Mapping[str, int],
+        loss: float | None,
+        seconds: tuple[float, float] | None,
+        *,
+        for_good: bool,
+    ) -> tuple[list[str], dict[str, Any]]:
+        """The layers that are to be dense again, and what an event tells.
+
+        Parameters
+        ----------
+        ranks : mapping of str to int
+            Of the layers that are factored.
+        seconds : pair of float, optional
+            Of a dense step, and of one now.
+        """
+        info: dict[str, Any] = {"loss_before": self.before, "loss_recovered": loss, "action": "kept"}
+        back: list[str] = []
+        bad = loss is not None and not loss <= self.limit
+        slow = seconds is not None and seconds[1] > FASTER * seconds[0]
+        again, self.failed, self.check_step = self.failed, bad or slow, None
+        if slow and seconds is not None:
+            info |= {"seconds_dense": seconds[0], "seconds_factored": seconds[1]}
+        if self.failed and not again:
+            info["action"] = "watched"
+        elif self.failed:
+            info["action"] = "undone"
+            back = [max(ranks, key=lambda name: self.lost.get(name, 0.0))] if bad else list(ranks)
+            for name in back:
+                final = for_good or not bad  # a higher rank would be no faster
+                self.refused[name] = FOR_GOOD if final else ranks[name]
+            self._plan_look(step)
+        if self.failed and len(ranks) > len(back):
+            self._plan_check(step)
+        self.failed = self.failed and not back
+        return back, info | {"layers": back}
+
+    def _plan_look(self, step: int) -> None:
+        later = max(LATER * step, step + 1)
+        self.look_step = later if later < LATEST * self.end else None
+
+    def _plan_check(self, step: int) -> None:
+        later = step + max(SHORTEST, round(RECOVERY * self.n_steps))
+        self.check_step = later if later < self.end else None

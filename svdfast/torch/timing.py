@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The rank up to which a factored layer is worth it, by measured time on the layer's device, not by counted multiplications.
+
+Not here: what shapes a layer is called with (observe.py); which layers are factored (factorize.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svdfast.model.counting import break_even_rank
+from svdfast.torch.kinds import Kind, kind_of
+from svdfast.torch.layers import Factored
+from svdfast.torch.observe import Inputs, Seen
+from svdfast.torch.places import is_trained, sides, tensors
+
+__all__ = ["WORTH", "forget", "ladder", "measured_break_even"]
+
+WORTH = 0.8  # of the dense layer's time, at most: less is not worth what a cut costs
+_STEP = {"cuda": 64}  # ranks that a GPU's tiles fit; elsewhere:
+_STEP_ELSEWHERE = 16
+# Multiplications of a timed pass, forward and backward; a larger batch is timed by a part of it.
+_MOST = {"cuda": 1e12}
+_MOST_ELSEWHERE = 5e8
+_PAIRS = 3, 15  # passes of each that a median is taken of
+
+_times: dict[tuple[Any, ...], int] = {}
+_alone = threading.Lock()  # two measurements at once would measure each other
+
+
+def forget() -> None:
+    """Empties the cache."""
+    _times.clear()
+
+
+def ladder(n_in: int, n_out: int, device: str) -> list[int]:
+    """The ranks that are tried: multiples of 64 on a GPU and of 16 elsewhere, up to the counted break-even rank."""
+    step = _STEP.get(device, _STEP_ELSEWHERE)
+    limit = break_even_rank(n_in, n_out) if min(n_in, n_out) > 0 else 0
+    return list(range(step, min(limit, n_in, n_out) + 1, step))
+
+
+def measured_break_even(layer: nn.Module, seen: Seen, *, seconds: float = 0.05) -> int:
+    """The largest rank of the ladder at which the factored layer takes at most 0.8 of the dense one's time; 0 where none does.
+
+    Forward and backward pass are timed with inputs of the shapes that were seen, in turns, and medians compared. The ladder is
+    searched by halves. The result is kept for layers of the same kind, shape, dtype and device.
+
+    Parameters
+    ----------
+    layer : torch.nn.Module
+        Of a kind that can be factored, dense or factored. It is not changed.
+    seen : Seen
+        From `observe`.
+    seconds : float
+        What it may take, more or less: three passes of each are the least.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError
+        The layer is of no such kind.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from svdfast.torch.observe import observe
+    >>> from svdfast.torch.timing import measured_break_even
+    >>> model = torch.nn.Sequential(torch.nn.Linear(20, 10))
+    >>> seen = observe(model, [torch.rand(8, 20)], {model[0]: "0"}, gram=False)
+    >>> measured_break_even(model[0], seen[model[0]])  # the ladder has no rank below 200/30
+    0
+    """
+    kind = kind_of(layer)
+    if kind is None:
+        raise TypeError(f"layer: expected a layer that can be factored, got a {type(layer).__name__}")
+    device = tensors(layer)[0].device
+    rungs = ladder(*sides(layer), device.type)
+    if not rungs or not seen.inputs or any(0 in x.shape for x in seen.inputs) or device.type == "meta":
+        return 0
+    key = _key(layer, kind, seen, device)
+    with _alone:
+        if key not in _times:
+            _times[key] = _search(layer, kind, seen, rungs, device, seconds)
+        return _times[key]
+
+
+def _key(layer: nn.Module, kind: Kind, seen: Seen, device: torch.device) -> tuple[Any, ...]:
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    settings = tuple(
+        str(getattr(layer, name, None))
+        for name in (
+            "mode", "hidden_size", "num_layers", "bidirectional", "batch_first", "num_heads", "kernel_size", "stride", "padding",
+            "dilation", "padding_mode",
+        )
+    )  # fmt: skip
+    weight = tensors(layer)[-1]
+    threads = torch.get_num_threads() if device.type == "cpu" else 0
+    return (where, threads, weight.dtype, kind.name, *sides(layer), settings, seen.inputs, seen.autocast, is_trained(layer))
+
+
+def _search(layer: nn.Module, kind: Kind, seen: Seen, rungs: list[int], device: torch.device, seconds: float) -> int:
+    """The last rung that is worth it, where those before it are, too: by bisection."""
+    gpus = [device.index or 0] if device.type == "cuda" else []
+    dense = layer.dense() if isinstance(layer, Factored) else layer
+    with contextlib.ExitStack() as stack:
+        # Dropout within a layer draws numbers.
+        stack.enter_context(torch.random.fork_rng(gpus))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if seen.autocast is not None:
+            stack.enter_context(torch.autocast(device.type, seen.autocast))
+        inputs = _inputs(kind, dense, seen.inputs, device)
+        slow = _pass(kind, dense, inputs)
+        share = seconds / (1 + math.log2(len(rungs)))
+        low, high = 0, len(rungs)  # the rungs below `low` are worth it, those from `high` on are not
+        while low < high:
+            middle = (low + high) // 2
+            fast = _pass(kind, _random(kind, dense, rungs[middle], device), inputs)
+            if _ratio(fast, slow, device, share) <= WORTH:
+                low = middle + 1
+            else:
+                high = middle
+    return rungs[low - 1] if low else 0
+
+
+def _random(kind: Kind, layer: nn.Module, rank: int, device: torch.device) -> Factored:
+    n_in, n_out = kind.sides(layer)
+    generator = torch.Generator().manual_seed(0)
+    W1, W2 = (torch.randn(shape, generator=generator) * 0.01 for shape in ((n_out, rank), (rank, n_in)))
+    return kind.factored(layer, W1.to(device), W2.to(device))
+
+
+def _inputs(kind: Kind, layer: nn.Module, described: tuple[Inputs, ...], device: torch.device) -> list[Tensor]:
+    """Random ones of these shapes, the batch no larger than a pass may take."""
+    n_in, n_out = kind.sides(layer)
+    most = _MOST.get(device.type, _MOST_ELSEWHERE)
+    work = 3 * n_in * n_out * max(1, kind.count(layer, [x.shape for x in described]))
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for x in described:
+        shape = list(x.shape)
+        axis = kind.batch_axis(layer, len(shape))
+        if work > most and axis is not None:
+            shape[axis] = max(1, math.floor(shape[axis] * most / work))
+        tensor = torch.randn(shape, generator=generator).to(device, x.dtype)
+        if x.channels_last:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        made.append(tensor.requires_grad_())
+    return made
+
+
+def _pass(kind: Kind, layer: nn.Module, inputs: list[Tensor]) -> Callable[[], None]:
+    """A forward and a backward pass that leaves no gradient behind."""
+    wanted = [*inputs, *(p for p in layer.parameters() if p.requires_grad)]
+
+    def run() -> None:
+        out = kind.call(layer, inputs)
+        torch.autograd.grad(out, wanted, torch.ones_like(out), allow_unused=True)
+
+    return run
+
+
+def _ratio(fast: Callable[[], None], slow: Callable[[], None], device: torch.device, seconds: float) -> float:
+    """The median of one's times for that of the other's, taken in turns, so that both meet the same disturbances."""
+    fast()
+    once = _time(slow, 1, device)
+    # A pass shorter than the clock and the wait for a GPU can tell is taken several times.
+    times = max(1, min(50, round(2e-4 / once))) if once > 0 else 50
+    least, most = _PAIRS
+    pairs = max(least, min(most, int(seconds / (2 * times * max(once, 1e-9)))))
+    taken: tuple[list[float], list[float]] = [], []
+    for _ in range(pairs):
+        for run, into in zip((fast, slow), taken, strict=True):
+            into.append(_time(run, times, device))
+    return statistics.median(taken[0]) / statistics.median(taken[1])
+
+
+def _time(run: Callable[[], None], times: int, device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        run()
+    _wait(device)
+    return (time.perf_counter() - start) / times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
