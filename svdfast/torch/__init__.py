@@ -15,7 +15,6 @@ except ImportError:
 
 from svdfast.torch.attention import FactoredMultiheadAttention
 from svdfast.torch.factorize import Truncation, factorize, recompose
-from svdfast.torch.kinds import Kind, kind_of
 from svdfast.torch.layers import (
     Factored,
     FactoredConv1d,
@@ -37,6 +36,6 @@ from svdfast.torch.schedule import Event, Schedule
 
 __all__ = [
     "ChannelsFirst", "ChannelsLast", "Event", "Factored", "FactoredConv1d", "FactoredConv2d", "FactoredGRU", "FactoredLSTM",
-    "FactoredLinear", "FactoredMultiheadAttention", "FactoredRNN", "FactoredRecurrent", "FactoredTransposedLinear", "Kind", "MeanPool2d", "Recurrent",
-    "Schedule", "Truncation", "factorize", "kind_of", "recompose",
+    "FactoredLinear", "FactoredMultiheadAttention", "FactoredRNN", "FactoredRecurrent", "FactoredTransposedLinear",
+    "MeanPool2d", "Recurrent", "Schedule", "Truncation", "factorize", "recompose",
 ]  # fmt: skip

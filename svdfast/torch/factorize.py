@@ -43,8 +43,10 @@ class Truncation:
     Attributes
     ----------
     name : str
-        As ``named_modules`` has it; of a layer in several places, the first.
+        As ``named_modules`` has it; of a layer in several places, the first. Of a weight beside the layer's own, as those of an LSTM's
+        state, the parameter's name.
     n_in, n_out : int
+        The sides of the weight as a matrix, of a convolution channels·kernel and channels.
     requested_rank : int or None
         None where the layer could not be factored at all.
     rank : int or None
@@ -83,13 +85,19 @@ def factorize(
     skip: Collection[str] = (),
     sample: Iterable[Any] | None = None,
 ) -> tuple[Truncation, ...]:
-    """Cuts the weights of a model's Linear layers by truncated SVD: W ≈ W1·W2, each layer replaced in place by a `FactoredLinear`.
+    """Cuts the weights of a model's layers by truncated SVD: W ≈ W1·W2, each layer replaced in place by a factored one.
 
-    Singular values go into both factors by their square roots. Dtype, device, ``requires_grad``, training mode and the bias, the same
-    parameter, stay. Layers that would save no multiplications, or that can't be replaced without changing what the model means, are left,
-    and the reason is told: those of a subclass of Linear (as the output projection in MultiheadAttention), with hooks, with a forward of
-    their own, with a weight that is parametrised or shared with another layer. A layer in several places stays one layer.
-    One that is a FactoredLinear already is cut anew from its product.
+    These are factored: Linear; Conv2d and Conv1d, as a convolution to l channels and a pointwise one; the weight of the first input of
+    LSTM, GRU and RNN; the input projections of MultiheadAttention; Conv1D of Hugging Face's transformers. `recompose` gives layers of
+    these types back.
+
+    Singular values go into both factors by their square roots. Dtype, device, memory format, ``requires_grad``, training mode and all
+    other parameters, the same objects, stay. Other layers are left, and the reason is told for each weight matrix, but for embeddings,
+    which are looked up. Layers are left that would save no multiplications, or that can't be replaced without changing what the model
+    means: those of a subclass (as the output projection in MultiheadAttention), with hooks, with a forward of their own, grouped,
+    with a weight that is parametrised or shared with another layer. Unless `force` or `ranks` by name insists, also 1×1 convolutions,
+    convolutions of at most 3 channels, and weights of zeros. A layer in several places stays one layer. One that is factored already is
+    cut again from its product.
 
     Make the optimizer anew after it: the old one holds the old weights. In ``state_dict`` "<layer>.weight" gives way to "<layer>.W1"
     and "<layer>.W2"; to load such a state, factor a model to the same ranks first (`ranks`). Do it before the model is compiled or
@@ -98,12 +106,14 @@ def factorize(
     Parameters
     ----------
     module : torch.nn.Module
-        With Linear layers in it, anywhere. Changed in place.
+        With such layers in it, anywhere. Changed in place.
     rank_fraction : float
         α: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋).
     ranks : mapping of str to int, or str
         Instead: ranks by the layers' names, the other layers are left; or "energy:E", the rank that keeps a share E of each weight's
         ‖W‖_F²; or "budget:B", the directions that are worth most for their multiplications, up to a share B of all these layers'.
+        Multiplications are counted for one token or one position of a convolution, the same for all layers; with a `sample`, for as many
+        as each layer met there.
     method : {"exact", "randomized"}
         As in `svdfast.truncated_svd`; on the weight's device.
     force : bool
@@ -111,17 +121,21 @@ def factorize(
     skip : collection of str
         Layers to leave, by name, or modules in which all are left. The method leaves the output layer dense, as a classifier's scores
         hardly bear a cut; which layer that is can't be seen in a model: name it here.
+    sample : iterable of batches
+        Cut so that layers' outputs over these are kept best, instead of the weights themselves. The model runs over them once, in
+        evaluation mode: ``model(x)`` for a tensor, ``model(*batch)`` for a tuple or list, ``model(**batch)`` for a mapping. Layers that
+        are not reached are cut as without. A few hundred rows for each layer are enough; they lie on the model's device.
 
     Returns
     -------
     tuple of Truncation
-        One for each layer that was asked for.
+        One for each layer that was asked for; without `ranks` by name, one for each weight matrix.
 
     Raises
     ------
     TypeError, ValueError
         An argument is out of range, names something that is not there, or asks by name for a layer that can't be replaced; a weight is not
-        finite, or its norm is not; `module` is itself a Linear. Nothing is changed then.
+        finite, or its norm is not; a batch can't be used; `module` is itself such a layer. Nothing is changed then.
 
     References
     ----------
@@ -215,9 +229,10 @@ def factorize(
 
 @torch.no_grad()
 def recompose(module: nn.Module) -> None:
-    """Multiplies the factors of all `FactoredLinear` layers together: each replaced in place by a Linear, W = W1·W2.
+    """Multiplies the factors of all factored layers together: each replaced in place by a layer of its own type, W = W1·W2.
 
-    Dtype, device, ``requires_grad``, training mode and the bias stay. Make the optimizer anew after it.
+    Settings, dtype, device, memory format, ``requires_grad``, training mode and all other parameters stay. Make the optimizer anew after
+    it.
 
     Parameters
     ----------
@@ -226,7 +241,7 @@ def recompose(module: nn.Module) -> None:
     Raises
     ------
     TypeError, ValueError
-        `module` is no module or itself a FactoredLinear; or a FactoredLinear has hooks or is parametrised. Nothing is changed then.
+        `module` is no module or itself a factored layer; or one has hooks or is parametrised. Nothing is changed then.
 
     Examples
     --------

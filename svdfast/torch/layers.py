@@ -407,7 +407,8 @@ class _FactoredRecurrent(Factored):
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """As of the layer of torch.nn, packed sequences included."""
         data = input.data if isinstance(input, PackedSequence) else input
-        within: Any = nn.functional.linear(data, self.W2)
+        # Autocast gives the product in its own type, but may take the layer itself in the input's.
+        within: Any = nn.functional.linear(data, self.W2).to(data.dtype)
         if isinstance(input, PackedSequence):
             within = input._replace(data=within)
         return self._type.forward(self, within, hx)

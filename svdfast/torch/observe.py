@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ __all__ = ["Inputs", "Seen", "observe"]
 
 # Rows of a call that a Gram matrix is formed of, at most; more would take longer than the model itself.
 _ROWS = 2048
+
+# Random numbers and the fast path's switch are the process's: two at once would not find back to them. Again within one that runs, as a
+# model may look at its own parts.
+_alone = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -176,8 +181,8 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if buffer.device.type != "meta"]
     devices = {p.device for p in model.parameters()} | {b.device for b in model.buffers()}
     gpus = sorted({device.index for device in devices if device.type == "cuda"})
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with torch.random.fork_rng(gpus), torch.no_grad():
+    with _alone, torch.random.fork_rng(gpus), torch.no_grad():
+        fast = torch.backends.mha.get_fastpath_enabled()
         try:
             # Encoder layers with hooks refuse the nested tensors that their fast path would be given.
             torch.backends.mha.set_fastpath_enabled(False)

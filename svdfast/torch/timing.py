@@ -30,7 +30,9 @@ _STEP = {"cuda": 64}  # ranks that a GPU's tiles fit; elsewhere:
 _STEP_ELSEWHERE = 16
 # Multiplications of a timed pass, forward and backward; a larger batch is timed by a part of it.
 _MOST = {"cuda": 1e12}
-_MOST_ELSEWHERE = 5e8
+_MOST_ELSEWHERE = 1e8
+_FEWEST_ROWS = 64  # of that part: fewer would time the reading of the weight
+_RUNGS = 16  # of the ladder that a search looks at, at most
 _PAIRS = 3, 15  # passes of each that a median is taken of
 
 _times: dict[tuple[Any, ...], int] = {}
@@ -113,6 +115,8 @@ def _key(layer: nn.Module, kind: Kind, seen: Seen, device: torch.device) -> tupl
 
 def _search(layer: nn.Module, kind: Kind, seen: Seen, rungs: list[int], device: torch.device, seconds: float) -> int:
     """The last rung that is worth it, where those before it are, too: by bisection."""
+    every = -(-len(rungs) // _RUNGS)
+    rungs = rungs[every - 1 :: every]
     gpus = [device.index or 0] if device.type == "cuda" else []
     dense = layer.dense() if isinstance(layer, Factored) else layer
     with contextlib.ExitStack() as stack:
@@ -124,12 +128,14 @@ def _search(layer: nn.Module, kind: Kind, seen: Seen, rungs: list[int], device: 
             stack.enter_context(torch.autocast(device.type, seen.autocast))
         inputs = _inputs(kind, dense, seen.inputs, device)
         slow = _pass(kind, dense, inputs)
+        slow()  # the first pass of all takes longer
+        once = _time(slow, 1, device)
         share = seconds / (1 + math.log2(len(rungs)))
         low, high = 0, len(rungs)  # the rungs below `low` are worth it, those from `high` on are not
         while low < high:
             middle = (low + high) // 2
             fast = _pass(kind, _random(kind, dense, rungs[middle], device), inputs)
-            if _ratio(fast, slow, device, share) <= WORTH:
+            if _ratio(fast, slow, once, device, share) <= WORTH:
                 low = middle + 1
             else:
                 high = middle
@@ -147,7 +153,9 @@ def _inputs(kind: Kind, layer: nn.Module, described: tuple[Inputs, ...], device:
     """Random ones of these shapes, the batch no larger than a pass may take."""
     n_in, n_out = kind.sides(layer)
     most = _MOST.get(device.type, _MOST_ELSEWHERE)
-    work = 3 * n_in * n_out * max(1, kind.count(layer, [x.shape for x in described]))
+    rows = max(1, kind.count(layer, [x.shape for x in described]))
+    most = max(most, 3 * n_in * n_out * min(rows, _FEWEST_ROWS))
+    work = 3 * n_in * n_out * rows
     generator = torch.Generator().manual_seed(0)
     made = []
     for x in described:
@@ -173,10 +181,12 @@ def _pass(kind: Kind, layer: nn.Module, inputs: list[Tensor]) -> Callable[[], No
     return run
 
 
-def _ratio(fast: Callable[[], None], slow: Callable[[], None], device: torch.device, seconds: float) -> float:
-    """The median of one's times for that of the other's, taken in turns, so that both meet the same disturbances."""
+def _ratio(fast: Callable[[], None], slow: Callable[[], None], once: float, device: torch.device, seconds: float) -> float:
+    """The median of one's times for that of the other's, taken in turns, so that both meet the same disturbances.
+
+    `once` is about what a pass of the slow one takes.
+    """
     fast()
-    once = _time(slow, 1, device)
     # A pass shorter than the clock and the wait for a GPU can tell is taken several times.
     times = max(1, min(50, round(2e-4 / once))) if once > 0 else 50
     least, most = _PAIRS
