@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 STEPS = 20
 
 
-def trained(rank=0, world=1, factoring=None, **arguments):
+def trained(rank=0, world=1, auto=False, **arguments):
     """Steps on this process's share of the data; the gradient over all is that of one process on all."""
     from torch_training import data, model
 
@@ -31,11 +31,29 @@ def trained(rank=0, world=1, factoring=None, **arguments):
         wrapped = torch.nn.parallel.DistributedDataParallel(net, **arguments)
         wrapped.register_forward_hook(lambda *args: hooked.append(1))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    schedule = Schedule(wrapped, optimizer, n_steps=STEPS, factoring=factoring or sf.Factoring(
-        0.25, pretrain_fraction=0.2, recompose_fraction=0.25, force=True
-    ), skip=["output"])  # fmt: skip
     x, y = data()
     share = slice(rank * len(x) // world, (rank + 1) * len(x) // world)
+    settings = {"pretrain_fraction": 0.2, "recompose_fraction": 0.25, "force": True}
+    sample = {}
+    if auto:
+        from svdfast.torch import schedule as module
+
+        # Each process would decide otherwise, alone.
+        module.measured_break_even = lambda *args: 40 if rank == 0 else 0
+        sample = {
+            "sample": [(x[share], y[share])],
+            "loss": lambda output, batch: (output - batch[1]).square().mean(),
+        }
+    factoring = sf.Factoring(*(() if auto else (0.25,)), **settings)
+    schedule = Schedule(
+        wrapped, optimizer, n_steps=STEPS, factoring=factoring, skip=["output"], **sample
+    )
+    if auto:
+        module.Auto.look = lambda self, step, choices, loss, rise: {
+            c.name: c.options[0]
+            for c in choices
+            if c.options and loss is not None and rise({c.name: c.options[0]}) < 1
+        }
     phases = []
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -62,11 +80,17 @@ def in_two_processes(tmp_path, call):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r})\nimport test_torch_distributed as t\n{call}"
+    code = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\nimport test_torch_distributed as t\n{call}"
+    )
     common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code], env=common | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True, cwd=HERE.parent
+            [sys.executable, "-c", code],
+            env=common | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=HERE.parent,
         )
         for rank in (0, 1)
     ]
@@ -78,9 +102,15 @@ def in_two_processes(tmp_path, call):
     return [one.returncode for one in started], ended
 
 
-@pytest.mark.parametrize("arguments", [{}, {"gradient_as_bucket_view": True, "find_unused_parameters": True}], ids=["plain", "views"])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"gradient_as_bucket_view": True, "find_unused_parameters": True}],
+    ids=["plain", "views"],
+)
 def test_two_processes_end_with_the_weights_of_one(tmp_path, arguments):
-    codes, errors = in_two_processes(tmp_path, f"t.process({str(tmp_path / 'rank')!r}, **{arguments!r})")
+    codes, errors = in_two_processes(
+        tmp_path, f"t.process({str(tmp_path / 'rank')!r}, **{arguments!r})"
+    )
     assert codes == [0, 0], errors
     (state0, *told0), (state1, *told1) = (torch.load(tmp_path / f"rank{rank}") for rank in (0, 1))
     assert told0 == told1 and told0[1] == [("switch", 4), ("recompose", 15)]
@@ -89,6 +119,14 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, arguments):
     assert [phases, events] == told0
     for name, numbers in alone.state_dict().items():
         torch.testing.assert_close(state0[name], numbers, rtol=0, atol=1e-5)
+
+
+def test_rank_0_decides_where_layers_are_looked_at(tmp_path):
+    codes, errors = in_two_processes(tmp_path, f"t.process({str(tmp_path / 'rank')!r}, auto=True)")
+    assert codes == [0, 0], errors
+    (state0, *told0), (state1, *told1) = (torch.load(tmp_path / f"rank{rank}") for rank in (0, 1))
+    assert told0 == told1 and told0[1] == [("switch", 4), ("recompose", 15)]
+    assert all(torch.equal(state0[name], state1[name]) for name in state0)
 
 
 def failing(rank):

@@ -37,7 +37,10 @@ def test_the_four_steps_come_when_factoring_says():
         training.steps(1)
         phases.append(training.schedule.phase)
     assert phases == ["dense"] * 1 + ["factored"] * 13 + ["dense"] * 6
-    assert [(e.kind, e.step) for e in training.schedule.events] == [("switch", 2), ("recompose", 15)]
+    assert [(e.kind, e.step) for e in training.schedule.events] == [
+        ("switch", 2),
+        ("recompose", 15),
+    ]
     assert all(type(part) is not FactoredLinear for part in training.net.modules())
     assert type(training.net.first) is nn.Linear
 
@@ -76,7 +79,10 @@ def test_without_factoring_it_only_counts(factoring):
 
 
 def test_at_full_rank_a_switch_changes_nothing():
-    training = Training(factoring=sf.Factoring(1.0, pretrain_fraction=0.5, recompose_fraction=0.3, force=True), n_steps=20)
+    training = Training(
+        factoring=sf.Factoring(1.0, pretrain_fraction=0.5, recompose_fraction=0.3, force=True),
+        n_steps=20,
+    )
     for _ in range(20):
         training.optimizer.zero_grad()
         training.loss().backward()
@@ -91,15 +97,44 @@ def test_at_full_rank_a_switch_changes_nothing():
 
 
 def test_ranks_by_rule_by_layer_and_what_is_left():
-    training = Training(factoring=sf.Factoring([None, 7], pretrain_fraction=0.1), n_steps=10).steps(1)
+    training = Training(factoring=sf.Factoring([None, 7], pretrain_fraction=0.1), n_steps=10).steps(
+        1
+    )
     assert training.schedule.events[0].info["ranks"] == {"second": 7}
-    training = Training(factoring=sf.Factoring("energy:0.9", pretrain_fraction=0.1, force=True), n_steps=10).steps(1)
+    training = Training(
+        factoring=sf.Factoring("energy:0.9", pretrain_fraction=0.1, force=True), n_steps=10
+    ).steps(1)
     assert set(training.schedule.events[0].info["ranks"]) == {"first", "second"}
     training = Training(factoring=0.25, n_steps=10).steps(1)
     (event,) = training.schedule.events
     assert event.kind == "ranks" and "bottleneck" in event.info["layers"]["first"]
-    with pytest.raises(ValueError, match="ranks.*3 for 2"):
+    with pytest.raises(ValueError, match=r"ranks.*3 for 2"):
         Training(factoring=sf.Factoring([1, 2, 3]), n_steps=10)
+
+
+def test_a_sample_gives_the_cut_that_keeps_outputs_best():
+    x, _ = data()
+    x = x * torch.logspace(0, -3, 40)  # few inputs count
+    rises = []
+    for sample in (None, [x]):
+        training = Training(
+            factoring=sf.Factoring([5, 5], pretrain_fraction=0.1), n_steps=10, sample=sample
+        )
+        with torch.no_grad():
+            before = training.net.first(x)
+            training.schedule.step()
+            rises.append((training.net.first(x) - before).norm().item())
+    assert training.schedule.events[0].info["ranks"] == {"first": 5, "second": 5}
+    assert rises[1] < 0.5 * rises[0]
+
+
+def test_weights_that_are_not_finite_are_refused_at_the_switch():
+    training = trained().steps(1)
+    with torch.no_grad():
+        training.net.second.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"'second'.*finite"):
+        training.schedule.step()
+    assert training.schedule.phase == "dense"
 
 
 def test_frozen_layers_are_left():
@@ -122,14 +157,19 @@ def test_explain_has_a_line_for_each_layer():
     assert lines[0] == "step 3 of 20, factored"
     assert lines[1].split() == ["layer", "type", "weight", "rank", "why"]
     rows = {line.split()[0]: line.split()[1:4] for line in lines[2:]}
-    assert rows == {"first": ["FactoredLinear", "60×40", "10"], "second": ["FactoredLinear", "50×60", "12"]}
+    assert rows == {
+        "first": ["FactoredLinear", "60×40", "10"],
+        "second": ["FactoredLinear", "50×60", "12"],
+    }
 
 
 def test_a_second_schedule_takes_over_and_leaves_layers_that_are_factored():
     training = trained().steps(20)
     again = Training(factoring=None)
     again.net, again.optimizer = training.net, training.optimizer
-    again.schedule = Schedule(again.net, again.optimizer, n_steps=20, factoring=QUARTER, skip=["output"])
+    again.schedule = Schedule(
+        again.net, again.optimizer, n_steps=20, factoring=QUARTER, skip=["output"]
+    )
     again.steps(20)
     assert [e.kind for e in again.schedule.events] == ["switch", "recompose"]
     # While the first one's layers are factored, a second one finds nothing, and the first goes on.
@@ -147,7 +187,202 @@ def test_layers_that_someone_else_has_replaced_are_left():
 
     training = trained().steps(5)
     recompose(training.net)
-    assert training.schedule.step() is None and training.schedule.phase == "dense"
+    for _ in range(15):
+        assert training.schedule.step() is None
+    assert training.schedule.phase == "dense"
+
+
+# ---- "auto"
+
+
+def limits(**ranks):
+    """Measured break-even ranks by layer, in place of the clock's."""
+
+    def measured(layer, seen):
+        assert seen.inputs[0].shape[-1] == layer.in_features
+        return ranks["first" if layer.in_features == 40 else "second"]
+
+    return measured
+
+
+def automatic(monkeypatch, n_steps=500, steps=60, first=40, second=40, clock=None, **arguments):
+    monkeypatch.setattr(module, "measured_break_even", limits(first=first, second=second))
+    monkeypatch.setattr(Schedule, "_clock", lambda self: clock)
+    return Training(
+        n_steps=n_steps, **{"factoring": "auto", "settings": {"lr": 3e-3}} | arguments
+    ).steps(steps)
+
+
+def mse(output, batch):
+    return (output - batch[1]).square().mean()
+
+
+def test_auto_cuts_where_little_is_lost_and_tells_what(monkeypatch):
+    x, y = data()
+    training = automatic(monkeypatch, sample=[(x[:256], y[:256]), (x[256:], y[256:])], loss=mse)
+    (event,) = training.schedule.events
+    assert event.step == 50  # a tenth of all
+    for name in ("first", "second"):
+        why = event.info["layers"][name]
+        assert ("the cut loses" in why) == (name in event.info.get("ranks", {})), why
+        assert "learned" in why
+
+
+def test_auto_gives_the_smallest_rank_that_loses_little(monkeypatch):
+    x, y = data()
+    training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
+    # Weights of rank 5: a cut to 5 loses nothing, one to 10 neither.
+    with torch.no_grad():
+        for part in (training.net.first, training.net.second):
+            U, s, V = torch.linalg.svd(part.weight, full_matrices=False)
+            s[5:] = 0
+            part.weight.copy_(U * s @ V)
+    training.optimizer.param_groups[0]["lr"] = 0.0
+    training.steps(1)
+    assert training.schedule.events[0].info["ranks"] == {"first": 5, "second": 6}  # an eighth
+
+
+def test_auto_leaves_layers_whose_factors_are_no_faster(monkeypatch):
+    training = automatic(monkeypatch, first=9, second=0, steps=50)
+    (event,) = training.schedule.events
+    assert event.kind == "ranks" and training.schedule.phase == "dense"
+    assert "break-even rank 9, measured" in event.info["layers"]["first"]
+    assert "break-even rank 9, measured" in training.schedule.explain()
+    assert not any(part._forward_pre_hooks for part in training.net.modules())
+
+
+def test_auto_without_a_sample_takes_a_quarter_and_is_guarded_by_the_losses(monkeypatch):
+    training = automatic(monkeypatch, second=9, steps=50)
+    assert training.schedule.events[0].info["ranks"] == {"first": 10}
+    # From here on the loss is bad: watched, then taken back.
+    for _ in range(40):
+        training.schedule.step(10.0)
+    kinds = [(e.kind, e.step, e.info.get("action")) for e in training.schedule.events]
+    assert kinds == [("switch", 50, None), ("guard", 70, "watched"), ("guard", 90, "undone")]
+    assert training.schedule.phase == "dense" and "taken back" in training.schedule.explain()
+
+
+def test_auto_without_losses_says_that_nothing_guards_it(monkeypatch):
+    monkeypatch.setattr(module, "measured_break_even", limits(first=40, second=40))
+    training = Training(n_steps=50, factoring="auto").steps(10, tell=False)
+    assert training.schedule.events[0].info["ranks"] == {"first": 10, "second": 12}
+    assert "no losses are known" in training.schedule.explain()
+
+
+def test_auto_keeps_a_good_cut(monkeypatch):
+    training = automatic(monkeypatch, second=9, steps=69, clock=(1.0, 0.5))
+    training.schedule._recent.clear()
+    training.schedule.step(0.0)
+    assert [(e.kind, e.info.get("action")) for e in training.schedule.events] == [
+        ("switch", None),
+        ("guard", "kept"),
+    ]
+
+
+def test_auto_takes_all_back_for_good_where_steps_are_no_faster(monkeypatch):
+    monkeypatch.setattr(module, "measured_break_even", limits(first=40, second=40))
+    monkeypatch.setattr(Schedule, "_clock", lambda self: (1.0, 1.0))
+    training = Training(n_steps=500, factoring="auto")
+    training.steps(50)
+    for _ in range(400):
+        training.schedule.step(0.0)
+    actions = [e.info["action"] for e in training.schedule.events if e.kind == "guard"]
+    assert actions == ["watched", "undone"] and training.schedule.phase == "dense"
+    assert not any(
+        e.kind == "switch" for e in training.schedule.events[1:]
+    )  # looked at again, and left
+
+
+def test_auto_looks_again_and_goes_on_from_a_saved_state(monkeypatch):
+    x, y = data()
+    arguments = {"sample": [(x, y)], "loss": mse}
+    whole = automatic(monkeypatch, n_steps=300, steps=0, **arguments)
+    states = {}
+    for at in range(0, 150, 25):
+        states[at] = copy.deepcopy(whole.state())
+        whole.steps(25)
+    assert len(whole.schedule.events) > 1
+    for at, state in states.items():
+        other = automatic(monkeypatch, n_steps=300, steps=0, **arguments).load(saved(state))
+        other.steps(150 - at)
+        assert other.losses == whole.losses[at:], at
+        assert [(e.kind, e.step) for e in other.schedule.events] == [
+            (e.kind, e.step) for e in whole.schedule.events
+        ]
+
+
+def test_looks_leave_the_model_as_it_was(monkeypatch):
+    """Its modes, hooks, gradients, statistics and torch's generator; and a sample that fails leaves it, too."""
+    x, y = data()
+    training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
+    training.net.tanh = nn.Sequential(nn.BatchNorm1d(60), nn.Dropout())
+    mean, state = training.net.tanh[0].running_mean.clone(), torch.get_rng_state()
+    training.schedule.step(1.0)
+    assert torch.equal(training.net.tanh[0].running_mean, mean) and torch.equal(
+        torch.get_rng_state(), state
+    )
+    assert all(part.training for part in training.net.modules())
+
+    training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
+    parts, n = list(training.net.modules()), []
+
+    def broken(output, batch):
+        n.append(1)
+        if len(n) == 3:
+            raise ArithmeticError
+        return mse(output, batch)
+
+    training.schedule._sample._loss = broken
+    with pytest.raises(ArithmeticError):
+        training.schedule.step(1.0)
+    assert list(training.net.modules()) == parts
+
+
+def test_the_guard_of_given_ranks_goes_back_or_waits():
+    for action, kinds in (("undo", ["undone"]), ("delay", ["delayed", "kept"])):
+        factoring = quarter(guard=sf.Guard(0.1, action))
+        training = Training(factoring=factoring, n_steps=50).steps(5)
+        assert training.schedule.phase == "factored"
+        training.schedule._recent.clear()
+        training.schedule.step(10.0)
+        assert training.schedule.phase == "dense"
+        training.schedule._recent.clear()
+        for _ in range(10):
+            training.schedule.step(0.1)
+        assert [e.info["action"] for e in training.schedule.events if e.kind == "guard"] == kinds
+    training = Training(factoring=quarter(guard=sf.Guard(0.1, "undo")), n_steps=50)
+    with pytest.raises(ValueError, match="guard"):
+        training.steps(1, tell=False)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [torch.ones(2, 40), (torch.ones(2, 40), torch.ones(2, 5)), {"input": torch.ones(2, 40)}],
+    ids=["tensor", "tuple", "mapping"],
+)
+def test_batches_of_a_sample(batch):
+    from svdfast.torch.sample import Sample
+
+    seen = []
+    net = model()
+    net.forward = lambda input, _forward=nn.Sequential.forward: (
+        seen.append(input) or _forward(net, input)
+    )
+    assert Sample([batch], lambda output, given: output.sum() * 0 + (given is batch)).loss(net) == 1
+    assert torch.equal(seen[0], torch.ones(2, 40))
+    assert Sample([batch], None).loss(net) is None
+
+
+def test_a_loss_of_the_outputs_own():
+    from types import SimpleNamespace
+
+    from svdfast.torch.sample import Sample
+
+    class Net(nn.Module):
+        def forward(self, x, labels=None):
+            return SimpleNamespace(loss=x.mean() if labels is None else labels.mean())
+
+    assert Sample([{"x": torch.zeros(2), "labels": torch.ones(2)}], None).loss(Net()) == 1
 
 
 # ---- what it leaves alone
@@ -157,7 +392,10 @@ def test_layers_that_someone_else_has_replaced_are_left():
 def test_an_interrupted_switch_leaves_model_and_optimizer(fails, monkeypatch):
     training = trained().steps(1)
     before = copy.deepcopy([training.net.state_dict(), training.optimizer.state_dict()])
-    parts, ids = list(training.net.modules()), [id(p) for g in training.optimizer.param_groups for p in g["params"]]
+    parts, ids = (
+        list(training.net.modules()),
+        [id(p) for g in training.optimizer.param_groups for p in g["params"]],
+    )
     real, calls = getattr(module, fails), []
 
     def failing(*args, **kwargs):
@@ -261,9 +499,13 @@ def test_a_training_goes_on_bit_for_bit(at, optimizer):
     assert other.schedule.n_done == at
     other.steps(20 - at)
     assert other.losses == whole.losses[at:]
-    assert [(e.kind, e.step) for e in other.schedule.events] == [(e.kind, e.step) for e in whole.schedule.events]
+    assert [(e.kind, e.step) for e in other.schedule.events] == [
+        (e.kind, e.step) for e in whole.schedule.events
+    ]
     ours, theirs = other.net.state_dict(), whole.net.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
 
 
 def test_a_state_is_loaded_into_a_model_in_any_form():
@@ -281,7 +523,11 @@ def test_a_state_is_loaded_into_a_model_in_any_form():
     factorize(training.net, ranks={"first": 10, "second": 12}, force=True)
     training.optimizer = torch.optim.Adam(training.net.parameters())
     training.schedule = Schedule(
-        training.net, training.optimizer, n_steps=20, factoring=quarter(recompose_fraction=0.25), skip=["output"]
+        training.net,
+        training.optimizer,
+        n_steps=20,
+        factoring=quarter(recompose_fraction=0.25),
+        skip=["output"],
     )
     made = training.net.first
     training.load(states)
@@ -360,7 +606,9 @@ def test_a_switch_between_backward_passes_of_one_step_gives_the_gradient_of_both
 def test_models_of_other_types(dtype):
     net = model(dtype=dtype)
     optimizer = torch.optim.AdamW(net.parameters())
-    schedule = Schedule(net, optimizer, n_steps=20, factoring=quarter(recompose_fraction=0.25), skip=["output"])
+    schedule = Schedule(
+        net, optimizer, n_steps=20, factoring=quarter(recompose_fraction=0.25), skip=["output"]
+    )
     x, y = (t.to(dtype) for t in data())
     for _ in range(20):
         optimizer.zero_grad()
@@ -371,7 +619,8 @@ def test_models_of_other_types(dtype):
     assert len(schedule.events) == 2
 
 
-def test_a_compiled_model_is_compiled_once_more_for_a_switch():
+@pytest.mark.parametrize("auto", [False, True])
+def test_a_compiled_model_is_compiled_once_more_for_a_switch(auto, monkeypatch):
     import torch._dynamo as dynamo
 
     dynamo.reset()
@@ -381,10 +630,18 @@ def test_a_compiled_model_is_compiled_once_more_for_a_switch():
         graphs.append(graph)
         return graph.forward
 
-    training = trained()
+    training, factoring = trained(), quarter(recompose_fraction=0.25)
     compiled = torch.compile(training.net, backend=counting, fullgraph=True)
+    if auto:
+        factoring = sf.Factoring(recompose_fraction=0.25)
+        monkeypatch.setattr(module, "measured_break_even", lambda *args: 40)
     training.schedule = Schedule(
-        compiled, training.optimizer, n_steps=20, factoring=quarter(recompose_fraction=0.25), skip=["output"]
+        compiled,
+        training.optimizer,
+        n_steps=20,
+        factoring=factoring,
+        skip=["output"],
+        sample=[training.x],
     )
     counts = []
     for _ in range(20):
@@ -411,7 +668,7 @@ def test_a_compiled_model_is_compiled_once_more_for_a_switch():
         ({"factoring": []}, TypeError, "factoring"),
         ({"factoring": sf.Factoring(0.25, product_decay=0.1)}, ValueError, "product_decay"),
         ({"factoring": sf.Factoring(0.25, split="left")}, ValueError, "split"),
-        ({"factoring": sf.Factoring(0.25, learning_rate=2.0)}, ValueError, "learning_rate"),
+        ({"factoring": sf.Factoring(0.25, learning_rate=[1.0])}, ValueError, "learning_rate"),
         ({"factoring": sf.Factoring(0.25, guard=sf.Guard(0.1))}, ValueError, "raise"),
         ({"skip": ["nowhere"]}, ValueError, "skip"),
         ({"skip": "output"}, TypeError, "skip"),
@@ -425,7 +682,9 @@ def test_a_compiled_model_is_compiled_once_more_for_a_switch():
 )
 def test_what_is_refused_names_the_argument(arguments, error, message):
     net = arguments.pop("model", None) or model()
-    optimizer = arguments.pop("optimizer", None) or torch.optim.Adam(model().parameters() if net == "model" else net.parameters())
+    optimizer = arguments.pop("optimizer", None) or torch.optim.Adam(
+        model().parameters() if net == "model" else net.parameters()
+    )
     with pytest.raises(error, match=message):
         Schedule(net, optimizer, **{"n_steps": 10} | arguments)
 

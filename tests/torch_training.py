@@ -38,11 +38,23 @@ def data(n=512):
 class Training:
     """Model, optimizer, schedule, and steps on all data."""
 
-    def __init__(self, optimizer="adam", factoring=None, n_steps=100, skip=("output",), scheduler=None, **arguments):
+    def __init__(
+        self,
+        optimizer="adam",
+        factoring=None,
+        n_steps=100,
+        skip=("output",),
+        scheduler=None,
+        **arguments,
+    ):
         self.net = model()
-        self.optimizer = OPTIMIZERS[optimizer](self.net.parameters(), **arguments.pop("settings", {}))
+        self.optimizer = OPTIMIZERS[optimizer](
+            self.net.parameters(), **arguments.pop("settings", {})
+        )
         self.scheduler = None if scheduler is None else scheduler(self.optimizer)
-        self.schedule = Schedule(self.net, self.optimizer, n_steps=n_steps, factoring=factoring, skip=skip, **arguments)
+        self.schedule = Schedule(
+            self.net, self.optimizer, n_steps=n_steps, factoring=factoring, skip=skip, **arguments
+        )
         self.x, self.y = data()
         self.losses = []
 
@@ -61,7 +73,9 @@ class Training:
 
     def state(self):
         parts = self.schedule, self.net, self.optimizer
-        return [part.state_dict() for part in (*parts, *([self.scheduler] if self.scheduler else []))]
+        return [
+            part.state_dict() for part in (*parts, *([self.scheduler] if self.scheduler else []))
+        ]
 
     def load(self, states):
         parts = self.schedule, self.net, self.optimizer, self.scheduler

@@ -161,8 +161,8 @@ def _check_finite(
 
     def wrong(chunk: NDArray[Any]) -> NDArray[np.bool_]:
         with np.errstate(over="ignore"):
-            infinite: NDArray[np.bool_] = ~np.isfinite(chunk.astype(dtype, copy=False))
-        return infinite
+            finite: NDArray[np.bool_] = np.isfinite(chunk.astype(dtype, copy=False))
+        return np.logical_not(finite, out=finite)
 
     found = _first(array, wrong, first_row)
     if found is not None:

@@ -7,6 +7,9 @@ extra `torch`; `import svdfast` does not import this package.
 Not here: svdfast's networks from and to PyTorch (interop/torch_networks.py).
 """
 
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
 try:
     import torch as _torch  # noqa: F401
 except ImportError:
@@ -35,7 +38,15 @@ from svdfast.torch.modules import (
 from svdfast.torch.schedule import Event, Schedule
 
 __all__ = [
-    "ChannelsFirst", "ChannelsLast", "Event", "Factored", "FactoredConv1d", "FactoredConv2d", "FactoredGRU", "FactoredLSTM",
-    "FactoredLinear", "FactoredMultiheadAttention", "FactoredRNN", "FactoredRecurrent", "FactoredTransposedLinear",
-    "MeanPool2d", "Recurrent", "Schedule", "Truncation", "factorize", "recompose",
+    "ChannelsFirst", "ChannelsLast", "Event", "Factored", "FactoredConv1d", "FactoredConv2d",
+    "FactoredGRU", "FactoredLSTM", "FactoredLinear", "FactoredMultiheadAttention", "FactoredRNN",
+    "FactoredRecurrent", "FactoredTransposedLinear", "MeanPool2d", "Recurrent", "Schedule",
+    "Truncation", "factorize", "recompose",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> _Any:
+    """Callbacks, which need packages of others, are imported when they are asked for."""
+    if name in ("lightning", "trainer"):
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -188,7 +188,11 @@ class Auto:
         seconds : pair of float, optional
             Of a dense step, and of one now.
         """
-        info: dict[str, Any] = {"loss_before": self.before, "loss_recovered": loss, "action": "kept"}
+        info: dict[str, Any] = {
+            "loss_before": self.before,
+            "loss_recovered": loss,
+            "action": "kept",
+        }
         back: list[str] = []
         bad = loss is not None and not loss <= self.limit
         slow = seconds is not None and seconds[1] > FASTER * seconds[0]

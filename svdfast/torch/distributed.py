@@ -41,7 +41,7 @@ def unwrapped(model: Any) -> tuple[nn.Module, DistributedDataParallel | None]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     ddp = None
-    inner = model
+    inner: Any = model
     while True:
         if isinstance(inner, DistributedDataParallel):
             ddp = inner
@@ -56,13 +56,15 @@ def unwrapped(model: Any) -> tuple[nn.Module, DistributedDataParallel | None]:
         for kind in type(part).__mro__:
             if kind.__name__ in _REFUSED:
                 raise TypeError(
-                    f"model: expected whole parameters, got a {kind.__name__}: {_REFUSED[kind.__name__]}, "
-                    "which can't be replaced"
+                    f"model: expected whole parameters, got a {kind.__name__}: "
+                    f"{_REFUSED[kind.__name__]}, which can't be replaced"
                 )
     if any(type(p).__name__ == "DTensor" for p in inner.parameters()):
         raise TypeError("model: expected whole parameters, got DTensor, which can't be replaced")
     if ddp is not None and getattr(ddp, "mixed_precision", None) is not None:
-        raise TypeError("model: a DistributedDataParallel with mixed_precision can't be built again")
+        raise TypeError(
+            "model: a DistributedDataParallel with mixed_precision can't be built again"
+        )
     return inner, ddp
 
 
@@ -93,7 +95,7 @@ class Team:
                 distributed.broadcast(tensor.detach(), self._source, self.group)
 
     def decide(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on rank 0, where alone it is called; a failure there is one of all."""
+        """What `make` returns on rank 0, which alone calls it; a failure there is one of all."""
         if self.ddp is None:
             return make()
         if not self.leads:
@@ -129,7 +131,9 @@ class Team:
             "output_device": ddp.output_device,
             "dim": ddp.dim,
             "process_group": ddp.process_group,
-            "bucket_cap_mb": None if ddp.bucket_bytes_cap == _BUCKET else ddp.bucket_bytes_cap / 2**20,
+            "bucket_cap_mb": None
+            if ddp.bucket_bytes_cap == _BUCKET
+            else ddp.bucket_bytes_cap / 2**20,
             "find_unused_parameters": ddp.find_unused_parameters,
             "gradient_as_bucket_view": ddp.gradient_as_bucket_view,
             "static_graph": ddp.static_graph,

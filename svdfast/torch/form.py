@@ -7,9 +7,11 @@ Not here: the numbers, which are loaded; the state itself (schedule.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from svdfast._process.checks import count
 from svdfast.torch.kinds import kind_of
@@ -17,7 +19,7 @@ from svdfast.torch.layers import Factored
 from svdfast.torch.optimizers import Change, known_kind
 from svdfast.torch.places import replace, sides
 
-__all__ = ["blank", "form", "reform"]
+__all__ = ["blank", "follow", "form", "reform"]
 
 
 def form(
@@ -59,3 +61,28 @@ def reform(module: nn.Module, ranks: Mapping[str, int]) -> None:
     back, forth, _ = form(module, ranks)
     replace(module, {change.factored: change.dense for change in back})
     replace(module, {change.dense: change.factored for change in forth})
+
+
+def follow(module: nn.Module) -> None:
+    """Lets a model take the form of each state dict given to it, before numbers are loaded.
+
+    For trainers, which load weights before anyone else is asked. The optimizer must be made after
+    that. Layers that a state dict has nothing of are left.
+    """
+    before_2_5 = partial(module._register_load_state_dict_pre_hook, with_module=True)
+    getattr(module, "register_load_state_dict_pre_hook", before_2_5)(_follow)
+
+
+def _follow(module: nn.Module, state: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
+    there = dict(module.named_modules())
+    ranks = {name: part.rank for name, part in there.items() if isinstance(part, Factored)}
+    for name, part in there.items():
+        kind = kind_of(part)
+        if kind is None or not name:
+            continue
+        W2 = state.get(f"{prefix}{name}.W2")
+        if W2 is not None:
+            ranks[name] = len(W2)
+        elif any(key.startswith(f"{prefix}{name}.") for key in state):
+            ranks.pop(name, None)
+    reform(module, ranks)

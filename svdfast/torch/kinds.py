@@ -73,7 +73,9 @@ class Kind:
         def parameter(tensor: Tensor) -> nn.Parameter:
             return nn.Parameter(tensor.to(weights[0].device, weights[0].dtype).contiguous(), trained)
 
-        return self._factored(layer, parameter(W1), parameter(W2))
+        made = self._factored(layer, parameter(W1), parameter(W2))
+        _order(made, layer, self.names(layer))
+        return made
 
     def _factored(self, layer: Any, W1: nn.Parameter, W2: nn.Parameter) -> Factored:
         return made.FactoredLinear(W1, W2, layer.bias).train(layer.training)
@@ -121,6 +123,22 @@ class Kind:
     def left(self, layer: Any) -> Mapping[str, str]:
         """Other matrices of the layer, by the names of their parameters, and why they are left."""
         return {}
+
+
+def _order(made: Factored, layer: nn.Module, weights: Sequence[str]) -> None:
+    """Lets parameters lie in the layer's order, W1 in the place of W and W2 behind it.
+
+    An optimizer that is made over them then holds them in the order of one that went through a switch.
+    """
+    left, right = made.factors
+    names = {id(p): name for name, p in made._parameters.items()}
+    factors = {name: [names[id(W1)]] for name, W1 in zip(weights, left, strict=True)}
+    factors[weights[0]].append(names[id(right)])
+    order = [name for old in layer._parameters for name in factors.get(old, [old])]
+    order += [name for name in made._parameters if name not in order]
+    for name in order:
+        if name in made._parameters:
+            made._parameters[name] = made._parameters.pop(name)
 
 
 class TransposedLinear(Kind):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from svdfast.torch.kinds import Kind, kind_of
 from svdfast.torch.products import computed_in, without_autocast
 
-__all__ = ["Inputs", "Seen", "observe"]
+__all__ = ["Inputs", "Seen", "described", "observe", "unchanged"]
 
 # Rows of a call that a Gram matrix is formed of, at most; more would take longer than the model itself.
 _ROWS = 2048
@@ -103,7 +103,7 @@ def observe(
         raise TypeError(f"sample: expected an iterable of batches, got {type(sample).__name__}")
     seen: dict[nn.Module, Seen] = {}
     handles = []
-    with _unchanged(model):
+    with unchanged(model):
         try:
             generator = torch.Generator().manual_seed(seed)
             for layer, name in layers.items():
@@ -144,7 +144,7 @@ def _hook(
         rows, n = kind.rows(layer, inputs, _ROWS, generator)
         found = seen.setdefault(layer, Seen())
         found.rows += n
-        found.inputs = tuple(_described(x) for x in inputs)
+        found.inputs = tuple(described(x) for x in inputs)
         device = inputs[0].device.type
         found.autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         if gram and len(rows):
@@ -153,7 +153,7 @@ def _hook(
     return look
 
 
-def _described(x: Tensor) -> Inputs:
+def described(x: Tensor) -> Inputs:
     last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return Inputs(tuple(x.shape), x.dtype, last)
 
@@ -175,7 +175,7 @@ def _add(found: Seen, rows: Tensor, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
+def unchanged(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, no fast path that would pass hooks by; and afterwards all as before."""
     modes = {part: part.training for part in model.modules()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if buffer.device.type != "meta"]

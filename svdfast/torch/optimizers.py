@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A torch optimizer follows a layer whose weight becomes two factors, or one weight again, in place.
+"""A torch optimizer follows layers whose weights become two factors, or one weight again.
 
 Parameters are replaced where they lie in ``param_groups``. The groups stay the same dicts, so
 learning rate schedulers keep working. Moments are carried as in svdfast/training/moments.py: with
@@ -63,6 +63,13 @@ class Change:
         if self.forward:
             return {W: (W1, right) if i == 0 else (W1,) for i, (W, W1) in enumerate(pairs)}
         return {W1: (W,) for W, W1 in pairs} | {right: ()}
+
+    def names(self, parameter: nn.Parameter, name: str) -> list[str]:
+        """What `places` has in the place of a parameter of this name, by name."""
+        own = {p: n for n, p in (self.factored if self.forward else self.dense).named_parameters()}
+        prefix = name.rpartition(".")[0]
+        new = self.places.get(parameter)
+        return [name] if new is None else [f"{prefix}.{own[p]}".lstrip(".") for p in new]
 
     @property
     def old(self) -> tuple[nn.Parameter, ...]:
@@ -180,8 +187,8 @@ def move_state(
         moved.update({p: s for p, s in zip(change.new, made, strict=True) if s})
     if unknown:
         warnings.warn(
-            f"the state of {type(optimizer).__name__} can't be carried over a switch: for the layers "
-            "that change it starts again",
+            f"the state of {type(optimizer).__name__} can't be carried over a switch: "
+            "for the layers that change it starts again",
             stacklevel=3,
         )
     return moved
@@ -200,6 +207,9 @@ def swap(
     for change in changes:
         places = change.places
         for group in optimizer.param_groups:
+            if "param_names" in group:  # it was made of named_parameters()
+                named = zip(group["params"], group["param_names"], strict=True)
+                group["param_names"][:] = [new for p, n in named for new in change.names(p, n)]
             group["params"][:] = [new for p in group["params"] for new in places.get(p, (p,))]
         for parameter in change.old:
             optimizer.state.pop(parameter, None)
@@ -207,11 +217,11 @@ def swap(
         optimizer.state[parameter] = own
 
 
-def check_held(
-    optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]
-) -> None:
+def check_held(optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]) -> None:
     """Refuses trainable parameters that the optimizer does not hold: it would not train them."""
-    held: Collection[nn.Parameter] = {p for group in optimizer.param_groups for p in group["params"]}
+    held: Collection[nn.Parameter] = {
+        p for group in optimizer.param_groups for p in group["params"]
+    }
     missing = [name for name, p in named if p.requires_grad and p not in held]
     if missing:
         raise ValueError(

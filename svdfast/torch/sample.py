@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A few batches that cuts and their losses are looked at on.
 
-Looking leaves the model as it was: its training mode, gradients, and torch's generators.
+Not here: what layers get as inputs (observe.py).
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
+
+from svdfast.torch.observe import unchanged
 
 __all__ = ["Loss", "Sample"]
 
@@ -32,7 +32,9 @@ class Sample:
 
     def __init__(self, batches: Iterable[Any], loss: Loss | None):
         if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
-            raise TypeError(f"sample: expected an iterable of batches, got {type(batches).__name__}")
+            raise TypeError(
+                f"sample: expected an iterable of batches, got {type(batches).__name__}"
+            )
         self.batches = list(batches)
         if not self.batches:
             raise ValueError("sample: expected at least one batch, got none")
@@ -42,24 +44,17 @@ class Sample:
                 raise TypeError(f"sample: expected tensors, tuples or mappings, got {got}")
         self._loss = loss
 
-    def run(self, model: nn.Module, batch: Any) -> Any:
-        """The model's output."""
-        if isinstance(batch, Mapping):
-            return model(**batch)
-        return model(*_inputs(model, batch))
-
-    def feed(self, model: nn.Module) -> None:
-        """Lets the model see all batches."""
-        with looking(model):
-            for batch in self.batches:
-                self.run(model, batch)
+    def inputs(self, model: nn.Module) -> Iterator[Any]:
+        """Of each batch what the model is called with: a tuple or a mapping."""
+        for batch in self.batches:
+            yield batch if isinstance(batch, Mapping) else _inputs(model, batch)
 
     def loss(self, model: nn.Module) -> float | None:
         """The mean over the batches; None where nothing says what the loss is."""
         losses = []
-        with looking(model):
-            for batch in self.batches:
-                output = self.run(model, batch)
+        with unchanged(model):
+            for batch, given in zip(self.batches, self.inputs(model), strict=True):
+                output = model(**given) if isinstance(given, Mapping) else model(*given)
                 value = self._loss(output, batch) if self._loss else getattr(output, "loss", None)
                 if value is None:
                     return None
@@ -78,17 +73,3 @@ def _inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
         if p.kind in kinds and p.default is p.empty
     ]
     return tuple(batch)[: len(needed) or None]
-
-
-@contextmanager
-def looking(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, after which all is as it was."""
-    modes = {part: part.training for part in model.modules()}
-    cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    try:
-        model.eval()
-        with torch.random.fork_rng(sorted(cuda)), torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

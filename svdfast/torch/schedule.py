@@ -19,22 +19,24 @@ from torch import Tensor, nn
 
 from svdfast._process.checks import count
 from svdfast.model.counting import break_even_rank
-from svdfast.model.ranks import NARROW
 from svdfast.model.svd import resolve_rank
-from svdfast.torch import timing
 from svdfast.torch.auto import Auto, Choice
-from svdfast.torch.cut import cut, ranks_by_rule
+from svdfast.torch.cut import cut
 from svdfast.torch.distributed import Team, unwrapped
 from svdfast.torch.form import blank, form
 from svdfast.torch.kinds import kind_of
 from svdfast.torch.layers import Factored
-from svdfast.torch.observe import observe
+from svdfast.torch.observe import Seen, observe
 from svdfast.torch.optimizers import Change, check_held, known_kind, move_state, swap
 from svdfast.torch.places import is_trained, reasons_to_leave, replace, sides, under, why_rather_not
+from svdfast.torch.rates import ADAMS, Rates, relative_scale
+from svdfast.torch.rules import check_number, ranks_by, supported
 from svdfast.torch.sample import Loss, Sample
-from svdfast.torch.watch import Shapes, unwatch, watch
+from svdfast.torch.timing import measured_break_even
+from svdfast.torch.watch import unwatch, watch
 from svdfast.training.auto import FIRST_LOOK, FRACTIONS, RECOVERY
 from svdfast.training.factoring import Factoring, factoring_of
+from svdfast.training.switch import FADE
 
 __all__ = ["Event", "Schedule"]
 
@@ -55,10 +57,11 @@ class Event:
         Its `seconds`, and for each kind:
 
         - "ranks", a look that found nothing to cut: `layers`, a reason by name;
-        - "switch": `ranks`, `dropped` (‖W − W1·W2‖_F) and `layers` (reasons), all by name;
-        - "guard": `loss_before` the cut, `loss_recovered` now, `action` ("kept", "watched", "undone",
-          "delayed") and `layers`, those that are dense again; where steps are no faster also
-          `seconds_dense` and `seconds_factored` of one;
+        - "switch": `ranks`, `dropped` (‖W − W1·W2‖_F), `learning_rate_scales` and `layers`
+          (reasons), all by name;
+        - "guard": `loss_before` the cut, `loss_recovered` now, `action` ("kept", "watched",
+          "undone", "delayed") and `layers`, those that are dense again; where steps are no faster
+          also `seconds_dense` and `seconds_factored` of one;
         - "recompose": `layers`, those that are dense again.
     """
 
@@ -70,12 +73,12 @@ class Event:
 class Schedule:
     """Factors a model's layers while it trains, in place, and multiplies them together again.
 
-    It never owns the loop: call `step` after ``optimizer.step()``. At the switch layers of the model
-    are replaced by factored ones (`svdfast.torch.factorize`), and the optimizer, the same object
-    with the same groups, gets the factors in place of the weights, with moments carried. SGD, Adam,
-    AdamW, NAdam and RAdam are known; another one's state starts again for these layers, with a
-    warning. Gradients that are there are carried, too, so that `step` may come before or after
-    ``zero_grad()``.
+    It never owns the loop: call `step` after ``optimizer.step()``. At the switch layers of the
+    model are replaced by factored ones (`svdfast.torch.factorize`), and the optimizer, the same
+    object with the same groups, gets the factors in place of the weights, with moments carried.
+    SGD, Adam, AdamW, NAdam and RAdam are known; another one's state starts again for these layers,
+    with a warning. Gradients that are there are carried, too, so that `step` may come before or
+    after ``zero_grad()``.
 
     Parameters
     ----------
@@ -89,21 +92,22 @@ class Schedule:
         Steps of the optimizer in the whole training.
     factoring : "auto", float, Factoring or None
         "auto" decides about each layer by itself, by the rules of `svdfast.Factoring`, but which
-        ranks save time is measured on the device. With `sample` and a loss, layers are cut alone and
-        the loss is looked at. Without, layers get a quarter of their rank where that is faster; the
-        losses given to `step`, if any, tell whether a layer must go back. A number is α. Of a
+        ranks save time is measured on the device. With `sample` and a loss, layers are cut alone
+        and the loss is looked at. Without, layers get a quarter of their rank where that is faster;
+        the losses given to `step`, if any, tell whether a layer must go back. A number is α. Of a
         Factoring, a sequence has a rank for each layer that can be factored, in the model's order;
-        `product_decay`, `structure`, `split` and a learning rate of the factors' own are not
-        supported, nor is the guard's action "raise" with given ranks. The switch comes after the
-        first step at the earliest. None only counts.
+        `product_decay`, `structure`, `split` and a sequence of learning rates are not supported,
+        nor is the guard's action "raise" with given ranks. The switch comes after the first step at
+        the earliest. None only counts.
     skip : collection of str
         Layers to leave, or modules in which all are left. The output layer should be one of them.
     sample : iterable, optional
-        A few batches, kept, on the model's device: a tensor x is given as ``model(x)``, a mapping as
-        ``model(**batch)``, and of a tuple the items that ``forward`` must be given, or all where it
-        must be given none. Cuts then change the layers' outputs least, instead of the weights.
+        A few batches, kept, on the model's device: a tensor x is given as ``model(x)``, a mapping
+        as ``model(**batch)``, and of a tuple the items that ``forward`` must be given, or all where
+        it must be given none. Cuts then change the layers' outputs least, instead of the weights.
     loss : callable, optional
-        ``loss(output, batch)``, a scalar tensor; by default the output's ``loss``, where it has one.
+        ``loss(output, batch)``, a scalar tensor; by default the output's ``loss``, where it has
+        one.
 
     Attributes
     ----------
@@ -114,13 +118,19 @@ class Schedule:
     Raises
     ------
     TypeError, ValueError
-        An argument is out of range; weights that would be factored are not in the optimizer. Nothing
-        is changed then.
+        An argument is out of range; weights that would be factored are not in the optimizer.
+        Nothing is changed then.
 
     Notes
     -----
     To resume, build model, optimizer and schedule as at first; load the schedule's state before the
     others, as it brings the model and the optimizer into the form that they were saved in.
+
+    The factors' `learning_rate` needs no groups: hooks of the optimizer lengthen its steps while
+    layers are factored.
+
+    A copy of the model that follows it, such as a moving average of its weights, does not follow a
+    switch: begin it after the last one.
 
     Nothing is measured and the clock is not looked at where ``torch.use_deterministic_algorithms``
     is on: multiplications are counted instead.
@@ -135,7 +145,8 @@ class Schedule:
     ...     model.activation = torch.nn.ReLU()
     ...     model.output = torch.nn.Linear(300, 1)
     ...     optimizer = torch.optim.Adam(model.parameters())
-    ...     return model, optimizer, Schedule(model, optimizer, n_steps=40, factoring=1 / 4, skip=["output"])
+    ...     schedule = Schedule(model, optimizer, n_steps=40, factoring=1 / 4, skip=["output"])
+    ...     return model, optimizer, schedule
     >>> model, optimizer, schedule = build()
     >>> x = torch.rand(64, 400)
     >>> for _ in range(20):
@@ -172,7 +183,7 @@ class Schedule:
         self._team = Team(ddp)
         self.optimizer = _plain(optimizer)
         self.n_steps = n = count("n_steps", n_steps, minimum=0)
-        self.factoring = _supported(factoring_of(factoring))
+        self.factoring = supported(factoring_of(factoring))
         self._skip = under(self._module, skip)
         if loss is not None and sample is None:
             raise ValueError("loss: expected a sample with it")
@@ -181,6 +192,7 @@ class Schedule:
         self.n_done = 0
 
         self._own: dict[str, Factored] = {}
+        self._rates = Rates(self.optimizer)
         self._notes: dict[str, str] = {}
         self._first: list[Any] = []
         self._recent: deque[Any] = deque(maxlen=WINDOW)
@@ -191,13 +203,13 @@ class Schedule:
 
         unwatch(self._module)
         layers = self._usable()
-        self._check_ranks(len(layers))
+        check_number(self.factoring, len(layers))
         check_held(self.optimizer, _weights(layers))
 
         self._recompose_step: int | None = n - round(self.factoring.dense_tail * n)
         first = max(1, round(self.factoring.phi * n))
         self._auto: Auto | None = None
-        self._shapes = Shapes()
+        self._seen: dict[str, Seen] = {}
         self._switch_step: int | None = None
         self._guard_step: int | None = None
         self._before: float | None = None
@@ -208,7 +220,7 @@ class Schedule:
                 guard = self.factoring.guard
                 tolerance = None if guard is None else guard.tolerance
                 self._auto = Auto(n, first, self._recompose_step, tolerance)
-                self._shapes = watch(layers)
+                self._seen = watch(layers)
             else:
                 self._switch_step = first
         if self._recompose_step == n and not self.factoring.recompose:
@@ -216,7 +228,7 @@ class Schedule:
 
     @property
     def phase(self) -> str:
-        """"factored" while layers are, else "dense"."""
+        """Either "factored", while layers are, or "dense"."""
         return "factored" if self._own else "dense"
 
     # ---- steps
@@ -241,8 +253,17 @@ class Schedule:
         self._note(loss)
         if self.n_done == 1:
             self._begin(loss)
-        self._forget_others()
         auto, n = self._auto, self.n_done
+        due = [self._guard_step, self._switch_step, self._recompose_step]
+        if n in due or (auto is not None and n in (auto.check_step, auto.look_step)):
+            self._act(auto, n)
+        self._set_fade()
+        self._last = time.perf_counter()
+        return self.events[-1] if len(self.events) > n_before else None
+
+    def _act(self, auto: Auto | None, n: int) -> None:
+        """Does what is due after this step."""
+        self._forget_others()
         if auto is not None and n == auto.check_step and self._own:
             self._check(auto)
         if auto is not None and n == auto.look_step:
@@ -257,8 +278,6 @@ class Schedule:
             names = list(self._own)
             self._recompose(names)
             self._tell("recompose", began, layers=names)
-        self._last = time.perf_counter()
-        return self.events[-1] if len(self.events) > n_before else None
 
     def _tell(self, kind: str, began: float, **info: Any) -> None:
         info["seconds"] = time.perf_counter() - began
@@ -295,7 +314,26 @@ class Schedule:
         """Leaves layers that someone else has replaced."""
         if self._own:
             there = dict(self._module.named_modules())
-            self._own = {name: made for name, made in self._own.items() if there.get(name) is made}
+            gone = [name for name, made in self._own.items() if there.get(name) is not made]
+            self._forget(gone)
+
+    def _forget(self, names: Collection[str]) -> None:
+        for name in names:
+            del self._own[name]
+        self._rates.follow(self._own)
+
+    def _set_fade(self) -> None:
+        """At the end no noise of longer steps is to be left."""
+        if self.factoring.learning_rate == "auto":
+            left = (self.n_steps - self.n_done) / max(1, FADE * self.n_steps)
+            self._rates.fade = min(1.0, max(0.0, left))
+
+    def _scale(self, made: Factored) -> float:
+        """What the learning rate of a layer is multiplied with, now that it is factored."""
+        given = self.factoring.learning_rate
+        if isinstance(given, float):
+            return given
+        return relative_scale(made) if isinstance(self.optimizer, ADAMS) else 1.0
 
     def _usable(self) -> dict[nn.Module, str]:
         """The layers that can be factored now; notes why others can't."""
@@ -317,17 +355,13 @@ class Schedule:
 
     # ---- the switch
 
-    def _check_ranks(self, n_layers: int) -> None:
-        ranks = self.factoring.ranks
-        if isinstance(ranks, tuple) and len(ranks) != n_layers:
-            got = f"{len(ranks)} for {n_layers}"
-            raise ValueError(f"ranks: expected one for each layer that can be factored, got {got}")
-
     def _switch_by_rule(self) -> None:
         began = time.perf_counter()
         layers = self._usable()
-        self._check_ranks(len(layers))
-        ranks, notes = self._team.decide(lambda: self._ranks(layers))
+        check_number(self.factoring, len(layers))
+        ranks, notes = self._team.decide(
+            lambda: ranks_by(self.factoring, layers, self._rows(layers))
+        )
         self._notes |= notes
         guarded = self.factoring.guard is not None and bool(ranks)
         if guarded:
@@ -335,35 +369,11 @@ class Schedule:
             self._guard_step = self.n_done + max(1, round(RECOVERY * self.n_steps))
         self._switch(ranks, {}, began)
 
-    def _ranks(self, layers: Mapping[nn.Module, str]) -> tuple[dict[str, int], dict[str, str]]:
-        """By the rule, and why layers are left."""
-        given, force = self.factoring.ranks, self.factoring.force
-        shapes = {name: sides(part) for part, name in layers.items()}
-        wanted: dict[str, int | None]
-        if isinstance(given, float):
-            wanted = {name: resolve_rank(given, *both) for name, both in shapes.items()}
-        elif isinstance(given, str):
-            wanted = dict(zip(shapes, ranks_by_rule(given, list(layers)), strict=True))
-        else:
-            assert isinstance(given, tuple)
-            wanted = dict(zip(shapes, given, strict=True))
-        ranks, notes = {}, {}
-        for name, rank in wanted.items():
-            n_in, n_out = shapes[name]
-            limit = break_even_rank(n_in, n_out)
-            if rank is None:
-                notes[name] = "no rank was given"
-            elif rank > limit and not force:
-                notes[name] = f"rank {rank} is above its break-even rank {limit}"
-            elif isinstance(given, float) and rank < n_in <= NARROW and not force:
-                notes[name] = f"a rank of {rank} would be a bottleneck for its {n_in} inputs"
-            else:
-                ranks[name] = rank
-                notes[name] = "as asked for" if force else f"below its break-even rank {limit}, counted"
-        return ranks, notes
-
     def _switch(
-        self, ranks: Mapping[str, int], cuts: dict[tuple[str, int], tuple[Factored, float]], began: float
+        self,
+        ranks: Mapping[str, int],
+        cuts: dict[tuple[str, int], tuple[Factored, float]],
+        began: float,
     ) -> None:
         """Cuts layers, and tells of it.
 
@@ -387,11 +397,16 @@ class Schedule:
         dropped = self._team.decide(make)
         if not self._team.leads:
             cuts = {(name, rank): (blank(there[name], rank), 0.0) for name, rank in ranks.items()}
-        changes = {name: Change(there[name], cuts[name, rank][0], True) for name, rank in ranks.items()}
+        changes = {
+            name: Change(there[name], cuts[name, rank][0], True) for name, rank in ranks.items()
+        }
         self._apply(changes.values())
         self._own |= {name: change.factored for name, change in changes.items()}
-        layers = dict(self._notes)
-        self._tell("switch", began, ranks=dict(ranks), dropped=dropped, layers=layers)
+        scales = {name: self._scale(change.factored) for name, change in changes.items()}
+        self._rates.scales |= self._team.agree(scales)
+        self._rates.follow(self._own)
+        info = {"ranks": dict(ranks), "dropped": dropped, "learning_rate_scales": scales}
+        self._tell("switch", began, **info, layers=dict(self._notes))
 
     @torch.no_grad()
     def _cut(
@@ -399,23 +414,32 @@ class Schedule:
     ) -> tuple[Factored, float]:
         return cut(part, name, rank, self.factoring.svd, grams.get(part))
 
+    def _rows(self, layers: Mapping[nn.Module, str]) -> dict[nn.Module, int] | None:
+        """How often layers are called, where a rule weighs them by that and a sample tells it."""
+        if self._sample is None or not isinstance(self.factoring.ranks, str):
+            return None
+        seen = observe(self._module, self._sample.inputs(self._module), layers, gram=False)
+        return {part: look.rows for part, look in seen.items()}
+
     def _grams(self, names: Collection[str]) -> Mapping[nn.Module, Tensor]:
         """Of the inputs of these layers, where a cut is to look at them."""
         if self._sample is None or not self.factoring.activation_aware:
             return {}
         there = dict(self._module.named_modules())
-        return observe(self._module, [there[name] for name in names], self._sample)
+        layers = {there[name]: name for name in names}
+        seen = observe(self._module, self._sample.inputs(self._module), layers)
+        return {part: look.gram for part, look in seen.items() if look.gram is not None}
 
     def _apply(self, changes: Collection[Change], *, carry: bool = True) -> None:
         """Puts layers in each other's place, in the model and in the optimizer."""
-        carry = carry and self.factoring.moments == "carry"
+        moments = carry and self.factoring.moments == "carry"
         self._team.share(p for change in changes for p in change.new)
-        state = move_state(self.optimizer, changes, carry=carry)
+        state = move_state(self.optimizer, changes, carry=moments)
         gradients: dict[nn.Parameter, Tensor] = {}
         for change in changes:
-            old = [p.grad for p in change.old]
-            if carry and all(grad is not None for grad in old):
-                gradients.update(zip(change.new, change.carry("mean", old), strict=True))  # type: ignore[arg-type]
+            old = [p.grad for p in change.old if p.grad is not None]
+            if carry and len(old) == len(change.old):
+                gradients.update(zip(change.new, change.carry("mean", old), strict=True))
         # Nothing has changed so far.
         replace(
             self._module,
@@ -430,14 +454,12 @@ class Schedule:
             parameter.grad = gradient
         if changes:
             self._team.rebuild()
-            for times in (self._seconds["factored"],):
-                times.clear()
+            self._seconds["factored"].clear()
 
     def _recompose(self, names: Collection[str]) -> None:
         with torch.no_grad():
             self._apply([Change(self._own[name].dense(), self._own[name], False) for name in names])
-        for name in names:
-            del self._own[name]
+        self._forget(names)
 
     # ---- the guards
 
@@ -463,11 +485,9 @@ class Schedule:
         ranks = {name: made.rank for name, made in self._own.items()}
 
         def check() -> Any:
-            times = [median(times) for times in self._seconds.values() if len(times) > 1]
-            clock = len(times) == 2 and not torch.are_deterministic_algorithms_enabled()
             for_good = guard is not None and guard.action == "undo"
             back, info = auto.check(
-                self.n_done, ranks, self._loss(), (times[0], times[1]) if clock else None, for_good=for_good
+                self.n_done, ranks, self._loss(), self._clock(), for_good=for_good
             )
             return back, info, auto.state()
 
@@ -478,6 +498,12 @@ class Schedule:
             self._notes |= {name: f"its cut to rank {ranks[name]} was taken back" for name in back}
         self._tell("guard", began, **info)
 
+    def _clock(self) -> tuple[float, float] | None:
+        """Seconds of a dense step and of one now, if they are to count."""
+        times = [median(times) for times in self._seconds.values() if len(times) > 1]
+        clock = len(times) == 2 and not torch.are_deterministic_algorithms_enabled()
+        return (times[0], times[1]) if clock else None
+
     def _look(self, auto: Auto) -> None:
         """Which layers to cut, by looking, and their cut."""
         began = time.perf_counter()
@@ -487,13 +513,16 @@ class Schedule:
         cuts: dict[tuple[str, int], tuple[Factored, float]] = {}
 
         def look() -> Any:
+            self._look_at_sample(layers)
             loss, looks = self._sample_loss(), True
             if loss is None:
                 loss, looks = _mean(self._recent), False
                 if auto.start is None:
                     auto.start = _mean(self._first)
             choices = [self._choice(part, name, looks) for part, name in layers.items()]
-            grams = self._grams([choice.name for choice in choices if choice.options]) if looks else {}
+            grams = (
+                self._grams([choice.name for choice in choices if choice.options]) if looks else {}
+            )
 
             def rise(ranks: Mapping[str, int]) -> float:
                 for name, rank in ranks.items():
@@ -516,14 +545,22 @@ class Schedule:
         self._notes |= notes
         self._switch(ranks, cuts, began)
 
+    def _look_at_sample(self, layers: Mapping[nn.Module, str]) -> None:
+        """Shows the inputs of layers that were not watched, as in a compiled graph."""
+        unseen = {part: name for part, name in layers.items() if name not in self._seen}
+        if self._sample is not None and unseen:
+            batches = self._sample.inputs(self._module)
+            for part, seen in observe(self._module, batches, unseen, gram=False).items():
+                self._seen[unseen[part]] = seen
+
     def _choice(self, part: nn.Module, name: str, looks: bool) -> Choice:
         """The ranks at which a layer's factors take less time."""
         n_in, n_out = sides(part)
-        shape = self._shapes.inputs.get(name)
-        if torch.are_deterministic_algorithms_enabled() or shape is None:
+        seen = self._seen.get(name)
+        if torch.are_deterministic_algorithms_enabled() or seen is None:
             limit, how = break_even_rank(n_in, n_out), "counted"
         else:
-            limit, how = timing.break_even(part, shape), "measured"
+            limit, how = measured_break_even(part, seen), "measured"
         fractions: Sequence[float] = FRACTIONS if looks else FRACTIONS[-1:]
         ranks = {resolve_rank(fraction, n_in, n_out) for fraction in fractions}
         options = sorted(rank for rank in ranks if rank <= limit)
@@ -536,7 +573,11 @@ class Schedule:
         there = dict(self._module.named_modules())
         unwatched = self._usable() if self.n_done else {}
         rows = [("layer", "type", "weight", "rank", "why")]
-        names = {**dict.fromkeys(self._notes), **dict.fromkeys(unwatched.values()), **dict.fromkeys(self._own)}
+        names = {
+            **dict.fromkeys(self._notes),
+            **dict.fromkeys(unwatched.values()),
+            **dict.fromkeys(self._own),
+        }
         for name in names:
             part = there.get(name)
             if part is None or kind_of(part) is None:
@@ -544,23 +585,31 @@ class Schedule:
             made = isinstance(part, Factored)
             n_in, n_out = sides(part)
             rank = str(part.rank) if made else "dense"
-            rows.append((name, type(part).__name__, f"{n_out}×{n_in}", rank, self._notes.get(name, "")))
+            rows.append(
+                (name, type(part).__name__, f"{n_out}×{n_in}", rank, self._notes.get(name, ""))
+            )
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*map(str.ljust, row, widths), row[4]]).rstrip() for row in rows]
-        return "\n".join([f"step {self.n_done} of {self.n_steps}, {self.phase}", *lines, *self._remarks()])
+        return "\n".join(
+            [f"step {self.n_done} of {self.n_steps}, {self.phase}", *lines, *self._remarks()]
+        )
 
     def _remarks(self) -> list[str]:
         if self._auto is not None and self._auto.start is None and not self._first:
-            return ["no losses are known, so no cut is guarded: give sample and loss, or step(loss)"]
+            return [
+                "no losses are known, so no cut is guarded: give sample and loss, or step(loss)"
+            ]
         return []
 
     _PLAIN = ("n_done", "n_steps", "_switch_step", "_guard_step", "_recompose_step", "_before")
 
     def state_dict(self) -> dict[str, Any]:
         """The phase, the ranks and the plan, as plain Python numbers, lists and dicts."""
+        self._forget_others()
         return {
             "plan": {name.lstrip("_"): getattr(self, name) for name in self._PLAIN},
             "ranks": {name: made.rank for name, made in self._own.items()},
+            "scales": dict(self._rates.scales),
             "auto": None if self._auto is None else self._auto.state(),
             "notes": dict(self._notes),
             "first": [float(loss) for loss in self._first],
@@ -580,7 +629,7 @@ class Schedule:
             It is not of such a model or training; nothing is changed then.
         """
         try:
-            plan, ranks = dict(state["plan"]), dict(state["ranks"])
+            plan, ranks, scales = dict(state["plan"]), dict(state["ranks"]), dict(state["scales"])
             events = [Event(kind, step, dict(info)) for kind, step, info in state["events"]]
             notes, auto = dict(state["notes"]), state["auto"]
             first, recent = list(state["first"]), list(state["recent"])
@@ -589,7 +638,9 @@ class Schedule:
             raise ValueError(f"state: expected what state_dict gave, got {error!r}") from error
         if values["n_steps"] != self.n_steps:
             got = f"one of {values['n_steps']}"
-            raise ValueError(f"state: expected that of a training of {self.n_steps} steps, got {got}")
+            raise ValueError(
+                f"state: expected that of a training of {self.n_steps} steps, got {got}"
+            )
         if (auto is not None) and not self.factoring.automatic:
             raise ValueError('state: expected that of given ranks, got one of factoring="auto"')
         unwatch(self._module)
@@ -607,7 +658,10 @@ class Schedule:
             self._auto = self._auto or Auto(self.n_steps, 0, self.n_steps)
             self._auto.restore(auto)
         if self._auto is not None and self._auto.look_step is not None:
-            self._shapes = watch(self._usable())
+            self._seen = watch(self._usable())
+        self._rates.scales = scales
+        self._rates.follow(made)
+        self._set_fade()
         self._last = None
 
 
@@ -630,19 +684,3 @@ def _plain(optimizer: Any) -> torch.optim.Optimizer:
         got = type(optimizer).__name__
         raise TypeError(f"optimizer: expected a torch.optim.Optimizer, got {got}")
     return optimizer
-
-
-def _supported(factoring: Factoring) -> Factoring:
-    """Refuses settings that have no meaning here."""
-    for name in ("product_decay", "structure", "split"):
-        default = getattr(Factoring, name)
-        if getattr(factoring, name) != default:
-            raise ValueError(f"factoring: expected {name}={default!r}, nothing else is supported for torch")
-    if not isinstance(factoring.ranks, str | float | tuple):
-        raise TypeError("factoring: expected ranks as a number, a rule's name or a sequence")
-    if factoring.learning_rate not in ("auto", 1.0):
-        raise ValueError("factoring: expected learning_rate='auto' or 1, got one of the factors' own")
-    guard = factoring.guard
-    if guard is not None and guard.action == "raise" and not factoring.automatic:
-        raise ValueError('factoring: expected a guard with action "delay" or "undo", got "raise"')
-    return factoring

@@ -1,44 +1,50 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The shapes that layers are called with, seen by hooks for the time until a decision.
+"""What layers are called with while a model trains, seen by hooks for the time until a decision.
 
-Not here: how long layers take with them (timing.py).
+Not here: a look over a sample (observe.py), and how long layers take (timing.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-__all__ = ["Shapes", "unwatch", "watch"]
+from svdfast.torch.kinds import kind_of
+from svdfast.torch.observe import Seen, described
+
+__all__ = ["unwatch", "watch"]
 
 
 class _Watch:
-    """A forward pre-hook of a layer. It writes where all hooks of a model do."""
+    """A forward pre-hook of a layer, known by its type, so that it is found again."""
 
-    def __init__(self, name: str, shapes: Shapes):
-        self.name, self.shapes = name, shapes
+    def __init__(self, name: str, seen: dict[str, Seen]):
+        self.name, self.seen = name, seen
 
-    def __call__(self, part: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor):
-            self.shapes.inputs[self.name] = tuple(args[0].shape)
+    def __call__(self, part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kind = kind_of(part)
+        if torch.compiler.is_compiling() or kind is None or not part.training:
+            return
+        inputs = kind.inputs(part, args, kwargs)
+        if any(x.is_nested for x in inputs):
+            return
+        device = inputs[0].device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        self.seen[self.name] = Seen(inputs=tuple(map(described, inputs)), autocast=autocast)
 
 
-@dataclass
-class Shapes:
-    """Of the last inputs, by the layers' names."""
+def watch(layers: Mapping[nn.Module, str]) -> dict[str, Seen]:
+    """Hooks on these layers, until `unwatch`; where they write, by the layers' names.
 
-    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
-
-
-def watch(layers: Mapping[nn.Module, str]) -> Shapes:
-    """Hooks on these layers, until `unwatch`."""
-    shapes = Shapes()
+    Within a compiled graph they see nothing.
+    """
+    seen: dict[str, Seen] = {}
     for part, name in layers.items():
-        part.register_forward_pre_hook(_Watch(name, shapes))
-    return shapes
+        part.register_forward_pre_hook(_Watch(name, seen), with_kwargs=True)
+    return seen
 
 
 def unwatch(module: nn.Module) -> None:
@@ -47,3 +53,4 @@ def unwatch(module: nn.Module) -> None:
         for key, hook in list(part._forward_pre_hooks.items()):
             if isinstance(hook, _Watch):
                 del part._forward_pre_hooks[key]
+                part._forward_pre_hooks_with_kwargs.pop(key, None)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`Schedule` as a callback of Hugging Face's Trainer. Needs the package transformers.
+
+Not here: what the schedule does (schedule.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:
+    from transformers import TrainerCallback
+    from transformers.trainer_callback import ExportableState
+except ImportError:
+    why = (
+        "svdfast.torch.trainer needs the package transformers: pip install transformers accelerate"
+    )
+    raise ImportError(why, name="transformers") from None
+
+from svdfast.torch.factorize import recompose
+from svdfast.torch.form import follow
+from svdfast.torch.schedule import Schedule
+
+__all__ = ["SVDCallback"]
+
+
+class SVDCallback(TrainerCallback, ExportableState):
+    """Trains a Trainer's model by the four steps of the method.
+
+    Its state is saved with the Trainer's checkpoints. To resume from one, build model and Trainer
+    as at first; the model takes the checkpoint's form when its weights are loaded. Where the
+    factors are to be multiplied together at the end, that is also done where a training ends early,
+    or goes back to its best checkpoint.
+
+    Parameters
+    ----------
+    factoring, skip, sample, loss
+        As in `svdfast.torch.Schedule`. Batches of a sample are mappings, on the model's device, and
+        lie in a list; with labels among them the model's own loss is taken.
+
+    Attributes
+    ----------
+    schedule : Schedule or None
+        From the beginning of the training on.
+
+    Raises
+    ------
+    ValueError
+        When the training begins: it has several processes, whose DistributedDataParallel a callback
+        does not get to see; or ``restore_callback_states_from_checkpoint`` is on, with which the
+        Trainer makes callbacks anew, without their arguments.
+
+    Examples
+    --------
+    A Trainer gets it in its list, not by ``add_callback``:
+
+    >>> from svdfast.torch.trainer import SVDCallback
+    >>> callbacks = [SVDCallback(factoring=1 / 4, skip=["lm_head"])]
+    """
+
+    def __init__(
+        self, factoring: Any = "auto", *, skip: Any = (), sample: Any = None, loss: Any = None
+    ):
+        self._settings = {"factoring": factoring, "skip": skip, "sample": sample, "loss": loss}
+        self.schedule: Schedule | None = None
+
+    def on_init_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        follow(model)
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if args.world_size > 1:
+            raise ValueError(
+                "SVDCallback: expected one process; in several use svdfast.torch.Schedule"
+            )
+        if args.restore_callback_states_from_checkpoint:
+            raise ValueError("SVDCallback: expected restore_callback_states_from_checkpoint=False")
+        self.schedule = Schedule(model, optimizer, n_steps=state.max_steps, **self._settings)
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if saved is not None and saved["attributes"]["saved"] is not None and state.global_step > 0:
+            self.schedule.load_state_dict(saved["attributes"]["saved"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.schedule is not None
+        self.schedule.step()
+
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        if self.schedule is not None and self.schedule.factoring.recompose:
+            recompose(model)
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer saves."""
+        saved = None if self.schedule is None else self.schedule.state_dict()
+        return {"args": {}, "attributes": {"saved": saved}}
