@@ -16,7 +16,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def samples(case: Case, quick: bool) -> tuple[tuple[Tensor, Tensor], tuple[Tenso
                 inputs = inputs.reshape(-1, 32, 32, 3).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
             parts.append((inputs, torch.from_numpy(np.asarray(y, dtype=np.int64))))
     if quick:
-        parts = [(X[:: len(X) // 256], y[:: len(y) // 256]) for X, y in parts]
+        parts = [(X[: 4 * case.batch], y[: 4 * case.batch]) for X, y in parts]
     return parts[0], parts[1]
 
 
@@ -130,22 +130,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="every run")
-    parser.add_argument("--quick", action="store_true", help="few samples: only a check")
+    parser.add_argument("--quick", action="store_true", help="one case, four steps, one thread: only a check")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    threads = 1 if arguments.quick else arguments.threads
+    torch.set_num_threads(threads)
     print(machine.describe(["torch"]))
-    print(f"\n{arguments.threads} threads, float32; mean and standard deviation over {arguments.seeds} seeds\n")
+    seeds = 1 if arguments.quick else arguments.seeds
+    print(f"\n{threads} threads, float32; mean and standard deviation, seeds: {seeds}\n")
     print(f"{'case':<16}{'':<8}{'accuracy, % or bits':>20}  {'− dense':>14}  {'seconds':>8}  {'× faster':>8}")
     runs = []
-    for name in arguments.cases or CASES:
-        case = CASES[name]
+    for name in arguments.cases or (["mlp-fashion"] if arguments.quick else CASES):
+        case = replace(CASES[name], epochs=1) if arguments.quick else CASES[name]
         try:
             data = samples(case, arguments.quick)
         except (ImportError, OSError) as error:
             print(f"{name:<16}left out: {error}")
             continue
         found: dict[str, list[dict[str, Any]]] = {}
-        for seed in range(1 if arguments.quick else arguments.seeds):
+        for seed in range(seeds):
             for way in ("dense", *arguments.factoring):
                 factoring = None if way == "dense" else way if way == "auto" else float(way)
                 run = train(case, data, seed, factoring)
