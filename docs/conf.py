@@ -26,7 +26,8 @@ default_role = "py:obj"
 autodoc_typehints = "none"  # numpydoc's sections tell them, in words
 autodoc_member_order = "bysource"
 # Modules that need an extra can be documented without it.
-autodoc_mock_imports = [name for name in ("onnx", "sklearn", "torch") if find_spec(name) is None]
+_EXTRA = ("lightning", "onnx", "sklearn", "torch", "transformers")
+autodoc_mock_imports = [name for name in _EXTRA if find_spec(name) is None]
 numpydoc_show_class_members = False  # the template shows them
 # Each docstring has a summary, its sections in order, and tells of no parameter that is not there.
 numpydoc_validation_checks = {"GL05", "GL06", "GL07", "GL08", "PR02", "PR03", "PR10", "SS01"}
