@@ -12,8 +12,10 @@ from torch import nn  # noqa: E402
 from torch_training import Training, data, held, model, one_thread  # noqa: E402, F401
 
 import svdfast as sf  # noqa: E402
-from svdfast.torch import Event, FactoredLinear, Schedule, exchange, factorize, looks, switch  # noqa: E402  # noqa: E402
+from svdfast.torch import Event, FactoredLinear, Schedule, exchange, factorize, looks, switch  # noqa: E402
+from svdfast.torch.auto import Auto, Choice  # noqa: E402
 from svdfast.torch.budget import Budget  # noqa: E402
+from svdfast.training.auto import LOST, LOST_OF_KERNEL  # noqa: E402
 
 QUARTER = sf.Factoring(0.25, pretrain_fraction=0.1, force=True)
 
@@ -252,6 +254,27 @@ def test_auto_cuts_where_little_is_lost_and_tells_what(monkeypatch):
         why = event.info["layers"][name]
         assert ("the cut loses" in why) == (name in event.info.get("ranks", {})), why
         assert "learned" in why
+
+
+def test_a_convolution_may_lose_more_than_a_linear_layer(monkeypatch):
+    auto = Auto(1000, 100, 1000)
+    auto.start = 1.0
+    choices = [
+        Choice("linear", [8]),
+        Choice("kernel", [8], allowed=LOST_OF_KERNEL),
+        Choice("bad kernel", [8], allowed=LOST_OF_KERNEL),
+    ]
+    loses = {"linear": 0.03, "kernel": 0.03, "bad kernel": 0.05}
+    assert auto.look(100, choices, 0.0, lambda ranks: max(map(loses.get, ranks))) == {"kernel": 8}
+
+    # And the looks know which of a model's layers is one.
+    monkeypatch.setattr("svdfast.torch.looks.measured_break_even", lambda *_, **__: 1000)
+    net = nn.Sequential(nn.Conv2d(8, 32, 3), nn.Flatten(), nn.Linear(512, 64), nn.Linear(64, 2))
+    optimizer = torch.optim.Adam(net.parameters())
+    schedule = Schedule(net, optimizer, n_steps=1000, factoring="auto", skip=["3"])
+    net(torch.rand(4, 8, 6, 6))
+    found = schedule._looks._choices({net[0]: "0", net[2]: "2"}, True)
+    assert [choice.allowed for choice in found] == [LOST_OF_KERNEL, LOST]
 
 
 def test_auto_gives_the_smallest_rank_that_loses_little(monkeypatch):

@@ -44,6 +44,8 @@ class Choice:
         Rank to the share of what has been learned that its cut loses.
     sides : tuple of int
         n_in and n_out.
+    allowed : float
+        What its cut alone may lose, as a share of what has been learned.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Choice:
     rank: int | None = None
     tried: dict[int, float] = field(default_factory=dict)
     sides: tuple[int, int] = (1, 1)
+    allowed: float = LOST
 
     @property
     def lost(self) -> float:
@@ -139,7 +142,7 @@ class Auto:
                 for choice in chosen.values():
                     choice.rank, choice.why = None, TOO_LONG
                 break
-            if together <= TOGETHER * LOST * learned:
+            if together <= TOGETHER * max(choice.allowed for choice in chosen.values()) * learned:
                 break
             worst = max(chosen.values(), key=lambda choice: choice.lost)
             worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
@@ -176,7 +179,7 @@ class Auto:
                     return
                 choice.tried[rank] = more / learned
             lost = choice.tried[rank]
-            if not lost <= LOST:  # or NaN
+            if not lost <= choice.allowed:  # or NaN
                 if choice.rank is None:
                     choice.why = f"a cut to rank {rank} loses {lost:.1%} of what has been learned"
                 return

@@ -27,7 +27,7 @@ from svdfast.torch import layers as made
 from svdfast.torch.attention import FactoredMultiheadAttention, attention
 from svdfast.torch.layers import Factored, is_channels_last, like_memory_of, recurrent
 
-__all__ = ["Kind", "kind_of", "own_parameters"]
+__all__ = ["Convolution", "Kind", "kind_of", "own_parameters"]
 
 
 class Kind:

@@ -20,14 +20,14 @@ from svdfast.model.svd import resolve_rank
 from svdfast.torch.auto import Auto, Choice
 from svdfast.torch.budget import TOO_LONG, Budget, svd_work
 from svdfast.torch.cut import Decomposed
-from svdfast.torch.kinds import kind_of
+from svdfast.torch.kinds import Convolution, kind_of
 from svdfast.torch.observe import Seen, observe
 from svdfast.torch.places import replace, sides
 from svdfast.torch.sample import Sample
 from svdfast.torch.switch import Cut, Switch, grams_of
 from svdfast.torch.timing import least_work, measured_break_even
 from svdfast.torch.watch import Watched
-from svdfast.training.auto import FRACTIONS, ROWS_PER_RANK, SAMPLES
+from svdfast.training.auto import FRACTIONS, LOST, LOST_OF_KERNEL, ROWS_PER_RANK, SAMPLES
 
 __all__ = ["Looks"]
 
@@ -376,7 +376,8 @@ class Looks:
             ranks = {resolve_rank(fraction, n_in, n_out) for fraction in fractions}
             options = sorted(rank for rank in ranks if rank <= limit)
             why = f"its factors are no faster: break-even rank {limit}, {how}"
-            choices[name] = Choice(name, options, why, sides=(n_in, n_out))
+            allowed = LOST_OF_KERNEL if isinstance(kind_of(part), Convolution) else LOST
+            choices[name] = Choice(name, options, why, sides=(n_in, n_out), allowed=allowed)
         return [choices[name] for name in layers.values()]
 
 
