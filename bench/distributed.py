@@ -117,6 +117,7 @@ def theirs(batch: int, share: float | None, n_threads: int, n_steps: int) -> Non
     if rank == 0:
         print(json.dumps({"seconds": min(times[1:])}), flush=True)
     if size > 1:
+        torch.distributed.barrier()  # a process that ends first takes the others' connections
         torch.distributed.destroy_process_group()
 
 
