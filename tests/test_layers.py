@@ -12,6 +12,7 @@ from svdfast import layers as L
 from svdfast._engine import Engine
 from svdfast.data.open import checked_samples
 from svdfast.model.evaluation import spec_of
+from svdfast.training import auto
 
 RECURRENT = [L.RNN, L.GRU, L.LSTM]
 
@@ -414,6 +415,27 @@ def test_auto_decides_and_tells(name):
     looked = [event for event in result.events if event.kind == "ranks"]
     assert len(looked[0].info["layers"]) == len(net.layers) - 1
     assert "layer 0" in result.explain()
+
+
+@pytest.mark.parametrize(("of_kernel", "of_others"), [(np.inf, -np.inf), (-np.inf, np.inf)])
+def test_convolutions_have_a_limit_of_their_own(monkeypatch, of_kernel, of_others):
+    for name, value in (("LOST_OF_KERNEL", of_kernel), ("LOST", of_others), ("LOOKING", np.inf), ("LEAST", 1), ("FASTER", np.inf)):
+        monkeypatch.setattr(auto, name, value)
+    net = sf.Network(
+        sf.Input(8, 8, 1),
+        [
+            L.Conv2d(64, 3, "relu", padding="same"), L.Conv2d(64, 3, "relu", padding="same"), L.Flatten(),
+            L.Linear(256, "relu"), L.Linear(3, "softmax"),
+        ],
+        seed=0,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    X = rng.random((200, 8, 8, 1), dtype=np.float32)
+    y = (X[:, :4].mean((1, 2, 3)) > X[:, 4:].mean((1, 2, 3))).astype(int)
+    result = sf.train(net, X, y, epochs=30, batch_size=50, optimizer=sf.Adam(1e-3))
+    (look, *_) = (event for event in result.events if event.kind == "ranks")
+    assert look.info["learned"] > 0
+    assert [rank is not None for rank in look.info["ranks"]] == [False, of_kernel > 0, of_others > 0]
 
 
 @pytest.mark.parametrize("name", TRAININGS)

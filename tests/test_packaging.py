@@ -36,8 +36,8 @@ COMPILED = (
     *(f"ops.{path.stem}" for path in sorted((ROOT / "src" / "ops").glob("*.pyx"))),
 )  # fmt: skip
 OPTIONAL = (
-    "h5py", "lightning", "matplotlib", "onnx", "onnxruntime", "safetensors", "sklearn", "tensorboardX", "torch", "tqdm",
-    "transformers", "zarr",
+    "dask", "distributed", "h5py", "lightning", "matplotlib", "mpi4py", "onnx", "onnxruntime", "safetensors", "sklearn",
+    "tensorboardX", "torch", "tqdm", "transformers", "zarr",
 )  # fmt: skip
 REQUIRED = ["numpy", "scipy", "threadpoolctl"]
 PAPERS = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md")

@@ -36,10 +36,13 @@ def trained(rank=0, world=1, auto=False, **arguments):
     settings = {"pretrain_fraction": 0.2, "recompose_fraction": 0.25, "force": True}
     sample = {}
     if auto:
-        from svdfast.torch import schedule as module
+        from svdfast.torch import looks
+        from svdfast.torch.budget import Budget
 
-        # Each process would decide otherwise, alone.
-        module.measured_break_even = lambda *args: 40 if rank == 0 else 0
+        # Each process would decide otherwise, alone; there is time for all.
+        looks.measured_break_even = lambda *args, **kwargs: 40 if rank == 0 else 0
+        looks.least_work = lambda *args: 0
+        Budget.steps = lambda self, seconds: 0.0
         sample = {
             "sample": [(x[share], y[share])],
             "loss": lambda output, batch: (output - batch[1]).square().mean(),
@@ -49,11 +52,16 @@ def trained(rank=0, world=1, auto=False, **arguments):
         wrapped, optimizer, n_steps=STEPS, factoring=factoring, skip=["output"], **sample
     )
     if auto:
-        module.Auto.look = lambda self, step, choices, loss, rise: {
-            c.name: c.options[0]
-            for c in choices
-            if c.options and loss is not None and rise({c.name: c.options[0]}) < 1
-        }
+
+        def look(self, step, choices, loss, rise):
+            self.look_step = None
+            return {
+                c.name: c.options[0]
+                for c in choices
+                if c.options and loss is not None and rise({c.name: c.options[0]}) < 1
+            }
+
+        looks.Auto.look = look
     phases = []
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -131,12 +139,12 @@ def test_rank_0_decides_where_layers_are_looked_at(tmp_path):
 
 def failing(rank):
     """A cut that fails on rank 0, where alone it is made."""
-    from svdfast.torch import schedule
+    from svdfast.torch import switch
 
     def cut(*args):
         raise ArithmeticError("no convergence")
 
-    schedule.cut = cut
+    switch.cut = cut
     torch.distributed.init_process_group("gloo")
     try:
         trained(rank, 2)

@@ -321,7 +321,7 @@ def test_scales_by_themselves_fade_and_leave_no_hooks():
     ).steps(5)
     scales = training.schedule.events[0].info["learning_rate_scales"]
     assert all(1 < scale <= 1.5 for scale in scales.values())
-    rates, fades = training.schedule._rates, []
+    rates, fades = training.schedule._switch.rates, []
     for _ in range(44):
         fades.append(rates.fade)
         training.steps(1)

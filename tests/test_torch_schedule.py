@@ -12,8 +12,8 @@ from torch import nn  # noqa: E402
 from torch_training import Training, data, held, model, one_thread  # noqa: E402, F401
 
 import svdfast as sf  # noqa: E402
-from svdfast.torch import Event, FactoredLinear, Schedule, factorize  # noqa: E402
-from svdfast.torch import schedule as module  # noqa: E402
+from svdfast.torch import Event, FactoredLinear, Schedule, exchange, factorize, looks, switch  # noqa: E402  # noqa: E402
+from svdfast.torch.budget import Budget  # noqa: E402
 
 QUARTER = sf.Factoring(0.25, pretrain_fraction=0.1, force=True)
 
@@ -163,6 +163,25 @@ def test_explain_has_a_line_for_each_layer():
     }
 
 
+def test_explain_tells_afterwards_what_was_done():
+    training = trained().steps(16)
+    lines = training.schedule.explain().splitlines()
+    assert lines[2].split() == "first Linear 60×40 dense rank 10 in steps 3–15".split()
+    assert lines[3].endswith("dense  rank 12 in steps 3–15")
+    other = trained().load(saved(training.state()))
+    assert other.schedule.explain() == training.schedule.explain()
+    undone = Training(factoring=quarter(guard=sf.Guard(0.1, "undo")), n_steps=50).steps(5)
+    undone.schedule._recent.clear()
+    undone.schedule.step(10.0)
+    assert "rank 10 in steps 6–6, taken back" in undone.schedule.explain()
+
+
+def test_explain_before_a_look_does_not_take_its_own_hooks_for_someone_elses():
+    training = Training(factoring="auto", n_steps=500).steps(3)
+    assert "hooks" not in training.schedule.explain() and "first" in training.schedule.explain()
+    assert not any("hooks" in why for why in training.schedule._switch.notes.values())
+
+
 def test_a_second_schedule_takes_over_and_leaves_layers_that_are_factored():
     training = trained().steps(20)
     again = Training(factoring=None)
@@ -198,15 +217,22 @@ def test_layers_that_someone_else_has_replaced_are_left():
 def limits(**ranks):
     """Measured break-even ranks by layer, in place of the clock's."""
 
-    def measured(layer, seen):
+    def measured(layer, seen, seconds):
         assert seen.inputs[0].shape[-1] == layer.in_features
         return ranks["first" if layer.in_features == 40 else "second"]
 
     return measured
 
 
+def measured(monkeypatch, limit):
+    """In place of the clock's, and there is time for all looks."""
+    monkeypatch.setattr(looks, "measured_break_even", limit)
+    monkeypatch.setattr(looks, "least_work", lambda layer, seen: 0)
+    monkeypatch.setattr(Budget, "steps", lambda self, seconds: 0.0)
+
+
 def automatic(monkeypatch, n_steps=500, steps=60, first=40, second=40, clock=None, **arguments):
-    monkeypatch.setattr(module, "measured_break_even", limits(first=first, second=second))
+    measured(monkeypatch, limits(first=first, second=second))
     monkeypatch.setattr(Schedule, "_clock", lambda self: clock)
     return Training(
         n_steps=n_steps, **{"factoring": "auto", "settings": {"lr": 3e-3}} | arguments
@@ -263,7 +289,7 @@ def test_auto_without_a_sample_takes_a_quarter_and_is_guarded_by_the_losses(monk
 
 
 def test_auto_without_losses_says_that_nothing_guards_it(monkeypatch):
-    monkeypatch.setattr(module, "measured_break_even", limits(first=40, second=40))
+    measured(monkeypatch, limits(first=40, second=40))
     training = Training(n_steps=50, factoring="auto").steps(10, tell=False)
     assert training.schedule.events[0].info["ranks"] == {"first": 10, "second": 12}
     assert "no losses are known" in training.schedule.explain()
@@ -280,7 +306,7 @@ def test_auto_keeps_a_good_cut(monkeypatch):
 
 
 def test_auto_takes_all_back_for_good_where_steps_are_no_faster(monkeypatch):
-    monkeypatch.setattr(module, "measured_break_even", limits(first=40, second=40))
+    measured(monkeypatch, limits(first=40, second=40))
     monkeypatch.setattr(Schedule, "_clock", lambda self: (1.0, 1.0))
     training = Training(n_steps=500, factoring="auto")
     training.steps(50)
@@ -324,18 +350,19 @@ def test_looks_leave_the_model_as_it_was(monkeypatch):
     assert all(part.training for part in training.net.modules())
 
     training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
-    parts, n = list(training.net.modules()), []
+    parts, n, cut = list(training.net.modules()), [], []
 
     def broken(output, batch):
         n.append(1)
-        if len(n) == 3:
+        if len(n) == 8:  # the sample is in six pieces, so a layer is cut
+            cut.extend(p for p in training.net.modules() if type(p) is FactoredLinear)
             raise ArithmeticError
         return mse(output, batch)
 
     training.schedule._sample._loss = broken
     with pytest.raises(ArithmeticError):
         training.schedule.step(1.0)
-    assert list(training.net.modules()) == parts
+    assert len(cut) == 1 and list(training.net.modules()) == parts
 
 
 def test_the_guard_of_given_ranks_goes_back_or_waits():
@@ -396,6 +423,7 @@ def test_an_interrupted_switch_leaves_model_and_optimizer(fails, monkeypatch):
         list(training.net.modules()),
         [id(p) for g in training.optimizer.param_groups for p in g["params"]],
     )
+    module = switch if fails == "cut" else exchange
     real, calls = getattr(module, fails), []
 
     def failing(*args, **kwargs):
@@ -415,6 +443,52 @@ def test_an_interrupted_switch_leaves_model_and_optimizer(fails, monkeypatch):
     for i, state in before[1]["state"].items():
         assert all(torch.equal(value, after[1]["state"][i][name]) for name, value in state.items())
     assert training.schedule.phase == "dense"
+    training.optimizer.step()
+    event = training.schedule.step()  # it is tried again
+    assert event.kind == "switch" and event.step == 3 and training.schedule.phase == "factored"
+    assert held(training.optimizer) == {id(p) for p in training.net.parameters()}
+    assert training.steps(12).schedule.phase == "dense"
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_what_fails_while_layers_are_swapped_is_undone_and_tried_again(auto, monkeypatch):
+    if auto:
+        training = automatic(monkeypatch, steps=49)
+    else:
+        training = trained().steps(1)
+    state = copy.deepcopy(training.optimizer.state_dict())
+    parts, schedule = list(training.net.modules()), training.schedule
+    training.loss().backward()
+    gradients = {p: p.grad.clone() for p in training.net.parameters()}
+    real = exchange.swap
+
+    def interrupted(*args):
+        real(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exchange, "swap", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        schedule.step(0.1)
+    assert list(training.net.modules()) == parts and schedule.phase == "dense"
+    assert all(torch.equal(p.grad, gradient) for p, gradient in gradients.items())
+    assert held(training.optimizer) == {id(p) for p in training.net.parameters()}
+    after = training.optimizer.state_dict()
+    assert after["param_groups"] == state["param_groups"]
+    for i, own in state["state"].items():
+        assert all(torch.equal(value, after["state"][i][name]) for name, value in own.items())
+    assert schedule.events == []
+    monkeypatch.setattr(exchange, "swap", real)
+    assert schedule.step(0.1).kind == "switch" and schedule.phase == "factored"
+    # And so the way back.
+    made = list(training.net.modules())
+    monkeypatch.setattr(exchange, "swap", interrupted)
+    schedule.n_done = schedule._plan.recompose_step - 1
+    schedule._looks = None
+    with pytest.raises(KeyboardInterrupt):
+        schedule.step(0.1)
+    assert list(training.net.modules()) == made and schedule.phase == "factored"
+    monkeypatch.setattr(exchange, "swap", real)
+    assert schedule.step(0.1).kind == "recompose" and schedule.phase == "dense"
 
 
 def test_torch_generators_are_left_alone_and_old_weights_are_freed():
@@ -588,8 +662,8 @@ def test_a_switch_between_backward_passes_of_one_step_gives_the_gradient_of_both
     """At full rank, where the gradient of the second half does not change by the switch."""
     factoring = sf.Factoring(1.0, pretrain_fraction=0.1, force=True)
     gradients = []
-    for switch in (False, True):
-        training = Training("sgd", factoring if switch else None, n_steps=20).steps(1)
+    for switched in (False, True):
+        training = Training("sgd", factoring if switched else None, n_steps=20).steps(1)
         training.optimizer.zero_grad()
         training.loss().backward()
         training.schedule.step()
@@ -634,7 +708,7 @@ def test_a_compiled_model_is_compiled_once_more_for_a_switch(auto, monkeypatch):
     compiled = torch.compile(training.net, backend=counting, fullgraph=True)
     if auto:
         factoring = sf.Factoring(recompose_fraction=0.25)
-        monkeypatch.setattr(module, "measured_break_even", lambda *args: 40)
+        measured(monkeypatch, lambda *args, **kwargs: 40)
     training.schedule = Schedule(
         compiled,
         training.optimizer,

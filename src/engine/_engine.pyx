@@ -768,6 +768,8 @@ cdef class Engine:
         Whether results must not depend on the number of threads, whosever products are used.
     carries : bool
         Whether recurrent layers begin a batch of `gradient` or `step` with the states in `carried`; else with zeros.
+    carried_rows : int, optional
+        Rows of a batch whose parts are asked for one by one; by default `batch_size`.
     tile_rows, sum_rows : int, optional
         Instead of those of TILE_ROWS and SUM_ROWS.
 
@@ -778,7 +780,7 @@ cdef class Engine:
     by_tiles : bool
         Whether each tile forms its part of the gradients.
     carried : ndarray or None
-        The states that the next batch begins with, zeros at first: of each that the program carries, batch_size rows.
+        The states that the next batch begins with, zeros at first: of each that the program carries, carried_rows rows.
     """
 
     cdef Plan plan
@@ -803,7 +805,7 @@ cdef class Engine:
         free(self.plan.groups)
 
     def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, bfloat16=False, reproducible=False,
-                 carries=False, tile_rows=None, sum_rows=None):
+                 carries=False, carried_rows=None, tile_rows=None, sum_rows=None):
         cdef Plan* plan = &self.plan
         cdef Py_ssize_t rows, largest, most, call_rows, few = 2 * FEW_ROWS + 1
         cdef list gaps = []
@@ -853,7 +855,9 @@ cdef class Engine:
         largest = self._make_room_for_penalties()
         if bfloat16 and not self.is_double:
             self._make_room_for_packed([places[operation.input][1] is not None for operation in layout.program.operations])
-        of_states = batch_size * sum(layout.program.carried) if carries else 0
+        if carried_rows is None:
+            carried_rows = batch_size
+        of_states = carried_rows * sum(layout.program.carried) if carries else 0
         room("n_threads" if n > 1 else "layers" if tall > 0 else "sizes",
              (size + 2 * of_states) * dtype.itemsize + plan.loss_rows * plan.rows_out * 8
              + (n if plan.by_tiles else 1) * (layout.size * dtype.itemsize if gradients else 0))
@@ -865,7 +869,7 @@ cdef class Engine:
             self.carried, self.left = aligned_zeros(of_states, dtype), aligned_zeros(of_states, dtype)
         for i in range(plan.n_operations):
             self._lay(&plan.operations[i], layout.program, i, places, dtype.itemsize)
-            self._lay_carried(&plan.operations[i], layout.program, i, batch_size, dtype.itemsize)
+            self._lay_carried(&plan.operations[i], layout.program, i, carried_rows, dtype.itemsize)
         plan.bare = plan.operations[plan.n_operations - 1]
         plan.bare.code = _elementwise.SVDFAST_IDENTITY
         if gradients:
@@ -958,12 +962,12 @@ cdef class Engine:
         for k, other in enumerate(operation.others):
             self._set_place(&op.others[k], program, op.steps, other.value, other.delta, places, itemsize)
 
-    cdef _lay_carried(self, Operation* op, program, int i, Py_ssize_t batch_size, Py_ssize_t itemsize):
+    cdef _lay_carried(self, Operation* op, program, int i, Py_ssize_t n_rows, Py_ssize_t itemsize):
         """Tells an operation where the states lie that it carries."""
         states = program.operations[i].carried
         op.n_carried, op.carried_step = len(states), op.n * itemsize
         for k, index in enumerate(states):
-            op.carried[k] = batch_size * sum(program.carried[:index]) * itemsize
+            op.carried[k] = n_rows * sum(program.carried[:index]) * itemsize
 
     cdef _set_place(self, Place* place, program, Py_ssize_t steps, int value, bint delta, list places, Py_ssize_t itemsize):
         """Where a value lies, or its delta."""
@@ -1091,11 +1095,11 @@ cdef class Engine:
             plan.groups[i].rule.learning_rate *= plan.groups[i].rate_scale
 
     cdef double _run(self, Mode mode, Py_ssize_t first, Py_ssize_t count, double l1, double l2,
-                     out=None, total_weight=None) except? -1:
+                     out=None, total_weight=None, Py_ssize_t place=0) except? -1:
         cdef Plan* plan = &self.plan
         cdef double scale = 1, total = count * plan.rows_out, value
         plan.mode = mode
-        plan.batch_begin = first
+        plan.batch_begin = first - place
         plan.key = self.key if mode >= GRADIENT else 0
         plan.carried = plan.left = NULL
         if self.carried is not None and mode >= GRADIENT:
@@ -1144,17 +1148,17 @@ cdef class Engine:
         """Mean loss over n rows, without penalties; their outputs to `out` where it is given."""
         return self._run(EVALUATE, 0, n, 0, 0, out)
 
-    def gradient(self, Py_ssize_t start, Py_ssize_t stop, out, double l1=0, double l2=0, total=None):
+    def gradient(self, Py_ssize_t start, Py_ssize_t stop, out, double l1=0, double l2=0, total=None, Py_ssize_t place=0):
         """Loss over rows start .. stop with penalties; its gradient to `out` (layout.size,).
 
         `total`: the sum of the weights of all samples of the batch, where these rows are only a part of it. The losses and gradients of
         the parts then add up to the batch's; penalties, which each part has whole, are to be asked of one of them. No rows have no
-        gradient and no penalties.
+        gradient and no penalties. `place`: where in the batch the first of these rows is, for dropout and carried states.
         """
         if stop == start:
             out[...] = 0
         self.plan.gradient = <void*> address(out)
-        return self._run(GRADIENT, start, stop - start, l1, l2, None, total)
+        return self._run(GRADIENT, start, stop - start, l1, l2, None, total, place)
 
     def step(self, Py_ssize_t start, Py_ssize_t stop, double learning_rate, Py_ssize_t t, double l1=0, double l2=0):
         """One update from rows start .. stop, the t-th of its moments (from 1). Returns the loss before it.

@@ -185,8 +185,8 @@ def resolve_precision(precision: str | None, dtype: DTypeLike) -> bool:
     return True
 
 
-def resolve_threads(n_threads: int | None) -> int:
-    """The number of threads: as asked for, or as many as OpenMP would use and this process may run on.
+def resolve_threads(n_threads: int | None, most: int | None = None) -> int:
+    """The number of threads: as asked for, or as many as OpenMP would use and this process may run on, at `most` so many.
 
     A forked process has one thread, which does the work of so many, one share after the other; a warning is logged then, once.
     """
@@ -203,7 +203,7 @@ def resolve_threads(n_threads: int | None) -> int:
             available = len(os.sched_getaffinity(0))
         except AttributeError:  # not on macOS, nor Windows
             available = os.cpu_count() or 1
-        n_threads = max(1, min(int(max_threads()), available))
+        n_threads = max(1, min(int(max_threads()), available, available if most is None else most))
     else:
         n_threads = count("n_threads", n_threads, maximum=1024)
     if n_threads > 1 and is_forked() and not _said_forked:

@@ -64,7 +64,7 @@ class FractionExcept(Fraction):
 class Comparison:
     """One training or two from one network: their settings, what each prints, and the table."""
 
-    def __init__(self, arguments: argparse.Namespace, data: Data):
+    def __init__(self, arguments: argparse.Namespace, data: Data, communicator: Any = None):
         self.X, self.y, self.X_val, self.y_val = data.X, data.y, data.X_test, data.y_test
         if arguments.validation is not None:
             kept, held_out = hold_out(data, arguments.validation, arguments.seed)
@@ -81,7 +81,8 @@ class Comparison:
         self.learning_rate: float = setting("learning_rate")
         if arguments.learning_rate is None and arguments.optimizer == "sgd":
             self.learning_rate = SGD_LEARNING_RATE
-        self.threads = resolve_threads(arguments.threads)
+        self.communicator = communicator
+        self.threads = resolve_threads(arguments.threads, getattr(communicator, "n_threads", None))
 
         self.first = first_network(arguments, data, setting("hidden"))
         keep, n_hidden = arguments.keep_dense or (), len(self.first.layout.factorable)
@@ -107,7 +108,7 @@ class Comparison:
         if factoring.automatic:  # it looks, and cuts nothing so soon
             factoring = replace(factoring, ranks=1 / 4, force=True)
         factoring = replace(factoring, pretrain_fraction=0.5)
-        self._fit(self.first.copy(), factoring, self.X[:n], self.y[:n], epochs=2)
+        self._fit(self.first.copy(), factoring, self.X[:n], self.y[:n], epochs=2, communicator=None)
 
     def factoring(self) -> Factoring:
         """How the second training factors."""
@@ -129,7 +130,7 @@ class Comparison:
             return train(
                 net, X, y, batch_size=self.batch_size, optimizer=self.optimizer(),
                 factoring=factoring, precision=arguments.precision, n_threads=self.threads,
-                seed=arguments.seed, **settings,
+                seed=arguments.seed, **({"communicator": self.communicator} | settings),
             )  # fmt: skip
         except ValueError as error:  # an SVD of weights that are no longer finite
             raise Failure(error) from None
@@ -156,10 +157,12 @@ class Comparison:
             f"{', products in bfloat16' if arguments.precision == 'bfloat16' else ''}, "
             f"{len(net.parameters):,} parameters"
         )
+        n_processes = 1 if self.communicator is None else self.communicator.size
+        of_each = f" in each of {n_processes} processes" if n_processes > 1 else ""
         say(
             f"{'at most ' if arguments.early_stopping else ''}{self.epochs} epochs, batches of {self.batch_size}, {arguments.optimizer}, "
             f"learning rate {self.learning_rate:g}, {self.threads} "
-            f"{'thread' if self.threads == 1 else 'threads'}, seed {arguments.seed}"
+            f"{'thread' if self.threads == 1 else 'threads'}{of_each}, seed {arguments.seed}"
         )
 
     def train_one(self) -> tuple[Network, TrainingResult]:
@@ -204,6 +207,7 @@ class Comparison:
                     show(event.info)
                 hand_over()
 
+        tell.everywhere = True  # type: ignore[attr-defined]  # as trainings take turns in all processes
         net = self.first.copy()
         result = self._fit(
             net, factoring, self.X, self.y, epochs=self.epochs, early_stopping=self.arguments.early_stopping,

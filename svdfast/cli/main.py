@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ from svdfast.cli import compress, evaluate, export, info, networks, predict, tex
 from svdfast.cli.columns import MOST_CLASSES
 from svdfast.cli.comparison import SGD_LEARNING_RATE, Comparison, say
 from svdfast.cli.data import DEFAULTS, LEAST_STEPS, TEST_SHARE, Data, load
+from svdfast.cli.distributed import one_voice
 from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, short, tell
 from svdfast.cli.report import check_extras, draw, write_page
 from svdfast.cli.scales import with_scales
@@ -163,9 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(argv)
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
-        print("svdfast: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+    except KeyboardInterrupt as error:
+        return _complain_of(error)
     except OSError as error:  # of standard output: all others were handled
         # Python flushes it once more as it ends, which would fail again.
         with contextlib.suppress(OSError, ValueError):
@@ -185,13 +186,25 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments.run(arguments)
     except SystemExit as end:  # of --help and --version
         return int(end.code or 0)
-    except UsageError as error:
-        return _complain(error, 2)
-    except (Failure, FloatingPointError, np.linalg.LinAlgError) as error:
-        return _complain(error, 1)
-    except MemoryError as error:
-        return _complain(f"out of memory{f': {error}' if str(error) else ''}", 1)
+    except _EXPECTED as error:
+        return _complain_of(error)
     return 0
+
+
+_EXPECTED = (UsageError, Failure, FloatingPointError, np.linalg.LinAlgError, MemoryError)
+
+
+def _complain_of(error: BaseException) -> int:
+    """Prints what is to be said of an error, and gives the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        print("svdfast: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    if isinstance(error, MemoryError):
+        return _complain(f"out of memory{f': {error}' if str(error) else ''}", 1)
+    if isinstance(error, _EXPECTED):
+        return _complain(error, 2 if isinstance(error, UsageError) else 1)
+    traceback.print_exception(error)
+    return 1
 
 
 def _complain(message: object, status: int) -> int:
@@ -315,6 +328,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--momentum", type=parse.momentum, metavar="M", help="of sgd (default 0)")
     add("--weight-decay", type=parse.not_negative, metavar="D", help="of adamw (default 0.01)")
     add("--threads", **parse.THREADS)
+    add("--distributed", action="store_true",
+        help="train with all processes that mpiexec has started: mpiexec -n 4 svdfast train ... --distributed; needs mpi4py")
     add("--seed", type=parse.integer(0), default=0, metavar="N",
         help="of the first weights, the order of the samples and the test set (default 0)")
 
@@ -379,6 +394,17 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    if not arguments.distributed:
+        _train_with(arguments, None)
+        return
+    if "-" in (arguments.data, arguments.file):
+        raise UsageError("--distributed: expected a file, as standard input is that of one process, got -")
+    with one_voice(_complain_of) as communicator:
+        _train_with(arguments, communicator)
+
+
+def _train_with(arguments: argparse.Namespace, communicator: Any) -> None:
+    """Trains, alone or with the other processes of a communicator."""
     if arguments.save is not None:
         parse.check_writable("--save", arguments.save, io.SUFFIXES)
     if arguments.ranks is not None and arguments.rank_fraction is not None:
@@ -405,7 +431,7 @@ def _train(arguments: argparse.Namespace) -> None:
     data = texts.load_text(arguments) if arguments.data == "text" else load(arguments)
     for warning in data.warnings:
         tell(f"warning: {warning}")
-    comparison = Comparison(arguments, data)
+    comparison = Comparison(arguments, data, communicator)
     comparison.introduce()
     compare = arguments.data in (*DEFAULTS, "text") if arguments.compare is None else arguments.compare
     if compare:
@@ -416,6 +442,9 @@ def _train(arguments: argparse.Namespace) -> None:
         rows = comparison.report_one(net, result)
     if data.is_text:
         _show_sample(net, data, texts.SAMPLE if arguments.sample is None else arguments.sample, arguments.seed)
+    complaint = comparison.judge(net)
+    if communicator is not None and communicator.rank > 0:
+        arguments.plot = arguments.report = arguments.save = None  # process 0 writes
     if arguments.plot is not None:
         draw(result, arguments.plot)
         say(f"The losses are drawn in {arguments.plot}.")
@@ -424,7 +453,6 @@ def _train(arguments: argparse.Namespace) -> None:
         say(f"The report is in {arguments.report}.")
     if arguments.save is not None:
         _save(net, data, arguments.save)
-    complaint = comparison.judge(net)
     if complaint is not None:
         raise Failure(complaint)
 

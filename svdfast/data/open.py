@@ -7,7 +7,7 @@ is in memory, else in blocks or in batches. Not here: how each kind is read (arr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,17 @@ from svdfast.data.batches import BatchSource, is_iterable_of_batches, validation
 from svdfast.data.checks import CODES, NAMES, Samples, checked_samples
 from svdfast.data.frames import column_names
 from svdfast.data.labels import classes_of
-from svdfast.data.rows import Reader, RowSource, is_row_source, read_if_small
+from svdfast.data.rows import FEWEST_BLOCKS, Reader, RowSource, is_row_source, read_if_small
+from svdfast.data.shared import Share, SharedRows, SharedSparse, Sharing, cut
 from svdfast.data.sparse import SparseSamples, SparseSource, is_sparse
 from svdfast.data.spec import Spec
 
-__all__ = ["BATCH_SIZE", "checked_samples", "learned", "open_data", "open_source", "open_validation"]
+__all__ = ["BATCH_SIZE", "Pieces", "checked_samples", "learned", "open_data", "open_source", "open_validation"]
 
 # Samples in a mini-batch where nobody says how many.
 BATCH_SIZE = 256
+# Validation data of several processes are cut into so many pieces, of at least so many rows.
+N_PIECES, PIECE_ROWS = 64, 256
 
 
 def learned(spec: Spec, X: Any, y: Any) -> Spec:
@@ -79,7 +82,8 @@ def open_source(
     steps_per_epoch: int | None,
     n_sampled: int,
     equal: bool = False,
-) -> Source:
+    sharing: Sharing | None = None,
+) -> tuple[Source, Share | None]:
     """Where a training takes its batches from.
 
     Parameters
@@ -93,6 +97,14 @@ def open_source(
         Samples that a look at the data takes at most; so many of an iterable's batches are kept.
     equal : bool
         Whether all batches have to have as many samples, in order: each row goes on where that of the batch before ended.
+    sharing : Sharing, optional
+        Of several processes, of which each takes a share of a batch.
+
+    Returns
+    -------
+    Source
+    Share or None
+        Which rows of a batch are this process's; None where there is no `sharing`, and where batches come ready.
 
     Raises
     ------
@@ -106,7 +118,13 @@ def open_source(
                 raise ValueError(
                     f"{name}: expected None with an iterable of batches, got {value!r}"
                 )
-        return BatchSource(X, spec, steps_per_epoch, n_sampled, equal)
+        if sharing is not None and sharing.size > 1:
+            for name, value in {"reproducible": sharing.reproducible, "carry_state": equal}.items():
+                if value:
+                    raise ValueError(
+                        f"{name}: expected False with an iterable of batches in several processes, as each brings its own, got True"
+                    )
+        return BatchSource(X, spec, steps_per_epoch, n_sampled, equal), None
     if steps_per_epoch is not None:
         raise ValueError(
             "steps_per_epoch: expected None with samples that are not an iterable of batches, "
@@ -122,15 +140,18 @@ def open_source(
             f"batch_size: expected a divisor of the {data.n_samples} samples with carry_state, as all batches have to be of one size, "
             f"got {batch_size}"
         )
+    share = None if sharing is None else sharing.of(min(batch_size, data.n_samples))
     if isinstance(data, Reader):
-        return RowSource(data, batch_size, shuffled, rng)
+        return RowSource(data, batch_size, shuffled, rng) if share is None else SharedRows(data, share, shuffled, rng), share
     if isinstance(data, SparseSamples):
-        return SparseSource(data, batch_size, shuffled, rng, n_sampled)
-    return ArraySource(data, batch_size, shuffled, rng)
+        source = SparseSource(data, batch_size, shuffled, rng, n_sampled)
+        return source if share is None else SharedSparse(source, share), share
+    return ArraySource(data, batch_size, shuffled, rng), share
 
 
-def open_validation(validation: Any, spec: Spec) -> Callable[[], Iterable[Samples]]:
-    """Gives the samples of (X, y), or of an iterable of batches, block by block, each time that it is called.
+def open_validation(validation: Any, spec: Spec, sharing: Sharing | None = None) -> tuple[Callable[[], Iterable[Samples]], Pieces | None]:
+    """Gives the samples of (X, y), or of an iterable of batches, block by block, each time that it is called; and in pieces
+    that several processes share.
 
     Raises
     ------
@@ -138,10 +159,50 @@ def open_validation(validation: Any, spec: Spec) -> Callable[[], Iterable[Sample
         As for `train`.
     """
     if not isinstance(validation, tuple | list):
-        return validation_batches(validation, spec)
+        batches = validation_batches(validation, spec)
+        return batches, None if sharing is None else Pieces(batches, sharing)
     if len(validation) != 2:
         raise TypeError(
             "validation: expected a pair (X, y), or an iterable of batches that is no tuple or list"
         )
     X, y = validation
-    return open_data(X, y, None, spec, names=("validation X", "validation y", NAMES[2])).blocks
+    data = open_data(X, y, None, spec, names=("validation X", "validation y", NAMES[2]))
+    return data.blocks, None if sharing is None else Pieces(data, sharing)
+
+
+class Pieces:
+    """Validation data in pieces that do not depend on the number of processes, each of one process.
+
+    An iterable of batches is one piece of each process, as each brings its own.
+
+    Attributes
+    ----------
+    n : int
+        Pieces of all processes.
+    """
+
+    def __init__(self, data: Samples | SparseSamples | Reader | Callable[[], Iterable[Samples]], sharing: Sharing):
+        self._data, self._sharing = data, sharing
+        self.n = sharing.size
+        if not callable(data):
+            n = data.n_samples
+            if isinstance(data, Reader):
+                self._height = min(data.blocks_of_pool(FEWEST_BLOCKS)[0], max(PIECE_ROWS, -(-n // N_PIECES)))
+            else:
+                self._height = max(PIECE_ROWS, -(-n // N_PIECES))
+            self.n = -(-n // self._height)
+
+    def own(self) -> Iterator[tuple[int, Iterable[Samples]]]:
+        """The number of each piece of this process, and its samples."""
+        data, rank, size = self._data, self._sharing.rank, self._sharing.size
+        if callable(data):
+            yield rank, data()
+            return
+        for i in range(cut(rank, self.n, size), cut(rank + 1, self.n, size)):
+            start, stop = i * self._height, min((i + 1) * self._height, data.n_samples)
+            if isinstance(data, Reader):
+                yield i, (data.read(start, stop),)
+            elif isinstance(data, SparseSamples):
+                yield i, (data.take(slice(start, stop)),)
+            else:
+                yield i, (data.part(start, stop),)

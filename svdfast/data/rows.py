@@ -224,9 +224,18 @@ class Reader:
     def blocks_of_pool(self, n_blocks: int, batch_size: int = 1) -> tuple[int, int]:
         """Rows to be read at a time, and how many times for a pool: about n_blocks, fewer where the file's chunks are large. A pool has
         room for a batch."""
-        pool_rows = max(POOL_BYTES // max(1, self._row_bytes), batch_size)
-        height = _block_rows(pool_rows, n_blocks, self._steady, batch_size)
+        pool_rows = self.pool_rows(batch_size)
+        height = self.block_rows(pool_rows, n_blocks, batch_size)
         return height, max(1, pool_rows // height)
+
+    def pool_rows(self, batch_size: int) -> int:
+        """Rows of a pool, which has room for a batch."""
+        rows: int = max(POOL_BYTES // max(1, self._row_bytes), batch_size)
+        return rows
+
+    def block_rows(self, pool_rows: int, n_blocks: int, batch_size: int) -> int:
+        """Rows to be read at a time, for a pool of so many rows and about so many blocks."""
+        return _block_rows(pool_rows, n_blocks, self._steady, batch_size)
 
     def empty(self, n: int) -> Samples:
         """Room for n samples."""

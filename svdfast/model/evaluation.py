@@ -8,7 +8,7 @@ scored (heads.py), and training.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -30,7 +30,10 @@ from svdfast.model.layout import Layout
 from svdfast.model.origin import Origin
 from svdfast.model.products import threads
 
-__all__ = ["Evaluation", "Evaluator", "spec_of"]
+__all__ = ["Evaluation", "Evaluator", "decides", "spec_of", "whole"]
+
+# Weight, mean loss and accuracy of a part of some data.
+Part = tuple[float, float, float]
 
 
 class _Network(Protocol):
@@ -174,27 +177,51 @@ class Evaluator:
         self.bfloat16, self.reproducible = bfloat16, reproducible
 
     def __call__(self, net: _Network) -> Evaluation:
+        return whole(self.parts(net, self.blocks()), decides=decides(net))
+
+    def parts(self, net: _Network, blocks: Iterable[Samples]) -> Iterator[Part]:
+        """Weight, mean loss and accuracy of each block; of one without weight zeros."""
         way = _Pass(net, self.n_threads, self.bfloat16, self.reproducible)
         head = head_of(way.layout.layers[-1].activation)
-        loss = accuracy = total = 0.0
-        for data in self.blocks():
+        for data in blocks:
             n, weights = data.n_samples, data.weights
             weight = n * math.prod(way.layout.output_shape[:-1]) if weights is None else float(weights.sum(dtype=np.float64))
             if weight == 0:
+                yield 0.0, 0.0, 0.0
                 continue
             out = np.empty((n, *way.layout.output_shape), dtype=way.parameters.dtype)
-            here = way.bound(data).evaluate(n, out)
-            # Running means; of one block, its own to the bit. What is infinite stays so.
-            total += weight
-            share = weight / total
-            loss = loss * (1 - share) + here * share
+            loss, right = way.bound(data).evaluate(n, out), 0.0
             if head.decides:
                 outputs, targets, weights = _by_step(out, data)
                 right = float(np.average(head.right(outputs, targets), weights=weights))
-                accuracy = accuracy * (1 - share) + right * share
-        if total == 0:
-            raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
-        return Evaluation(loss, accuracy if head.decides else None)
+            yield weight, loss, right
+
+
+def decides(net: _Network) -> bool:
+    """Whether a network's outputs are decisions, which have an accuracy."""
+    return head_of(net.layout.layers[-1].activation).decides
+
+
+def whole(parts: Iterable[Part], *, decides: bool) -> Evaluation:
+    """What the parts of some data give together, in their order.
+
+    Raises
+    ------
+    ValueError
+        No part has a weight.
+    """
+    loss = accuracy = total = 0.0
+    for weight, of_part, right in parts:
+        if weight == 0:
+            continue
+        # Running means; of one block, its own to the bit. What is infinite stays so.
+        total += weight
+        share = weight / total
+        loss = loss * (1 - share) + of_part * share
+        accuracy = accuracy * (1 - share) + right * share
+    if total == 0:
+        raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
+    return Evaluation(loss, accuracy if decides else None)
 
 
 @single_threaded_blas.held()

@@ -36,7 +36,7 @@ TASKS = Tasks(
     Task("Fashion-MNIST, LeNet 32-64", "fashion-mnist", lambda seed: lenet(32, 64, seed), ACCURACY, LENET),
     Task(
         "a third of CIFAR-10, VGG-like", "cifar10-part", vgg, ACCURACY,
-        {"learning_rate": 5e-4, "epochs": 3, "batch_size": 64},
+        {"learning_rate": 5e-4, "epochs": 8, "batch_size": 64},
     ),
 )  # fmt: skip
 

@@ -88,6 +88,9 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
     precision : {"float32", "float64", "bfloat16"}, optional
         Of the products, see `svdfast.train`.
     n_threads : int, optional
+    communicator : svdfast.distributed.Communicator, optional
+        The processes that fit together, each with all samples. All make the same calls, and get the same model. Not with "lbfgs". Only
+        process 0 calls callbacks, which must not change the network.
     class_weight : dict, "balanced" or None
         What sample weights are multiplied with, by class; those of validation data, too.
 

@@ -26,6 +26,7 @@ from svdfast.training.diagnosis import NotFinite
 from svdfast.training.events import Event, StopTraining
 from svdfast.training.factoring import Factoring
 from svdfast.training.optimizers import Adam, GradientDescent, Optimizer
+from svdfast.training.team import Team
 from svdfast.training.train import train
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def optimizer_of(model: SVDMLP) -> Optimizer:
     return Adam(rate, beta1=model.beta_1, beta2=model.beta_2, epsilon=model.epsilon * c)
 
 
-def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on: bool) -> None:
+def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on: bool, team: Team) -> None:
     """Trains the model's network: by `max_iter` epochs at most, or, if it `goes_on` (partial_fit), by one more."""
     if goes_on and model.early_stopping and model.stopped_:
         return
@@ -71,7 +72,7 @@ def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on:
         warnings.warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=4)
     if not (goes_on and hasattr(model, "_optimizer")):
         model._optimizer = optimizer_of(model)
-    epochs = Epochs(model, stopping, data.evaluate, n_samples, ends=not goes_on)
+    epochs = Epochs(model, stopping, data.evaluate, n_samples, ends=not goes_on, speaks=bool(model.verbose) and team.first)
 
     ranks, share, switch = model._ranks(), model.pretrain_fraction, True
     if goes_on:
@@ -86,11 +87,17 @@ def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on:
     model._begin()
 
     def tell(event: Event) -> None:
-        stop = epochs.note(event)
-        for callback in callbacks:
-            callback(event)
+        stop, error = epochs.note(event), None
+        try:
+            for callback in callbacks if team.first else ():
+                callback(event)
+        except Exception as caught:
+            error = caught
+        team.agree(error)
         if stop:
             raise StopTraining
+
+    tell.everywhere = True  # type: ignore[attr-defined]  # each process keeps the books of its model
 
     try:
         model.result_ = train(
@@ -110,6 +117,7 @@ def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on:
             # Else the clock has a say in what "auto" does, and the same random_state may give another model.
             reproducible=ranks == "auto" and model.random_state is not None,
             callbacks=[tell],
+            communicator=model.communicator,
         )
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=4)
@@ -148,11 +156,13 @@ class Epochs:
     n_samples : int
     ends : bool
         Whether the training ends in this call: a training of factors then has a cooldown.
+    speaks : bool
+        Whether to print, in scikit-learn's words.
     """
 
-    def __init__(self, model: SVDMLP, stopping: Stopping, evaluate: Evaluate | None, n_samples: int, *, ends: bool):
+    def __init__(self, model: SVDMLP, stopping: Stopping, evaluate: Evaluate | None, n_samples: int, *, ends: bool, speaks: bool):
         self.model, self.stopping, self.evaluate = model, stopping, evaluate
-        self.n_samples, self.ends = n_samples, ends
+        self.n_samples, self.ends, self.speaks = n_samples, ends, speaks
         model._wait = self.wait = stopping.continued(model._wait if model._watches == stopping.watches else None)
         model._watches = stopping.watches
         model._rate.cool(0)
@@ -207,7 +217,7 @@ class Epochs:
         model.t_ += self.n_samples
         model.loss_ = loss
         model.loss_curve_.append(loss)
-        if model.verbose:
+        if self.speaks:
             print(f"Iteration {model.n_iter_}, loss = {loss:.8f}")
         if model.best_loss_ is not None and loss < model.best_loss_:
             model.best_loss_ = loss
@@ -221,7 +231,7 @@ class Epochs:
         model.validation_scores_.append(score)
         if score > model.best_validation_score_:
             model.best_validation_score_ = score
-        if model.verbose:
+        if self.speaks:
             print(f"Validation score: {score:f}")
 
     def _stops(self, net: Network, stuck: bool) -> bool:
@@ -255,7 +265,7 @@ class Epochs:
     def _say_stuck(self, falls: bool) -> None:
         """Prints, in scikit-learn's words, that there was no progress."""
         model = self.model
-        if not model.verbose:
+        if not self.speaks:
             return
         then = "Stopping."
         if falls:

@@ -39,6 +39,7 @@ from svdfast.training.factoring import PRETRAIN_FRACTION
 from svdfast.training.progress import Wait
 from svdfast.training.result import TrainingResult
 from svdfast.training.stopping import EarlyStopping
+from svdfast.training.team import Team
 
 __all__ = ["SVDMLP", "Callback", "Weigh", "takes_steps"]
 
@@ -99,6 +100,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
     dtype: DTypeLike | None = None
     precision: str | None = None
     n_threads: int | None = None
+    communicator: Any = None
 
     def _encode(
         self, y: Any, first: bool, goes_on: bool, classes: ArrayLike | None
@@ -210,6 +212,8 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
     def _check(self) -> None:
         one_of("solver", self.solver, ("adam", "sgd", "lbfgs"))
         one_of("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
+        if self.solver == "lbfgs" and self.communicator is not None:
+            raise ValueError("communicator: expected None with lbfgs, which has no mini-batches to share out, got one")
         for name in ("alpha", "learning_rate_init", "power_t", "tol"):
             positive_number(name, getattr(self, name), or_zero=name != "learning_rate_init")
         fraction("validation_fraction", self.validation_fraction, below_one=True)
@@ -321,16 +325,18 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         if not all(callable(callback) for callback in called):
             raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
         first = not hasattr(self, "network_") or not (self.warm_start or goes_on)
-        before = vars(self).copy()
+        before, team = vars(self).copy(), Team(self.communicator)
         try:
-            data = self._prepare(X, y, sample_weight, validation, first, goes_on, classes)
+            # Of several processes all have the first weights, and the validation samples, of process 0.
+            rng = team.of_first(team.together(lambda: check_random_state(self.random_state)))
+            data = team.together(lambda: self._prepare(X, y, sample_weight, validation, first, goes_on, classes, rng))
             try:
                 # SciPy's L-BFGS multiplies with BLAS, too.
                 with in_use.changing(self.network_), single_threaded_blas.held():
                     if self.solver == "lbfgs":
                         lbfgs.minimise(self, data)
                     else:
-                        descent.descend(self, data, called, goes_on)
+                        descent.descend(self, data, called, goes_on, team)
             except FloatingPointError as error:
                 raise ValueError(_NOT_FINITE) from error
             if not np.isfinite(self.network_.parameters).all():
@@ -352,7 +358,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
 
     def _prepare(
         self, X: Any, y: Any, sample_weight: ArrayLike | None, validation: Validation,
-        first: bool, goes_on: bool, classes: ArrayLike | None,
+        first: bool, goes_on: bool, classes: ArrayLike | None, rng: np.random.RandomState,
     ) -> Data:  # fmt: skip
         """What to train on and to validate with. Makes the network, or checks that the data fit the one that goes on."""
         hidden = self._hidden()
@@ -367,7 +373,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         weight = _weights("sample_weight", sample_weight, X.shape[0], weigh, y, targets)
 
         if first or not goes_on:
-            self._rng = check_random_state(self.random_state)
+            self._rng = rng
         if first:
             dtype = X.dtype if X.dtype.kind == "f" else np.float64
             self._begin_anew(

@@ -5,7 +5,7 @@ The rules and numbers are those of svdfast/training/auto.py. Which ranks pay is 
 (timing.py) instead of counted. Where losses can't be looked at, a layer gets the largest rank of
 FRACTIONS that pays, and the training's own losses tell whether that was good.
 
-Not here: the cut itself (schedule.py).
+Not here: how a cut is looked at (looks.py), and the cut itself (switch.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from svdfast.torch.budget import TOO_LONG
 from svdfast.training.auto import (
     AGAIN,
     FASTER,
@@ -29,7 +30,7 @@ from svdfast.training.auto import (
 
 __all__ = ["Auto", "Choice"]
 
-Rise: TypeAlias = Callable[[Mapping[str, int]], float]
+Rise: TypeAlias = Callable[[Mapping[str, int]], float | None]
 FOR_GOOD = -1
 
 
@@ -41,6 +42,8 @@ class Choice:
     ----------
     tried : dict of int to float
         Rank to the share of what has been learned that its cut loses.
+    sides : tuple of int
+        n_in and n_out.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Choice:
     why: str = ""
     rank: int | None = None
     tried: dict[int, float] = field(default_factory=dict)
+    sides: tuple[int, int] = (1, 1)
 
     @property
     def lost(self) -> float:
@@ -113,7 +117,7 @@ class Auto:
         loss : float or None
             As it is now.
         rise : callable or None
-            By how much it is higher with layers cut to these ranks.
+            By how much it is higher with layers cut to these ranks; None where there is no time.
         """
         self.look_step = None
         options = [choice for choice in choices if choice.options]
@@ -131,11 +135,16 @@ class Auto:
         while chosen := {choice.name: choice for choice in options if choice.rank}:
             ranks = {name: choice.rank or 0 for name, choice in chosen.items()}
             together = rise(ranks) if rise is not None and len(ranks) > 1 else 0.0
+            if together is None:
+                for choice in chosen.values():
+                    choice.rank, choice.why = None, TOO_LONG
+                break
             if together <= TOGETHER * LOST * learned:
                 break
             worst = max(chosen.values(), key=lambda choice: choice.lost)
             worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
             self._choose(worst, worst.rank or 0, rise, learned)
+        chosen = {name: choice for name, choice in chosen.items() if choice.rank}
         if chosen:
             self.before, self.learned, self.failed = loss, learned, False
             allowed = STILL_LOST * learned
@@ -161,7 +170,11 @@ class Auto:
             return
         for rank in reversed(options):  # where the largest is no good, no other is
             if rank not in choice.tried:
-                choice.tried[rank] = rise({choice.name: rank}) / learned
+                more = rise({choice.name: rank})
+                if more is None:
+                    choice.why = choice.why if choice.rank else TOO_LONG
+                    return
+                choice.tried[rank] = more / learned
             lost = choice.tried[rank]
             if not lost <= LOST:  # or NaN
                 if choice.rank is None:

@@ -6,9 +6,10 @@ Not here: which layers are cut (factorize.py).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,12 @@ from svdfast.torch.layers import Factored
 from svdfast.torch.places import sides, tensors
 from svdfast.torch.products import computed_in, product, without_autocast
 
-__all__ = ["check_weight", "cut", "factors", "product", "ranks_by_rule", "weight_matrix"]
+__all__ = ["Decomposed", "check_weight", "cut", "factors", "product", "ranks_by_rule", "weight_matrix"]
 
 logger = logging.getLogger("svdfast")
+
+# Of a smaller matrix the whole SVD takes no longer.
+_FEW = 128
 
 _NotConverged: type[Exception] = vars(torch.linalg)["LinAlgError"]  # torch's types leave it out
 
@@ -67,21 +71,55 @@ def ranks_by_rule(ranks: str, parts: Collection[nn.Module], rows: Mapping[nn.Mod
 
 def cut(part: nn.Module, name: str, rank: int, method: str, gram: Tensor | None = None) -> tuple[Factored, float]:
     """The factored layer and ‖W − W1·W2‖_F; with the Gram matrix of its inputs, the cut that keeps its outputs."""
-    W = weight_matrix(part)
-    try:
-        W1, W2 = factors(W, rank, method, gram)
-    except np.linalg.LinAlgError as error:
-        raise np.linalg.LinAlgError(f"module: {name!r}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"module: {name!r}: {error}") from error
-    dtype = tensors(part)[0].dtype
-    W1, W2 = W1.to(dtype), W2.to(dtype)
-    # Scaled, so that no square overflows.
-    scale = float(W.abs().max()) or 1.0
-    dropped = scale * float(torch.linalg.norm((W - product(W1, W2)) / scale))
-    kind = kind_of(part)
-    assert kind is not None
-    return kind.factored(part.dense() if isinstance(part, Factored) else part, W1, W2), dropped
+    return Decomposed(part, name, rank, method, gram).cut(rank)
+
+
+class Decomposed:
+    """A layer's weight, decomposed once for all ranks up to one.
+
+    Parameters
+    ----------
+    part : torch.nn.Module
+        The layer.
+    name : str
+        For errors.
+    rank : int
+        The largest.
+    method : {"exact", "randomized"}
+    gram : Tensor, optional
+        Of its inputs.
+    """
+
+    @torch.no_grad()
+    def __init__(self, part: nn.Module, name: str, rank: int, method: str, gram: Tensor | None = None):
+        self.part, self.name = part, name
+        self.W = weight_matrix(part)
+        with self._named():
+            self._sides = _decomposed(self.W, rank, method, gram)
+
+    @torch.no_grad()
+    def cut(self, rank: int) -> tuple[Factored, float]:
+        """The factored layer of this rank and ‖W − W1·W2‖_F."""
+        part, W = self.part, self.W
+        with self._named():
+            W1, W2 = self._sides(rank)
+        dtype = tensors(part)[0].dtype
+        W1, W2 = W1.to(dtype), W2.to(dtype)
+        # Scaled, so that no square overflows.
+        scale = float(W.abs().max()) or 1.0
+        dropped = scale * float(torch.linalg.norm((W - product(W1, W2)) / scale))
+        kind = kind_of(part)
+        assert kind is not None
+        return kind.factored(part.dense() if isinstance(part, Factored) else part, W1, W2), dropped
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except np.linalg.LinAlgError as error:
+            raise np.linalg.LinAlgError(f"module: {self.name!r}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"module: {self.name!r}: {error}") from error
 
 
 @torch.no_grad()
@@ -90,18 +128,39 @@ def factors(W: Tensor, rank: int, method: str, gram: Tensor | None = None) -> tu
 
     Without `gram` W1·W2 is the best approximation of W. With C, the Gram matrix of the inputs, it is that of W·C^½: of the outputs.
     """
+    return _decomposed(W, rank, method, gram)(rank)
+
+
+def _decomposed(W: Tensor, most: int, method: str, gram: Tensor | None) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """W1 and W2 by rank, up to `most`."""
     if gram is None:
-        U, s, Vh = _svd(W) if method == "exact" else _randomized_svd(W, rank)
+        whole = _leading_svd(W, most, method)
+
+        def triplets(rank: int) -> tuple[Tensor, Tensor, Tensor]:
+            return whole
     else:
-        U, s, Vh = _aware_svd(W, rank, method, gram)
-    if not bool(torch.isfinite(s).all()):
-        raise ValueError(f"its norm is too large for {W.dtype}")
-    left, right = (torch.from_numpy(side).to(W.device) for side in shares(s[:rank].numpy(force=True), W.shape, "balanced"))
-    return (U[:, :rank] * left).contiguous(), (right[:, None] * Vh[:rank]).contiguous()
+        scale = float(W.abs().max()) or 1.0
+        directions = _output_directions(W / scale, most, method, gram)
+
+        def triplets(rank: int) -> tuple[Tensor, Tensor, Tensor]:
+            # The SVD of U·UᵀW, which is the best W1·W2 for these inputs.
+            U = directions[:, :rank]
+            with without_autocast(W.device):
+                inner, s, Vh = _leading_svd(U.T @ (W / scale), rank, "exact")
+                return U @ inner, s * scale, Vh
+
+    def sides_of(rank: int) -> tuple[Tensor, Tensor]:
+        U, s, Vh = triplets(rank)
+        if not bool(torch.isfinite(s).all()):
+            raise ValueError(f"its norm is too large for {W.dtype}")
+        left, right = (torch.from_numpy(side).to(W.device) for side in shares(s[:rank].numpy(force=True), W.shape, "balanced"))
+        return (U[:, :rank] * left).contiguous(), (right[:, None] * Vh[:rank]).contiguous()
+
+    return sides_of
 
 
-def _aware_svd(W: Tensor, rank: int, method: str, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The leading directions U of the outputs W·C^½, and the SVD of U·UᵀW, which is the best W1·W2 for these inputs.
+def _output_directions(W: Tensor, rank: int, method: str, gram: Tensor) -> Tensor:
+    """The leading directions U of the outputs W·C^½.
 
     A share of the identity is added to C, as `svdfast` does it: so C has a Cholesky factor whatever the sample, and directions that
     the sample doesn't have count a little.
@@ -111,16 +170,48 @@ def _aware_svd(W: Tensor, rank: int, method: str, gram: Tensor) -> tuple[Tensor,
     size = float(C.diagonal().mean())
     C = C / size if size > 0 and math.isfinite(size) else torch.eye(m, dtype=W.dtype, device=W.device)
     C = C + RIDGE * torch.eye(m, dtype=W.dtype, device=W.device)
-    scale = float(W.abs().max()) or 1.0
     with without_autocast(W.device):
         root, failed = torch.linalg.cholesky_ex(C)
         if int(failed):  # rounding made it indefinite
             values, vectors = torch.linalg.eigh(C)
             root = vectors * values.clamp(min=RIDGE / 2).sqrt()
-        B = W / scale @ root
-        U = (_svd(B) if method == "exact" else _randomized_svd(B, rank))[0][:, :rank]
-        inner, s, Vh = _svd(U.T @ (W / scale))
-        return U @ inner, s * scale, Vh
+        return _leading_svd(W @ root, rank, method)[0][:, :rank]
+
+
+def _leading_svd(W: Tensor, rank: int, method: str) -> tuple[Tensor, Tensor, Tensor]:
+    """At least the first `rank` triplets."""
+    if method != "exact":
+        return _randomized_svd(W, rank)
+    return _svd_by_gram(W, rank) or _svd(W)
+
+
+def _svd_by_gram(W: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The first triplets of a float32 matrix by the Gram matrix of its smaller side, in float64, as `svdfast.svd` has it.
+
+    None where another way is better, or needed.
+    """
+    smaller = min(W.shape)
+    few = rank <= smaller // 2 or (rank == smaller and 4 * smaller <= max(W.shape))
+    if W.dtype != torch.float32 or smaller < _FEW or not few or W.device.type == "mps":
+        return None
+    scale = float(W.abs().max()) or 1.0
+    if not math.isfinite(scale):
+        return None
+    A = (W if W.shape[0] <= W.shape[1] else W.T).double() / scale
+    with without_autocast(W.device):
+        try:
+            squares, U = torch.linalg.eigh(A @ A.T)
+        except _NotConverged:
+            return None
+        squares, U = squares[-rank:].flip(0), U[:, -rank:].flip(1)
+        # What squaring costs must not show in float32.
+        enough = smaller * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+        if not bool(squares[-1] > enough * squares[0]):
+            return None
+        s = squares.sqrt()
+        Vh = (U.T @ A) / s[:, None]
+    U, s, Vh = U.float(), (s * scale).float(), Vh.float()
+    return (U, s, Vh) if W.shape[0] <= W.shape[1] else (Vh.T, s, U.T)
 
 
 def _svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:

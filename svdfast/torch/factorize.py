@@ -123,8 +123,9 @@ def factorize(
         hardly bear a cut; which layer that is can't be seen in a model: name it here.
     sample : iterable of batches
         Cut so that layers' outputs over these are kept best, instead of the weights themselves. The model runs over them once, in
-        evaluation mode: ``model(x)`` for a tensor, ``model(*batch)`` for a tuple or list, ``model(**batch)`` for a mapping. Layers that
-        are not reached are cut as without. A few hundred rows for each layer are enough; they lie on the model's device.
+        evaluation mode: ``model(x)`` for a tensor, ``model(**batch)`` for a mapping, and of a tuple or list the items that ``forward``
+        must be given, or all where it must be given none, as for `Schedule`. Layers that are not reached are cut as without. A few
+        hundred rows for each layer are enough; they lie on the model's device.
 
     Returns
     -------

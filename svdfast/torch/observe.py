@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from svdfast.torch.batches import call, is_batch
 from svdfast.torch.kinds import Kind, kind_of
 from svdfast.torch.products import computed_in, without_autocast
 
@@ -71,8 +72,7 @@ def observe(
     ----------
     model : torch.nn.Module
     sample : iterable
-        Batches: a tensor x is for ``model(x)``, a tuple or list for ``model(*batch)``, a mapping for ``model(**batch)``. They lie on the
-        model's device.
+        Batches, on the model's device, with which it is called as `svdfast.torch.batches` tells.
     layers : mapping of torch.nn.Module to str
         Layers of a kind that can be factored, dense or factored, and their names.
     gram : bool
@@ -124,14 +124,9 @@ def observe(
 
 
 def _run(model: nn.Module, batch: Any, index: int) -> None:
-    if isinstance(batch, Tensor):
-        model(batch)
-    elif isinstance(batch, tuple | list):
-        model(*batch)
-    elif isinstance(batch, Mapping):
-        model(**batch)
-    else:
+    if not is_batch(batch):
         raise TypeError(f"sample[{index}]: expected a tensor, a tuple or a mapping, got {type(batch).__name__}")
+    call(model, batch)
 
 
 def _hook(

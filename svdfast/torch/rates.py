@@ -20,7 +20,7 @@ from svdfast.torch.layers import Factored
 from svdfast.torch.products import computed_in, without_autocast
 from svdfast.training.switch import LARGEST_SCALE
 
-__all__ = ["Rates", "relative_scale"]
+__all__ = ["ADAMS", "Rates", "relative_scale"]
 
 ADAMS = tuple(getattr(torch.optim, name) for name in ("Adam", "AdamW", "NAdam", "RAdam"))
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A few batches that cuts and their losses are looked at on.
 
-Not here: what layers get as inputs (observe.py).
+They come in pieces, so that a look that has little time takes the first ones only. Not here: how a
+model is called with a batch (batches.py), what layers get as inputs (observe.py).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from svdfast.torch.batches import call, given, halves, is_batch, size
 from svdfast.torch.observe import unchanged
 
 __all__ = ["Loss", "Sample"]
@@ -28,6 +29,13 @@ class Sample:
         Tensors, tuples or mappings; kept.
     loss : callable, optional
         ``loss(output, batch)``; by default the output's own ``.loss``, where it has one.
+
+    Attributes
+    ----------
+    pieces : list
+        Batches or parts of them; the first batch's are in halves.
+    n_first : int
+        The pieces of the first batch.
     """
 
     def __init__(self, batches: Iterable[Any], loss: Loss | None):
@@ -39,37 +47,43 @@ class Sample:
         if not self.batches:
             raise ValueError("sample: expected at least one batch, got none")
         for batch in self.batches:
-            if not isinstance(batch, Tensor | Mapping | tuple | list):
+            if not is_batch(batch):
                 got = type(batch).__name__
                 raise TypeError(f"sample: expected tensors, tuples or mappings, got {got}")
+        first, *others = self.batches
+        parts = [*halves(first), *((batch, 1.0) for batch in others)]
+        self.n_first = len(parts) - len(others)
+        self.pieces = [piece for piece, _ in parts]
+        self._shares = [share for _, share in parts]
         self._loss = loss
 
-    def inputs(self, model: nn.Module) -> Iterator[Any]:
-        """Of each batch what the model is called with: a tuple or a mapping."""
-        for batch in self.batches:
-            yield batch if isinstance(batch, Mapping) else _inputs(model, batch)
+    def sizes(self, model: nn.Module) -> list[int]:
+        """Of the pieces, see `svdfast.torch.batches.size`."""
+        inputs = [given(model, piece) for piece in self.pieces]
+        return [size(x.values() if isinstance(x, Mapping) else x) for x in inputs]
 
-    def loss(self, model: nn.Module) -> float | None:
-        """The mean over the batches; None where nothing says what the loss is."""
+    def piece_loss(self, model: nn.Module, index: int) -> float | None:
+        """Of one piece; None where nothing says what the loss is."""
+        with unchanged(model):
+            return self._of(model, self.pieces[index])
+
+    def mean(self, losses: Sequence[float]) -> float:
+        """Of the first pieces, by their shares of batches."""
+        pairs = list(zip(losses, self._shares, strict=False))
+        return sum(loss * share for loss, share in pairs) / sum(share for _, share in pairs)
+
+    def loss(self, model: nn.Module, n_pieces: int | None = None) -> float | None:
+        """The mean over the first pieces, or over the batches; None where nothing tells it."""
         losses = []
         with unchanged(model):
-            for batch, given in zip(self.batches, self.inputs(model), strict=True):
-                output = model(**given) if isinstance(given, Mapping) else model(*given)
-                value = self._loss(output, batch) if self._loss else getattr(output, "loss", None)
+            for batch in self.batches if n_pieces is None else self.pieces[:n_pieces]:
+                value = self._of(model, batch)
                 if value is None:
                     return None
-                losses.append(float(value))
-        return sum(losses) / len(losses)
+                losses.append(value)
+        return sum(losses) / len(losses) if n_pieces is None else self.mean(losses)
 
-
-def _inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
-    """Of a tuple the items that ``forward`` must be given, or all where it must be given none."""
-    if isinstance(batch, Tensor):
-        return (batch,)
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [
-        p
-        for p in inspect.signature(model.forward).parameters.values()
-        if p.kind in kinds and p.default is p.empty
-    ]
-    return tuple(batch)[: len(needed) or None]
+    def _of(self, model: nn.Module, batch: Any) -> float | None:
+        output = call(model, batch)
+        value = self._loss(output, batch) if self._loss else getattr(output, "loss", None)
+        return None if value is None else float(value)

@@ -23,7 +23,7 @@ from svdfast.torch.layers import Factored
 from svdfast.torch.observe import Inputs, Seen
 from svdfast.torch.places import is_trained, sides, tensors
 
-__all__ = ["WORTH", "forget", "ladder", "measured_break_even"]
+__all__ = ["WORTH", "forget", "ladder", "least_work", "measured_break_even"]
 
 WORTH = 0.8  # of the dense layer's time, at most: less is not worth what a cut costs
 _STEP = {"cuda": 64}  # ranks that a GPU's tiles fit; elsewhere:
@@ -97,6 +97,28 @@ def measured_break_even(layer: nn.Module, seen: Seen, *, seconds: float = 0.05) 
         if key not in _times:
             _times[key] = _search(layer, kind, seen, rungs, device, seconds)
         return _times[key]
+
+
+def least_work(layer: nn.Module, seen: Seen) -> float:
+    """Multiplications of the shortest search for it, about; 0 where there is none, or the result is known."""
+    kind = kind_of(layer)
+    device = tensors(layer)[0].device
+    rungs = ladder(*sides(layer), device.type)
+    if kind is None or not rungs or not seen.inputs or any(0 in x.shape for x in seen.inputs) or device.type == "meta":
+        return 0
+    if _key(layer, kind, seen, device) in _times:
+        return 0
+    n_in, n_out = sides(layer)
+    work = 3.0 * n_in * n_out * max(1, _rows(kind, layer, seen))
+    most = max(_MOST.get(device.type, _MOST_ELSEWHERE), 3 * n_in * n_out * _FEWEST_ROWS)
+    # Of the factored layer, one and one for each pair, at each rung that is looked at.
+    passes = 2 + (1 + 2 * _PAIRS[0]) * math.ceil(math.log2(1 + min(len(rungs), _RUNGS)))
+    return passes * min(work, most)
+
+
+def _rows(kind: Kind, layer: nn.Module, seen: Seen) -> int:
+    dense = layer.dense() if isinstance(layer, Factored) else layer
+    return kind.count(dense, [x.shape for x in seen.inputs])
 
 
 def _key(layer: nn.Module, kind: Kind, seen: Seen, device: torch.device) -> tuple[Any, ...]:

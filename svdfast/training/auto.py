@@ -5,7 +5,8 @@
   faster, the network stays dense and nothing is looked at.
 - When: after FIRST_LOOK steps, then after LATER times as many each time, as long as a layer may still be cut.
 - To which rank: each layer is cut alone, to the ranks of FRACTIONS, smallest first. It gets the first at which the loss over a
-  sample rises by at most LOST of what the network has learned; then all cuts are looked at together.
+  sample rises by at most LOST of what the network has learned, or of a convolution LOST_OF_KERNEL; then all cuts are looked at
+  together.
 - And back: some steps after a cut the loss must not be much higher than before it, and steps must be faster than dense ones by the
   clock. Where two checks in a row find the loss higher, the layer that lost most becomes dense again, and may be cut to a higher rank
   later, or to the same when much more has been learned; where they find steps no faster, all layers do, for good.
@@ -44,6 +45,9 @@ LATER, LATEST = 3, 0.5
 # What a cut of one layer may cost at once, as a share of what has been learned: how far the loss is below that of the best answer
 # that is the same for all samples. All cuts of a look together may cost so many times that.
 LOST = 0.015
+# Of a convolution it may cost more: its weight, which all positions of an image share, makes up for a cut within few steps
+# (docs/reproduction.md, convolutional layers).
+LOST_OF_KERNEL = 0.04
 TOGETHER = 2
 # Looks may take so many dense steps in all, as a share of the training's, by counted multiplications: each half of what is left of it,
 # or all where that is not enough. To find directions and to cut by them takes about WORK times the products with them.
@@ -243,7 +247,7 @@ class Auto:
             for rank in reversed([rank for rank in layer.options if rank > above]):
                 if rank not in layer.tried:
                     layer.tried[rank] = rise({layer.index: rank}) / learned
-                if not layer.tried[rank] <= LOST:  # or NaN
+                if not layer.tried[rank] <= layer.allowed:  # or NaN
                     layer.why = f"a cut to rank {rank} loses {layer.tried[rank]:.1%} of what has been learned"
                     return
                 layer.rank = rank
@@ -254,9 +258,10 @@ class Auto:
             choose(layer, above=layer.refused if learned < AGAIN * self.learned else 0)
         while chosen := {layer.index: layer.rank for layer in options if layer.rank}:
             together = rise(chosen) if len(chosen) > 1 else 0.0
-            if together <= TOGETHER * LOST * learned:
+            cut_layers = [layer for layer in options if layer.rank]
+            if together <= TOGETHER * max(layer.allowed for layer in cut_layers) * learned:
                 break
-            worst = max((layer for layer in options if layer.rank), key=lambda layer: layer.lost)
+            worst = max(cut_layers, key=lambda layer: layer.lost)
             worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
             choose(worst, above=worst.rank or 0)
         if chosen:  # else what the last cut is to be checked by stays
@@ -314,6 +319,8 @@ class _Layer:
         self.index, self.first = index, placed.first
         self.dense = Dense(structure.n_out, structure.n_in)
         self.work = _work(placed)
+        # A weight that meets several rows of a sample, none after the other, is a convolution's.
+        self.allowed = LOST_OF_KERNEL if placed.rows > 1 and not layout.by_steps[index] else LOST
         self.rank: int | None = None
         # What a cut to a rank loses, as a share of what has been learned.
         self.tried: dict[int, float] = {}

@@ -82,6 +82,8 @@ class Checkpoint:
         Steps from one to the next; by default it is written at the end of each epoch.
     resumed : bool
         Whether the file is the training's own.
+    looks : bool
+        Whether to look at the file's place now; of several processes only the one that writes does.
 
     Attributes
     ----------
@@ -96,13 +98,16 @@ class Checkpoint:
         An argument is of the wrong kind.
     """
 
-    def __init__(self, path: str | os.PathLike[str], every: int | None = None, *, resumed: bool = False):
+    def __init__(self, path: str | os.PathLike[str], every: int | None = None, *, resumed: bool = False, looks: bool = True):
         try:
             self.path = Path(path)
         except TypeError:
             raise TypeError(f"checkpoint: expected a path, got {type(path).__name__}") from None
         self.every = None if every is None else count("checkpoint_every", every)
         self.path = self.path.absolute()  # as a callback may change the folder
+        self.next_step = sys.maxsize
+        if not looks:
+            return
         if not resumed and self.path.is_dir():
             raise IsADirectoryError(f"checkpoint: expected the path of a file, got the folder {os.fspath(path)!r}")
         if not resumed and self.path.exists():
@@ -110,7 +115,6 @@ class Checkpoint:
                 f"checkpoint: {os.fspath(path)!r} is there already: go on from it with svdfast.resume, or remove it"
             )
         remove_parts(self.path)
-        self.next_step = sys.maxsize
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes the values of the state before this step."""

@@ -22,6 +22,7 @@ from svdfast.model.activations import identity
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
 from svdfast.training.run import Run
+from svdfast.training.team import Team
 
 __all__ = ["NotFinite", "Watch"]
 
@@ -61,6 +62,8 @@ class Watch:
     Parameters
     ----------
     run : Run
+    team : Team, optional
+        The processes that train together. One of those whose rows gave NaN or infinity says why.
 
     Attributes
     ----------
@@ -68,8 +71,8 @@ class Watch:
         Steps after which a copy is old, while the parameters are the same array.
     """
 
-    def __init__(self, run: Run):
-        self.run = run
+    def __init__(self, run: Run, team: Team | None = None):
+        self.run, self.team = run, Team() if team is None else team
         self._good: tuple[Layout, NDArray[Any]] | None = None
         self._source: NDArray[Any] | None = None  # what the copy is of
         self._step = self.due = 0
@@ -110,7 +113,7 @@ class Watch:
     def _error(self, what: str, step: int, epoch: int, batch: tuple[int, int] | None = None) -> NotFinite:
         run, done = self.run, step if batch is None else step - 1
         with np.errstate(all="ignore"):
-            layer, found, cause, lost = self._find(batch)
+            layer, found, cause, lost = self._found(batch)
         if lost and self._good is not None:
             layout, good = self._good
             if run.net.layout == layout:
@@ -124,6 +127,14 @@ class Watch:
         state = f"the network {'was put back and ' if lost and self._good else ''}is {state}"
         return NotFinite(f"{what} (epoch {epoch}): {found}; {cause}; {state}", step, epoch, layer, done)
 
+    def _found(self, batch: tuple[int, int] | None) -> tuple[int | None, str, str, bool]:
+        """What `_find` says, of a batch in a process whose rows are to blame."""
+        if batch is None or self.team.size == 1:
+            return self._find(batch)
+        failed = self.team.flags(getattr(self.run, "failed", False))
+        rank = failed[0] if failed else 0
+        return self.team.of(rank, self._find(batch) if self.team.rank == rank else (None, "", "", False))
+
     def _find(self, batch: tuple[int, int] | None) -> tuple[int | None, str, str, bool]:
         """The layer, what is wrong, why, and whether the parameters are good for nothing."""
         run = self.run
@@ -131,7 +142,8 @@ class Watch:
         rows: Any = slice(0, ROWS)  # to see what data are like
         if batch is not None:
             order = run.engine.order
-            rows = slice(*batch) if order is None else order[slice(*batch)]
+            own = slice(*run.rows_of(*batch))
+            rows = own if order is None else order[own]
         X, targets = data.inputs.array[rows], data.targets[rows]
         weights = None if data.weights is None else data.weights[rows]
         if targets.dtype == np.int32 and not ((targets >= 0) & (targets < net.sizes[-1])).all():

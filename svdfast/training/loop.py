@@ -19,19 +19,23 @@ from svdfast._process import in_use
 from svdfast._process.checks import count
 from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.arrays import Source
+from svdfast.data.open import Pieces
 from svdfast.model.counting import count_multiplications
-from svdfast.model.evaluation import Evaluator
+from svdfast.model.evaluation import Evaluation, Evaluator
+from svdfast.model.network import Network
 from svdfast.model.origin import Origin
 from svdfast.training.checkpoint import Checkpoint, optimizer_header
-from svdfast.training.diagnosis import Watch
+from svdfast.training.diagnosis import NotFinite, Watch
 from svdfast.training.events import Event, StopTraining
 from svdfast.training.factoring import Factoring
 from svdfast.training.result import TrainingResult
 from svdfast.training.run import Run
 from svdfast.training.schedules import Constant, Cooldown
+from svdfast.training.shared import SharedEvaluator, SharedRun
 from svdfast.training.state import LARGEST_COUNT, EventState, LoopState
 from svdfast.training.stopping import EarlyStopping, Stopper
 from svdfast.training.switch import Switch
+from svdfast.training.team import Team
 
 __all__ = ["Loop"]
 
@@ -57,6 +61,10 @@ class Loop:
     origin : Origin
         Of the network, from when it is trained.
     early_stopping : EarlyStopping or None
+    team : Team
+        The processes that train together; process 0 decides, prints and writes.
+    pieces : Pieces or None
+        The validation data, of which each process looks at some.
     """
 
     def __init__(
@@ -73,13 +81,18 @@ class Loop:
         progress: bool,
         origin: Origin,
         early_stopping: EarlyStopping | None,
+        team: Team,
+        pieces: Pieces | None,
     ):
-        self.run, self.source, self.rng, self.evaluator = run, source, rng, evaluator
+        self.run, self.source, self.rng, self.team = run, source, rng, team
+        self.evaluator: Callable[[Network], Evaluation] | None = evaluator
+        if evaluator is not None and pieces is not None:
+            self.evaluator = SharedEvaluator(evaluator, pieces, team)
         self.factoring, self.epochs, self.callbacks = factoring, epochs, callbacks
         self.checkpoint, self.about, self.progress, self.origin = checkpoint, about, progress, origin
         self.n_steps = epochs * source.steps_per_epoch
         self.result = TrainingResult(run.net)
-        self.watch = Watch(run)
+        self.watch = Watch(run, team)
         self.switch = Switch(run, factoring, self.n_steps, evaluator, self.watch)
         # The epoch, from 1, what the generator was when it began, and the loss and seconds of its steps.
         self.epoch, self.generator = 1, rng.bit_generator.state
@@ -88,6 +101,9 @@ class Loop:
         self.since, self.spent = 0, 0.0
         self.stopped = False
         self.stopper = None if early_stopping is None else Stopper(early_stopping, run)
+        # Whether there are callbacks in process 0.
+        self.called = bool(callbacks)
+        self.settings: Mapping[str, str] = {}  # what is the same in all processes
 
     def finish(self) -> TrainingResult:
         """Trains to the end.
@@ -97,18 +113,25 @@ class Loop:
         RuntimeError
             Another thread uses the network, or another training the optimizer.
         """
-        with in_use.training(self.run.net, self.run.optimizer):
-            return self._finish()
+        try:
+            with in_use.training(self.run.net, self.run.optimizer):
+                return self._finish()
+        except NotFinite:  # of numbers that all processes have
+            raise
+        except BaseException as error:
+            self.team.fail(error)
+            raise
 
     def _finish(self) -> TrainingResult:
         result, run = self.result, self.run
-        bar = _progress_bar(self.n_steps, result.n_steps) if self.progress else None
+        bar = _progress_bar(self.n_steps, result.n_steps) if self.progress and self.team.first else None
         try:
             with single_threaded_blas.held():
                 self._begin()
                 if not self.stopped:
                     self._train(bar)
-        except StopTraining:
+        except StopTraining as stop:
+            self.team.fail(stop)
             self.stopped = True
             if self.checkpoint is not None:
                 self._save()
@@ -121,8 +144,13 @@ class Loop:
         self.watch.look(result.n_steps, epoch, always=True)
         self._take_best(epoch)
         if self.factoring.recompose and run.net.is_factored:
+            seconds = 0.0
             with single_threaded_blas.held():
-                seconds = self.switch.recompose()
+                if self.team.first:
+                    seconds = self.switch.recompose()
+                if isinstance(run, SharedRun):
+                    run.follow_first(changed=True)
+                    seconds = self.team.of_first(seconds)
                 self.watch.look(result.n_steps, epoch)
                 result.seconds += seconds
                 info = {"seconds": seconds}
@@ -144,14 +172,30 @@ class Loop:
         """Notes what happened after the last step, which no callback can stop."""
         self.result.events.append(Event(kind, epoch, self.result.n_steps, self.run.net, info))
         with contextlib.suppress(StopTraining):
-            self._tell(self.result.events[-1])
+            self._tell_all(self.result.events[-1])
+
+    def _check_settings(self) -> None:
+        """Refuses a training that processes were given different arguments for."""
+        expected, error = self.team.of_first(self.settings), None
+        for name, value in expected.items():
+            if self.settings[name] != value:
+                error = ValueError(f"{name}: expected {value} in each process, as in process 0, got {self.settings[name]}")
+                break
+        self.team.agree(error)
 
     def _begin(self) -> None:
         """Makes the engine, brings the source to where the training was, and writes the first checkpoint."""
         run, source, n_steps = self.run, self.source, self.result.n_steps
         optimizer = vars(run.optimizer).copy()
         try:
+            self._check_settings()
             run.rebuild()
+            if isinstance(run, SharedRun):
+                run.begin()
+                self.rng.bit_generator.state = self.team.of_first(self.rng.bit_generator.state)
+                self.generator = self.team.of_first(self.generator)
+                self.called = self.team.of_first(bool(self.callbacks))
+                self.switch.next_step = self.team.of_first(self.switch.next_step)
             if run.drops and run.key == 0:
                 run.key = int(self.rng.integers(1, LARGEST_COUNT))
                 self.generator = self.rng.bit_generator.state
@@ -210,7 +254,7 @@ class Loop:
                     rate = run.rate(n_steps, whole) if constant is None else constant
                     value = run.step(start, stop, rate)
                     n_steps += 1
-                    total += value * (stop - start)
+                    total += value * (run.n_rows or stop - start)
                     if not math.isfinite(value):
                         raise watch.loss(value, start, stop, n_steps, epoch)
                     if bar is not None:
@@ -220,26 +264,31 @@ class Loop:
                 result.n_steps, self.total = n_steps, total
                 raise
             self._count(n_steps, total, began)
+            if isinstance(run, SharedRun):
+                run.compare()  # first: what one process alone has lost, it alone would tell of
             if n_steps >= watch.due:
                 watch.look(n_steps, epoch)
             row: dict[str, Any] = {
                 "epoch": epoch,
                 "step": n_steps,
                 "phase": run.phase,
-                "loss": total / source.n_samples,
+                "loss": total / run.n_samples(source),
                 "learning_rate": rate,
                 "seconds": self.seconds,
             }
             if self.evaluator is not None:
                 self._add_validation(row)
+            row = self.team.of_first(row)
             result.history.append(row)
             self.epoch = epoch + 1
             self.total = self.seconds = 0.0
             if bar is not None:
                 bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
             over = self._counts_on(row)
-            if self.callbacks:
-                self._tell(Event("epoch", epoch, n_steps, run.net, row))
+            if self.called:
+                self._tell_all(Event("epoch", epoch, n_steps, run.net, row))
+                if self.team.size > 1:
+                    watch.look(n_steps, epoch)
             if over:
                 self._end_early(epoch, bar)
             if checkpoint is not None and (checkpoint.every is None or epoch == self.epochs):
@@ -263,11 +312,12 @@ class Loop:
             last = min(self.epochs, math.ceil(round(epoch / constant, 9))) if constant > 0 else self.epochs
         self.epochs, self.n_steps = last, last * self.source.steps_per_epoch
         self.switch.shorten(self.result.n_steps, self.n_steps)
+        self.switch.next_step = self.team.of_first(self.switch.next_step)
         if bar is not None:
             bar.total = self.n_steps
         event = Event("stop", epoch, self.result.n_steps, self.run.net, {**self.stopper.told(), "last_epoch": last})
         self.result.events.append(event)
-        self._tell(event)
+        self._tell_all(event)
 
     def _due(self) -> int:
         """Before which step there is something to do."""
@@ -284,18 +334,12 @@ class Loop:
 
     def _act(self, bar: Any) -> None:
         """What is to be done before the next step."""
-        result, step = self.result, self.result.n_steps
+        step = self.result.n_steps
         if self.checkpoint is not None and step == self.checkpoint.next_step:
             self._save()
         if step == self.switch.next_step:
             self._close_phase()
-            for done in self.switch.act(step, self.epoch, result.phases):
-                if isinstance(done, Event):
-                    self.result.seconds += done.info["seconds"]
-                    self.result.events.append(done)
-                    self._tell(done)
-                else:
-                    self.result.seconds += done
+            self._lead(self._switch)
             self.run.follow()
             self.watch.look(step, self.epoch)
             if bar is not None:
@@ -313,9 +357,61 @@ class Loop:
             result.phases[-1]["seconds"] += self.spent
             self.since, self.spent = result.n_steps, 0.0
 
-    def _tell(self, event: Event) -> None:
+    def _switch(self) -> None:
+        """What the switch does before the next step."""
+        for done in self.switch.act(self.result.n_steps, self.epoch, self.result.phases):
+            if isinstance(done, Event):
+                self.result.seconds += done.info["seconds"]
+                self.result.events.append(done)
+                self._tell(done)
+            else:
+                self.result.seconds += done
+
+    def _tell(self, event: Event, *, everywhere: bool = False) -> None:
+        """Tells the callbacks of process 0, or of several processes those that are called in each."""
         for callback in self.callbacks:
-            callback(event)
+            if self.team.size == 1 or getattr(callback, "everywhere", False) == everywhere:
+                callback(event)
+
+    def _tell_all(self, event: Event) -> None:
+        """Tells callbacks of what all processes have done."""
+        self._lead(lambda: self._tell(event), event)
+
+    def _lead(self, deed: Callable[[], None], event: Event | None = None) -> None:
+        """Process 0 does something, or tells of an event; the others then have its network, and know of its events.
+
+        Raises
+        ------
+        Exception
+            What process 0 met, in all processes.
+        """
+        team, result, run = self.team, self.result, self.run
+        if team.size == 1:
+            deed()
+            return
+        assert isinstance(run, SharedRun)
+        self._close_phase()
+        n_events, changed = len(result.events), False
+        error: Exception | None = None
+        if team.first:
+            before = run.mark()
+            try:
+                deed()
+                run.follow()
+            except Exception as caught:
+                error = caught
+            changed = run.mark() != before
+        run.follow_first(changed=changed)
+        new = [(done.kind, done.epoch, done.step, done.info) for done in result.events[n_events:]]
+        told, result.seconds, self.switch.next_step = team.of_first((new, result.seconds, self.switch.next_step))
+        if not team.first:
+            result.events += [Event(kind, epoch, step, run.net, info) for kind, epoch, step, info in told]
+        for done in result.events[n_events:] if event is None else [event]:
+            try:
+                self._tell(done, everywhere=True)
+            except StopTraining as stop:
+                error = error or stop
+        team.agree(error)
 
     def _add_validation(self, row: dict[str, Any]) -> None:
         assert self.evaluator is not None
@@ -352,7 +448,10 @@ class Loop:
             plateau=None if self.run.plateau is None else self.run.plateau.state(),
             stopper=None if self.stopper is None else self.stopper.state(),
         )
-        self.checkpoint.write(result.n_steps, {**self.about, "state": state})
+        if self.team.first:
+            self.checkpoint.write(result.n_steps, {**self.about, "state": state})
+        else:
+            self.checkpoint.plan(result.n_steps)
 
     def restore(self, state: LoopState) -> None:
         """Goes back to a state that a checkpoint has.

@@ -6,8 +6,10 @@ Not here: the checks of one object by itself (factoring.py, optimizers.py), of s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -22,6 +24,7 @@ from svdfast.data.checks import Samples
 from svdfast.data.open import learned, open_source, open_validation
 from svdfast.data.pixels import warn_of_pixels
 from svdfast.data.rows import Rows
+from svdfast.data.shared import Share, Sharing
 from svdfast.model.evaluation import Evaluator, spec_of
 from svdfast.model.heads import head_of
 from svdfast.model.layers import Scan
@@ -34,7 +37,9 @@ from svdfast.training.factoring import Factoring
 from svdfast.training.loop import Loop
 from svdfast.training.optimizers import Optimizer
 from svdfast.training.run import SAMPLE, Run
+from svdfast.training.shared import SharedRun
 from svdfast.training.stopping import EarlyStopping
+from svdfast.training.team import Team
 
 __all__ = ["prepare"]
 
@@ -65,8 +70,12 @@ def prepare(
     callbacks: Iterable[Callable[[Event], None]],
     progress: bool,
     early_stopping: EarlyStopping | None,
+    team: Team,
 ) -> Loop:
-    """A training that has not begun, of checked arguments. The network is as it was."""
+    """A training that has not begun, of checked arguments. The network is as it was.
+
+    Of several processes each checks its own arguments; whether they are the same is looked at by `Loop.finish`.
+    """
     plain: dict[str, Any] = {
         "epochs": count("epochs", epochs),
         "batch_size": None if batch_size is None else count("batch_size", batch_size),
@@ -92,32 +101,58 @@ def prepare(
     spec = learned(spec_of(net, loss), X, y)
     if early_stopping is not None:
         early_stopping.check(validated=validation is not None, decides=head_of(net.layout.layers[-1].activation).decides)
-    evaluator = None
+    evaluator = pieces = None
+    sharing = Sharing(team.rank, team.size, bool(reproducible)) if team else None
     if validation is not None:
-        evaluator = Evaluator(open_validation(validation, spec), n_threads, reproducible=reproducible)
-    source = open_source(
+        blocks, pieces = open_validation(validation, spec, sharing)
+        evaluator = Evaluator(blocks, n_threads, reproducible=reproducible)
+    source, share = open_source(
         X, y, sample_weight, spec, rng, batch_size=batch_size, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
-        n_sampled=0 if factoring.phi == 1 or net.is_factored else SAMPLE, equal=plain["carry_state"],
+        n_sampled=0 if factoring.phi == 1 or net.is_factored else SAMPLE, equal=plain["carry_state"], sharing=sharing,
     )  # fmt: skip
 
     warn_of_pixels(X, validation, spec)
     origin = replace(net.origin, classes=spec.classes or net.origin.classes, feature_names=spec.feature_names)
 
-    run = Run(
+    make = partial(SharedRun, team=team, share=share) if team else Run
+    run = make(
         net, source.data, optimizer, n_threads, source.batch_size, plain["l1"], plain["l2"], bfloat16, reproducible,
         plain["clip_norm"], plain["carry_state"],
     )  # fmt: skip
     about: dict[str, Any] = {}
-    if checkpoint is not None:
+    if checkpoint is not None and team.first:
         about = _about(net, origin, plain, factoring, rng, checkpoint, source)
-        blocks: Iterable[Samples] = () if evaluator is None else evaluator.blocks()
+        some: Iterable[Samples] = () if evaluator is None else evaluator.blocks()
         if not isinstance(validation, tuple | list):
-            blocks = islice(blocks, 1)
-        known = fingerprint(array for block in blocks for array in block.arrays)
+            some = islice(some, 1)
+        known = fingerprint(array for block in some for array in block.arrays)
         about["data"]["validation"] = None if evaluator is None else known
-    return Loop(
-        run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress, origin, early_stopping
-    )
+    loop = Loop(
+        run, factoring, source, rng, evaluator, plain["epochs"], callbacks, checkpoint, about, progress, origin, early_stopping,
+        team, pieces,
+    )  # fmt: skip
+    if team:
+        loop.settings = _settings(plain, factoring, optimizer, source, share, validation, sample_weight, checkpoint)
+    return loop
+
+
+def _settings(
+    plain: dict[str, Any], factoring: Factoring, optimizer: Optimizer, source: Source, share: Share | None, validation: Any,
+    sample_weight: Any, checkpoint: Checkpoint | None,
+) -> dict[str, str]:  # fmt: skip
+    """What all processes of a training must have been given alike, as text."""
+    given = {name: value for name, value in plain.items() if name != "n_threads"}
+    given |= {
+        "steps_per_epoch": source.steps_per_epoch,
+        "X": f"{source.n_samples} samples" if share is not None else "batches of its own",
+        "optimizer": optimizer,
+        "factoring": factoring,
+        "sample_weight": "some" if sample_weight is not None else "none",
+        "validation": "some" if validation is not None else "none",
+        "checkpoint": "none" if checkpoint is None else f"one every {checkpoint.every or 'epoch'}",
+    }
+    # Functions print where they lie, which is elsewhere in each process.
+    return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", str(value)) for name, value in given.items()}
 
 
 def _check_fit(factoring: Factoring, net: Network) -> None:

@@ -17,6 +17,7 @@ from svdfast._process.files import DAMAGED
 from svdfast._process.runtime import resolve_threads
 from svdfast.data.batches import Batch
 from svdfast.data.rows import Rows
+from svdfast.distributed import Communicator
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
 from svdfast.model.origin import Origin
@@ -29,16 +30,18 @@ from svdfast.training.checkpoint import (
 )
 from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring
+from svdfast.training.loop import Loop
 from svdfast.training.optimizers import Optimizer
 from svdfast.training.prepare import prepare
 from svdfast.training.result import TrainingResult
 from svdfast.training.state import NetworkState
 from svdfast.training.stopping import EarlyStopping
+from svdfast.training.team import Team
 
 __all__ = ["resume"]
 
 # Arguments of `prepare` that are no values of a file.
-_GIVEN = ("sample_weight", "validation", "callbacks", "progress")
+_GIVEN = ("sample_weight", "validation", "callbacks", "progress", "team")
 
 
 def resume(
@@ -53,6 +56,7 @@ def resume(
     n_threads: int | None = None,
     callbacks: Iterable[Callable[[Event], None]] = (),
     progress: bool = False,
+    communicator: Communicator | None = None,
 ) -> TrainingResult:
     """Goes on with a training from its checkpoint, to its end.
 
@@ -80,6 +84,8 @@ def resume(
         As in `train`; they are not in the file, nor is what they remember. Of a training that had ended they are told the recomposition.
     progress : bool
         Show a bar on stderr (needs tqdm: the extra `progress`).
+    communicator : svdfast.distributed.Communicator, optional
+        The processes that train together, as in `train`; not necessarily as many as before. Only process 0 reads the file.
 
     Returns
     -------
@@ -124,7 +130,24 @@ def resume(
     True
     >>> folder.cleanup()
     """
-    values = read(path)
+    team = Team(communicator)
+    values = team.of_first(team.together(lambda: read(path) if team.first else {}))
+
+    def prepared() -> Loop:
+        return _prepared(
+            path, values, X, y, sample_weight, validation, optimizer, factoring, n_threads, callbacks, progress, team
+        )
+
+    return team.together(prepared).finish()
+
+
+def _prepared(
+    path: str | os.PathLike[str], values: Mapping[str, Any], X: ArrayLike | Rows | Iterable[Batch], y: ArrayLike | Rows | None,
+    sample_weight: ArrayLike | Rows | None, validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None,
+    optimizer: Optimizer | None, factoring: Factoring | None, n_threads: int | None, callbacks: Iterable[Callable[[Event], None]],
+    progress: bool, team: Team,
+) -> Loop:  # fmt: skip
+    """The training that stands where the file's values say."""
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
     if factoring is not None and not isinstance(factoring, Factoring):
@@ -138,7 +161,7 @@ def resume(
             optimizer = parse_optimizer(state.optimizer)
         known = parse_factoring(values["factoring"])
         factoring = known if factoring is None else factoring
-        threads = resolve_threads(arguments["n_threads"] if n_threads is None else n_threads)
+        threads = resolve_threads(*_threads(arguments["n_threads"], n_threads, team))
         # Of an argument that is not one, or is missing, the file is to blame.
         signature(prepare).bind(*[None] * 7, **arguments, **dict.fromkeys(_GIVEN))
         if not isinstance(arguments["early_stopping"], EarlyStopping | None):
@@ -154,16 +177,23 @@ def resume(
         expected, got = ("those that the training had", "none") if has_validation else ("none, as before", "some")
         raise ValueError(f"validation: expected {expected}, got {got}")
     loop = prepare(
-        net, X, y, factoring, optimizer, rng, Checkpoint(path, every, resumed=True),
+        net, X, y, factoring, optimizer, rng, Checkpoint(path, every, resumed=True, looks=team.first),
         **(arguments | {"n_threads": threads}), sample_weight=sample_weight, validation=validation, callbacks=callbacks,
-        progress=progress,
+        progress=progress, team=team,
     )  # fmt: skip
-    for name, names in (("training", "X, y, sample_weight"), ("validation", "validation")):
+    for name, names in (("training", "X, y, sample_weight"), ("validation", "validation")) if team.first else ():
         if loop.about["data"][name] != data.get(name):
             raise ValueError(f"{names}: expected the data that {os.fspath(path)!r} was made with, got others")
     with _refusing(path):
         loop.restore(state)
-    return loop.finish()
+    return loop
+
+
+def _threads(before: int, n_threads: int | None, team: Team) -> tuple[int | None, int | None]:
+    """What to resolve: by default as many threads as before, with a communicator as many as it says."""
+    if n_threads is None and team.n_threads is not None:
+        return None, team.n_threads
+    return (before if n_threads is None else n_threads), None
 
 
 def _own(path: str | os.PathLike[str], name: str, why: str) -> str:

@@ -71,6 +71,8 @@ class Run:
         Their states while there is no engine.
     key : int
         Of the training, for what is random in its steps.
+    n_rows : int
+        Of the last batch in all processes, where others bring rows of their own; else 0.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Run:
         self.carry_state = carry_state
         self.carried: NDArray[Any] | None = None
         self.norm, self.fade, self.key = 0.0, 1.0, 0
+        self.n_rows = 0
         self.engine: Engine
         self.order: NDArray[np.int64] | None = None
         self.sampled: Sampled | None = None
@@ -122,11 +125,12 @@ class Run:
         self.engine = Engine(
             layout,
             parameters,
-            batch_size=self.batch_size,
+            batch_size=self.height,
             n_threads=self.n_threads,
             bfloat16=self.bfloat16,
             reproducible=self.reproducible,
             carries=self.carry_state,
+            carried_rows=self.batch_size,
         )
         if self.carried is not None:
             self._states[:] = self.carried  # how they lie does not depend on structures
@@ -137,6 +141,11 @@ class Run:
         self.engine.set_order(self.order)
         self.engine.set_update(self.optimizer.rule, self.optimizer.moments)
         self.set_fade(self.fade)
+
+    @property
+    def height(self) -> int:
+        """The most rows whose gradient is formed at a time."""
+        return self.batch_size
 
     @property
     def drops(self) -> bool:
@@ -207,6 +216,14 @@ class Run:
             self.engine.carry()
         optimizer.n_updates = t
         return value
+
+    def rows_of(self, start: int, stop: int) -> tuple[int, int]:
+        """Which of a batch's rows, start and stop, this process has in `data`."""
+        return start, stop
+
+    def n_samples(self, source: Source) -> int:
+        """Of an epoch that has ended, of all processes."""
+        return source.n_samples
 
     @property
     def at_hand(self) -> Sampled:

@@ -16,14 +16,17 @@ from numpy.typing import ArrayLike
 from svdfast._process.runtime import resolve_threads
 from svdfast.data.batches import Batch
 from svdfast.data.rows import Rows
+from svdfast.distributed import Communicator
 from svdfast.model.network import Network
 from svdfast.training.checkpoint import Checkpoint
 from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring, factoring_of
+from svdfast.training.loop import Loop
 from svdfast.training.optimizers import Optimizer, optimizer_of
 from svdfast.training.prepare import prepare
 from svdfast.training.result import TrainingResult
 from svdfast.training.stopping import EarlyStopping, early_stopping_of
+from svdfast.training.team import Team
 
 __all__ = ["train"]
 
@@ -55,6 +58,7 @@ def train(
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
+    communicator: Communicator | None = None,
 ) -> TrainingResult:
     """Trains a network in place by the four steps.
 
@@ -153,6 +157,8 @@ def train(
     checkpoint_every : int, optional
         Steps from one state to the next; by default one is written at the end of each epoch. The first is written before the first
         step, the last after the last.
+    communicator : svdfast.distributed.Communicator, optional
+        The processes that train together: `svdfast.distributed.mpi()` under `mpiexec`. All must make the same call. See Notes.
 
     Returns
     -------
@@ -174,7 +180,8 @@ def train(
     OSError
         The checkpoint can't be written; the file is as it was before.
     RuntimeError
-        Another thread uses the network, or another training the optimizer; nothing was changed.
+        Another thread uses the network, or another training the optimizer; nothing was changed. With a communicator also where a
+        process has other parameters than process 0 at the end of an epoch.
 
     Notes
     -----
@@ -197,6 +204,21 @@ def train(
     places in the data. A file with chunks of more than 1 MiB has larger blocks, and fewer at a time, down to eight. A file that is sorted
     by class or by time into more than 64 stretches is better shuffled before. With `shuffle=False` rows are taken in order, and results
     are bit-identical to those of arrays in memory.
+
+    With a communicator each process trains on a share of the rows of every batch. `batch_size` counts the rows of all processes, and a
+    batch has the same rows for any number of them. Each step sums the gradients in one message. Process 0 gives the first weights and
+    the seed. It alone chooses ranks, decomposes weights, calls callbacks, shows a bar and writes checkpoints. A callback with an
+    attribute `everywhere` that is true is called in all processes, after those of process 0. The result is equal to that of one process
+    up to rounding. With `reproducible` the bits are the same for any number of processes. There a batch is cut into 4, 8, 16, ... parts
+    of at most 256 rows, which costs memory traffic; P > 2 processes send P/2 times as many bytes; and only a power of two of processes,
+    at most one for each part, have rows. A training without a communicator sums in another order, so its bits are others.
+
+    Each process gives all samples, or a row source of which it reads only its own rows. A shuffled row source is then cut into four or
+    more stretches, and a batch has rows of each. Its batches are the same for 1, 2 and 4 processes, and with `reproducible` for any number.
+    Of an iterable each process gives its own batches, as many as the others. These cannot be `reproducible`, nor carry states.
+
+    An error of all processes is raised in all. An error of one process alone ends all of them, as does Ctrl-C. `resume` continues, also
+    with another number of processes.
 
     What looks at a sample of the inputs, as `activation_aware` and "auto" do, takes it from the pool, or from the first batches.
 
@@ -226,20 +248,21 @@ def train(
     >>> [net.classes[i] for i in net.predict(X).argmax(axis=1)]
     ['same', 'other', 'other', 'same']
     """
-    if not isinstance(net, Network):
-        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
-    optimizer = optimizer_of(optimizer)
-    factoring = factoring_of(factoring)
-    early_stopping = early_stopping_of(early_stopping)
-    threads = resolve_threads(n_threads)
-    rng = np.random.default_rng(seed)
-    if checkpoint is None and checkpoint_every is not None:
-        raise ValueError(f"checkpoint_every: expected None without a checkpoint, got {checkpoint_every!r}")
-    file = None if checkpoint is None else Checkpoint(checkpoint, checkpoint_every)
-    loop = prepare(
-        net, X, y, factoring, optimizer, rng, file, epochs=epochs, batch_size=batch_size, loss=loss, clip_norm=clip_norm, l1=l1, l2=l2,
-        precision=precision, n_threads=threads, reproducible=reproducible, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
-        carry_state=carry_state, sample_weight=sample_weight, validation=validation, callbacks=callbacks, progress=progress,
-        early_stopping=early_stopping,
-    )  # fmt: skip
-    return loop.finish()
+    team = Team(communicator)
+
+    def prepared() -> Loop:
+        if not isinstance(net, Network):
+            raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+        if checkpoint is None and checkpoint_every is not None:
+            raise ValueError(f"checkpoint_every: expected None without a checkpoint, got {checkpoint_every!r}")
+        stopping, threads = early_stopping_of(early_stopping), resolve_threads(n_threads, team.n_threads)
+        return prepare(
+            net, X, y, factoring_of(factoring), optimizer_of(optimizer), np.random.default_rng(seed),
+            None if checkpoint is None else Checkpoint(checkpoint, checkpoint_every, looks=team.first),
+            epochs=epochs, batch_size=batch_size, loss=loss, clip_norm=clip_norm, l1=l1, l2=l2, precision=precision,
+            n_threads=threads, reproducible=reproducible, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
+            carry_state=carry_state, sample_weight=sample_weight, validation=validation, callbacks=callbacks,
+            progress=progress, early_stopping=stopping, team=team,
+        )  # fmt: skip
+
+    return team.together(prepared).finish()

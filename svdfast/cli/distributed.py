@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command in several processes that mpiexec has started: one of them speaks, and one that fails ends all.
+
+Not here: how they train together (svdfast/training/shared.py), and what messages say (main.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from svdfast.cli.errors import Failure
+from svdfast.distributed import mpi
+
+__all__ = ["one_voice"]
+
+# Most errors come in all processes. Process 0 is given so many seconds to say them, and to end the others.
+PATIENCE = 2.0
+
+
+@contextlib.contextmanager
+def one_voice(complain: Callable[[BaseException], int]) -> Iterator[Any]:
+    """Gives the communicator; inside, only process 0 prints, and an error of any process ends all.
+
+    Parameters
+    ----------
+    complain : callable
+        Prints what is to be said of an error, and gives the exit status.
+
+    Raises
+    ------
+    Failure
+        There is no MPI.
+    """
+    try:
+        communicator = mpi()
+    except ImportError as error:
+        raise Failure(f"--distributed: {error}") from None
+    try:
+        with contextlib.ExitStack() as quiet:
+            if communicator.rank > 0:
+                nowhere = quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                quiet.enter_context(contextlib.redirect_stdout(nowhere))
+                quiet.enter_context(contextlib.redirect_stderr(nowhere))
+            yield communicator
+    except BaseException as error:
+        if communicator.size == 1:
+            raise
+        if communicator.rank > 0:
+            time.sleep(PATIENCE)
+        communicator.end(complain(error))

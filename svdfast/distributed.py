@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Trainings over several processes: the communicator that `train` takes, and what to expect of it.
+
+The transport is MPI through mpi4py (the extra `mpi`), which is imported only when `mpi` is called.
+Not here: what processes tell each other (training/team.py), and how a step is shared out
+(training/shared.py).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import traceback
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from svdfast._process.checks import count, positive_number
+from svdfast.model.counting import count_multiplications
+from svdfast.model.network import Network
+
+__all__ = ["Communicator", "expected_speedup", "mpi"]
+
+_INTERRUPTED = 130
+
+
+class Communicator(Protocol):
+    """What `train` needs of the processes that train together.
+
+    Two attributes and two collective methods, which all processes call in the same order. A
+    communicator may also have `abort(error)`, which ends all processes when this one fails alone,
+    and `n_threads`, the threads that this process should use.
+
+    Attributes
+    ----------
+    rank : int
+        Number of this process, from 0.
+    size : int
+        Number of processes.
+    """
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+    def sum(self, buffer: NDArray[Any], /) -> None:
+        """Replaces a vector of float32 or float64 by its sum over all processes, in place.
+
+        All processes must get the same bits.
+        """
+
+    def broadcast(self, buffer: NDArray[Any], /) -> None:
+        """Replaces a vector by that of process 0, in place."""
+
+
+class _Mpi:
+    """The processes of an MPI communicator."""
+
+    def __init__(self, comm: Any, constants: Any):
+        self._comm, self._in_place = comm, constants.IN_PLACE
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+        node = comm.Split_type(constants.COMM_TYPE_SHARED)
+        try:
+            own = _cpus()
+            others = node.allgather(own)
+        finally:
+            node.Free()
+        # Processes that the launcher has bound to CPUs of their own do not share them.
+        sharing = sum(bool(own & other) for other in others)
+        self.n_threads = max(1, len(own) // max(1, sharing))
+
+    def sum(self, buffer: NDArray[Any]) -> None:
+        self._comm.Allreduce(self._in_place, buffer)
+
+    def broadcast(self, buffer: NDArray[Any]) -> None:
+        self._comm.Bcast(buffer)
+
+    def abort(self, error: BaseException) -> None:
+        """Ends all processes. Nobody above can handle the error any more, so it is printed here."""
+        if isinstance(error, KeyboardInterrupt):
+            print("KeyboardInterrupt", file=sys.stderr, flush=True)
+            self.end(_INTERRUPTED)
+        print(f"Process {self.rank} of {self.size} failed:", file=sys.stderr)
+        traceback.print_exception(error)
+        self.end(1)
+
+    def end(self, status: int) -> None:
+        """Ends all processes with this exit status, without a word."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._comm.Abort(status)
+        os._exit(status)  # MPICH's comes back
+
+    def __repr__(self) -> str:
+        return f"<MPI, process {self.rank} of {self.size}>"
+
+    # scikit-learn copies the parameters of its estimators.
+    def __copy__(self) -> _Mpi:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Mpi:
+        return self
+
+    def __reduce__(self) -> Any:
+        return mpi, ()  # of a saved model: the processes that run when it is loaded
+
+
+def _cpus() -> set[int]:
+    """The CPUs that this process may run on."""
+    try:
+        return os.sched_getaffinity(0)
+    except AttributeError:  # not on macOS, nor Windows
+        return set(range(os.cpu_count() or 1))
+
+
+def mpi(comm: Any = None) -> _Mpi:
+    """The processes that `mpiexec` has started, as a communicator for `train`.
+
+    All processes of `comm` must call this.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm, optional
+        By default `MPI.COMM_WORLD`: all processes.
+
+    Returns
+    -------
+    Communicator
+        Its `n_threads` is the number of CPUs that this process may use, divided by the number of
+        processes on the node that share them.
+
+    Raises
+    ------
+    ImportError
+        mpi4py is not installed, or finds no MPI library.
+    TypeError
+        `comm` is not a communicator of mpi4py.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> communicator = sf.distributed.mpi()  # doctest: +SKIP
+    >>> result = sf.train(net, X, y, communicator=communicator)  # doctest: +SKIP
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it found no MPI library
+        raise ImportError(
+            f'svdfast.distributed.mpi needs mpi4py and an MPI library ({error}): pip install "svdfast[mpi]" mpich'
+        ) from None
+    if comm is None:
+        comm = MPI.COMM_WORLD
+    if not isinstance(comm, MPI.Intracomm):
+        raise TypeError(f"comm: expected an mpi4py.MPI.Intracomm or None, got {type(comm).__name__}")
+    return _Mpi(comm, MPI)
+
+
+def expected_speedup(
+    net: Network, batch_size: int, n_processes: int, flops: float, bandwidth: float, latency: float
+) -> float:
+    """How many times faster a step is with so many processes than with one.
+
+    A step of b rows takes 2·M·b / flops seconds, M the multiplications of a step for one row. Each of
+    P processes has ⌈b/P⌉ rows. Then the sum of a gradient of B bytes takes
+    2·(P−1)/P·B / bandwidth + 2·⌈log₂ P⌉·latency seconds.
+
+    Parameters
+    ----------
+    net : Network
+        As it is, dense or factored.
+    batch_size : int
+        Rows of a batch, of all processes together.
+    n_processes : int
+        P, one on each node.
+    flops : float
+        Operations a second of one process; a multiplication and an addition are two.
+    bandwidth : float
+        Bytes a second that a node can send, and receive at the same time.
+    latency : float
+        Seconds that a short message takes.
+
+    Returns
+    -------
+    float
+        At most `n_processes`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong kind or out of its range.
+
+    Notes
+    -----
+    The time of the update, of reading, and of waiting for slower processes is left out. A sum that
+    overlaps with nothing is assumed, as `train` makes it.
+
+    Examples
+    --------
+    >>> import svdfast as sf
+    >>> net = sf.Network([784, 512, 256, 10], seed=0)
+    >>> gigabit = dict(flops=180e9, bandwidth=125e6, latency=50e-6)
+    >>> round(sf.distributed.expected_speedup(net, 65536, 16, **gigabit), 1)
+    10.0
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+    batch_size, n = count("batch_size", batch_size), count("n_processes", n_processes)
+    flops = positive_number("flops", flops)
+    bandwidth = positive_number("bandwidth", bandwidth)
+    latency = positive_number("latency", latency, or_zero=True)
+    of_row = 2 * count_multiplications(net).total / flops
+    n_bytes = net.parameters.nbytes + 3 * net.dtype.itemsize
+    summing = 2 * (n - 1) / n * n_bytes / bandwidth + 2 * math.ceil(math.log2(n)) * latency
+    return of_row * batch_size / (of_row * math.ceil(batch_size / n) + summing)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a schedule tells: its events, and a table of a model's layers.
+
+Not here: when something happens (schedule.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from svdfast.torch.kinds import kind_of
+from svdfast.torch.layers import Factored
+from svdfast.torch.places import sides
+
+__all__ = ["Event", "factored_in", "table"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened in a step of a `Schedule`.
+
+    Attributes
+    ----------
+    kind : {"ranks", "switch", "guard", "recompose"}
+    step : int
+        Steps of the optimizer done.
+    info : dict
+        Its `seconds`, and for each kind:
+
+        - "ranks", a look that found nothing to cut: `layers`, a reason by name;
+        - "switch": `ranks`, `dropped` (‖W − W1·W2‖_F), `learning_rate_scales` and `layers`
+          (reasons), all by name;
+        - "guard": `loss_before` the cut, `loss_recovered` now, `action` ("kept", "watched",
+          "undone", "delayed") and `layers`, those that are dense again; where steps are no faster
+          also `seconds_dense` and `seconds_factored` of one;
+        - "recompose": `layers`, those that are dense again.
+    """
+
+    kind: str
+    step: int
+    info: dict[str, Any]
+
+
+def factored_in(events: Iterable[Event], name: str, rank: int, step: int) -> str:
+    """In which steps a layer that is dense again had this rank."""
+    since = [e.step for e in events if e.kind == "switch" and name in e.info["ranks"]]
+    return f"rank {rank} in steps {since[-1] + 1}–{step}" if since else f"rank {rank} before"
+
+
+def table(module: nn.Module, names: Collection[str], notes: Mapping[str, str]) -> list[str]:
+    """Lines of these layers: what they are, their rank now, and why that is so."""
+    there = dict(module.named_modules())
+    rows = [("layer", "type", "weight", "rank", "why")]
+    for name in names:
+        part = there.get(name)
+        if part is None or kind_of(part) is None:
+            continue
+        n_in, n_out = sides(part)
+        rank = str(part.rank) if isinstance(part, Factored) else "dense"
+        rows.append((name, type(part).__name__, f"{n_out}×{n_in}", rank, notes.get(name, "")))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return ["  ".join([*map(str.ljust, row, widths), row[4]]).rstrip() for row in rows]

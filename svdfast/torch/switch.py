@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A model in training whose layers are cut and multiplied together again, its optimizer with it.
+
+Not here: when (schedule.py) and which ones (rules.py, looks.py); the cut itself (cut.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svdfast.torch.cut import cut
+from svdfast.torch.distributed import Team
+from svdfast.torch.exchange import exchange
+from svdfast.torch.form import blank, form
+from svdfast.torch.kinds import kind_of
+from svdfast.torch.layers import Factored
+from svdfast.torch.observe import observe
+from svdfast.torch.optimizers import Change, known_kind
+from svdfast.torch.places import is_trained, reasons_to_leave, why_rather_not
+from svdfast.torch.rates import ADAMS, Rates, relative_scale
+from svdfast.training.factoring import Factoring
+
+__all__ = ["Cut", "Switch", "grams_of", "weights"]
+
+Cut = tuple[Factored, float]
+
+
+class Switch:
+    """A model, its optimizer, and the layers that are factored.
+
+    Attributes
+    ----------
+    own : dict of str to Factored
+        By name; those of other makers are not among them.
+    notes : dict of str to str
+        By the layers' names, why they are as they are.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        team: Team,
+        factoring: Factoring,
+        skip: Collection[nn.Module],
+    ):
+        self.module, self.optimizer, self.team = module, optimizer, team
+        self.factoring, self._skip = factoring, skip
+        self.own: dict[str, Factored] = {}
+        self.rates = Rates(optimizer)
+        self.notes: dict[str, str] = {}
+
+    def usable(self) -> dict[nn.Module, str]:
+        """The layers that can be factored now; notes why others can't."""
+        layers = {
+            part: name
+            for name, part in self.module.named_modules()
+            if name and part not in self._skip and not isinstance(part, Factored) and kind_of(part)
+        }
+        reasons = reasons_to_leave(self.module, layers)
+        for part in layers:
+            if part not in reasons and not self.factoring.force:
+                reason = why_rather_not(part)
+                if reason is not None:
+                    reasons[part] = reason
+            if not is_trained(part):
+                reasons.setdefault(part, "its weight is frozen")
+        self.notes |= {layers[part]: reason for part, reason in reasons.items()}
+        return {part: name for part, name in layers.items() if part not in reasons}
+
+    def forget_others(self) -> None:
+        """Leaves layers that someone else has replaced."""
+        if self.own:
+            there = dict(self.module.named_modules())
+            self.own = {name: made for name, made in self.own.items() if there.get(name) is made}
+            self.rates.follow(self.own)
+
+    def cut(self, ranks: Mapping[str, int], make: Callable[[], dict[str, Cut]]) -> dict[str, Any]:
+        """Cuts layers; what an event tells of it.
+
+        Parameters
+        ----------
+        make : callable
+            The cuts by name, asked for on rank 0 alone.
+        """
+        there = dict(self.module.named_modules())
+        made: dict[str, Cut] = {}
+
+        def dropped() -> dict[str, float]:
+            made.update(make())
+            return {name: one[1] for name, one in made.items()}
+
+        norms = self.team.decide(dropped)
+        if not self.team.leads:
+            made = {name: (blank(there[name], rank), 0.0) for name, rank in ranks.items()}
+        changes = [Change(there[name], made[name][0], True) for name in ranks]
+        scales = self.team.agree({name: self._scale(made[name][0]) for name in ranks})
+        own = self.own | {name: made[name][0] for name in ranks}
+        self._exchange(changes, own, self.rates.scales | scales)
+        return {"ranks": dict(ranks), "dropped": norms, "learning_rate_scales": scales}
+
+    def recompose(self, names: Collection[str]) -> None:
+        """Makes layers dense again."""
+        with torch.no_grad():
+            changes = [Change(self.own[name].dense(), self.own[name], False) for name in names]
+        own = {name: made for name, made in self.own.items() if name not in names}
+        self._exchange(changes, own, self.rates.scales)
+
+    def take_form(self, ranks: Mapping[str, int], scales: Mapping[str, float]) -> None:
+        """Brings the model into the form that a saved one had."""
+        back, forth, made = form(self.module, ranks)
+        self._exchange(back, {}, {}, carry=False)
+        self._exchange(forth, made, scales, carry=False)
+
+    def _exchange(
+        self,
+        changes: Collection[Change],
+        own: dict[str, Factored],
+        scales: Mapping[str, float],
+        *,
+        carry: bool = True,
+    ) -> None:
+        """Puts layers in each other's place, and takes `own` for those that are factored."""
+        self.team.share(p for change in changes for p in change.new)
+        before = self.own, self.rates.scales
+        moments = carry and self.factoring.moments == "carry"
+        try:
+            with exchange(self.module, self.optimizer, changes, carry=carry, moments=moments):
+                self.own, self.rates.scales = own, dict(scales)
+                self.rates.follow(own)
+        except BaseException:
+            self.own, self.rates.scales = before
+            self.rates.follow(self.own)
+            raise
+        if changes:
+            self.team.rebuild()
+
+    def _scale(self, made: Factored) -> float:
+        """What the learning rate of a layer is multiplied with, now that it is factored."""
+        given = self.factoring.learning_rate
+        if isinstance(given, float):
+            return given
+        return relative_scale(made) if isinstance(self.optimizer, ADAMS) else 1.0
+
+    def cuts(
+        self, ranks: Mapping[str, int], batches: Iterable[Any] | None
+    ) -> Callable[[], dict[str, Cut]]:
+        """By a decomposition for each layer, with the inputs that it gets over these batches."""
+        there = dict(self.module.named_modules())
+
+        def make() -> dict[str, Cut]:
+            layers = {there[name]: name for name in ranks}
+            grams = {} if batches is None else grams_of(self.module, batches, layers)
+            method = self.factoring.svd
+            with torch.no_grad():
+                return {
+                    name: cut(there[name], name, rank, method, grams.get(there[name]))
+                    for name, rank in ranks.items()
+                }
+
+        return make
+
+
+def grams_of(
+    module: nn.Module, batches: Iterable[Any], layers: Mapping[nn.Module, str]
+) -> dict[nn.Module, Tensor]:
+    """Of the inputs of these layers."""
+    seen = observe(module, batches, layers)
+    return {part: look.gram for part, look in seen.items() if look.gram is not None}
+
+
+def weights(layers: Mapping[nn.Module, str]) -> Iterable[tuple[str, nn.Parameter]]:
+    """The weights of layers and their names."""
+    for part, name in layers.items():
+        kind = known_kind(part)
+        for own, weight in zip(kind.names(part), kind.weights(part), strict=True):
+            yield f"{name}.{own}", weight

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the processes of a training tell each other, beside the gradients of its steps.
+
+Everything is built on two calls of a communicator, a sum and a broadcast, and so is in the same order
+everywhere. An error that all processes know of is raised by all of them. An error that only one
+process has ends them all, as the others would wait for it for ever.
+Not here: the sums of gradients (shared.py), and the communicator of MPI (svdfast/distributed.py).
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svdfast.distributed import Communicator
+
+__all__ = ["Team"]
+
+T = TypeVar("T")
+
+
+class Team:
+    """The processes of a training; without a communicator this process alone.
+
+    Attributes
+    ----------
+    rank, size : int
+    first : bool
+        Whether this is process 0, which decides, prints and writes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `communicator` is not one.
+    """
+
+    def __init__(self, communicator: Communicator | None = None):
+        self._communicator = communicator
+        self.rank, self.size = 0, 1
+        self._known: BaseException | None = None
+        if communicator is not None:
+            self.rank, self.size = _checked(communicator)
+        self.first = self.rank == 0
+
+    def __bool__(self) -> bool:
+        """Whether there is a communicator."""
+        return self._communicator is not None
+
+    def sum(self, buffer: NDArray[Any]) -> None:
+        """Replaces a vector by its sum over all processes."""
+        if self._communicator is not None:
+            self._communicator.sum(buffer)
+
+    def broadcast(self, *arrays: NDArray[Any]) -> None:
+        """Replaces contiguous vectors by those of process 0."""
+        if self.size > 1:
+            assert self._communicator is not None
+            for array in arrays:
+                self._communicator.broadcast(array)
+
+    def of_first(self, value: T) -> T:
+        """Process 0's value, which may be anything that can be pickled, in all processes."""
+        if self.size == 1:
+            return value
+        text = np.frombuffer(pickle.dumps(value) if self.first else b"", np.uint8).copy()
+        length = np.array([len(text)], np.int64)
+        self.broadcast(length)
+        if not self.first:
+            text = np.empty(length[0], np.uint8)
+        self.broadcast(text)
+        found: T = value if self.first else pickle.loads(text.tobytes())
+        return found
+
+    def flags(self, flag: bool) -> list[int]:
+        """The processes in which this is true."""
+        found = np.zeros(self.size)
+        found[self.rank] = flag
+        self.sum(found)
+        return [int(rank) for rank in np.flatnonzero(found)]
+
+    def of(self, rank: int, value: T) -> T:
+        """The value of one process in all of them. For what is rare, as it is a sum."""
+        if self.size == 1:
+            return value
+        own = np.frombuffer(pickle.dumps(value) if self.rank == rank else b"", np.uint8)
+        length = np.array([float(len(own))])
+        self.sum(length)
+        text = np.zeros(int(length[0]))
+        text[: len(own)] = own
+        self.sum(text)
+        found: T = value if self.rank == rank else pickle.loads(text.astype(np.uint8).tobytes())
+        return found
+
+    def agree(self, error: BaseException | None) -> None:
+        """Raises in all processes where there is an error in some: their own, or that of the first of these."""
+        if self.size > 1:
+            failed = self.flags(error is not None)
+            if not failed:
+                return
+            text = self.of(failed[0], _as_bytes(error, self.rank))
+            if error is None:
+                error = pickle.loads(text)
+                error.add_note(f"(raised by process {failed[0]} of {self.size})")
+        if error is not None:
+            raise self.known(error)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Does something that may fail in all processes; if it does in some, it fails in all."""
+        result: T
+        if self.size == 1:
+            return work()
+        error: Exception | None = None
+        try:
+            result = work()
+        except Exception as caught:
+            error = caught
+        except BaseException as interrupt:
+            self.fail(interrupt)
+            raise
+        self.agree(error)
+        return result
+
+    def known(self, error: BaseException) -> BaseException:
+        """Notes an error that all processes are about to raise. Returns it."""
+        self._known = error
+        return error
+
+    def fail(self, error: BaseException) -> None:
+        """Ends all processes, if they do not know of this error, which one is about to raise."""
+        abort = getattr(self._communicator, "abort", None)
+        if self.size > 1 and error is not self._known and abort is not None:
+            abort(error)
+
+    @property
+    def n_threads(self) -> int | None:
+        """The threads that this process should have, if the communicator knows."""
+        return getattr(self._communicator, "n_threads", None)
+
+
+def _checked(communicator: Any) -> tuple[int, int]:
+    """Rank and size."""
+    rank, size = getattr(communicator, "rank", None), getattr(communicator, "size", None)
+    calls = (getattr(communicator, name, None) for name in ("sum", "broadcast"))
+    if not (isinstance(rank, Integral) and isinstance(size, Integral) and all(map(callable, calls))):
+        raise TypeError(
+            "communicator: expected svdfast.distributed.mpi(), or an object with rank, size, sum and broadcast, "
+            f"got {type(communicator).__name__}"
+        )
+    own, n = int(rank), int(size)
+    if not 0 <= own < n:
+        raise ValueError(f"communicator: expected 0 ≤ rank < size, got rank {own} and size {n}")
+    return own, n
+
+
+def _as_bytes(error: BaseException | None, rank: int) -> bytes:
+    """An error that can be raised elsewhere."""
+    try:
+        text = pickle.dumps(error)
+        pickle.loads(text)
+        return text
+    except Exception:  # an exception of a user's own, which may do anything then
+        return pickle.dumps(RuntimeError(f"process {rank}: {type(error).__name__}: {error}"))
