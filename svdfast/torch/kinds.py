@@ -248,13 +248,14 @@ class Recurrent(Kind):
         return tuple(rows.contiguous() for rows in torch.split(M, [len(w) for w in self.weights(layer)]))
 
     def _factored(self, layer: Any, W1: nn.Parameter, W2: nn.Parameter) -> Factored:
-        new: Factored = recurrent(self._types[type(layer)], layer, len(W2))
+        new: Any = recurrent(self._types[type(layer)], layer, len(W2))
         rows = self.tensors(layer, W1.detach())
         for name, row in zip(self.names(layer), rows, strict=True):
             setattr(new, name, nn.Parameter(row, W1.requires_grad))
         new.W2 = W2
-        new._init_flat_weights()  # type: ignore[operator]
-        return new
+        new._init_flat_weights()
+        made: Factored = new
+        return made
 
     def inputs(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
         x = args[0] if args else kwargs["input"]

@@ -414,7 +414,8 @@ class _FactoredRecurrent(Factored):
         return self._type.forward(self, within, hx)
 
     def dense(self) -> nn.Module:
-        made = recurrent(self._type, self, self.in_features)  # type: ignore[arg-type]
+        like: Any = self  # one of torch.nn's, too
+        made = recurrent(self._type, like, self.in_features)
         rows = torch.split(self._product(), [len(W1) for W1 in self.factors[0]])
         for name, row in zip(("weight_ih_l0", "weight_ih_l0_reverse"), rows, strict=False):
             setattr(made, name, nn.Parameter(row.contiguous(), self._trained()))
