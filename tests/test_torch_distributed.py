@@ -36,13 +36,11 @@ def trained(rank=0, world=1, auto=False, **arguments):
     settings = {"pretrain_fraction": 0.2, "recompose_fraction": 0.25, "force": True}
     sample = {}
     if auto:
-        from svdfast.torch import looks
-        from svdfast.torch.budget import Budget
+        from svdfast.torch import budget, looks
 
         # Each process would decide otherwise, alone; there is time for all.
         looks.measured_break_even = lambda *args, **kwargs: 40 if rank == 0 else 0
-        looks.least_work = lambda *args: 0
-        Budget.steps = Budget.passes = lambda self, amount: 0.0
+        budget.LOOKING = 1e9
         sample = {
             "sample": [(x[share], y[share])],
             "loss": lambda output, batch: (output - batch[1]).square().mean(),

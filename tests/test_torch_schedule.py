@@ -12,9 +12,17 @@ from torch import nn  # noqa: E402
 from torch_training import Training, data, held, model, one_thread  # noqa: E402, F401
 
 import svdfast as sf  # noqa: E402
-from svdfast.torch import Event, FactoredLinear, Schedule, exchange, factorize, looks, switch  # noqa: E402
+from svdfast.torch import (  # noqa: E402
+    Event,
+    FactoredLinear,
+    Schedule,
+    budget,
+    exchange,
+    factorize,
+    looks,
+    switch,
+)  # fmt: skip
 from svdfast.torch.auto import Auto, Choice  # noqa: E402
-from svdfast.torch.budget import Budget  # noqa: E402
 from svdfast.training.auto import LOST, LOST_OF_KERNEL  # noqa: E402
 
 QUARTER = sf.Factoring(0.25, pretrain_fraction=0.1, force=True)
@@ -229,8 +237,7 @@ def limits(**ranks):
 def measured(monkeypatch, limit):
     """In place of the clock's, and there is time for all looks."""
     monkeypatch.setattr(looks, "measured_break_even", limit)
-    monkeypatch.setattr(looks, "least_work", lambda layer, seen: 0)
-    monkeypatch.setattr(Budget, "steps", lambda self, seconds: 0.0)
+    monkeypatch.setattr(budget, "LOOKING", 1e9)
 
 
 def automatic(monkeypatch, n_steps=500, steps=60, first=40, second=40, clock=None, **arguments):
