@@ -2,7 +2,6 @@
 """The measured break-even rank: searched on a ladder, kept by shape, and without a trace in the layer."""
 
 import copy
-import time
 
 import pytest
 
@@ -140,12 +139,6 @@ def test_nothing_to_measure():
 def test_a_large_batch_is_timed_by_a_part():
     layer = nn.Linear(512, 512)
     look = seen_by(layer, torch.empty(1, 1).expand(1, 512).expand(20_000, 512))
-    measured_break_even(layer, look)  # PyTorch's first passes take longer
-    timing.forget()
-    start = time.perf_counter()
-    measured_break_even(layer, look)
-    # 20000 rows: 0.3 s for a pass at 100 GFLOP/s, of which there would be 30.
-    assert time.perf_counter() - start < 3
     (inputs,) = timing._inputs(timing.kind_of(layer), layer, look.inputs, torch.device("cpu"))
     assert 64 <= len(inputs) < 2000
     wide = nn.Linear(4096, 4096, device="meta")
