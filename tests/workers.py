@@ -38,7 +38,8 @@ def eager():
     from svdfast.training.run import Run
 
     auto.LEAST, auto.THIN, auto.WORTH, auto.SHARE, auto.SHARES = 1, 0, 1, 0, 0
-    auto.LOOKING, auto.LOST, auto.SHORTEST, auto.LATEST = 1e9, 0.5, 1, 1
+    auto.LOOKING, auto.SHORTEST, auto.LATEST = 1e9, 1, 1
+    auto.LOST = auto.LOST_OF_KERNEL = 0.5
     constant_loss = Run.constant_loss
     # Few steps learn little: so that they seem to have learned something.
     Run.constant_loss = lambda run, rows: 2 * constant_loss(run, rows)
