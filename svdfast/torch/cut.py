@@ -31,7 +31,7 @@ logger = logging.getLogger("svdfast")
 # Of a smaller matrix the whole SVD takes no longer.
 _FEW = 128
 
-_NotConverged: type[Exception] = vars(torch.linalg)["LinAlgError"]  # torch's types leave it out
+_NotConverged: type[Exception] = getattr(torch.linalg, "LinAlgError", RuntimeError)  # torch's types leave it out
 
 
 def check_weight(part: nn.Module, name: str) -> None:
