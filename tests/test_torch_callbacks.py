@@ -220,7 +220,7 @@ import svdfast.torch
 try:
     svdfast.torch.{name}
 except ImportError as error:
-    assert error.name == {package!r} and "pip install {package}" in str(error), error
+    assert error.name == {package!r} and 'svdfast[{package}]' in str(error), error
 else:
     sys.exit("no error")
 """

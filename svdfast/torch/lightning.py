@@ -12,7 +12,7 @@ from typing import Any
 try:
     from lightning.pytorch import Callback
 except ImportError:
-    why = "svdfast.torch.lightning needs the package lightning: pip install lightning"
+    why = 'svdfast.torch.lightning needs Lightning: pip install "svdfast[lightning]"'
     raise ImportError(why, name="lightning") from None
 
 from svdfast.torch.factorize import recompose

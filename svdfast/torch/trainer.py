@@ -12,9 +12,7 @@ try:
     from transformers import TrainerCallback
     from transformers.trainer_callback import ExportableState
 except ImportError:
-    why = (
-        "svdfast.torch.trainer needs the package transformers: pip install transformers accelerate"
-    )
+    why = 'svdfast.torch.trainer needs transformers: pip install "svdfast[transformers]"'
     raise ImportError(why, name="transformers") from None
 
 from svdfast.torch.factorize import recompose
