@@ -303,3 +303,28 @@ def test_threads_observe_one_after_the_other():
     assert torch.equal(torch.get_rng_state(), before)
     for model in models[1:]:
         assert all(map(torch.equal, model.parameters(), models[0].parameters()))
+
+
+class Merges(nn.Module):
+    """Merges in train(False) and takes that back in train(True); a forward pass assigns its buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.merged = False
+        self.register_buffer("n", torch.zeros(()))
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.merged = not mode
+        return self
+
+    def forward(self, x):
+        self.n = self.n + 1
+        return self.layer(x)
+
+
+def test_what_parts_do_in_a_train_of_their_own_is_undone():
+    net = nn.Sequential(Merges())
+    observe(net, [torch.rand(3, 4)], {net[0].layer: "0.layer"})
+    assert net[0].training and not net[0].merged and float(net[0].n) == 0

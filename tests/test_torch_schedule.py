@@ -806,3 +806,76 @@ def test_models_whose_parameters_are_not_whole_are_refused():
     engine.module = net
     with pytest.raises(TypeError, match="DeepSpeed"):
         Schedule(engine, torch.optim.Adam(net.parameters()), n_steps=10)
+
+
+# ---- what models and loops do that a schedule can't see
+
+
+class Loops(nn.Module):
+    """Holds its layers a second time, outside of its modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(40, 40), nn.Linear(40, 40), nn.Linear(40, 1)
+        self.layers = [self.a, self.b]
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).relu()
+        return self.out(x)
+
+
+def stepped(net, schedule, optimizer, n=1):
+    for _ in range(n):
+        optimizer.zero_grad()
+        net(torch.rand(8, 40)).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+
+
+def three(n_hidden=2):
+    parts = [part for _ in range(n_hidden) for part in (nn.Linear(40, 40), nn.ReLU())]
+    return nn.Sequential(*parts, nn.Linear(40, 1))
+
+
+def test_a_layer_that_the_model_holds_elsewhere_is_not_trained_silently():
+    net = Loops()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    schedule = Schedule(net, optimizer, n_steps=20, factoring=QUARTER, skip=["out"])
+    with pytest.raises(RuntimeError, match="a Linear was called that a Schedule has replaced"):
+        stepped(net, schedule, optimizer, 5)
+
+
+def test_a_layer_whose_weight_another_optimizer_holds_is_left():
+    net = three()
+    net[2].requires_grad_(False)
+    optimizer = torch.optim.SGD([*net[0].parameters(), *net[4].parameters()], 0.1)
+    schedule = Schedule(net, optimizer, n_steps=20, factoring=QUARTER, skip=["4"])
+    net[2].requires_grad_(True)
+    stepped(net, schedule, optimizer, 5)
+    assert isinstance(net[0], FactoredLinear) and type(net[2]) is nn.Linear
+    assert "the optimizer does not hold its weight" in schedule.explain()
+
+
+def test_a_resume_leaves_layers_that_were_factored_before():
+    def build():
+        net = three()
+        factorize(net, ranks={"0": 7})
+        optimizer = torch.optim.Adam(net.parameters())
+        return net, optimizer, Schedule(net, optimizer, n_steps=20, factoring=QUARTER, skip=["4"])
+
+    net, optimizer, schedule = build()
+    stepped(net, schedule, optimizer, 5)
+    again = build()
+    for part, whole in zip((again[2], again[0], again[1]), (schedule, net, optimizer), strict=True):
+        part.load_state_dict(whole.state_dict())
+    assert again[0][0].rank == 7 and again[0][2].rank == 10
+
+
+def test_a_layer_with_buffers_is_left():
+    net = three()
+    net[0].register_buffer("mask", torch.ones(40, 40))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    schedule = Schedule(net, optimizer, n_steps=20, factoring=QUARTER, skip=["4"])
+    stepped(net, schedule, optimizer, 20)
+    assert "mask" in net[0]._buffers and "it has buffers: mask" in schedule.explain()

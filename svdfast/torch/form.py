@@ -6,7 +6,7 @@ Not here: the numbers, which are loaded; the state itself (schedule.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,16 +23,19 @@ __all__ = ["blank", "follow", "form", "reform"]
 
 
 def form(
-    module: nn.Module, ranks: Mapping[str, int]
+    module: nn.Module, ranks: Mapping[str, int], own: Collection[nn.Module] | None = None
 ) -> tuple[list[Change], list[Change], dict[str, Factored]]:
     """What brings a model into a form: first layers to multiply together, then layers to factor.
 
-    Returns also the layers that are factored in the end. Factors are NaN: their numbers are loaded.
+    Of factored layers that `ranks` does not name only those of `own` are multiplied together; by
+    default all. Returns also the layers that are factored in the end. Factors are NaN: their numbers
+    are loaded.
     """
     there = dict(module.named_modules())
     back, forth, made = [], [], {}
     for name, part in there.items():
-        if isinstance(part, Factored) and part.rank != ranks.get(name):
+        named = own is None or name in ranks or part in own
+        if isinstance(part, Factored) and named and part.rank != ranks.get(name):
             back.append(Change(part.dense(), part, False))
             there[name] = back[-1].dense
     for name, rank in ranks.items():

@@ -173,7 +173,12 @@ def _add(found: Seen, rows: Tensor, name: str) -> None:
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, no fast path that would pass hooks by; and afterwards all as before."""
     modes = {part: part.training for part in model.modules()}
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if buffer.device.type != "meta"]
+    buffers = [
+        (part, name, buffer, buffer.detach().clone())
+        for part in model.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None and buffer.device.type != "meta"
+    ]
     devices = {p.device for p in model.parameters()} | {b.device for b in model.buffers()}
     gpus = sorted({device.index for device in devices if device.type == "cuda"})
     with _alone, torch.random.fork_rng(gpus), torch.no_grad():
@@ -185,8 +190,10 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
+            model.train(modes[model])  # what parts do in a train() of their own is undone, too
             for part, mode in modes.items():
                 part.training = mode
-            for buffer, before in buffers:
+            for part, name, buffer, before in buffers:
+                part._buffers[name] = buffer
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)

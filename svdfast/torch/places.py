@@ -141,6 +141,8 @@ def own_reason(part: nn.Module) -> str | None:
         reason = kind.why_not(part)
         if reason is not None:
             return reason
+    if part._buffers:
+        return f"it has buffers: {', '.join(part._buffers)}"
     weights = tensors(part)
     if any(0 in weight.shape for weight in weights):
         return "its weight is empty"

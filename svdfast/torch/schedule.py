@@ -179,7 +179,7 @@ class Schedule:
         self._made, self._first_seconds, self._lag = time.perf_counter(), 0.0, 0.0
 
         unwatch(module)
-        layers = self._switch.usable()
+        layers = self._switch.usable(held=False)
         check_number(self.factoring, len(layers))
         check_held(self.optimizer, weights(layers))
 

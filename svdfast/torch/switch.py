@@ -54,8 +54,9 @@ class Switch:
         self.rates = Rates(optimizer)
         self.notes: dict[str, str] = {}
 
-    def usable(self) -> dict[nn.Module, str]:
+    def usable(self, *, held: bool = True) -> dict[nn.Module, str]:
         """The layers that can be factored now; notes why others can't."""
+        trained = {p for group in self.optimizer.param_groups for p in group["params"]}
         layers = {
             part: name
             for name, part in self.module.named_modules()
@@ -69,6 +70,8 @@ class Switch:
                     reasons[part] = reason
             if not is_trained(part):
                 reasons.setdefault(part, "its weight is frozen")
+            elif held and any(w.requires_grad and w not in trained for w in known_kind(part).weights(part)):
+                reasons.setdefault(part, "the optimizer does not hold its weight")
         self.notes |= {layers[part]: reason for part, reason in reasons.items()}
         return {part: name for part, name in layers.items() if part not in reasons}
 
@@ -112,7 +115,7 @@ class Switch:
 
     def take_form(self, ranks: Mapping[str, int], scales: Mapping[str, float]) -> None:
         """Brings the model into the form that a saved one had."""
-        back, forth, made = form(self.module, ranks)
+        back, forth, made = form(self.module, ranks, list(self.own.values()))
         self._exchange(back, {}, {}, carry=False)
         self._exchange(forth, made, scales, carry=False)
 
@@ -136,6 +139,8 @@ class Switch:
             self.own, self.rates.scales = before
             self.rates.follow(self.own)
             raise
+        for change in changes:
+            (change.dense if change.forward else change.factored).register_forward_pre_hook(_replaced)
         if changes:
             self.team.rebuild()
 
@@ -179,3 +184,11 @@ def weights(layers: Mapping[nn.Module, str]) -> Iterable[tuple[str, nn.Parameter
         kind = known_kind(part)
         for own, weight in zip(kind.names(part), kind.weights(part), strict=True):
             yield f"{name}.{own}", weight
+
+
+def _replaced(part: nn.Module, _: Any) -> None:
+    """A forward pass through it would train what no optimizer holds."""
+    raise RuntimeError(
+        f"a {type(part).__name__} was called that a Schedule has replaced: "
+        "the model holds it outside of its modules, as in a list"
+    )
