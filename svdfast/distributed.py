@@ -105,7 +105,8 @@ class _Mpi:
         return self
 
     def __reduce__(self) -> Any:
-        return mpi, ()  # of a saved model: the processes that run when it is loaded
+        # To make it anew is a call of all processes, and whoever loads it may be alone.
+        raise TypeError("communicator: expected none in what is pickled, as it is of running processes, which end with their job")
 
 
 def _cpus() -> set[int]:

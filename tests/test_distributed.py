@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Trainings over several processes, with threads in place of processes (team.py). Not here: MPI itself (test_mpi.py)."""
 
+import copy
 import math
 import os
+import pickle
 import subprocess
 import sys
 
@@ -916,3 +918,19 @@ def test_estimators_with_other_random_states_and_callbacks():
     np.testing.assert_array_equal(models[0].network_.parameters, models[1].network_.parameters)
     found, _ = team.together(2, lambda c: sklearn.SVDMLPRegressor((8,), solver="lbfgs", communicator=c).fit(X, y))
     assert all(isinstance(error, ValueError) and str(error).startswith("communicator") for error in found)
+
+
+def test_a_communicator_is_copied_but_not_pickled():
+    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    from sklearn.base import clone
+
+    communicator = object.__new__(sf.distributed._Mpi)  # without MPI
+    communicator.rank, communicator.size = 0, 1
+    assert copy.copy(communicator) is copy.deepcopy(communicator) is communicator
+    with pytest.raises(TypeError, match="communicator: expected none in what is pickled"):
+        pickle.dumps(communicator)
+    model = sklearn.SVDMLPClassifier((8,), communicator=communicator)
+    assert clone(model).communicator is communicator
+    loaded = pickle.loads(pickle.dumps(model))
+    assert loaded.communicator is None and loaded.hidden_layer_sizes == (8,)
+    assert model.communicator is communicator

@@ -443,6 +443,11 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
 
     # Prediction
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A communicator is of running processes: a model that is saved in one job is loaded in another.
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"communicator": None}
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
