@@ -418,6 +418,36 @@ def test_callbacks_are_called_in_process_0():
         assert [kind for r, which, kind in calls if which == "all" and r == rank] == kinds
 
 
+@pytest.mark.parametrize("rank", [0, 1, None])
+def test_an_exception_of_a_callback_in_all_is_raised_by_all(rank):
+    X, y = samples()
+
+    def work(communicator):
+        def note(event):
+            if rank in (None, communicator.rank):
+                raise OSError("no disk")
+            raise sf.StopTraining
+
+        note.everywhere = True
+        return sf.train(networks("linear"), X, y, epochs=3, factoring=None, communicator=communicator, callbacks=[note])
+
+    found, group = team.together(3, work)
+    assert all(isinstance(error, OSError) and "no disk" in str(error) for error in found), found
+    assert not group.barrier.broken
+
+
+def test_an_exception_of_a_callback_of_an_estimator_is_raised_by_all():
+    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    X, y = samples()
+
+    def fail(event):
+        raise OSError("no disk")
+
+    found, group = team.together(2, lambda c: sklearn.SVDMLPClassifier((8,), communicator=c).fit(X, y, callbacks=[fail]))
+    assert all(isinstance(error, OSError) and "no disk" in str(error) for error in found), found
+    assert not group.barrier.broken
+
+
 @pytest.mark.parametrize("where", [[0], [0, 1, 2]])
 def test_a_callback_stops_all(where):
     X, y = samples()

@@ -409,8 +409,11 @@ class Loop:
         for done in result.events[n_events:] if event is None else [event]:
             try:
                 self._tell(done, everywhere=True)
-            except StopTraining as stop:
-                error = error or stop
+            except Exception as caught:
+                if error is None or isinstance(error, StopTraining):
+                    error = caught
+        # An error in one process goes before a stop in another, or that one would go on alone.
+        team.agree(None if isinstance(error, StopTraining) else error)
         team.agree(error)
 
     def _add_validation(self, row: dict[str, Any]) -> None:
