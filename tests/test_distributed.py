@@ -608,6 +608,8 @@ def test_other_data_or_networks_are_refused_everywhere():
     X, y = samples()
     found, _ = team.together(2, lambda c: sf.train(networks("linear"), X[: 60 + c.rank], y[: 60 + c.rank], communicator=c))
     assert all(isinstance(error, ValueError) and "X: expected 60 samples" in str(error) for error in found)
+    found, _ = team.together(2, lambda c: sf.train(networks("linear"), X, y, validation=samples(30 + c.rank), communicator=c))
+    assert all(isinstance(error, ValueError) and "validation: expected 30 samples" in str(error) for error in found)
     found, _ = team.together(2, lambda c: sf.train(sf.Network([24, 8 + c.rank, 3]), X, y, communicator=c))
     assert all(isinstance(error, ValueError) and "net: expected the layers" in str(error) for error in found)
 
@@ -964,3 +966,18 @@ def test_a_communicator_is_copied_but_not_pickled():
     loaded = pickle.loads(pickle.dumps(model))
     assert loaded.communicator is None and loaded.hidden_layer_sizes == (8,)
     assert model.communicator is communicator
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": -1}, {"callbacks": 3}])
+def test_a_wrong_parameter_of_an_estimator_in_one_process_is_raised_by_all(wrong):
+    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    X, y = samples()
+
+    def work(c):
+        given = wrong if c.rank == 1 else {}
+        model = sklearn.SVDMLPClassifier((8,), communicator=c, alpha=given.get("alpha", 1e-4))
+        return model.fit(X, y, callbacks=given.get("callbacks", ()))
+
+    found, group = team.together(2, work)
+    assert all(next(iter(wrong)) in str(error) for error in found), found
+    assert not group.barrier.broken
