@@ -178,8 +178,9 @@ class Loop:
         """Refuses a training that processes were given different arguments for."""
         expected, error = self.team.of_first(self.settings), None
         for name, value in expected.items():
-            if self.settings[name] != value:
-                error = ValueError(f"{name}: expected {value} in each process, as in process 0, got {self.settings[name]}")
+            own = self.settings.get(name, value)
+            if own != value:
+                error = ValueError(f"{name}: expected {value} in each process, as in process 0, got {own}")
                 break
         self.team.agree(error)
 

@@ -132,15 +132,15 @@ def prepare(
         team, pieces,
     )  # fmt: skip
     if team:
-        loop.settings = _settings(plain, factoring, optimizer, source, share, pieces, sample_weight, checkpoint)
+        loop.settings = _settings(plain, factoring, optimizer, source, share, pieces, sample_weight, checkpoint, origin)
     return loop
 
 
 def _settings(
     plain: dict[str, Any], factoring: Factoring, optimizer: Optimizer, source: Source, share: Share | None, pieces: Pieces | None,
-    sample_weight: Any, checkpoint: Checkpoint | None,
+    sample_weight: Any, checkpoint: Checkpoint | None, origin: Origin,
 ) -> dict[str, str]:  # fmt: skip
-    """What all processes of a training must have been given alike, as text."""
+    """What all processes of a training must have been given alike, as text; what is not known here is left out."""
     given = {name: value for name, value in plain.items() if name != "n_threads"}
     given |= {
         "steps_per_epoch": source.steps_per_epoch,
@@ -151,6 +151,8 @@ def _settings(
         "validation": "none" if pieces is None else _kind(pieces.n_samples),
         "checkpoint": "none" if checkpoint is None else f"one every {checkpoint.every or 'epoch'}",
     }
+    names = {"classes": origin.classes, "feature_names": origin.feature_names}
+    given |= {name: tuple(values) for name, values in names.items() if values is not None}
     # Functions print where they lie, which is elsewhere in each process.
     return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", str(value)) for name, value in given.items()}
 
