@@ -833,6 +833,20 @@ def test_what_is_no_communicator_is_refused():
         def __init__(self):
             super().__init__(team.Threads(2), 2)
 
+    class AsClass(team.Communicator):
+        rank, size = 0, 1
+
+    with pytest.raises(TypeError, match=r"communicator: expected svdfast.* got the class AsClass"):
+        sf.train(net, X, y, communicator=AsClass)
+    for name, value, message in (
+        ("rank", False, "communicator: expected"), ("size", True, "communicator: expected"),
+        ("n_threads", "two", "communicator.n_threads: expected"),
+    ):  # fmt: skip
+        alone = team.Communicator(team.Threads(1), 0)
+        setattr(alone, name, value)
+        with pytest.raises(TypeError, match=message):
+            sf.train(net, X, y, communicator=alone)
+
     with pytest.raises(ValueError, match="0 ≤ rank < size, got rank 2 and size 2"):
         sf.train(net, X, y, communicator=Wrong())
     np.testing.assert_array_equal(net.parameters, before)
@@ -981,3 +995,28 @@ def test_a_wrong_parameter_of_an_estimator_in_one_process_is_raised_by_all(wrong
     found, group = team.together(2, work)
     assert all(next(iter(wrong)) in str(error) for error in found), found
     assert not group.barrier.broken
+
+
+def refused(name, work):
+    """Whether all processes refuse other arguments of this name."""
+    found, group = team.together(2, work)
+    assert all(isinstance(error, ValueError) and f"{name}: expected" in str(error) for error in found), found
+    return not group.barrier.broken
+
+
+def test_other_labels_are_refused_everywhere():
+    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    X, y = samples()
+    labels = [np.array(names)[y] for names in (["a", "b", "c"], ["b", "c", "d"])]
+    assert refused("classes", lambda c: sf.train(networks("linear"), X, labels[c.rank], epochs=1, communicator=c))
+    assert refused("classes", lambda c: sklearn.SVDMLPClassifier((8,), max_iter=1, communicator=c).fit(X, labels[c.rank]))
+    # Class numbers are known by no names.
+    all_of(2, lambda c: sf.train(networks("linear"), X, [labels[0], y][c.rank], epochs=1, communicator=c))
+
+
+def test_other_columns_are_refused_everywhere():
+    pandas = pytest.importorskip("pandas")
+    X, y = samples()
+    tables = [pandas.DataFrame(X, columns=[f"{name}{i}" for i in range(24)]) for name in "pq"]
+    assert refused("feature_names", lambda c: sf.train(networks("linear"), tables[c.rank], y, epochs=1, communicator=c))
+    all_of(2, lambda c: sf.train(networks("linear"), [X, tables[0]][c.rank], y, epochs=1, communicator=c))
