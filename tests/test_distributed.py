@@ -906,6 +906,13 @@ def test_expected_speedup():
     assert math.isclose(speedup(net, 1024, 8, flops=1e11, bandwidth=1e30, latency=0), 8)
     # A batch of one row is no faster.
     assert speedup(net, 1, 8, flops=1e11, bandwidth=1e30, latency=0) == pytest.approx(1)
+    # Nor does it depend on how large a number a float can be.
+    for flops in (5e-324, 1e308):
+        assert speedup(net, 1024, 1, flops=flops, bandwidth=1e308, latency=0) == 1
+    assert speedup(net, 1024, 4, flops=5e-324, bandwidth=1e9, latency=0) == 4
+    assert speedup(net, 2**53, 2**53, flops=1e11, bandwidth=1e9, latency=1) > 0
+    with pytest.raises(ValueError, match="n_processes"):
+        speedup(net, 1024, 2**53 + 1, **settings)
     # Factoring makes both smaller alike.
     factored = net.copy()
     factored.truncate(rank_fraction=1 / 4)
