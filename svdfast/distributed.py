@@ -8,7 +8,6 @@ Not here: what processes tell each other (training/team.py), and how a step is s
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import traceback
@@ -105,7 +104,8 @@ class _Mpi:
         return self
 
     def __reduce__(self) -> Any:
-        return mpi, ()  # of a saved model: the processes that run when it is loaded
+        # To make it anew is a call of all processes, and whoever loads it may be alone.
+        raise TypeError("communicator: expected none in what is pickled, as it is of running processes, which end with their job")
 
 
 def _cpus() -> set[int]:
@@ -207,11 +207,15 @@ def expected_speedup(
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")
-    batch_size, n = count("batch_size", batch_size), count("n_processes", n_processes)
+    # Integers up to here are floats without rounding.
+    batch_size, n = (
+        count(name, value, maximum=2**53) for name, value in (("batch_size", batch_size), ("n_processes", n_processes))
+    )
     flops = positive_number("flops", flops)
     bandwidth = positive_number("bandwidth", bandwidth)
     latency = positive_number("latency", latency, or_zero=True)
-    of_row = 2 * count_multiplications(net).total / flops
     n_bytes = net.parameters.nbytes + 3 * net.dtype.itemsize
-    summing = 2 * (n - 1) / n * n_bytes / bandwidth + 2 * math.ceil(math.log2(n)) * latency
-    return of_row * batch_size / (of_row * math.ceil(batch_size / n) + summing)
+    summing = 2 * (n - 1) / n * n_bytes / bandwidth + 2 * (n - 1).bit_length() * latency
+    # In times of a row, which may be too short or too long for a float.
+    summing_rows = summing / (2 * count_multiplications(net).total) * flops
+    return batch_size / (-(-batch_size // n) + summing_rows)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Trainings over several processes, with threads in place of processes (team.py). Not here: MPI itself (test_mpi.py)."""
 
+import copy
 import math
 import os
+import pickle
 import subprocess
 import sys
 
@@ -416,6 +418,36 @@ def test_callbacks_are_called_in_process_0():
         assert [kind for r, which, kind in calls if which == "all" and r == rank] == kinds
 
 
+@pytest.mark.parametrize("rank", [0, 1, None])
+def test_an_exception_of_a_callback_in_all_is_raised_by_all(rank):
+    X, y = samples()
+
+    def work(communicator):
+        def note(event):
+            if rank in (None, communicator.rank):
+                raise OSError("no disk")
+            raise sf.StopTraining
+
+        note.everywhere = True
+        return sf.train(networks("linear"), X, y, epochs=3, factoring=None, communicator=communicator, callbacks=[note])
+
+    found, group = team.together(3, work)
+    assert all(isinstance(error, OSError) and "no disk" in str(error) for error in found), found
+    assert not group.barrier.broken
+
+
+def test_an_exception_of_a_callback_of_an_estimator_is_raised_by_all():
+    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    X, y = samples()
+
+    def fail(event):
+        raise OSError("no disk")
+
+    found, group = team.together(2, lambda c: sklearn.SVDMLPClassifier((8,), communicator=c).fit(X, y, callbacks=[fail]))
+    assert all(isinstance(error, OSError) and "no disk" in str(error) for error in found), found
+    assert not group.barrier.broken
+
+
 @pytest.mark.parametrize("where", [[0], [0, 1, 2]])
 def test_a_callback_stops_all(where):
     X, y = samples()
@@ -576,6 +608,8 @@ def test_other_data_or_networks_are_refused_everywhere():
     X, y = samples()
     found, _ = team.together(2, lambda c: sf.train(networks("linear"), X[: 60 + c.rank], y[: 60 + c.rank], communicator=c))
     assert all(isinstance(error, ValueError) and "X: expected 60 samples" in str(error) for error in found)
+    found, _ = team.together(2, lambda c: sf.train(networks("linear"), X, y, validation=samples(30 + c.rank), communicator=c))
+    assert all(isinstance(error, ValueError) and "validation: expected 30 samples" in str(error) for error in found)
     found, _ = team.together(2, lambda c: sf.train(sf.Network([24, 8 + c.rank, 3]), X, y, communicator=c))
     assert all(isinstance(error, ValueError) and "net: expected the layers" in str(error) for error in found)
 
@@ -799,6 +833,20 @@ def test_what_is_no_communicator_is_refused():
         def __init__(self):
             super().__init__(team.Threads(2), 2)
 
+    class AsClass(team.Communicator):
+        rank, size = 0, 1
+
+    with pytest.raises(TypeError, match=r"communicator: expected svdfast.* got the class AsClass"):
+        sf.train(net, X, y, communicator=AsClass)
+    for name, value, message in (
+        ("rank", False, "communicator: expected"), ("size", True, "communicator: expected"),
+        ("n_threads", "two", "communicator.n_threads: expected"),
+    ):  # fmt: skip
+        alone = team.Communicator(team.Threads(1), 0)
+        setattr(alone, name, value)
+        with pytest.raises(TypeError, match=message):
+            sf.train(net, X, y, communicator=alone)
+
     with pytest.raises(ValueError, match="0 ≤ rank < size, got rank 2 and size 2"):
         sf.train(net, X, y, communicator=Wrong())
     np.testing.assert_array_equal(net.parameters, before)
@@ -858,6 +906,13 @@ def test_expected_speedup():
     assert math.isclose(speedup(net, 1024, 8, flops=1e11, bandwidth=1e30, latency=0), 8)
     # A batch of one row is no faster.
     assert speedup(net, 1, 8, flops=1e11, bandwidth=1e30, latency=0) == pytest.approx(1)
+    # Nor does it depend on how large a number a float can be.
+    for flops in (5e-324, 1e308):
+        assert speedup(net, 1024, 1, flops=flops, bandwidth=1e308, latency=0) == 1
+    assert speedup(net, 1024, 4, flops=5e-324, bandwidth=1e9, latency=0) == 4
+    assert speedup(net, 2**53, 2**53, flops=1e11, bandwidth=1e9, latency=1) > 0
+    with pytest.raises(ValueError, match="n_processes"):
+        speedup(net, 1024, 2**53 + 1, **settings)
     # Factoring makes both smaller alike.
     factored = net.copy()
     factored.truncate(rank_fraction=1 / 4)
@@ -916,3 +971,59 @@ def test_estimators_with_other_random_states_and_callbacks():
     np.testing.assert_array_equal(models[0].network_.parameters, models[1].network_.parameters)
     found, _ = team.together(2, lambda c: sklearn.SVDMLPRegressor((8,), solver="lbfgs", communicator=c).fit(X, y))
     assert all(isinstance(error, ValueError) and str(error).startswith("communicator") for error in found)
+
+
+def test_a_communicator_is_copied_but_not_pickled():
+    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    from sklearn.base import clone
+
+    communicator = object.__new__(sf.distributed._Mpi)  # without MPI
+    communicator.rank, communicator.size = 0, 1
+    assert copy.copy(communicator) is copy.deepcopy(communicator) is communicator
+    with pytest.raises(TypeError, match="communicator: expected none in what is pickled"):
+        pickle.dumps(communicator)
+    model = sklearn.SVDMLPClassifier((8,), communicator=communicator)
+    assert clone(model).communicator is communicator
+    loaded = pickle.loads(pickle.dumps(model))
+    assert loaded.communicator is None and loaded.hidden_layer_sizes == (8,)
+    assert model.communicator is communicator
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": -1}, {"callbacks": 3}])
+def test_a_wrong_parameter_of_an_estimator_in_one_process_is_raised_by_all(wrong):
+    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    X, y = samples()
+
+    def work(c):
+        given = wrong if c.rank == 1 else {}
+        model = sklearn.SVDMLPClassifier((8,), communicator=c, alpha=given.get("alpha", 1e-4))
+        return model.fit(X, y, callbacks=given.get("callbacks", ()))
+
+    found, group = team.together(2, work)
+    assert all(next(iter(wrong)) in str(error) for error in found), found
+    assert not group.barrier.broken
+
+
+def refused(name, work):
+    """Whether all processes refuse other arguments of this name."""
+    found, group = team.together(2, work)
+    assert all(isinstance(error, ValueError) and f"{name}: expected" in str(error) for error in found), found
+    return not group.barrier.broken
+
+
+def test_other_labels_are_refused_everywhere():
+    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    X, y = samples()
+    labels = [np.array(names)[y] for names in (["a", "b", "c"], ["b", "c", "d"])]
+    assert refused("classes", lambda c: sf.train(networks("linear"), X, labels[c.rank], epochs=1, communicator=c))
+    assert refused("classes", lambda c: sklearn.SVDMLPClassifier((8,), max_iter=1, communicator=c).fit(X, labels[c.rank]))
+    # Class numbers are known by no names.
+    all_of(2, lambda c: sf.train(networks("linear"), X, [labels[0], y][c.rank], epochs=1, communicator=c))
+
+
+def test_other_columns_are_refused_everywhere():
+    pandas = pytest.importorskip("pandas")
+    X, y = samples()
+    tables = [pandas.DataFrame(X, columns=[f"{name}{i}" for i in range(24)]) for name in "pq"]
+    assert refused("feature_names", lambda c: sf.train(networks("linear"), tables[c.rank], y, epochs=1, communicator=c))
+    all_of(2, lambda c: sf.train(networks("linear"), [X, tables[0]][c.rank], y, epochs=1, communicator=c))

@@ -179,13 +179,16 @@ class Pieces:
     ----------
     n : int
         Pieces of all processes.
+    n_samples : int or None
+        None of batches, as nobody knows before they are read.
     """
 
     def __init__(self, data: Samples | SparseSamples | Reader | Callable[[], Iterable[Samples]], sharing: Sharing):
         self._data, self._sharing = data, sharing
         self.n = sharing.size
+        self.n_samples: int | None = None
         if not callable(data):
-            n = data.n_samples
+            self.n_samples = n = data.n_samples
             if isinstance(data, Reader):
                 self._height = min(data.blocks_of_pool(FEWEST_BLOCKS)[0], max(PIECE_ROWS, -(-n // N_PIECES)))
             else:

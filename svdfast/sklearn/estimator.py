@@ -320,12 +320,10 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         callbacks: Iterable[Callback], *, goes_on: bool = False, classes: ArrayLike | None = None,
     ) -> None:  # fmt: skip
         """Trains again from the beginning, or, if it `goes_on` (partial_fit), by one more epoch. If the first fails, nothing changes."""
-        self._check()
-        called = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
-        if not all(callable(callback) for callback in called):
-            raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
+        team = Team(self.communicator)
+        called = team.together(lambda: self._checked(callbacks))
         first = not hasattr(self, "network_") or not (self.warm_start or goes_on)
-        before, team = vars(self).copy(), Team(self.communicator)
+        before = vars(self).copy()
         try:
             # Of several processes all have the first weights, and the validation samples, of process 0.
             rng = team.of_first(team.together(lambda: check_random_state(self.random_state)))
@@ -345,6 +343,14 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
             if first:
                 self.__dict__ = before
             raise
+
+    def _checked(self, callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+        """The callbacks, once they and the parameters were seen to be right."""
+        self._check()
+        called = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
+        if not all(callable(callback) for callback in called):
+            raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
+        return called
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
         """Samples and their targets or classes; a column of these as a vector."""
@@ -442,6 +448,11 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         return evaluate
 
     # Prediction
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A communicator is of running processes: a model that is saved in one job is loaded in another.
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"communicator": None}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

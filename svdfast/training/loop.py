@@ -178,8 +178,9 @@ class Loop:
         """Refuses a training that processes were given different arguments for."""
         expected, error = self.team.of_first(self.settings), None
         for name, value in expected.items():
-            if self.settings[name] != value:
-                error = ValueError(f"{name}: expected {value} in each process, as in process 0, got {self.settings[name]}")
+            own = self.settings.get(name, value)
+            if own != value:
+                error = ValueError(f"{name}: expected {value} in each process, as in process 0, got {own}")
                 break
         self.team.agree(error)
 
@@ -409,8 +410,11 @@ class Loop:
         for done in result.events[n_events:] if event is None else [event]:
             try:
                 self._tell(done, everywhere=True)
-            except StopTraining as stop:
-                error = error or stop
+            except Exception as caught:
+                if error is None or isinstance(error, StopTraining):
+                    error = caught
+        # An error in one process goes before a stop in another, or that one would go on alone.
+        team.agree(None if isinstance(error, StopTraining) else error)
         team.agree(error)
 
     def _add_validation(self, row: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from svdfast._process.runtime import resolve_precision
 from svdfast.data.arrays import Source
 from svdfast.data.batches import Batch
 from svdfast.data.checks import Samples
-from svdfast.data.open import learned, open_source, open_validation
+from svdfast.data.open import Pieces, learned, open_source, open_validation
 from svdfast.data.pixels import warn_of_pixels
 from svdfast.data.rows import Rows
 from svdfast.data.shared import Share, Sharing
@@ -132,27 +132,33 @@ def prepare(
         team, pieces,
     )  # fmt: skip
     if team:
-        loop.settings = _settings(plain, factoring, optimizer, source, share, validation, sample_weight, checkpoint)
+        loop.settings = _settings(plain, factoring, optimizer, source, share, pieces, sample_weight, checkpoint, origin)
     return loop
 
 
 def _settings(
-    plain: dict[str, Any], factoring: Factoring, optimizer: Optimizer, source: Source, share: Share | None, validation: Any,
-    sample_weight: Any, checkpoint: Checkpoint | None,
+    plain: dict[str, Any], factoring: Factoring, optimizer: Optimizer, source: Source, share: Share | None, pieces: Pieces | None,
+    sample_weight: Any, checkpoint: Checkpoint | None, origin: Origin,
 ) -> dict[str, str]:  # fmt: skip
-    """What all processes of a training must have been given alike, as text."""
+    """What all processes of a training must have been given alike, as text; what is not known here is left out."""
     given = {name: value for name, value in plain.items() if name != "n_threads"}
     given |= {
         "steps_per_epoch": source.steps_per_epoch,
-        "X": f"{source.n_samples} samples" if share is not None else "batches of its own",
+        "X": _kind(source.n_samples if share is not None else None),
         "optimizer": optimizer,
         "factoring": factoring,
         "sample_weight": "some" if sample_weight is not None else "none",
-        "validation": "some" if validation is not None else "none",
+        "validation": "none" if pieces is None else _kind(pieces.n_samples),
         "checkpoint": "none" if checkpoint is None else f"one every {checkpoint.every or 'epoch'}",
     }
+    names = {"classes": origin.classes, "feature_names": origin.feature_names}
+    given |= {name: tuple(values) for name, values in names.items() if values is not None}
     # Functions print where they lie, which is elsewhere in each process.
     return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", str(value)) for name, value in given.items()}
+
+
+def _kind(n_samples: int | None) -> str:
+    return "batches of its own" if n_samples is None else f"{n_samples} samples"
 
 
 def _check_fit(factoring: Factoring, net: Network) -> None:

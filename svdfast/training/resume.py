@@ -106,6 +106,9 @@ def resume(
     Bit for bit holds on the same kind of machine with the same versions of packages and, unless the training is `reproducible`, the same
     number of threads. With "auto" a check by the clock may take a cut back in one and not in the other, unless it is `reproducible`.
 
+    In the midst of an epoch over a shuffled row source, another number of processes may go on with the rows in another order, unless the
+    training is `reproducible`.
+
     Reading a file runs nothing that is in it.
 
     Examples

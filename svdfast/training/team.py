@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from svdfast._process.checks import count
 from svdfast.distributed import Communicator
 
 __all__ = ["Team"]
@@ -32,6 +33,8 @@ class Team:
     rank, size : int
     first : bool
         Whether this is process 0, which decides, prints and writes.
+    n_threads : int or None
+        The threads that this process should have, if the communicator knows.
 
     Raises
     ------
@@ -43,8 +46,11 @@ class Team:
         self._communicator = communicator
         self.rank, self.size = 0, 1
         self._known: BaseException | None = None
+        self.n_threads: int | None = None
         if communicator is not None:
             self.rank, self.size = _checked(communicator)
+            n_threads = getattr(communicator, "n_threads", None)
+            self.n_threads = None if n_threads is None else count("communicator.n_threads", n_threads)
         self.first = self.rank == 0
 
     def __bool__(self) -> bool:
@@ -136,21 +142,18 @@ class Team:
         if self.size > 1 and error is not self._known and abort is not None:
             abort(error)
 
-    @property
-    def n_threads(self) -> int | None:
-        """The threads that this process should have, if the communicator knows."""
-        return getattr(self._communicator, "n_threads", None)
-
-
 def _checked(communicator: Any) -> tuple[int, int]:
     """Rank and size."""
     rank, size = getattr(communicator, "rank", None), getattr(communicator, "size", None)
     calls = (getattr(communicator, name, None) for name in ("sum", "broadcast"))
-    if not (isinstance(rank, Integral) and isinstance(size, Integral) and all(map(callable, calls))):
+    numbers = all(isinstance(value, Integral) and not isinstance(value, bool) for value in (rank, size))
+    # A class has the methods of its objects, and cannot call them.
+    if isinstance(communicator, type) or not (numbers and all(map(callable, calls))):
         raise TypeError(
             "communicator: expected svdfast.distributed.mpi(), or an object with rank, size, sum and broadcast, "
-            f"got {type(communicator).__name__}"
+            f"got {f'the class {communicator.__name__}' if isinstance(communicator, type) else type(communicator).__name__}"
         )
+    assert rank is not None and size is not None
     own, n = int(rank), int(size)
     if not 0 <= own < n:
         raise ValueError(f"communicator: expected 0 ≤ rank < size, got rank {own} and size {n}")
