@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -880,7 +881,7 @@ def test_threads_of_the_communicator():
     assert seen == [1]
 
 
-def test_mpi4py_is_imported_only_when_asked_for():
+def test_mpi4py_is_imported_only_when_asked_for(tmp_path):
     code = (
         "import sys, svdfast as sf\n"
         "assert 'mpi4py' not in sys.modules\n"
@@ -889,7 +890,8 @@ def test_mpi4py_is_imported_only_when_asked_for():
         "except ImportError as error:\n    assert 'svdfast[mpi]' in str(error), error\n"
         "else:\n    raise AssertionError\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    environment = {**os.environ, "PYTHONPATH": str(Path(sf.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
 
 
 def test_expected_speedup():

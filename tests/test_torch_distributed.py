@@ -89,14 +89,18 @@ def in_two_processes(tmp_path, call):
     code = (
         f"import sys; sys.path.insert(0, {str(HERE)!r})\nimport test_torch_distributed as t\n{call}"
     )
-    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    # That of this process, and not the sources that may lie in the folder.
+    package = str(Path(sf.__file__).parents[1])
+    common = os.environ | {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PYTHONPATH": package,
+    }  # fmt: skip
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code],
             env=common | {"RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
-            cwd=HERE.parent,
+            cwd=tmp_path,
         )
         for rank in (0, 1)
     ]

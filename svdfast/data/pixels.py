@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -18,7 +19,6 @@ __all__ = ["warn_of_pixels"]
 # Pixels are brighter somewhere.
 _DARK = 15
 _CHUNK = 1 << 20  # elements looked at together
-_STACKLEVEL = 4  # the caller of `train` or `resume`, which call `prepare`
 
 
 def warn_of_pixels(X: Any, validation: Any, spec: Spec) -> None:
@@ -43,8 +43,16 @@ def warn_of_pixels(X: Any, validation: Any, spec: Spec) -> None:
         warnings.warn(
             f"{' and '.join(pixels)}: uint8 is taken for pixels and multiplied by 1/255, but {why}. If these are no pixels, use "
             'Network(..., uint8_scale=1.0) or .astype("float32")',
-            stacklevel=_STACKLEVEL,
+            stacklevel=_level_of_user(),
         )
+
+
+def _level_of_user() -> int:
+    """For a warning of the caller: the level of the line that calls svdfast."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "svdfast":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _numbers(name: str, part: Any) -> NDArray[Any]:
