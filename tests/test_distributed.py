@@ -2,6 +2,7 @@
 """Trainings over several processes, with threads in place of processes (team.py). Not here: MPI itself (test_mpi.py)."""
 
 import copy
+import importlib
 import math
 import os
 import pickle
@@ -438,7 +439,8 @@ def test_an_exception_of_a_callback_in_all_is_raised_by_all(rank):
 
 
 def test_an_exception_of_a_callback_of_an_estimator_is_raised_by_all():
-    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    sklearn = importlib.import_module("svdfast.sklearn")
     X, y = samples()
 
     def fail(event):
@@ -933,7 +935,8 @@ def test_expected_speedup():
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_estimators(solver, early_stopping):
-    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    sklearn = importlib.import_module("svdfast.sklearn")
     X, y = samples(200)
     kept = {
         "hidden_layer_sizes": (32, 16), "solver": solver, "max_iter": 6, "random_state": 0, "early_stopping": early_stopping,
@@ -954,7 +957,8 @@ def test_estimators(solver, early_stopping):
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_estimators_with_other_random_states_and_callbacks():
-    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    sklearn = importlib.import_module("svdfast.sklearn")
     X, y = samples(100)
     calls = []
 
@@ -976,7 +980,8 @@ def test_estimators_with_other_random_states_and_callbacks():
 
 
 def test_a_communicator_is_copied_but_not_pickled():
-    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    sklearn = importlib.import_module("svdfast.sklearn")
     from sklearn.base import clone
 
     communicator = object.__new__(sf.distributed._Mpi)  # without MPI
@@ -993,7 +998,8 @@ def test_a_communicator_is_copied_but_not_pickled():
 
 @pytest.mark.parametrize("wrong", [{"alpha": -1}, {"callbacks": 3}])
 def test_a_wrong_parameter_of_an_estimator_in_one_process_is_raised_by_all(wrong):
-    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    sklearn = importlib.import_module("svdfast.sklearn")
     X, y = samples()
 
     def work(c):
@@ -1014,7 +1020,8 @@ def refused(name, work):
 
 
 def test_other_labels_are_refused_everywhere():
-    sklearn = pytest.importorskip("svdfast.sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    sklearn = importlib.import_module("svdfast.sklearn")
     X, y = samples()
     labels = [np.array(names)[y] for names in (["a", "b", "c"], ["b", "c", "d"])]
     assert refused("classes", lambda c: sf.train(networks("linear"), X, labels[c.rank], epochs=1, communicator=c))
