@@ -9,8 +9,11 @@ Not here: what processes tell each other (training/team.py), and how a step is s
 from __future__ import annotations
 
 import os
+import stat
 import sys
+import time
 import traceback
+from types import TracebackType
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -19,9 +22,21 @@ from svdfast._process.checks import count, positive_number
 from svdfast.model.counting import count_multiplications
 from svdfast.model.network import Network
 
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = termios = None  # type: ignore[assignment]
+
 __all__ = ["Communicator", "expected_speedup", "mpi"]
 
 _INTERRUPTED = 130
+
+# Most errors come in all processes. Process 0 is given so many seconds to say them, and to end the others.
+PATIENCE = 3.0
+
+# Seconds that the launcher is given to read what was printed.
+READING = 2.0
 
 
 class Communicator(Protocol):
@@ -58,7 +73,7 @@ class _Mpi:
     """The processes of an MPI communicator."""
 
     def __init__(self, comm: Any, constants: Any):
-        self._comm, self._in_place = comm, constants.IN_PLACE
+        self._comm, self._mpi, self._in_place = comm, constants, constants.IN_PLACE
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         node = comm.Split_type(constants.COMM_TYPE_SHARED)
@@ -90,8 +105,27 @@ class _Mpi:
         """Ends all processes with this exit status, without a word."""
         sys.stdout.flush()
         sys.stderr.flush()
+        _let_launcher_read()
         self._comm.Abort(status)
         os._exit(status)  # MPICH's comes back
+
+    def end_with_errors(self) -> None:
+        """From now on an exception that ends this process ends the others, too. They would wait for it for ever."""
+        if self.size == 1 or getattr(sys.excepthook, "ends_all", False):
+            return
+        before = sys.excepthook
+
+        def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            if self._mpi.Is_finalized():
+                before(kind, error, trace)
+                return
+            if self.rank > 0:
+                time.sleep(PATIENCE)
+            before(kind, error, trace)
+            self.end(_INTERRUPTED if issubclass(kind, KeyboardInterrupt) else 1)
+
+        hook.ends_all = True  # type: ignore[attr-defined]
+        sys.excepthook = hook
 
     def __repr__(self) -> str:
         return f"<MPI, process {self.rank} of {self.size}>"
@@ -108,6 +142,30 @@ class _Mpi:
         raise TypeError("communicator: expected none in what is pickled, as it is of running processes, which end with their job")
 
 
+def _let_launcher_read() -> None:
+    """Waits until the launcher has read what was printed.
+
+    A launcher that is told to abort reads nothing more, and the message of the error would be lost.
+    """
+    if fcntl is None:
+        time.sleep(0.1)
+        return
+    deadline = time.monotonic() + READING
+    for descriptor in (1, 2):
+        try:
+            while _unread(descriptor) and time.monotonic() < deadline:
+                time.sleep(0.005)
+        except OSError:  # it is closed
+            continue
+
+
+def _unread(descriptor: int) -> int:
+    """Bytes of a pipe that its reader has not read."""
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return 0
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def _cpus() -> set[int]:
     """The CPUs that this process may run on."""
     try:
@@ -119,7 +177,8 @@ def _cpus() -> set[int]:
 def mpi(comm: Any = None) -> _Mpi:
     """The processes that `mpiexec` has started, as a communicator for `train`.
 
-    All processes of `comm` must call this.
+    All processes of `comm` must call this. From then on an exception that one process does not handle
+    ends all of them, within seconds.
 
     Parameters
     ----------
@@ -155,7 +214,9 @@ def mpi(comm: Any = None) -> _Mpi:
         comm = MPI.COMM_WORLD
     if not isinstance(comm, MPI.Intracomm):
         raise TypeError(f"comm: expected an mpi4py.MPI.Intracomm or None, got {type(comm).__name__}")
-    return _Mpi(comm, MPI)
+    communicator = _Mpi(comm, MPI)
+    communicator.end_with_errors()
+    return communicator
 
 
 def expected_speedup(

@@ -983,17 +983,45 @@ def test_a_communicator_is_copied_but_not_pickled():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     sklearn = importlib.import_module("svdfast.sklearn")
     from sklearn.base import clone
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     communicator = object.__new__(sf.distributed._Mpi)  # without MPI
     communicator.rank, communicator.size = 0, 1
     assert copy.copy(communicator) is copy.deepcopy(communicator) is communicator
     with pytest.raises(TypeError, match="communicator: expected none in what is pickled"):
         pickle.dumps(communicator)
-    model = sklearn.SVDMLPClassifier((8,), communicator=communicator)
-    assert clone(model).communicator is communicator
-    loaded = pickle.loads(pickle.dumps(model))
-    assert loaded.communicator is None and loaded.hidden_layer_sizes == (8,)
-    assert model.communicator is communicator
+    # Threads have locks, which cannot be copied.
+    for shared in (communicator, team.Communicator(team.Threads(1), 0)):
+        model = sklearn.SVDMLPClassifier((8,), max_iter=3, communicator=shared)
+        nested = make_pipeline(StandardScaler(), model)
+        for twin in (clone(model), copy.copy(model), copy.deepcopy(model), clone(nested)[-1], copy.deepcopy(nested)[-1]):
+            assert twin is not model and twin.communicator is shared and twin.get_params() == model.get_params()
+        loaded = pickle.loads(pickle.dumps(model))
+        assert loaded.communicator is None and loaded.hidden_layer_sizes == (8,)
+        assert model.communicator is shared
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_copies_of_a_fitted_estimator_are_fitted():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    sklearn = importlib.import_module("svdfast.sklearn")
+    from sklearn.base import clone
+
+    X, y = samples()
+
+    def work(communicator):
+        model = sklearn.SVDMLPClassifier((8,), max_iter=2, random_state=0, communicator=communicator).fit(X, y)
+        twin = copy.deepcopy(model)
+        before = model.network_.parameters.copy()
+        assert twin.network_ is not model.network_
+        twin.partial_fit(X, y)  # by all processes: the copy has their communicator
+        np.testing.assert_array_equal(model.network_.parameters, before)
+        assert not hasattr(clone(model), "network_")
+        return twin
+
+    twins, _ = all_of(2, work)
+    np.testing.assert_array_equal(twins[0].network_.parameters, twins[1].network_.parameters)
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": -1}, {"callbacks": 3}])

@@ -13,12 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from svdfast.cli.errors import Failure
-from svdfast.distributed import mpi
+from svdfast.distributed import PATIENCE, mpi
 
 __all__ = ["one_voice"]
-
-# Most errors come in all processes. Process 0 is given so many seconds to say them, and to end the others.
-PATIENCE = 2.0
 
 
 @contextlib.contextmanager

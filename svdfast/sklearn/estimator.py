@@ -6,6 +6,7 @@ Not here: training by epochs (descent.py) and by L-BFGS (lbfgs.py), and targets 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -320,25 +321,25 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         callbacks: Iterable[Callback], *, goes_on: bool = False, classes: ArrayLike | None = None,
     ) -> None:  # fmt: skip
         """Trains again from the beginning, or, if it `goes_on` (partial_fit), by one more epoch. If the first fails, nothing changes."""
-        team = Team(self.communicator)
-        called = team.together(lambda: self._checked(callbacks))
         first = not hasattr(self, "network_") or not (self.warm_start or goes_on)
         before = vars(self).copy()
         try:
-            # Of several processes all have the first weights, and the validation samples, of process 0.
-            rng = team.of_first(team.together(lambda: check_random_state(self.random_state)))
-            data = team.together(lambda: self._prepare(X, y, sample_weight, validation, first, goes_on, classes, rng))
-            try:
-                # SciPy's L-BFGS multiplies with BLAS, too.
-                with in_use.changing(self.network_), single_threaded_blas.held():
-                    if self.solver == "lbfgs":
-                        lbfgs.minimise(self, data)
-                    else:
-                        descent.descend(self, data, called, goes_on, team)
-            except FloatingPointError as error:
-                raise ValueError(_NOT_FINITE) from error
-            if not np.isfinite(self.network_.parameters).all():
-                raise ValueError(_NOT_FINITE)
+            with Team(self.communicator) as team:
+                called = team.together(lambda: self._checked(callbacks))
+                # Of several processes all have the first weights, and the validation samples, of process 0.
+                rng = team.of_first(team.together(lambda: check_random_state(self.random_state)))
+                data = team.together(lambda: self._prepare(X, y, sample_weight, validation, first, goes_on, classes, rng))
+                try:
+                    # SciPy's L-BFGS multiplies with BLAS, too.
+                    with in_use.changing(self.network_), single_threaded_blas.held():
+                        if self.solver == "lbfgs":
+                            lbfgs.minimise(self, data)
+                        else:
+                            descent.descend(self, data, called, goes_on, team)
+                except FloatingPointError as error:  # of all processes
+                    raise team.known(ValueError(_NOT_FINITE)) from error
+                if not np.isfinite(self.network_.parameters).all():
+                    raise team.known(ValueError(_NOT_FINITE))
         except BaseException:
             if first:
                 self.__dict__ = before
@@ -453,6 +454,26 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         # A communicator is of running processes: a model that is saved in one job is loaded in another.
         state: dict[str, Any] = super().__getstate__()
         return state | {"communicator": None}
+
+    # Copies share the communicator, which cannot always be copied itself.
+
+    def __copy__(self) -> Self:
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        memo[id(self.communicator)] = self.communicator
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def __sklearn_clone__(self) -> Self:
+        alone = copy.copy(self)
+        alone.communicator = None
+        twin: Self = super(SVDMLP, alone).__sklearn_clone__()
+        twin.communicator = self.communicator
+        return twin
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -116,11 +116,8 @@ class Loop:
         try:
             with in_use.training(self.run.net, self.run.optimizer):
                 return self._finish()
-        except NotFinite:  # of numbers that all processes have
-            raise
-        except BaseException as error:
-            self.team.fail(error)
-            raise
+        except NotFinite as error:  # of numbers that all processes have
+            raise self.team.known(error)
 
     def _finish(self) -> TrainingResult:
         result, run = self.result, self.run

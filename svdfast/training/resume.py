@@ -134,14 +134,15 @@ def resume(
     >>> folder.cleanup()
     """
     team = Team(communicator)
-    values = team.of_first(team.together(lambda: read(path) if team.first else {}))
+    with team:
+        values = team.of_first(team.together(lambda: read(path) if team.first else {}))
 
-    def prepared() -> Loop:
-        return _prepared(
-            path, values, X, y, sample_weight, validation, optimizer, factoring, n_threads, callbacks, progress, team
-        )
+        def prepared() -> Loop:
+            return _prepared(
+                path, values, X, y, sample_weight, validation, optimizer, factoring, n_threads, callbacks, progress, team
+            )
 
-    return team.together(prepared).finish()
+        return team.together(prepared).finish()
 
 
 def _prepared(

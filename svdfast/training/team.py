@@ -12,7 +12,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +23,22 @@ from svdfast.distributed import Communicator
 __all__ = ["Team"]
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+
+# An attribute of the errors that all processes know of.
+_KNOWN = "_svdfast_known"
 
 
 class Team:
     """The processes of a training; without a communicator this process alone.
+
+    A training lies within `with team:`.
 
     Attributes
     ----------
     rank, size : int
     first : bool
         Whether this is process 0, which decides, prints and writes.
-    n_threads : int or None
-        The threads that this process should have, if the communicator knows.
 
     Raises
     ------
@@ -45,13 +49,23 @@ class Team:
     def __init__(self, communicator: Communicator | None = None):
         self._communicator = communicator
         self.rank, self.size = 0, 1
-        self._known: BaseException | None = None
-        self.n_threads: int | None = None
         if communicator is not None:
             self.rank, self.size = _checked(communicator)
-            n_threads = getattr(communicator, "n_threads", None)
-            self.n_threads = None if n_threads is None else count("communicator.n_threads", n_threads)
         self.first = self.rank == 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """An error that not all processes have ends them all."""
+        if error is not None:
+            self.fail(error)
+
+    @property
+    def n_threads(self) -> int | None:
+        """The threads that this process should have, if the communicator knows."""
+        found = getattr(self._communicator, "n_threads", None)
+        return None if found is None else count("communicator.n_threads", found)
 
     def __bool__(self) -> bool:
         """Whether there is a communicator."""
@@ -125,22 +139,21 @@ class Team:
             result = work()
         except Exception as caught:
             error = caught
-        except BaseException as interrupt:
-            self.fail(interrupt)
-            raise
         self.agree(error)
         return result
 
-    def known(self, error: BaseException) -> BaseException:
+    def known(self, error: E) -> E:
         """Notes an error that all processes are about to raise. Returns it."""
-        self._known = error
+        error.__dict__[_KNOWN] = True
         return error
 
     def fail(self, error: BaseException) -> None:
         """Ends all processes, if they do not know of this error, which one is about to raise."""
         abort = getattr(self._communicator, "abort", None)
-        if self.size > 1 and error is not self._known and abort is not None:
+        if self.size > 1 and _KNOWN not in error.__dict__ and abort is not None:
+            self.known(error)  # now they do, and it is said once
             abort(error)
+
 
 def _checked(communicator: Any) -> tuple[int, int]:
     """Rank and size."""

@@ -265,4 +265,5 @@ def train(
             progress=progress, early_stopping=stopping, team=team,
         )  # fmt: skip
 
-    return team.together(prepared).finish()
+    with team:
+        return team.together(prepared).finish()
