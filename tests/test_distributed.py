@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -321,11 +322,12 @@ def test_carried_states():
 # Checkpoints
 
 
-@pytest.mark.parametrize("kind", ["linear", "gru"])
-def test_resume_with_another_number_of_processes(folder, kind):
+@pytest.mark.parametrize("form", ["dense", "factored", "across"])
+@pytest.mark.parametrize("kind", ["linear", "gru", "conv"])
+def test_resume_with_another_number_of_processes(folder, kind, form):
     X, y = samples(dtype="float32")
     validation = samples(40, "float32", seed=2)
-    settings = {"epochs": 4, "batch_size": 16, "factoring": method("across", kind), "reproducible": True, "validation": validation}
+    settings = {"epochs": 4, "batch_size": 16, "factoring": method(form, kind), "reproducible": True, "validation": validation}
     whole, _ = trained(1, X, y, kind=kind, dtype="float32", **settings)
 
     def broken(size, stop):
@@ -556,6 +558,69 @@ def test_an_exception_of_one_process_ends_all(rank):
     found, _ = team.together(3, work)
     assert isinstance(found[rank], OverflowError) and found[rank] is aborted[rank]
     assert all(isinstance(found[other], team.Broken) for other in range(3) if other != rank)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("n", [0, 1, 5, 20])
+def test_a_sum_that_raises_ends_all(n, rank):
+    """From the first sum on, in which processes tell each other of wrong arguments."""
+    X, y = samples()
+
+    class Lost(team.Communicator):
+        n_left = n
+
+        def sum(self, buffer):
+            self.n_left -= 1
+            if self.rank == rank and self.n_left < 0:
+                raise ConnectionError("the network is down")
+            super().sum(buffer)
+
+    aborted = {}
+
+    def work(c):
+        communicator = Lost(c._group, c.rank)
+        try:
+            return sf.train(networks("linear"), X, y, epochs=3, batch_size=16, communicator=communicator)
+        finally:
+            aborted[c.rank] = communicator.aborted
+
+    found, _ = team.together(3, work)
+    assert isinstance(found[rank], ConnectionError) and aborted[rank] is found[rank]
+    assert all(isinstance(found[other], team.Broken) for other in range(3) if other != rank)
+
+
+def test_threads_of_one_communicator_that_are_no_number_are_refused_everywhere():
+    X, y = samples()
+
+    def work(c):
+        if c.rank == 1:
+            c.n_threads = "two"
+        return sf.train(networks("linear"), X, y, communicator=c)
+
+    found, group = team.together(2, work)
+    assert all(isinstance(error, TypeError) and "communicator.n_threads: expected" in str(error) for error in found), found
+    assert not group.barrier.broken
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_an_error_of_an_estimator_in_one_process_ends_all():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    sklearn = importlib.import_module("svdfast.sklearn")
+    X, y = samples()
+    aborted = {}
+
+    def work(c):
+        model = sklearn.SVDMLPClassifier((8,), max_iter=2, communicator=c)
+        if c.rank == 1:
+            model.rank = "small"  # what only the training itself finds
+        try:
+            return model.fit(X, y)
+        finally:
+            aborted[c.rank] = c.aborted
+
+    found, _ = team.together(2, work)
+    assert isinstance(found[1], ValueError) and "'small'" in str(found[1]) and aborted[1] is found[1]
+    assert isinstance(found[0], team.Broken)
 
 
 def test_a_network_that_is_in_use_in_one_process_ends_all():
@@ -883,6 +948,31 @@ def test_threads_of_the_communicator():
     assert seen == [1]
 
 
+def environment():
+    return {**os.environ, "PYTHONPATH": str(Path(sf.__file__).parents[1])}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_a_message_is_read_before_the_launcher_is_told_to_abort(tmp_path):
+    code = (
+        "import sys, svdfast as sf\n"
+        "class Comm:\n    def Abort(self, status): open('aborted', 'w').close()\n"
+        "communicator = object.__new__(sf.distributed._Mpi)\n"
+        "communicator._comm = Comm()\n"
+        "print('ready', flush=True)\n"
+        "print('a message', file=sys.stderr)\n"
+        "communicator.end(3)\n"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes, env=environment(), cwd=tmp_path) as process:
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.5)
+        assert not (tmp_path / "aborted").exists()
+        assert process.stderr.read() == b"a message\n"
+        assert process.wait(30) == 3
+    assert (tmp_path / "aborted").exists()
+
+
 def test_mpi4py_is_imported_only_when_asked_for(tmp_path):
     code = (
         "import sys, svdfast as sf\n"
@@ -892,8 +982,7 @@ def test_mpi4py_is_imported_only_when_asked_for(tmp_path):
         "except ImportError as error:\n    assert 'svdfast[mpi]' in str(error), error\n"
         "else:\n    raise AssertionError\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(sf.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment(), cwd=tmp_path)
 
 
 def test_expected_speedup():

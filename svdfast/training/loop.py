@@ -117,7 +117,8 @@ class Loop:
             with in_use.training(self.run.net, self.run.optimizer):
                 return self._finish()
         except NotFinite as error:  # of numbers that all processes have
-            raise self.team.known(error)
+            self.team.known(error)
+            raise
 
     def _finish(self) -> TrainingResult:
         result, run = self.result, self.run
