@@ -6,7 +6,11 @@
 The same for PyTorch, whose processes are joined by DistributedDataParallel over gloo. Each round is a job of its own; rounds take turns,
 so that a machine that slows down does so for all. A row says how many times faster two processes are than two threads: 1 where
 the sum over processes costs nothing. Bytes a step are counted, and the exit status is 1 where they differ from the formula,
-4·(parameters as they are) + 12. Then follows what `expected_speedup` says of larger clusters. Not here: one process alone (compare.py).
+4·(parameters as they are) + 12.
+
+Then the law is compared with the measurement. Latency and bandwidth are those of two processes' sums, operations a second those of one
+process with one thread. From them `expected_speedup` computes how many times faster two such processes are. Last follows what it says
+of larger clusters. Not here: one process alone (compare.py).
 """
 
 from __future__ import annotations
@@ -62,9 +66,7 @@ def ours(batch: int, share: float | None, n_threads: int, n_steps: int) -> None:
             lengths.append(buffer.nbytes)
             self._sum(buffer)
 
-    net = sf.Network(SIZES, seed=0)
-    if share is not None:
-        net.truncate(share, force=True, method="randomized")
+    net = made(share)
     X, y = samples(batch)
     X, y = np.concatenate([X] * n_steps), np.concatenate([y] * n_steps)
     optimizer = sf.Adam(RATE)
@@ -80,6 +82,30 @@ def ours(batch: int, share: float | None, n_threads: int, n_steps: int) -> None:
         expected = net.parameters.nbytes + 12
         n_bytes = expected if communicator is None else statistics.mode(lengths)
         print(json.dumps({"seconds": min(times), "bytes": n_bytes, "formula": expected}), flush=True)
+
+
+def network(n_bytes: int, n_sums: int) -> None:
+    """One of two processes that sum: process 0 prints the latency and the bandwidth that the law takes.
+
+    It says that two processes' sum of B bytes takes B / bandwidth + 2·latency seconds.
+    """
+    import numpy as np
+
+    import svdfast as sf
+
+    communicator: Any = sf.distributed.mpi()
+    times = []
+    for length in (3, n_bytes // 4):
+        buffer, found = np.zeros(length, np.float32), []
+        for _ in range(n_sums):
+            communicator.sum(np.zeros(1, np.float32))  # both begin together
+            began = time.perf_counter()
+            communicator.sum(buffer)
+            found.append(time.perf_counter() - began)
+        times.append(statistics.median(found))
+    short, long = times
+    if communicator.rank == 0:
+        print(json.dumps({"latency": short / 2, "bandwidth": n_bytes / max(long - short, 1e-9)}), flush=True)
 
 
 def theirs(batch: int, share: float | None, n_threads: int, n_steps: int) -> None:
@@ -132,12 +158,11 @@ def mpiexec() -> list[str] | None:
     return [path, "--bind-to", "core", *(["--allow-run-as-root"] if os.getuid() == 0 else [])]
 
 
-def job(system: str, processes: int, batch: int, share: float | None, n_steps: int) -> dict[str, Any]:
+def job(system: str, processes: int, n_threads: int, batch: int, share: float | None, n_steps: int) -> dict[str, Any]:
     """What a job prints."""
-    n_threads = 1 if processes > 1 else 2
     command = [sys.executable, __file__, "--worker", system, str(batch), str(share or 0), str(n_threads), str(n_steps)]
     environment = {**os.environ, "BENCH": "", "OMP_NUM_THREADS": str(n_threads)}
-    if system == "ours":
+    if system != "torch":
         if processes > 1:
             environment["BENCH"] = "MPI"
             command = [*(mpiexec() or []), "-n", str(processes), *command]
@@ -166,35 +191,69 @@ def measure(systems: list[str], batches: list[int], n_rounds: int, quick: bool) 
     rows = []
     for batch in batches:
         for share in SHARES:
-            times: dict[tuple[str, int], list[float]] = {(system, n): [] for system in systems for n in (1, 2)}
+            # Systems, processes, and threads of each.
+            times: dict[tuple[str, int, int], list[float]] = {(system, *form): [] for system in systems for form in ((1, 2), (2, 1))}
+            times["ours", 1, 1] = []
             n_bytes = formula = 0
             for _ in range(n_rounds):
-                for (system, processes), found in times.items():
-                    told = job(system, processes, batch, share, 4 if quick else STEPS.get(batch, 60))
+                for (system, processes, n_threads), found in times.items():
+                    told = job(system, processes, n_threads, batch, share, 4 if quick else STEPS.get(batch, 60))
                     found.append(told["seconds"])
                     if system == "ours" and processes == 2:
                         n_bytes, formula = told["bytes"], told["formula"]
             row: dict[str, Any] = {"batch": batch, "share": share, "bytes": n_bytes, "formula": formula}
+            row["alone_ms"] = 1e3 * statistics.median(times["ours", 1, 1])
             for system in systems:
-                threads, processes = (statistics.median(times[system, n]) for n in (1, 2))
+                threads, processes = (statistics.median(times[system, *form]) for form in ((1, 2), (2, 1)))
                 row[system] = {"threads_ms": 1e3 * threads, "processes_ms": 1e3 * processes, "ratio": threads / processes}
             rows.append(row)
-            text = "dense" if share is None else f"α 1/{round(1 / share)}"
             parts = [
                 f"{system}: 1×2 {row[system]['threads_ms']:.2f} ms, 2×1 {row[system]['processes_ms']:.2f} ms, {row[system]['ratio']:.2f}"
                 for system in systems
             ]
-            print(f"batch {batch:5}  {text:6}  {n_bytes:,} bytes a step  {'; '.join(parts)}", flush=True)
+            print(f"batch {batch:5}  {form_of(share):6}  {n_bytes:,} bytes a step  {'; '.join(parts)}", flush=True)
     return rows
+
+
+def form_of(share: float | None) -> str:
+    return "dense" if share is None else f"α 1/{round(1 / share)}"
+
+
+def made(share: float | None) -> Any:
+    import svdfast as sf
+
+    net = sf.Network(SIZES, seed=0)
+    if share is not None:
+        net.truncate(share, force=True, method="randomized")
+    return net
+
+
+def compare(rows: list[dict[str, Any]], n_rounds: int, quick: bool) -> dict[str, float]:
+    """The law beside the measurement, for two processes with one thread each against one. Adds both to the rows."""
+    import svdfast as sf
+
+    n_bytes = made(None).parameters.nbytes
+    found = [job("network", 2, 1, n_bytes, None, 20 if quick else 300) for _ in range(n_rounds)]
+    latency, bandwidth = (statistics.median(each[name] for each in found) for name in ("latency", "bandwidth"))
+    print(f"\nlaw and measurement: two processes against one, sums with {1e6 * latency:.0f} µs and {bandwidth / 1e9:.2f} GB/s\n")
+    print("| batch | weights | one process | operations a second | law | measured |\n| --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        net, seconds = made(row["share"]), row["alone_ms"] / 1e3
+        flops = 2 * sf.count_multiplications(net).total * row["batch"] / seconds
+        row["flops"], row["measured"] = flops, row["alone_ms"] / row["ours"]["processes_ms"]
+        row["law"] = sf.distributed.expected_speedup(net, row["batch"], 2, flops=flops, bandwidth=bandwidth, latency=latency)
+        print(
+            f"| {row['batch']:,} | {form_of(row['share'])} | {row['alone_ms']:.2f} ms | {flops / 1e9:.0f} Gflop/s | {row['law']:.2f} | "
+            f"{row['measured']:.2f} |"
+        )
+    return {"latency": latency, "bandwidth": bandwidth}
 
 
 def predict() -> None:
     """What the law says of larger clusters."""
     import svdfast as sf
 
-    dense = sf.Network(SIZES, seed=0)
-    factored = dense.copy()
-    factored.truncate(1 / 8, force=True)
+    dense, factored = made(None), made(1 / 8)
     for rows in (256, 4096):
         print(f"\nexpected speed-up, {FLOPS / 1e9:.0f} Gflop/s a machine, {rows} rows on each")
         print(f"{'network':12} {'':6} " + " ".join(f"{n:>7,}" for n in MACHINES) + "   machines")
@@ -212,16 +271,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", choices=("torch", "none"), default="torch")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="one round of a few steps: only whether it works")
+    parser.add_argument("--quick", action="store_true", help="one round of a few steps at the last batch: only whether it works")
     parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
         system, batch, share, n_threads, n_steps = given.worker
+        if system == "network":
+            network(int(batch), int(n_steps))
+            return
         run = ours if system == "ours" else theirs
         run(int(batch), float(share) or None, int(n_threads), int(n_steps))
         return
     missing = [what for what, there in (("mpi4py", installed("mpi4py")), ("mpiexec", mpiexec() is not None)) if not there]
     rows: list[dict[str, Any]] = []
+    link: dict[str, float] = {}
     if missing:
         print(f"not measured: {' and '.join(missing)} not installed")
     else:
@@ -229,10 +292,12 @@ def main() -> None:
 
         print(machine.describe(["mpi4py", "mpich", "openmpi", "torch"]), flush=True)
         systems = ["ours", *(["torch"] if given.peers == "torch" and installed("torch") else [])]
-        rows = measure(systems, given.batch, 1 if given.quick else given.rounds, given.quick)
+        n_rounds = 1 if given.quick else given.rounds
+        rows = measure(systems, given.batch[-1:] if given.quick else given.batch, n_rounds, given.quick)
+        link = compare(rows, n_rounds, given.quick)
     predict()
     if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+        given.json.write_text(json.dumps({"network": link, "rows": rows}, indent=1) + "\n")
     wrong = [row for row in rows if row["bytes"] != row["formula"]]
     for row in wrong:
         print(f"! {row['bytes']} bytes a step at batch {row['batch']}, the formula says {row['formula']}")
