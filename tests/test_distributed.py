@@ -676,6 +676,10 @@ def test_other_data_or_networks_are_refused_everywhere():
     X, y = samples()
     found, _ = team.together(2, lambda c: sf.train(networks("linear"), X[: 60 + c.rank], y[: 60 + c.rank], communicator=c))
     assert all(isinstance(error, ValueError) and "X: expected 60 samples" in str(error) for error in found)
+    for rows, labels in ((X[::-1], y), (X, y[::-1]), (X.astype("float32"), y)):  # as many, but others
+        given = (X, y), (rows, labels)
+        found, _ = team.together(2, lambda c, given=given: sf.train(networks("linear"), *given[c.rank], communicator=c))
+        assert all(isinstance(error, ValueError) and "X, y, sample_weight: expected samples with" in str(error) for error in found), found
     found, _ = team.together(2, lambda c: sf.train(networks("linear"), X, y, validation=samples(30 + c.rank), communicator=c))
     assert all(isinstance(error, ValueError) and "validation: expected 30 samples" in str(error) for error in found)
     found, _ = team.together(2, lambda c: sf.train(sf.Network([24, 8 + c.rank, 3]), X, y, communicator=c))

@@ -283,7 +283,7 @@ def source(kind):
         return h5py.File({path!r} + ".h5", "r")["X"]
     if kind == "zarr":
         import zarr
-        return zarr.open_array({path!r} + ".zarr", mode="r")
+        return zarr.open({path!r} + ".zarr", mode="r")
     return File()
 X, target = source({kind!r}), np.arange({rows}) % 3
 def train():
@@ -321,7 +321,7 @@ def test_data_larger_than_memory(kind, tmp_path):
                 data[k : k + 8000] = bits.integers(0, 256, (8000, 784), np.uint8)
     elif kind == "zarr":
         zarr = pytest.importorskip("zarr", reason="zarr is not installed")
-        data = zarr.create_array(f"{path}.zarr", shape=(rows, 784), dtype="uint8", chunks=(8000, 784), compressors=None)
+        data = zarr.open(f"{path}.zarr", mode="w", shape=(rows, 784), dtype="uint8", chunks=(8000, 784))
         for k in range(0, rows, 8000):
             data[k : k + 8000] = bits.integers(0, 256, (8000, 784), np.uint8)
     else:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from svdfast._process.checks import count, listed, positive_number
 from svdfast._process.runtime import resolve_precision
-from svdfast.data.arrays import Source
+from svdfast.data.arrays import ArraySource, Source
 from svdfast.data.batches import Batch
 from svdfast.data.checks import Samples
 from svdfast.data.open import Pieces, learned, open_source, open_validation
@@ -42,6 +42,9 @@ from svdfast.training.stopping import EarlyStopping
 from svdfast.training.team import Team
 
 __all__ = ["prepare"]
+
+# Rows by which several processes find that they were given other samples.
+_KNOWN_ROWS = 16
 
 
 def prepare(
@@ -151,6 +154,8 @@ def _settings(
         "validation": "none" if pieces is None else _kind(pieces.n_samples),
         "checkpoint": "none" if checkpoint is None else f"one every {checkpoint.every or 'epoch'}",
     }
+    if isinstance(source, ArraySource):
+        given["X, y, sample_weight"] = _known_rows(source)
     names = {"classes": origin.classes, "feature_names": origin.feature_names}
     given |= {name: tuple(values) for name, values in names.items() if values is not None}
     # Functions print where they lie, which is elsewhere in each process.
@@ -159,6 +164,12 @@ def _settings(
 
 def _kind(n_samples: int | None) -> str:
     return "batches of its own" if n_samples is None else f"{n_samples} samples"
+
+
+def _known_rows(source: ArraySource) -> str:
+    """Some samples as text, so that processes that were given other ones are found."""
+    rows = np.linspace(0, source.n_samples - 1, min(source.n_samples, _KNOWN_ROWS)).astype(int)
+    return f"samples with the checksum {fingerprint(array[rows] for array in source.data.arrays)[:8]}"
 
 
 def _check_fit(factoring: Factoring, net: Network) -> None:

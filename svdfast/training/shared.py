@@ -294,7 +294,7 @@ class SharedRun(Run):
             raise self.team.known(
                 RuntimeError(
                     f"communicator: the parameters of process{'es' * (len(others) > 1)} {listed} differ from those of process 0: "
-                    "a sum gave other bits in different processes"
+                    "a sum, or a learning rate, was another in different processes"
                 )
             )
 
