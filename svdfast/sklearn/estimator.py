@@ -459,13 +459,13 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
 
     def __copy__(self) -> Self:
         twin = object.__new__(type(self))
-        vars(twin).update(vars(self))
+        twin.__dict__.update(vars(self))
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         memo[id(self.communicator)] = self.communicator
         twin = memo[id(self)] = object.__new__(type(self))
-        vars(twin).update(copy.deepcopy(vars(self), memo))
+        twin.__dict__.update(copy.deepcopy(vars(self), memo))
         return twin
 
     def __sklearn_clone__(self) -> Self:
