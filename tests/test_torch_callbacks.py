@@ -211,7 +211,7 @@ def test_lightning_accumulates_gradients(lightning):
 
 
 def test_lightning_needs_a_number_of_steps(lightning):
-    trainer, net, batches, callback = lightning(max_steps=-1, max_time="00:00:00:05")
+    trainer, net, batches, _ = lightning(max_steps=-1, max_time="00:00:00:05")
     with pytest.raises(ValueError, match=r"SVDCallback.*max_steps"):
         trainer.fit(net, batches)
 
@@ -234,6 +234,7 @@ def test_lightning_fits_again_and_counts_from_0(lightning, tmp_path, accumulate)
 
 def test_lightning_ends_where_a_factored_layer_has_hooks(lightning):
     import lightning.pytorch as pl
+
     from svdfast.torch import FactoredLinear
 
     class Hook(pl.Callback):

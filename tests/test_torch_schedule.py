@@ -202,7 +202,11 @@ def test_explain_follows_the_model_and_says_why(factoring, n_steps):
     net.last = nn.Linear(5, 40)
     factorize(net, ranks={"last": 2})
     schedule = Schedule(
-        net, torch.optim.Adam(net.parameters()), n_steps=n_steps, factoring=factoring, skip=["output"]
+        net,
+        torch.optim.Adam(net.parameters()),
+        n_steps=n_steps,
+        factoring=factoring,
+        skip=["output"],
     )
     for _ in range(3):
         lines = schedule.explain().splitlines()
