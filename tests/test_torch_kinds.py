@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not there")
 from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_sequence  # noqa: E402
+from torch_training import Alone  # noqa: E402
 
 from svdfast.torch import (  # noqa: E402
     Factored,
@@ -28,17 +29,6 @@ from svdfast.torch.kinds import kind_of  # noqa: E402
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-class Alone(nn.Module):
-    """A model of one layer, called as that layer is."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, *args, **settings):
-        return self.layer(*args, **settings)
 
 
 def settings_of(layer):

@@ -14,9 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from svdfast.torch.kinds import kind_of
 from svdfast.torch.layers import Factored
-from svdfast.torch.places import sides
+from svdfast.torch.places import is_layer, sides
 
 __all__ = ["Event", "factored_in", "table", "warn"]
 
@@ -58,7 +57,7 @@ def table(module: nn.Module, why: Callable[[str, nn.Module], str]) -> list[str]:
     """Lines of all layers, in the model's order: what they are, their rank now, and why that is so."""
     rows = [("layer", "type", "weight", "rank", "why")]
     for name, part in module.named_modules():
-        if not name or (kind_of(part) is None and not isinstance(part, Factored)):
+        if not name or not is_layer(part):
             continue
         n_in, n_out = sides(part)
         rank = str(part.rank) if isinstance(part, Factored) else "dense"
@@ -70,6 +69,7 @@ def table(module: nn.Module, why: Callable[[str, nn.Module], str]) -> list[str]:
 def warn(message: str) -> None:
     """A warning at the line that called svdfast."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("svdfast."):
+    inner = ("svdfast.", "contextlib", "torch.")  # of the last two: context managers and decorators
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(inner):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)

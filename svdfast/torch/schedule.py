@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +23,12 @@ from svdfast.torch.budget import Budget
 from svdfast.torch.clock import Clock
 from svdfast.torch.distributed import Team, unwrapped
 from svdfast.torch.events import Event, factored_in, table
+from svdfast.torch.kinds import kind_of
 from svdfast.torch.layers import Factored
 from svdfast.torch.looks import Looks
 from svdfast.torch.observe import observe
 from svdfast.torch.optimizers import check_held, checked
-from svdfast.torch.places import under
+from svdfast.torch.places import own_reason, under
 from svdfast.torch.rules import paired, ranks_by, supported
 from svdfast.torch.sample import Loss, Sample
 from svdfast.torch.saved import Plan, Saved
@@ -241,7 +243,8 @@ class Schedule:
             self._begin(loss)
         if any(_due(self.n_done, step) for step in self._steps_to_come()):
             self._clock.wait(factored=bool(self._switch.own))
-            self._act()
+            with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+                self._act()
         self._set_fade()
         self._clock.start()
         return self.events[-1] if len(self.events) > n_before else None
@@ -471,7 +474,7 @@ class Schedule:
                 return "it is in skip"
             if isinstance(part, Factored) and name not in switch.own:
                 return "it was factored by someone else"
-            return reasons.get(name, due)
+            return reasons.get(name) or (own_reason(part) if kind_of(part) is None else None) or due
 
         lines = table(switch.module, why)
         top = f"step {self.n_done} of {self.n_steps}, {self.phase}"
