@@ -273,6 +273,17 @@ else:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("got", ["2.4.9", "1.9", "2.4.0.post0"])
+def test_a_package_that_is_too_old_is_named(got):
+    from svdfast.torch.callback import check_version
+
+    with pytest.raises(ImportError, match=rf"lightning 2.5 or newer, got {got}") as told:
+        check_version("lightning", "2.5", got)
+    assert told.value.name == "lightning"
+    for new in ("2.5.0.post0", "2.10.1", "3.0.dev0"):
+        check_version("lightning", "2.5", new)
+
+
 def test_other_names_are_no_callbacks():
     package = importlib.import_module("svdfast.torch")
     with pytest.raises(AttributeError, match="keras"):

@@ -7,6 +7,7 @@ Not here: what each Trainer tells its callbacks (trainer.py, lightning.py), and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,18 @@ from svdfast.torch.factorize import dense_again
 from svdfast.torch.places import replace
 from svdfast.torch.schedule import Schedule
 
-__all__ = ["ScheduleCallback"]
+__all__ = ["ScheduleCallback", "check_version"]
+
+
+def check_version(package: str, lowest: str, got: str) -> None:
+    """Refuses a Trainer's package that is older than what the callbacks are tested with."""
+    first, other = (tuple(map(int, re.findall(r"\d+", v)[:2])) for v in (got, lowest))
+    if first < other:
+        raise ImportError(
+            f"svdfast.torch needs {package} {lowest} or newer, got {got}: "
+            f'pip install --upgrade "svdfast[{package}]"',
+            name=package,
+        )
 
 
 class ScheduleCallback:

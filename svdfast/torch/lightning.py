@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 try:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, __version__
 except ImportError:
     why = 'svdfast.torch.lightning needs Lightning: pip install "svdfast[lightning]"'
     raise ImportError(why, name="lightning") from None
 
-from svdfast.torch.callback import ScheduleCallback
+from svdfast.torch.callback import ScheduleCallback, check_version
 from svdfast.torch.form import follow
 
 __all__ = ["SVDCallback"]
+
+check_version("lightning", "2.5", __version__)
 
 
 class SVDCallback(ScheduleCallback, Callback):

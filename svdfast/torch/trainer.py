@@ -9,16 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 try:
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, __version__
     from transformers.trainer_callback import ExportableState
 except ImportError:
     why = 'svdfast.torch.trainer needs transformers: pip install "svdfast[transformers]"'
     raise ImportError(why, name="transformers") from None
 
-from svdfast.torch.callback import ScheduleCallback
+from svdfast.torch.callback import ScheduleCallback, check_version
 from svdfast.torch.form import follow
 
 __all__ = ["SVDCallback"]
+
+check_version("transformers", "4.50", __version__)
 
 
 class SVDCallback(ScheduleCallback, TrainerCallback, ExportableState):
