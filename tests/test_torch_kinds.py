@@ -316,7 +316,10 @@ def test_autocast_gives_the_same_type(type_):
     x = torch.rand(2, 8, 9, 9) if type_ is nn.Conv2d else torch.rand(4, 8, 8)
     args = (x, x, x) if type_ is nn.MultiheadAttention else (x,)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        before = model(*args)
+        try:
+            before = model(*args)
+        except RuntimeError as error:
+            pytest.skip(f"PyTorch has no such layer in bfloat16 here: {error}")
         factorize(model, rank_fraction=1, force=True)
         same(model(*args), before, 0.05)
 
