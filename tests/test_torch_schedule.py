@@ -328,7 +328,7 @@ def test_a_convolution_may_lose_more_than_a_linear_layer(monkeypatch):
     found = schedule._looks._choices({net[0]: "0", net[2]: "2"}, True)
     assert [choice.allowed for choice in found] == [LOST_OF_KERNEL, LOST]
     # One whose cut was taken back says so, not that it would be no faster.
-    schedule._looks.auto.refused["0"] = 1000
+    schedule._looks.auto.refused["0"], schedule._looks.auto.learned = 1000, 1.0
     schedule._looks.auto.look(100, found, None, None)
     assert [choice.why for choice in found] == ["a cut was taken back", "its factors are faster"]
 
