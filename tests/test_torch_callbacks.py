@@ -111,7 +111,8 @@ def test_trainer_ends_with_dense_layers_where_it_ends_early(hugging_face):
     before = trainer.model.state_dict().keys()
     trainer.add_callback(Stop())
     trainer.train()
-    assert told(callback) == EVENTS[:1] and trainer.model.state_dict().keys() == before
+    assert told(callback) == [EVENTS[0], ("recompose", 5)]
+    assert trainer.model.state_dict().keys() == before
 
 
 def test_trainer_ends_with_dense_layers_where_it_goes_back_to_a_factored_checkpoint(
@@ -210,6 +211,45 @@ def test_lightning_accumulates_gradients(lightning):
     assert told(callback) == EVENTS and callback.schedule.n_done == STEPS
 
 
+def test_lightning_needs_a_number_of_steps(lightning):
+    trainer, net, batches, _ = lightning(max_steps=-1, max_time="00:00:00:05")
+    with pytest.raises(ValueError, match=r"SVDCallback.*max_steps"):
+        trainer.fit(net, batches)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_lightning_fits_again_and_counts_from_0(lightning, tmp_path, accumulate):
+    trainer, net, batches, callback = lightning(accumulate_grad_batches=accumulate)
+    trainer.fit(net, batches)
+    trainer.fit_loop.epoch_loop.max_steps = 2 * STEPS
+    trainer.fit(net, batches)
+    assert told(callback) == EVENTS and callback.schedule.n_done == STEPS
+    # From a checkpoint of the second training.
+    again, other, batches, callback = lightning(
+        max_steps=2 * STEPS, accumulate_grad_batches=accumulate
+    )
+    again.fit(other, batches, ckpt_path=str(tmp_path / f"step={STEPS + 5}.ckpt"))
+    assert told(callback) == EVENTS and callback.schedule.n_done == STEPS
+    same(other, net)
+
+
+def test_lightning_ends_where_a_factored_layer_has_hooks(lightning):
+    import lightning.pytorch as pl
+
+    from svdfast.torch import FactoredLinear
+
+    class Hook(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            if trainer.global_step == 5:
+                module.net.first.register_forward_hook(lambda *_: None)
+
+    trainer, net, batches, callback = lightning()
+    trainer.callbacks.append(Hook())
+    trainer.fit(net, batches)
+    assert told(callback) == EVENTS
+    assert isinstance(net.net.first, FactoredLinear) and type(net.net.second) is nn.Linear
+
+
 # ---- where they are not there
 
 
@@ -231,6 +271,17 @@ else:
         env=os.environ | {"PYTHONPATH": str(Path(sf.__file__).parents[1])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("got", ["2.4.9", "1.9", "2.4.0.post0"])
+def test_a_package_that_is_too_old_is_named(got):
+    from svdfast.torch.callback import check_version
+
+    with pytest.raises(ImportError, match=rf"lightning 2.5 or newer, got {got}") as told:
+        check_version("lightning", "2.5", got)
+    assert told.value.name == "lightning"
+    for new in ("2.5.0.post0", "2.10.1", "3.0.dev0"):
+        check_version("lightning", "2.5", new)
 
 
 def test_other_names_are_no_callbacks():

@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not there")
 from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_sequence  # noqa: E402
+from torch_training import Alone  # noqa: E402
 
 from svdfast.torch import (  # noqa: E402
     Factored,
@@ -28,17 +29,6 @@ from svdfast.torch.kinds import kind_of  # noqa: E402
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-class Alone(nn.Module):
-    """A model of one layer, called as that layer is."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, *args, **settings):
-        return self.layer(*args, **settings)
 
 
 def settings_of(layer):
@@ -326,7 +316,10 @@ def test_autocast_gives_the_same_type(type_):
     x = torch.rand(2, 8, 9, 9) if type_ is nn.Conv2d else torch.rand(4, 8, 8)
     args = (x, x, x) if type_ is nn.MultiheadAttention else (x,)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        before = model(*args)
+        try:
+            before = model(*args)
+        except RuntimeError as error:
+            pytest.skip(f"PyTorch has no such layer in bfloat16 here: {error}")
         factorize(model, rank_fraction=1, force=True)
         same(model(*args), before, 0.05)
 

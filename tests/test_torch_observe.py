@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not there")
 from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_sequence  # noqa: E402
+from torch_training import Alone  # noqa: E402
 
 from svdfast.model.svd import RIDGE  # noqa: E402
 from svdfast.torch import factorize, recompose  # noqa: E402
@@ -22,18 +23,9 @@ def seeded():
     torch.manual_seed(0)
 
 
-class Calls(nn.Module):
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, *args, **settings):
-        return self.layer(*args, **settings)
-
-
 def gram_of(layer, *args, **settings):
     """C as it was seen, unscaled, and the rows."""
-    model = Calls(layer)
+    model = Alone(layer)
     batch = settings or args
     seen = observe(model, [batch], {layer: "layer"})[layer]
     return seen.gram.double() * seen.scale**2, seen
@@ -102,7 +94,7 @@ def test_gram_matrices():
 
 def test_batches_add_up_and_many_rows_are_chosen_of():
     layer = nn.Linear(8, 4)
-    model = Calls(layer)
+    model = Alone(layer)
     batches = [torch.rand(n, 8) for n in (5, 7, 1)]
     seen = observe(model, iter(batches), {layer: "layer"})[layer]
     X = torch.cat(batches).double()

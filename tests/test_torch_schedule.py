@@ -23,6 +23,7 @@ from svdfast.torch import (  # noqa: E402
     switch,
 )  # fmt: skip
 from svdfast.torch.auto import Auto, Choice  # noqa: E402
+from svdfast.torch.clock import Clock  # noqa: E402
 from svdfast.training.auto import LOST, LOST_OF_KERNEL  # noqa: E402
 
 QUARTER = sf.Factoring(0.25, pretrain_fraction=0.1, force=True)
@@ -120,6 +121,25 @@ def test_ranks_by_rule_by_layer_and_what_is_left():
     assert event.kind == "ranks" and "bottleneck" in event.info["layers"]["first"]
     with pytest.raises(ValueError, match=r"ranks.*3 for 2"):
         Training(factoring=sf.Factoring([1, 2, 3]), n_steps=10)
+    with pytest.raises(ValueError, match="ranks: expected at most 40 for 'first', got 41"):
+        Training(factoring=sf.Factoring([41, 2]), n_steps=10)
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        (lambda net: net.first.requires_grad_(False), "frozen"),
+        (lambda net: net.first.register_forward_hook(lambda *_: None), "hooks"),
+        (lambda net: setattr(net, "first", nn.Sequential(net.first)), None),
+    ],
+)
+def test_a_sequence_of_ranks_is_that_of_the_layers_at_the_start(change, why):
+    training = Training(factoring=sf.Factoring([5, 7], pretrain_fraction=0.2), n_steps=10)
+    change(training.net)
+    training.steps(2)
+    assert training.schedule.events[0].info["ranks"] == {"second": 7}
+    lines = training.schedule.explain().splitlines()
+    assert "dense" in lines[2] and (why or "no rank was given") in lines[2]
 
 
 def test_a_sample_gives_the_cut_that_keeps_outputs_best():
@@ -170,7 +190,32 @@ def test_explain_has_a_line_for_each_layer():
     assert rows == {
         "first": ["FactoredLinear", "60×40", "10"],
         "second": ["FactoredLinear", "50×60", "12"],
+        "output": ["Linear", "5×50", "dense"],
     }
+
+
+@pytest.mark.parametrize("n_steps", [0, 20])
+@pytest.mark.parametrize("factoring", ["auto", QUARTER, None])
+def test_explain_follows_the_model_and_says_why(factoring, n_steps):
+    net = model()
+    net.first.requires_grad_(False)
+    net.last = nn.Linear(5, 40)
+    factorize(net, ranks={"last": 2})
+    schedule = Schedule(
+        net,
+        torch.optim.Adam(net.parameters()),
+        n_steps=n_steps,
+        factoring=factoring,
+        skip=["output"],
+    )
+    for _ in range(3):
+        lines = schedule.explain().splitlines()
+        why = lines[1].index("why")
+        rows = [line for line in lines[2:] if line.split()[0] in dict(net.named_children())]
+        assert [row.split()[0] for row in rows] == ["first", "second", "output", "last"]
+        assert all(row[why:].strip() for row in rows)
+        net(torch.rand(3, 40)).sum().backward()
+        schedule.step()
 
 
 def test_explain_tells_afterwards_what_was_done():
@@ -189,7 +234,7 @@ def test_explain_tells_afterwards_what_was_done():
 def test_explain_before_a_look_does_not_take_its_own_hooks_for_someone_elses():
     training = Training(factoring="auto", n_steps=500).steps(3)
     assert "hooks" not in training.schedule.explain() and "first" in training.schedule.explain()
-    assert not any("hooks" in why for why in training.schedule._switch.notes.values())
+    assert not any("hooks" in why for why in training.schedule._switch.reasons.values())
 
 
 def test_a_second_schedule_takes_over_and_leaves_layers_that_are_factored():
@@ -242,7 +287,7 @@ def measured(monkeypatch, limit):
 
 def automatic(monkeypatch, n_steps=500, steps=60, first=40, second=40, clock=None, **arguments):
     measured(monkeypatch, limits(first=first, second=second))
-    monkeypatch.setattr(Schedule, "_clock", lambda self: clock)
+    monkeypatch.setattr(Clock, "both", lambda self: clock)
     return Training(
         n_steps=n_steps, **{"factoring": "auto", "settings": {"lr": 3e-3}} | arguments
     ).steps(steps)
@@ -282,6 +327,10 @@ def test_a_convolution_may_lose_more_than_a_linear_layer(monkeypatch):
     net(torch.rand(4, 8, 6, 6))
     found = schedule._looks._choices({net[0]: "0", net[2]: "2"}, True)
     assert [choice.allowed for choice in found] == [LOST_OF_KERNEL, LOST]
+    # One whose cut was taken back says so, not that it would be no faster.
+    schedule._looks.auto.refused["0"], schedule._looks.auto.learned = 1000, 1.0
+    schedule._looks.auto.look(100, found, None, None)
+    assert [choice.why for choice in found] == ["a cut was taken back", "its factors are faster"]
 
 
 def test_auto_gives_the_smallest_rank_that_loses_little(monkeypatch):
@@ -337,7 +386,7 @@ def test_auto_keeps_a_good_cut(monkeypatch):
 
 def test_auto_takes_all_back_for_good_where_steps_are_no_faster(monkeypatch):
     measured(monkeypatch, limits(first=40, second=40))
-    monkeypatch.setattr(Schedule, "_clock", lambda self: (1.0, 1.0))
+    monkeypatch.setattr(Clock, "both", lambda self: (1.0, 1.0))
     training = Training(n_steps=500, factoring="auto")
     training.steps(50)
     for _ in range(400):
@@ -781,6 +830,7 @@ def test_a_compiled_model_is_compiled_once_more_for_a_switch(auto, monkeypatch):
         ({"sample": torch.zeros(3)}, TypeError, "sample"),
         ({"sample": [3]}, TypeError, "sample"),
         ({"optimizer": "adam"}, TypeError, "optimizer"),
+        ({"optimizer": torch.optim.LBFGS(model().parameters())}, TypeError, "optimizer.*LBFGS"),
         ({"model": "model"}, TypeError, "model"),
     ],
 )
@@ -791,6 +841,15 @@ def test_what_is_refused_names_the_argument(arguments, error, message):
     )
     with pytest.raises(error, match=message):
         Schedule(net, optimizer, **{"n_steps": 10} | arguments)
+
+
+@pytest.mark.parametrize("loss", [torch.ones(3), torch.ones(3, 1), torch.ones(0), "much"])
+def test_a_loss_that_is_no_number_is_refused_and_counts_no_step(loss):
+    training = trained()
+    with pytest.raises(ValueError, match=r"loss|much"):
+        training.schedule.step(loss)
+    assert training.schedule.n_done == 0
+    training.schedule.step(torch.ones(1))
 
 
 def test_models_whose_parameters_are_not_whole_are_refused():

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not there")
 from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_sequence  # noqa: E402
+from torch_training import Alone  # noqa: E402
 
 from svdfast.torch import factorize, timing  # noqa: E402
 from svdfast.torch.observe import Inputs, observe  # noqa: E402
@@ -23,17 +24,8 @@ def fresh():
     timing.forget()
 
 
-class Calls(nn.Module):
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, *args):
-        return self.layer(*args)
-
-
 def seen_by(layer, *args):
-    return observe(Calls(layer), [args], {layer: "layer"}, gram=False)[layer]
+    return observe(Alone(layer), [args], {layer: "layer"}, gram=False)[layer]
 
 
 @pytest.fixture
@@ -113,7 +105,7 @@ def test_what_the_clock_says_is_a_rung():
 ])  # fmt: skip
 def test_all_kinds_and_no_trace(make, args):
     layer = make()
-    model = Calls(layer)
+    model = Alone(layer)
     look = seen_by(layer, *args)
     before = copy.deepcopy(layer.state_dict())
     random = torch.get_rng_state()

@@ -29,6 +29,17 @@ def model(seed=0, **arguments):
     return net
 
 
+class Alone(nn.Module):
+    """A model of one layer, called as that layer is."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args, **settings):
+        return self.layer(*args, **settings)
+
+
 def data(n=512):
     x = torch.randn(n, 40, generator=torch.Generator().manual_seed(1))
     t = torch.randn(40, 5, generator=torch.Generator().manual_seed(2))

@@ -200,7 +200,7 @@ class Auto:
         Parameters
         ----------
         ranks : mapping of str to int
-            Of the layers that are factored.
+            Of the layers that are factored and can be made dense again.
         seconds : pair of float, optional
             Of a dense step, and of one now.
         """
@@ -217,7 +217,7 @@ class Auto:
             info |= {"seconds_dense": seconds[0], "seconds_factored": seconds[1]}
         if self.failed and not again:
             info["action"] = "watched"
-        elif self.failed:
+        elif self.failed and ranks:
             info["action"] = "undone"
             back = [max(ranks, key=lambda name: self.lost.get(name, 0.0))] if bad else list(ranks)
             for name in back:

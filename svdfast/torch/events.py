@@ -6,17 +6,18 @@ Not here: when something happens (schedule.py).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from svdfast.torch.kinds import kind_of
 from svdfast.torch.layers import Factored
-from svdfast.torch.places import sides
+from svdfast.torch.places import is_layer, sides
 
-__all__ = ["Event", "factored_in", "table"]
+__all__ = ["Event", "factored_in", "table", "warn"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Event:
         - "guard": `loss_before` the cut, `loss_recovered` now, `action` ("kept", "watched",
           "undone", "delayed") and `layers`, those that are dense again; where steps are no faster
           also `seconds_dense` and `seconds_factored` of one;
-        - "recompose": `layers`, those that are dense again.
+        - "recompose": `layers`, those that are dense again; not those with hooks, which would be
+          lost.
     """
 
     kind: str
@@ -51,16 +53,23 @@ def factored_in(events: Iterable[Event], name: str, rank: int, step: int) -> str
     return f"rank {rank} in steps {since[-1] + 1}–{step}" if since else f"rank {rank} before"
 
 
-def table(module: nn.Module, names: Collection[str], notes: Mapping[str, str]) -> list[str]:
-    """Lines of these layers: what they are, their rank now, and why that is so."""
-    there = dict(module.named_modules())
+def table(module: nn.Module, why: Callable[[str, nn.Module], str]) -> list[str]:
+    """Lines of all layers, in the model's order: what they are, their rank now, and why that is so."""
     rows = [("layer", "type", "weight", "rank", "why")]
-    for name in names:
-        part = there.get(name)
-        if part is None or kind_of(part) is None:
+    for name, part in module.named_modules():
+        if not name or not is_layer(part):
             continue
         n_in, n_out = sides(part)
         rank = str(part.rank) if isinstance(part, Factored) else "dense"
-        rows.append((name, type(part).__name__, f"{n_out}×{n_in}", rank, notes.get(name, "")))
+        rows.append((name, type(part).__name__, f"{n_out}×{n_in}", rank, why(name, part)))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return ["  ".join([*map(str.ljust, row, widths), row[4]]).rstrip() for row in rows]
+
+
+def warn(message: str) -> None:
+    """A warning at the line that called svdfast."""
+    frame, level = sys._getframe(1), 2
+    inner = ("svdfast.", "contextlib", "torch.")  # of the last two: context managers and decorators
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(inner):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

@@ -33,7 +33,7 @@ from svdfast.torch.places import (
     why_rather_not,
 )
 
-__all__ = ["Truncation", "factorize", "recompose"]
+__all__ = ["Truncation", "dense_again", "factorize", "recompose"]
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,6 @@ def factorize(
     return tuple(done)
 
 
-@torch.no_grad()
 def recompose(module: nn.Module) -> None:
     """Multiplies the factors of all factored layers together: each replaced in place by a layer of its own type, W = W1·W2.
 
@@ -258,15 +257,19 @@ def recompose(module: nn.Module) -> None:
     )
     """
     _check_model(module, dense=False)
-    new: dict[nn.Module, nn.Module] = {}
-    for name, part in module.named_modules():
-        if not isinstance(part, Factored):
-            continue
-        reason = own_reason(part)
-        if reason is not None:
-            raise ValueError(f"module: {name!r} can't be replaced: {reason}")
-        new[part] = part.dense()
+    new, bound = dense_again(module)
+    for name, reason in bound.items():
+        raise ValueError(f"module: {name!r} can't be replaced: {reason}")
     replace(module, new)
+
+
+@torch.no_grad()
+def dense_again(module: nn.Module) -> tuple[dict[nn.Module, nn.Module], dict[str, str]]:
+    """Dense layers for the factored ones that can be replaced; why others can't, by name."""
+    parts = {part: name for name, part in module.named_modules() if isinstance(part, Factored)}
+    reasons = {part: own_reason(part) for part in parts}
+    bound = {parts[part]: reason for part, reason in reasons.items() if reason is not None}
+    return {part: part.dense() for part, reason in reasons.items() if reason is None}, bound
 
 
 def _check_model(module: Any, *, dense: bool) -> None:

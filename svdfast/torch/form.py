@@ -17,7 +17,7 @@ from svdfast._process.checks import count
 from svdfast.torch.kinds import kind_of
 from svdfast.torch.layers import Factored
 from svdfast.torch.optimizers import Change, known_kind
-from svdfast.torch.places import replace, sides
+from svdfast.torch.places import own_reason, replace, sides
 
 __all__ = ["blank", "follow", "form", "reform"]
 
@@ -30,12 +30,18 @@ def form(
     Of factored layers that `ranks` does not name only those of `own` are multiplied together; by
     default all. Returns also the layers that are factored in the end. Factors are NaN: their numbers
     are loaded.
+
+    Raises
+    ------
+    ValueError
+        It is not of this model; a layer has hooks, which would be lost.
     """
     there = dict(module.named_modules())
     back, forth, made = [], [], {}
     for name, part in there.items():
         named = own is None or name in ranks or part in own
         if isinstance(part, Factored) and named and part.rank != ranks.get(name):
+            _check(name, part)
             back.append(Change(part.dense(), part, False))
             there[name] = back[-1].dense
     for name, rank in ranks.items():
@@ -44,10 +50,17 @@ def form(
             raise ValueError(f"state: expected layers of this model, got {name!r}")
         if not isinstance(part, Factored):
             count(f"ranks[{name!r}]", rank, maximum=min(sides(part)))
+            _check(name, part)
             forth.append(Change(part, blank(part, rank), True))
             part = forth[-1].factored
         made[name] = part
     return back, forth, made
+
+
+def _check(name: str, part: nn.Module) -> None:
+    reason = own_reason(part)
+    if reason is not None:
+        raise ValueError(f"state: {name!r} can't take the form that was saved: {reason}")
 
 
 def blank(part: nn.Module, rank: int) -> Factored:

@@ -306,17 +306,8 @@ class FactoredConv1d(_FactoredConv):
 
     Parameters
     ----------
-    W1 : torch.nn.Parameter (out_channels, rank)
-    W2 : torch.nn.Parameter (rank, in_channels, kernel)
-    bias : torch.nn.Parameter (out_channels,), optional
-        All three are taken as they are, not copied.
-    stride, padding, dilation, padding_mode
-        As of torch.nn.Conv1d, for the first convolution.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Something is not a parameter; the shapes do not fit each other.
+    W1, W2, bias, stride, padding, dilation, padding_mode
+        As of `FactoredConv2d`, but for the shape of W2, (rank, in_channels, kernel).
 
     Examples
     --------

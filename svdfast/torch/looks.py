@@ -26,7 +26,7 @@ from svdfast.torch.places import replace, sides
 from svdfast.torch.sample import Sample
 from svdfast.torch.switch import Cut, Switch, grams_of
 from svdfast.torch.timing import least_work, measured_break_even
-from svdfast.torch.watch import Watched
+from svdfast.torch.watch import Watched, watch
 from svdfast.training.auto import FRACTIONS, LOST, LOST_OF_KERNEL, ROWS_PER_RANK, SAMPLES
 
 __all__ = ["Looks"]
@@ -55,11 +55,9 @@ class Looks:
         Whether `begin` is done.
     """
 
-    def __init__(
-        self, switch: Switch, sample: Sample | None, auto: Auto, budget: Budget, watched: Watched
-    ):
+    def __init__(self, switch: Switch, sample: Sample | None, auto: Auto, budget: Budget):
         self._switch, self._sample = switch, sample
-        self.auto, self.budget, self.watched = auto, budget, watched
+        self.auto, self.budget, self.watched = auto, budget, Watched()
         self.starts: list[float] | None = None
         self.n_pieces = 0
         self.begun = False
@@ -83,6 +81,10 @@ class Looks:
         self.n_pieces, self.begun = state["n_pieces"], state["begun"]
         self._seconds = list(state["seconds"])
         self.budget.restore(state["budget"])
+
+    def watch(self) -> None:
+        """Begins to watch what layers are called with."""
+        self.watched = watch(self._switch.module, self._switch.usable())
 
     # ---- losses
 
@@ -375,7 +377,7 @@ class Looks:
             fractions: Sequence[float] = FRACTIONS if looks else FRACTIONS[-1:]
             ranks = {resolve_rank(fraction, n_in, n_out) for fraction in fractions}
             options = sorted(rank for rank in ranks if rank <= limit)
-            why = f"its factors are no faster: break-even rank {limit}, {how}"
+            why = "" if options else f"its factors are no faster: break-even rank {limit}, {how}"
             allowed = LOST_OF_KERNEL if isinstance(kind_of(part), Convolution) else LOST
             choices[name] = Choice(name, options, why, sides=(n_in, n_out), allowed=allowed)
         return [choices[name] for name in layers.values()]

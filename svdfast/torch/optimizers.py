@@ -12,7 +12,6 @@ Not here: when layers change (schedule.py).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,11 +19,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from svdfast.torch.events import warn
 from svdfast.torch.kinds import Kind, kind_of
 from svdfast.torch.layers import Factored
 from svdfast.torch.products import computed_in, without_autocast
 
-__all__ = ["Change", "check_held", "known_kind", "move_state", "swap"]
+__all__ = ["Change", "check_held", "checked", "known_kind", "move_state", "swap"]
 
 Moment = Literal["mean", "square"]
 
@@ -186,10 +186,9 @@ def move_state(
                 state["exp_avg"].clamp_(-largest, largest)
         moved.update({p: s for p, s in zip(change.new, made, strict=True) if s})
     if unknown:
-        warnings.warn(
+        warn(
             f"the state of {type(optimizer).__name__} can't be carried over a switch: "
-            "for the layers that change it starts again",
-            stacklevel=3,
+            "for the layers that change it starts again"
         )
     return moved
 
@@ -215,6 +214,27 @@ def swap(
             optimizer.state.pop(parameter, None)
     for parameter, own in state.items():
         optimizer.state[parameter] = own
+
+
+def checked(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer itself, where Accelerate or Lightning have put it in one of theirs.
+
+    Raises
+    ------
+    TypeError
+        It is no optimizer, or one that does not keep a state for each parameter.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    got = type(optimizer).__name__
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer: expected a torch.optim.Optimizer, got {got}")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise TypeError(
+            f"optimizer: expected one that keeps a state for each parameter, got {got}, "
+            "whose history is of all parameters in one vector"
+        )
+    return optimizer
 
 
 def check_held(optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]) -> None:

@@ -16,7 +16,7 @@ from svdfast.torch.kinds import Kind, kind_of, own_parameters
 from svdfast.torch.layers import Factored
 
 __all__ = [
-    "Left", "is_layer", "is_trained", "left_in", "own_reason", "reasons_to_leave", "replace", "sides", "tensors", "under",
+    "Left", "OwnHook", "is_layer", "is_trained", "left_in", "own_reason", "reasons_to_leave", "replace", "sides", "tensors", "under",
     "why_rather_not",
 ]  # fmt: skip
 
@@ -28,6 +28,10 @@ _NO_PRODUCT = (
     nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, nn.modules.batchnorm._NormBase,
 )  # fmt: skip
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class OwnHook:
+    """A hook that svdfast puts on layers for a time. It is no reason to leave one."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def own_reason(part: nn.Module) -> str | None:
         return "it has a forward of its own"
     if (
         part._forward_hooks
-        or part._forward_pre_hooks
+        or any(not isinstance(hook, OwnHook) for hook in part._forward_pre_hooks.values())
         or part._backward_hooks
         or part._backward_pre_hooks
         or any(p._backward_hooks or p._post_accumulate_grad_hooks for p in part.parameters())

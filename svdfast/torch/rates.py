@@ -56,6 +56,14 @@ class Rates:
         self._before: list[tuple[Tensor, Tensor, float]] = []
         self._hooks: list[Any] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_hooks": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Copies of an optimizer have no hooks.
+        vars(self).update(state)
+        self.follow(self._layers)
+
     def follow(self, layers: Mapping[str, Factored]) -> None:
         """Takes these layers for those that are factored."""
         self._layers = dict(layers)

@@ -17,7 +17,7 @@ from svdfast.torch.cut import check_weight, ranks_by_rule
 from svdfast.torch.places import sides
 from svdfast.training.factoring import Factoring
 
-__all__ = ["check_number", "ranks_by", "supported"]
+__all__ = ["paired", "ranks_by", "supported"]
 
 
 def supported(factoring: Factoring) -> Factoring:
@@ -40,47 +40,61 @@ def supported(factoring: Factoring) -> Factoring:
     return factoring
 
 
-def check_number(factoring: Factoring, n_layers: int) -> None:
-    """Refuses a sequence of ranks that is not one for each layer."""
+def paired(factoring: Factoring, layers: Mapping[nn.Module, str]) -> dict[str, int | None]:
+    """A sequence of ranks by the layers' names; empty for ranks by a number or a rule.
+
+    Raises
+    ------
+    ValueError
+        It is not one for each layer, or one is larger than the layer's weight has.
+    """
     ranks = factoring.ranks
-    if isinstance(ranks, tuple) and len(ranks) != n_layers:
-        got = f"{len(ranks)} for {n_layers}"
+    if not isinstance(ranks, tuple):
+        return {}
+    if len(ranks) != len(layers):
+        got = f"{len(ranks)} for {len(layers)}"
         raise ValueError(f"ranks: expected one for each layer that can be factored, got {got}")
+    for (part, name), rank in zip(layers.items(), ranks, strict=True):
+        if rank is not None and rank > min(sides(part)):
+            raise ValueError(f"ranks: expected at most {min(sides(part))} for {name!r}, got {rank}")
+    return dict(zip(layers.values(), ranks, strict=True))
 
 
 def ranks_by(
-    factoring: Factoring, layers: Mapping[nn.Module, str], rows: Mapping[nn.Module, int] | None
+    factoring: Factoring,
+    layers: Mapping[nn.Module, str],
+    given: Mapping[str, int | None],
+    rows: Mapping[nn.Module, int] | None,
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Ranks by name, and why layers have them or are left.
 
     Parameters
     ----------
+    given : mapping of str to int or None
+        What `paired` gave.
     rows : mapping of Module to int, optional
         How often a layer's weight is multiplied with a vector, for rules that weigh layers by that.
     """
-    given, force = factoring.ranks, factoring.force
+    rule, force = factoring.ranks, factoring.force
     shapes = {name: sides(part) for part, name in layers.items()}
     wanted: dict[str, int | None]
     for part, name in layers.items():
         check_weight(part, name)
-    if isinstance(given, float):
-        wanted = {name: resolve_rank(given, *both) for name, both in shapes.items()}
-    elif isinstance(given, str):
-        wanted = dict(zip(shapes, ranks_by_rule(given, list(layers), rows), strict=True))
+    if isinstance(rule, float):
+        wanted = {name: resolve_rank(rule, *both) for name, both in shapes.items()}
+    elif isinstance(rule, str):
+        wanted = dict(zip(shapes, ranks_by_rule(rule, list(layers), rows), strict=True))
     else:
-        assert isinstance(given, tuple)
-        wanted = dict(zip(shapes, given, strict=True))
+        wanted = {name: given.get(name) for name in shapes}
     ranks, notes = {}, {}
     for name, rank in wanted.items():
         n_in, n_out = shapes[name]
         limit = break_even_rank(n_in, n_out)
         if rank is None:
             notes[name] = "no rank was given"
-        elif rank > min(n_in, n_out):
-            raise ValueError(f"ranks: expected at most {min(n_in, n_out)} for {name!r}, got {rank}")
-        elif rank > limit and not force:
+        elif rank > limit and (not force or rank > min(n_in, n_out)):
             notes[name] = f"rank {rank} is above its break-even rank {limit}, counted"
-        elif isinstance(given, float) and rank < n_in <= NARROW and not force:
+        elif isinstance(rule, float) and rank < n_in <= NARROW and not force:
             notes[name] = (
                 f"a rank of {rank} would be a bottleneck for its {n_in} inputs (force=True cuts it)"
             )

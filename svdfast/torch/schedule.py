@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
-from statistics import median
 from typing import Any
 
 import torch
@@ -20,17 +20,20 @@ from torch import Tensor, nn
 from svdfast._process.checks import count
 from svdfast.torch.auto import Auto
 from svdfast.torch.budget import Budget
+from svdfast.torch.clock import Clock
 from svdfast.torch.distributed import Team, unwrapped
 from svdfast.torch.events import Event, factored_in, table
+from svdfast.torch.kinds import kind_of
+from svdfast.torch.layers import Factored
 from svdfast.torch.looks import Looks
 from svdfast.torch.observe import observe
-from svdfast.torch.optimizers import check_held
-from svdfast.torch.places import under
-from svdfast.torch.rules import check_number, ranks_by, supported
+from svdfast.torch.optimizers import check_held, checked
+from svdfast.torch.places import own_reason, under
+from svdfast.torch.rules import paired, ranks_by, supported
 from svdfast.torch.sample import Loss, Sample
 from svdfast.torch.saved import Plan, Saved
 from svdfast.torch.switch import Cut, Switch, weights
-from svdfast.torch.watch import unwatch, watch, watching
+from svdfast.torch.watch import unwatch
 from svdfast.training.auto import FIRST_LOOK, RECOVERY
 from svdfast.training.factoring import Factoring, factoring_of
 from svdfast.training.switch import FADE
@@ -48,7 +51,7 @@ class Schedule:
     model are replaced by factored ones (`svdfast.torch.factorize`), and the optimizer, the same
     object with the same groups, gets the factors in place of the weights, with moments carried.
     SGD, Adam, AdamW, NAdam and RAdam are known; another one's state starts again for these layers,
-    with a warning. Gradients that are there are carried, too, so that `step` may come before or
+    with a warning. LBFGS is refused. Gradients that are there are carried, too, so that `step` may come before or
     after ``zero_grad()``.
 
     Parameters
@@ -110,6 +113,9 @@ class Schedule:
     Nothing is measured and the clock is not looked at where ``torch.use_deterministic_algorithms``
     is on: multiplications are counted instead.
 
+    A layer that got hooks or a parametrization while it was factored stays factored, with a
+    warning, as they would be lost. One that had them before is not factored.
+
     A step that was interrupted, or failed, in a switch or a look leaves all as it was. What was due
     is done in the next step.
 
@@ -159,7 +165,7 @@ class Schedule:
     ):
         module, ddp = unwrapped(model)
         self._team = Team(ddp)
-        self.optimizer = _plain(optimizer)
+        self.optimizer = checked(optimizer)
         self.n_steps = n = count("n_steps", n_steps, minimum=0)
         self.factoring = supported(factoring_of(factoring))
         if loss is not None and sample is None:
@@ -172,15 +178,11 @@ class Schedule:
 
         self._first: list[Any] = []
         self._recent: deque[Any] = deque(maxlen=WINDOW)
-        self._seconds: dict[str, deque[float]] = {
-            phase: deque(maxlen=WINDOW) for phase in ("dense", "factored")
-        }
-        self._last: float | None = None
-        self._made, self._first_seconds, self._lag = time.perf_counter(), 0.0, 0.0
+        self._clock = Clock(module)
 
         unwatch(module)
         layers = self._switch.usable(held=False)
-        check_number(self.factoring, len(layers))
+        self._given = paired(self.factoring, layers)
         check_held(self.optimizer, weights(layers))
 
         self._end = end = n - round(self.factoring.dense_tail * n)
@@ -192,6 +194,7 @@ class Schedule:
                 if self.factoring.pretrain_fraction is None:
                     first = min(first, FIRST_LOOK)
                 self._looks = self._new_looks(first, end)
+                self._looks.watch()
             else:
                 plan.switch_step = first
         if end == n and not self.factoring.recompose:
@@ -200,10 +203,16 @@ class Schedule:
     def _new_looks(self, first: int, end: int) -> Looks:
         guard = self.factoring.guard
         auto = Auto(self.n_steps, first, end, None if guard is None else guard.tolerance)
-        module = self._switch.module
-        seen = watch(module, self._switch.usable())
-        budget = Budget(self.n_steps, self._seconds_of_step)
-        return Looks(self._switch, self._sample, auto, budget, seen)
+        budget = Budget(self.n_steps, self._clock.seconds_of_step)
+        return Looks(self._switch, self._sample, auto, budget)
+
+    def _restored(self, state: Mapping[str, Any]) -> Looks:
+        looks = self._new_looks(0, self._end)
+        try:
+            looks.restore(state)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"state: expected what state_dict gave, got {error!r}") from error
+        return looks
 
     @property
     def phase(self) -> str:
@@ -218,26 +227,26 @@ class Schedule:
         Parameters
         ----------
         loss : Tensor or float, optional
-            Of the step. It is read only when something is decided.
+            Of the step, one number. It is read only when something is decided.
 
         Returns
         -------
         Event or None
             The last of what happened; `events` has all.
         """
-        if self._last is not None:
-            self._seconds[self.phase].append(time.perf_counter() - self._last)
-        self._last = None  # what an interruption takes is no step's time
+        value = _one_number(loss)
+        self._clock.stop(factored=bool(self._switch.own))
         self.n_done += 1
         n_before = len(self.events)
-        self._note(loss)
+        self._note(value)
         if self.n_done == 1 or (self._looks is not None and not self._looks.begun):
             self._begin(loss)
         if any(_due(self.n_done, step) for step in self._steps_to_come()):
-            self._await()
-            self._act()
+            self._clock.wait(factored=bool(self._switch.own))
+            with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+                self._act()
         self._set_fade()
-        self._last = time.perf_counter()
+        self._clock.start()
         return self.events[-1] if len(self.events) > n_before else None
 
     def _steps_to_come(self) -> list[int | None]:
@@ -263,24 +272,43 @@ class Schedule:
         if looks is not None and _due(n, looks.auto.look_step):
             self._look(looks)
         if _due(n, plan.guard_step):
-            self._guard()
+            if switch.own:
+                self._guard()
+            else:
+                plan.guard_step = None
         if _due(n, plan.switch_step):
             self._switch_by_rule()
         if _due(n, plan.recompose_step) and switch.own:
-            began, names = time.perf_counter(), list(switch.own)
-            self._recompose(names)
-            self._looks = None
+            self._end_factors()
+
+    def finish(self) -> None:
+        """Ends the method now, for a training that ends before `n_steps`.
+
+        Layers become dense again as after the last step, unless the factoring's `recompose` is
+        False. Nothing else is left on the model or the optimizer. A schedule that has ended only
+        counts. Where the model is in DistributedDataParallel, all processes call it.
+        """
+        switch, plan = self._switch, self._plan
+        switch.forget_others()
+        if switch.own and self.factoring.recompose:
+            self._end_factors()
+        unwatch(switch.module)
+        plan.switch_step = plan.guard_step = plan.recompose_step = self._looks = None
+
+    def _end_factors(self) -> None:
+        began = time.perf_counter()
+        names = self._recompose(list(self._switch.own))
+        self._looks = self._plan.recompose_step = None
+        if names:
             self._tell("recompose", began, layers=names)
 
     def _tell(self, kind: str, began: float, **info: Any) -> None:
         info["seconds"] = time.perf_counter() - began
         self.events.append(Event(kind, self.n_done, info))
 
-    def _note(self, loss: Tensor | float | None) -> None:
-        if loss is None:
+    def _note(self, value: Tensor | float | None) -> None:
+        if value is None:
             return
-        # A copy, as a CUDA graph writes each step's loss to the same place.
-        value = loss.detach().clone() if isinstance(loss, Tensor) else float(loss)
         if len(self._first) < WINDOW:
             self._first.append(value)
         self._recent.append(value)
@@ -289,9 +317,8 @@ class Schedule:
         """What is known at the start."""
         looks = self._looks
         if looks is not None:
-            self._await()
-            began = looks.watched.began
-            self._first_seconds = time.perf_counter() - (self._made if began is None else began)
+            self._clock.wait(factored=bool(self._switch.own))
+            self._clock.first(looks.watched.began)
             looks.restore(self._team.decide(looks.begin))
         elif self.factoring.guard is not None and loss is None:
             sample, module = self._sample, self._switch.module
@@ -304,54 +331,32 @@ class Schedule:
             left = (self.n_steps - self.n_done) / max(1, FADE * self.n_steps)
             self._switch.rates.fade = min(1.0, max(0.0, left))
 
-    # ---- time
-
-    def _await(self) -> None:
-        """Waits for a GPU's steps, which are behind the clock by that, each by a share of it."""
-        parameter = next(self._switch.module.parameters(), None)
-        began = time.perf_counter()
-        if parameter is not None and parameter.is_cuda:
-            torch.cuda.synchronize(parameter.device)
-        if not self._switch.own:
-            waited = time.perf_counter() - began
-            self._lag = waited / max(1, len(self._seconds["dense"]))
-
-    def _seconds_of_step(self) -> float:
-        """Of a dense one; the first one, as long as there is no other."""
-        dense = self._seconds["dense"]
-        return median(dense) + self._lag if dense else self._first_seconds
-
-    def _clock(self) -> tuple[float, float] | None:
-        """Seconds of a dense step and of one now, if they are to count."""
-        times = [median(times) for times in self._seconds.values() if len(times) > 1]
-        clock = len(times) == 2 and not torch.are_deterministic_algorithms_enabled()
-        return (times[0], times[1]) if clock else None
-
     # ---- the switch and its guard
 
     def _cut(self, ranks: Mapping[str, int], make: Callable[[], dict[str, Cut]], began: float) -> None:
         """Cuts layers, and tells of it."""
         if not ranks:
-            self._tell("ranks", began, layers=dict(self._switch.notes))
+            self._tell("ranks", began, layers=self._switch.reasons)
             return
         info = self._switch.cut(ranks, make)
-        self._seconds["factored"].clear()
-        self._tell("switch", began, **info, layers=dict(self._switch.notes))
+        self._clock.factored.clear()
+        self._tell("switch", began, **info, layers=self._switch.reasons)
 
-    def _recompose(self, names: Collection[str], why: str = "") -> None:
-        """Makes layers dense again, and notes that."""
+    def _recompose(self, names: Collection[str], why: str = "") -> list[str]:
+        """Makes layers dense again, and notes that; the names of those that could be."""
         ranks = {name: self._switch.own[name].rank for name in names}
-        self._switch.recompose(names)
-        self._seconds["factored"].clear()
-        for name, rank in ranks.items():
-            self._switch.notes[name] = factored_in(self.events, name, rank, self.n_done) + why
+        done = self._switch.recompose(names)
+        self._clock.factored.clear()
+        for name in done:
+            was = factored_in(self.events, name, ranks[name], self.n_done)
+            self._switch.notes[name] = was + why
+        return done
 
     def _switch_by_rule(self) -> None:
         began = time.perf_counter()
         layers = self._switch.usable()
-        check_number(self.factoring, len(layers))
         ranks, notes = self._team.decide(
-            lambda: ranks_by(self.factoring, layers, self._rows(layers))
+            lambda: ranks_by(self.factoring, layers, self._given, self._rows(layers))
         )
         guarded = self.factoring.guard is not None and bool(ranks)
         before = self._team.decide(self._loss) if guarded else None
@@ -388,15 +393,15 @@ class Schedule:
         assert guard is not None
         began, later = time.perf_counter(), None
         loss = self._team.decide(self._loss)
-        action, names = "kept", []
+        action, names = "kept", list[str]()
         if plan.before is not None and not loss <= plan.before * (1 + guard.tolerance):
-            action, names = "undone", list(self._switch.own)
+            action = "undone"
             later = self.n_done + max(1, round(self.factoring.phi * self.n_steps))
             if guard.action != "delay" or later >= (plan.recompose_step or self.n_steps):
                 later = None
             else:
                 action = "delayed"
-            self._recompose(names, ", taken back")
+            names = self._recompose(list(self._switch.own), ", taken back")
         plan.guard_step, plan.switch_step = None, later
         info = {"loss_before": plan.before, "loss_recovered": loss}
         self._tell("guard", began, **info, action=action, layers=names)
@@ -406,16 +411,16 @@ class Schedule:
     def _check(self, looks: Looks) -> None:
         """Whether the last cut of "auto" has proved good; else a layer becomes dense again."""
         began, guard = time.perf_counter(), self.factoring.guard
-        ranks = {name: made.rank for name, made in self._switch.own.items()}
-        before = looks.state()
+        own, before = set(self._switch.own), looks.state()
 
         def check() -> Any:
             for_good = guard is not None and guard.action == "undo"
             on_sample = looks.loss()
             loss = _mean(self._recent) if on_sample is None else on_sample
-            back, info = looks.auto.check(
-                self.n_done, ranks, loss, self._clock(), for_good=for_good
-            )
+            bound = self._switch.bound()
+            ranks = {n: made.rank for n, made in self._switch.own.items() if n not in bound}
+            seconds = self._clock.both()
+            back, info = looks.auto.check(self.n_done, ranks, loss, seconds, for_good=for_good)
             return back, info, looks.state()
 
         try:
@@ -424,7 +429,7 @@ class Schedule:
             if back:
                 self._recompose(back, ", taken back")
         except BaseException:
-            if self._switch.own.keys() == ranks.keys():
+            if self._switch.own.keys() == own:
                 looks.restore(before)
             raise
         self._tell("guard", began, **info)
@@ -456,10 +461,22 @@ class Schedule:
 
     def explain(self) -> str:
         """A table of the layers: their rank now, and why that is so."""
-        switch = self._switch
-        layers = watching(switch.module) or list(switch.usable().values())
-        names = dict.fromkeys([*switch.notes, *layers, *switch.own])
-        lines = table(switch.module, names, switch.notes)
+        switch, due = self._switch, "no switch is to come"
+        steps = [self._plan.switch_step, self._looks.auto.look_step if self._looks else None]
+        for step in steps:
+            if step is not None:
+                due = f"decided after step {step}"
+        switch.usable()  # why others can't be factored now
+        reasons = switch.reasons
+
+        def why(name: str, part: nn.Module) -> str:
+            if part in switch.skip:
+                return "it is in skip"
+            if isinstance(part, Factored) and name not in switch.own:
+                return "it was factored by someone else"
+            return reasons.get(name) or (own_reason(part) if kind_of(part) is None else None) or due
+
+        lines = table(switch.module, why)
         top = f"step {self.n_done} of {self.n_steps}, {self.phase}"
         return "\n".join([top, *lines, *self._remarks()])
 
@@ -500,20 +517,17 @@ class Schedule:
         """
         saved, switch = Saved.of(state), self._switch
         saved.check(self.n_steps, automatic=self.factoring.automatic)
-        unwatch(switch.module)
+        looks = None if saved.looks is None else self._restored(saved.looks)
         switch.take_form(saved.ranks, saved.scales)
+        unwatch(switch.module)
         self.n_done, self._plan = saved.n_done, saved.plan
         switch.notes, self.events = saved.notes, saved.events
         self._first, self._recent = saved.first, deque(saved.recent, maxlen=WINDOW)
-        if saved.looks is None:
-            self._looks = None
-        else:
-            self._looks = self._new_looks(0, self._end)
-            self._looks.restore(saved.looks)
-            if self._looks.auto.look_step is None:
-                unwatch(switch.module)
+        self._looks = looks
+        if looks is not None and looks.auto.look_step is not None:
+            looks.watch()
         self._set_fade()
-        self._last = None
+        self._clock.pause()
 
 
 def _due(n: int, step: int | None) -> bool:
@@ -524,11 +538,10 @@ def _mean(losses: Collection[Any]) -> float | None:
     return sum(map(float, losses)) / len(losses) if losses else None
 
 
-def _plain(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer itself, where Accelerate or Lightning have put it in one of theirs."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        got = type(optimizer).__name__
-        raise TypeError(f"optimizer: expected a torch.optim.Optimizer, got {got}")
-    return optimizer
+def _one_number(loss: Tensor | float | None) -> Tensor | float | None:
+    """A loss to keep: a copy, as a CUDA graph writes each step's loss to the same place."""
+    if not isinstance(loss, Tensor):
+        return None if loss is None else float(loss)
+    if loss.numel() != 1:
+        raise ValueError(f"loss: expected one number, got shape {tuple(loss.shape)}")
+    return loss.detach().clone()

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from svdfast.torch.cut import cut
 from svdfast.torch.distributed import Team
+from svdfast.torch.events import warn
 from svdfast.torch.exchange import exchange
 from svdfast.torch.form import blank, form
 from svdfast.torch.kinds import kind_of
 from svdfast.torch.layers import Factored
 from svdfast.torch.observe import observe
 from svdfast.torch.optimizers import Change, known_kind
-from svdfast.torch.places import is_trained, reasons_to_leave, why_rather_not
+from svdfast.torch.places import is_trained, own_reason, reasons_to_leave, why_rather_not
 from svdfast.torch.rates import ADAMS, Rates, relative_scale
 from svdfast.training.factoring import Factoring
 
@@ -36,8 +37,11 @@ class Switch:
     ----------
     own : dict of str to Factored
         By name; those of other makers are not among them.
-    notes : dict of str to str
-        By the layers' names, why they are as they are.
+    notes, left : dict of str to str
+        By the layers' names, why they are as they are: what was decided of layers, and why others
+        could not be factored when that was last looked at.
+    skip : collection of Module
+        Layers that are left.
     """
 
     def __init__(
@@ -49,10 +53,16 @@ class Switch:
         skip: Collection[nn.Module],
     ):
         self.module, self.optimizer, self.team = module, optimizer, team
-        self.factoring, self._skip = factoring, skip
+        self.factoring, self.skip = factoring, skip
         self.own: dict[str, Factored] = {}
         self.rates = Rates(optimizer)
         self.notes: dict[str, str] = {}
+        self.left: dict[str, str] = {}
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why layers are as they are, by name."""
+        return self.left | self.notes
 
     def usable(self, *, held: bool = True) -> dict[nn.Module, str]:
         """The layers that can be factored now; notes why others can't."""
@@ -60,7 +70,7 @@ class Switch:
         layers = {
             part: name
             for name, part in self.module.named_modules()
-            if name and part not in self._skip and not isinstance(part, Factored) and kind_of(part)
+            if name and part not in self.skip and not isinstance(part, Factored) and kind_of(part)
         }
         reasons = reasons_to_leave(self.module, layers)
         for part in layers:
@@ -72,7 +82,7 @@ class Switch:
                 reasons.setdefault(part, "its weight is frozen")
             elif held and any(w.requires_grad and w not in trained for w in known_kind(part).weights(part)):
                 reasons.setdefault(part, "the optimizer does not hold its weight")
-        self.notes |= {layers[part]: reason for part, reason in reasons.items()}
+        self.left = {layers[part]: reason for part, reason in reasons.items()}
         return {part: name for part, name in layers.items() if part not in reasons}
 
     def forget_others(self) -> None:
@@ -106,12 +116,23 @@ class Switch:
         self._exchange(changes, own, self.rates.scales | scales)
         return {"ranks": dict(ranks), "dropped": norms, "learning_rate_scales": scales}
 
-    def recompose(self, names: Collection[str]) -> None:
-        """Makes layers dense again."""
+    def bound(self) -> dict[str, str]:
+        """Why some factored layers can't become dense again, as hooks would be lost."""
+        reasons = {name: own_reason(made) for name, made in self.own.items()}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def recompose(self, names: Collection[str]) -> list[str]:
+        """Makes layers dense again, but for those that are `bound`; the names of the others."""
+        bound = self.team.decide(self.bound)
+        for name in bound.keys() & set(names):
+            self.notes[name] = f"it stays factored: {bound[name]}"
+            warn(f"{name!r} stays factored: {bound[name]}")
+        names = [name for name in names if name not in bound]
         with torch.no_grad():
             changes = [Change(self.own[name].dense(), self.own[name], False) for name in names]
         own = {name: made for name, made in self.own.items() if name not in names}
         self._exchange(changes, own, self.rates.scales)
+        return names
 
     def take_form(self, ranks: Mapping[str, int], scales: Mapping[str, float]) -> None:
         """Brings the model into the form that a saved one had."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`Schedule` as a callback of Hugging Face's Trainer. Needs the package transformers.
 
-Not here: what the schedule does (schedule.py).
+Not here: what the callbacks of all Trainers do (callback.py).
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 try:
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, __version__
     from transformers.trainer_callback import ExportableState
 except ImportError:
     why = 'svdfast.torch.trainer needs transformers: pip install "svdfast[transformers]"'
     raise ImportError(why, name="transformers") from None
 
-from svdfast.torch.factorize import recompose
+from svdfast.torch.callback import ScheduleCallback, check_version
 from svdfast.torch.form import follow
-from svdfast.torch.schedule import Schedule
 
 __all__ = ["SVDCallback"]
 
+check_version("transformers", "4.50", __version__)
 
-class SVDCallback(TrainerCallback, ExportableState):
+
+class SVDCallback(ScheduleCallback, TrainerCallback, ExportableState):
     """Trains a Trainer's model by the four steps of the method.
 
     Its state is saved with the Trainer's checkpoints. To resume from one, build model and Trainer
@@ -56,12 +57,6 @@ class SVDCallback(TrainerCallback, ExportableState):
     >>> callbacks = [SVDCallback(factoring=1 / 4, skip=["lm_head"])]
     """
 
-    def __init__(
-        self, factoring: Any = "auto", *, skip: Any = (), sample: Any = None, loss: Any = None
-    ):
-        self._settings = {"factoring": factoring, "skip": skip, "sample": sample, "loss": loss}
-        self.schedule: Schedule | None = None
-
     def on_init_end(
         self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
     ) -> None:
@@ -82,10 +77,11 @@ class SVDCallback(TrainerCallback, ExportableState):
             )
         if args.restore_callback_states_from_checkpoint:
             raise ValueError("SVDCallback: expected restore_callback_states_from_checkpoint=False")
-        self.schedule = Schedule(model, optimizer, n_steps=state.max_steps, **self._settings)
-        saved = state.stateful_callbacks.get(type(self).__name__)
-        if saved is not None and saved["attributes"]["saved"] is not None and state.global_step > 0:
-            self.schedule.load_state_dict(saved["attributes"]["saved"])
+        saved = None
+        if state.global_step > 0:  # else it is of an earlier training
+            own = state.stateful_callbacks.get(type(self).__name__)
+            saved = own and own["attributes"]["saved"]
+        self._begin(model, optimizer, state.max_steps, saved)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         assert self.schedule is not None
@@ -94,8 +90,7 @@ class SVDCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
     ) -> None:
-        if self.schedule is not None and self.schedule.factoring.recompose:
-            recompose(model)
+        self._end(model)
 
     def state(self) -> dict[str, Any]:
         """What the Trainer saves."""

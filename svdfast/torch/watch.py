@@ -7,6 +7,7 @@ Not here: a look over a sample (observe.py), and how long layers take (timing.py
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,9 @@ from torch import nn
 from svdfast.torch.batches import size
 from svdfast.torch.kinds import kind_of
 from svdfast.torch.observe import Seen, described
+from svdfast.torch.places import OwnHook
 
-__all__ = ["Watched", "unwatch", "watch", "watching"]
+__all__ = ["Watched", "unwatch", "watch"]
 
 
 @dataclass
@@ -46,21 +48,33 @@ class Watched:
     began: float | None = None
 
 
-class _Watch:
-    """A forward pre-hook of a layer, known by its type, so that it is found again."""
+class _Watch(OwnHook):
+    """A forward pre-hook of a layer, known by its type, so that it is found again.
 
-    def __init__(self, name: str, seen: Watched):
-        self.name, self.seen = name, seen
+    It removes itself once nobody holds what it writes to. Copies of a model, such as an average of
+    its weights, get one that does so when it is called.
+    """
+
+    def __init__(self, name: str, seen: Watched | None):
+        self.name = name
+        self._seen = None if seen is None else weakref.ref(seen)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Watch, (self.name, None)
 
     def __call__(self, part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or not part.training:
             return
+        seen = None if self._seen is None else self._seen()
+        if seen is None:
+            _remove(part, self)
+            return
         if not self.name:
-            if self.seen.began is None:
-                self.seen.began = time.perf_counter()
-            if self.seen.first:
-                self.seen.size += size([*args, *kwargs.values()])
-                self.seen.n_calls += 1
+            if seen.began is None:
+                seen.began = time.perf_counter()
+            if seen.first:
+                seen.size += size([*args, *kwargs.values()])
+                seen.n_calls += 1
             return
         kind = kind_of(part)
         if kind is None:
@@ -71,13 +85,13 @@ class _Watch:
         device = inputs[0].device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         rows = kind.count(part, [x.shape for x in inputs])
-        self.seen.layers[self.name] = Seen(
+        seen.layers[self.name] = Seen(
             rows=rows, inputs=tuple(map(described, inputs)), autocast=autocast
         )
 
 
 def watch(module: nn.Module, layers: Mapping[nn.Module, str]) -> Watched:
-    """Hooks on a model and these layers, until `unwatch`; where they write.
+    """Hooks on a model and these layers, until `unwatch`, or until what it returns is gone.
 
     Within a compiled graph they see nothing.
     """
@@ -87,16 +101,15 @@ def watch(module: nn.Module, layers: Mapping[nn.Module, str]) -> Watched:
     return seen
 
 
-def watching(module: nn.Module) -> list[str]:
-    """The names of the layers with such hooks."""
-    hooks = [hook for part in module.modules() for hook in part._forward_pre_hooks.values()]
-    return [hook.name for hook in hooks if isinstance(hook, _Watch) and hook.name]
-
-
 def unwatch(module: nn.Module) -> None:
     """Takes the hooks from all layers, also those of a schedule that was given up."""
     for part in module.modules():
-        for key, hook in list(part._forward_pre_hooks.items()):
+        for hook in list(part._forward_pre_hooks.values()):
             if isinstance(hook, _Watch):
-                del part._forward_pre_hooks[key]
-                part._forward_pre_hooks_with_kwargs.pop(key, None)
+                _remove(part, hook)
+
+
+def _remove(part: nn.Module, hook: _Watch) -> None:
+    for key in [key for key, one in part._forward_pre_hooks.items() if one is hook]:
+        del part._forward_pre_hooks[key]
+        part._forward_pre_hooks_with_kwargs.pop(key, None)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the callbacks of all Trainers do alike.
+
+Not here: what each Trainer tells its callbacks (trainer.py, lightning.py), and what a schedule does
+(schedule.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from svdfast.torch.factorize import dense_again
+from svdfast.torch.places import replace
+from svdfast.torch.schedule import Schedule
+
+__all__ = ["ScheduleCallback", "check_version"]
+
+
+def check_version(package: str, lowest: str, got: str) -> None:
+    """Refuses a Trainer's package that is older than what the callbacks are tested with."""
+    first, other = (tuple(map(int, re.findall(r"\d+", v)[:2])) for v in (got, lowest))
+    if first < other:
+        raise ImportError(
+            f"svdfast.torch needs {package} {lowest} or newer, got {got}: "
+            f'pip install --upgrade "svdfast[{package}]"',
+            name=package,
+        )
+
+
+class ScheduleCallback:
+    """A callback with a `Schedule` of its own for each training."""
+
+    def __init__(
+        self, factoring: Any = "auto", *, skip: Any = (), sample: Any = None, loss: Any = None
+    ):
+        self._settings = {"factoring": factoring, "skip": skip, "sample": sample, "loss": loss}
+        self.schedule: Schedule | None = None
+
+    def _begin(
+        self, model: Any, optimizer: Any, n_steps: int, saved: Mapping[str, Any] | None
+    ) -> None:
+        """Makes the schedule, as it was saved if it was."""
+        self.schedule = Schedule(model, optimizer, n_steps=n_steps, **self._settings)
+        if saved is not None:
+            self.schedule.load_state_dict(saved)
+
+    def _end(self, model: nn.Module) -> None:
+        """Layers become dense again where that is wanted; also those of a checkpoint."""
+        schedule = self.schedule
+        if schedule is None:
+            return
+        schedule.finish()
+        if schedule.factoring.recompose:
+            replace(model, dense_again(model)[0])
