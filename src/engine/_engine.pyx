@@ -47,6 +47,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from svdfast cimport _blas, _elementwise
@@ -698,7 +699,11 @@ cdef Py_ssize_t whole_lines(Py_ssize_t n) noexcept nogil:
 
 
 cdef size_t address(array) except? 0:
-    return <size_t> array.__array_interface__["data"][0]
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
+    cdef size_t place = <size_t> view.buf
+    PyBuffer_Release(&view)
+    return place
 
 
 def aligned_zeros(Py_ssize_t size, dtype):
@@ -1047,6 +1052,11 @@ cdef class Engine:
                 self.plan.targets = <const void*> address(targets)
             if weights is not None:
                 self.plan.weights = <const void*> address(weights)
+
+    def release(self):
+        """Forgets the data, which nothing may ask of it before the next `bind`."""
+        self.keep["data"] = None
+        self.plan.source = NULL
 
     def set_order(self, rows):
         """Rows (n,) int64 in the order in which batches take them; None: as they lie."""
