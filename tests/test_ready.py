@@ -35,7 +35,11 @@ def test_same_numbers(dtype, n, n_threads):
     net = sf.Network([30, 20, 10], seed=0, dtype=dtype)
     X = samples(n, dtype=dtype)
     for _ in range(2):
-        np.testing.assert_allclose(net.predict(X, n_threads=n_threads), plainly(net, X), rtol=1e-5 if dtype == "float32" else 1e-13)
+        np.testing.assert_allclose(
+            net.predict(X, n_threads=n_threads),
+            plainly(net, X),
+            rtol=1e-5 if dtype == "float32" else 1e-13,
+        )
 
 
 def test_follows_every_change(net):
@@ -93,10 +97,12 @@ def test_out_over_samples():
 
 
 @pytest.mark.parametrize(
-    "out", [np.empty((3, 9), np.float32), np.empty((3, 10)), np.empty((10, 3), np.float32).T, [0.0]], ids=["shape", "dtype", "order", "list"]
+    "out",
+    [np.empty((3, 9), np.float32), np.empty((3, 10)), np.empty((10, 3), np.float32).T, [0.0]],
+    ids=["shape", "dtype", "order", "list"],
 )
 def test_wrong_out(net, out):
-    with pytest.raises((TypeError, ValueError), match="^out: "):
+    with pytest.raises((TypeError, ValueError), match=r"^out: "):
         net.predict(samples(), out=out)
 
 
@@ -111,7 +117,7 @@ def test_read_only_samples_and_nan(net):
 
 @pytest.mark.parametrize("n_threads", [0, -1, 1.5, "two", True])
 def test_wrong_threads(net, n_threads):
-    with pytest.raises((TypeError, ValueError), match="^n_threads: "):
+    with pytest.raises((TypeError, ValueError), match=r"^n_threads: "):
         net.predict(samples(), n_threads=n_threads)
 
 
@@ -135,18 +141,26 @@ def test_threads_at_once(net):
 
 def test_sequences_and_images():
     L = sf.layers
-    recurrent = sf.Network(sf.Input(5, 6), [L.GRU(4, return_sequences=True), L.Linear(3, "softmax")], seed=0)
+    recurrent = sf.Network(
+        sf.Input(5, 6), [L.GRU(4, return_sequences=True), L.Linear(3, "softmax")], seed=0
+    )
     X = samples(3, 30)
     assert recurrent.predict(X).shape == (3, 5, 3)
     np.testing.assert_array_equal(recurrent.predict(X), recurrent.predict(X.reshape(3, 5, 6)))
-    tokens = sf.Network(sf.Input(4), [L.Embedding(7, 3), L.Flatten(), L.Linear(2, "softmax")], seed=0)
-    with pytest.raises(ValueError, match="^X: expected tokens"):
+    tokens = sf.Network(
+        sf.Input(4), [L.Embedding(7, 3), L.Flatten(), L.Linear(2, "softmax")], seed=0
+    )
+    with pytest.raises(ValueError, match=r"^X: expected tokens"):
         tokens.predict(np.full((1, 4), 9, np.float32))
 
 
 def test_large_values_are_not_kept():
     L = sf.layers
-    net = sf.Network(sf.Input(64, 64, 3), [L.Conv2d(32, 3, "relu", padding="same"), L.GlobalAvgPool(), L.Linear(2, "softmax")], seed=0)
+    net = sf.Network(
+        sf.Input(64, 64, 3),
+        [L.Conv2d(32, 3, "relu", padding="same"), L.GlobalAvgPool(), L.Linear(2, "softmax")],
+        seed=0,
+    )
     X = samples(2, 64 * 64 * 3)
     np.testing.assert_array_equal(net.predict(X), plainly(net, X))
     assert net._ready.rows < 2
