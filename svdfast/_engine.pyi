@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 # Layouts, data, losses and rules of the packages above, which this module does not import.
 _Layout = Any
@@ -58,6 +58,9 @@ class Engine:
         self, start: int, stop: int, out: NDArray[Any], l1: float = 0.0, l2: float = 0.0, total: float | None = None,
         place: int = 0,
     ) -> float: ...
+    def steps(
+        self, stop: int, rates: Buffer, t: int, losses: Buffer, l1: float = 0.0, l2: float = 0.0,
+    ) -> int: ...
     def update(self, gradient: NDArray[Any], learning_rate: float, t: int, scale: float = 1.0) -> None: ...
     def norm(self, gradient: NDArray[Any]) -> float: ...
     def step(

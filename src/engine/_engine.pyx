@@ -1178,6 +1178,17 @@ cdef class Engine:
         self._set_rate(learning_rate, t)
         return self._run(UPDATE, start, stop - start, l1, l2)
 
+    def steps(self, Py_ssize_t stop, double[::1] rates, Py_ssize_t t, double[::1] losses, double l1=0, double l2=0):
+        """`step` for each of these learning rates, all from rows 0 .. stop, the first one the t-th. Writes the losses, and returns how many
+        there are: none follows one that is not finite."""
+        cdef Py_ssize_t i
+        for i in range(rates.shape[0]):
+            self._set_rate(rates[i], t + i)
+            losses[i] = self._run(UPDATE, 0, stop, l1, l2)
+            if not isfinite(losses[i]):
+                return i + 1
+        return rates.shape[0]
+
     def update(self, gradient, double learning_rate, Py_ssize_t t, double scale=1):
         """One update by `scale` times a gradient (layout.size,), the t-th of its moments: the second half of `step`."""
         cdef Plan* plan = &self.plan
