@@ -9,7 +9,7 @@ import pytest
 import svdfast as sf
 from svdfast import _blas, kernels
 from svdfast._process import runtime
-from svdfast.training import auto, run
+from svdfast.training import auto, run, turns
 
 
 @pytest.fixture(params=["instructions", "emulated"], autouse=True)
@@ -227,23 +227,24 @@ def test_it_learns():
 
 
 def test_auto_times_the_form_that_is_trained(monkeypatch):
-    """Its check compares the training's own steps before the cut and after it: both round, and what looks does not."""
-    seen = []
+    """Its check compares the training's own steps before the cut and after it, and then gradients by turns: all round, and what looks
+    does not."""
+    seen, by_turns = [], []
     engine = run.Engine
     for name in ("LOOKING", "LOST", "STILL_LOST"):  # whatever the cut does to the loss, and whatever time the look takes
         monkeypatch.setattr(auto, name, np.inf)
     for name, value in (("FASTER", 0.0), ("LEAST", 1), ("SHORTEST", 3)):
         monkeypatch.setattr(auto, name, value)
     monkeypatch.setattr(run, "Engine", lambda layout, *a, **k: seen.append((layout.ranks, k)) or engine(layout, *a, **k))
+    monkeypatch.setattr(turns, "Engine", lambda layout, *a, **k: by_turns.append((layout.ranks, k["bfloat16"])) or engine(layout, *a, **k))
     X, y = samples()
     result = sf.train(
         sf.Network([40, 512, 512, 3], seed=0), X, y, epochs=20, batch_size=60, optimizer=sf.Adam(1e-3), factoring="auto",
         precision="bfloat16",
     )  # fmt: skip
     _, check = [event for event in result.events if event.kind == "guard"]
-    assert check.info["action"] == "undone"
-    times = [phase["seconds"] / phase["steps"] for phase in result.phases[:2]]
-    assert [check.info["seconds_dense"], check.info["seconds_factored"]] == times
+    assert check.info["action"] == "undone" and check.info["seconds_dense"] > 0 and check.info["seconds_factored"] > 0
+    assert by_turns == 2 * [((None, None, None), True), ((None, 64, None), True)]
     trained = [(ranks, k["bfloat16"]) for ranks, k in seen if k.get("gradients", True)]
     assert trained == [((None, None, None), True), ((None, 64, None), True), ((None, None, None), True)]
     looked = [k for _, k in seen if not k.get("gradients", True)]

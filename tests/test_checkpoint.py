@@ -270,7 +270,7 @@ def test_ranks_that_are_chosen(monkeypatch, tmp_path):
     monkeypatch.setattr(auto, "SHORTEST", 2)
     monkeypatch.setattr(auto, "LATER", 2)
     monkeypatch.setattr(auto, "LATEST", 1)
-    monkeypatch.setattr(auto, "STILL_LOST", -1.0)
+    monkeypatch.setattr(auto, "STILL_LOST", -1e9)
     monkeypatch.setattr(auto, "LOST", 0.5)
     whole = check(
         monkeypatch, tmp_path, lambda: network(width=256), samples, ranks="auto", pretrain_fraction=0.2, epochs=8

@@ -2,6 +2,7 @@
 """What happens between steps: the schedule of the four steps, the guard, the choice by measuring, and what is told of them."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -335,6 +336,22 @@ def test_auto_takes_back_what_the_clock_finds_no_faster(losses, monkeypatch):
     assert actions == [(15, "watched"), (20, "undone")] and "a step takes" in result.explain()
     assert len([e for e in result.events if e.kind == "switch"]) == 1
     assert ("guard", "kept") in [(e.kind, e.info.get("action")) for e in chosen_reproducibly().events]
+
+
+@pytest.mark.parametrize(("by_turns", "action"), [([1.0, 0.9], "kept"), ([1.0, 0.99], "watched")])
+def test_a_machine_that_got_slower_takes_nothing_back(monkeypatch, by_turns, action):
+    """Where steps seem no faster than dense ones were, both forms are timed by turns."""
+    net = network(width=WIDE)
+    net.truncate(ranks=[None, 32])
+    decider, timed = auto.Auto(net.layout, 100, 1, 100), []
+    decider.limit = np.inf
+    monkeypatch.setattr(auto, "by_turns", lambda run, networks: timed.extend(networks) or by_turns)
+    _, info = decider.check(SimpleNamespace(net=net, reproducible=False), 50, 1.0, [1.0, 2.0], for_good=False)
+    assert info["action"] == action
+    dense, now = timed
+    assert not dense.is_factored and now is net and net.is_factored
+    assert not decider.check(SimpleNamespace(net=net, reproducible=False), 60, 1.0, [1.0, 0.5], for_good=False)[0]
+    assert len(timed) == 2
 
 
 def chosen_reproducibly():

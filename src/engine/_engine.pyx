@@ -47,6 +47,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from svdfast cimport _blas, _elementwise
@@ -698,7 +699,11 @@ cdef Py_ssize_t whole_lines(Py_ssize_t n) noexcept nogil:
 
 
 cdef size_t address(array) except? 0:
-    return <size_t> array.__array_interface__["data"][0]
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
+    cdef size_t place = <size_t> view.buf
+    PyBuffer_Release(&view)
+    return place
 
 
 def aligned_zeros(Py_ssize_t size, dtype):
@@ -1048,6 +1053,11 @@ cdef class Engine:
             if weights is not None:
                 self.plan.weights = <const void*> address(weights)
 
+    def release(self):
+        """Forgets the data, which nothing may ask of it before the next `bind`."""
+        self.keep["data"] = None
+        self.plan.source = NULL
+
     def set_order(self, rows):
         """Rows (n,) int64 in the order in which batches take them; None: as they lie."""
         if rows is not None:
@@ -1167,6 +1177,17 @@ cdef class Engine:
         """
         self._set_rate(learning_rate, t)
         return self._run(UPDATE, start, stop - start, l1, l2)
+
+    def steps(self, Py_ssize_t stop, double[::1] rates, Py_ssize_t t, double[::1] losses, double l1=0, double l2=0):
+        """`step` for each of these learning rates, all from rows 0 .. stop, the first one the t-th. Writes the losses, and returns how many
+        there are: none follows one that is not finite."""
+        cdef Py_ssize_t i
+        for i in range(rates.shape[0]):
+            self._set_rate(rates[i], t + i)
+            losses[i] = self._run(UPDATE, 0, stop, l1, l2)
+            if not isfinite(losses[i]):
+                return i + 1
+        return rates.shape[0]
 
     def update(self, gradient, double learning_rate, Py_ssize_t t, double scale=1):
         """One update by `scale` times a gradient (layout.size,), the t-th of its moments: the second half of `step`."""

@@ -40,6 +40,7 @@ from svdfast.model.layout import Layout, check_state
 from svdfast.model.origin import Label, Origin
 from svdfast.model.products import threads
 from svdfast.model.ranks import RankRule, resolve_rule
+from svdfast.model.ready import Ready
 from svdfast.model.structures import LowRank, Structure, check_kind
 from svdfast.model.truncation import Truncation
 
@@ -135,6 +136,7 @@ class Network:
         room(name, layout.size * kind.itemsize)
         # Layout and vector belong together, so they change together, in one assignment.
         self._state = layout, aligned_zeros(layout.size, kind)
+        self._ready: Ready | None = None
         self._origin = Origin()
         rng = np.random.default_rng(seed)
         for layer, of in zip(self.layers, layout.layers, strict=True):
@@ -244,6 +246,7 @@ class Network:
         if parameters.ndim or parameters:  # else memory that nobody has touched
             vector[:] = parameters
         self._state = layout, vector
+        self._ready = None
         self.uint8_scale = state["uint8_scale"]
         self._origin = state["origin"]
 
@@ -305,6 +308,11 @@ class Network:
         >>> net.predict(np.zeros((60, 784), dtype="uint8"), out=out) is out
         True
         """
+        ready = self._ready
+        if ready is None or ready.state is not self._state:
+            ready = self._ready = Ready(self._state)
+        if precision is None and ready.takes(X, out):
+            return ready.predict(X, out, n_threads)
         return evaluation.predict(self, X, out, precision, n_threads)
 
     @in_use.reads

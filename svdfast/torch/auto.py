@@ -150,7 +150,7 @@ class Auto:
         chosen = {name: choice for name, choice in chosen.items() if choice.rank}
         if chosen:
             self.before, self.learned, self.failed = loss, learned, False
-            allowed = STILL_LOST * learned
+            allowed = STILL_LOST * max(choice.allowed for choice in chosen.values()) * learned
             if self.tolerance is not None and loss is not None:
                 allowed = self.tolerance * abs(loss)
             known = loss is not None and (self.start is not None or self.tolerance is not None)

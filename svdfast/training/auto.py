@@ -8,8 +8,9 @@
   sample rises by at most LOST of what the network has learned, or of a convolution LOST_OF_KERNEL; then all cuts are looked at
   together.
 - And back: some steps after a cut the loss must not be much higher than before it, and steps must be faster than dense ones by the
-  clock. Where two checks in a row find the loss higher, the layer that lost most becomes dense again, and may be cut to a higher rank
-  later, or to the same when much more has been learned; where they find steps no faster, all layers do, for good.
+  clock. Where they do not seem so, both forms are timed by turns, for other programs may have slowed the machine meanwhile. Where two
+  checks in a row find the loss higher, the layer that lost most becomes dense again, and may be cut to a higher rank later, or to the
+  same when much more has been learned; where they find steps no faster, all layers do, for good.
 
 Nothing but the clock's check depends on the machine, and it is left out where a training is to be reproducible. Not here: the cut
 itself (switch.py), the rules that look at nothing (svdfast/model/ranks.py).
@@ -34,6 +35,7 @@ from svdfast.model.truncation import matrices
 from svdfast.training.factoring import Factoring
 from svdfast.training.run import Run
 from svdfast.training.state import AutoState
+from svdfast.training.turns import by_turns
 
 __all__ = ["Auto", "Look"]
 
@@ -62,10 +64,10 @@ ROWS_PER_RANK = 4
 THIN = 40
 # A layer's factors must take at most this share of its time, and save that share of a whole step; all together more of it.
 WORTH, SHARE, SHARES = 0.8, 0.02, 0.1
-# Steps from a cut to its check, and to the next: a share of all, and at least so many. The loss may be higher than before by a share
-# of what had been learned. It goes up and down from step to step, and so do times on a shared machine, so that it takes two checks.
+# Steps from a cut to its check, and to the next: a share of all, and at least so many. The loss may be higher than before by so many
+# times what one cut may cost. It goes up and down from step to step, and so do times on a shared machine, so that it takes two checks.
 RECOVERY, SHORTEST = 0.02, 20
-STILL_LOST = 0.05
+STILL_LOST = 10 / 3
 # A cut that was taken back may be tried again when so many times as much has been learned: at the start of a training, while the loss
 # has hardly begun to fall, its ups and downs from step to step are about as large as all that has been learned.
 AGAIN = 2
@@ -266,7 +268,8 @@ class Auto:
             choose(worst, above=worst.rank or 0)
         if chosen:  # else what the last cut is to be checked by stays
             self.n_rows, self.before, self.learned = len(rows), loss, learned
-            self.limit, self.failed = loss + STILL_LOST * learned, False
+            allowed = max(layer.allowed for layer in options if layer.rank)
+            self.limit, self.failed = loss + STILL_LOST * allowed * learned, False
             found.directions.update({i: directions[i] for i in chosen})
 
     def sample_loss(self, run: Run) -> float:
@@ -282,7 +285,12 @@ class Auto:
         back: list[int] = []
         layout = run.net.layout
         factors = [i for i in layout.factored if i < len(self.refused)]
-        bad, slow = not loss <= self.limit, not run.reproducible and len(times) == 2 and times[-1] > FASTER * times[0]
+        bad, slow = not loss <= self.limit, not run.reproducible and len(times) == 2 and times[1] > FASTER * times[0]
+        if slow:  # or the machine has other work than it had when all layers were dense
+            dense = run.net.copy()
+            dense.recompose()
+            times = by_turns(run, [dense, run.net])
+            slow = times[1] > FASTER * times[0]
         again, self.failed = self.failed, bad or slow
         self.check_step = self.n_steps
         if slow:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from svdfast._process import in_use
 from svdfast._process.checks import count
 from svdfast._process.runtime import single_threaded_blas
-from svdfast.data.arrays import Source
+from svdfast.data.arrays import ArraySource, Source
 from svdfast.data.open import Pieces
 from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluation, Evaluator
@@ -28,9 +29,10 @@ from svdfast.training.checkpoint import Checkpoint, optimizer_header
 from svdfast.training.diagnosis import NotFinite, Watch
 from svdfast.training.events import Event, StopTraining
 from svdfast.training.factoring import Factoring
+from svdfast.training.history import History
 from svdfast.training.result import TrainingResult
 from svdfast.training.run import Run
-from svdfast.training.schedules import Constant, Cooldown
+from svdfast.training.schedules import Constant, Cooldown, is_known
 from svdfast.training.shared import SharedEvaluator, SharedRun
 from svdfast.training.state import LARGEST_COUNT, EventState, LoopState
 from svdfast.training.stopping import EarlyStopping, Stopper
@@ -38,6 +40,9 @@ from svdfast.training.switch import Switch
 from svdfast.training.team import Team
 
 __all__ = ["Loop"]
+
+# Epochs of one batch that are done by one call at most, and how often they may meet a parameter: Ctrl-C waits for them.
+AT_ONCE, AT_ONCE_WORK = 1000, 50_000_000
 
 
 class Loop:
@@ -222,19 +227,18 @@ class Loop:
         for epoch in range(self.epoch, self.epochs + 1):
             if epoch > self.epochs:  # they have become fewer
                 break
+            if epoch < self.epoch:  # done with the one before
+                continue
             whole, due = self.n_steps, self._due()
             if run.outdated:
                 self._close_phase()
                 run.follow()
                 watch.look(n_steps, epoch)
+            if bar is None and (n_epochs := self._at_once(n_steps, due)) > 1:
+                n_steps = self._steps_at_once(n_steps, n_epochs)
+                continue
             total, rate = self.total, math.nan
-            schedule = run.optimizer.schedule
-            # What is constant is not asked at each step: that would be a tenth of the smallest networks' step.
-            constant = None
-            if type(schedule) is Constant or (
-                type(schedule) is Cooldown and n_steps + source.steps_per_epoch <= schedule.falls_after(whole)
-            ):
-                constant = schedule.learning_rate
+            constant = self._constant_rate(n_steps + source.steps_per_epoch)
             if checkpoint is not None:
                 self.generator = self.rng.bit_generator.state
             batches: Iterator[tuple[int, int]] = run.batches(source)
@@ -293,6 +297,70 @@ class Loop:
             if checkpoint is not None and (checkpoint.every is None or epoch == self.epochs):
                 self.generator = self.rng.bit_generator.state
                 self._save()
+
+    def _constant_rate(self, step: int) -> float | None:
+        """The learning rate, where it stays as it is before this step: to ask for it would be a tenth of the smallest networks' step."""
+        schedule = self.run.optimizer.schedule
+        if type(schedule) is Constant or (
+            type(schedule) is Cooldown and step <= schedule.falls_after(self.n_steps)
+        ):
+            return schedule.learning_rate
+        return None
+
+    def _at_once(self, n_steps: int, due: int) -> int:
+        """So many epochs of one batch each can be done by one call, as nothing happens between them."""
+        run = self.run
+        if (
+            self.source.steps_per_epoch > 1
+            or type(self.source) is not ArraySource
+            or type(run) is not Run
+        ):
+            return 0
+        if not is_known(run.optimizer.schedule) or run.net.layout.input:
+            return 0
+        asked = self.called or self.evaluator or self.stopper or self.checkpoint or run.plateau
+        if asked or run.clip_norm is not None or run.carry_state or run.key > 0:
+            return 0
+        of_step = self.source.n_samples * run.net.layout.size
+        return min(
+            self.epochs - self.epoch + 1,
+            due - n_steps,
+            self.watch.due - n_steps,
+            AT_ONCE,
+            AT_ONCE_WORK // of_step,
+        )
+
+    def _steps_at_once(self, n_steps: int, n_epochs: int) -> int:
+        """So many epochs of one batch each, and their rows. Returns the steps done by then."""
+        run, result = self.run, self.result
+        for _, stop in run.batches(self.source):
+            constant = self._constant_rate(n_steps + n_epochs)
+            if constant is None:
+                rates = array("d", [run.rate(n_steps + i, self.n_steps) for i in range(n_epochs)])
+            else:
+                rates = array("d", [constant]) * n_epochs
+            began = time.perf_counter()
+            losses = run.steps(stop, rates)
+            self._count(n_steps + len(losses), 0.0, began)
+            first, done = self.epoch, len(losses)
+            seconds = array("d", [self.seconds / done]) * done
+            self.seconds, self.epoch = 0.0, first + done
+            finite = done if math.isfinite(losses[-1]) else done - 1
+            columns: dict[str, Sequence[Any]] = {
+                "epoch": range(first, first + finite),
+                "step": range(n_steps + 1, n_steps + 1 + finite),
+                "phase": [run.phase] * finite,
+                "loss": array("d", [loss * stop / stop for loss in losses[:finite]]),
+                "learning_rate": rates[:finite],
+                "seconds": seconds[:finite],
+            }
+            result.history.extend(columns)
+            n_steps += done
+            if finite < done:
+                raise self.watch.loss(losses[-1], 0, stop, n_steps, first + finite)
+        if n_steps >= self.watch.due:
+            self.watch.look(n_steps, self.epoch - 1)
+        return n_steps
 
     def _counts_on(self, row: Mapping[str, Any]) -> bool:
         """Tells an epoch's row to what waits for progress. Whether the training is to end."""
@@ -441,7 +509,7 @@ class Loop:
             seconds_of_source=self.source.seconds,
             seconds_of_training=result.seconds,
             stopped=self.stopped,
-            history=result.history,
+            history=list(result.history),
             phases=result.phases,
             events=[EventState(event.kind, event.epoch, event.step, event.info) for event in result.events],
             optimizer=optimizer_header(self.run.optimizer),
@@ -474,7 +542,7 @@ class Loop:
         self.since = count("since", state.since, minimum=0, maximum=result.n_steps)
         self.seconds, self.spent = state.seconds, state.seconds_of_form
         self.source.seconds, result.seconds = state.seconds_of_source, state.seconds_of_training
-        result.history = [dict(row) for row in state.history]
+        result.history = History(state.history)
         result.phases = [dict(phase) for phase in state.phases]
         self.run.restore(state.run)
         self.switch.restore(state.switch)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from svdfast.model.network import Network
 from svdfast.training.events import Event
+from svdfast.training.history import History
 
 if TYPE_CHECKING:
     import pandas
@@ -30,10 +31,10 @@ class TrainingResult:
     ----------
     network : Network
         The network that was trained: the same object that was given.
-    history : list of dict
-        A row for each epoch: `epoch` (from 1), `step` (mini-batches done by its end), `phase` at its end ("dense" or "factored"),
-        `loss` (mean over the epoch's mini-batches by their samples, penalties included), `learning_rate` (of its last step), `seconds`
-        (its steps; not the switch, nor validation), and with validation data `val_loss` and `val_accuracy`.
+    history : History
+        A sequence with a dict for each epoch: `epoch` (from 1), `step` (mini-batches done by its end), `phase` at its end ("dense" or
+        "factored"), `loss` (mean over the epoch's mini-batches by their samples, penalties included), `learning_rate` (of its last
+        step), `seconds` (its steps; not the switch, nor validation), and with validation data `val_loss` and `val_accuracy`.
     events : list of Event
         What happened between steps: the choice of ranks, the switch, the guard, recomposition, early stopping.
     seconds : float
@@ -45,14 +46,14 @@ class TrainingResult:
     """
 
     network: Network
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: History = field(default_factory=History)
     events: list[Event] = field(default_factory=list)
     seconds: float = 0.0
     n_steps: int = 0
     phases: list[dict[str, Any]] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        last = self.history[-1] if self.history else {}
+        last: dict[str, Any] = self.history[-1] if self.history else {}
         shown = [f"{len(self.history)} epoch{'s' * (len(self.history) != 1)}", f"{self.n_steps} steps in {self.seconds:.2g} s"]
         shown += [f"{name} {last[name]:.4g}" for name in ("loss", "val_loss", "val_accuracy") if last.get(name) is not None]
         return f"<TrainingResult {', '.join(shown)}>"

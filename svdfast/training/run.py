@@ -7,6 +7,7 @@ Not here: when that happens (switch.py), and where batches come from (svdfast/da
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -216,6 +217,15 @@ class Run:
             self.engine.carry()
         optimizer.n_updates = t
         return value
+
+    def steps(self, stop: int, rates: array[float]) -> array[float]:
+        """An update from rows 0 .. stop for each of these learning rates. Returns the losses before them, of which the last may be not
+        finite: then there are no more, and it updated nothing."""
+        optimizer = self.optimizer
+        losses = array("d", bytes(8 * len(rates)))
+        n_done = self.engine.steps(stop, rates, optimizer.n_updates + 1, losses, self.l1, self.l2)
+        optimizer.n_updates += n_done
+        return losses[:n_done]
 
     def rows_of(self, start: int, stop: int) -> tuple[int, int]:
         """Which of a batch's rows, start and stop, this process has in `data`."""

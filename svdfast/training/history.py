@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The history of a training: a row for each epoch, kept as columns, so that a row takes some 50 bytes.
+
+Not here: what is in a row (loop.py), and how a history is shown (result.py).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from typing import Any, overload
+
+__all__ = ["History"]
+
+# Types that have compact columns, and their codes in `array`.
+_CODES = {int: "q", float: "d"}
+
+
+class History(Sequence[dict[str, Any]]):
+    """Rows, all with the same names. Each access gives a new dict.
+
+    Examples
+    --------
+    >>> from svdfast.training.history import History
+    >>> history = History([{"epoch": 1, "loss": 0.5}])
+    >>> history.append({"epoch": 2, "loss": 0.25})
+    >>> len(history), history[-1]
+    (2, {'epoch': 2, 'loss': 0.25})
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]] = ()):
+        self._columns: dict[str, MutableSequence[Any]] = {}
+        for row in rows:
+            self.append(row)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds a row.
+
+        Raises
+        ------
+        ValueError
+            It has other names than the rows before.
+        """
+        self.extend({name: [value] for name, value in row.items()})
+
+    def extend(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Adds rows by their columns, all of one length."""
+        if not self._columns:
+            self._columns = {name: _column(values) for name, values in columns.items()}
+        elif columns.keys() != self._columns.keys():
+            raise ValueError(
+                f"row: expected the names {', '.join(self._columns)}, got {', '.join(columns)}"
+            )
+        for name, values in columns.items():
+            column = self._columns[name]
+            if isinstance(column, array) and not _fits(column, values):
+                column = self._columns[name] = list(column)
+            column.extend(values)
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values()), ()))
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        if not self._columns:
+            raise IndexError("history index out of range: there is no row")
+        return {name: column[index] for name, column in self._columns.items()}
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, History | list):
+            return len(self) == len(other) and all(map(dict.__eq__, self, other))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+def _column(values: Sequence[Any]) -> MutableSequence[Any]:
+    """An empty column for such values."""
+    code = _CODES.get(type(values[0])) if values else None
+    return [] if code is None else array(code)
+
+
+def _fits(column: array[Any], values: Sequence[Any]) -> bool:
+    if isinstance(values, array):
+        return values.typecode == column.typecode
+    kind = int if column.typecode == "q" else float
+    return all(type(value) is kind for value in values)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Predictions of few samples, for which a network keeps an engine: the same as those of many, whatever happened in between."""
+
+import copy
+import gc
+import pickle
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import svdfast as sf
+from svdfast.model.ready import ROWS
+
+
+@pytest.fixture
+def net():
+    return sf.Network([30, 20, 10], seed=0)
+
+
+def samples(n=3, n_in=30, dtype="float32"):
+    return np.random.default_rng(0).random((n, n_in)).astype(dtype)
+
+
+def plainly(net, X):
+    """By another way: a view of every second row is not taken as it lies."""
+    return net.predict(np.repeat(X, 2, axis=0)[::2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 2, 9, ROWS, ROWS + 1])
+@pytest.mark.parametrize("n_threads", [None, 1, 2])
+def test_same_numbers(dtype, n, n_threads):
+    net = sf.Network([30, 20, 10], seed=0, dtype=dtype)
+    X = samples(n, dtype=dtype)
+    for _ in range(2):
+        np.testing.assert_allclose(
+            net.predict(X, n_threads=n_threads),
+            plainly(net, X),
+            rtol=1e-5 if dtype == "float32" else 1e-13,
+        )
+
+
+def test_follows_every_change(net):
+    X = samples()
+    net.predict(X)
+    net.parameters[:] *= 2
+    np.testing.assert_array_equal(net.predict(X), plainly(net, X))
+    net.truncate(ranks=[4])
+    np.testing.assert_array_equal(net.predict(X), plainly(net, X))
+    net.recompose()
+    np.testing.assert_array_equal(net.predict(X), plainly(net, X))
+    sf.train(net, samples(50), np.arange(50) % 10, epochs=2)
+    np.testing.assert_array_equal(net.predict(X), plainly(net, X))
+
+
+def test_copies_have_their_own(net):
+    X = samples()
+    before = net.predict(X)
+    others = copy.deepcopy(net), pickle.loads(pickle.dumps(net)), net.copy()
+    net.parameters[:] = 0
+    for other in others:
+        np.testing.assert_array_equal(other.predict(X), before)
+
+
+def test_keeps_no_samples(net):
+    X = samples(9)
+    gone = weakref.ref(X)
+    net.predict(X[:3])
+    del X
+    gc.collect()
+    assert gone() is None
+
+
+def test_keeps_none_after_an_error(net, monkeypatch):
+    X = samples()
+    monkeypatch.setattr("svdfast.model.ready.float32_products", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        net.predict(X)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(net.predict(X), plainly(net, X))
+
+
+def test_out(net):
+    X, out = samples(), np.empty((3, 10), np.float32)
+    assert net.predict(X, out=out) is out
+    np.testing.assert_array_equal(out, net.predict(X))
+
+
+def test_out_over_samples():
+    net = sf.Network([10, 20, 10], seed=0)
+    X = samples(n_in=10)
+    expected = net.predict(X)
+    net.predict(X, out=X)
+    np.testing.assert_array_equal(X, expected)
+
+
+@pytest.mark.parametrize(
+    "out",
+    [np.empty((3, 9), np.float32), np.empty((3, 10)), np.empty((10, 3), np.float32).T, [0.0]],
+    ids=["shape", "dtype", "order", "list"],
+)
+def test_wrong_out(net, out):
+    with pytest.raises((TypeError, ValueError), match=r"^out: "):
+        net.predict(samples(), out=out)
+
+
+def test_read_only_samples_and_nan(net):
+    X = samples()
+    X[1, 5] = np.nan
+    X.flags.writeable = False
+    found = net.predict(X)
+    assert np.isnan(found[1]).all()
+    assert np.isfinite(found[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("n_threads", [0, -1, 1.5, "two", True])
+def test_wrong_threads(net, n_threads):
+    with pytest.raises((TypeError, ValueError), match=r"^n_threads: "):
+        net.predict(samples(), n_threads=n_threads)
+
+
+def test_threads_at_once(net):
+    X = samples(40)
+    expected = net.predict(X)
+    wrong = []
+
+    def predict():
+        for _ in range(300):
+            if not np.array_equal(net.predict(X), expected):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=predict) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_sequences_and_images():
+    L = sf.layers
+    recurrent = sf.Network(
+        sf.Input(5, 6), [L.GRU(4, return_sequences=True), L.Linear(3, "softmax")], seed=0
+    )
+    X = samples(3, 30)
+    assert recurrent.predict(X).shape == (3, 5, 3)
+    np.testing.assert_array_equal(recurrent.predict(X), recurrent.predict(X.reshape(3, 5, 6)))
+    tokens = sf.Network(
+        sf.Input(4), [L.Embedding(7, 3), L.Flatten(), L.Linear(2, "softmax")], seed=0
+    )
+    with pytest.raises(ValueError, match=r"^X: expected tokens"):
+        tokens.predict(np.full((1, 4), 9, np.float32))
+
+
+def test_large_values_are_not_kept():
+    L = sf.layers
+    net = sf.Network(
+        sf.Input(64, 64, 3),
+        [L.Conv2d(32, 3, "relu", padding="same"), L.GlobalAvgPool(), L.Linear(2, "softmax")],
+        seed=0,
+    )
+    X = samples(2, 64 * 64 * 3)
+    np.testing.assert_array_equal(net.predict(X), plainly(net, X))
+    assert net._ready.rows < 2
