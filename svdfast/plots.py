@@ -239,7 +239,7 @@ def spectrum(
 class _Place:
     """Where a step lies on the horizontal axis, after the events that came before it."""
 
-    def __init__(self, result: TrainingResult, rows: list[dict[str, Any]], against: str):
+    def __init__(self, result: TrainingResult, rows: Sequence[dict[str, Any]], against: str):
         self.events = result.events
         self.steps_per_epoch = rows[0]["step"] if against == "epochs" else None
         # Seconds of the steps alone are known at the ends of epochs and of phases; between these, steps take alike.

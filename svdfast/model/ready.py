@@ -6,7 +6,7 @@ Not here: what a prediction is, and samples that are many, of other types, or no
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Ready:
         self.alone = ONE_THREAD // max(1, count_multiplications(layout, "forward").total)
         self._engines: list[tuple[int, Engine]] = []
 
-    def takes(self, X: Any, out: Any) -> bool:
+    def takes(self, X: Any, out: Any) -> TypeGuard[NDArray[Any]]:
         """Whether these samples are predicted here, to this array, or to a new one."""
         fits: bool = (
             type(X) is np.ndarray
