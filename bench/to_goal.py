@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Seconds of training until a test accuracy: ours with its own choices, ours dense, and PyTorch's dense network, each at its best settings.
+
+    python bench/to_goal.py [CASE ...] [--systems NAME ...] [--seeds N] [--threads N] [--json FILE] [--quick]
+
+The network is 784-512-256-10. Adam's learning rate rises over the first 5 % of the steps and falls to 0 along half a cosine. For each
+batch size, with a rate of its own, a system gets the fewest epochs with which its mean accuracy over the seeds is the goal; its time is
+that of the batch size that takes the least. A training is timed as a whole, looks and cuts too, from data in memory on; evaluation is
+not. Each training has a process of its own, and systems take turns. Needs the data sets.
+
+Not here: time to the accuracy that another one reaches (to_accuracy.py), and the time of a step (compare.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Nothing else is imported here: a worker sees only what its own system needs.
+
+CASES = {"mnist": 98.3, "fashion-mnist": 89.5}
+SIZES = (784, 512, 256, 10)
+# Batch sizes, with the rates that were best for them of 1, 2, 3, 4 and 6 thousandths.
+BATCHES = {128: 2e-3, 256: 3e-3, 512: 4e-3}
+EPOCHS = (3, 4, 5, 6, 8, 10, 12, 15)
+WARMUP = 0.05
+SYSTEMS = ("svdfast auto", "svdfast dense", "torch", "svdfast auto bfloat16")
+
+Row = dict[str, Any]
+
+
+def data_of(name: str, limit: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    import svdfast as sf
+
+    data = sf.datasets.load(name)
+    (X, y), test = data.train, data.test
+    return (X[:limit], y[:limit]) if limit else (X, y), test
+
+
+def ours(job: Row) -> Row:
+    import svdfast as sf
+
+    (X, y), test = data_of(job["case"], job["limit"])
+    net = sf.Network(SIZES, seed=job["seed"])
+    schedule = sf.schedules.Warmup(sf.schedules.Cosine(job["rate"]), WARMUP)
+    words = job["system"].split()
+    sf.train(sf.Network(SIZES, seed=0), X[:512], y[:512], epochs=1, n_threads=job["threads"])  # wakes everything
+    began = time.perf_counter()
+    sf.train(
+        net, X, y, epochs=job["epochs"], batch_size=job["batch"], optimizer=sf.Adam(schedule), seed=job["seed"],
+        factoring=None if "dense" in words else "auto", precision="bfloat16" if "bfloat16" in words else None, n_threads=job["threads"],
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "accuracy": 100 * net.score(*test), "told": [str(layer.structure) for layer in net.layers]}
+
+
+def theirs(job: Row) -> Row:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(job["seed"])
+    train, test = data_of(job["case"], job["limit"])
+    layers: list[Any] = []
+    for m, n in itertools.pairwise(SIZES):
+        layers += [nn.Linear(m, n), nn.ReLU()]
+    net = nn.Sequential(*layers[:-1])
+    wake = torch.optim.Adam([nn.Parameter(torch.zeros(1))], foreach=True)
+    wake.param_groups[0]["params"][0].grad = torch.zeros(1)
+    wake.step()  # the first one loads a lot
+    began = time.perf_counter()
+    X, y = torch.from_numpy(train[0].astype(np.float32) / 255), torch.from_numpy(train[1].astype(np.int64))
+    n_steps = job["epochs"] * math.ceil(len(X) / job["batch"])
+    optimizer = torch.optim.Adam(net.parameters(), job["rate"], foreach=True)
+    warm = max(1, round(WARMUP * n_steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1, (t + 1) / warm) * (1 + math.cos(math.pi * t / n_steps)) / 2)
+    for _ in range(job["epochs"]):
+        for rows in torch.randperm(len(X)).split(job["batch"]):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(X[rows]), y[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    seconds = time.perf_counter() - began
+    with torch.no_grad():
+        right = (net(torch.from_numpy(test[0].astype(np.float32) / 255)).argmax(1).numpy() == test[1]).mean()
+    return {"seconds": seconds, "accuracy": 100 * float(right)}
+
+
+def run(job: Row) -> Row:
+    """A training, in a process of its own."""
+    environment = os.environ | {name: str(job["threads"]) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    command = [sys.executable, __file__, "--work", json.dumps(job)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return job | json.loads(done.stdout.splitlines()[-1])
+
+
+def fewest_epochs(case: str, goal: float, systems: list[str], seeds: int, common: Row, note: Callable[[Row], None]) -> dict[str, Row]:
+    """Of each system the best way to the goal: epochs, batch, and the means of its seconds and accuracies."""
+    best: dict[str, Row] = {}
+    for batch, rate in BATCHES.items():
+        left = list(systems)
+        for epochs in common["epochs"]:
+            runs: dict[str, list[Row]] = {system: [] for system in left}
+            for seed in range(seeds):
+                for system in left:
+                    job = {"case": case, "system": system, "seed": seed, "batch": batch, "rate": rate} | common | {"epochs": epochs}
+                    runs[system].append(run(job))
+                    note(runs[system][-1])
+            for system, of in runs.items():
+                accuracy = statistics.mean(row["accuracy"] for row in of)
+                seconds = statistics.median(row["seconds"] for row in of)
+                if accuracy >= goal:
+                    left.remove(system)
+                    if system not in best or seconds < best[system]["seconds"]:
+                        best[system] = {"seconds": seconds, "accuracy": accuracy, "epochs": epochs, "batch": batch}
+            if not left:
+                break
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), metavar="NAME", help=", ".join(SYSTEMS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every training")
+    parser.add_argument("--quick", action="store_true", help="one epoch of few samples: only a check")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work:
+        job = json.loads(arguments.work)
+        print(json.dumps(theirs(job) if job["system"] == "torch" else ours(job)))
+        return
+    import machine
+
+    import svdfast as sf
+
+    print(machine.describe(["torch"]), flush=True)
+    systems = [system for system in arguments.systems if system != "torch" or importlib.util.find_spec("torch")]
+    if sf.show_config()["bfloat16_products"] != "instructions":
+        print("\nleft out: bfloat16, for which this CPU has no instruction")
+        systems = [system for system in systems if "bfloat16" not in system]
+    common: Row = {"threads": arguments.threads, "limit": 0, "epochs": EPOCHS}
+    seeds = arguments.seeds
+    if arguments.quick:
+        common, seeds = {"threads": 1, "limit": 1000, "epochs": (1,)}, 1
+    runs: list[Row] = []
+    print(f"\n{common['threads']} threads, float32; medians of seconds, means of accuracies, seeds: {seeds}\n")
+    print(f"{'case':<15}{'goal':>8}  {'system':<22}{'seconds':>8}{'accuracy':>10}{'epochs':>8}{'batch':>7}{'torch ÷ this':>14}")
+    for case in arguments.cases or (["mnist"] if arguments.quick else CASES):
+        goal = 0.0 if arguments.quick else CASES[case]
+        try:
+            best = fewest_epochs(case, goal, systems, seeds, common, runs.append)
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(f"{case}: a training failed: {error}") from None
+        for system in systems:
+            row = best.get(system)
+            told = f"{case:<15}{goal:>7.1f}%  {system:<22}"
+            if row is None:
+                print(f"{told}{'not reached':>8}", flush=True)
+                continue
+            ratio = best["torch"]["seconds"] / row["seconds"] if "torch" in best else math.nan
+            print(
+                f"{told}{row['seconds']:>8.2f}{row['accuracy']:>9.2f}%{row['epochs']:>8}{row['batch']:>7}{ratio:>14.2f}", flush=True
+            )  # fmt: skip
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": machine.describe(["torch"]), "runs": runs}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
