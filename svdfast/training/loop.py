@@ -115,7 +115,10 @@ class Loop:
         """
         try:
             with in_use.training(self.run.net, self.run.optimizer):
-                return self._finish()
+                try:
+                    return self._finish()
+                finally:
+                    self.run.leave()
         except NotFinite:  # of numbers that all processes have
             raise
         except BaseException as error:
