@@ -41,9 +41,10 @@ def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
     """An ONNX model that computes what a network does.
 
     Its input "X" and its output "y" have the shapes that `Network.predict` has, (n_samples, n_inputs) and (n_samples, n_outputs) for
-    fully connected layers, and the network's dtype; tokens are int64. A dense layer is one Gemm, a factored layer is two. The model takes
-    floats: scale uint8 inputs by `uint8_scale` first, as the network does. The model's metadata has the scale under "uint8_scale",
-    and as JSON what the network's origin knows: "classes", "feature_names", "preparation".
+    fully connected layers, and the network's dtype; tokens are int64. Any number of steps is the dimension "steps". A dense layer is
+    one Gemm, a factored layer is two. The model takes floats: scale uint8 inputs by `uint8_scale` first, as the network does. The
+    model's metadata has the scale under "uint8_scale", and as JSON what the network's origin knows: "classes", "feature_names",
+    "preparation".
 
     Parameters
     ----------
@@ -105,14 +106,15 @@ def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
     if "" in columns:
         raise ValueError("preparation: expected names of columns, which are the model's inputs, got an empty one")
     graph = _Graph(net.dtype, columns)
+    takes, gives = _shapes(net)
     if table is None:
-        inputs, name = [graph.input("X", *net.layout.input_shape, integers=net.layout.n_tokens > 0)], "X"
+        inputs, name = [graph.input("X", *takes, integers=net.layout.n_tokens > 0)], "X"
     else:
         inputs, name = _features(graph, table)
     with in_use.reading(net):
         name = write_layers(graph, net, name)
     y = graph.named("y")
-    outputs = [graph.output(y, graph.kind, *net.layout.output_shape)]
+    outputs = [graph.output(y, graph.kind, *gives)]
     if table is not None:
         outputs = [*_labels(graph, net, table, y), *outputs]
     opsets = [onnx.helper.make_opsetid("", _OPSET)]
@@ -166,6 +168,14 @@ def save(net: Network, path: str | os.PathLike[str], *, preparation: bool = Fals
     content = to_onnx(net, preparation=preparation).SerializeToString()
     with written_whole(target) as file:
         file.write(content)
+
+
+def _shapes(net: Network) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
+    """Of a sample and of its outputs; steps have a name where there may be any number of them."""
+    takes, gives = net.layout.input_shape, net.layout.output_shape
+    if not net.layout.any_steps:
+        return takes, gives
+    return ("steps", *takes[1:]), ("steps", *gives[1:]) if len(gives) > 1 else gives
 
 
 def _metadata(net: Network) -> dict[str, str]:
@@ -249,14 +259,14 @@ class _Graph:
         self._taken.add(name)
         return name
 
-    def input(self, name: str, *sizes: int, text: bool = False, integers: bool = False) -> Any:
+    def input(self, name: str, *sizes: int | str, text: bool = False, integers: bool = False) -> Any:
         """An input (n_samples, ...) of the model, of numbers of its dtype, of text or of integers."""
         import onnx
 
         kind = onnx.TensorProto.STRING if text else onnx.TensorProto.INT64 if integers else self.kind
         return onnx.helper.make_tensor_value_info(name, kind, ["n_samples", *sizes])
 
-    def output(self, name: str, kind: Any, *sizes: int) -> Any:
+    def output(self, name: str, kind: Any, *sizes: int | str) -> Any:
         """An output (n_samples, ...) of the model."""
         import onnx
 

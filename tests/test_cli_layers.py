@@ -405,3 +405,36 @@ def test_datasets_text_names_what_is_wrong(settings, error, expected, folder):
         sf.datasets.text("a.txt", **{"steps": 10} | settings)
     with pytest.raises(FileNotFoundError):
         sf.datasets.text("none.txt")
+
+
+# --- Any number of steps --------------------------------------------------------------------------------------------------------------
+
+
+def test_saved_networks_that_take_any_number_of_steps(folder, capsys):
+    rng = np.random.default_rng(0)
+    net = sf.Network(sf.Input(None, 4), [sf.layers.GRU(8), sf.layers.Linear(3, "softmax")], seed=0)
+    sf.save(net, "n.npz")
+    for steps in (5, 2):
+        X, y = rng.normal(size=(20, steps, 4)).astype("float32"), rng.integers(0, 3, 20)
+        np.savez("data.npz", X=X, y=y)
+        assert f"{100 * net.score(X, y):.2f} %" in done(capsys, "evaluate", "n.npz", "data.npz")
+        assert done(capsys, "predict", "n.npz", "data.npz").split() == [str(i) for i in net.predict(X).argmax(axis=1)]
+    np.savez("data.npz", X=X.reshape(20, -1)[:, :7], y=y)
+    assert "X: expected 4 features" in refused(capsys, "predict", "n.npz", "data.npz", status=1)
+
+
+def test_a_network_of_text_that_takes_any_number_of_steps(folder, capsys):
+    text = "abcd\n" * 50
+    Path("a.txt").write_text(text)
+    layers = [sf.layers.Embedding(5, 4), sf.layers.GRU(16, return_sequences=True), sf.layers.Linear(5, "softmax")]
+    net = sf.Network(sf.Input(None), layers, seed=0)
+    characters = sorted(set(text))
+    X, y = sf.sequences.streams([characters.index(c) for c in text], steps=10, batch_size=1)
+    sf.train(net, X, y, epochs=60, batch_size=8, optimizer=sf.Adam(0.01))
+    net.origin = type(net.origin)(classes=tuple(characters))
+    sf.save(net, "n.npz")
+    out = done(capsys, "evaluate", "n.npz", "a.txt")
+    assert "250 characters of a.txt, in windows of 100" in out
+    made = done(capsys, "predict", "n.npz", "a.txt", "--sample", "20")
+    assert "abcd" in made
+    assert done(capsys, "predict", "n.npz", "a.txt", "--sample", "20", "--seed", "0") == made

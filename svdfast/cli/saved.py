@@ -122,7 +122,8 @@ def samples(net: Network, command: str, arguments: argparse.Namespace, *, answer
 def _samples(net: Network, command: str, arguments: argparse.Namespace, answers: bool, training: bool) -> Asked:
     name, n_in, n_targets = arguments.data, net.sizes[0], len(named(net))
     if len(net.layout.output_shape) > 1:
-        got = f"one with an output for each of {net.layout.output_shape[0]} steps"
+        steps = "any number of" if net.layout.any_steps else net.layout.output_shape[0]
+        got = f"one with an output for each of {steps} steps"
         raise Failure(f"{arguments.model}: expected a network with one output for a sample, got {got}")
     if is_table(name):
         preparation = net.origin.preparation
@@ -148,7 +149,7 @@ def _samples(net: Network, command: str, arguments: argparse.Namespace, answers:
             X, _ = check_samples(X, np.zeros(len(y)), ("X", "y"))
         else:
             X, y = check_samples(X, y, ("X", "y"), n_targets)
-        if X.shape[1] != n_in:
+        if X.shape[1] != n_in and not (net.layout.any_steps and X.shape[1] and X.shape[1] % n_in == 0):
             raise Failure(f"X: expected {n_in} features, as the network takes, got {X.shape[1]}")
         return Asked(X, None if y is None else _numbered(net, [y] if y.ndim == 1 else list(y.T)))
 

@@ -115,6 +115,11 @@ def characters_of(net: Network) -> tuple[str, ...] | None:
     return texts if of_text else None
 
 
+def _steps(net: Network) -> int:
+    """Of a window."""
+    return STEPS if net.layout.any_steps else net.layout.input_shape[0]
+
+
 def _tokens(text: str, characters: Sequence[str]) -> tuple[NDArray[Any], int]:
     """A text as a network's tokens, without the characters that it does not know, and how many these are."""
     numbered = {character: i for i, character in enumerate(characters)}
@@ -127,7 +132,7 @@ def _tokens(text: str, characters: Sequence[str]) -> tuple[NDArray[Any], int]:
 def foretold(net: Network, characters: Sequence[str], arguments: argparse.Namespace) -> list[str]:
     """Lines about how well a network foretells each character of a file from those before it in its window."""
     _refuse_others(arguments)
-    text, (steps,) = _read(arguments.data, arguments), net.layout.input_shape
+    text, steps = _read(arguments.data, arguments), _steps(net)
     if len(text) < 2:
         raise Failure(f"{arguments.data}: expected at least two characters, got {len(text)}")
     tokens, unknown = _tokens(text, characters)
@@ -148,7 +153,7 @@ def foretold(net: Network, characters: Sequence[str], arguments: argparse.Namesp
 def continued(net: Network, characters: Sequence[str], arguments: argparse.Namespace) -> tuple[str, int]:
     """What a network makes of a file's end, and how many characters there it does not know."""
     _refuse_others(arguments)
-    text = _read(arguments.data, arguments)[-net.layout.input_shape[0] :]
+    text = _read(arguments.data, arguments)[-_steps(net) :]
     tokens, unknown = _tokens(text, characters)
     n = SAMPLE if arguments.sample is None else arguments.sample
     return made_by(net, characters, n, arguments.seed or 0, tokens.tolist()), unknown
@@ -159,7 +164,7 @@ def made_by(net: Network, characters: Sequence[Label], n: int, seed: int, start:
 
     Each character follows from those before it, at most as many as the network has steps.
     """
-    (steps,), rng = net.layout.input_shape, np.random.default_rng(seed)
+    steps, rng = _steps(net), np.random.default_rng(seed)
     tokens = list(start) or [characters.index("\n") if "\n" in characters else 0]
     n_given = len(tokens)
     window = np.zeros((1, steps), dtype=np.int32)

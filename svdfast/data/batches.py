@@ -108,7 +108,7 @@ class BatchSource:
         self, batches: Iterable[Batch], spec: Spec, steps_per_epoch: int | None, n_sampled: int, equal: bool = False
     ):
         self._spec, self._equal = spec, equal
-        n_in, dtype = spec.n_inputs, spec.dtype
+        dtype = spec.dtype
         if steps_per_epoch is None:
             try:
                 steps_per_epoch = len(batches)  # type: ignore[arg-type]
@@ -125,6 +125,7 @@ class BatchSource:
         self._iterator = iter(batches)
         self._one_shot = self._iterator is batches
         self._first: Samples | None = self._next()
+        n_in = self._n_inputs = self._first.inputs.array.shape[1]
         self.data = self._first
         self.batch_size = self.data.n_samples
         self.sampled: Samples | None = None
@@ -182,11 +183,15 @@ class BatchSource:
                 self._iterator = iter(self._batches)
             if samples is None:
                 samples = self._next()
-            self._keep(samples)
-            n = samples.n_samples
+            n, n_in = samples.n_samples, samples.inputs.array.shape[1]
+            if n_in != self._n_inputs:  # of a network that takes any number of steps
+                features = self._spec.shape[1:] or (1,)
+                expected, got = (m // (features[0] or 1) for m in (self._n_inputs, n_in))
+                raise ValueError(f"X: expected {expected} steps in each batch, as in the first, got {got} in batch {self._n_taken}")
             if self._equal and n != self.batch_size:
                 expected = f"{self.batch_size} samples in each batch with carry_state, as in the first"
                 raise ValueError(f"X: expected {expected}, got {n} in batch {self._n_taken}")
+            self._keep(samples)
             self.batch_size = max(self.batch_size, n)
             self.seconds += time.perf_counter() - began
             n_samples += n

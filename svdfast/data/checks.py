@@ -37,6 +37,7 @@ __all__ = [
     "check_targets_shape",
     "check_tokens",
     "checked_samples",
+    "with_steps",
 ]
 
 # Types that the compiled core reads, and their codes there.
@@ -124,6 +125,7 @@ def checked_samples(
     TypeError, ValueError
         Some of it is not as `spec` says, or there is no sample.
     """
+    spec = with_steps(spec, X, names[0])
     inputs = check_inputs(X, spec, name=names[0])
     n_samples = len(inputs.array)
     check_some(n_samples, spec, names[0])
@@ -227,6 +229,29 @@ def check_tokens(name: str, array: NDArray[Any], spec: Spec, first_row: int = 0)
         value, place = found
         expected = f"tokens, whole numbers from 0 to {spec.n_tokens - 1}"
         raise ValueError(f"{name}: expected {expected}, got {value} at {', '.join(map(str, place))}")
+
+
+def with_steps(spec: Spec, X: Any, name: str = "X") -> Spec:
+    """A spec for as many steps as samples have, where it takes any number of them; else the spec itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The samples are no sequences of the spec's features.
+    """
+    if not spec.any_steps:
+        return spec
+    shape = tuple(X.shape) if hasattr(X, "shape") else real_array(name, as_array(name, X)).shape
+    features = tuple(n for n in spec.shape[1:] if n is not None)
+    if len(shape) == 2:
+        steps, rest = divmod(shape[1], math.prod(features))
+    else:
+        steps, rest = (shape[1], 0) if features and len(shape) == 3 and shape[2:] == features else (0, 1)
+    if rest or steps == 0:
+        of_sample = ", ".join(map(str, ("steps", *features)))
+        flat = f" or (n_samples, steps · {features[0]})" if features else ""
+        raise ValueError(f"{name}: expected shape (n_samples, {of_sample}){flat} with one step or more, got {shape}")
+    return spec._replace(n_inputs=steps * math.prod(features), shape=(steps, *features), steps=(steps,) if spec.steps else ())
 
 
 def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> None:

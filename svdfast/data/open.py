@@ -15,7 +15,7 @@ import numpy as np
 from svdfast._process.checks import count
 from svdfast.data.arrays import ArraySource, Source
 from svdfast.data.batches import BatchSource, is_iterable_of_batches, validation_batches
-from svdfast.data.checks import CODES, NAMES, Samples, checked_samples
+from svdfast.data.checks import CODES, NAMES, Samples, checked_samples, with_steps
 from svdfast.data.frames import column_names
 from svdfast.data.labels import classes_of
 from svdfast.data.rows import FEWEST_BLOCKS, Reader, RowSource, is_row_source, read_if_small
@@ -42,8 +42,8 @@ def learned(spec: Spec, X: Any, y: Any) -> Spec:
     names, classes = spec.feature_names, spec.classes
     if names is None:
         names = column_names(X)
-    if names is not None and len(names) != spec.n_inputs:
-        names = None  # the check of X tells of it
+    if names is not None and (len(names) != spec.n_inputs or spec.any_steps):
+        names = None  # the check of X tells of it; columns of another number of steps have other names
     if classes is None and spec.n_classes > 0 and y is not None and not is_row_source(y):
         classes = classes_of("y", y, spec)
     return spec._replace(feature_names=names, classes=classes)
@@ -59,6 +59,7 @@ def open_data(
     TypeError, ValueError
         Some of it is not as `spec` says; for data that are not in memory this may show only as they are read.
     """
+    spec = with_steps(spec, X, names[0])
     parts = X, y, sample_weight
     direct: tuple[Collection[Any], ...] = CODES, (spec.target_dtype,), (spec.target_dtype,)
     if is_sparse(X):

@@ -55,7 +55,8 @@ class Spec(NamedTuple):
     finite : bool
         Whether there must be a sample, and all samples be finite.
     shape : tuple of int
-        Of a sample that may come as more than a row: (steps, features), (height, width, channels).
+        Of a sample that may come as more than a row: (steps, features), (height, width, channels). (None,) and (None, features): of any
+        number of steps.
     steps : tuple of int
         (steps,) where a sample has a target of `n_outputs` for each step; else empty.
     n_tokens : int
@@ -75,12 +76,17 @@ class Spec(NamedTuple):
     targets: Targets | None
     target_dtype: np.dtype[Any]
     finite: bool = True
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | None, ...] = ()
     steps: tuple[int, ...] = ()
     n_tokens: int = 0
     n_classes: int = 0
     classes: tuple[Any, ...] | None = None
     feature_names: tuple[str, ...] | None = None
+
+    @property
+    def any_steps(self) -> bool:
+        """Whether samples may have any number of steps; then `checks.with_steps` is to make a spec of it for each data set."""
+        return self.shape[:1] == (None,)
 
     def per_target(self, n: int) -> tuple[int, ...]:
         """Shape of an array with one number for each target of n samples."""

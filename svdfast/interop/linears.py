@@ -115,7 +115,7 @@ class Linear:
         return len(self.factors[0])
 
 
-def network_of(layers: list[Linear], uint8_scale: float, shape: tuple[int, ...] = ()) -> Network:
+def network_of(layers: list[Linear], uint8_scale: float, shape: tuple[int | None, ...] = ()) -> Network:
     """A network of these layers; an activation that is None is the identity, a bias that is None is zero.
 
     `shape` is that of a sample; without it each layer takes what the one before it gives.

@@ -243,7 +243,7 @@ class _Writer:
         self._apply(_OPERATOR[cell], *numbers, hidden_size=piece.n, direction=direction, **more)
         if piece.sequences:  # (steps, directions, n_samples, states)
             self._apply("Transpose", perm=[2, 0, 1, 3])
-            self._apply("Reshape", self._integers(0, *piece.made))
+            self._apply("Reshape", self._integers(0, 0, piece.made[-1]))
         else:
             outputs = self.graph.nodes[-1].output
             outputs.insert(0, "")  # the second output, (directions, n_samples, states)

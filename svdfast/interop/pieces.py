@@ -102,7 +102,7 @@ def pieces_of(layout: Layout, library: str) -> tuple[Piece, ...]:
             steps = list(layer.steps)
             last = steps.pop() if steps and isinstance(steps[-1], step.Patches | step.OneHot) else None
             if isinstance(last, step.OneHot):
-                steps = _without_rows(steps, shape)
+                steps = steps if layout.any_steps else _without_rows(steps, shape)
             for each in steps:
                 shape = _add(pieces, each, shape)
             piece: Piece = _weighted(layout, i, shape, last, pieces)

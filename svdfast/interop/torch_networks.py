@@ -47,8 +47,8 @@ def from_torch(
         A Sequential of the modules listed below, or a Linear alone. On any device. The network computes what the module does
         after ``eval()``.
     input : Input, optional
-        The shape of a sample as svdfast has it: (steps,), (steps, features) or (height, width, channels). It is needed for all
-        modules but those of fully connected networks.
+        The shape of a sample as svdfast has it: (steps,), (steps, features) or (height, width, channels); None for any number of steps.
+        It is needed for all modules but those of fully connected networks.
     output : str or Activation
         The activation of the last layer where the module has none there. For a model that computes logits, as for torch's
         CrossEntropyLoss and BCEWithLogitsLoss, use "softmax" or "sigmoid".
@@ -149,6 +149,8 @@ def from_torch(
             f"output: expected identity for a module that ends in an activation, got {last.name}"
         )
     net = network_of(paired(layers), uint8_scale, () if input is None else input.shape)
+    if input is not None:
+        input.check(tokens=net.layout.n_tokens > 0)
     weights = [weight for _, part in parts for weight in part.parameters()]
     if wrapped:
         takes = reader.takes if input is not None else net.sizes[:1]

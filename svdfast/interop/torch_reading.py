@@ -52,7 +52,7 @@ class Reader:
         An activation that is None is not read yet.
     """
 
-    def __init__(self, parts: Parts, shape: tuple[int, ...]):
+    def __init__(self, parts: Parts, shape: tuple[int | None, ...]):
         from torch import nn
 
         self.layers: list[Linear] = []

@@ -11,8 +11,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike
 
 from svdfast._process.checks import MAX_SIZE, count, finite_number, fraction, positive_number
 from svdfast.model import activations
@@ -30,42 +33,100 @@ __all__ = [
 
 
 class Input:
-    """The shape of a sample: (features,), (steps, features), or (height, width, channels).
+    """The shape of a sample: (features,), (steps, features), or (height, width, channels); of tokens (steps,).
 
     Parameters
     ----------
-    *shape : int
+    *shape : int, or None for the steps
+        None stands for any number of steps. Each call of the network takes the number from its data, so all samples of one call have the
+        same number of steps.
+    dtype : {"int32", "float32", "float64"}, optional
+        What a sample's numbers are: "int32" tokens, for which the first layer is an `Embedding`, the others any numbers. It is only held
+        against the layers; the data may be of any type that can be read as such. By default the first layer decides.
 
     Examples
     --------
+    >>> import numpy as np
     >>> import svdfast as sf
+    >>> from svdfast import layers as L
     >>> sf.Input(28, 28, 1)
     Input(28, 28, 1)
+
+    Texts of any length:
+
+    >>> layers = [L.Embedding(65, 64), L.LSTM(256, return_sequences=True), L.Linear(65, "softmax")]
+    >>> net = sf.Network(sf.Input(None, dtype="int32"), layers, seed=0)
+    >>> net.predict(np.zeros((2, 5))).shape, net.predict(np.zeros((1, 9))).shape
+    ((2, 5, 65), (1, 9, 65))
     """
 
-    def __init__(self, *shape: int):
+    def __init__(self, *shape: int | None, dtype: DTypeLike | None = None):
         if not 1 <= len(shape) <= 3:
             raise ValueError(f"shape: expected 1 to 3 sizes, got {len(shape)}")
-        self.shape = tuple(count(f"shape[{i}]", n, maximum=MAX_SIZE) for i, n in enumerate(shape))
-        if math.prod(self.shape) > MAX_SIZE:
+        self.shape = tuple(
+            None if n is None and i == 0 and len(shape) < 3 else count(f"shape[{i}]", n, maximum=MAX_SIZE) for i, n in enumerate(shape)
+        )
+        if math.prod(n or 1 for n in self.shape) > MAX_SIZE:
             raise ValueError(f"shape: expected at most {MAX_SIZE} numbers, got {' x '.join(map(str, self.shape))}")
+        self.dtype = None if dtype is None else _kind(dtype)
+
+    def check(self, *, tokens: bool) -> None:
+        """Refuses, with ValueError, layers that take tokens where the samples are other numbers, and the other way round."""
+        if self.dtype is not None and (self.dtype == "int32") != tokens:
+            expected = "int32 for tokens, as layers begin with an Embedding" if tokens else "float32 or float64 without an Embedding first"
+            raise ValueError(f"dtype: expected {expected}, got {self.dtype}")
 
     def __repr__(self) -> str:
-        return f"Input({', '.join(map(str, self.shape))})"
+        kind = () if self.dtype is None else (f"dtype={self.dtype!r}",)
+        return f"Input({', '.join((*map(str, self.shape), *kind))})"
+
+
+def _kind(dtype: DTypeLike) -> str:
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = repr(dtype)
+    if name not in ("int32", "float32", "float64"):
+        raise ValueError(f"dtype: expected int32 for tokens, float32 or float64, got {name}")
+    return name
 
 
 @dataclass
 class Plan:
-    """Layers as far as they are made, and what comes out of them."""
+    """Layers as far as they are made, and what comes out of them.
 
-    shape: tuple[int, ...]
+    Attributes
+    ----------
+    given : tuple of int
+        Shape of a sample; the steps may be None, for any number of them.
+    shape : tuple of int
+        Of what comes out for a sample; one step stands for any number of them.
+    """
+
+    given: InitVar[tuple[int | None, ...]]
+    shape: tuple[int, ...] = field(init=False)
+    any_steps: bool = field(init=False)
     by_steps: bool = False  # whether rows lie step by step
     steps: list[Step] = field(default_factory=list)  # that wait for the next layer
     layers: list[WeightLayer] = field(default_factory=list)
     n_dropouts: int = 0
 
+    def __post_init__(self, given: tuple[int | None, ...]) -> None:
+        self.shape = tuple(1 if n is None else n for n in given)
+        self.any_steps = given[0] is None
+
+    @property
+    def told(self) -> str:
+        """The shape in messages."""
+        if not self.any_steps:
+            return str(self.shape)
+        features = [str(n) for n in self.shape[1:]]
+        return f"({', '.join(['any', *features])}{',' * (not features)})"
+
     def take(self, layer: Layer) -> None:
         """Appends what a layer of the description becomes."""
+        if self.any_steps and not layer.takes_any_steps:
+            raise ValueError(f"{type(layer).__name__}: expected a number of steps, as in Input(100, ...), got Input(None, ...)")
         layer._add(self)
         if math.prod(self.shape) > MAX_SIZE:
             raise ValueError(f"{type(layer).__name__}: expected outputs of at most {MAX_SIZE} numbers, got shape {self.shape}")
@@ -84,11 +145,19 @@ class Plan:
         if len(self.shape) != n:
             ended = bool(self.steps) and isinstance(self.steps[-1], step.LastStep)
             hint = "; return_sequences=True gives the state after each step" if ended else ""
-            raise ValueError(f"{type(layer).__name__}: expected inputs of shape ({what}), got {self.shape}{hint}")
+            raise ValueError(f"{type(layer).__name__}: expected inputs of shape ({what}), got {self.told}{hint}")
 
 
 class Layer(ABC):
-    """A layer of the description."""
+    """A layer of the description.
+
+    Attributes
+    ----------
+    takes_any_steps : bool
+        Whether it is the same layer whatever the number of steps.
+    """
+
+    takes_any_steps: ClassVar[bool] = True
 
     @abstractmethod
     def _add(self, plan: Plan) -> None:
@@ -138,7 +207,7 @@ class _Recurrent(Layer):
         plan.shape = (steps, width)
         if not self.return_sequences:
             plan.steps.append(step.LastStep(n if self.bidirectional else 0))
-            plan.shape, plan.by_steps = (width,), False
+            plan.shape, plan.by_steps, plan.any_steps = (width,), False, False
 
 
 @dataclass(frozen=True)
@@ -246,7 +315,7 @@ class Embedding(Layer):
             raise ValueError("Embedding: expected it as the first layer, got it after another one, whose outputs are no tokens")
         n, n_out = count("n_tokens", self.n_tokens, maximum=step.MOST_TOKENS), count("n_out", self.n_out, maximum=MAX_SIZE)
         (steps,) = plan.shape
-        plan.steps += [step.Rows(steps), step.OneHot(n)]
+        plan.steps += [step.OneHot(n)] if plan.any_steps else [step.Rows(steps), step.OneHot(n)]
         plan.append(LinearLayer(Dense(n_out, n), activations.identity(), tuple(plan.steps)))
         plan.shape = (steps, n_out)
 
@@ -398,6 +467,8 @@ class Conv1d(Layer):
     stride: int = 1
     padding: str | int = "valid"
 
+    takes_any_steps: ClassVar[bool] = False
+
     def _add(self, plan: Plan) -> None:
         plan.expect(self, 2, "steps, channels")
         plan.order(False)
@@ -458,6 +529,8 @@ class GlobalAvgPool(Layer):
 class Flatten(Layer):
     """All numbers of a sample as one row."""
 
+    takes_any_steps: ClassVar[bool] = False
+
     def _add(self, plan: Plan) -> None:
         plan.order(False)
         plan.steps.append(step.Flatten())
@@ -472,6 +545,11 @@ def build(given: Input, layers: Sequence[Layer]) -> tuple[WeightLayer, ...]:
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             raise TypeError(f"layers[{i}]: expected a layer of svdfast.layers, got {type(layer).__name__}")
+        if i == 0:
+            tokens = isinstance(layer, Embedding)
+            given.check(tokens=tokens)
+            if given.shape == (None,) and not tokens:
+                raise ValueError(f"layers[0]: expected an Embedding for Input(None), or Input(None, features), got {type(layer).__name__}")
         if i == len(layers) - 1:
             if not isinstance(layer, Linear):
                 raise ValueError(f"layers: expected a Linear as the last one, got {type(layer).__name__}")

@@ -20,7 +20,7 @@ from svdfast._engine import Engine
 from svdfast._process import in_use
 from svdfast._process.checks import check_out, positive_number, room
 from svdfast._process.runtime import resolve_precision, resolve_threads, single_threaded_blas
-from svdfast.data.checks import Samples
+from svdfast.data.checks import Samples, with_steps
 from svdfast.data.open import checked_samples, open_data
 from svdfast.data.rows import Reader
 from svdfast.data.spec import Spec
@@ -97,24 +97,28 @@ class _Pass:
         self.layout, self.parameters = net.state
         self.engine: Engine | None = None
         self.rows = 0
-        self.make = partial(
-            Engine, self.layout, self.parameters, gradients=False,
-            n_threads=n_threads, bfloat16=bfloat16, reproducible=reproducible,
-        )  # fmt: skip
+        self.make = partial(Engine, gradients=False, n_threads=n_threads, bfloat16=bfloat16, reproducible=reproducible)
+
+    def output_shape(self, data: Samples) -> tuple[int, ...]:
+        """Of these samples' outputs, which the layout is then written for."""
+        layout = self.layout.of_samples(data.inputs.array)
+        if layout is not self.layout:
+            self.layout, self.engine = layout, None
+        return data.n_samples, *layout.output_shape
 
     def bound(self, data: Samples) -> Engine:
         """An engine that has these samples."""
+        self.output_shape(data)
         if self.engine is None or data.n_samples > self.rows:
             self.rows = data.n_samples
-            self.engine = self.make(batch_size=max(self.rows, 1))
+            self.engine = self.make(self.layout, self.parameters, batch_size=max(self.rows, 1))
         data.bind(self.engine)
         return self.engine
 
     def outputs(self, data: Samples, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Outputs of these samples."""
         if out is None:
-            shape = data.n_samples, *self.layout.output_shape
-            out = np.empty(shape, self.parameters.dtype)
+            out = np.empty(self.output_shape(data), self.parameters.dtype)
         self.bound(data).predict(out)
         return out
 
@@ -124,9 +128,10 @@ def predict(
 ) -> NDArray[Any]:
     """See `Network.predict`."""
     bfloat16, threads = resolve_precision(precision, net.dtype), resolve_threads(n_threads)
-    data = open_data(X, None, None, spec_of(net)._replace(targets=None, finite=False))
+    spec = with_steps(spec_of(net)._replace(targets=None, finite=False), X)
+    data = open_data(X, None, None, spec)
     way = _Pass(net, threads, bfloat16)
-    shape, dtype = (data.n_samples, *way.layout.output_shape), way.parameters.dtype
+    shape, dtype = (data.n_samples, *spec.steps, spec.n_outputs), way.parameters.dtype
     if out is None:
         room("X", math.prod(shape) * dtype.itemsize)
         result = out = np.empty(shape, dtype)
@@ -184,13 +189,13 @@ class Evaluator:
         way = _Pass(net, self.n_threads, self.bfloat16, self.reproducible)
         head = head_of(way.layout.layers[-1].activation)
         for data in blocks:
-            n, weights = data.n_samples, data.weights
-            weight = n * math.prod(way.layout.output_shape[:-1]) if weights is None else float(weights.sum(dtype=np.float64))
+            shape, weights = way.output_shape(data), data.weights
+            weight = math.prod(shape[:-1]) if weights is None else float(weights.sum(dtype=np.float64))
             if weight == 0:
                 yield 0.0, 0.0, 0.0
                 continue
-            out = np.empty((n, *way.layout.output_shape), dtype=way.parameters.dtype)
-            loss, right = way.bound(data).evaluate(n, out), 0.0
+            out = np.empty(shape, dtype=way.parameters.dtype)
+            loss, right = way.bound(data).evaluate(data.n_samples, out), 0.0
             if head.decides:
                 outputs, targets, weights = _by_step(out, data)
                 right = float(np.average(head.right(outputs, targets), weights=weights))
@@ -260,7 +265,7 @@ def loss_and_gradient(
     layout, parameters = net.state
     data = checked_samples(X, y, sample_weight, spec_of(net, loss))
     engine = Engine(
-        layout,
+        layout.of_samples(data.inputs.array),
         parameters,
         batch_size=data.n_samples,
         n_threads=resolve_threads(n_threads),
@@ -278,6 +283,6 @@ def output_directions(
     """`truncation.output_directions` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
     samples = checked_samples(X, None, sample_weight, spec_of(net)._replace(targets=None))
     with in_use.reading(net), single_threaded_blas.held(), threads(n_threads):
-        return truncation.output_directions(
-            net.state, samples.inputs.array, samples.inputs.scale, samples.weights, ranks, method
-        )
+        layout, parameters = net.state
+        state, inputs = (layout.of_samples(samples.inputs.array), parameters), samples.inputs
+        return truncation.output_directions(state, inputs.array, inputs.scale, samples.weights, ranks, method)

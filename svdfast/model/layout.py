@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model.activations import Activation
@@ -25,6 +26,10 @@ from svdfast.model.program import Operation, Program, Tensor
 from svdfast.model.structures import Dense, Structure, parse
 
 __all__ = ["Layout", "Weight", "check_state"]
+
+
+# Of a layout for any number of steps, so many that are written for some number are kept.
+_MOST_WRITTEN = 16
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,16 @@ class Layout:
     ----------
     layers : tuple of Linear or Scan
     input : tuple of int
-        Shape of a sample; empty: as many numbers as the first layer takes.
+        Shape of a sample; empty: as many numbers as the first layer takes. (None,) and (None, features): any number of steps.
+    steps : int
+        Those that it is written for, where it takes any number of them. No part of what the layout is: weights do not depend on it.
     tensors : tuple of Tensor
         In the order in which they lie: weights, then biases.
     """
 
     layers: tuple[WeightLayer, ...]
-    input: tuple[int, ...] = ()
+    input: tuple[int | None, ...] = ()
+    steps: int = field(default=1, compare=False)
 
     @classmethod
     def dense(cls, sizes: Sequence[int], activations: Sequence[Activation]) -> Layout:
@@ -87,7 +95,7 @@ class Layout:
     @cached_property
     def program(self) -> Program:
         """The operations from a sample to the output."""
-        shape = self.input_shape
+        shape = (*self.input_shape, 1) if self.input == (None,) else self.input_shape
         program, x, size = Program(shape[-1], math.prod(shape[:-1])), 0, math.prod(shape)
         for i, layer in enumerate(self.layers):
             made = len(program.values)
@@ -101,15 +109,40 @@ class Layout:
         return program
 
     @property
+    def any_steps(self) -> bool:
+        """Whether a sample may have any number of steps."""
+        return self.input[:1] == (None,)
+
+    def of_steps(self, steps: int) -> Layout:
+        """This layout written for so many steps, where it takes any number of them."""
+        if not self.any_steps or steps == self.steps:
+            return self
+        known = self._written.get(steps)
+        if known is None:
+            if len(self._written) >= _MOST_WRITTEN:
+                self._written.clear()
+            known = self._written[steps] = replace(self, steps=steps)
+        return known
+
+    @cached_property
+    def _written(self) -> dict[int, Layout]:
+        """Kept, as writing the program takes about a millisecond."""
+        return {}
+
+    def of_samples(self, samples: NDArray[Any]) -> Layout:
+        """This layout written for the steps that samples (n_samples, n_inputs) have, where it takes any number of them."""
+        return self.of_steps(samples.shape[1] // math.prod(self.input_shape[1:])) if self.any_steps else self
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Of a sample."""
-        return self.input or (self.layers[0].n_in,)
+        return tuple(self.steps if n is None else n for n in self.input) or (self.layers[0].n_in,)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Of a sample's output: (n_outputs,), or (steps, n_outputs), where there may be one step."""
         last = self.program.values[-1]
-        in_rows = len(self.input_shape) > 1
+        in_rows = self.any_steps or len(self.input_shape) > 1
         for each in (each for layer in self.layers for each in layer.steps):
             in_rows = isinstance(each, step.Rows) or (in_rows and not isinstance(each, step.Flatten | step.LastStep))
         return (last.rows_per_sample, last.width) if in_rows or last.rows_per_sample > 1 else (last.width,)
@@ -241,8 +274,19 @@ class Layout:
                     raise ValueError(f"layers.{i}: expected rows {step.ORDERS[True]}, got rows {step.ORDERS[False]}")
         if self.by_steps[-1]:
             raise ValueError(f"layers.{len(self.layers) - 1}: expected rows {step.ORDERS[False]}, got rows {step.ORDERS[True]}")
+        if self.any_steps:
+            self._check_any_steps()
         _ = self.program
         return self
+
+    def _check_any_steps(self) -> None:
+        if len(self.input) == 1 and self.n_tokens == 0:
+            raise ValueError("input: expected tokens where a sample is any number of them, got other numbers")
+        for i, each in ((i, each) for i, layer in enumerate(self.layers) for each in layer.steps):
+            if isinstance(each, step.LastStep):
+                break
+            if isinstance(each, step.Rows | step.Flatten | step.Window):
+                raise ValueError(f"layers.{i}: expected what takes any number of steps, got {type(each).__name__}")
 
     def header(self) -> dict[str, Any]:
         """The layout as files have it, in plain values."""
@@ -262,8 +306,11 @@ class Layout:
     def parse(cls, values: Mapping[str, Any]) -> Layout:
         """What `header` gave, checked; nothing in it is trusted."""
         layers: list[WeightLayer] = []
-        shape = tuple(count("input", n, maximum=MAX_SIZE) for n in values.get("input", ()))
-        if len(shape) > 3 or math.prod(shape) > MAX_SIZE:
+        given: tuple[Any, ...] = tuple(values.get("input", ()))
+        shape = tuple(
+            None if n is None and i == 0 and len(given) < 3 else count("input", n, maximum=MAX_SIZE) for i, n in enumerate(given)
+        )
+        if len(shape) > 3 or math.prod(n or 1 for n in shape) > MAX_SIZE:
             raise ValueError("its input is not of 1 to 3 sizes")
         for layer in values["layers"]:
             n_in, n_out = (count(name, layer[name], maximum=MAX_SIZE) for name in ("n_in", "n_out"))
@@ -279,7 +326,7 @@ class Layout:
         return cls(tuple(layers), shape).checked()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # a program is no plain value
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # a program is no plain value
 
 
 def check_state(layout: Any, parameters: Any, *, or_one: bool = False) -> None:

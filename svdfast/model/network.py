@@ -199,13 +199,14 @@ class Network:
 
     def __repr__(self) -> str:
         forms = [f"{layer.n_out}{layer.structure.note}" for layer in self.layers]
-        return f"<Network {self.sizes[0]} -> {' -> '.join(forms)}, {self.dtype}>"
+        return f"<Network {_inputs(self.layout)} -> {' -> '.join(forms)}, {self.dtype}>"
 
     def summary(self) -> str:
         """A table of the layers: sides, activation, form of the weight, parameters, and multiplications for a sample.
 
-        Multiplications are those of the forward pass and of a whole training step. A line counts inputs and outputs; it calls them
-        features and classes where the network knows those of its data, and then names them.
+        Multiplications are those of the forward pass and of a whole training step; where samples may have any number of steps, of one
+        step. A line counts inputs and outputs; it calls them features and classes where the network knows those of its data, and then
+        names them.
 
         Returns
         -------
@@ -223,7 +224,7 @@ class Network:
         total                             171,530  171,008  412,672
         784 inputs, 10 outputs, float32
         """
-        layout = self.layout
+        layout = self.layout.of_steps(1)
         forward, step = count_multiplications(layout, "forward"), count_multiplications(layout, "step")
         rows = [["layer", "activation", "form", "parameters", "forward", "step"]]
         for i, layer in enumerate(layout.layers):
@@ -231,7 +232,7 @@ class Network:
             form = [f"{layer.n_in}-{layer.n_out}", layer.name, str(layer.structure)]
             rows.append(form + [f"{number:,}" for number in numbers])
         rows.append(["total", "", "", *(f"{number:,}" for number in (layout.size, forward.total, step.total))])
-        inputs = f"{self.sizes[0]} {'inputs' if self.feature_names is None else 'features'}"
+        inputs = _inputs(layout) if layout.any_steps else f"{self.sizes[0]} {'inputs' if self.feature_names is None else 'features'}"
         outputs = f"{self.sizes[-1]} outputs" if self.classes is None else f"{len(self.classes)} classes"
         return "\n".join([*aligned(rows, n_left=3), f"{inputs}, {outputs}, {self.dtype}", *self.origin.told()])
 
@@ -279,8 +280,9 @@ class Network:
         Parameters
         ----------
         X : array_like (n_samples, n_inputs) or (n_samples, ...), sparse matrix, or row source
-            Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. Arrays on disk (h5py.Dataset, zarr.Array) are read in
-            blocks, and DataFrames of numbers are taken, as in `train`. Rows of a sparse matrix become dense in blocks.
+            Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. Where the network takes any number of steps, the
+            number is that of X. Arrays on disk (h5py.Dataset, zarr.Array) are read in blocks, and DataFrames of numbers are taken, as in
+            `train`. Rows of a sparse matrix become dense in blocks.
         out : ndarray (n_samples, n_outputs) or (n_samples, steps, n_outputs), optional
             Array for the outputs: of the network's dtype, C-contiguous and writeable. It may overlap X: the outputs are those of X
             as it was.
@@ -498,6 +500,11 @@ def _of_sizes(sizes: Sequence[int], hidden: Any, output: str | Activation) -> La
             raise ValueError(f"hidden: expected {n_hidden} activations, one for each hidden layer, got {len(chosen)}")
     chosen.append(activations.resolve(output, "output"))
     return Layout.dense(widths, chosen)
+
+
+def _inputs(layout: Layout) -> str:
+    """What a sample is."""
+    return " × ".join(["any steps", *map(str, layout.input[1:])]) if layout.any_steps else str(layout.sizes[0])
 
 
 def _check_output(layout: Layout) -> None:

@@ -65,6 +65,10 @@ class Origin:
                 raise ValueError(f"classes: expected {n_classes} different ones, as the network tells apart, got {len(self.classes)}")
             if len({type(label) for label in self.classes}) > 1:
                 raise ValueError(f"classes: expected labels of one type, got {self.classes}")
+        if layout.any_steps:
+            for name in ("feature_names", "mean", "deviation", "preparation"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}: expected None for a network that takes any number of steps")
         for name in ("feature_names", "mean", "deviation"):
             values = getattr(self, name)
             if values is not None and len(values) != n_in:

@@ -120,7 +120,10 @@ class Loop:
         """
         try:
             with in_use.training(self.run.net, self.run.optimizer):
-                return self._finish()
+                try:
+                    return self._finish()
+                finally:
+                    self.run.leave()
         except NotFinite as error:  # of numbers that all processes have
             self.team.known(error)
             raise

@@ -118,6 +118,9 @@ class Run:
 
     def rebuild(self) -> None:
         layout, parameters = self.net.state
+        if (of_data := layout.of_samples(self.data.inputs.array)) is not layout:
+            layout = of_data  # while it is trained, so that products are counted for so many steps
+            self.net.set_state(layout, parameters)
         self.parameters = parameters
         self.structures = layout.structures
         self.phase = "factored" if self.net.is_factored else "dense"
@@ -168,6 +171,12 @@ class Run:
         if hasattr(self, "engine"):
             self.order, self.carried = self.engine.order, self.engine.carried
             del self.engine
+
+    def leave(self) -> None:
+        """Lets the network be as it was, whatever the number of steps that it was trained with."""
+        layout, parameters = self.net.state
+        if layout.any_steps:
+            self.net.set_state(layout.of_steps(1), parameters)
 
     def clear_states(self) -> None:
         """Lets recurrent layers begin the next batch with zeros."""

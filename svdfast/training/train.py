@@ -88,7 +88,7 @@ def train(
 
         An iterable of batches, without y, gives (X, y) or (X, y, sample_weight) for each step: of any sizes, each epoch anew. Of an
         iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches. Their arrays may be used again for the next
-        batch, not for those of validation.
+        batch, not for those of validation. All batches have one number of steps, where the network takes any.
     y : array_like (n_samples,) or (n_samples, n_outputs), or row source
         Class numbers or one-hot rows for cross_entropy; values from 0 to 1 for binary_cross_entropy; counts or rates ≥ 0 for poisson;
         any numbers for the other losses. Labels that are text or bools stand for classes where the output is softmax, or one sigmoid: the
