@@ -45,13 +45,15 @@ PAUSE = 0.1  # seconds between rounds, for threads that spin after work to go to
 class Case:
     """What is trained. A round is `epochs` passes over `n_samples`, which is a multiple of the batch.
 
-    One output means sigmoid and binary cross-entropy, more softmax and cross-entropy. Hidden layers are ReLU.
+    One output means sigmoid and binary cross-entropy, more softmax and cross-entropy. Hidden layers are ReLU. `bfloat16`: whether also
+    with products in bfloat16, which only CPUs with an instruction for it multiply faster.
     """
 
     sizes: tuple[int, ...]
     batch: int
     n_samples: int
     epochs: int = 1
+    bfloat16: bool = True
 
     @property
     def n_steps(self) -> int:
@@ -150,12 +152,8 @@ def svdfast_network(case: Case, rank_fraction: float | None) -> Any:
 
 def svdfast_variants(case: Case, n_threads: int) -> Variants:
     """Epochs of `sf.train`: from the end of its first, before which it checks its arguments, to the end."""
-    from svdfast import show_config
-
     X, y = make_data(case)
-    # Without instructions for it bfloat16 is slower, and nobody's choice.
-    fast = show_config()["bfloat16_products"] == "instructions" and not case.one_batch
-    for precision in ["float32", "bfloat16"] if fast else ["float32"]:
+    for precision in ["float32", "bfloat16"] if case.bfloat16 and not case.one_batch else ["float32"]:
         for rank_fraction in RANK_FRACTIONS:
             net = svdfast_network(case, rank_fraction)
             name = "svdfast" if precision == "float32" else f"svdfast {precision}"
@@ -355,7 +353,7 @@ def torch_variants(case: Case, n_threads: int) -> Variants:
     X, y = (torch.from_numpy(array) for array in make_data(case))
     y = y.float().reshape(-1, 1) if binary else y.long()
     loss_of = torch.nn.BCEWithLogitsLoss() if binary else torch.nn.CrossEntropyLoss()
-    for kind in (torch.float32, torch.bfloat16):
+    for kind in [torch.float32, torch.bfloat16] if case.bfloat16 else [torch.float32]:
         for rank_fraction in RANK_FRACTIONS:
             modules: list[torch.nn.Module] = []
             for (m, n, ends), W in zip(
@@ -611,7 +609,11 @@ def measure(
                     "index": index,
                 }
             )
-    for _ in range(n_rounds):
+    began = time.monotonic()
+    for i in range(n_rounds):
+        if i > 0:
+            left = (time.monotonic() - began) * (n_rounds - i) / i
+            print(f"{name}, {n_threads} thread(s): round {i + 1} of {n_rounds}, {left:.0f} s left", file=sys.stderr, flush=True)
         for record in records:
             worker = workers[record["system"]]
             time.sleep(PAUSE)
@@ -730,6 +732,8 @@ def main() -> None:
 
     import machine
 
+    from svdfast import show_config
+
     description = machine.describe([DISTRIBUTIONS.get(peer, peer) for peer in peers])
     print(description)
     systems = ["svdfast"]
@@ -738,6 +742,9 @@ def main() -> None:
             print(f"{peer}: not installed, left out")
         else:
             systems.append(peer)
+    bfloat16 = show_config()["bfloat16_products"] == "instructions"
+    if not bfloat16:
+        print("bfloat16: this CPU has no instruction for it, left out")
     environments = {system: worker_environment(system) for system in systems}
     for system, environment in environments.items():
         if environment:
@@ -752,7 +759,7 @@ def main() -> None:
             for system in dict.fromkeys(systems):
                 workers[system] = Worker(system, n_threads, environments[system])
             for name in arguments.case:
-                case = CASES[name].quick() if arguments.quick else CASES[name]
+                case = dataclasses.replace(CASES[name].quick() if arguments.quick else CASES[name], bfloat16=bfloat16)
                 records = measure(
                     name, case, n_threads, workers, 1 if arguments.quick else arguments.rounds
                 )
