@@ -372,3 +372,29 @@ def test_more_threads_than_cores_or_rows(n_threads, reference):
         np.testing.assert_allclose(gradient, expected, atol=1e-12 * np.abs(expected).max())
         again = net.loss_and_gradient(X, y, n_threads=n_threads)[1]
         np.testing.assert_array_equal(again, gradient)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("products", ["svdfast", "BLAS"])
+@pytest.mark.parametrize("rank_fraction", [None, 0.25])
+def test_reproducible_readings(dtype, products, rank_fraction):
+    """Outputs, losses and gradients are the same with any number of threads."""
+    if _blas.use_own_products(products == "svdfast") != (products == "svdfast"):
+        pytest.skip("this CPU has neither AVX2 nor AVX-512")
+    try:
+        net = sf.Network([97, 211, 83, 7], seed=0, dtype=dtype)
+        if rank_fraction is not None:
+            net.truncate(rank_fraction, force=True)
+        rng = np.random.default_rng(0)
+        X, y = rng.random((1501, 97)).astype(dtype), rng.integers(0, 7, 1501)
+        found = []
+        for n_threads in (1, 2, 3, 7):
+            how = {"n_threads": n_threads, "reproducible": True}
+            loss, gradient = net.loss_and_gradient(X, y, l2=0.1, **how)
+            assert net.evaluate(X, y, **how).loss == pytest.approx(net.evaluate(X, y).loss)
+            outputs = net.predict(X, **how).tobytes(), net.predict(X[:9], **how).tobytes()
+            found.append((*outputs, net.evaluate(X, y, **how), loss, gradient.tobytes()))
+        assert all(each == found[0] for each in found)
+        np.testing.assert_allclose(net.predict(X, reproducible=True), net.predict(X), rtol=1e-4)
+    finally:
+        _blas.use_own_products(True)

@@ -124,13 +124,13 @@ class _Pass:
 
 
 def predict(
-    net: _Network, X: Any, out: NDArray[Any] | None, precision: str | None, n_threads: int | None
+    net: _Network, X: Any, out: NDArray[Any] | None, precision: str | None, n_threads: int | None, reproducible: bool
 ) -> NDArray[Any]:
     """See `Network.predict`."""
     bfloat16, threads = resolve_precision(precision, net.dtype), resolve_threads(n_threads)
     spec = with_steps(spec_of(net)._replace(targets=None, finite=False), X)
     data = open_data(X, None, None, spec)
-    way = _Pass(net, threads, bfloat16)
+    way = _Pass(net, threads, bfloat16, reproducible)
     shape, dtype = (data.n_samples, *spec.steps, spec.n_outputs), way.parameters.dtype
     if out is None:
         room("X", math.prod(shape) * dtype.itemsize)
@@ -232,12 +232,12 @@ def whole(parts: Iterable[Part], *, decides: bool) -> Evaluation:
 @single_threaded_blas.held()
 def evaluate(
     net: _Network, X: Any, y: Any, loss: str | None, sample_weight: Any,
-    precision: str | None, n_threads: int | None,
+    precision: str | None, n_threads: int | None, reproducible: bool = False,
 ) -> Evaluation:  # fmt: skip
     """See `Network.evaluate`."""
     bfloat16 = resolve_precision(precision, net.dtype)
     data = open_data(X, y, sample_weight, spec_of(net, loss))
-    return Evaluator(data.blocks, resolve_threads(n_threads), bfloat16)(net)
+    return Evaluator(data.blocks, resolve_threads(n_threads), bfloat16, reproducible)(net)
 
 
 @single_threaded_blas.held()
@@ -257,7 +257,7 @@ def score(net: _Network, X: Any, y: Any, sample_weight: Any, precision: str | No
 @single_threaded_blas.held()
 def loss_and_gradient(
     net: _Network, X: Any, y: Any, loss: str | None, sample_weight: Any, l1: float, l2: float,
-    precision: str | None, n_threads: int | None,
+    precision: str | None, n_threads: int | None, reproducible: bool,
 ) -> tuple[float, NDArray[Any]]:  # fmt: skip
     """See `Network.loss_and_gradient`."""
     l1 = positive_number("l1", l1, or_zero=True)
@@ -270,6 +270,7 @@ def loss_and_gradient(
         batch_size=data.n_samples,
         n_threads=resolve_threads(n_threads),
         bfloat16=resolve_precision(precision, net.dtype),
+        reproducible=reproducible,
     )
     data.bind(engine)
     gradient = np.empty(layout.size, dtype=parameters.dtype)

@@ -273,7 +273,7 @@ class Network:
     @in_use.reads
     def predict(
         self, X: ArrayLike | Rows, *,
-        out: NDArray[Any] | None = None, precision: str | None = None, n_threads: int | None = None,
+        out: NDArray[Any] | None = None, precision: str | None = None, n_threads: int | None = None, reproducible: bool = False,
     ) -> NDArray[Any]:  # fmt: skip
         """The network's outputs.
 
@@ -289,6 +289,8 @@ class Network:
         precision : {"float32", "float64", "bfloat16"}, optional
             Precision of the matrix products; see `train`.
         n_threads : int, optional
+        reproducible : bool
+            Give the same bits with any number of threads; see `train`.
 
         Returns
         -------
@@ -313,14 +315,15 @@ class Network:
         ready = self._ready
         if ready is None or ready.state is not self._state:
             ready = self._ready = Ready(self._state)
-        if precision is None and ready.takes(X, out):
+        if precision is None and not reproducible and ready.takes(X, out):
             return ready.predict(X, out, n_threads)
-        return evaluation.predict(self, X, out, precision, n_threads)
+        return evaluation.predict(self, X, out, precision, n_threads, reproducible)
 
     @in_use.reads
     def evaluate(
         self, X: ArrayLike | Rows, y: ArrayLike | Rows, loss: str | None = None, *,
         sample_weight: ArrayLike | Rows | None = None, precision: str | None = None, n_threads: int | None = None,
+        reproducible: bool = False,
     ) -> Evaluation:  # fmt: skip
         """Mean loss, without penalties, and accuracy. Parameters are as for `predict`, and:
 
@@ -344,7 +347,7 @@ class Network:
         TypeError, ValueError
             An argument does not fit the network, or there is no sample.
         """
-        return evaluation.evaluate(self, X, y, loss, sample_weight, precision, n_threads)
+        return evaluation.evaluate(self, X, y, loss, sample_weight, precision, n_threads, reproducible)
 
     @in_use.reads
     def score(
@@ -364,7 +367,7 @@ class Network:
     @in_use.reads
     def loss_and_gradient(
         self, X: ArrayLike, y: ArrayLike, loss: str | None = None, *, sample_weight: ArrayLike | None = None,
-        l1: float = 0.0, l2: float = 0.0, precision: str | None = None, n_threads: int | None = None,
+        l1: float = 0.0, l2: float = 0.0, precision: str | None = None, n_threads: int | None = None, reproducible: bool = False,
     ) -> tuple[float, NDArray[Any]]:  # fmt: skip
         """The loss over all samples, taken as one batch, and its gradient. Parameters and errors are as for `evaluate`, and:
 
@@ -389,7 +392,7 @@ class Network:
         >>> net.loss_and_gradient([[1.0, 1.0]], [2.5])
         (1.0, array([2., 2., 2.]))
         """
-        return evaluation.loss_and_gradient(self, X, y, loss, sample_weight, l1, l2, precision, n_threads)
+        return evaluation.loss_and_gradient(self, X, y, loss, sample_weight, l1, l2, precision, n_threads, reproducible)
 
     @in_use.changes
     @single_threaded_blas.held()
