@@ -21,7 +21,7 @@ from svdfast._process import in_use
 from svdfast._process.checks import check_out, positive_number, room
 from svdfast._process.runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.data.checks import Samples
-from svdfast.data.open import checked_samples, open_data
+from svdfast.data.open import in_memory, open_data
 from svdfast.data.rows import Reader
 from svdfast.data.spec import Spec
 from svdfast.model import losses, truncation
@@ -96,7 +96,7 @@ class _Pass:
     def __init__(self, net: _Network, n_threads: int, bfloat16: bool, reproducible: bool = False):
         self.layout, self.parameters = net.state
         self.engine: Engine | None = None
-        self.rows = 0
+        self.rows, self.by_entries = 0, False
         self.make = partial(
             Engine, self.layout, self.parameters, gradients=False,
             n_threads=n_threads, bfloat16=bfloat16, reproducible=reproducible,
@@ -104,9 +104,10 @@ class _Pass:
 
     def bound(self, data: Samples) -> Engine:
         """An engine that has these samples."""
-        if self.engine is None or data.n_samples > self.rows:
-            self.rows = data.n_samples
-            self.engine = self.make(batch_size=max(self.rows, 1))
+        by_entries = data.inputs.by_entries
+        if self.engine is None or data.n_samples > self.rows or by_entries is not self.by_entries:
+            self.rows, self.by_entries = data.n_samples, by_entries
+            self.engine = self.make(batch_size=max(self.rows, 1), by_entries=by_entries)
         data.bind(self.engine)
         return self.engine
 
@@ -258,13 +259,14 @@ def loss_and_gradient(
     l1 = positive_number("l1", l1, or_zero=True)
     l2 = positive_number("l2", l2, or_zero=True)
     layout, parameters = net.state
-    data = checked_samples(X, y, sample_weight, spec_of(net, loss))
+    data = in_memory(X, y, sample_weight, spec_of(net, loss))
     engine = Engine(
         layout,
         parameters,
         batch_size=data.n_samples,
         n_threads=resolve_threads(n_threads),
         bfloat16=resolve_precision(precision, net.dtype),
+        by_entries=data.inputs.by_entries,
     )
     data.bind(engine)
     gradient = np.empty(layout.size, dtype=parameters.dtype)
@@ -276,8 +278,8 @@ def output_directions(
     n_threads: int | None = None,
 ) -> dict[int, NDArray[Any]]:  # fmt: skip
     """`truncation.output_directions` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
-    samples = checked_samples(X, None, sample_weight, spec_of(net)._replace(targets=None))
+    samples = in_memory(X, None, sample_weight, spec_of(net)._replace(targets=None))
     with in_use.reading(net), single_threaded_blas.held(), threads(n_threads):
         return truncation.output_directions(
-            net.state, samples.inputs.array, samples.inputs.scale, samples.weights, ranks, method
+            net.state, samples.inputs.dense(), samples.inputs.scale, samples.weights, ranks, method
         )

@@ -131,6 +131,7 @@ class Run:
             reproducible=self.reproducible,
             carries=self.carry_state,
             carried_rows=self.batch_size,
+            by_entries=self.data.inputs.by_entries,
         )
         if self.carried is not None:
             self._states[:] = self.carried  # how they lie does not depend on structures
@@ -244,14 +245,14 @@ class Run:
         """The inputs of these rows and their weights."""
         samples = self.at_hand.take(rows)
         weights = samples.weights
-        return samples.inputs.array, weights if weights is not None and weights.any() else None
+        return samples.inputs.dense(), weights if weights is not None and weights.any() else None
 
     def loss(self, net: Network, rows: NDArray[np.int64]) -> float:
         """The loss of a network on these rows."""
         layout, parameters = net.state
         engine = Engine(
             layout, parameters, batch_size=len(rows), n_threads=self.n_threads, gradients=False,
-            reproducible=self.reproducible,
+            reproducible=self.reproducible, by_entries=self.data.inputs.by_entries,
         )  # fmt: skip
         self.at_hand.bind_rows(engine, rows)
         return engine.evaluate(len(rows))
