@@ -112,6 +112,16 @@ static void NAME(by_columns)(const svdfast_entries *X, ptrdiff_t p, ptrdiff_t m,
 
 #undef BY_TYPE
 
+/* So many numbers as one vector, as compilers make single instructions of a loop of fixed length; to (LANES) += x·from. */
+#if defined(__GNUC__)
+typedef REAL NAME(lanes) __attribute__((vector_size(SVDFAST_LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
+#define ADD_LANES(to, x, from) (*(NAME(lanes) *)(to) += (x) * *(const NAME(lanes) *)(from))
+#else
+#define ADD_LANES(to, x, from)                    \
+    for (int lane = 0; lane < SVDFAST_LANES; lane++) \
+        (to)[lane] += (x) * (from)[lane]
+#endif
+
 /* Columns first .. stop of Y (p, n) = X·W^T. `strip` has room for (p, SVDFAST_LANES). */
 static void NAME(sparse_product)(const svdfast_columns *X, ptrdiff_t p, ptrdiff_t m, ptrdiff_t n, ptrdiff_t first, ptrdiff_t stop,
                                  const void *W_, void *strip_, void *Y_)
@@ -133,13 +143,9 @@ static void NAME(sparse_product)(const svdfast_columns *X, ptrdiff_t p, ptrdiff_
                     w[c * LANES + k] = wk[columns[c]];
             }
             for (ptrdiff_t c = 0; c < count; c++) {
-                const REAL *restrict wc = w + c * LANES;
-                for (int64_t e = X->begins[begin + c]; e < X->begins[begin + c + 1]; e++) {
-                    REAL *restrict z = strip + (ptrdiff_t)X->rows[e] * LANES;
-                    const REAL x = values[e];
-                    for (int k = 0; k < LANES; k++)
-                        z[k] += x * wc[k];
-                }
+                const int64_t end = X->begins[begin + c + 1];
+                for (int64_t e = X->begins[begin + c]; e < end; e++)
+                    ADD_LANES(strip + (ptrdiff_t)X->rows[e] * LANES, values[e], w + c * LANES);
             }
         }
         for (ptrdiff_t i = 0; i < p; i++)
@@ -174,20 +180,17 @@ static void NAME(sparse_gradient)(const svdfast_columns *X, ptrdiff_t c, ptrdiff
         for (int64_t e = X->begins[c]; e < end;) {
             const int64_t last = end - e < PART ? end : e + PART;
             REAL part[LANES] = {0};
-            for (; e < last; e++) {
-                const REAL *restrict d = strip + (ptrdiff_t)X->rows[e] * LANES;
-                const REAL x = values[e];
-                for (int k = 0; k < LANES; k++)
-                    part[k] += x * d[k];
-            }
-            for (int k = 0; k < LANES; k++)
-                sum[k] += part[k];
+            for (; e < last; e++)
+                ADD_LANES(part, values[e], strip + (ptrdiff_t)X->rows[e] * LANES);
+            ADD_LANES(sum, (REAL)1, part);
         }
         REAL *to = g + (close ? c - begin : (ptrdiff_t)X->columns[c] - base);
         for (ptrdiff_t k = 0; k < lanes; k++)
             to[k * stride] = accumulate ? to[k * stride] + sum[k] : sum[k];
     }
 }
+
+#undef ADD_LANES
 
 /* out = the columns of one row w, one after the other; and back. */
 static void NAME(take_columns)(ptrdiff_t count, const int32_t *columns, const void *w_, void *out_)
