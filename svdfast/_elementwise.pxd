@@ -66,6 +66,7 @@ cdef extern from "elementwise.h" nogil:
         int32_t* columns
         int64_t* begins
         int32_t* rows
+        int32_t* owners
         void* values
         int64_t* places
 

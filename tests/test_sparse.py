@@ -7,6 +7,7 @@ Not here: the estimators on sparse samples (test_sklearn.py).
 """
 
 import copy
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -14,7 +15,10 @@ import pytest
 import scipy.sparse as sp
 
 import svdfast as sf
+from svdfast import _engine
 from svdfast.data import sparse as module
+from svdfast.data.open import in_memory
+from svdfast.model.evaluation import spec_of
 
 KINDS = [sp.csr_array, sp.csr_matrix, sp.csc_array, sp.coo_matrix, sp.lil_array]
 
@@ -88,6 +92,112 @@ def test_training_gives_what_dense_samples_give(kind, dtype, way):
 def test_the_same_whatever_the_settings(settings, way):
     X, y = data()
     assert_same_training(trained(sp.csr_array(X), y, **settings), trained(X, y, **settings), way)
+
+
+SHAPES = {
+    "one column": sp.csr_array(np.ones((5, 1))),
+    "one row": sp.csr_array(np.eye(1, 9, 4)),
+    "no entries": sp.csr_array((7, 12)),
+    "an empty row": sp.csr_array(np.diag([0.0, 1, 2, 0, 3])),
+    "full": sp.csr_array(np.arange(1.0, 61).reshape(6, 10) / 60),
+    "wider than a block of columns": sp.csr_array(
+        (np.arange(1.0, 61) / 60, np.arange(60) * 211 % 12_345, np.arange(0, 61, 3)), shape=(20, 12_345)
+    ),
+    "long columns": sp.csr_array(np.random.default_rng(0).random((900, 3)) < 0.7).astype(float),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 2e-6)])
+@pytest.mark.parametrize("factored", [False, True])
+@pytest.mark.parametrize("chunk", [None, 8])
+def test_losses_and_gradients_are_those_of_dense_samples(shape, dtype, rtol, factored, chunk, monkeypatch):
+    if chunk is not None:
+        monkeypatch.setattr(_engine, "ENTRY_ROWS", chunk)
+        monkeypatch.setattr(_engine, "SUM_ROWS", chunk)
+    S = SHAPES[shape]
+    X = S.toarray()
+    net = sf.Network([X.shape[1], 13, 9, 3], seed=0, dtype=dtype)
+    if factored:
+        net.truncate(ranks=[min(5, X.shape[1]), None], force=True)
+    y, weight = np.arange(len(X)) % 3, np.arange(1.0, len(X) + 1)
+    for given in ({}, {"l1": 0.1, "l2": 0.2, "sample_weight": weight}, {"n_threads": 2}):
+        loss, gradient = net.loss_and_gradient(S, y, **given)
+        expected_loss, expected = net.loss_and_gradient(X, y, **given)
+        assert loss == pytest.approx(expected_loss, rel=min(rtol, 1e-6))
+        np.testing.assert_allclose(gradient, expected, atol=rtol * np.abs(expected).max())
+    np.testing.assert_allclose(net.predict(S), net.predict(X), rtol=2 * rtol)
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 600}, {"optimizer": "sgd", "l1": 0.01}, {"clip_norm": 0.1}])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bits_do_not_depend_on_threads(settings, dtype, monkeypatch):
+    monkeypatch.setattr(_engine, "ENTRY_ROWS", 256)
+    X, y = data()
+    one, two = (
+        trained(sp.csr_array(X), y, reproducible=True, n_threads=n, dtype=dtype, epochs=2, **settings).network.parameters
+        for n in (1, 2)
+    )
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("index", ["int32", "int64"])
+def test_columns_in_any_order_and_of_any_type(index, way):
+    X, y = data()
+    S = sp.csr_array(X)
+    S.indices, S.indptr = S.indices.astype(index), S.indptr.astype(index)
+    for start, stop in zip(S.indptr[:-1], S.indptr[1:], strict=True):
+        S.indices[start:stop], S.data[start:stop] = S.indices[start:stop][::-1].copy(), S.data[start:stop][::-1].copy()
+    S.has_sorted_indices = S.has_canonical_format = False
+    assert_same_training(trained(S, y, epochs=1), trained(X, y, epochs=1), way)
+
+
+def test_columns_without_entries_stay_as_they_are():
+    S = sp.csr_array(np.eye(10, 5000)[:, ::-1])
+    net = sf.Network([5000, 6, 3], seed=0)
+    before = net.layers[0].weight_tensors[0].copy()
+    sf.train(net, S, np.arange(10) % 3, epochs=3, batch_size=5, optimizer=sf.GradientDescent(0.5), factoring=None)
+    after = net.layers[0].weight_tensors[0]
+    np.testing.assert_array_equal(after[:, :-10], before[:, :-10])
+    assert (after[:, -10:] != before[:, -10:]).mean() > 0.5
+
+
+def test_the_engine_goes_by_entries_where_a_product_alone_reads_them(way):
+    S = sp.csr_array(np.eye(6, 30))
+
+    def by_entries(net, **settings):
+        inputs = in_memory(S, None, None, spec_of(net)._replace(targets=None)).inputs
+        return _engine.Engine(*net.state, batch_size=6, n_threads=1, by_entries=inputs.by_entries, **settings).by_entries
+
+    dense = sf.Network([30, 5, 2], seed=0)
+    assert by_entries(dense) == (way == "entries")
+    assert not by_entries(dense, bfloat16=True)
+    recurrent = sf.Network(sf.Input(steps=10, features=3), [sf.layers.GRU(4), sf.layers.Linear(2)], seed=0)
+    assert not by_entries(recurrent)
+    engine = _engine.Engine(*dense.state, batch_size=6, n_threads=1, by_entries=True)
+    with pytest.raises(ValueError, match="inputs: expected sparse ones"):
+        in_memory(S.toarray(), None, None, spec_of(dense)._replace(targets=None)).bind(engine)
+
+
+@pytest.mark.parametrize("factoring", [None, 0.5, "auto"])
+def test_rows_are_never_dense(factoring, monkeypatch):
+    monkeypatch.setattr(module, "FEW", 1)
+    n, n_columns = 10_000, 100_000
+    rng = np.random.default_rng(0)
+    S = sp.csr_array((np.ones(5 * n, np.float32), rng.integers(0, n_columns, 5 * n), 5 * np.arange(n + 1)), shape=(n, n_columns))
+    S.sum_duplicates()
+    y = rng.integers(0, 3, n)
+    net = sf.Network([n_columns, 4, 4, 3], seed=0)
+    tracemalloc.start()
+    try:
+        sf.train(net, S, y, epochs=4, batch_size=256, factoring=factoring, validation=(S[:1000], y[:1000]))
+        net.predict(S)
+        net.loss_and_gradient(S, y)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The weights are 1.6 MB and the entries 0.4 MB; a dense batch would be 102 MB.
+    assert peak < 30e6
 
 
 def test_rows_sorted_by_class_are_shuffled_one_by_one():

@@ -1222,18 +1222,20 @@ cdef class Engine:
         most = inputs.most_entries(self.rows_kept)
         n_columns = min(most, plan.n_in)
         dtype = self.keep["parameters"].dtype
-        room("batch_size", most * (4 + dtype.itemsize) + n_columns * 12 + plan.n_in * 8)
+        room("batch_size", most * (8 + dtype.itemsize) + n_columns * 12 + plan.n_in * 8)
         columns, begins = np.empty(n_columns, np.int32), np.empty(n_columns + 1, np.int64)
-        rows, values, places = np.empty(most, np.int32), np.empty(most, dtype), np.zeros(plan.n_in, np.int64)
-        self.keep["columns"] = columns, begins, rows, values, places
+        rows, owners, values = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, dtype)
+        places = np.zeros(plan.n_in, np.int64)
+        self.keep["columns"] = columns, begins, rows, owners, values, places
         plan.columns.columns = <int32_t*> address(columns)
         plan.columns.begins = <int64_t*> address(begins)
         plan.columns.rows = <int32_t*> address(rows)
+        plan.columns.owners = <int32_t*> address(owners)
         plan.columns.values = <void*> address(values)
         plan.columns.places = <int64_t*> address(places)
 
     def set_order(self, rows):
-        """Rows (n,) int64 in the order in which batches take them; None: as they lie."""
+        """Rows (n,) int64 in the order in which batches take them; None: as they lie. `by_entries`, a batch has no row twice."""
         if rows is not None:
             rows = np.require(rows, np.int64, ["C", "A"])
         self.order = rows

@@ -13,8 +13,9 @@
 #ifndef SVDFAST_SPARSE_H
 #define SVDFAST_SPARSE_H
 
-/* Outputs that are formed together: a vector of floats (AVX2) or of doubles (AVX-512). */
-enum { SVDFAST_LANES = 8 };
+/* Outputs that are formed together, a vector of floats (AVX2) or of doubles (AVX-512), and columns that are: their numbers of W are
+ * brought together first, so that loads do not wait for each other, and all their entries are one loop, as most columns have few. */
+enum { SVDFAST_LANES = 8, SVDFAST_COLUMNS = 64 };
 
 /* Rows of a CSR matrix of values of `type`, which are multiplied with `scale`. */
 typedef struct {
@@ -31,6 +32,7 @@ typedef struct {
     int32_t *columns; /* which, ascending */
     int64_t *begins;  /* (count + 1) of each column's entries, and the end of the last */
     int32_t *rows;    /* of each entry, ascending in a column */
+    int32_t *owners;  /* of each entry, the place of its column in `columns` */
     void *values;     /* REAL */
     int64_t *places;  /* (m) zeros between calls */
 } svdfast_columns;
@@ -106,8 +108,11 @@ static void NAME(by_columns)(const svdfast_entries *X, ptrdiff_t p, ptrdiff_t m,
     }
     BY_TYPE(ROWS)
 #undef ROWS
-    for (ptrdiff_t c = 0; c < out->count; c++)
+    for (ptrdiff_t c = 0; c < out->count; c++) {
         places[out->columns[c]] = 0;
+        for (int64_t e = out->begins[c]; e < out->begins[c + 1]; e++)
+            out->owners[e] = (int32_t)c;
+    }
 }
 
 #undef BY_TYPE
@@ -126,12 +131,11 @@ typedef REAL NAME(lanes) __attribute__((vector_size(SVDFAST_LANES * sizeof(REAL)
 static void NAME(sparse_product)(const svdfast_columns *X, ptrdiff_t p, ptrdiff_t m, ptrdiff_t n, ptrdiff_t first, ptrdiff_t stop,
                                  const void *W_, void *strip_, void *Y_)
 {
-    enum { LANES = SVDFAST_LANES, TOGETHER = 64 };
+    enum { LANES = SVDFAST_LANES, TOGETHER = SVDFAST_COLUMNS };
     const REAL *W = W_, *values = X->values;
     REAL *strip = strip_, *Y = Y_;
     for (ptrdiff_t o = first; o < stop; o += LANES) {
         const ptrdiff_t lanes = stop - o < LANES ? stop - o : LANES;
-        /* Some columns of W are brought together first: so their loads do not wait for each other. */
         REAL w[TOGETHER * LANES] = {0};
         memset(strip, 0, (size_t)(p * LANES) * sizeof(REAL));
         for (ptrdiff_t begin = 0; begin < X->count; begin += TOGETHER) {
@@ -142,11 +146,9 @@ static void NAME(sparse_product)(const svdfast_columns *X, ptrdiff_t p, ptrdiff_
                 for (ptrdiff_t c = 0; c < count; c++)
                     w[c * LANES + k] = wk[columns[c]];
             }
-            for (ptrdiff_t c = 0; c < count; c++) {
-                const int64_t end = X->begins[begin + c + 1];
-                for (int64_t e = X->begins[begin + c]; e < end; e++)
-                    ADD_LANES(strip + (ptrdiff_t)X->rows[e] * LANES, values[e], w + c * LANES);
-            }
+            const int64_t end = X->begins[begin + count];
+            for (int64_t e = X->begins[begin]; e < end; e++)
+                ADD_LANES(strip + (ptrdiff_t)X->rows[e] * LANES, values[e], w + (X->owners[e] - begin) * LANES);
         }
         for (ptrdiff_t i = 0; i < p; i++)
             for (ptrdiff_t k = 0; k < lanes; k++)
@@ -169,24 +171,45 @@ static void NAME(take_lanes)(ptrdiff_t p, ptrdiff_t n, ptrdiff_t first, ptrdiff_
 static void NAME(sparse_gradient)(const svdfast_columns *X, ptrdiff_t c, ptrdiff_t stop, ptrdiff_t lanes, const void *strip_, int close,
                                   ptrdiff_t base, ptrdiff_t stride, int accumulate, void *g_)
 {
-    /* Sums of many entries in parts, so that they round as those of long products do. */
-    enum { LANES = SVDFAST_LANES, PART = 256 };
+    /* Sums of many entries are formed in parts, so that they round as those of long products do. */
+    enum { LANES = SVDFAST_LANES, TOGETHER = SVDFAST_COLUMNS, PART = 256, FEW = 4 };
     const REAL *strip = strip_, *values = X->values;
     REAL *g = g_;
-    const ptrdiff_t begin = c;
-    for (; c < stop; c++) {
-        REAL sum[LANES] = {0};
-        const int64_t end = X->begins[c + 1];
-        for (int64_t e = X->begins[c]; e < end;) {
-            const int64_t last = end - e < PART ? end : e + PART;
-            REAL part[LANES] = {0};
-            for (; e < last; e++)
-                ADD_LANES(part, values[e], strip + (ptrdiff_t)X->rows[e] * LANES);
-            ADD_LANES(sum, (REAL)1, part);
+    const ptrdiff_t first = c;
+    for (; c < stop; c += TOGETHER) {
+        const ptrdiff_t count = stop - c < TOGETHER ? stop - c : TOGETHER;
+        const int64_t *begins = X->begins + c;
+        REAL sums[TOGETHER * LANES] = {0};
+        /* Sums in the cache: of few entries each, or they would wait for themselves. */
+        int64_t most = 0;
+        for (ptrdiff_t j = 0; j < count; j++)
+            most = begins[j + 1] - begins[j] > most ? begins[j + 1] - begins[j] : most;
+        if (most <= PART && begins[count] - begins[0] <= FEW * count) {
+            for (int64_t e = begins[0]; e < begins[count]; e++)
+                ADD_LANES(sums + (X->owners[e] - c) * LANES, values[e], strip + (ptrdiff_t)X->rows[e] * LANES);
+        } else {
+            for (ptrdiff_t j = 0; j < count; j++) {
+                for (int64_t e = begins[j]; e < begins[j + 1];) {
+                    const int64_t last = begins[j + 1] - e < PART ? begins[j + 1] : e + PART;
+                    REAL part[LANES] = {0};
+                    for (; e < last; e++)
+                        ADD_LANES(part, values[e], strip + (ptrdiff_t)X->rows[e] * LANES);
+                    ADD_LANES(sums + j * LANES, (REAL)1, part);
+                }
+            }
         }
-        REAL *to = g + (close ? c - begin : (ptrdiff_t)X->columns[c] - base);
-        for (ptrdiff_t k = 0; k < lanes; k++)
-            to[k * stride] = accumulate ? to[k * stride] + sum[k] : sum[k];
+        for (ptrdiff_t k = 0; k < lanes; k++) {
+            REAL *gk = g + k * stride;
+            if (close)
+                for (ptrdiff_t j = 0; j < count; j++)
+                    gk[c - first + j] = sums[j * LANES + k];
+            else if (accumulate)
+                for (ptrdiff_t j = 0; j < count; j++)
+                    gk[X->columns[c + j] - base] += sums[j * LANES + k];
+            else
+                for (ptrdiff_t j = 0; j < count; j++)
+                    gk[X->columns[c + j] - base] = sums[j * LANES + k];
+        }
     }
 }
 

@@ -281,5 +281,5 @@ def output_directions(
     samples = in_memory(X, None, sample_weight, spec_of(net)._replace(targets=None))
     with in_use.reading(net), single_threaded_blas.held(), threads(n_threads):
         return truncation.output_directions(
-            net.state, samples.inputs.dense(), samples.inputs.scale, samples.weights, ranks, method
+            net.state, samples.inputs if samples.inputs.by_entries else samples.inputs.dense(), samples.inputs.scale, samples.weights, ranks, method
         )

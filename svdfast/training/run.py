@@ -32,6 +32,10 @@ from svdfast.training.state import NetworkState, RunState
 
 __all__ = ["Kept", "Run"]
 
+# A multiplication with an entry of sparse samples, and the update of a weight, take as long as so many multiplications of dense samples
+# (bench/sparse.py).
+OF_ENTRY, OF_UPDATE = 8, 40
+
 # Samples that the layers' outputs, and a loss, are looked at over.
 SAMPLE = 4096
 
@@ -149,6 +153,16 @@ class Run:
         return self.batch_size
 
     @property
+    def share_of_first(self) -> float:
+        """What the first weight takes in a step, next to its products with dense samples: sparse ones are multiplied by entries, and the
+        update, which else hardly counts, goes over all of it."""
+        inputs = self.data.inputs
+        if not inputs.by_entries:
+            return 1.0
+        density = inputs.values.size / max(1, inputs.n_samples * self.net.sizes[0])
+        return min(1.0, OF_ENTRY * density + OF_UPDATE / (2 * self.batch_size))
+
+    @property
     def drops(self) -> bool:
         """Whether steps drop numbers."""
         return any(isinstance(step, Dropout) for layer in self.net.layout.layers for step in layer.steps)
@@ -241,11 +255,11 @@ class Run:
         n_rows = rows if isinstance(rows, int) else len(rows)
         return np.random.default_rng(0).choice(rows, min(SAMPLE, n_rows), replace=False)
 
-    def sample(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """The inputs of these rows and their weights."""
+    def sample(self, rows: NDArray[np.int64]) -> tuple[Any, NDArray[Any] | None]:
+        """The inputs of these rows, an array or sparse, and their weights."""
         samples = self.at_hand.take(rows)
         weights = samples.weights
-        return samples.inputs.dense(), weights if weights is not None and weights.any() else None
+        return samples.inputs.rows(slice(None)), weights if weights is not None and weights.any() else None
 
     def loss(self, net: Network, rows: NDArray[np.int64]) -> float:
         """The loss of a network on these rows."""
