@@ -172,7 +172,7 @@ def test_the_engine_goes_by_entries_where_a_product_alone_reads_them(way):
     dense = sf.Network([30, 5, 2], seed=0)
     assert by_entries(dense) == (way == "entries")
     assert not by_entries(dense, bfloat16=True)
-    recurrent = sf.Network(sf.Input(steps=10, features=3), [sf.layers.GRU(4), sf.layers.Linear(2)], seed=0)
+    recurrent = sf.Network(sf.Input(10, 3), [sf.layers.GRU(4), sf.layers.Linear(2)], seed=0)
     assert not by_entries(recurrent)
     engine = _engine.Engine(*dense.state, batch_size=6, n_threads=1, by_entries=True)
     with pytest.raises(ValueError, match="inputs: expected sparse ones"):

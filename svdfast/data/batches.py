@@ -161,9 +161,9 @@ class BatchSource:
         part = sample.part(start, start + n)
         assert part.weights is not None
         np.multiply(
-            samples.inputs.array[:n],
+            samples.inputs.dense()[:n],
             self._spec.dtype.type(samples.inputs.scale),
-            out=part.inputs.array,
+            out=part.inputs.dense(),
             casting="same_kind",
         )
         part.targets[...] = samples.targets[:n]

@@ -65,6 +65,11 @@ class Inputs:
         return len(self.array)
 
     @property
+    def n_stored(self) -> int:
+        """Numbers that are there."""
+        return self.array.size
+
+    @property
     def arrays(self) -> list[NDArray[Any]]:
         """What they are known by."""
         return [self.array]

@@ -38,7 +38,8 @@ class SparseInputs:
 
     Attributes
     ----------
-    n_samples : int
+    n_samples, n_stored : int
+        Rows, and numbers that are stored of them.
     values, columns, begins : ndarray
         The matrix as the compiled core reads it: values of the element type, their columns (int32), and where the values of each row
         begin (int64), and the last ones end.
@@ -57,6 +58,10 @@ class SparseInputs:
     def arrays(self) -> list[NDArray[Any]]:
         """What they are known by."""
         return [self.matrix.data, self.matrix.indices, self.matrix.indptr]
+
+    @property
+    def n_stored(self) -> int:
+        return int(self.matrix.nnz)
 
     @property
     def by_entries(self) -> bool:

@@ -23,6 +23,7 @@ from svdfast._process.runtime import resolve_precision, resolve_threads, single_
 from svdfast.data.checks import Samples
 from svdfast.data.open import in_memory, open_data
 from svdfast.data.rows import Reader
+from svdfast.data.sparse import SparseInputs
 from svdfast.data.spec import Spec
 from svdfast.model import losses, truncation
 from svdfast.model.heads import BITS, head_of, share_explained
@@ -279,7 +280,7 @@ def output_directions(
 ) -> dict[int, NDArray[Any]]:  # fmt: skip
     """`truncation.output_directions` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
     samples = in_memory(X, None, sample_weight, spec_of(net)._replace(targets=None))
+    inputs = samples.inputs
+    X_or_entries = inputs if isinstance(inputs, SparseInputs) and inputs.by_entries else inputs.dense()
     with in_use.reading(net), single_threaded_blas.held(), threads(n_threads):
-        return truncation.output_directions(
-            net.state, samples.inputs if samples.inputs.by_entries else samples.inputs.dense(), samples.inputs.scale, samples.weights, ranks, method
-        )
+        return truncation.output_directions(net.state, X_or_entries, inputs.scale, samples.weights, ranks, method)

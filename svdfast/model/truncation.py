@@ -253,22 +253,23 @@ def output_directions(
     layout, parameters = state
     dtype, weights = parameters.dtype, matrices(state)
     wanted = [i for i, rank in enumerate(ranks) if rank]
-    sparse = samples if isinstance(samples, SparseInputs) else None
-    n_samples = len(samples) if sparse is None else sparse.n_samples
+    n_samples = samples.n_samples if isinstance(samples, SparseInputs) else len(samples)
     if not layout.by_rows:
         return _directions_of_rows(state, samples, scale, weight, ranks, wanted, method)
     # Between 0 and 1, so that it keeps no sum from being finite.
     roots = None if weight is None else np.sqrt(weight / weight.max()).astype(dtype)[:, np.newaxis]
-    outputs = {
-        i: Outputs(weights[i], ranks[i] or 1, n_samples, method, by_inputs=i > 0 or sparse is None) for i in wanted
-    }  # fmt: skip
+    dense = not isinstance(samples, SparseInputs)
+    outputs = {i: Outputs(weights[i], ranks[i] or 1, n_samples, method, by_inputs=dense or i > 0) for i in wanted}
     squares = dict.fromkeys(wanted, 0.0)
     shifts: dict[int, int] = {}
     for start in range(0, n_samples, _SAMPLES_TOGETHER):
         rows = slice(start, start + _SAMPLES_TOGETHER)
-        part = None if sparse is None else sparse.take(rows)
-        # Of sparse samples those numbers alone that are stored.
-        A = np.asarray(samples[rows], dtype, order="C") if part is None else part.values.astype(dtype)[:, np.newaxis]  # type: ignore[index]
+        part = None
+        if isinstance(samples, SparseInputs):
+            part = samples.take(rows)
+            A = part.values.astype(dtype)[:, np.newaxis]  # those numbers alone that are stored
+        else:
+            A = np.asarray(samples[rows], dtype, order="C")
         if scale != 1:
             A = A * dtype.type(scale)
         added: list[tuple[int, Array]] = []
@@ -355,7 +356,7 @@ def _first_layer(part: SparseInputs, layout: Layout, parameters: Array) -> tuple
     """Z + b and f(Z + b) of the first layer of sparse samples, by an engine."""
     found = []
     for activation in (identity(), layout.layers[0].activation):
-        first = replace(layout, layers=(replace(layout.layers[0], activation=activation),))  # type: ignore[type-var]
+        first = replace(layout, layers=(replace(layout.layers[0], activation=activation),))  # type: ignore[arg-type]
         biases = parameters[layout.n_weights :][: first.size - first.n_weights]
         own = np.concatenate([parameters[: first.n_weights], biases])
         engine = Engine(first, own, batch_size=part.n_samples, n_threads=1, gradients=False, by_entries=True)

@@ -159,7 +159,7 @@ class Run:
         inputs = self.data.inputs
         if not inputs.by_entries:
             return 1.0
-        density = inputs.values.size / max(1, inputs.n_samples * self.net.sizes[0])
+        density = inputs.n_stored / max(1, inputs.n_samples * self.net.sizes[0])
         return min(1.0, OF_ENTRY * density + OF_UPDATE / (2 * self.batch_size))
 
     @property
