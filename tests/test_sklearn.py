@@ -414,6 +414,7 @@ def test_sparse_samples_are_their_dense_rows(kind, monkeypatch):
     np.testing.assert_array_equal(clone(early).fit(kind(X), y).coefs_[0], early.fit(X, y).coefs_[0])
     # Multiplied by entries, all solvers give the same but for rounding.
     monkeypatch.setattr("svdfast.data.sparse.FEW", 1)
+    X, X_test = X.astype("float64"), X_test.astype("float64")
     for solver in ("adam", "sgd", "lbfgs"):
         model = SVDMLPClassifier(**settings, solver=solver)
         expected = clone(model).fit(X, y)
@@ -421,8 +422,8 @@ def test_sparse_samples_are_their_dense_rows(kind, monkeypatch):
         np.testing.assert_allclose(model.predict_proba(kind(X_test)), expected.predict_proba(X_test), rtol=1e-6, atol=1e-9)
     part, of_dense = (SVDMLPClassifier(**settings) for _ in range(2))
     for _ in range(3):
-        part.partial_fit(kind(X), y, np.unique(y))
-        of_dense.partial_fit(X, y, np.unique(y))
+        part.partial_fit(kind(X), y, classes=np.unique(y))
+        of_dense.partial_fit(X, y, classes=np.unique(y))
     np.testing.assert_allclose(part.coefs_[0], of_dense.coefs_[0], rtol=1e-6, atol=1e-8)
 
 
