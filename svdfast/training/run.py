@@ -157,7 +157,7 @@ class Run:
         """What the first weight takes in a step, next to its products with dense samples: sparse ones are multiplied by entries, and the
         update, which else hardly counts, goes over all of it."""
         inputs = self.data.inputs
-        if not inputs.by_entries:
+        if not (hasattr(self, "engine") and self.engine.by_entries):
             return 1.0
         density = inputs.n_stored / max(1, inputs.n_samples * self.net.sizes[0])
         return min(1.0, OF_ENTRY * density + OF_UPDATE / (2 * self.batch_size))
