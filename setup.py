@@ -99,7 +99,7 @@ def extension(module, source, *more, depends=()):
     )
 
 
-LISTS = [f"loops/{name}.h" for name in ("elementwise", "activations", "cells", "losses", "updates", "windows")]
+LISTS = [f"loops/{name}.h" for name in ("elementwise", "activations", "cells", "losses", "sparse", "updates", "windows")]
 LOOPS = [*LISTS, "loops/elementwise_types.h", "loops/elementwise_loops.h"]
 SANITIZERS = "platform/sanitize.h"
 TIMING = "platform/timing.h"

@@ -50,6 +50,26 @@ cdef extern from "elementwise.h" nogil:
     ctypedef struct svdfast_window:
         Py_ssize_t height, width, tall, wide, down, across, top, left, rows, columns
 
+    enum:
+        SVDFAST_GRADIENT_DESCENT
+        SVDFAST_LANES
+
+    ctypedef struct svdfast_entries:
+        int type
+        double scale
+        const void* values
+        const int32_t* columns
+        const int64_t* begins
+
+    ctypedef struct svdfast_columns:
+        Py_ssize_t count
+        int32_t* columns
+        int64_t* begins
+        int32_t* rows
+        int32_t* owners
+        void* values
+        int64_t* places
+
     ctypedef struct svdfast_elementwise:
         void (*bias_activation)(int, double, Py_ssize_t, Py_ssize_t, const void*, void*, void*) noexcept nogil
         void (*activation_backward)(int, double, Py_ssize_t, Py_ssize_t, const void*, const void*, void*) noexcept nogil
@@ -66,6 +86,15 @@ cdef extern from "elementwise.h" nogil:
         void (*pool)(int, const svdfast_window*, Py_ssize_t, Py_ssize_t, const void*, void*) noexcept nogil
         void (*pool_backward)(int, const svdfast_window*, Py_ssize_t, Py_ssize_t, const void*, const void*, const void*,
                               void*) noexcept nogil
+        void (*make_dense)(const svdfast_entries*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const int64_t*, void*) noexcept nogil
+        void (*by_columns)(const svdfast_entries*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const int64_t*, svdfast_columns*) noexcept nogil
+        void (*sparse_product)(const svdfast_columns*, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, void*,
+                               void*) noexcept nogil
+        void (*take_lanes)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, void*) noexcept nogil
+        void (*sparse_gradient)(const svdfast_columns*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, int, Py_ssize_t, Py_ssize_t,
+                                int, void*) noexcept nogil
+        void (*take_columns)(Py_ssize_t, const int32_t*, const void*, void*) noexcept nogil
+        void (*put_columns)(Py_ssize_t, const int32_t*, const void*, void*) noexcept nogil
 
 
 cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil

@@ -33,13 +33,15 @@ class Engine:
     @property
     def by_tiles(self) -> bool: ...
     @property
+    def by_entries(self) -> bool: ...
+    @property
     def order(self) -> NDArray[Any] | None: ...
     @property
     def carried(self) -> NDArray[Any] | None: ...
     def __init__(
         self, layout: _Layout, parameters: NDArray[Any], *, batch_size: int, n_threads: int,
         gradients: bool = True, bfloat16: bool = False, reproducible: bool = False, carries: bool = False,
-        carried_rows: int | None = None, tile_rows: int | None = None, sum_rows: int | None = None,
+        carried_rows: int | None = None, by_entries: bool = False, tile_rows: int | None = None, sum_rows: int | None = None,
     ) -> None: ...
     def bind(
         self, inputs: _Inputs, loss: _Loss | None = None,

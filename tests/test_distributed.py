@@ -182,7 +182,9 @@ def test_float32_and_bfloat16():
         assert_near(result, expected, rtol=1e-5 if precision == "float32" else 1e-2)
 
 
-def test_sparse_samples():
+@pytest.mark.parametrize("few", [-1, 1])
+def test_sparse_samples(few, monkeypatch):
+    monkeypatch.setattr("svdfast.data.sparse.FEW", few)
     X, y = samples()
     X = scipy.sparse.csr_array(np.where(X > 0.5, X, 0))
     settings = {"epochs": 3, "batch_size": 16, "factoring": None}

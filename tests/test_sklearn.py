@@ -410,12 +410,21 @@ def test_sparse_samples_are_their_dense_rows(kind, monkeypatch):
     np.testing.assert_array_equal(sparse.coefs_[0], dense.coefs_[0])
     assert sparse.validation_scores_ == dense.validation_scores_
     np.testing.assert_array_equal(sparse.predict_proba(kind(X_test)), dense.predict_proba(X_test))
-    # They are dense for some batches at a time.
-    monkeypatch.setattr("svdfast.data.sparse.DENSE_BYTES", 64 * 4 * 200)
-    again = SVDMLPClassifier(**settings).fit(kind(X), y, X_val=kind(X_test), y_val=y_test)
-    np.testing.assert_array_equal(again.coefs_[0], dense.coefs_[0])
     early = SVDMLPClassifier(**settings, early_stopping=True)
     np.testing.assert_array_equal(clone(early).fit(kind(X), y).coefs_[0], early.fit(X, y).coefs_[0])
+    # Multiplied by entries, all solvers give the same but for rounding.
+    monkeypatch.setattr("svdfast.data.sparse.FEW", 1)
+    X, X_test = X.astype("float64"), X_test.astype("float64")
+    for solver in ("adam", "sgd", "lbfgs"):
+        model = SVDMLPClassifier(**settings, solver=solver)
+        expected = clone(model).fit(X, y)
+        np.testing.assert_allclose(model.fit(kind(X), y).coefs_[0], expected.coefs_[0], rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(model.predict_proba(kind(X_test)), expected.predict_proba(X_test), rtol=1e-6, atol=1e-9)
+    part, of_dense = (SVDMLPClassifier(**settings) for _ in range(2))
+    for _ in range(3):
+        part.partial_fit(kind(X), y, classes=np.unique(y))
+        of_dense.partial_fit(X, y, classes=np.unique(y))
+    np.testing.assert_allclose(part.coefs_[0], of_dense.coefs_[0], rtol=1e-6, atol=1e-8)
 
 
 def test_sparse_samples_sorted_by_class_are_shuffled_one_by_one():

@@ -16,6 +16,10 @@ Design
   updated (`by_tiles`).
 - A `reproducible` large batch goes through both halves of a small one in chunks of rows, whose gradients are added to one vector, each
   thread to its own part; what the last chunk adds is updated at once. On two threads and small ranks that is up to a tenth slower.
+- Sparse samples (CSR) have their rows made dense in the scratch, tile by tile. Where they have few entries, and a product is all
+  that reads them (`by_entries`), no row ever is dense: the rows of a chunk are brought to column order, threads share that product's
+  outputs before the first half, and its gradient is formed and updated in blocks of a few rows and columns of the weight
+  (src/loops/sparse.h). The values of all rows of a chunk are kept then, so that the weight is gone through once a chunk.
 - For bfloat16 products by instructions, weights are packed once a step, by all threads, before the first half, if more than one tile takes
   them; a barrier follows.
 - Parameters are one flat vector, laid out by svdfast/model/layout.py: first those that decay, the weights, then the others. A block of
@@ -45,13 +49,15 @@ from cython cimport floating
 from libc.math cimport isfinite, pow, sqrt
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from svdfast cimport _blas, _elementwise
-from svdfast._elementwise cimport elementwise, svdfast_elementwise, svdfast_update_rule
+from svdfast._elementwise cimport (
+    SVDFAST_GRADIENT_DESCENT, SVDFAST_LANES, elementwise, svdfast_columns, svdfast_elementwise, svdfast_entries, svdfast_update_rule,
+)
 from svdfast.ops.operation cimport Kind, Operation, Place, Tile
 
 from svdfast._process.checks import room
@@ -118,6 +124,16 @@ cdef Py_ssize_t PENALTY_SIZE = 512
 # Multiplications that must be there for each thread before a batch is split; below, waking a thread costs more.
 cdef double WORK_PER_THREAD = 1e6
 
+# Rows of sparse samples that go through both halves at once at most, and bytes of their values: the weight is read once for these.
+ENTRY_ROWS = 8192
+ENTRY_BYTES = 32 * 2**20
+
+# Columns of a block of the gradient of a weight that meets sparse samples: what stays in the second-level cache, of SVDFAST_LANES rows.
+cdef Py_ssize_t BLOCK_COLUMNS = 4096
+
+# Elements of a weight whose update takes as long as a multiplication of a product, about.
+cdef double UPDATE_WORK = 4
+
 # Elements of 64 bytes at least: parts of vectors begin on cache lines, so threads do not write to the same one.
 cdef Py_ssize_t GRAIN = 16
 
@@ -165,11 +181,17 @@ cdef struct Plan:
     const void* targets
     const void* weights
     const int64_t* rows         # NULL: in order
+    bint is_sparse              # the samples are `entries`, not at `source`
+    svdfast_entries entries
+    bint by_entries             # the first product takes them as they are
+    svdfast_columns columns     # a chunk's rows, for that product
+    double entries_of_row       # on average
     # scratch: of all threads, and one for each
     void* scratch               # values and deltas
     float* packed               # weights as bfloat16 products take them, see Operation; NULL: none
     void** gradients            # by tiles: a thread's
     void** blocks               # a thread's, of the largest block of a gradient
+    void** strips               # a thread's, SVDFAST_LANES columns of a chunk's rows; NULL: not `by_entries`
     void* weight_sums           # gradient of the weights over several chunks; NULL: there is one
     void* bias_sums             # gradient of what does not decay
     double* losses              # of a chunk's rows
@@ -321,11 +343,17 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
 
     if plan.in_place:
         X = source
+    elif plan.by_entries:
+        pass
+    elif plan.is_sparse:
+        loops.make_dense(&plan.entries, p, plan.n_in, first, rows, <floating*> plan.scratch + slot * plan.n_in)
     else:
         loops.gather(plan.X_type, p, plan.n_in, source, plan.X_stride, rows, plan.X_scale,
                      <floating*> plan.scratch + slot * plan.n_in)
 
-    i = 0
+    i = 1 if plan.by_entries else 0
+    if i == plan.n_operations:
+        set_tile(&tile, plan, operation(plan, 0), slot, p, X, first)
     while i < plan.n_operations:
         op = operation(plan, i)
         if op.loop_stop > 0:
@@ -411,7 +439,8 @@ cdef void run_slice(const Plan* plan, const floating* w, int t, const Chunk* chu
         Py_ssize_t top = begin + part(j, stop - begin, n_tiles)
         Py_ssize_t bottom = begin + part(j + 1, stop - begin, n_tiles)
         # Every row keeps its place until the second half if it is needed there; else a thread's tiles follow each other in one.
-        Py_ssize_t slot = top if plan.mode >= GRADIENT and not plan.by_tiles else t * plan.tile_rows
+        bint keeps = plan.by_entries or (plan.mode >= GRADIENT and not plan.by_tiles)
+        Py_ssize_t slot = top if keeps else t * plan.tile_rows
         floating* gradient = <floating*> plan.gradients[t] if plan.by_tiles else NULL
     if bottom > top:
         run_tile[floating](plan, w, gradient, chunk.first + top, bottom - top, slot, plan.losses + top * plan.rows_out, scale,
@@ -492,6 +521,83 @@ cdef void run_weight(const Plan* plan, const floating* w, int t, int n_threads, 
                                                                 (min(stop, row + of_penalty) - row) * m, rule)
 
 
+cdef void sparse_forward(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
+    """Thread t's outputs of the first product, of all rows of the chunk, which lie in column order."""
+    cdef:
+        const svdfast_elementwise* loops = elementwise(sizeof(floating))
+        const Operation* op = &plan.operations[0]
+        unsigned int denormals = svdfast_flush_denormals()
+    loops.sparse_product(&plan.columns, chunk.count, op.m, op.n, part(t, op.n, n_threads), part(t + 1, op.n, n_threads),
+                         w + op.place, plan.strips[t], op.Y.start)
+    svdfast_restore_denormals(denormals)
+
+
+cdef bint leaves_untouched(const Plan* plan, const svdfast_update_rule* rule) noexcept nogil:
+    """Whether a weight whose gradient is 0 stays as it is."""
+    return (rule.rule == SVDFAST_GRADIENT_DESCENT and plan.moment1 == NULL and rule.weight_decay == 0
+            and rule.l1 == 0 and rule.l2 == 0)
+
+
+cdef void run_sparse_weight(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
+    """Thread t's rows of the gradient (n×m) of the weight that meets sparse samples, and after the last chunk their update; in blocks of
+    SVDFAST_LANES rows and BLOCK_COLUMNS columns."""
+    cdef:
+        const svdfast_elementwise* loops = elementwise(sizeof(floating))
+        const Operation* op = &plan.operations[0]
+        const svdfast_update_rule* rule = &plan.groups[op.group].rule
+        const svdfast_columns* X = &plan.columns
+        Py_ssize_t m = op.m, begin = part(t, op.n, n_threads), stop = part(t + 1, op.n, n_threads)
+        Py_ssize_t i, j, row, lanes, column, width, c, last, k, place, stride
+        bint last_chunk = chunk.stop == chunk.n_sums, touched_only
+        floating* vector = NULL     # where the gradient lies as a whole
+        floating* g
+        floating* kept = NULL       # the touched weights of a row
+    if plan.mode == GRADIENT:
+        vector = <floating*> plan.gradient
+    elif chunk.stop - chunk.sum < chunk.n_sums:
+        vector = <floating*> plan.weight_sums
+    touched_only = vector == NULL and leaves_untouched(plan, rule)
+    for i in range((stop - begin + SVDFAST_LANES - 1) // SVDFAST_LANES):
+        row = begin + i * SVDFAST_LANES
+        lanes = min(<Py_ssize_t> SVDFAST_LANES, stop - row)
+        loops.take_lanes(chunk.count, op.n, row, lanes, op.dY.start, plan.strips[t])
+        for k in range(lanes):
+            plan.penalties[op.penalties + row + k] = 0
+        last = 0
+        for j in range((m + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS):
+            column = j * BLOCK_COLUMNS
+            width = min(BLOCK_COLUMNS, m - column)
+            c = last
+            while last < X.count and X.columns[last] < column + width:
+                last += 1
+            place = op.place + row * m + column
+            if touched_only:
+                if c == last:
+                    continue
+                width = last - c
+                g = <floating*> plan.blocks[t]
+                kept = g + SVDFAST_LANES * BLOCK_COLUMNS
+                loops.sparse_gradient(X, c, last, lanes, plan.strips[t], True, 0, width, False, g)
+                for k in range(lanes):
+                    loops.take_columns(width, X.columns + c, w + op.place + (row + k) * m, kept)
+                    loops.update(rule, width, g + k * width, kept, NULL, NULL)
+                    loops.put_columns(width, X.columns + c, kept, <void*> (w + op.place + (row + k) * m))
+                continue
+            g = <floating*> plan.blocks[t]
+            stride = width
+            if vector != NULL:
+                g = vector + place
+                stride = m
+            if vector == NULL or chunk.sum == 0:
+                for k in range(lanes):
+                    memset(g + k * stride, 0, width * sizeof(floating))
+            loops.sparse_gradient(X, c, last, lanes, plan.strips[t], False, column, stride, vector != NULL and chunk.sum > 0, g)
+            if not last_chunk:
+                continue
+            for k in range(lanes):
+                plan.penalties[op.penalties + row + k] += finish[floating](plan, w, g + k * stride, place + k * m, width, rule)
+
+
 cdef void run_parameters(const Plan* plan, const floating* w, int t, int n_threads, const Chunk* chunk) noexcept nogil:
     """Thread t's rows of every weight, and its part of what does not decay: of the gradients, and of the update."""
     cdef:
@@ -506,6 +612,9 @@ cdef void run_parameters(const Plan* plan, const floating* w, int t, int n_threa
     for i in range(plan.n_operations):
         op = &plan.operations[i]
         if op.place < 0:
+            continue
+        if i == 0 and plan.by_entries:
+            run_sparse_weight[floating](plan, w, t, n_threads, chunk)
             continue
         if op.decays:
             run_weight[floating](plan, w, t, n_threads, chunk, op, X)
@@ -590,9 +699,15 @@ cdef double run_chunk(const Plan* plan, const floating* w, int n, const Chunk* c
                       bint packed, bint pack) noexcept nogil:
     """Both halves, by n threads. Returns `loss` and the weighted losses of the chunk's rows."""
     cdef int t
+    if plan.by_entries:
+        elementwise(sizeof(floating)).by_columns(&plan.entries, chunk.count, plan.n_in, chunk.first,
+                                                 plan.rows + chunk.first if plan.rows != NULL else NULL,
+                                                 <svdfast_columns*> &plan.columns)
     if n == 1:
         if pack:
             pack_weights[floating](plan, w, 0, 1)
+        if plan.by_entries:
+            sparse_forward[floating](plan, w, 0, 1, chunk)
         run_rows[floating](plan, w, 0, 1, chunk, scale, packed)
         if plan.mode != PREDICT:
             loss = sum_losses(plan, loss, chunk.count)
@@ -604,6 +719,10 @@ cdef double run_chunk(const Plan* plan, const floating* w, int n, const Chunk* c
         if pack:
             for t in prange(n, schedule="static"):
                 pack_weights[floating](plan, w, t, n)
+            svdfast_barrier()
+        if plan.by_entries:
+            for t in prange(n, schedule="static"):
+                sparse_forward[floating](plan, w, t, n, chunk)
             svdfast_barrier()
         for t in prange(n, schedule="static"):
             run_rows[floating](plan, w, t, n, chunk, scale, packed)
@@ -625,10 +744,12 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
         Py_ssize_t n_chunks, of_chunk, i, begin
         bint packed
         Chunk chunk
-        double loss = 0, penalty = 0
+        double loss = 0, penalty = 0, work = count * plan.work
     chunk.batch_rows = count
     chunk.n_sums = (count + plan.sum_rows - 1) // plan.sum_rows
-    if plan.mode == PREDICT or (plan.mode >= GRADIENT and plan.by_tiles):
+    if plan.by_entries:
+        of_chunk = plan.chunk_sums
+    elif plan.mode == PREDICT or (plan.mode >= GRADIENT and plan.by_tiles):
         of_chunk = chunk.n_sums
     elif plan.mode == EVALUATE:
         of_chunk = max(1, plan.loss_rows // plan.sum_rows)
@@ -636,8 +757,11 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
         of_chunk = plan.chunk_sums
     n_chunks = (chunk.n_sums + of_chunk - 1) // of_chunk
     # As many threads as there is work for.
-    if count * plan.work < n * WORK_PER_THREAD:
-        n = max(1, <int> (count * plan.work / WORK_PER_THREAD))
+    if plan.by_entries:
+        work += (3 * count * plan.entries_of_row * plan.operations[0].n
+                 + (UPDATE_WORK if plan.mode >= GRADIENT else 1) * plan.operations[0].n * plan.n_in)
+    if work < n * WORK_PER_THREAD:
+        n = max(1, <int> (work / WORK_PER_THREAD))
     if n > 1:
         # The shortest chunk has at least so many rows.
         n = max(1, <int> min(n, chunk.n_sums // n_chunks * (count // chunk.n_sums) // min(FEW_ROWS + 1, plan.tile_rows)))
@@ -775,6 +899,8 @@ cdef class Engine:
         Whether recurrent layers begin a batch of `gradient` or `step` with the states in `carried`; else with zeros.
     carried_rows : int, optional
         Rows of a batch whose parts are asked for one by one; by default `batch_size`.
+    by_entries : bool
+        Whether the samples will be sparse with few entries each. The first product then goes by these where it can.
     tile_rows, sum_rows : int, optional
         Instead of those of TILE_ROWS and SUM_ROWS.
 
@@ -784,6 +910,8 @@ cdef class Engine:
         Rows of a tile at most.
     by_tiles : bool
         Whether each tile forms its part of the gradients.
+    by_entries : bool
+        Whether the samples have to be sparse, as there is no room for dense ones.
     carried : ndarray or None
         The states that the next batch begins with, zeros at first: of each that the program carries, carried_rows rows.
     """
@@ -792,6 +920,7 @@ cdef class Engine:
     cdef bint is_double
     cdef dict keep              # the arrays that Plan points into
     cdef list places            # of values, see _places
+    cdef Py_ssize_t rows_kept   # of a chunk at most, `by_entries`
     cdef uint64_t key           # of the steps to come, see set_key
     cdef readonly object order  # rows in the order in which batches take them, or None
     cdef readonly object carried
@@ -810,7 +939,7 @@ cdef class Engine:
         free(self.plan.groups)
 
     def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, bfloat16=False, reproducible=False,
-                 carries=False, carried_rows=None, tile_rows=None, sum_rows=None):
+                 carries=False, carried_rows=None, by_entries=False, tile_rows=None, sum_rows=None):
         cdef Plan* plan = &self.plan
         cdef Py_ssize_t rows, largest, most, call_rows, few = 2 * FEW_ROWS + 1
         cdef list gaps = []
@@ -820,7 +949,8 @@ cdef class Engine:
         plan.parameters = <void*> address(parameters)
         plan.bfloat16 = bfloat16
         plan.size, plan.n_weights = layout.size, layout.n_weights
-        self._read(layout.program)
+        by_entries = by_entries and layout.program.takes_entries and not bfloat16
+        self._read(layout.program, by_entries)
         plan.n_groups = len(layout.groups)
         for i, (begin, end) in enumerate(layout.groups):
             plan.groups[i].begin, plan.groups[i].end, plan.groups[i].rate_scale = begin, end, 1
@@ -847,13 +977,17 @@ cdef class Engine:
         if reproducible and layout.program.has_loop:
             sum_rows = call_rows
         plan.sum_rows = sum_rows
-        plan.by_tiles = gradients and not reproducible and batch_size > sum_rows
+        plan.by_entries = by_entries
+        plan.by_tiles = gradients and not reproducible and batch_size > sum_rows and not plan.by_entries
         # Of all threads' tiles, and of one part at least.
         plan.chunk_sums = max(1, n * plan.tile_rows // plan.sum_rows)
+        if plan.by_entries:
+            of_row = dtype.itemsize * sum(value.size for value in layout.program.values[1:]) * (2 if gradients else 1)
+            plan.chunk_sums = max(1, min(ENTRY_ROWS, ENTRY_BYTES // of_row) // plan.sum_rows)
         plan.batch_rows = batch_size if gradients else 0
         rows = n * plan.tile_rows
         most = min(batch_size, plan.chunk_sums * plan.sum_rows)
-        if gradients and not plan.by_tiles:
+        if plan.by_entries or (gradients and not plan.by_tiles):
             rows = max(rows, most)
         plan.loss_rows = max(rows, min(batch_size, EVALUATED_TILES * rows), plan.sum_rows, plan.batch_rows)
         places, size = self._places(layout.program, rows, gradients, gaps)
@@ -893,10 +1027,14 @@ cdef class Engine:
             elif batch_size > most:
                 weight_sums = self.keep["weight_sums"] = aligned_zeros(layout.n_weights, dtype)
                 plan.weight_sums = <void*> address(weight_sums)
+        if plan.by_entries:
+            self.rows_kept = max(1, most)
+            strips = self.keep["strip arrays"] = [aligned_zeros(self.rows_kept * SVDFAST_LANES, dtype) for _ in range(n)]
+            plan.strips = <void**> self._pointers("strips", strips)
         losses = self.keep["losses"] = aligned_zeros(plan.loss_rows * plan.rows_out, np.float64)
         plan.losses = <double*> address(losses)
 
-    cdef _read(self, program):
+    cdef _read(self, program, bint by_entries):
         """The program as C has it; places in the scratch are still to come."""
         cdef Plan* plan = &self.plan
         cdef Operation* op
@@ -922,7 +1060,8 @@ cdef class Engine:
             if tensor is not None:
                 op.place, op.decays, op.group = tensor.place, tensor.decays, tensor.layer
                 op.n, op.m = tensor.shape if tensor.decays else (tensor.shape[0], 1)
-            plan.work += 3 * operation.multiplications
+            if i > 0 or not by_entries:
+                plan.work += 3 * operation.multiplications
         plan.n_in, plan.n_out = program.values[0].size, program.values[operation.output].size
         plan.rows_out = program.values[operation.output].rows_per_sample
 
@@ -939,6 +1078,9 @@ cdef class Engine:
                 places.append(places[value.view_of])
                 continue
             operation = made_by.get(i)
+            if i == 0 and self.plan.by_entries:
+                places.append((None, None, value.size, True))
+                continue
             before, before_delta, _, of_samples = (0, None, 0, False) if operation is None else places[operation.input]
             # The loss may read what goes into the last operation after its output is there.
             if operation is not None and operation.overwrites and i != last and not of_samples:
@@ -992,8 +1134,13 @@ cdef class Engine:
         weights = [i for i in range(plan.n_operations) if plan.operations[i].place >= 0 and plan.operations[i].decays]
         for i in sorted(weights, key=lambda i: plan.operations[i].place):
             op = &plan.operations[i]
-            of_penalty = penalty_rows(op.m)
             op.penalties = plan.n_penalties
+            if i == 0 and plan.by_entries:
+                plan.n_penalties += op.n
+                # And the touched weights of a row.
+                largest = max(largest, (SVDFAST_LANES + 1) * BLOCK_COLUMNS)
+                continue
+            of_penalty = penalty_rows(op.m)
             plan.n_penalties += (op.n + of_penalty - 1) // of_penalty
             largest = max(largest, min(op.n, max(block_rows(op.n, op.m), plan.call_rows + of_penalty)) * op.m)
         return largest
@@ -1026,19 +1173,29 @@ cdef class Engine:
     def by_tiles(self):
         return self.plan.by_tiles
 
+    @property
+    def by_entries(self):
+        return self.plan.by_entries
+
     cdef size_t _pointers(self, name, arrays) except? 0:
         table = self.keep[name] = np.array([address(a) for a in arrays], dtype=np.uintp)
         return address(table)
 
     def bind(self, inputs, loss=None, targets=None, weights=None):
-        """The data that batches are taken from: svdfast.data.Inputs and Targets; weights (n,) of the network's dtype."""
-        X = inputs.array
-        self.keep["data"] = X, targets, weights
-        self.plan.source = <const char*> address(X)
-        self.plan.X_type = inputs.code
-        self.plan.X_itemsize = X.itemsize
-        self.plan.X_stride = X.strides[0] // X.itemsize
-        self.plan.X_scale = inputs.scale
+        """The data that batches are taken from: svdfast.data.Inputs or SparseInputs, and Targets; weights (n,) of the network's dtype."""
+        self.plan.is_sparse = inputs.is_sparse
+        if inputs.is_sparse:
+            self._bind_entries(inputs)
+        elif self.plan.by_entries:
+            raise ValueError("inputs: expected sparse ones, as this Engine was made for them")
+        else:
+            X = self.keep["inputs"] = inputs.array
+            self.plan.source = <const char*> address(X)
+            self.plan.X_type = inputs.code
+            self.plan.X_itemsize = X.itemsize
+            self.plan.X_stride = X.strides[0] // X.itemsize
+            self.plan.X_scale = inputs.scale
+        self.keep["data"] = targets, weights
         self.plan.rows = NULL
         self.plan.labels = NULL
         self.plan.targets = NULL
@@ -1055,11 +1212,40 @@ cdef class Engine:
 
     def release(self):
         """Forgets the data, which nothing may ask of it before the next `bind`."""
-        self.keep["data"] = None
+        self.keep["data"] = self.keep["inputs"] = None
         self.plan.source = NULL
 
+    cdef _bind_entries(self, inputs):
+        """Sparse samples, and room for the most entries that a chunk may have."""
+        cdef Plan* plan = &self.plan
+        cdef svdfast_entries* entries = &plan.entries
+        arrays = self.keep["inputs"] = inputs.values, inputs.columns, inputs.begins
+        entries.type, entries.scale = inputs.code, inputs.scale
+        entries.values = <const void*> address(arrays[0])
+        entries.columns = <const int32_t*> address(arrays[1])
+        entries.begins = <const int64_t*> address(arrays[2])
+        plan.source, plan.X_stride, plan.X_itemsize = NULL, 0, 0
+        if not plan.by_entries:
+            return
+        n_rows = max(1, inputs.n_samples)
+        plan.entries_of_row = len(arrays[1]) / <double> n_rows
+        most = inputs.most_entries(self.rows_kept)
+        n_columns = min(most, plan.n_in)
+        dtype = self.keep["parameters"].dtype
+        room("batch_size", most * (8 + dtype.itemsize) + n_columns * 12 + plan.n_in * 8)
+        columns, begins = np.empty(n_columns, np.int32), np.empty(n_columns + 1, np.int64)
+        rows, owners, values = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, dtype)
+        places = np.zeros(plan.n_in, np.int64)
+        self.keep["columns"] = columns, begins, rows, owners, values, places
+        plan.columns.columns = <int32_t*> address(columns)
+        plan.columns.begins = <int64_t*> address(begins)
+        plan.columns.rows = <int32_t*> address(rows)
+        plan.columns.owners = <int32_t*> address(owners)
+        plan.columns.values = <void*> address(values)
+        plan.columns.places = <int64_t*> address(places)
+
     def set_order(self, rows):
-        """Rows (n,) int64 in the order in which batches take them; None: as they lie."""
+        """Rows (n,) int64 in the order in which batches take them; None: as they lie. `by_entries`, a batch has no row twice."""
         if rows is not None:
             rows = np.require(rows, np.int64, ["C", "A"])
         self.order = rows
@@ -1115,7 +1301,7 @@ cdef class Engine:
         if self.carried is not None and mode >= GRADIENT:
             plan.carried, plan.left = <char*> address(self.carried), <char*> address(self.left)
         plan.outputs = NULL if out is None else <void*> address(out)
-        plan.in_place = (plan.rows == NULL and plan.X_scale == 1 and plan.X_stride == plan.n_in
+        plan.in_place = (not plan.is_sparse and plan.rows == NULL and plan.X_scale == 1 and plan.X_stride == plan.n_in
                          and plan.X_itemsize == (8 if self.is_double else 4))
         # Both cross-entropies start from Z: the output's activation is computed only where outputs are wanted.
         plan.last = (&plan.bare if plan.outputs == NULL and from_pre_activation(plan)

@@ -21,6 +21,7 @@
 #include "activations.h"
 #include "cells.h"
 #include "losses.h"
+#include "sparse.h"
 #include "updates.h"
 #include "windows.h"
 
@@ -87,6 +88,17 @@ typedef struct {
     void (*pool)(int code, const svdfast_window *window, ptrdiff_t p, ptrdiff_t c, const void *X, void *Y);
     void (*pool_backward)(int code, const svdfast_window *window, ptrdiff_t p, ptrdiff_t c, const void *X, const void *Y, const void *dY,
                           void *dX);
+
+    /* Sparse samples: sparse.h says what is read and written. */
+    void (*make_dense)(const svdfast_entries *X, ptrdiff_t p, ptrdiff_t m, ptrdiff_t first, const int64_t *rows, void *out);
+    void (*by_columns)(const svdfast_entries *X, ptrdiff_t p, ptrdiff_t m, ptrdiff_t first, const int64_t *rows, svdfast_columns *out);
+    void (*sparse_product)(const svdfast_columns *X, ptrdiff_t p, ptrdiff_t m, ptrdiff_t n, ptrdiff_t first, ptrdiff_t stop,
+                           const void *W, void *strip, void *Y);
+    void (*take_lanes)(ptrdiff_t p, ptrdiff_t n, ptrdiff_t first, ptrdiff_t lanes, const void *dY, void *strip);
+    void (*sparse_gradient)(const svdfast_columns *X, ptrdiff_t c, ptrdiff_t stop, ptrdiff_t lanes, const void *strip, int close,
+                            ptrdiff_t base, ptrdiff_t stride, int accumulate, void *g);
+    void (*take_columns)(ptrdiff_t count, const int32_t *columns, const void *w, void *out);
+    void (*put_columns)(ptrdiff_t count, const int32_t *columns, const void *from, void *w);
 } svdfast_elementwise;
 
 /* The table for elements of 4 (float) or 8 (double) bytes, from the chosen instruction set. */
@@ -102,8 +114,8 @@ int svdfast_elementwise_available(const char *name);
 /* on: hand out a table that times each loop (timing.h), with all sums at 0. Else the plain one again. No loop may be running. */
 void svdfast_elementwise_measure(int on);
 
-/* Seconds of all threads since then: in bias_activation, activation_backward, loss, cells, patches and pools; in gather; in
- * update, add_penalty and add_rows. */
+/* Seconds of all threads since then: in bias_activation, activation_backward, loss, cells, patches, pools and products by entries; in
+ * gather, make_dense and by_columns; in update, add_penalty and add_rows. */
 void svdfast_elementwise_measured(double *loops, double *gather, double *update);
 
 #endif

@@ -56,6 +56,7 @@ static inline REAL NAME(exponential)(REAL x)
 #include "activations.h"
 #include "cells.h"
 #include "losses.h"
+#include "sparse.h"
 #include "updates.h"
 #include "windows.h"
 
@@ -285,6 +286,7 @@ static void NAME(gather)(int type, ptrdiff_t p, ptrdiff_t m, const void *X, ptrd
 static const svdfast_elementwise NAME(table) = {
     NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add_rows), NAME(gather),
     NAME(cell), NAME(cell_backward), NAME(patches), NAME(add_patches), NAME(pool), NAME(pool_backward),
+    NAME(make_dense), NAME(by_columns), NAME(sparse_product), NAME(take_lanes), NAME(sparse_gradient), NAME(take_columns), NAME(put_columns),
 };
 
 /* What elementwise_types.h defined for the type. */

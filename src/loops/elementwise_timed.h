@@ -60,10 +60,35 @@ static void NAME(pool_backward)(int code, const svdfast_window *window, ptrdiff_
                                 const void *dY, void *dX)
 BETWEEN(SVDFAST_LOOPS, pool_backward(code, window, p, c, X, Y, dY, dX))
 
+static void NAME(make_dense)(const svdfast_entries *X, ptrdiff_t p, ptrdiff_t m, ptrdiff_t first, const int64_t *rows, void *out)
+BETWEEN(SVDFAST_GATHERING, make_dense(X, p, m, first, rows, out))
+
+static void NAME(by_columns)(const svdfast_entries *X, ptrdiff_t p, ptrdiff_t m, ptrdiff_t first, const int64_t *rows,
+                             svdfast_columns *out)
+BETWEEN(SVDFAST_GATHERING, by_columns(X, p, m, first, rows, out))
+
+static void NAME(sparse_product)(const svdfast_columns *X, ptrdiff_t p, ptrdiff_t m, ptrdiff_t n, ptrdiff_t first, ptrdiff_t stop,
+                                 const void *W, void *strip, void *Y)
+BETWEEN(SVDFAST_LOOPS, sparse_product(X, p, m, n, first, stop, W, strip, Y))
+
+static void NAME(take_lanes)(ptrdiff_t p, ptrdiff_t n, ptrdiff_t first, ptrdiff_t lanes, const void *dY, void *strip)
+BETWEEN(SVDFAST_LOOPS, take_lanes(p, n, first, lanes, dY, strip))
+
+static void NAME(sparse_gradient)(const svdfast_columns *X, ptrdiff_t c, ptrdiff_t stop, ptrdiff_t lanes, const void *strip, int close,
+                                  ptrdiff_t base, ptrdiff_t stride, int accumulate, void *g)
+BETWEEN(SVDFAST_LOOPS, sparse_gradient(X, c, stop, lanes, strip, close, base, stride, accumulate, g))
+
+static void NAME(take_columns)(ptrdiff_t count, const int32_t *columns, const void *w, void *out)
+BETWEEN(SVDFAST_UPDATING, take_columns(count, columns, w, out))
+
+static void NAME(put_columns)(ptrdiff_t count, const int32_t *columns, const void *from, void *w)
+BETWEEN(SVDFAST_UPDATING, put_columns(count, columns, from, w))
+
 #undef BETWEEN
 #undef RETURNED
 
 static const svdfast_elementwise NAME(table) = {
     NAME(bias_activation), NAME(activation_backward), NAME(loss), NAME(update), NAME(add_penalty), NAME(add_rows), NAME(gather),
     NAME(cell), NAME(cell_backward), NAME(patches), NAME(add_patches), NAME(pool), NAME(pool_backward),
+    NAME(make_dense), NAME(by_columns), NAME(sparse_product), NAME(take_lanes), NAME(sparse_gradient), NAME(take_columns), NAME(put_columns),
 };

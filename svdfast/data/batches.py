@@ -125,7 +125,7 @@ class BatchSource:
         self._iterator = iter(batches)
         self._one_shot = self._iterator is batches
         self._first: Samples | None = self._next()
-        n_in = self._n_inputs = self._first.inputs.array.shape[1]
+        n_in = self._n_inputs = self._first.inputs.n_columns
         self.data = self._first
         self.batch_size = self.data.n_samples
         self.sampled: Samples | None = None
@@ -162,9 +162,9 @@ class BatchSource:
         part = sample.part(start, start + n)
         assert part.weights is not None
         np.multiply(
-            samples.inputs.array[:n],
+            samples.inputs.dense()[:n],
             self._spec.dtype.type(samples.inputs.scale),
-            out=part.inputs.array,
+            out=part.inputs.dense(),
             casting="same_kind",
         )
         part.targets[...] = samples.targets[:n]
@@ -183,7 +183,7 @@ class BatchSource:
                 self._iterator = iter(self._batches)
             if samples is None:
                 samples = self._next()
-            n, n_in = samples.n_samples, samples.inputs.array.shape[1]
+            n, n_in = samples.n_samples, samples.inputs.n_columns
             if n_in != self._n_inputs:  # of a network that takes any number of steps
                 features = self._spec.shape[1:] or (1,)
                 expected, got = (m // (features[0] or 1) for m in (self._n_inputs, n_in))

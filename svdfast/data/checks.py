@@ -23,6 +23,7 @@ from svdfast.data.spec import Spec, Targets
 
 if TYPE_CHECKING:
     from svdfast._engine import Engine
+    from svdfast.data.sparse import SparseInputs
 
 __all__ = [
     "CODES",
@@ -58,29 +59,66 @@ class Inputs:
     code: int
     scale: float
 
+    is_sparse = by_entries = False
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.array)
+
+    @property
+    def n_columns(self) -> int:
+        """Numbers of a sample."""
+        return int(self.array.shape[1])
+
+    @property
+    def n_stored(self) -> int:
+        """Numbers that are there."""
+        return self.array.size
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """What they are known by."""
+        return [self.array]
+
+    def take(self, rows: Any) -> Inputs:
+        """Copies of these rows."""
+        return replace(self, array=self.array[rows])
+
+    def part(self, start: int, stop: int) -> Inputs:
+        """Rows start .. stop, as a view."""
+        return replace(self, array=self.array[start:stop])
+
+    def rows(self, rows: Any) -> Any:
+        """These rows, as an array."""
+        return self.array[rows]
+
+    def dense(self) -> NDArray[Any]:
+        """All rows as an array."""
+        return self.array
+
 
 @dataclass
 class Samples:
-    """Checked samples, with targets and weights where there are any, ready for an engine of any layout of the network."""
+    """Checked samples, dense or sparse, with targets and weights where there are any, ready for an engine of any layout of the network."""
 
-    inputs: Inputs
+    inputs: Inputs | SparseInputs
     loss: Targets | None
     targets: Any  # an array, unless `loss` is None
     weights: NDArray[Any] | None
 
     @property
     def n_samples(self) -> int:
-        return len(self.inputs.array)
+        return self.inputs.n_samples
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
         """Inputs, targets and weights, as far as there are any."""
-        return [a for a in (self.inputs.array, self.targets, self.weights) if a is not None]
+        return [a for a in (*self.inputs.arrays, self.targets, self.weights) if a is not None]
 
     def part(self, start: int, stop: int) -> Samples:
-        """Samples start .. stop, as views."""
+        """Samples start .. stop, as views if they are dense."""
         return Samples(
-            replace(self.inputs, array=self.inputs.array[start:stop]),
+            self.inputs.part(start, stop),
             self.loss,
             None if self.targets is None else self.targets[start:stop],
             None if self.weights is None else self.weights[start:stop],
@@ -93,7 +131,7 @@ class Samples:
     def take(self, rows: NDArray[np.int64]) -> Samples:
         """Copies of the samples of these rows."""
         return Samples(
-            replace(self.inputs, array=self.inputs.array[rows]),
+            self.inputs.take(rows),
             self.loss,
             None if self.targets is None else self.targets[rows],
             None if self.weights is None else self.weights[rows],

@@ -19,11 +19,11 @@ from svdfast.data.checks import CODES, NAMES, Samples, checked_samples, with_ste
 from svdfast.data.frames import column_names
 from svdfast.data.labels import classes_of
 from svdfast.data.rows import FEWEST_BLOCKS, Reader, RowSource, is_row_source, read_if_small
-from svdfast.data.shared import Share, SharedRows, SharedSparse, Sharing, cut
-from svdfast.data.sparse import SparseSamples, SparseSource, is_sparse
+from svdfast.data.shared import Share, SharedRows, Sharing, cut
+from svdfast.data.sparse import is_sparse, sparse_samples
 from svdfast.data.spec import Spec
 
-__all__ = ["BATCH_SIZE", "Pieces", "checked_samples", "learned", "open_data", "open_source", "open_validation"]
+__all__ = ["BATCH_SIZE", "Pieces", "checked_samples", "in_memory", "learned", "open_data", "open_source", "open_validation"]
 
 # Samples in a mini-batch where nobody says how many.
 BATCH_SIZE = 256
@@ -49,10 +49,23 @@ def learned(spec: Spec, X: Any, y: Any) -> Spec:
     return spec._replace(feature_names=names, classes=classes)
 
 
+def in_memory(X: Any, y: Any, sample_weight: Any, spec: Spec, *, names: tuple[str, str, str] = NAMES) -> Samples:
+    """Samples in memory, dense or sparse.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Some of it is not as `spec` says.
+    """
+    if is_sparse(X):
+        return sparse_samples(X, y, sample_weight, spec, names)
+    return checked_samples(X, y, sample_weight, spec, names=names)
+
+
 def open_data(
     X: Any, y: Any, sample_weight: Any, spec: Spec, *, names: tuple[str, str, str] = NAMES
-) -> Samples | SparseSamples | Reader:
-    """Samples with `blocks`: one of all of them where they are dense in memory or small, else blocks that are made each time again.
+) -> Samples | Reader:
+    """Samples with `blocks`: one of all of them where they are in memory or small, else blocks that are made each time again.
 
     Raises
     ------
@@ -62,13 +75,11 @@ def open_data(
     spec = with_steps(spec, X, names[0])
     parts = X, y, sample_weight
     direct: tuple[Collection[Any], ...] = CODES, (spec.target_dtype,), (spec.target_dtype,)
-    if is_sparse(X):
-        return SparseSamples(X, y, sample_weight, spec, names)
-    if any(map(is_row_source, parts, direct)):
+    if not is_sparse(X) and any(map(is_row_source, parts, direct)):
         X, y, sample_weight = parts = tuple(map(read_if_small, names, parts, direct))
         if any(map(is_row_source, parts, direct)):
             return Reader(X, y, sample_weight, spec, names)
-    return checked_samples(X, y, sample_weight, spec, names=names)
+    return in_memory(X, y, sample_weight, spec, names=names)
 
 
 def open_source(
@@ -144,9 +155,6 @@ def open_source(
     share = None if sharing is None else sharing.of(min(batch_size, data.n_samples))
     if isinstance(data, Reader):
         return RowSource(data, batch_size, shuffled, rng) if share is None else SharedRows(data, share, shuffled, rng), share
-    if isinstance(data, SparseSamples):
-        source = SparseSource(data, batch_size, shuffled, rng, n_sampled)
-        return source if share is None else SharedSparse(source, share), share
     return ArraySource(data, batch_size, shuffled, rng), share
 
 
@@ -184,7 +192,7 @@ class Pieces:
         None of batches, as nobody knows before they are read.
     """
 
-    def __init__(self, data: Samples | SparseSamples | Reader | Callable[[], Iterable[Samples]], sharing: Sharing):
+    def __init__(self, data: Samples | Reader | Callable[[], Iterable[Samples]], sharing: Sharing):
         self._data, self._sharing = data, sharing
         self.n = sharing.size
         self.n_samples: int | None = None
@@ -206,7 +214,5 @@ class Pieces:
             start, stop = i * self._height, min((i + 1) * self._height, data.n_samples)
             if isinstance(data, Reader):
                 yield i, (data.read(start, stop),)
-            elif isinstance(data, SparseSamples):
-                yield i, (data.take(slice(start, stop)),)
             else:
                 yield i, (data.part(start, stop),)

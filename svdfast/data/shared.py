@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from svdfast.data.arrays import Stretch
 from svdfast.data.checks import Samples
 from svdfast.data.rows import FEWEST_BLOCKS, POOL_BLOCKS, Reader
-from svdfast.data.sparse import DENSE_BYTES, SparseSource
 
-__all__ = ["Share", "SharedRows", "SharedSparse", "Sharing", "cut"]
+__all__ = ["Share", "SharedRows", "Sharing", "cut"]
 
 # A batch whose gradient must not depend on the number of processes has so many parts at least, and
 # parts of at most so many rows. The parts are always a power of two.
@@ -100,41 +99,6 @@ class Picked:
     def bind_rows(self, engine: Any, rows: NDArray[np.int64]) -> None:
         """Gives an engine the samples of these rows, in their order."""
         self._samples.bind_rows(engine, self._rows[rows])
-
-
-class SharedSparse:
-    """The batches of a `SparseSource`, of which only this process's rows are made dense."""
-
-    replayed = False
-
-    def __init__(self, source: SparseSource, share: Share):
-        self.source, self.share = source, share
-        self.samples, self.sampled = source.samples, source.sampled
-        self.batch_size, self.n_samples = source.batch_size, source.n_samples
-        self.steps_per_epoch, self.seconds, self.data = source.steps_per_epoch, 0.0, source.data
-
-    def batches(self) -> Iterator[Stretch]:
-        """As `Source` says, but that a batch is the place of its first own row, and the rows of all processes."""
-        n, size = self.n_samples, self.batch_size
-        shuffled = self.source.shuffle and self.steps_per_epoch > 1
-        order = self.source.rng.permutation(n) if shuffled else np.arange(n)
-        together = max(1, DENSE_BYTES // self.samples.row_bytes // max(1, cut(1, size, self.share.active)))
-        for begin in range(0, self.steps_per_epoch, together):
-            began = time.perf_counter()
-            rows, bounds, first = [], [], 0
-            for k in range(begin, min(begin + together, self.steps_per_epoch)):
-                of_batch = min(size, n - k * size)
-                own = order[k * size : k * size + of_batch][slice(*self.share.rows(of_batch))]
-                rows.append(own)
-                bounds.append((first, of_batch))
-                first += len(own)
-            samples = self.samples.take(np.concatenate(rows))
-            self.seconds += time.perf_counter() - began
-            yield samples, None, bounds
-
-    def known_by(self) -> Iterable[NDArray[Any]]:
-        """All numbers and their places."""
-        return self.source.known_by()
 
 
 class SharedRows:

@@ -21,8 +21,9 @@ from svdfast._process import in_use
 from svdfast._process.checks import check_out, positive_number, room
 from svdfast._process.runtime import resolve_precision, resolve_threads, single_threaded_blas
 from svdfast.data.checks import Samples, with_steps
-from svdfast.data.open import checked_samples, open_data
+from svdfast.data.open import in_memory, open_data
 from svdfast.data.rows import Reader
+from svdfast.data.sparse import SparseInputs
 from svdfast.data.spec import Spec
 from svdfast.model import losses, truncation
 from svdfast.model.heads import BITS, head_of, share_explained
@@ -96,12 +97,12 @@ class _Pass:
     def __init__(self, net: _Network, n_threads: int, bfloat16: bool, reproducible: bool = False):
         self.layout, self.parameters = net.state
         self.engine: Engine | None = None
-        self.rows = 0
+        self.rows, self.by_entries = 0, False
         self.make = partial(Engine, gradients=False, n_threads=n_threads, bfloat16=bfloat16, reproducible=reproducible)
 
     def output_shape(self, data: Samples) -> tuple[int, ...]:
         """Of these samples' outputs, which the layout is then written for."""
-        layout = self.layout.of_samples(data.inputs.array)
+        layout = self.layout.of_columns(data.inputs.n_columns)
         if layout is not self.layout:
             self.layout, self.engine = layout, None
         return data.n_samples, *layout.output_shape
@@ -109,9 +110,10 @@ class _Pass:
     def bound(self, data: Samples) -> Engine:
         """An engine that has these samples."""
         self.output_shape(data)
-        if self.engine is None or data.n_samples > self.rows:
-            self.rows = data.n_samples
-            self.engine = self.make(self.layout, self.parameters, batch_size=max(self.rows, 1))
+        by_entries = data.inputs.by_entries
+        if self.engine is None or data.n_samples > self.rows or by_entries is not self.by_entries:
+            self.rows, self.by_entries = data.n_samples, by_entries
+            self.engine = self.make(self.layout, self.parameters, batch_size=max(self.rows, 1), by_entries=by_entries)
         data.bind(self.engine)
         return self.engine
 
@@ -263,14 +265,15 @@ def loss_and_gradient(
     l1 = positive_number("l1", l1, or_zero=True)
     l2 = positive_number("l2", l2, or_zero=True)
     layout, parameters = net.state
-    data = checked_samples(X, y, sample_weight, spec_of(net, loss))
+    data = in_memory(X, y, sample_weight, spec_of(net, loss))
     engine = Engine(
-        layout.of_samples(data.inputs.array),
+        layout.of_columns(data.inputs.n_columns),
         parameters,
         batch_size=data.n_samples,
         n_threads=resolve_threads(n_threads),
         bfloat16=resolve_precision(precision, net.dtype),
         reproducible=reproducible,
+        by_entries=data.inputs.by_entries,
     )
     data.bind(engine)
     gradient = np.empty(layout.size, dtype=parameters.dtype)
@@ -282,8 +285,10 @@ def output_directions(
     n_threads: int | None = None,
 ) -> dict[int, NDArray[Any]]:  # fmt: skip
     """`truncation.output_directions` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
-    samples = checked_samples(X, None, sample_weight, spec_of(net)._replace(targets=None))
+    samples = in_memory(X, None, sample_weight, spec_of(net)._replace(targets=None))
+    inputs = samples.inputs
+    X_or_entries = inputs if isinstance(inputs, SparseInputs) and inputs.by_entries else inputs.dense()
     with in_use.reading(net), single_threaded_blas.held(), threads(n_threads):
         layout, parameters = net.state
-        state, inputs = (layout.of_samples(samples.inputs.array), parameters), samples.inputs
-        return truncation.output_directions(state, inputs.array, inputs.scale, samples.weights, ranks, method)
+        state = layout.of_columns(inputs.n_columns), parameters
+        return truncation.output_directions(state, X_or_entries, inputs.scale, samples.weights, ranks, method)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from svdfast._elementwise import ELEMENT_TYPES
 from svdfast._engine import Engine
 from svdfast.data.checks import Inputs
+from svdfast.data.sparse import SparseInputs
 from svdfast.model.layout import Layout
 
 __all__ = ["layer_inputs"]
@@ -28,7 +29,7 @@ _SAMPLES = 256
 
 
 def layer_inputs(
-    state: tuple[Layout, Array], samples: Array, scale: float, weight: Array | None, wanted: Sequence[int]
+    state: tuple[Layout, Array], samples: Array | SparseInputs, scale: float, weight: Array | None, wanted: Sequence[int]
 ) -> dict[int, tuple[Array, Array | None]]:
     """Rows that the weights of these layers meet, and their weights, each (n_rows, n_in) and (n_rows,).
 
@@ -37,7 +38,7 @@ def layer_inputs(
     Parameters
     ----------
     state : (Layout, ndarray)
-    samples : ndarray (n_samples, n_inputs)
+    samples : ndarray (n_samples, n_inputs) or SparseInputs
     scale : float
         What they are multiplied with.
     weight : ndarray (n_samples,) or (n_samples, steps), optional
@@ -46,8 +47,9 @@ def layer_inputs(
     """
     layout, parameters = state
     program, dtype = layout.program, parameters.dtype
-    n = min(len(samples), max(_SAMPLES, _ROWS // max(layout.rows)))
-    chosen = np.arange(n) * len(samples) // n
+    n_samples = samples.n_samples if isinstance(samples, SparseInputs) else len(samples)
+    n = min(n_samples, max(_SAMPLES, _ROWS // max(layout.rows)))
+    chosen = np.arange(n) * n_samples // n
     engine = Engine(layout, parameters, batch_size=n, n_threads=1, gradients=False)
     rng = np.random.default_rng(0)
     rows: dict[int, list[Array]] = {i: [] for i in wanted}
@@ -55,7 +57,8 @@ def layer_inputs(
     for start in range(0, n, engine.tile_rows):
         part = chosen[start : start + engine.tile_rows]
         # Scaled here, so that the engine has them in its own memory, as it has what it makes.
-        X = np.asarray(samples[part], dtype=dtype, order="C") * dtype.type(scale)
+        chosen_rows = samples.take(part).dense() if isinstance(samples, SparseInputs) else samples[part]
+        X = np.asarray(chosen_rows, dtype=dtype, order="C") * dtype.type(scale)
         _Bound(X).bind(engine)
         engine.set_order(np.arange(len(part)))
         engine.predict(np.empty((len(part), *layout.output_shape), dtype))

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from svdfast._process.checks import MAX_SIZE, count
 from svdfast.model.activations import Activation
@@ -129,9 +128,9 @@ class Layout:
         """Kept, as writing the program takes about a millisecond."""
         return {}
 
-    def of_samples(self, samples: NDArray[Any]) -> Layout:
-        """This layout written for the steps that samples (n_samples, n_inputs) have, where it takes any number of them."""
-        return self.of_steps(samples.shape[1] // math.prod(self.input_shape[1:])) if self.any_steps else self
+    def of_columns(self, n_columns: int) -> Layout:
+        """This layout written for the steps that samples of so many numbers have, where it takes any number of them."""
+        return self.of_steps(n_columns // math.prod(self.input_shape[1:])) if self.any_steps else self
 
     @property
     def input_shape(self) -> tuple[int, ...]:

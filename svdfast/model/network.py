@@ -282,7 +282,7 @@ class Network:
         X : array_like (n_samples, n_inputs) or (n_samples, ...), sparse matrix, or row source
             Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. Where the network takes any number of steps, the
             number is that of X. Arrays on disk (h5py.Dataset, zarr.Array) are read in blocks, and DataFrames of numbers are taken, as in
-            `train`. Rows of a sparse matrix become dense in blocks.
+            `train`. Of a sparse matrix the stored numbers are multiplied.
         out : ndarray (n_samples, n_outputs) or (n_samples, steps, n_outputs), optional
             Array for the outputs: of the network's dtype, C-contiguous and writeable. It may overlap X: the outputs are those of X
             as it was.

@@ -303,6 +303,14 @@ class Program:
         return sum(value.size for value in self.values if value.rows_per_sample > 1 and value.view_of is None)
 
     @property
+    def takes_entries(self) -> bool:
+        """Whether a product of one row a sample is all that reads the samples, so that the entries of sparse ones are enough for it."""
+        first, *later = self.operations
+        read = [x for o in later for x in (o.input, *(other.value for other in o.others))]
+        alone = all(self._memory(x) != 0 for x in read) and not any(value.view_of == 0 for value in self.values)
+        return first.kind is PRODUCT and first.loop is None and self.values[0].rows_per_sample == 1 and alone and not self.needs_delta(0)
+
+    @property
     def has_loop(self) -> bool:
         """Whether some operations go step by step."""
         return any(operation.loop is not None for operation in self.operations)

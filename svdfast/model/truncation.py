@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._engine import aligned_zeros
+from svdfast._engine import Engine, aligned_zeros
 from svdfast._process.checks import of_layer, room
+from svdfast._process.runtime import single_threaded_blas
 from svdfast.cython_kernels import run_dense_forward
+from svdfast.data.sparse import SparseInputs
+from svdfast.model.activations import identity
 from svdfast.model.counting import break_even_rank, weight_multiplications
 from svdfast.model.inputs import layer_inputs
 from svdfast.model.layout import Layout
@@ -212,7 +215,7 @@ def rebuilt(
 
 def output_directions(
     state: State,
-    samples: Array,
+    samples: Array | SparseInputs,
     scale: float,
     weight: Array | None,
     ranks: Sequence[int | None],
@@ -225,8 +228,8 @@ def output_directions(
     Parameters
     ----------
     state : (Layout, ndarray)
-    samples : ndarray (n_samples, n_inputs)
-        Of any real type; at least one.
+    samples : ndarray (n_samples, n_inputs) or SparseInputs
+        Of any real type; at least one. Sparse ones are never dense.
     scale : float
         What they are multiplied with.
     weight : ndarray (n_samples,), optional
@@ -250,31 +253,42 @@ def output_directions(
     layout, parameters = state
     dtype, weights = parameters.dtype, matrices(state)
     wanted = [i for i, rank in enumerate(ranks) if rank]
+    n_samples = samples.n_samples if isinstance(samples, SparseInputs) else len(samples)
     if not layout.by_rows:
         return _directions_of_rows(state, samples, scale, weight, ranks, wanted, method)
     # Between 0 and 1, so that it keeps no sum from being finite.
     roots = None if weight is None else np.sqrt(weight / weight.max()).astype(dtype)[:, np.newaxis]
-    outputs = {i: Outputs(weights[i], ranks[i] or 1, len(samples), method) for i in wanted}
+    dense = not isinstance(samples, SparseInputs)
+    outputs = {i: Outputs(weights[i], ranks[i] or 1, n_samples, method, by_inputs=dense or i > 0) for i in wanted}
     squares = dict.fromkeys(wanted, 0.0)
     shifts: dict[int, int] = {}
-    for start in range(0, len(samples), _SAMPLES_TOGETHER):
+    for start in range(0, n_samples, _SAMPLES_TOGETHER):
         rows = slice(start, start + _SAMPLES_TOGETHER)
-        A = np.asarray(samples[rows], dtype, order="C")
+        part = None
+        if isinstance(samples, SparseInputs):
+            part = samples.take(rows)
+            A = part.values.astype(dtype)[:, np.newaxis]  # those numbers alone that are stored
+        else:
+            A = np.asarray(samples[rows], dtype, order="C")
         if scale != 1:
             A = A * dtype.type(scale)
         added: list[tuple[int, Array]] = []
         for i in range(max(wanted, default=-1) + 1):
-            peak = largest(A)
+            peak = largest(A) if A.size else 0.0
             if not np.isfinite(peak):
                 raise FloatingPointError(f"the inputs of layer {i} are too large for {dtype}")
             X, W = A, weights[i]
             Z: Array | None = None
-            if i < wanted[-1]:
+            by_sample = roots
+            if i == 0 and part is not None:
+                Z, A = _first_layer(part, layout, parameters)
+                by_sample = None if roots is None else np.repeat(roots[rows], np.diff(part.begins), axis=0)
+            elif i < wanted[-1]:
                 Z, A = _forward(X, W, layout, i, parameters)
             if i in outputs:
                 # To a size whose square is a number, too, and by the samples' weights.
                 shift = shifts.setdefault(i, exponent(peak))
-                X = _counted(X, shift, roots, rows)
+                X = _counted(X, shift, by_sample, rows if by_sample is roots else slice(None))
                 squares[i] += sum_of_squares(X)
                 if not np.isfinite(squares[i]):
                     raise FloatingPointError(f"the inputs of layer {i} are too large for {dtype}, next to those of the first samples")
@@ -298,7 +312,7 @@ def output_directions(
 
 
 def _directions_of_rows(
-    state: State, samples: Array, scale: float, weight: Array | None, ranks: Sequence[int | None], wanted: Sequence[int],
+    state: State, samples: Array | SparseInputs, scale: float, weight: Array | None, ranks: Sequence[int | None], wanted: Sequence[int],
     method: Literal["exact", "randomized"],
 ) -> dict[int, Array]:  # fmt: skip
     """The same of a network with layers of other kinds, each by some of the rows that its weight meets."""
@@ -336,6 +350,21 @@ def _forward(A: Array, W: Array, layout: Layout, layer: int, parameters: Array) 
 
     each(rows, range(0, len(A), _ROWS))
     return Z, out
+
+
+def _first_layer(part: SparseInputs, layout: Layout, parameters: Array) -> tuple[Array, Array]:
+    """Z + b and f(Z + b) of the first layer of sparse samples, by an engine."""
+    found = []
+    for activation in (identity(), layout.layers[0].activation):
+        first = replace(layout, layers=(replace(layout.layers[0], activation=activation),))  # type: ignore[arg-type]
+        biases = parameters[layout.n_weights :][: first.size - first.n_weights]
+        own = np.concatenate([parameters[: first.n_weights], biases])
+        engine = Engine(first, own, batch_size=part.n_samples, n_threads=1, gradients=False, by_entries=True)
+        engine.bind(part)
+        found.append(np.empty((part.n_samples, *first.output_shape), parameters.dtype))
+        with single_threaded_blas.held():
+            engine.predict(found[-1])
+    return found[0], found[1]
 
 
 def _leading(given: Any, index: int, W: Array, rank: int) -> Array:

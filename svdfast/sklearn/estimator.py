@@ -123,7 +123,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like or sparse matrix (n_samples, n_features)
-            A sparse matrix gives the same model as its dense rows. Only the rows of some batches are dense at a time; with "lbfgs" all are.
+            A sparse matrix gives the model of its dense rows, but for rounding, and is multiplied by its stored numbers; see `train`.
         y : array_like (n_samples,) or (n_samples, n_outputs), or sparse matrix (n_samples, n_classes)
             Of a classifier: classes, two or more of any kind; or rows of 0 and 1, several of which may be 1 (multi-label). Those may be
             sparse, and `predict` then gives sparse rows.

@@ -28,7 +28,7 @@ def minimise(model: SVDMLP, data: Data) -> None:
     """Trains the model's network, and notes `n_iter_` and `loss_`."""
     net = model.network_
     c = loss_scale(net)
-    X = data.X.toarray() if hasattr(data.X, "toarray") else data.X
+    X = data.X
 
     def loss_and_gradient(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         net.parameters[:] = w

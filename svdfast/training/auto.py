@@ -155,7 +155,8 @@ class Auto:
             The network's numbers are not finite.
         """
         net, kind = run.net, factoring.structure
-        layers = [_Layer(i, net.layout, kind, self.refused[i]) for i in range(len(net.layout.factorable))]
+        share = run.share_of_first
+        layers = [_Layer(i, net.layout, kind, self.refused[i], share) for i in range(len(net.layout.factorable))]
         whole = sum(layer.work for layer in layers) + _work(net.layout.placed[-1])
         for layer in layers:
             layer.keep(SHARE * whole)
@@ -192,7 +193,8 @@ class Auto:
         On rows that its directions were made for a cut loses too little.
         """
         program, rows = run.net.layout.program, run.sample_rows()
-        forward, step = (program.multiplications(mode) for mode in ("forward", "step"))
+        less = 1 - run.share_of_first
+        forward, step = (program.multiplications(mode) - less * program.multiplications(mode, 0) for mode in ("forward", "step"))
         most, left = len(rows) // 2, LOOKING * self.n_steps - self.looked
         if most < LEAST:
             return f"{run.at_hand.n_samples} samples are too few to tell what a cut costs"
@@ -321,12 +323,13 @@ class Auto:
 class _Layer:
     """A hidden layer, the ranks that it may be cut to, and what is decided of it."""
 
-    def __init__(self, index: int, layout: Layout, kind: type[Structure], refused: int):
+    def __init__(self, index: int, layout: Layout, kind: type[Structure], refused: int, share_of_first: float):
         placed = layout.placed[index]
         structure = placed.structure
         self.index, self.first = index, placed.first
         self.dense = Dense(structure.n_out, structure.n_in)
-        self.work = _work(placed)
+        share = share_of_first if placed.first else 1.0
+        self.work = share * _work(placed)
         # A weight that meets several rows of a sample, none after the other, is a convolution's.
         self.allowed = LOST_OF_KERNEL if placed.rows > 1 and not layout.by_steps[index] else LOST
         self.rank: int | None = None
@@ -342,7 +345,7 @@ class _Layer:
         for rank in ranks:
             made = kind(self.dense.n_out, self.dense.n_in, rank)
             fewer = weight_multiplications(made, first_layer=self.first) < weight_multiplications(self.dense, first_layer=self.first)
-            work = _work(replace(placed, structure=made))
+            work = share * _work(replace(placed, structure=made))
             if fewer and work <= WORTH * self.work:
                 self.options.append(rank)
                 self.works.append(work)

@@ -144,21 +144,22 @@ class Watch:
             order = run.engine.order
             own = slice(*run.rows_of(*batch))
             rows = own if order is None else order[own]
-        X, targets = data.inputs.array[rows], data.targets[rows]
+        X, targets = data.inputs.rows(rows), data.targets[rows]
         weights = None if data.weights is None else data.weights[rows]
         if targets.dtype == np.int32 and not ((targets >= 0) & (targets < net.sizes[-1])).all():
             return None, "y holds what is no class number", "it has changed since it was checked", not _finite(net.parameters)
-        for name, array in (("X", X), ("y", targets), ("sample_weight", weights)):
+        numbers = X.data if data.inputs.is_sparse else X
+        for name, array in (("X", numbers), ("y", targets), ("sample_weight", weights)):
             if array is not None and not _finite(array):
                 lost = not _finite(net.parameters)
                 return None, f"{name} holds NaN or infinity", "it has changed since it was checked", lost
-        X = X.astype(net.dtype) * net.dtype.type(data.inputs.scale)
+        X, numbers = (array.astype(net.dtype) * net.dtype.type(data.inputs.scale) for array in (X, numbers))
 
         now = _largest(net.parameters)
         then = now if self._good is None else _largest(self._good[1])
         grown = not now <= GROWN * then
         why = f"the largest weight is {now:.3g}, after step {self._step} it was {then:.3g}: a smaller learning rate may help"
-        for name, array in (("targets", targets), ("inputs", X)):
+        for name, array in (("targets", targets), ("inputs", numbers)):
             if array.dtype.kind == "f" and array.size and _largest(array) >= LARGE:
                 why = f"{name} are as large as {_largest(array):.3g}: to scale them, or a smaller learning rate may help"
 
@@ -196,7 +197,7 @@ def _largest(array: NDArray[Any]) -> float:
     return float(np.abs(array).max())
 
 
-def _overflowing(net: Network, X: NDArray[Any]) -> int | None:
+def _overflowing(net: Network, X: Any) -> int | None:
     """The first layer whose outputs are not finite, the last one's before its activation, unless that itself overflows."""
     layout, parameters = net.state
     for i in range(len(layout.layers)):

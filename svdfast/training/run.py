@@ -33,6 +33,10 @@ from svdfast.training.state import NetworkState, RunState
 
 __all__ = ["Kept", "Run"]
 
+# A multiplication with an entry of sparse samples, and the update of a weight, take as long as so many multiplications of dense samples
+# (bench/sparse.py).
+OF_ENTRY, OF_UPDATE = 8, 40
+
 # Samples that the layers' outputs, and a loss, are looked at over.
 SAMPLE = 4096
 
@@ -118,7 +122,7 @@ class Run:
 
     def rebuild(self) -> None:
         layout, parameters = self.net.state
-        if (of_data := layout.of_samples(self.data.inputs.array)) is not layout:
+        if (of_data := layout.of_columns(self.data.inputs.n_columns)) is not layout:
             layout = of_data  # while it is trained, so that products are counted for so many steps
             self.net.set_state(layout, parameters)
         self.parameters = parameters
@@ -135,6 +139,7 @@ class Run:
             reproducible=self.reproducible,
             carries=self.carry_state,
             carried_rows=self.batch_size,
+            by_entries=self.data.inputs.by_entries,
         )
         if self.carried is not None:
             self._states[:] = self.carried  # how they lie does not depend on structures
@@ -150,6 +155,16 @@ class Run:
     def height(self) -> int:
         """The most rows whose gradient is formed at a time."""
         return self.batch_size
+
+    @property
+    def share_of_first(self) -> float:
+        """What the first weight takes in a step, next to its products with dense samples: sparse ones are multiplied by entries, and the
+        update, which else hardly counts, goes over all of it."""
+        inputs = self.data.inputs
+        if not (hasattr(self, "engine") and self.engine.by_entries):
+            return 1.0
+        density = inputs.n_stored / max(1, inputs.n_samples * self.net.sizes[0])
+        return min(1.0, OF_ENTRY * density + OF_UPDATE / (2 * self.batch_size))
 
     @property
     def drops(self) -> bool:
@@ -259,18 +274,18 @@ class Run:
         n_rows = rows if isinstance(rows, int) else len(rows)
         return np.random.default_rng(0).choice(rows, min(SAMPLE, n_rows), replace=False)
 
-    def sample(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """The inputs of these rows and their weights."""
+    def sample(self, rows: NDArray[np.int64]) -> tuple[Any, NDArray[Any] | None]:
+        """The inputs of these rows, an array or sparse, and their weights."""
         samples = self.at_hand.take(rows)
         weights = samples.weights
-        return samples.inputs.array, weights if weights is not None and weights.any() else None
+        return samples.inputs.rows(slice(None)), weights if weights is not None and weights.any() else None
 
     def loss(self, net: Network, rows: NDArray[np.int64]) -> float:
         """The loss of a network on these rows."""
         layout, parameters = net.state
         engine = Engine(
             layout, parameters, batch_size=len(rows), n_threads=self.n_threads, gradients=False,
-            reproducible=self.reproducible,
+            reproducible=self.reproducible, by_entries=self.data.inputs.by_entries,
         )  # fmt: skip
         self.at_hand.bind_rows(engine, rows)
         return engine.evaluate(len(rows))

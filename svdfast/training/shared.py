@@ -27,7 +27,7 @@ from svdfast._engine import aligned_zeros
 from svdfast.data.arrays import Source, Stretch
 from svdfast.data.checks import Samples
 from svdfast.data.open import Pieces
-from svdfast.data.shared import Share, SharedRows, SharedSparse, cut
+from svdfast.data.shared import Share, SharedRows, cut
 from svdfast.model.evaluation import Evaluation, Evaluator, decides, whole
 from svdfast.model.layout import Layout
 from svdfast.model.network import Network
@@ -95,7 +95,7 @@ class SharedRun(Run):
         for start, stop in bounds:
             if self.share is None:
                 self._first, self._place, self._n = start, 0, stop - start
-            elif isinstance(source, SharedRows | SharedSparse):
+            elif isinstance(source, SharedRows):
                 self._first, self._n = start, stop
                 self._place = self.share.rows(stop)[0]
             else:

@@ -83,8 +83,11 @@ def train(
         blocks of rows into a pool of 64 MiB. A data set that fits in the pool is read only once. A memmap of another type, or with rows
         that are not contiguous, is read in the same way.
 
-        A sparse matrix or array of SciPy trains the network that its dense rows would train, to the bit. Only the rows of some batches are
-        dense at a time, at most 64 MiB.
+        A sparse matrix or array of SciPy trains the network that its dense rows would train, but for rounding. If at most an eighth of its
+        numbers is stored, no row is ever dense: the first weight meets the stored numbers alone. Its update goes over all columns,
+        because a moment moves a weight without a gradient, too. "sgd" without momentum, decay and penalties updates only the columns
+        that a batch has. Other first layers than a fully connected one, "bfloat16", and samples with more stored numbers have the rows
+        of a tile made dense.
 
         An iterable of batches, without y, gives (X, y) or (X, y, sample_weight) for each step: of any sizes, each epoch anew. Of an
         iterator, such as a generator, each epoch takes the next `steps_per_epoch` batches. Their arrays may be used again for the next
