@@ -186,8 +186,8 @@ class BatchSource:
             n, n_in = samples.n_samples, samples.inputs.n_columns
             if n_in != self._n_inputs:  # of a network that takes any number of steps
                 features = self._spec.shape[1:] or (1,)
-                expected, got = (m // (features[0] or 1) for m in (self._n_inputs, n_in))
-                raise ValueError(f"X: expected {expected} steps in each batch, as in the first, got {got} in batch {self._n_taken}")
+                steps, got = (m // (features[0] or 1) for m in (self._n_inputs, n_in))
+                raise ValueError(f"X: expected {steps} steps in each batch, as in the first, got {got} in batch {self._n_taken}")
             if self._equal and n != self.batch_size:
                 expected = f"{self.batch_size} samples in each batch with carry_state, as in the first"
                 raise ValueError(f"X: expected {expected}, got {n} in batch {self._n_taken}")
