@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Seconds of training until a test accuracy: ours with its own choices, with α = 1/16, dense, and PyTorch's dense network, each at its best.
+"""Seconds until a test accuracy: ours with its own choices, with α = 1/16, dense, and PyTorch's dense network, each at its best settings.
 
     python bench/to_goal.py [CASE ...] [--systems NAME ...] [--seeds N] [--threads N] [--json FILE] [--quick]
 
