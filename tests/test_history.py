@@ -30,13 +30,26 @@ def test_no_rows():
         history[0]
 
 
-def test_other_names_are_refused():
+def test_rows_with_names_of_their_own():
+    rows = [*ROWS, {"epoch": 6, "mine": {"a": 1}}, {**ROWS[0], "mine": None}, ROWS[1]]
+    history = History(rows)
+    assert history == rows and list(history[5]) == ["epoch", "mine"] and len(history) == 8
+
+
+def test_the_last_row_replaced():
     history = History(ROWS)
-    with pytest.raises(
-        ValueError, match="row: expected the names epoch, phase, loss, val_accuracy, got epoch"
-    ):
-        history.append({"epoch": 6})
+    history.replace_last({**ROWS[-1], "mine": [1, 2]})
+    assert history == [*ROWS[:-1], {**ROWS[-1], "mine": [1, 2]}]
+    history.replace_last(ROWS[-1])
     assert history == ROWS
+
+
+def test_arrays_of_callbacks():
+    """They do not compare as other values."""
+    history = History(ROWS)
+    for _ in range(2):
+        history.replace_last({**ROWS[-1], "mine": np.arange(3)})
+    assert history[-1]["mine"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("value", [None, "text", 7, np.float32(0.5), True])

@@ -14,10 +14,12 @@ __all__ = ["History"]
 
 # Types that have compact columns, and their codes in `array`.
 _CODES = {int: "q", float: "d"}
+# In the place of a value that a row does not have.
+_ABSENT = object()
 
 
 class History(Sequence[dict[str, Any]]):
-    """Rows, all with the same names. Each access gives a new dict.
+    """Rows, most of which have the same names. Each access gives a new dict.
 
     Examples
     --------
@@ -30,35 +32,36 @@ class History(Sequence[dict[str, Any]]):
 
     def __init__(self, rows: Iterable[Mapping[str, Any]] = ()):
         self._columns: dict[str, MutableSequence[Any]] = {}
+        self._length = 0
         for row in rows:
             self.append(row)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds a row.
-
-        Raises
-        ------
-        ValueError
-            It has other names than the rows before.
-        """
+        """Adds a row."""
         self.extend({name: [value] for name, value in row.items()})
 
     def extend(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Adds rows by their columns, all of one length."""
-        if not self._columns:
-            self._columns = {name: _column(values) for name, values in columns.items()}
-        elif columns.keys() != self._columns.keys():
-            raise ValueError(
-                f"row: expected the names {', '.join(self._columns)}, got {', '.join(columns)}"
-            )
+        n_rows = len(next(iter(columns.values())))
         for name, values in columns.items():
-            column = self._columns[name]
+            if name not in self._columns:
+                self._columns[name] = _column(values) if self._length == 0 else [_ABSENT] * self._length
+        for name, column in self._columns.items():
+            values = columns.get(name) or [_ABSENT] * n_rows
             if isinstance(column, array) and not _fits(column, values):
                 column = self._columns[name] = list(column)
             column.extend(values)
+        self._length += n_rows
+
+    def replace_last(self, row: Mapping[str, Any]) -> None:
+        """Puts a row in the place of the last one."""
+        for column in self._columns.values():
+            column.pop()
+        self._length -= 1
+        self.append(row)
 
     def __len__(self) -> int:
-        return len(next(iter(self._columns.values()), ()))
+        return self._length
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...
@@ -67,9 +70,9 @@ class History(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        if not self._columns:
-            raise IndexError("history index out of range: there is no row")
-        return {name: column[index] for name, column in self._columns.items()}
+        if not -self._length <= index < self._length:
+            raise IndexError(f"history index: expected one of {self._length} rows, got {index}")
+        return {name: column[index] for name, column in self._columns.items() if column[index] is not _ABSENT}
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, History | list):

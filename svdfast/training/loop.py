@@ -292,7 +292,10 @@ class Loop:
                 bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
             over = self._counts_on(row)
             if self.called:
-                self._tell_all(Event("epoch", epoch, n_steps, run.net, row))
+                try:
+                    self._tell_all(Event("epoch", epoch, n_steps, run.net, row))
+                finally:
+                    result.history.replace_last(row)  # a callback may have noted something in it
                 if self.team.size > 1:
                     watch.look(n_steps, epoch)
             if over:
