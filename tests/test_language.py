@@ -30,8 +30,8 @@ pytestmark = pytest.mark.skipif(not PAGES[0].is_file(), reason="the pages are no
 def paragraphs(text):
     """The prose of a Markdown page: paragraphs, items of lists, cells of no table."""
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r"^( *)(```|:::).*?^\1\2 *$", "\n", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"^ *(?:\||#|!\[).*$|<[^<>\n]+>", "\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^( *)```.*?^\1``` *$", "\n", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^ *(?:\||#|!\[|:).*$|<[^<>\n]+>", "\n", text, flags=re.MULTILINE)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"^ *(?:[-*]|\d+\.) ", "\n\n", text, flags=re.MULTILINE)
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
