@@ -58,4 +58,9 @@ html_theme_options = {
     "source_repository": _PROJECT["urls"]["Repository"],
     "source_branch": "main",
     "source_directory": "docs/",
+    # So that lines of 92 characters fit the column.
+    "light_css_variables": {"code-font-size": "78%"},
+    "footer_icons": [
+        {"name": "Repository", "url": _PROJECT["urls"]["Repository"], "html": "Repository", "class": ""},
+    ],
 }
