@@ -125,7 +125,7 @@ def test_the_extra_all_has_every_feature():
     """Left out: what needs more than pip, what holds much else at certain versions, and what is for developers."""
     extras = project()["project"]["optional-dependencies"]
     named = re.fullmatch(r"svdfast\[([\w,]+)\]", *extras["all"])[1].split(",")
-    others = {"all", "mpi", "lightning", "transformers", "test", "bench", "docs", "lint", "notebooks"}
+    others = {"all", "mpi", "lightning", "transformers", "test", "bench", "docs", "lint"}
     assert set(named) == set(extras) - others
 
 
