@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast.model.ready import ROWS
+from svdfast.model.ready import ROWS, Ready
 
 
 @pytest.fixture
@@ -40,6 +40,23 @@ def test_same_numbers(dtype, n, n_threads):
             plainly(net, X),
             rtol=1e-5 if dtype == "float32" else 1e-13,
         )
+
+
+def test_what_is_taken(net, monkeypatch):
+    taken = []
+    plain = Ready.predict
+    monkeypatch.setattr(Ready, "predict", lambda self, *a: taken.append(1) or plain(self, *a))
+    X = samples()
+    for how in ({}, {"precision": "float32"}, {"n_threads": 1}, {"out": np.empty((3, 10), np.float32)}):
+        net.predict(X, **how)
+    assert len(taken) == 4
+    for other in (X.astype(float), X.tolist(), np.asfortranarray(X), X[::2], np.repeat(X, 40, axis=0)):
+        net.predict(other)
+    for how in ({"precision": "bfloat16"}, {"reproducible": True}):
+        net.predict(X, **how)
+    assert len(taken) == 4
+    with pytest.raises(TypeError, match=r"^precision: "):
+        net.predict(X, precision=["float32"])
 
 
 def test_follows_every_change(net):

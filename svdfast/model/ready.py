@@ -41,6 +41,7 @@ class Ready:
         self.state = state
         layout, parameters = state
         self.dtype, self.n_in, self.shape = parameters.dtype, layout.sizes[0], layout.output_shape
+        self.precisions = None, self.dtype.name
         n_numbers = sum(value.size for value in layout.program.values)
         self.rows = 0 if layout.n_tokens or layout.any_steps else min(ROWS, NUMBERS // n_numbers)
         self.alone = ONE_THREAD // max(1, count_multiplications(layout, "forward").total)
