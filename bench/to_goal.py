@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Seconds until a test accuracy: ours with its own choices, with α = 1/16, dense, and PyTorch's dense network, each at its best settings.
 
-    python bench/to_goal.py [CASE ...] [--systems NAME ...] [--seeds N] [--threads N] [--json FILE] [--quick]
+    python bench/to_goal.py [CASE ...] [--systems NAME ...] [--batches N ...] [--seeds N] [--threads N] [--json FILE] [--quick]
 
 The network is 784-512-256-10. Adam's learning rate rises over the first 5 % of the steps and falls to 0 along half a cosine. For each
 batch size, with a rate of its own, a system gets the fewest epochs with which its mean accuracy over the seeds is the goal; its time is
@@ -107,18 +107,23 @@ def run(job: Row) -> Row:
     return job | json.loads(done.stdout.splitlines()[-1])
 
 
-def fewest_epochs(case: str, goal: float, systems: list[str], seeds: int, common: Row, note: Callable[[Row], None]) -> dict[str, Row]:
+def fewest_epochs(
+    case: str, goal: float, systems: list[str], batches: dict[int, float], seeds: int, common: Row, note: Callable[[Row], None]
+) -> dict[str, Row]:
     """Of each system the best way to the goal: epochs, batch, and the means of its seconds and accuracies."""
     best: dict[str, Row] = {}
-    for batch, rate in BATCHES.items():
+    for batch, rate in batches.items():
         left = list(systems)
         for epochs in common["epochs"]:
             runs: dict[str, list[Row]] = {system: [] for system in left}
             for seed in range(seeds):
                 for system in left:
                     job = {"case": case, "system": system, "seed": seed, "batch": batch, "rate": rate} | common | {"epochs": epochs}
-                    runs[system].append(run(job))
-                    note(runs[system][-1])
+                    row = run(job)
+                    runs[system].append(row)
+                    note(row)
+                    told = f"{case}, {system}, batch {batch}, {epochs} epochs, seed {seed}"
+                    print(f"{told}: {row['accuracy']:.2f} % in {row['seconds']:.2f} s", file=sys.stderr, flush=True)
             for system, of in runs.items():
                 accuracy = statistics.mean(row["accuracy"] for row in of)
                 seconds = statistics.median(row["seconds"] for row in of)
@@ -135,6 +140,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), metavar="NAME", help=", ".join(SYSTEMS))
+    known = ", ".join(map(str, BATCHES))
+    parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES), choices=BATCHES, metavar="N", help=known)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="every training")
@@ -155,6 +162,7 @@ def main() -> None:
         print("\nleft out: bfloat16, for which this CPU has no instruction")
         systems = [system for system in systems if "bfloat16" not in system]
     common: Row = {"threads": arguments.threads, "limit": 0, "epochs": EPOCHS}
+    batches = {batch: BATCHES[batch] for batch in arguments.batches}
     seeds = arguments.seeds
     if arguments.quick:
         common, seeds = {"threads": 1, "limit": 1000, "epochs": (1,)}, 1
@@ -164,7 +172,7 @@ def main() -> None:
     for case in arguments.cases or (["mnist"] if arguments.quick else CASES):
         goal = 0.0 if arguments.quick else CASES[case]
         try:
-            best = fewest_epochs(case, goal, systems, seeds, common, runs.append)
+            best = fewest_epochs(case, goal, systems, batches, seeds, common, runs.append)
         except subprocess.CalledProcessError as error:
             raise SystemExit(f"{case}: a training failed: {error}") from None
         for system in systems:
