@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from svdfast._process.runtime import resolve_threads
 from svdfast._process.text import aligned
+from svdfast.cli.checkpoints import checkpoint_of, kept_in, refusal
 from svdfast.cli.data import Data, hold_out
 from svdfast.cli.errors import Failure, UsageError
 from svdfast.cli.networks import describe, first_network, settings_of
@@ -209,10 +210,13 @@ class Comparison:
 
         tell.everywhere = True  # type: ignore[attr-defined]  # as trainings take turns in all processes
         net = self.first.copy()
+        path = kept_in(self.arguments, name)
+        if self.arguments.resume is not None:
+            write_line(f"       {name + ', ' if name else ''}{'continues from' if path.exists() else 'begins again, without'} {path}")
         result = self._fit(
             net, factoring, self.X, self.y, epochs=self.epochs, early_stopping=self.arguments.early_stopping,
-            validation=(self.X_val, self.y_val), callbacks=[tell],
-            progress=bar is not None,
+            validation=(self.X_val, self.y_val), callbacks=[tell], progress=bar is not None,
+            checkpoint=checkpoint_of(self.arguments, path, self.epochs, self.batch_size, self.learning_rate, self.communicator),
         )  # fmt: skip
         if result.history and result.history[-1]["epoch"] != shown:
             show(result.history[-1])
