@@ -20,7 +20,7 @@ import numpy as np
 
 from svdfast._process.version import __version__
 from svdfast.cli import arguments as parse
-from svdfast.cli import compress, evaluate, export, info, networks, predict, texts
+from svdfast.cli import checkpoints, compress, evaluate, export, info, networks, predict, texts
 from svdfast.cli.columns import MOST_CLASSES
 from svdfast.cli.comparison import SGD_LEARNING_RATE, Comparison, say
 from svdfast.cli.data import DEFAULTS, LEAST_STEPS, TEST_SHARE, Data, load
@@ -287,6 +287,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "compress, export and svdfast.load; it takes DATA's own numbers, before they are "
         "standardised")
 
+    add("--checkpoint", type=Path, metavar="FILE",
+        help="write the training's state to FILE after each epoch, and that of the dense network beside it to FILE.dense")
+    add("--resume", type=Path, metavar="FILE",
+        help="continue from what --checkpoint FILE wrote, with the same other arguments; it ends as it would have without a break")
     add("--report", type=Path, metavar="FILE", help="write the columns, the scores and the epochs to FILE.html")
     add("--plot", type=Path, metavar="FILE", help="draw the losses to FILE.png or FILE.svg; needs matplotlib")
 
@@ -428,17 +432,22 @@ def _train_with(arguments: argparse.Namespace, communicator: Any) -> None:
     texts.check_text(arguments)
     networks.check_model(arguments)
     check_extras(page=arguments.report is not None, figure=arguments.plot is not None)
+    if arguments.compare is None:
+        arguments.compare = arguments.data in (*DEFAULTS, "text")
+    checkpoints.check_files(arguments, communicator)
     data = texts.load_text(arguments) if arguments.data == "text" else load(arguments)
     for warning in data.warnings:
         tell(f"warning: {warning}")
     comparison = Comparison(arguments, data, communicator)
     comparison.introduce()
-    compare = arguments.data in (*DEFAULTS, "text") if arguments.compare is None else arguments.compare
-    if compare:
-        (dense, dense_result), (net, result) = comparison.train_both()
+    with checkpoints.told_how_to_resume(arguments):
+        if arguments.compare:
+            (dense, dense_result), (net, result) = comparison.train_both()
+        else:
+            net, result = comparison.train_one()
+    if arguments.compare:
         rows = comparison.report(dense, dense_result, net, result)
     else:
-        net, result = comparison.train_one()
         rows = comparison.report_one(net, result)
     if data.is_text:
         _show_sample(net, data, texts.SAMPLE if arguments.sample is None else arguments.sample, arguments.seed)
