@@ -131,6 +131,8 @@ examples:
   svdfast train digits --hidden 2048,2048 --epochs 20 --threads 2
   svdfast train people.csv --target income --drop id --test later.csv --save network.npz
   svdfast train mnist --model gru --epochs 2
+  svdfast train mnist --checkpoint run.ckpt
+  svdfast train mnist --resume run.ckpt
   svdfast train text shakespeare.txt --model gru --steps 50 --save shakespeare.npz
   svdfast predict network.npz new.csv
 
@@ -287,10 +289,6 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "compress, export and svdfast.load; it takes DATA's own numbers, before they are "
         "standardised")
 
-    add("--checkpoint", type=Path, metavar="FILE",
-        help="write the training's state to FILE after each epoch, and that of the dense network beside it to FILE.dense")
-    add("--resume", type=Path, metavar="FILE",
-        help="continue from what --checkpoint FILE wrote, with the same other arguments; it ends as it would have without a break")
     add("--report", type=Path, metavar="FILE", help="write the columns, the scores and the epochs to FILE.html")
     add("--plot", type=Path, metavar="FILE", help="draw the losses to FILE.png or FILE.svg; needs matplotlib")
 
@@ -336,6 +334,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="train with all processes that mpiexec has started: mpiexec -n 4 svdfast train ... --distributed; needs mpi4py")
     add("--seed", type=parse.integer(0), default=0, metavar="N",
         help="of the first weights, the order of the samples and the test set (default 0)")
+    add("--checkpoint", type=Path, metavar="FILE",
+        help="write the training's state to FILE after each epoch, and that of the dense network beside it to FILE.dense")
+    add("--resume", type=Path, metavar="FILE",
+        help="continue from what --checkpoint FILE wrote, with the same other arguments; it ends as it would have without a break")
 
     add = parser.add_argument_group("data files").add_argument
     add("--test", metavar="FILE", help="a table of test samples, with the same columns")

@@ -42,8 +42,8 @@ def check(model: SVDMLP, goes_on: bool) -> None:
     if model.solver == "lbfgs":
         raise ValueError('checkpoint: expected None with solver="lbfgs", whose state SciPy keeps, got a file')
     if model.warm_start or goes_on:
-        caller = "partial_fit" if goes_on else "warm_start"
-        raise ValueError(f"checkpoint: expected None with {caller}, which begins with the weights in memory, got a file")
+        place = "in partial_fit" if goes_on else "with warm_start"
+        raise ValueError(f"checkpoint: expected None {place}, which begins with the weights in memory, got a file")
     if not isinstance(model.random_state, Integral) or isinstance(model.random_state, bool):
         raise ValueError(f"random_state: expected an integer with a checkpoint, got {model.random_state!r}")
 
