@@ -12,8 +12,10 @@ SVDFAST_COVERAGE=1  line tracing for coverage of .pyx files (slow; Python 3.11 o
 """
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -85,6 +87,23 @@ class BuildExt(build_ext):
                 return False
         return found
 
+
+def check_compiler():
+    """Ends with one line that says what to install, instead of a compiler's errors. On Windows setuptools has such a line."""
+    if os.name != "posix":
+        return
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    install = (
+        "apt install build-essential python3-dev (Debian, Ubuntu), dnf install gcc python3-devel (Fedora), "
+        "xcode-select --install (macOS)"
+    )
+    if shutil.which(compiler) is None:
+        sys.exit(f"svdfast needs a C compiler, and {compiler!r} was not found: {install}")
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        sys.exit(f"svdfast needs the headers of Python, and Python.h was not found: {install}")
+
+
+check_compiler()
 
 FOLDERS = ["products", "loops", "engine", "platform"]
 

@@ -7,7 +7,9 @@ Docstrings are read from the svdfast that is installed. Nothing is fetched. Not 
 (tests/test_docs.py).
 """
 
+import tomllib
 from importlib.util import find_spec
+from pathlib import Path
 
 import svdfast
 
@@ -16,7 +18,14 @@ author = "The svdfast developers"
 copyright = author
 version = release = svdfast.__version__
 
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
 # What other pages include is no page of its own.
 exclude_patterns = ["_build", "measured"]
 templates_path = ["_templates"]
@@ -33,8 +42,20 @@ numpydoc_show_class_members = False  # the template shows them
 numpydoc_validation_checks = {"GL05", "GL06", "GL07", "GL08", "PR02", "PR03", "PR10", "SS01"}
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]  # for tabs and cards
+
+# Copied are the lines after a prompt, without it.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+_PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 html_theme = "furo"
 html_title = f"svdfast {version}"
 html_copy_source = False
 html_show_sphinx = False
+html_theme_options = {
+    "source_repository": _PROJECT["urls"]["Repository"],
+    "source_branch": "main",
+    "source_directory": "docs/",
+}

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """svdfast: train neural networks faster by factoring their weights with truncated SVD.
 
-Only names are gathered here. `_gil` comes first, as it may refuse; then `_runtime`: it has SciPy's BLAS loaded before anything else does.
+Only names are gathered here. Two modules come first because they may refuse: `_gil`, and `_compiled`, which looks for the compiled
+modules. `_runtime` loads SciPy's BLAS before anything else does.
 """
 
 from svdfast._process import gil as _gil  # isort: skip  # noqa: F401
+from svdfast._process import compiled as _compiled  # isort: skip  # noqa: F401
 from svdfast._process import runtime as _runtime  # isort: skip  # noqa: F401
 from svdfast import (
     activations,
@@ -73,3 +75,7 @@ __all__ = [
     "truncated_svd",
 ]
 __all__ += _optimizers.__all__
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

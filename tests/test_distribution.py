@@ -4,6 +4,7 @@
 They lie with the sources; the wheels and the sdist themselves are test_packaging.py's.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -118,3 +119,34 @@ def test_every_extra_that_tests_need_is_theirs_too():
     extras = project()["project"]["optional-dependencies"]
     for name in ("sklearn", "onnx", "safetensors", "plot", "progress", "tensorboard", "demo"):
         assert set(extras[name]) <= set(extras["test"]), name
+
+
+def test_the_extra_all_has_every_feature():
+    """Left out: what needs more than pip, what holds much else at certain versions, and what is for developers."""
+    extras = project()["project"]["optional-dependencies"]
+    named = re.fullmatch(r"svdfast\[([\w,]+)\]", *extras["all"])[1].split(",")
+    others = {"all", "mpi", "lightning", "transformers", "test", "bench", "docs", "lint", "notebooks"}
+    assert set(named) == set(extras) - others
+
+
+@pytest.mark.skipif(os.name != "posix", reason="on Windows setuptools looks for the compiler")
+@pytest.mark.parametrize(
+    "compiler, include, message",
+    [
+        ("no-such-cc -pthread", None, "svdfast needs a C compiler, and 'no-such-cc' was not found: apt install build-essential"),
+        (sys.executable, "empty", "svdfast needs the headers of Python, and Python.h was not found: apt install build-essential"),
+    ],
+)  # fmt: skip
+def test_what_a_build_lacks_is_said_in_one_line(compiler, include, message):
+    pytest.importorskip("Cython", reason="Cython is not installed")
+    program = "import runpy, sys, sysconfig\n"
+    if include:
+        program += f"sysconfig.get_path = lambda name: {include!r}\n"
+    program += "sys.argv = ['setup.py', '--version']\nrunpy.run_path('setup.py')\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT, env=os.environ | {"CC": compiler}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(message)

@@ -94,6 +94,15 @@ def test_blocks_say_what_they_are(name):
             assert language in OTHER | {"sh"}, language
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_code_fits_the_page(name):
+    """A reader need not scroll: 92 characters; what code prints is as wide as it is."""
+    for language, file, code in blocks(PAGES[name]):
+        if language in ("python", "cython", "sh"):
+            lines = code.splitlines() if file or language == "sh" else re.findall(r"^(?:>>>|\.\.\.).*$", code, re.MULTILINE)
+            assert [line for line in lines if len(line) > 92] == []
+
+
 @pytest.mark.parametrize("name", [name for name, text in PAGES.items() if ">>> " in examples(text)])
 def test_examples(name, tmp_path, monkeypatch):
     text = PAGES[name]

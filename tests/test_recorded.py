@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The figures in the README and in docs/reproduction.md are those of the recorded runs."""
+"""The figures in the README and in docs/ are those of the recorded runs."""
 
 import json
 import re
 import statistics
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, HOME, HOW_FAST, PRECISION = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/index.md", "docs/how-fast.md", "docs/precision.md")
+)
 RESULTS = (ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8")
 
 
@@ -31,7 +35,7 @@ def test_milliseconds_a_step():
         "scikit-learn `MLPClassifier`": "sklearn",
     }
     seen = 0
-    for name, *cells in rows(README):
+    for name, *cells in rows(HOW_FAST):
         if name in systems:
             for form, cell in zip(("dense", "1/2", "1/4", "1/8"), cells, strict=True):
                 if cell:
@@ -39,7 +43,7 @@ def test_milliseconds_a_step():
                     seen += 1
     assert seen == 17
     quarter, eighth = re.search(
-        r"takes (\d\.\d\d) times as long as α = 1/4 and (\d\.\d\d) times", README
+        r"takes (\d\.\d\d) times as long as α = 1/4 and (\d\.\d\d) times", HOW_FAST
     ).groups()
     ratios = {row[1]: row[7] for row in rows(section) if row[0] == "svdfast"}
     assert (quarter, eighth) == (ratios["1/4"], ratios["1/8"])
@@ -48,8 +52,8 @@ def test_milliseconds_a_step():
 def test_times_in_the_documentation():
     section = RESULTS.split("### mnist, 2 threads")[1].split("###")[0]
     ratios = {row[1]: (row[7], row[8]) for row in rows(section) if row[0] == "svdfast"}
-    page = (ROOT / "docs" / "when-factoring-pays.md").read_text(encoding="utf-8")
-    told = re.search(r"(\d\.\d+) times as fast at α = 1/4 and (\S+) times at α = 1/8, where the counts promise (\S+) and (\S+)\.\n", page)
+    page = " ".join((ROOT / "docs" / "when-factoring-pays.md").read_text(encoding="utf-8").split())
+    told = re.search(r"(\d\.\d+) times as fast at α = 1/4 and (\S+) times at α = 1/8, where the counts promise (\S+) and (\S+)\. ", page)
     assert told.groups() == (ratios["1/4"][0], ratios["1/8"][0], ratios["1/4"][1], ratios["1/8"][1])
 
 
@@ -57,19 +61,20 @@ def test_what_the_library_chooses():
     section = RESULTS.split("## What the library chooses by itself")[1].split("\n## ")[0]
     recorded = {row[0]: row for row in rows(section.split("\nThe default without each")[0])}
     told = re.search(
-        r"on (\d+) data sets.* changed by (\S+) points on\saverage, and no set .* took (\S+) of dense's .* changed by (\S+) points, "
-        r"and 500 steps took (\S+) of the time", README, re.S
+        r"on (\d+) data sets.* changed by (\S+) points on average, and no set .* took (\S+) of dense's .* changed by (\S+) points, "
+        r"and 500 steps took (\S+) of the time", " ".join(HOW_FAST.split())
     ).groups()  # fmt: skip
     narrow, deep = recorded["512-512"], recorded["1024-1024-1024"]
     assert told == (narrow[2], narrow[3], narrow[6], deep[3], deep[6])
     assert narrow[5] == deep[5] == "0"
 
 
-def test_accuracy_tuned():
+@pytest.mark.parametrize("page", [README, HOW_FAST], ids=["README", "how-fast"])
+def test_accuracy_tuned(page):
     """Each row: data, form, accuracy, difference, time."""
     section = RESULTS.split("## Accuracy, each form")[1].split("\n## ")[0]
     seen = 0
-    for row in rows(README):
+    for row in rows(page.split("Seconds until")[0]):
         if row[0] in ("MNIST", "Fashion-MNIST"):
             for form, cell in zip(("dense", "1/4", "1/8"), row[1:], strict=True):
                 accuracy, spread, share = re.fullmatch(r"(\S+) ± (\S+) %, (\S+)", cell).groups()
@@ -86,16 +91,38 @@ def test_accuracy_tuned():
     assert seen == 6
 
 
+def test_the_first_sentence():
+    """The figures of README and home page are those of the README's table."""
+    sentence = r"MNIST takes \*\*(\S+) of the time\*\* of dense training and ends at (\S+) % test accuracy instead of (\S+) %"
+    told = {re.search(sentence, " ".join(page.split())).groups() for page in (README, HOME)}
+    (cells,) = [row[1:] for row in rows(README) if row[0] == "MNIST"]
+    (dense, _), _, (factored, share) = (re.fullmatch(r"(\S+) ± \S+ %, (\S+)", cell).groups() for cell in cells)
+    assert told == {(share, factored, dense)}
+
+
+def test_predictions():
+    """Each row: samples, form, time, and the other libraries' times divided by it; two threads."""
+    section = RESULTS.split("## Predictions")[1].split("\n## ")[0]
+    recorded = {tuple(row[1:3]): row[3:] for row in rows(section) if row[0] == "2"}
+    seen = 0
+    for row in rows(HOW_FAST.split("## Predictions")[1].split("\n## ")[0])[2:]:
+        time, _, torch, onnxruntime, *_ = recorded[row[0], row[1].removeprefix("α = ")]
+        (value, unit), (exact, same) = row[2].split(), time.split()
+        assert unit == same and abs(float(value) - float(exact)) <= 0.501
+        assert abs(float(row[3]) - float(torch)) <= 0.0501 and abs(float(row[4]) - float(onnxruntime)) <= 0.0501
+        seen += 1
+    assert seen == 6
+
+
 def test_seconds_to_an_accuracy():
     seen = 0
-    for name, sentence in (
-        ("mnist", r"is 98\.0 % that takes (\S+) s dense, (\S+) s with α = 1/8 and (\S+) s with PyTorch"),
-        ("fashion-mnist", r"is 88\.5 %,\s(\S+) s, (\S+) s and (\S+) s\."),
-    ):
-        told = re.search(sentence, README).groups()
-        for form, seconds in zip(("dense", "1/8", "torch"), told, strict=True):
-            recorded = re.search(rf"^{name} +{form} +rate \S+ +first of its rates at \S+ %: median (\S+) s", RESULTS, re.M)
-            assert abs(float(seconds) - float(recorded[1])) <= 0.0501, (name, form)
+    for name, accuracy, *cells in rows(HOW_FAST.split("Seconds until")[1].split("\n## ")[0])[2:]:
+        for form, cell in zip(("dense", "1/8", "torch"), cells, strict=True):
+            place = rf"^{name.lower()} +{form} +rate \S+ +first of its rates at (\S+) %: median (\S+) s"
+            at, recorded = re.search(place, RESULTS, re.M).groups()
+            assert float(accuracy.removesuffix(" %")) == float(at)
+            seconds = cell.removesuffix(" s")
+            assert abs(float(seconds) - float(recorded)) <= 0.0501, (name, form)
             seen += 1
     assert seen == 6
 
@@ -108,7 +135,7 @@ def test_milliseconds_a_step_in_bfloat16():
         ("svdfast, bfloat16", "svdfast bfloat16"),
         ("PyTorch 2.13, bfloat16 autocast", "torch bfloat16"),
     ):
-        (cells,) = [row[1:] for row in rows(README) if row[0] == name]
+        (cells,) = [row[1:] for row in rows(PRECISION) if row[0] == name]
         for form, cell in zip(("dense", "0.5", "0.25", "0.125"), cells, strict=True):
             recorded = re.search(rf"^{system} +{form} .* (\S+) ms ", section, re.M)
             assert cell == recorded[1], (name, form)
@@ -119,7 +146,7 @@ def test_milliseconds_a_step_in_bfloat16():
 def test_accuracy_in_bfloat16():
     section = RESULTS.split("## bfloat16")[1].split("\n## ")[0]
     seen = 0
-    for row in rows(README):
+    for row in rows(PRECISION):
         if ", float32" in row[0] or ", bfloat16" in row[0]:
             data, precision = row[0].lower().split(", ")
             if "mnist" not in data:
@@ -144,10 +171,10 @@ def test_the_experiments_tables():
         assert (ROOT / "docs" / picture).exists()
 
 
-def test_accuracy_with_the_reports_settings():
+def test_accuracy_with_the_papers_settings():
     runs = json.loads((ROOT / "docs" / "reproduction" / "mnist.json").read_text(encoding="utf-8"))["runs"]
     for kind, form in (("dense", "DNN, φ 100 %"), ("with α = 1/2", "α 1/2, φ 10 %")):
-        mean, spread = re.search(rf"(\d+\.\d+) ± (\d\.\d+) % {kind}", README).groups()
+        mean, spread = re.search(rf"(\d+\.\d+) ± (\d\.\d+) % {kind}", " ".join(HOW_FAST.split())).groups()
         values = [run["test_accuracy"] for run in runs if run["form"] == form]
         assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" == f"{mean} ± {spread}"
 
