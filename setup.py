@@ -9,19 +9,24 @@ SVDFAST_SANITIZE=1  AddressSanitizer, UndefinedBehaviorSanitizer and bounds chec
                     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" and
                     ASAN_OPTIONS=detect_leaks=0, as the interpreter itself is built without.
 SVDFAST_COVERAGE=1  line tracing for coverage of .pyx files (slow; Python 3.11 only).
+SOURCE_DATE_EPOCH   the time of every file in sdist and wheel. Two builds with the same one, by the same tools, have equal bytes.
 """
 
+import gzip
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 DEBUG = os.environ.get("SVDFAST_DEBUG") == "1"
 SANITIZE = os.environ.get("SVDFAST_SANITIZE") == "1"
@@ -39,8 +44,9 @@ DIRECTIVES = {
 }
 
 # GCC 12 turns loops into vector instructions only from -O3 on. errno and trapping would keep sqrt and ?: from it;
-# -ffast-math would change results, and linking with it the user's whole process.
-C_FLAGS_UNIX = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+# -ffast-math would change results, and linking with it the user's whole process. -g0, as Python's own flags may ask for debugging
+# information, which names the folder of the build.
+C_FLAGS_UNIX = ["-O0", "-g"] if DEBUG else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
 if SANITIZE:
     C_FLAGS_UNIX = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 # MSVC knows `restrict` from C11 on, and takes comments for the system's own encoding where it is not told.
@@ -54,6 +60,11 @@ if COVERAGE:
 class BuildExt(build_ext):
     """Adds the flags of the compiler that was found, and OpenMP where a program with it builds and runs."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        if self.parallel is None:  # extensions at once: one for each CPU
+            self.parallel = True
+
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
         flags = list(C_FLAGS_MSVC if msvc else C_FLAGS_UNIX)
@@ -64,7 +75,6 @@ class BuildExt(build_ext):
             link = [] if msvc else [openmp]
         if SANITIZE:
             link = [*link, "-fsanitize=address,undefined"]
-            self.parallel = True  # minutes each
         for extension in self.extensions:
             extension.extra_compile_args = flags
             extension.extra_link_args = link
@@ -86,6 +96,29 @@ class BuildExt(build_ext):
                 print(f"OpenMP was not found ({error}): building single-threaded.", file=sys.stderr)
                 return False
         return found
+
+
+class Sdist(sdist):
+    """An archive that depends on its files' names, modes and bytes and on SOURCE_DATE_EPOCH, not on who packs it, where and when."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
+        if format != "gztar":
+            return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
+        now = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+
+        def plain(entry):
+            entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = now, 0, 0, "", ""
+            entry.mode = 0o755 if entry.isdir() or entry.mode & 0o100 else 0o644
+            return entry
+
+        name = f"{base_name}.tar.gz"
+        with (
+            open(name, "wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=now) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            archive.add(base_dir, filter=plain)  # which goes through folders in order of names
+        return name
 
 
 def check_compiler():
@@ -150,5 +183,5 @@ setup(
         include_path=["."],
         compiler_directives=DIRECTIVES,
     ),
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build_ext": BuildExt, "sdist": Sdist},
 )

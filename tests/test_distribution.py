@@ -150,3 +150,26 @@ def test_what_a_build_lacks_is_said_in_one_line(compiler, include, message):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith(message)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="CI's scripts are bash's")
+@pytest.mark.parametrize("last, status, line", [("true", 0, "s   all of them"), ("false", 1, "s   FAILED in the last one, with status 1")])
+def test_ci_ends_with_a_table_of_its_stages(tmp_path, last, status, line):
+    text(".ci/stages")
+    script = f"""
+set -euo pipefail
+temp=$(mktemp -d -p .)
+source "{ROOT / ".ci" / "stages"}"
+heading "lint"
+heading "valgrind"
+skipped "valgrind is not installed"
+heading "tests"
+{last}
+"""
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (status, "")
+    table = done.stdout.split("==== stages\n")[1].splitlines()
+    names = [row.split("s   ")[-1].strip() for row in table[:-1]]
+    assert names == ["lint", "valgrind", "! valgrind is not installed", "tests"]
+    assert table[-1].endswith(line)
+    assert list(tmp_path.iterdir()) == []

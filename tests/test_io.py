@@ -214,7 +214,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(where, error, path, 
     if where != "content":
         monkeypatch.setattr(os, where, fail)
     elif path.suffix == ".npz":
-        monkeypatch.setattr(np, "savez", fail)
+        monkeypatch.setattr(np.lib.format, "write_array", fail)
     else:
         monkeypatch.setattr("safetensors.numpy.save", fail)
     with pytest.raises(type(error)):

@@ -39,6 +39,7 @@ OPTIONAL = (
     "dask", "distributed", "h5py", "lightning", "matplotlib", "mpi4py", "onnx", "onnxruntime", "safetensors", "sklearn",
     "tensorboardX", "torch", "tqdm", "transformers", "zarr",
 )  # fmt: skip
+EPOCH = 1_000_000_000  # in 2001
 REQUIRED = ["numpy", "scipy", "threadpoolctl"]
 PAPERS = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md")
 
@@ -95,7 +96,7 @@ def sdist(tmp_path_factory):
         if path.with_suffix(".pyx").exists():
             path.unlink()
     build = "from setuptools.build_meta import build_sdist; build_sdist('..')"
-    done = command("-c", build, cwd=copy)
+    done = command("-c", build, cwd=copy, SOURCE_DATE_EPOCH=str(EPOCH))
     assert done.returncode == 0, done.stderr
     (archive,) = folder.glob("*.tar.gz")
     return archive
@@ -125,6 +126,16 @@ def test_built_sdist_holds_all_that_builds_and_tests(sdist):
     assert [n for n in names if n.endswith((".so", ".pyd", ".pyc"))] == []
     assert {n for n in names if n.endswith(".c")} == shipped("src", "*.c")
     assert [n for n in names if "_build" in n or "generated" in n] == []
+
+
+@needs_sources
+def test_built_sdist_depends_on_no_clock_and_no_user(sdist):
+    """CI builds twice and compares; this shows what would differ."""
+    assert sdist.read_bytes()[4:8] == EPOCH.to_bytes(4, "little")  # gzip's own time
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+    assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in members} == {(EPOCH, 0, 0, "", "")}
+    assert {m.mode for m in members} <= {0o644, 0o755}
 
 
 @needs_sources

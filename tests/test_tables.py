@@ -4,12 +4,15 @@
 How a network predicts from a table is tested in test_cli_model.py.
 """
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import OneHotEncoder, StandardScaler  # noqa: E402
 
 import svdfast as sf  # noqa: E402
+from svdfast._process import checks  # noqa: E402
 from svdfast.cli import columns, tables  # noqa: E402
 from svdfast.cli.data import split_rows  # noqa: E402
 from svdfast.cli.errors import Failure  # noqa: E402
@@ -161,6 +165,22 @@ def test_packed_files(pack):
     Path(f"t.csv.{suffix}").write_bytes(module.compress(b"a,b\n1,2\n3,4\n"))
     assert tables.is_table(f"none.csv.{suffix}")
     assert tables.read_table(f"t.csv.{suffix}").frame.to_numpy().tolist() == [["1", "2"], ["3", "4"]]
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, gzip.compress, lzma.compress])
+def test_a_packed_file_is_unpacked_no_further_than_there_is_memory(pack, monkeypatch):
+    """100 MB of one row would be 100 KB, or less; a file may claim any number of them."""
+    packed = pack(bytes(2**22)) * 25
+    Path("t.csv").write_bytes(packed)
+    monkeypatch.setattr(checks, "memory", lambda: 150_000_000)
+    message = r"^t.csv: there is not enough memory for it: over (50|67),\d+,\d+ bytes when it is unpacked$"
+    tracemalloc.start()
+    try:
+        with pytest.raises(Failure, match=message):
+            tables.read_table("t.csv")
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])

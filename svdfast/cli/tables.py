@@ -25,12 +25,14 @@ from typing import Any
 
 import numpy as np
 
+from svdfast._process.checks import room
 from svdfast.cli.errors import Failure, named_errors, one_line, short
 from svdfast.data.preparation import GAPS, read_integer
 
 __all__ = ["DECIMAL_COMMA", "Reading", "Table", "is_table", "read_table", "reading_of"]
 
-_PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ\x00": lzma.decompress}
+_PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_PIECE = 1 << 24  # bytes unpacked at a time
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _DELIMITERS = ",;\t|"
 _SUFFIXES = (".csv", ".tsv", ".txt", ".data", ".parquet", ".pq", ".feather", ".arrow", ".xlsx", ".xls", ".ods")
@@ -116,10 +118,11 @@ def _content(name: str) -> bytes:
 
 
 def _read(pandas: Any, data: bytes, suffix: str, reading: Reading, known: Collection[str]) -> Table:
-    for mark, unpack in _PACKED.items():
+    for mark, opened in _PACKED.items():
         if data.startswith(mark):
             try:
-                data = unpack(data)
+                with opened(io.BytesIO(data)) as file:
+                    data = _unpacked(file)
             except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
                 raise Failure(f"damaged compressed file: {error}") from None
             break
@@ -140,6 +143,18 @@ def _read(pandas: Any, data: bytes, suffix: str, reading: Reading, known: Collec
     table = _with_header(pandas, rows, lines, reading.header, known)
     table.notes[:0] = notes
     return table
+
+
+def _unpacked(file: Any) -> bytes:
+    """The whole of a compressed file, if there is memory for it, which its size does not tell. Raises Failure."""
+    content = bytearray()
+    while piece := file.read(_PIECE):
+        content += piece
+        try:
+            room("file", 3 * len(content))  # to grow, as bytes, and as text
+        except MemoryError:
+            raise Failure(f"there is not enough memory for it: over {len(content):,} bytes when it is unpacked") from None
+    return bytes(content)
 
 
 def _with_point(cell: str, line: int) -> str:

@@ -104,8 +104,11 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
         }
         text = json.dumps(header)
         if target.suffix == ".npz":
-            with written_whole(target) as file:
-                np.savez(file, header=np.array(text), parameters=parameters)
+            # np.savez, but for closing the archive also where the disk is full, as that of NumPy 1.26 does not.
+            with written_whole(target) as file, zipfile.ZipFile(file, "w") as archive:
+                for name, array in (("header", np.array(text)), ("parameters", parameters)):
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                        np.lib.format.write_array(part, array, allow_pickle=False)
             return
         tensors = _tensors(layout, parameters)
         metadata = {"svdfast": text, "crc32": _checksum(text, tensors)}
