@@ -178,7 +178,7 @@ class FactoredLinear(Factored):
         return made.train(self.training)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, "
             f"bias={self.bias is not None}"
@@ -293,7 +293,7 @@ class _FactoredConv(Factored):
         return made.train(self.training)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, rank={self.rank}, stride={self.stride}"
         for name, default in (("padding", (0,) * self._ndim), ("dilation", (1,) * self._ndim), ("padding_mode", "zeros")):
             value = getattr(self, name)
@@ -414,7 +414,7 @@ class _FactoredRecurrent(Factored):
         return made
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return f"in_features={self.in_features}, rank={self._type.extra_repr(self)}"
 
 

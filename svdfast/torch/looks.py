@@ -75,7 +75,7 @@ class Looks:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes what `state` gave."""
+        """Restores what `state` returned."""
         self.auto.restore(state)
         self.starts = None if state["starts"] is None else list(state["starts"])
         self.n_pieces, self.begun = state["n_pieces"], state["begun"]

@@ -83,7 +83,7 @@ class MeanPool2d(nn.Module):
         return pool(pad(x, self.padding), self.kernel_size, self.stride) / within
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
@@ -128,7 +128,7 @@ class Recurrent(nn.Module):
         return states if self.return_sequences else _last(states, self.module.bidirectional)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return f"return_sequences={self.return_sequences}"
 
 
@@ -235,5 +235,5 @@ class FactoredRecurrent(nn.Module):
         return torch.stack(made[::-1] if reverse else made, dim=1)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return f"cell={self.cell!r}, return_sequences={self.return_sequences}"
