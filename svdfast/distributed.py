@@ -2,7 +2,7 @@
 """Trainings over several processes: the communicator that `train` takes, and what to expect of it.
 
 The transport is MPI through mpi4py (the extra `mpi`), which is imported only when `mpi` is called.
-Not here: what processes tell each other (training/team.py), and how a step is shared out
+Elsewhere: what processes tell each other (training/team.py), and how a step is shared out
 (training/shared.py).
 """
 

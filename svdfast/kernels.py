@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One layer, dense or factored, forward and backward, for any NumPy code: checked, with `out=`.
 
-The kernels that a `Network` trains with, over all rows at once. Not here: the products themselves
+The kernels that a `Network` trains with, over all rows at once. Elsewhere: the products themselves
 (src/cython_kernels.pyx), networks and training, and the way in for Cython code, which checks
 nothing (svdfast/cython_kernels.pxd). ::
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks as ONNX models, for other runtimes, on request with the preparation of a table's columns. Needs onnx: the extra `onnx`.
 
-Not here: what a preparation does (data/preparation.py); the operators of layers (interop/onnx_layers.py) and of activations
+Elsewhere: what a preparation does (data/preparation.py); the operators of layers (interop/onnx_layers.py) and of activations
 (model/activations.py); reading ONNX models; other files (interop/files.py).
 """
 

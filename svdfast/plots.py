@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Figures of a training and of a network's spectra, and how lines are told apart without colour. Needs matplotlib: the extra `plot`.
 
-Figures belong to no window and to no list of pyplot's, and no setting of matplotlib's is changed. Not here: the figures of the report's
+Figures belong to no window and to no list of pyplot's, and no setting of matplotlib's is changed. Elsewhere: the figures of the report's
 experiments (reproduce/), and what is shown of a training while it runs (callbacks.py).
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Sequences as the arrays that a training takes: one long sequence in windows, and sequences of several lengths, padded.
 
-Not here: the layers that take them (layers.py), and the training that carries their state from window to window (`train`).
+Elsewhere: the layers that take them (layers.py), and the training that carries their state from window to window (`train`).
 """
 
 import math

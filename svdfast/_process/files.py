@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Writing a file so that nobody, at any moment, sees a part of it under its name; and archives of arrays that may be damaged or hostile.
 
-Not here: what is written and read.
+Elsewhere: what is written and read.
 """
 
 from __future__ import annotations

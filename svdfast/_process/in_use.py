@@ -2,7 +2,7 @@
 """Which networks and optimizers are in use, and by which thread: any number may read one, or one alone change it.
 
 Nobody waits: what can't be had now is refused. What is kept here is of the process, never of the network, so that copies and pickles know
-nothing of it. Not here: arrays that somebody took from a network before; they are NumPy's, and nobody looks after them.
+nothing of it. Elsewhere: arrays that somebody took from a network before; they are NumPy's, and nobody looks after them.
 """
 
 from __future__ import annotations

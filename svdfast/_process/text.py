@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Plain text tables. Not here: what stands in them."""
+"""Plain text tables. Elsewhere: what stands in them."""
 
 from __future__ import annotations
 

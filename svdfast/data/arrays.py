@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Batches of samples in memory, and what every source of batches is.
 
-Not here: sparse samples (sparse.py), rows that are not in memory (rows.py), batches that come ready (batches.py).
+Elsewhere: sparse samples (sparse.py), rows that are not in memory (rows.py), batches that come ready (batches.py).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Batches as an iterable gives them, for training and for validation. Not here: batches that are taken from data (arrays.py, rows.py)."""
+"""Batches as an iterable gives them, for training and for validation. Elsewhere: batches that are taken from data (arrays.py, rows.py)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Checks samples, targets and weights at the boundary, and brings them to forms that the compiled core reads.
 
-Nothing is copied that can be read as it lies: uint8, float32 and float64 rows are converted tile by tile in the core. Not here: data
+Nothing is copied that can be read as it lies: uint8, float32 and float64 rows are converted tile by tile in the core. Elsewhere: data
 that is not in memory (rows.py) or comes in batches (batches.py); data sets to download (datasets.py).
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tables with named columns (pandas's and polars's DataFrames and Series) as arrays, and the names of their columns.
 
-No package is imported: a frame is what has `columns` and `dtypes`. Not here: text, dates and categories as inputs, which are prepared
+No package is imported: a frame is what has `columns` and `dtypes`. Elsewhere: text, dates and categories as inputs, which are prepared
 before (`svdfast train`, scikit-learn's ColumnTransformer); text as targets (labels.py).
 """
 

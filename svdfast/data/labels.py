@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Targets that are text or bools: labels, which become class numbers. Integers are class numbers already.
 
-Not here: what numbers must be for a loss (checks.py); tables (frames.py).
+Elsewhere: what numbers must be for a loss (checks.py); tables (frames.py).
 """
 
 from __future__ import annotations

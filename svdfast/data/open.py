@@ -2,7 +2,7 @@
 """The front door for data: samples for training, for validation, and for all that looks at a network.
 
 Everything that users give as data comes in here, is checked as a `Spec` says, and goes out as Samples: at once where it
-is in memory, else in blocks or in batches. Not here: how each kind is read (arrays.py, sparse.py, rows.py, batches.py).
+is in memory, else in blocks or in batches. Elsewhere: how each kind is read (arrays.py, sparse.py, rows.py, batches.py).
 """
 
 from __future__ import annotations

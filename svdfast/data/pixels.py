@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Warns of uint8 samples that are scaled as pixels are, and look as if they were none. Not here: the scaling, which is the engine's."""
+"""Warns of uint8 samples that are scaled as pixels are, and look as if they were none. Elsewhere: the scaling, which is the engine's."""
 
 from __future__ import annotations
 

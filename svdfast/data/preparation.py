@@ -2,7 +2,7 @@
 """How a table with text and gaps becomes a network's inputs and targets: columns by their names, gaps filled, text one-hot.
 
 Plain values, which files of networks store. A table is a pandas.DataFrame, but pandas is not imported.
-Not here: what a training table's columns are found to be (cli/columns.py), the reading of files, and scaling (the first layer does that).
+Elsewhere: what a training table's columns are found to be (cli/columns.py), the reading of files, and scaling (the first layer does that).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ How well a row source is shuffled: each epoch takes all blocks in a new random o
 of these in a new random order. Each sample comes once an epoch, and a batch is drawn from as many places as the pool has blocks. Data
 sorted into more stretches than that (by class, by time) are shuffled less well than in memory. Smaller blocks would shuffle better and
 be read more slowly: 1 MiB is about where a disk's time to find a place no longer matters.
-Not here: arrays in memory (arrays.py), iterables of batches (batches.py).
+Elsewhere: arrays in memory (arrays.py), iterables of batches (batches.py).
 """
 
 from __future__ import annotations

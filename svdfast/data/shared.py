@@ -3,7 +3,7 @@
 
 A batch has the same rows whatever the number of processes; each takes a stretch of its places. Samples
 in memory need no source of their own: each process takes its rows of the order that all know.
-Not here: what a process does with its rows (training/shared.py), nor validation data (open.py).
+Elsewhere: what a process does with its rows (training/shared.py), nor validation data (open.py).
 """
 
 from __future__ import annotations

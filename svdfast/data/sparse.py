@@ -2,7 +2,7 @@
 """Sparse samples in memory (scipy.sparse), which the compiled core reads as they are, row by row.
 
 They are batched, shuffled and shared out as dense samples in memory are (arrays.py), in the same order with the same generator.
-Not here: dense samples (checks.py), sparse targets, which nothing here takes.
+Elsewhere: dense samples (checks.py), sparse targets, which nothing here takes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What data must be for a network: shapes, types, and what the targets are. Not here: the checks (checks.py)."""
+"""What data must be for a network: shapes, types, and what the targets are. Elsewhere: the checks (checks.py)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Text as tokens: each character is a number, and each window of characters has the next ones as its targets.
 
-Not here: networks (model/), and text as the labels of classes (labels.py).
+Elsewhere: networks (model/), and text as the labels of classes (labels.py).
 """
 
 from __future__ import annotations

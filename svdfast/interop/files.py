@@ -6,7 +6,7 @@
                    libraries find them; the header is in the metadata as `svdfast`, with a checksum, for the format has none
 
 The header has the format and its version, the svdfast that wrote it, each layer's shape, structure and activation, the scale of uint8
-samples, and what the network knows of its data (`Origin`). Not here: data sets (datasets.py).
+samples, and what the network knows of its data (`Origin`). Elsewhere: data sets (datasets.py).
 """
 
 from __future__ import annotations

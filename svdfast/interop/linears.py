@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Layers with weights found in another library's model, and the network that they make.
 
-Not here: how they are found (torch_reading.py, sklearn_networks.py).
+Elsewhere: how they are found (torch_reading.py, sklearn_networks.py).
 """
 
 from __future__ import annotations

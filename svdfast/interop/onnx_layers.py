@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A network's layers as ONNX operators; factored layers stay factored.
 
-onnxruntime lacks Conv, AveragePool, RNN, GRU and LSTM for float64, so they are built from other operators there. Not here: the model
+onnxruntime lacks Conv, AveragePool, RNN, GRU and LSTM for float64, so they are built from other operators there. Elsewhere: the model
 around them (onnx.py), the operators of activations (model/activations.py).
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A layout as pieces that other libraries have: a recurrent layer is one again, and each step without weights is one by itself.
 
-Not here: how a piece is written for a library (torch_writing.py, onnx_layers.py).
+Elsewhere: how a piece is written for a library (torch_writing.py, onnx_layers.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks from scikit-learn's multi-layer perceptrons: the numbers are copied, the function stays the same.
 
-Not here: estimators of our own (svdfast/sklearn); how scikit-learn calls an activation (model/activations.py).
+Elsewhere: estimators of our own (svdfast/sklearn); how scikit-learn calls an activation (model/activations.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks from and to PyTorch's own: the numbers are copied, the function stays the same.
 
-Not here: how modules are read and written (torch_reading.py, torch_writing.py); the method on a PyTorch model itself (torch.py).
+Elsewhere: how modules are read and written (torch_reading.py, torch_writing.py); the method on a PyTorch model itself (torch.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Single PyTorch modules: their numbers, their function, and what batch and layer normalisation multiply and add.
 
-Not here: modules one after the other (torch_reading.py).
+Elsewhere: modules one after the other (torch_reading.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The modules of a PyTorch module in the order in which they compute, and the errors for those that have no counterpart.
 
-Not here: what a module becomes (torch_reading.py).
+Elsewhere: what a module becomes (torch_reading.py).
 """
 
 from __future__ import annotations

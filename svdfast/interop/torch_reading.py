@@ -2,7 +2,7 @@
 """PyTorch modules that stand one after the other, read as the layers of a network.
 
 A reader knows the shape of a sample between two modules, as svdfast has it, and how its numbers lie in PyTorch. Scales and shifts wait
-for the next weight. Not here: single modules (torch_numbers.py), the way there (torch_writing.py).
+for the next weight. Elsewhere: single modules (torch_numbers.py), the way there (torch_writing.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A network's layers as PyTorch modules that stand one after the other.
 
-Images are (n, channels, height, width) there, sequences (n, steps, features). Not here: the way back (torch_reading.py).
+Images are (n, channels, height, width) there, sequences (n, steps, features). Elsewhere: the way back (torch_reading.py).
 """
 
 from __future__ import annotations

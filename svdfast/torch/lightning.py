@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`Schedule` as a callback of Lightning's Trainer. Needs the package lightning.
 
-Not here: what the callbacks of all Trainers do (callback.py).
+Elsewhere: what the callbacks of all Trainers do (callback.py).
 """
 
 from __future__ import annotations

@@ -139,11 +139,11 @@ class Looks:
         return loss
 
     def _cost(self, n_pieces: int, start: int = 0) -> float:
-        """Of a pass over the pieces from `start` on, in steps."""
+        """The cost of a pass over the pieces from `start` on, in steps."""
         sizes, known = self._sizes, self._seconds
         if self.budget.counts or not known:
             return self.budget.passes(sum(sizes[start:n_pieces]))
-        # Of pieces that were not timed yet, by those that were.
+        # The timed pieces predict those that were not timed yet.
         each = sum(known) / max(1, sum(sizes[: len(known)]))
         seconds = [
             known[i] if i < len(known) else each * sizes[i] for i in range(start, n_pieces)
