@@ -141,9 +141,9 @@ class SharedRows:
         return cut(lane + 1, n, n_lanes) - cut(lane, n, n_lanes), cut(lane + 1, tail, n_lanes) - cut(lane, tail, n_lanes)
 
     def batches(self) -> Iterator[Stretch]:
-        """As `Source` says, but that a batch is the place of its first own row, and the rows of all processes."""
+        """See `Source`; but a batch is the place of its first own row, and the rows of all processes."""
         self.counted = False
-        # One number of the generator, so that it goes on alike in all processes.
+        # One draw from the generator, so that it stays alike in all processes.
         seed = int(self.rng.integers(2**63)) if self.shuffle else 0
         lanes = [self._lane(seed, lane, i * self.room) for i, lane in enumerate(self.share.lanes)] if self.shuffle else []
         for begin in range(0, self.steps_per_epoch, self.together):

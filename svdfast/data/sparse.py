@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sparse samples in memory (scipy.sparse), which the compiled core reads as they are, row by row.
+"""Sparse samples in memory (scipy.sparse), which the compiled core reads row by row.
 
-They are batched, shuffled and shared out as dense samples in memory are (arrays.py), in the same order with the same generator.
-Elsewhere: dense samples (checks.py), sparse targets, which nothing here takes.
+They are batched, shuffled and shared out like dense samples in memory (arrays.py), in the same
+order with the same generator. Sparse targets are not supported. Elsewhere: dense samples
+(checks.py).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from svdfast.data.spec import Spec
 
 __all__ = ["SparseInputs", "is_sparse", "sparse_samples"]
 
-# Samples of which at most this share of the numbers is stored are multiplied by entries; others are faster as dense rows
-# (bench/sparse.py).
+# If at most this share of the numbers is stored, products go entry by entry; above it, dense rows
+# are faster (bench/sparse.py).
 FEW = 1 / 8
 
 
