@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Turns sequences into arrays for training: one long sequence into windows, several into a padded array.
+"""Turns sequences into arrays for training: a long one into windows, several into a padded array.
 
 Elsewhere: the layers that take them (layers.py), and the training that carries their state from
 window to window (`train`).
