@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Callbacks for `train(callbacks=[...])` that are too long for a lambda. Elsewhere: figures of a finished training (plots.py)."""
+"""Callbacks for `train(callbacks=[...])` that are too long for a lambda.
+
+Elsewhere: figures of a finished training (plots.py).
+"""
 
 from __future__ import annotations
 

@@ -205,8 +205,8 @@ def text(path: str | os.PathLike[str], *, steps: int = 100, test: float = 0.1, e
     Parameters
     ----------
     path : str or PathLike
-        A text file; it may be a gzip file. Line ends stay as they are, and a byte order mark is left
-        out.
+        A text file; it may be a gzip file. Line ends stay as they are, and a byte order mark is
+        left out.
     steps : int
         Characters in a window. Windows do not overlap, and a rest that fills no window is left out.
     test : float

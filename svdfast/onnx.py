@@ -42,19 +42,19 @@ def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
     """An ONNX model that computes what a network does.
 
     Its input "X" and its output "y" have the shapes of `Network.predict`, (n_samples, n_inputs) and
-    (n_samples, n_outputs) for fully connected layers, and the network's dtype. Tokens are int64. The
-    dimension "steps" stands for any number of steps. A dense layer is one Gemm, a factored layer is
-    two. The model takes floats: scale uint8 inputs by `uint8_scale` first, as the network does. The
-    model's metadata has the scale under "uint8_scale". It has the network's origin as JSON:
-    "classes", "feature_names", "preparation".
+    (n_samples, n_outputs) for fully connected layers, and the network's dtype. Tokens are int64.
+    The dimension "steps" stands for any number of steps. A dense layer is one Gemm, a factored
+    layer is two. The model takes floats: scale uint8 inputs by `uint8_scale` first, as the network
+    does. The model's metadata has the scale under "uint8_scale". It has the network's origin as
+    JSON: "classes", "feature_names", "preparation".
 
     Parameters
     ----------
     net : Network
     preparation : bool
         Make a model that takes the columns of the network's training table and returns labels. It
-        has an input (n_samples, 1) for each column, by its name: numbers of the network's dtype, NaN
-        for a gap; or text without spaces around it, "" for a gap. Its first output is "label"
+        has an input (n_samples, 1) for each column, by its name: numbers of the network's dtype,
+        NaN for a gap; or text without spaces around it, "" for a gap. Its first output is "label"
         (n_samples,), or one for each target, ``label_`` and the target's name. A network that
         predicts numbers has only "y". An output whose name is also a column's name gets a "_" at
         its end.
@@ -76,9 +76,9 @@ def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
 
     Notes
     -----
-    Factored layers stay factored. A dense convolution is one Conv; a factored one is two, the second
-    of 1×1. A recurrent layer is RNN, GRU or LSTM; all factors of its input's weight but the last
-    stand before it. If its state's weight is factored, it is a Scan with two products in it.
+    Factored layers stay factored. A dense convolution is one Conv; a factored one is two, the
+    second of 1×1. A recurrent layer is RNN, GRU or LSTM; all factors of its input's weight but the
+    last stand before it. If its state's weight is factored, it is a Scan with two products in it.
     onnxruntime has Conv, AveragePool and recurrent operators for float32 only; a float64 network
     has slower operators in their place. The network refuses a token outside the vocabulary; the
     model returns the bias alone for it. Give a model with recurrent layers at least one sample:

@@ -154,11 +154,12 @@ def spectrum(
     ranks: Sequence[int | None] | str | RankRule | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> Figure | SubFigure:
-    """Draws each hidden weight's singular values, the energy share of the first i, and its break-even rank.
+    """Draws each hidden weight's singular values and their energy, and the break-even rank.
 
-    Each hidden layer has a panel. A factored layer shows the spectrum of its product W1·W2. It
-    computes an SVD without vectors of each hidden weight, O(n_in·n_out·min(n_in, n_out)), which
-    takes seconds if both sides are some thousand. It needs matplotlib: the extra `plot`.
+    The energy is the share that the first i values hold. Each hidden layer has a panel. A factored
+    layer shows the spectrum of its product W1·W2. It computes an SVD without vectors of each hidden
+    weight, O(n_in·n_out·min(n_in, n_out)), which takes seconds if both sides are some thousand. It
+    needs matplotlib: the extra `plot`.
 
     Parameters
     ----------
@@ -274,7 +275,7 @@ def _ends(result: TrainingResult) -> list[tuple[int, float]]:
 
 
 def _spans(result: TrainingResult, place: _Place) -> list[tuple[float, float, str]]:
-    """Start, end and name of each phase. In seconds, the event's own time lies between two phases."""
+    """Start, end and name of each phase. In seconds, an event's own time lies between phases."""
     spans = []
     start = 0
     for phase, (stop, _) in zip(result.phases, _ends(result), strict=True):

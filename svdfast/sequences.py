@@ -18,12 +18,12 @@ __all__ = ["padded", "streams"]
 
 
 def streams(sequence: ArrayLike, steps: int, batch_size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Splits a long sequence into windows for `train(..., batch_size=batch_size, carry_state=True)`.
+    """Splits a long sequence into windows for `train` with `batch_size` and `carry_state=True`.
 
-    The sequence is split into `batch_size` stretches of equal length, and each stretch into windows.
-    Batch k has the k-th window of each stretch, so each row of a batch continues the same row of the
-    batch before. The remainder at the sequence's end, fewer than batch_size · steps + 1 elements, is
-    dropped.
+    The sequence is split into `batch_size` stretches of equal length, and each stretch into
+    windows. Batch k has the k-th window of each stretch, so each row of a batch continues the same
+    row of the batch before. The remainder at the sequence's end, fewer than batch_size · steps + 1
+    elements, is dropped.
 
     Parameters
     ----------
@@ -79,8 +79,8 @@ def padded(sequences: Collection[ArrayLike], steps: int | None = None) -> tuple[
     """Sequences of several lengths as one array, with zeros at their ends, and weights that are 0 there.
 
     The weights are the `sample_weight` of a network with an output after each step. With
-    `layers.Masking` as the first layer, recurrent layers skip the padding. A step whose features are
-    all 0 then counts as padding.
+    `layers.Masking` as the first layer, recurrent layers skip the padding. A step whose features
+    are all 0 then counts as padding.
 
     Parameters
     ----------

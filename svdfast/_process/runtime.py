@@ -81,7 +81,7 @@ _load_scipys_blas()
 
 
 class _SingleThreadedBlas:
-    """Holds BLAS at one thread while any training or prediction runs, and then restores its threads.
+    """Holds BLAS at one thread while any training or prediction runs, then restores its threads.
 
     threadpoolctl lets only one Python thread at a time set OpenBLAS's threads. That suits a limit
     that a `with` block ends, but here the last thread to leave may not be the first that came. So

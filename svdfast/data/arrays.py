@@ -77,7 +77,7 @@ class Source(Protocol):
     def sampled(self) -> Sampled | None: ...
 
     def batches(self) -> Iterable[Stretch]:
-        """The batches of an epoch, stretch by stretch. A stretch's arrays are valid until the next."""
+        """The batches of an epoch by stretches. A stretch's arrays are valid until the next one."""
 
     def known_by(self) -> Iterable[NDArray[Any]]:
         """Arrays that identify these data."""

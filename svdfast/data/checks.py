@@ -386,7 +386,7 @@ def check_targets(
         _check_bounds(name, array, 0, n_out - 1, f"class numbers from 0 to {n_out - 1}", first_row, _RENUMBER)
         return as_read(array, np.int32)
     hint = _RENUMBER if spec.n_classes and array.dtype.kind in "iu" else _REAL
-    array = array.reshape(*spec.per_target(n_samples), n_out)  # it may lack the last dimension if there is one output
+    array = array.reshape(*spec.per_target(n_samples), n_out)  # one output may lack its dimension
     _room_for_copy(name, array, spec.target_dtype)
     _check_finite(name, array, spec.target_dtype, first_row)
     if spec.targets.bounds is not None:

@@ -36,7 +36,7 @@ def target_array(name: str, y: Any) -> Any:
     try:
         array = np.asarray(y)
         if array.dtype.kind == "U" and not hasattr(y, "dtype"):
-            array = np.asarray(y, dtype=object)  # without it, numbers and NaN beside text would become text
+            array = np.asarray(y, dtype=object)  # keeps numbers and NaN beside text
     except (TypeError, ValueError):
         return y
     if array.dtype.kind not in "OUT" or array.ndim == 0:

@@ -44,7 +44,8 @@ def learned(spec: Spec, X: Any, y: Any) -> Spec:
     if names is None:
         names = column_names(X)
     if names is not None and (len(names) != spec.n_inputs or spec.any_steps):
-        names = None  # the check of X reports it; with another number of steps, columns have other names
+        # The check of X reports it. With another number of steps, columns have other names.
+        names = None
     if classes is None and spec.n_classes > 0 and y is not None and not is_row_source(y):
         classes = classes_of("y", y, spec)
     return spec._replace(feature_names=names, classes=classes)
@@ -147,7 +148,7 @@ def open_source(
     batch_size = BATCH_SIZE if batch_size is None else count("batch_size", batch_size)
     shuffled = not equal if shuffle is None else bool(shuffle)
     if equal and shuffled:
-        raise ValueError("shuffle: expected None or False with carry_state, as each row of a batch goes on in the next, got True")
+        raise ValueError("shuffle: expected None or False with carry_state, as each row of a batch continues in the next, got True")
     data = open_data(X, y, sample_weight, spec)
     if equal and data.n_samples % min(batch_size, data.n_samples):
         raise ValueError(

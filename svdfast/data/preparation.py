@@ -346,7 +346,7 @@ def _text(value: Any) -> str:
 
 
 def _number(text: str) -> float:
-    """The number, or NaN if the text is not one. 1_000, a number in Python, is not one in a table."""
+    """The number, or NaN if the text is not one. In a table, unlike in Python, 1_000 is not one."""
     try:
         return math.nan if "_" in text else float(text)
     except ValueError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Reads and checks data on disk (an h5py.Dataset, a zarr.Array) in blocks. Blocks form a pool for batches.
+"""Reads data on disk (an h5py.Dataset, a zarr.Array) in blocks, which form a pool for batches.
 
 How well a row source is shuffled: each epoch takes all blocks in a new random order, up to
 POOL_BLOCKS of them at a time, and their rows in a new random order. Each sample comes once an
@@ -61,8 +61,8 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> Any: ...
 
 
-# Attributes of objects whose numbers are in memory (or on a device), or whose slices of rows are not
-# arrays.
+# Attributes of objects whose numbers are in memory (or on a device), or whose slices of rows are
+# not arrays.
 _IN_MEMORY = ("__array_interface__", "__cuda_array_interface__", "__dlpack__", "iloc", "toarray")
 
 
@@ -291,10 +291,10 @@ class Reader:
 
 
 class RowSource:
-    """Batches of a Reader's rows, from a pool of some blocks; the top of this file has the shuffling.
+    """Batches of a Reader's rows, from a pool of some blocks.
 
-    Without shuffling, they are the same as for arrays in memory. The rest of a pool, less than a
-    batch, goes into the next one.
+    The top of this file describes the shuffling. Without shuffling, they are the same as for arrays
+    in memory. The rest of a pool, less than a batch, goes into the next one.
     """
 
     replayed = False

@@ -141,7 +141,7 @@ class SharedRows:
         return cut(lane + 1, n, n_lanes) - cut(lane, n, n_lanes), cut(lane + 1, tail, n_lanes) - cut(lane, tail, n_lanes)
 
     def batches(self) -> Iterator[Stretch]:
-        """See `Source`; but a batch is the place of its first own row, and the rows of all processes."""
+        """See `Source`. A batch is the place of its first own row, and all processes' rows."""
         self.counted = False
         # One draw from the generator, so that it stays alike in all processes.
         seed = int(self.rng.integers(2**63)) if self.shuffle else 0
@@ -164,7 +164,7 @@ class SharedRows:
             yield self._pool, np.concatenate(order or [np.empty(0, np.int64)]), zip(firsts, sizes, strict=True)
 
     def _in_order(self, begin: int, sizes: list[int]) -> list[list[NDArray[np.int64]]]:
-        """Reads this process's rows of the next batches. Returns their places in the pool by batch."""
+        """Reads this process's rows of the next batches. Returns their pool places by batch."""
         filled, places = 0, []
         for k, n in enumerate(sizes, begin):
             start, stop = (k * self.batch_size + place for place in self.share.rows(n))

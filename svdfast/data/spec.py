@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A network's requirements for data: shapes, types, and targets. Elsewhere: the checks (checks.py)."""
+"""A network's requirements for data: shapes, types, targets. Elsewhere: the checks (checks.py)."""
 
 from __future__ import annotations
 

@@ -137,13 +137,13 @@ def load(path: str | os.PathLike[str]) -> Network:
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is damaged, was not written by `save`, or was written by a later svdfast in a format
-        that this one does not know.
+        The file is damaged, was not written by `save`, or was written by a later svdfast in a
+        format that this one does not know.
     ImportError
         It is a safetensors file, and the package is not installed:
         pip install "svdfast[safetensors]".
     """
-    path = os.fspath(path)  # it refuses a number, which `open` would take as an open file and then close
+    path = os.fspath(path)  # refuses a number, which `open` would take as an open file
     try:
         with open(path, "rb") as file:
             room("path", os.fstat(file.fileno()).st_size)
@@ -239,7 +239,7 @@ class _Header:
 
 
 def _tensors(layout: Layout, parameters: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """The tensors as views. They are C-contiguous, as safetensors requires and `set_state` ensures."""
+    """The tensors as views. They are C-contiguous: safetensors requires, `set_state` ensures it."""
     return {tensor.name: tensor.of(parameters) for i in range(len(layout.layers)) for tensor in layout.of(i)}
 
 

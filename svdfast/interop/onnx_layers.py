@@ -325,7 +325,7 @@ class _Body:
         self.nodes: list[Any] = []
 
     def node(self, operator: str, *inputs: str, n_outputs: int = 1, **attributes: Any) -> str:
-        """Adds a node and returns its first output's name. Names of further outputs end in a number."""
+        """Adds a node. Returns its first output's name; further names end in a number."""
         import onnx
 
         name = f"{self.prefix}{operator}_{len(self.nodes)}"

@@ -56,7 +56,7 @@ class Embedding(_Shaped):
 
 @dataclass(frozen=True)
 class Recurrent(_Shaped):
-    """A recurrent layer. `layer` has the input's weight; `scans` have the state's, one by direction."""
+    """A recurrent layer. `layer` has the input's weight; `scans` have the state's, by direction."""
 
     layer: int
     cell: str

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks from scikit-learn's multi-layer perceptrons: the numbers are copied, the function stays the same.
 
-Elsewhere: estimators of our own (svdfast/sklearn); how scikit-learn calls an activation (model/activations.py).
+Elsewhere: estimators of our own (svdfast/sklearn); how scikit-learn calls an activation
+(model/activations.py).
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
     -------
     Network
         A network with the dtype of ``coefs_``. A classifier's outputs are those of
-        ``predict_proba``, a regressor's those of ``predict``: one column for each class or target. A
-        classifier of two classes has one sigmoid output, the probability of ``classes_[1]``. A
+        ``predict_proba``, a regressor's those of ``predict``: one column for each class or target.
+        A classifier of two classes has one sigmoid output, the probability of ``classes_[1]``. A
         multi-label classifier has a sigmoid for each label. The network has ``classes_`` as
-        `classes`, and ``feature_names_in_`` as `feature_names`. If the classes are text, targets are
-        labels; else they are indices in ``classes_``: ``numpy.searchsorted(estimator.classes_, y)``.
+        `classes`, and ``feature_names_in_`` as `feature_names`. If the classes are text, targets
+        are labels; else they are indices in ``classes_``, as from
+        ``numpy.searchsorted(estimator.classes_, y)``.
 
     Raises
     ------

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks from and to PyTorch's own: the numbers are copied, the function stays the same.
 
-Elsewhere: how modules are read and written (torch_reading.py, torch_writing.py); the method on a PyTorch model itself (torch.py).
+Elsewhere: how modules are read and written (torch_reading.py, torch_writing.py); the method on a
+PyTorch model itself (torch.py).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def from_torch(
     """A network that computes what a PyTorch module does.
 
     Two successive Linear layers become a factored layer, W1·W2, if the first has no bias and is not
-    wider than their outer sides. The same holds for a convolution and one of 1×1, an Embedding and a
-    Linear, and a Linear and a recurrent layer. So the network behind a module of `to_torch` is
+    wider than their outer sides. The same holds for a convolution and one of 1×1, an Embedding and
+    a Linear, and a Linear and a recurrent layer. So the network behind a module of `to_torch` is
     restored. The last Linear is the output layer and stays dense. Any other Linear without an
     activation after it becomes a layer with the activation "identity".
 
@@ -207,10 +208,10 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
 
     Notes
     -----
-    Recurrent layers are wrapped in `svdfast.torch.Recurrent`. If the state's weight is factored, the
-    layer is a `svdfast.torch.FactoredRecurrent`, a loop in Python. Its gradients are the same, but it
-    is slower. An Embedding's bias is added to its vectors, and PyTorch raises an error for a number
-    that is not a token. Padding that differs between the two sides is a separate module.
+    Recurrent layers are wrapped in `svdfast.torch.Recurrent`. If the state's weight is factored,
+    the layer is a `svdfast.torch.FactoredRecurrent`, a loop in Python. Its gradients are the same,
+    but it is slower. An Embedding's bias is added to its vectors, and PyTorch raises an error for a
+    number that is not a token. Padding that differs between the two sides is a separate module.
 
     Examples
     --------

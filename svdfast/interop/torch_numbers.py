@@ -67,7 +67,7 @@ def linear_of(place: str, part: torch.nn.Module) -> Linear | None:
 
 
 def batch_norm_of(place: str, part: Any) -> Affine | None:
-    """The Affine of a BatchNorm1d or BatchNorm2d after eval(): (x − mean)/√(var + ε)·weight + bias."""
+    """A BatchNorm1d or BatchNorm2d after eval(), as Affine: (x − mean)/√(var + ε)·weight + bias."""
     from torch import nn
 
     if type(part) not in (nn.BatchNorm1d, nn.BatchNorm2d):

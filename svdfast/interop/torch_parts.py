@@ -71,10 +71,11 @@ def parts_of(
 
 
 def _called(module: torch.nn.Module, place: str) -> list[str]:
-    """The names of the modules that a module's forward calls in sequence; ValueError if it does more.
+    """The names of the modules that a module's forward calls in sequence.
 
-    The forward of a copy is called with a placeholder, an object without properties. The copy's
-    modules take and return only such objects. So an operation other than a call of a module fails.
+    ValueError is raised if it does more. The forward of a copy is called with a placeholder, an
+    object without properties. The copy's modules take and return only such objects. So an operation
+    other than a call of a module fails.
     """
     names: list[str] = []
     passed = object()
@@ -148,7 +149,7 @@ def refuse(place: str, part: torch.nn.Module, instead: str = "") -> NoReturn:
 
     kind = type(part)
     name = kind.__name__
-    if getattr(nn, name, kind) is not kind:  # another class of the same name, such as a quantised Linear
+    if getattr(nn, name, kind) is not kind:  # such as a quantised Linear
         name = f"{kind.__module__}.{name}"
     names = (facts.torch.name for facts in activations.FACTS.values() if facts.torch is not None)
     taken = dict.fromkeys(["Linear", "BatchNorm1d", *names, "ReLU6", "SELU", "Dropout", "AlphaDropout"])

@@ -61,8 +61,8 @@ class Reader:
         self._layered = bool(shape)  # False: fully connected layers only
         self._plan = Plan(shape or (1,))
         self._pending: Affine | None = None  # to apply to the next weight's inputs
-        self._order: Array | None = None  # of flattened numbers in PyTorch, if it differs from svdfast's
-        self._padding: tuple[str, tuple[int, ...], float] | None = None  # of a padding module before the next module
+        self._order: Array | None = None  # of flattened numbers, if PyTorch's differs
+        self._padding: tuple[str, tuple[int, ...], float] | None = None  # not yet used
         kinds = [type(part) for _, part in parts if type(part) not in (nn.Dropout, nn.Identity)]
         self._first = len(shape) == 3 or (len(shape) == 2 and kinds[:1] in ([nn.Conv1d], [nn.ConstantPad1d]))
         positions, channels = self._shape[:-1], self._shape[-1:]
@@ -475,7 +475,8 @@ def _is_one_by_one(each: step.Step) -> bool:
 def paired(layers: Sequence[Linear]) -> list[Linear]:
     """The layers of a network.
 
-    Pairs that form a factored layer are joined. A factored layer that a network can't have is split.
+    Pairs that form a factored layer are joined. A factored layer that a network can't have is
+    split.
     """
     parts: list[Linear] = []
     for layer in layers:

@@ -57,7 +57,7 @@ class _Writer:
         self.layers = net.layers
         self.modules: list[nn.Module] = []
         self.first = len(net.layout.input_shape) == 3  # True: channels come before positions
-        self.order: Array | None = None  # of flattened numbers in PyTorch, if it differs from svdfast's
+        self.order: Array | None = None  # of flattened numbers, if PyTorch's differs
 
     def add(self, piece: Piece) -> None:
         """Appends the modules of a piece."""

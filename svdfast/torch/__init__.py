@@ -2,7 +2,8 @@
 """The method on any PyTorch model: layers are truncated to two factors in place, and recomposed.
 
 A model that PyTorch trains on a GPU gets steps 2 and 4 of the four here. The training between them
-is the user's own. This package needs PyTorch, the extra `torch`. `import svdfast` does not import it.
+is the user's own. This package needs PyTorch, the extra `torch`. `import svdfast` does not import
+it.
 
 Elsewhere: svdfast's networks from and to PyTorch (interop/torch_networks.py).
 """

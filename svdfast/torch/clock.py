@@ -54,7 +54,7 @@ class Clock:
         self._first = time.perf_counter() - (self._made if began is None else began)
 
     def wait(self, *, factored: bool) -> None:
-        """Waits for the GPU, which lags behind the clock. Each dense step gets a share of the lag."""
+        """Waits for the GPU, which lags behind the clock. Dense steps share the lag equally."""
         parameter = next(self._module.parameters(), None)
         began = time.perf_counter()
         if parameter is not None and parameter.is_cuda:

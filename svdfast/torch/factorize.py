@@ -86,7 +86,7 @@ def factorize(
     skip: Collection[str] = (),
     sample: Iterable[Any] | None = None,
 ) -> tuple[Truncation, ...]:
-    """Truncates the weights of a model's layers by SVD, W ≈ W1·W2, and puts factored layers in place.
+    """Truncates the weights of a model's layers by SVD, W ≈ W1·W2, and puts in factored layers.
 
     These are factored: Linear; Conv2d and Conv1d, as a convolution to l channels and a pointwise
     one; the weight of the first input of LSTM, GRU and RNN; the input projections of

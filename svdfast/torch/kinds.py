@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The types of layers that can be factored: each one's weight as a matrix, and its factored layer. ::
+"""The types of layers that can be factored: their weights as matrices, their factored layers. ::
 
     type                   W (n_out, n_in)                          factored
     Linear                 weight                                   FactoredLinear
@@ -163,8 +163,8 @@ class TransposedLinear(Kind):
         return made.FactoredTransposedLinear(W1, W2, layer.bias).train(layer.training)
 
 
-# With so few channels a rank below n_in is hardly smaller, and a first layer's input has no gradient
-# to save.
+# With so few channels a rank below n_in is hardly smaller, and a first layer's input has no
+# gradient to save.
 _FEW_CHANNELS = 3
 
 

@@ -68,7 +68,7 @@ class Factored(nn.Module):
         return kind
 
     def shaped(self, M1: Tensor, M2: Tensor) -> tuple[Tensor, ...]:
-        """M1 (n_out, l) and M2 (l, n_in), such as moments, in the shapes of the factors' parameters.
+        """M1 (n_out, l) and M2 (l, n_in), such as moments, shaped as the factors' parameters.
 
         The parts of W1 come first.
         """
@@ -170,7 +170,7 @@ class FactoredLinear(Factored):
 
     @property
     def weight(self) -> Tensor:
-        """W1·W2, for code that reads a Linear's weight. Each access computes it; it is no parameter."""
+        """W1·W2, for code that reads a Linear's weight. It is computed at each access."""
         return self.W1 @ self.W2
 
     def forward(self, x: Tensor) -> Tensor:

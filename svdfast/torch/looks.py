@@ -89,7 +89,7 @@ class Looks:
     # ---- losses
 
     def begin(self) -> dict[str, Any]:
-        """Measures a step's size and the sample's losses, after the first step. Returns the state."""
+        """Measures a step's size and the sample's losses, after step 1. Returns the state."""
         watched, budget = self.watched, self.budget
         of_batch = 0 if self._sample is None else sum(self._sizes[: self._sample.n_first])
         budget.size = float(watched.size or of_batch)

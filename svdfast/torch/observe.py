@@ -187,7 +187,8 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     with _alone, torch.random.fork_rng(gpus), torch.no_grad():
         fast = torch.backends.mha.get_fastpath_enabled()
         try:
-            # Encoder layers with hooks refuse nested tensors, which their fast path would give them.
+            # Encoder layers with hooks refuse nested tensors, which their fast path would give
+            # them.
             torch.backends.mha.set_fastpath_enabled(False)
             model.eval()
             yield

@@ -57,8 +57,8 @@ def ladder(n_in: int, n_out: int, device: str) -> list[int]:
 def measured_break_even(layer: nn.Module, seen: Seen, *, seconds: float = 0.05) -> int:
     """The largest rank at which the factored layer takes at most 0.8 of the dense one's time.
 
-    It is 0 if no rank of the ladder does. Forward and backward passes of both layers alternate, with
-    inputs of the observed shapes, and their medians are compared. The ladder is searched by
+    It is 0 if no rank of the ladder does. Forward and backward passes of both layers alternate,
+    with inputs of the observed shapes, and their medians are compared. The ladder is searched by
     bisection. The result is kept for layers of the same kind, shape, dtype and device.
 
     Parameters
