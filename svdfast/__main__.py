@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`python -m svdfast`: the same command as `svdfast`. What it does is in cli.py."""
+"""`python -m svdfast`: the same command as `svdfast` (svdfast/cli)."""
 
 import sys
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Callbacks for `train(callbacks=[...])` that are too long for a lambda. Not here: figures of a finished training (plots.py)."""
+"""Callbacks for `train(callbacks=[...])` that are too long for a lambda.
+
+Elsewhere: figures of a finished training (plots.py).
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,30 @@ _SCALARS = ("loss", "learning_rate", "seconds", "val_loss", "val_accuracy")
 class TensorBoard:
     """Writes a training's events for TensorBoard, which shows them while it runs.
 
-    After each epoch the row of the history, as scalars of the same names; at the switch the rank of each factored layer, `rank/layer_0`
-    and so on; what the guard saw, `guard/loss_before`, `guard/loss_after` and `guard/loss_recovered`; and as text the `phase` from where
-    it changes on, and the `guard`'s actions. All over the mini-batches done. What is there is flushed after each epoch
-    and is in the file within a second or two.
+    It writes these scalars over the number of mini-batches:
+
+    - after each epoch, the row of the history, under the same names;
+    - at the switch, the rank of each factored layer, `rank/layer_0` and so on;
+    - the losses of the guard: `guard/loss_before`, `guard/loss_after` and `guard/loss_recovered`.
+
+    It writes as text the `phase` at each change, and the `guard`'s actions. Everything is flushed
+    after each epoch and reaches the file within a second or two.
 
     Parameters
     ----------
     log_dir : path or writer
-        A folder, which is made if need be (needs tensorboardX: the extra `tensorboard`); or a `SummaryWriter` of tensorboardX or
-        torch.utils.tensorboard, which is flushed, and never closed here.
+        A folder, which is created if needed (requires tensorboardX: the extra `tensorboard`). Or a
+        `SummaryWriter` of tensorboardX or torch.utils.tensorboard, which is flushed but never
+        closed here.
 
     Raises
     ------
     ImportError
-        A folder was given and tensorboardX is not there.
+        A folder was given and tensorboardX is not installed.
     TypeError
         `log_dir` is neither.
     OSError
-        The folder can't be made or written to.
+        The folder can't be created or written to.
 
     Examples
     --------
@@ -58,11 +66,12 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
         except ImportError:
             raise ImportError('TensorBoard needs tensorboardX: pip install "svdfast[tensorboard]"') from None
-        # It writes in a thread of its own, so that to flush is not enough: that thread flushes, too, each second.
+        # The writer has its own thread, so `flush` is not enough: that thread also flushes each
+        # second.
         self._writer = SummaryWriter(os.fspath(log_dir), flush_secs=1)
 
     def __call__(self, event: Event) -> None:
-        """Writes what an event says.
+        """Writes an event.
 
         Parameters
         ----------
@@ -73,7 +82,7 @@ class TensorBoard:
         TypeError
             `event` is something else.
         ValueError
-            It was closed.
+            This TensorBoard was closed.
         """
         if not isinstance(event, Event):
             raise TypeError(f"event: expected an Event, got {type(event).__name__}")
@@ -98,12 +107,12 @@ class TensorBoard:
                 write.add_text("phase", "dense", event.step)
 
     def flush(self) -> None:
-        """Writes out what is held back."""
+        """Writes out pending events."""
         if not self._closed:
             self._writer.flush()
 
     def close(self) -> None:
-        """Flushes, and closes the writer if it was made here. To do so again does nothing."""
+        """Flushes, and closes the writer if it was made here. A second call does nothing."""
         if self._closed:
             return
         self._closed = True

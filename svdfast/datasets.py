@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Load the data sets of the report's experiments, and some others, as NumPy arrays; and text files as tokens.
+"""Load the data sets of the paper's experiments, and some others, as NumPy arrays; text as tokens.
 
 This file finds, fetches and parses; it does not scale, shuffle into batches or augment. Pixels
-stay ``uint8``, as training takes them. How text becomes tokens is in data/text.py.
+stay ``uint8``, as training takes them. data/text.py turns text into tokens.
 
 A file is looked for in the folder that the environment variable ``SVDFAST_DATA`` names, then in
 the cache (``svdfast`` under ``$XDG_CACHE_HOME`` or ``~/.cache``; under ``%LOCALAPPDATA%`` on
-Windows), and is downloaded into the cache where it is in neither. Wherever it comes from, its
-SHA-256 is checked before a byte of it is parsed.
+Windows). If it is in neither, it is downloaded into the cache. Its SHA-256 is always checked before
+a byte of it is parsed.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ Split: TypeAlias = tuple[Inputs, Labels]
 _logger = logging.getLogger("svdfast")
 
 _TIMEOUT = 60.0  # seconds without a byte
-_SCHEME = "https"  # of addresses, and of those that they redirect to
+_SCHEME = "https"  # of addresses and of their redirects
 
 
 class _File(NamedTuple):
@@ -88,7 +88,7 @@ _FOLDERS = {
             ),
         },
     ),
-    # Parts put together for this project; nobody publishes them.
+    # Parts put together for this project; they are not published.
     "suite": _Folder(
         None,
         {
@@ -102,7 +102,7 @@ _FOLDERS = {
     ),
 }
 
-# What the largest IDX file takes once decompressed: 60,000 images of 28×28 and a header.
+# Decompressed size of the largest IDX file: 60,000 images of 28×28 and a header.
 _LARGEST_IDX = 16 + 60_000 * 28 * 28
 _SHAKESPEARE = 1_115_394  # characters
 
@@ -118,7 +118,7 @@ class Dataset:
     train, test : tuple of ndarray
         (X, y): X of shape (n_samples, n_features), ``uint8`` or ``float32``; y of shape
         (n_samples,), ``int64``, the class from 0 to n_classes − 1. C-contiguous and writeable.
-        Text: both (n_windows, steps), the tokens ``int32`` and those that follow each.
+        For text, both are (n_windows, steps), ``int32``: the tokens, and the token after each.
     n_classes : int
         Number of classes.
     classes : tuple of str, optional
@@ -143,7 +143,7 @@ def load(name: str) -> Dataset:
     """Load a data set by name.
 
     ===============  =============  ===============================  =========  ===============
-    name             train / test   X                                n_classes  the report
+    name             train / test   X                                n_classes  the paper
     ===============  =============  ===============================  =========  ===============
     "mnist"          60000 / 10000  (n, 784) uint8                   10         section 4.3
     "fashion-mnist"  60000 / 10000  (n, 784) uint8                   10
@@ -152,10 +152,10 @@ def load(name: str) -> Dataset:
     "xor"            4 / the same   (4, 2) float32                   2          section 4.1
     ===============  =============  ===============================  =========  ===============
 
-    "mnist" and "fashion-mnist" are downloaded once (12 and 31 MB) where they are not found. The
-    two files of "cat" have no publisher to download from: put them where the error says. "cat"
-    needs h5py and "digits" scikit-learn, both in the extra ``svdfast[demo]``. "digits" is
-    scikit-learn's ``load_digits``, of each class a fixed fifth held out.
+    "mnist" and "fashion-mnist" are downloaded once (12 and 31 MB) if they are not found. The two
+    files of "cat" have no publisher to download from: put them where the error says. "cat" needs
+    h5py and "digits" scikit-learn, both in the extra ``svdfast[demo]``. "digits" is scikit-learn's
+    ``load_digits``; its test part is a fixed fifth of each class.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def load(name: str) -> Dataset:
     Raises
     ------
     ValueError
-        `name` is unknown; or a file is not the published one, byte for byte.
+        `name` is unknown; or a file differs from the published one.
     ImportError
         The package that reads it is not installed.
     FileNotFoundError
@@ -199,17 +199,18 @@ def load(name: str) -> Dataset:
 def text(path: str | os.PathLike[str], *, steps: int = 100, test: float = 0.1, encoding: str = "utf-8") -> Dataset:
     """Load a text file as windows of characters, each with the characters that follow.
 
-    The classes are the different characters of the whole file, in order. So a character of the test part that the training part lacks
-    has a class, too.
+    The classes are the different characters of the whole file, in order. So a character that only
+    the test part has is a class, too.
 
     Parameters
     ----------
     path : str or PathLike
-        A file of text; it may be packed by gzip. Line ends stay as they are, and a byte order mark is left out.
+        A text file; it may be a gzip file. Line ends stay as they are, and a byte order mark is
+        left out.
     steps : int
-        Characters in a window. Windows do not overlap, and what fills no window is left out.
+        Characters in a window. Windows do not overlap, and a rest that fills no window is left out.
     test : float
-        Share of the text, its end, that is held back.
+        Share of the text for the test part, which is its end.
     encoding : str
         Encoding of the file.
 
@@ -223,7 +224,8 @@ def text(path: str | os.PathLike[str], *, steps: int = 100, test: float = 0.1, e
     OSError
         The file can't be read.
     TypeError, ValueError
-        It is empty, too short, the same character throughout, or no text in this encoding; or an argument is out of its range.
+        The file is empty, too short, has only one different character, or is not text in this
+        encoding; or an argument is out of its range.
 
     Examples
     --------
@@ -251,7 +253,7 @@ def text(path: str | os.PathLike[str], *, steps: int = 100, test: float = 0.1, e
 def cifar10_part() -> Dataset:
     """A third of CIFAR-10, kept as JPEG: 20,000 + 5,000 photos, (n, 3072) uint8, 32×32 RGB.
 
-    Not one of `NAMES`, since its file can't be downloaded. Errors are those of `load`.
+    It is not in `NAMES`, since its file can't be downloaded. Errors are those of `load`.
     """
     try:
         from PIL import Image
@@ -277,7 +279,7 @@ def cifar10_part() -> Dataset:
 def tinyshakespeare() -> str:
     """Shakespeare's plays, 1,115,394 characters of 65 kinds (A. Karpathy, char-rnn).
 
-    Not one of `NAMES`, since it is text. Errors are those of `load`.
+    It is not in `NAMES`, since it is text. Errors are those of `load`.
     """
     file = "tinyshakespeare.txt.gz"
     return _gunzip(_fetch("suite", file), _SHAKESPEARE, file).decode("ascii")
@@ -311,7 +313,7 @@ def _digits() -> Dataset:
     pixels, classes = load_digits(return_X_y=True)
     X = np.ascontiguousarray(pixels, dtype=np.float32) / np.float32(16)
     y = classes.astype(np.int64)
-    # NumPy keeps the raw stream of a bit generator the same for good, and permutation() not.
+    # NumPy guarantees the raw stream of a bit generator for all versions, but not permutation().
     order = np.argsort(np.random.PCG64(0).random_raw(len(y)), kind="stable")
     by_class = order[np.argsort(y[order], kind="stable")]
     held_out = np.zeros(len(y), dtype=np.bool_)
@@ -330,7 +332,7 @@ def _load_idx(folder: str, file: str) -> npt.NDArray[np.uint8]:
 
 
 def _gunzip(content: bytes, limit: int, file: str) -> bytes:
-    """Decompress one gzip member of at most `limit` bytes, which bounds the memory taken."""
+    """Decompress one gzip member of at most `limit` bytes, which bounds the memory."""
     decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         data = decompressor.decompress(content, limit + 1)
@@ -383,14 +385,14 @@ def _fetch(folder: str, file: str) -> bytes:
 
 
 def _places(folder: str) -> list[Path]:
-    """Folders that may hold the files: the user's own, if named, and last the cache."""
+    """Folders that may hold the files: the user's own if named, then the cache."""
     own = os.environ.get("SVDFAST_DATA")
     return ([Path(own) / folder] if own else []) + [_cache_folder() / folder]
 
 
 def _cache_folder() -> Path:
     base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    # The XDG base directory specification tells to ignore a relative path.
+    # The XDG base directory specification says to ignore a relative path.
     if base and Path(base).is_absolute():
         return Path(base) / "svdfast"
     return Path.home() / ".cache" / "svdfast"
@@ -398,7 +400,7 @@ def _cache_folder() -> Path:
 
 def _read_checked(path: Path, expected: _File) -> bytes:
     with path.open("rb") as file:
-        # One byte more than expected tells a longer file without reading all of it.
+        # One byte more than expected shows a longer file without reading all of it.
         content = file.read(expected.size + 1)
     try:
         _check(content, expected, str(path))
@@ -419,7 +421,7 @@ def _check(content: bytes, expected: _File, where: str) -> None:
 
 
 def _download(folder: str, file: str) -> bytes:
-    # Here, as they take longer to import than all else of this package.
+    # Imported here, as they take longer to import than everything else in this package.
     import http.client
     import urllib.error
     import urllib.request
@@ -444,7 +446,7 @@ def _download(folder: str, file: str) -> bytes:
             target.write(content)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it is the server's answer as well, and holds the connection
+            error.close()  # it is also the server's answer, and holds the connection
         raise FileNotFoundError(
             f"{file} was not found and could not be downloaded from {url + file} "
             f"({error or type(error).__name__}): {how}"
@@ -453,7 +455,7 @@ def _download(folder: str, file: str) -> bytes:
 
 
 def _opener(url: str) -> Any:
-    """What opens addresses of HTTPS; urllib's own goes on to HTTP and FTP where a server says so."""
+    """An opener for HTTPS only. urllib's own follows redirects to HTTP and FTP."""
     import urllib.error
     import urllib.request
 
@@ -471,7 +473,7 @@ def _opener(url: str) -> Any:
 
 
 def _read_at_most(response: Any, limit: int) -> bytes:
-    # A single read(limit) may give less than there is.
+    # A single read(limit) may return less than is available.
     chunks = []
     while limit > 0 and (chunk := response.read(min(limit, 1 << 20))):
         chunks.append(chunk)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Trainings over several processes: the communicator that `train` takes, and what to expect of it.
+"""Training over several processes: the communicator that `train` takes, and the expected speedup.
 
 The transport is MPI through mpi4py (the extra `mpi`), which is imported only when `mpi` is called.
-Not here: what processes tell each other (training/team.py), and how a step is shared out
+Elsewhere: the messages between processes (training/team.py), and how a step is shared out
 (training/shared.py).
 """
 
@@ -32,17 +32,17 @@ __all__ = ["Communicator", "expected_speedup", "mpi"]
 
 _INTERRUPTED = 130
 
-# Most errors come in all processes. Process 0 is given so many seconds to say them, and to end the others.
+# Most errors come in all processes. Process 0 has so many seconds to print them and end the others.
 PATIENCE = 3.0
 
-# Seconds that the launcher is given to read what was printed.
+# Seconds that the launcher has to read the output.
 READING = 2.0
 
 
 class Communicator(Protocol):
-    """What `train` needs of the processes that train together.
+    """The interface to the processes that train together, as `train` needs it.
 
-    Two attributes and two collective methods, which all processes call in the same order. A
+    It has two attributes and two collective methods, which all processes call in the same order. A
     communicator may also have `abort(error)`, which ends all processes when this one fails alone,
     and `n_threads`, the threads that this process should use.
 
@@ -62,7 +62,7 @@ class Communicator(Protocol):
     def sum(self, buffer: NDArray[Any], /) -> None:
         """Replaces a vector of float32 or float64 by its sum over all processes, in place.
 
-        All processes must get the same bits.
+        The result must be bit-identical in all processes.
         """
 
     def broadcast(self, buffer: NDArray[Any], /) -> None:
@@ -82,7 +82,7 @@ class _Mpi:
             others = node.allgather(own)
         finally:
             node.Free()
-        # Processes that the launcher has bound to CPUs of their own do not share them.
+        # Processes that the launcher has bound to separate CPUs do not share them.
         sharing = sum(bool(own & other) for other in others)
         self.n_threads = max(1, len(own) // max(1, sharing))
 
@@ -93,7 +93,7 @@ class _Mpi:
         self._comm.Bcast(buffer)
 
     def abort(self, error: BaseException) -> None:
-        """Ends all processes. Nobody above can handle the error any more, so it is printed here."""
+        """Prints the error, which no caller can handle any more, and ends all processes."""
         if isinstance(error, KeyboardInterrupt):
             print("KeyboardInterrupt", file=sys.stderr, flush=True)
             self.end(_INTERRUPTED)
@@ -102,15 +102,18 @@ class _Mpi:
         self.end(1)
 
     def end(self, status: int) -> None:
-        """Ends all processes with this exit status, without a word."""
+        """Ends all processes with this exit status and no message."""
         sys.stdout.flush()
         sys.stderr.flush()
         _let_launcher_read()
         self._comm.Abort(status)
-        os._exit(status)  # MPICH's comes back
+        os._exit(status)  # MPICH's Abort returns
 
     def end_with_errors(self) -> None:
-        """From now on an exception that ends this process ends the others, too. They would wait for it for ever."""
+        """Makes an exception that ends this process end the others, too.
+
+        They would wait for it for ever.
+        """
         if self.size == 1 or getattr(sys.excepthook, "ends_all", False):
             return
         before = sys.excepthook
@@ -138,14 +141,14 @@ class _Mpi:
         return self
 
     def __reduce__(self) -> Any:
-        # To make it anew is a call of all processes, and whoever loads it may be alone.
-        raise TypeError("communicator: expected none in what is pickled, as it is of running processes, which end with their job")
+        # All processes would have to call the constructor, but only one may load it.
+        raise TypeError("communicator: expected none in what is pickled, as its processes end with their job")
 
 
 def _let_launcher_read() -> None:
-    """Waits until the launcher has read what was printed.
+    """Waits until the launcher has read the output.
 
-    A launcher that is told to abort reads nothing more, and the message of the error would be lost.
+    An aborting launcher reads nothing more, and the message of the error would be lost.
     """
     if fcntl is None:
         time.sleep(0.1)
@@ -160,7 +163,7 @@ def _let_launcher_read() -> None:
 
 
 def _unread(descriptor: int) -> int:
-    """Bytes of a pipe that its reader has not read."""
+    """The number of bytes in a pipe that its reader has not read."""
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         return 0
     return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -183,7 +186,7 @@ def mpi(comm: Any = None) -> _Mpi:
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm, optional
-        By default `MPI.COMM_WORLD`: all processes.
+        The processes; by default all of them, `MPI.COMM_WORLD`.
 
     Returns
     -------
@@ -222,24 +225,24 @@ def mpi(comm: Any = None) -> _Mpi:
 def expected_speedup(
     net: Network, batch_size: int, n_processes: int, flops: float, bandwidth: float, latency: float
 ) -> float:
-    """How many times faster a step is with so many processes than with one.
+    """The expected speedup of a step with so many processes over one process.
 
-    A step of b rows takes 2·M·b / flops seconds, M the multiplications of a step for one row. Each of
-    P processes has ⌈b/P⌉ rows. Then the sum of a gradient of B bytes takes
+    A step of b rows takes 2·M·b / flops seconds, where M is the multiplications of a step for one
+    row. Each of P processes has ⌈b/P⌉ rows. The sum of a gradient of B bytes then takes
     2·(P−1)/P·B / bandwidth + 2·⌈log₂ P⌉·latency seconds.
 
     Parameters
     ----------
     net : Network
-        As it is, dense or factored.
+        Network in its current form, dense or factored.
     batch_size : int
         Rows of a batch, of all processes together.
     n_processes : int
-        P, one on each node.
+        P, one process on each node.
     flops : float
         Operations a second of one process; a multiplication and an addition are two.
     bandwidth : float
-        Bytes a second that a node can send, and receive at the same time.
+        Bytes a second that a node can send and receive at the same time.
     latency : float
         Seconds that a short message takes.
 
@@ -255,8 +258,8 @@ def expected_speedup(
 
     Notes
     -----
-    The time of the update, of reading, and of waiting for slower processes is left out. A sum that
-    overlaps with nothing is assumed, as `train` makes it.
+    The formula leaves out the time of the update, of reading, and of waiting for slower processes.
+    It assumes that the sum overlaps with nothing, as in `train`.
 
     Examples
     --------
@@ -277,6 +280,6 @@ def expected_speedup(
     latency = positive_number("latency", latency, or_zero=True)
     n_bytes = net.parameters.nbytes + 3 * net.dtype.itemsize
     summing = 2 * (n - 1) / n * n_bytes / bandwidth + 2 * (n - 1).bit_length() * latency
-    # In times of a row, which may be too short or too long for a float.
+    # The unit is the time of a row, as seconds may be too small or too large for a float.
     summing_rows = summing / (2 * count_multiplications(net).total) * flops
     return batch_size / (-(-batch_size // n) + summing_rows)

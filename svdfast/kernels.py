@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One layer, dense or factored, forward and backward, for any NumPy code: checked, with `out=`.
 
-The kernels that a `Network` trains with, over all rows at once. Not here: the products themselves
-(src/cython_kernels.pyx), networks and training, and the way in for Cython code, which checks
-nothing (svdfast/cython_kernels.pxd). ::
+These are the kernels that a `Network` trains with, over all rows at once. Elsewhere: the products
+themselves (src/cython_kernels.pyx), networks and training, and the unchecked interface for Cython
+code (svdfast/cython_kernels.pxd). ::
 
     p   samples            X  (p, m)   inputs               dX (p, m)   ∂ loss / ∂X
     m   inputs             W  (n, m)   dense weight         dW (n, m)   ∂ loss / ∂W
@@ -13,34 +13,37 @@ nothing (svdfast/cython_kernels.pxd). ::
                            Z  (p, n)   pre-activation
                            A  (p, n)   f(Z)                 dA (p, n)
 
-What holds for all four functions:
+These rules hold for all four functions:
 
-- Operands may lie in memory in any way; what is not aligned, in C order and of the result's type is
-  copied. None is modified.
-- Results have NumPy's common type of all operands given: float32 or float64; float32 with float64
-  makes float64. Where NumPy would say an integer or bool it is float64; where float16, float32.
-- `precision="bfloat16"`, for float32 results, rounds the operands of the products, and of these only, to bfloat16: 8 bits of precision and
-  float32's range, but that what is above 3.39e38 becomes infinity. NaN and infinity stay what they are. Denormal operands count as zero; so
-  do denormal products and sums, which are float32, where the CPU has instructions for it, and not where it is emulated. None and the
-  results' own dtype round nothing.
-- `activation`, a name or an Activation, is the function f. Where it has a kink, at 0, its derivative is
-  that from the left. Backward needs A, as forward returned it, but for the identity and GELU; Z, as
-  forward put it into `out_Z`, for GELU only. Without `b` it is zeros. Samples lie in rows.
-- Any size may be 0. NaN and infinity are computed with, as NumPy does, but without warnings.
-- An `out` array must have the result's shape and type. It may lie in memory in any way and overlap
-  an operand; only one that is aligned, in C order and clear of operands is computed into directly.
-- All that can be refused is refused before anything is written.
+- Operands may have any memory layout. An operand is copied unless it is aligned, in C order and of
+  the result's type. No operand is modified.
+- Results have NumPy's common type of all given operands: float32 or float64; float32 with float64
+  makes float64. If NumPy's type is an integer or bool, it is float64; if float16, float32.
+- `precision="bfloat16"` is for float32 results. It rounds only the operands of the products to
+  bfloat16, with 8 bits of precision and float32's range. Numbers above 3.39e38 become infinity; NaN
+  and infinity stay. Denormal operands count as zero. Products and sums are float32. If the CPU has
+  bfloat16 instructions, denormal products and sums count as zero, too; the emulation keeps them.
+  None and the results' own dtype round nothing.
+- `activation`, a name or an Activation, is the function f. At a kink, which is at 0, its derivative
+  is that from the left. Backward needs A, as forward returned it, except for the identity and GELU.
+  It needs Z, as forward put it into `out_Z`, for GELU only. A missing `b` is zeros. Samples lie in
+  rows.
+- Any size may be 0. NaN and infinity are computed with as in NumPy, but without warnings.
+- An `out` array must have the result's shape and type. It may have any memory layout and overlap an
+  operand. Results are computed directly into an `out` that is aligned, in C order and does not
+  overlap an operand; others get a copy.
+- All checks come before anything is written.
 
 TypeError is raised for an operand that is not an array of real numbers of at most 64 bits (complex,
 object, text, sparse, masked, None), and for an `out` that is not an ndarray or not of the result's
 type. ValueError is raised for a shape that does not fit, for an `out` that is read-only or overlaps
 another `out`, and for an operand or result with more than 2**31 - 1 elements, or as many along one
-dimension (BLAS counts in 32 bits). Backward raises TypeError where A or Z is needed and not given,
+dimension (BLAS counts in 32 bits). Backward raises TypeError if A or Z is needed and not given, and
 ValueError for `out_dX` without `input_gradient`.
 
-The equations are those of S. S. Sarnayak, A. Mohanty, S. Temkar, *Deep Neural Networks and Accelerating
-them using Singular Value Decomposition*, 2020 ("the report"), sections 3.1, 3.1.4 and 3.3.3, with samples
-in rows where the report has them in columns.
+The equations are those of S. S. Sarnayak, A. Mohanty, S. Temkar, *Deep Neural Networks and
+Accelerating them using Singular Value Decomposition*, 2020 ("the paper"), sections 3.1, 3.1.4 and
+3.3.3. Samples are in rows here, and in columns in the paper.
 """
 
 from __future__ import annotations
@@ -79,7 +82,7 @@ def _check_size(name: str, shape: tuple[int, ...]) -> None:
 
 
 def _check_operand(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
-    """Compares a shape with the sizes known so far, and adds the sizes that it tells."""
+    """Compares a shape with the sizes known so far, and adds its own sizes."""
     symbols = _SHAPES[name]
     expected = [sizes.get(symbol, symbol) for symbol in symbols]
     columns = zip(symbols, expected, shape, strict=False)
@@ -98,20 +101,20 @@ def _common_type(arrays: list[Array]) -> np.dtype[Any]:
 
 
 def _is_direct(array: Array, dtype: np.dtype[Any]) -> bool:
-    """Whether kernels can use the array as it lies."""
+    """True if kernels can use the array without a copy."""
     flags = array.flags
     return array.dtype == dtype and flags.c_contiguous and flags.aligned
 
 
 class _Call:
-    """The arrays of one call, by their symbols, checked and in the form that the kernels take.
+    """The arrays of one call by their symbols, checked and in the form that the kernels take.
 
     Parameters
     ----------
     operands : dict
-        Checked in this order.
+        Operands, which are checked in this order.
     results : dict
-        The `out` array of each result, None to make one.
+        The `out` array of each result; None to make one.
     """
 
     def __init__(self, operands: dict[str, Any], results: dict[str, Any], precision: str | None) -> None:
@@ -133,7 +136,7 @@ class _Call:
                 got = f"some of {labels[one]}"
                 raise ValueError(f"{labels[other]}: expected memory of its own, got {got}")
 
-        # From here on nothing is refused.
+        # Nothing is refused after this line.
         arrays = {
             name: array if _is_direct(array, dtype) else np.require(array, dtype, ["C", "A"])
             for name, array in given.items()
@@ -190,7 +193,7 @@ def _backward(
     if not input_gradient and results.pop("dX") is not None:
         raise ValueError("out_dX: expected None without input_gradient, got an array")
     call = _Call(operands, results, precision)
-    # The kernels turn dA into dZ where it lies. A and Z are not read where they are not needed.
+    # The kernels turn dA into dZ in place. They do not read A and Z unless they need them.
     dZ = np.array(call.arrays["dA"])
     call.arrays = {"dX": None, "Z": dZ, "A": dZ, "dZ": dZ, **call.arrays}
     call.run(kernel, symbols, f)
@@ -214,7 +217,7 @@ def dense_forward(
     out : ndarray (p, n), optional
         Where to put A.
     out_Z : ndarray (p, n), optional
-        Where to put Z, which `dense_backward` needs for GELU. Not kept if not given.
+        Where to put Z, which `dense_backward` needs for GELU. Z is not kept without it.
 
     Returns
     -------
@@ -254,19 +257,19 @@ def factored_forward(
     out_H : ndarray (p, l), optional
         Where to put H.
     out_Z : ndarray (p, n), optional
-        Where to put Z, which `factored_backward` needs for GELU. Not kept if not given.
+        Where to put Z, which `factored_backward` needs for GELU. Z is not kept without it.
 
     Returns
     -------
     A : ndarray (p, n), float32 or float64
         `out` if given.
     H : ndarray (p, l)
-        For `factored_backward`; `out_H` if given.
+        X·W2ᵀ, for `factored_backward`; `out_H` if given.
 
     Notes
     -----
-    The report has Z = W1·(W2·X + b), which adds b, of n entries, to a vector of l; right is
-    Z = W1·(W2·X) + b.
+    The paper has Z = W1·(W2·X + b), which adds b, of n entries, to a vector of l entries. The
+    correct equation is Z = W1·(W2·X) + b.
 
     Examples
     --------
@@ -298,17 +301,17 @@ def dense_backward(
     Parameters
     ----------
     dA : array_like (p, n)
-        ∂ loss / ∂A. Not modified.
+        ∂ loss / ∂A. It is not modified.
     X : array_like (p, m)
-        What `dense_forward` was given.
+        Inputs of `dense_forward`.
     W : array_like (n, m)
     A : array_like (p, n)
-        What `dense_forward` returned; see the top of this module for when it is needed.
+        Outputs of `dense_forward`; the top of this module says when they are needed.
     Z : array_like (p, n), optional
-        What `dense_forward` put into `out_Z`, for GELU.
+        Pre-activations that `dense_forward` put into `out_Z`, for GELU.
     activation : str or Activation
     input_gradient : bool
-        Whether ∂X is formed; a network's first layer has no use for it.
+        Form ∂X, which a network's first layer does not need.
     precision : {"float32", "float64", "bfloat16"}, optional
     out_dX, out_dW, out_db : ndarray (p, m), (n, m), (n,), optional
         Where to put the results.
@@ -322,7 +325,7 @@ def dense_backward(
 
     Notes
     -----
-    ∂W and ∂b are sums over samples; the report has means: divide dA by p for those.
+    ∂W and ∂b are sums over samples. The paper has means: divide dA by p for them.
 
     Examples
     --------
@@ -360,20 +363,20 @@ def factored_backward(
     Parameters
     ----------
     dA : array_like (p, n)
-        ∂ loss / ∂A. Not modified.
+        ∂ loss / ∂A. It is not modified.
     X : array_like (p, m)
-        What `factored_forward` was given.
+        Inputs of `factored_forward`.
     H : array_like (p, l)
-        What `factored_forward` returned.
+        H that `factored_forward` returned.
     W1 : array_like (n, l)
     W2 : array_like (l, m)
     A : array_like (p, n)
-        What `factored_forward` returned; see the top of this module for when it is needed.
+        Outputs of `factored_forward`; the top of this module says when they are needed.
     Z : array_like (p, n), optional
-        What `factored_forward` put into `out_Z`, for GELU.
+        Pre-activations that `factored_forward` put into `out_Z`, for GELU.
     activation : str or Activation
     input_gradient : bool
-        Whether ∂X is formed; a network's first layer has no use for it.
+        Form ∂X, which a network's first layer does not need.
     precision : {"float32", "float64", "bfloat16"}, optional
     out_dX, out_dW1, out_dW2, out_db : ndarray (p, m), (n, l), (l, m), (n,), optional
         Where to put the results.
@@ -388,7 +391,7 @@ def factored_backward(
 
     Notes
     -----
-    The report has W1·∂Z in ∂X; right is W1ᵀ·∂Z: D above.
+    The paper has W1·∂Z in ∂X. The correct term is W1ᵀ·∂Z: D above.
 
     Examples
     --------

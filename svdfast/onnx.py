@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Networks as ONNX models, for other runtimes, on request with the preparation of a table's columns. Needs onnx: the extra `onnx`.
+"""Networks as ONNX models for other runtimes; a model can include the preparation of a table.
 
-Not here: what a preparation does (data/preparation.py); the operators of layers (interop/onnx_layers.py) and of activations
-(model/activations.py); reading ONNX models; other files (interop/files.py).
+This module needs onnx: the extra `onnx`. Elsewhere: preparations (data/preparation.py); the
+operators of layers (interop/onnx_layers.py) and of activations (model/activations.py); other files
+(interop/files.py). svdfast does not read ONNX models.
 """
 
 from __future__ import annotations
@@ -29,54 +30,59 @@ if TYPE_CHECKING:
 
 __all__ = ["save", "to_onnx"]
 
-# Old enough for runtimes of some years ago, and all that is needed.
+# Old enough for runtimes of some years ago, and it has all operators that are needed.
 _OPSET = 17
 _ML_OPSET = 2  # of ai.onnx.ml, which has the operator that reads text
 _IR_VERSION = 8
 _LARGEST = 2**31 - 1  # bytes in a message of Protocol Buffers
-_BYTES_PER_LAYER = 10_000  # beside the parameters, at most
+_BYTES_PER_LAYER = 10_000  # at most, in addition to the parameters
 
 
 def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
     """An ONNX model that computes what a network does.
 
-    Its input "X" and its output "y" have the shapes that `Network.predict` has, (n_samples, n_inputs) and (n_samples, n_outputs) for
-    fully connected layers, and the network's dtype; tokens are int64. Any number of steps is the dimension "steps". A dense layer is
-    one Gemm, a factored layer is two. The model takes floats: scale uint8 inputs by `uint8_scale` first, as the network does. The
-    model's metadata has the scale under "uint8_scale", and as JSON what the network's origin knows: "classes", "feature_names",
-    "preparation".
+    Its input "X" and its output "y" have the shapes of `Network.predict`, (n_samples, n_inputs) and
+    (n_samples, n_outputs) for fully connected layers, and the network's dtype. Tokens are int64.
+    The dimension "steps" stands for any number of steps. A dense layer is one Gemm, a factored
+    layer is two. The model takes floats: scale uint8 inputs by `uint8_scale` first, as the network
+    does. The model's metadata has the scale under "uint8_scale". It has the network's origin as
+    JSON: "classes", "feature_names", "preparation".
 
     Parameters
     ----------
     net : Network
     preparation : bool
-        Whether the model takes the columns of the table that the network was trained on, and gives labels. It then has an input
-        (n_samples, 1) for each column, by its name: numbers of the network's dtype, NaN for a gap; or text, without spaces around
-        it, "" for a gap. Its first output is "label" (n_samples,), or one for each target, ``label_`` and the target's name. A
-        network of numbers has only "y". Output names that are columns' names, too, end in "_".
+        Make a model that takes the columns of the network's training table and returns labels. It
+        has an input (n_samples, 1) for each column, by its name: numbers of the network's dtype,
+        NaN for a gap; or text without spaces around it, "" for a gap. Its first output is "label"
+        (n_samples,), or one for each target, ``label_`` and the target's name. A network that
+        predicts numbers has only "y". An output whose name is also a column's name gets a "_" at
+        its end.
 
     Returns
     -------
     onnx.ModelProto
-        Of opset 17, checked.
+        A checked model of opset 17.
 
     Raises
     ------
     ImportError
         onnx is not installed.
     TypeError
-        Not a network.
+        `net` is not a network.
     ValueError
-        The network is larger than the 2 GB that an ONNX model may have, or has an activation or a layer that ONNX lacks, as Masking.
-        Or it has no preparation, and one is asked for.
+        The network is larger than the 2 GB that an ONNX model may have, or has an activation or a
+        layer that ONNX lacks, such as Masking. Or `preparation` is True and the network has none.
 
     Notes
     -----
-    Factored layers stay factored. A convolution is one Conv, or two of which the second is 1×1. A recurrent layer is RNN, GRU or LSTM;
-    the factors of its input's weight stand before it but for the last. Where its state's weight is factored, it is a Scan with two
-    products in it. onnxruntime has Conv, AveragePool and recurrent operators for float32 alone; a float64 network has other operators
-    in their place, which are slower. A token outside the vocabulary, which the network refuses, gives the bias alone. Give a model with
-    recurrent layers at least one sample: onnxruntime 1.32 ends the process for none.
+    Factored layers stay factored. A dense convolution is one Conv; a factored one is two, the
+    second of 1×1. A recurrent layer is RNN, GRU or LSTM; all factors of its input's weight but the
+    last stand before it. If its state's weight is factored, it is a Scan with two products in it.
+    onnxruntime has Conv, AveragePool and recurrent operators for float32 only; a float64 network
+    has slower operators in their place. The network refuses a token outside the vocabulary; the
+    model returns the bias alone for it. Give a model with recurrent layers at least one sample:
+    onnxruntime 1.32 ends the process for none.
 
     Examples
     --------
@@ -130,7 +136,7 @@ def to_onnx(net: Network, *, preparation: bool = False) -> onnx.ModelProto:
 
 
 def save(net: Network, path: str | os.PathLike[str], *, preparation: bool = False) -> None:
-    """Writes a network to an ONNX file, the model that `to_onnx` gives; factored layers stay factored.
+    """Writes a network to an ONNX file, the model of `to_onnx`; factored layers stay factored.
 
     Parameters
     ----------
@@ -138,7 +144,7 @@ def save(net: Network, path: str | os.PathLike[str], *, preparation: bool = Fals
     path : path that ends in .onnx
         A file of that name is replaced, but only once the new one is whole.
     preparation : bool
-        Whether the model takes a table's columns; see `to_onnx`.
+        Make a model that takes a table's columns; see `to_onnx`.
 
     Raises
     ------
@@ -171,7 +177,7 @@ def save(net: Network, path: str | os.PathLike[str], *, preparation: bool = Fals
 
 
 def _shapes(net: Network) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
-    """Of a sample and of its outputs; steps have a name where there may be any number of them."""
+    """The shapes of a sample and of its outputs. A name stands for any number of steps."""
     takes, gives = net.layout.input_shape, net.layout.output_shape
     if not net.layout.any_steps:
         return takes, gives
@@ -179,14 +185,14 @@ def _shapes(net: Network) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]
 
 
 def _metadata(net: Network) -> dict[str, str]:
-    """What the network knows of its data, as text."""
+    """The network's knowledge of its data, as text."""
     origin = net.origin.header()
     known = {key: origin[key] for key in ("classes", "feature_names", "preparation") if origin[key] is not None}
     return {"uint8_scale": repr(net.uint8_scale)} | {key: json.dumps(value) for key, value in known.items()}
 
 
 def _features(graph: _Graph, table: Preparation) -> tuple[list[Any], str]:
-    """An input for each column, and the network's inputs made of them."""
+    """Adds an input for each column. Returns them, and the network's inputs made of them."""
     inputs, parts = [], []
     for i, column in enumerate(table.columns):
         if isinstance(column, Numeric):
@@ -215,7 +221,7 @@ def _one_hot(graph: _Graph, column: Categorical, name: str) -> str:
 
 
 def _labels(graph: _Graph, net: Network, table: Preparation, y: str) -> list[Any]:
-    """An output for each target of classes."""
+    """Adds an output for each target of classes."""
     import onnx
 
     head, outputs = head_of(net.layers[-1].activation), []
@@ -239,7 +245,7 @@ def _labels(graph: _Graph, net: Network, table: Preparation, y: str) -> list[Any
 class _Graph:
     """Nodes in their order and the constants that they read. A node's output has the node's name.
 
-    No name is one of those that are `taken` by a table's columns.
+    Names in `taken`, which a table's columns have, are avoided.
     """
 
     def __init__(self, dtype: np.dtype[Any], taken: Collection[str] = ()):
@@ -273,7 +279,7 @@ class _Graph:
         return onnx.helper.make_tensor_value_info(name, kind, ["n_samples", *sizes])
 
     def named(self, name: str) -> str:
-        """Gives the last node's output this name, or one like it."""
+        """Renames the last node's output to this name, or a similar free one."""
         self.nodes[-1].output[0] = name = self._free(name)
         return name
 
@@ -313,16 +319,17 @@ class _Graph:
         self, name: str, of_weight: str, W: NDArray[Any],
         of_bias: str | None = None, b: NDArray[Any] | None = None,
     ) -> str:  # fmt: skip
-        """X·Wᵀ + b; the runtime reads W (n_out, n_in) as it lies."""
+        """X·Wᵀ + b. The runtime reads W (n_out, n_in) without transposing it."""
         inputs = [name, self.constant(of_weight, W)]
         if of_bias is not None and b is not None:
             inputs.append(self.constant(of_bias, b))
         return self.node("Gemm", *inputs, transB=1)
 
     def erfcx(self, x: str) -> str:
-        """erfcx(x) = e^(x²)·erfc(x) of x ≥ 0: a polynomial in u = 6/(x + 3) − 1, −1 to 1, by Horner's rule.
+        """erfcx(x) = e^(x²)·erfc(x) for x ≥ 0: a polynomial in u = 6/(x + 3) − 1, −1 to 1.
 
-        The polynomial interpolates in Chebyshev's points; at this degree rounding in float64 is larger than what it leaves.
+        It is evaluated by Horner's rule. It interpolates in Chebyshev's points; at this degree, its
+        error is smaller than rounding in float64.
         """
         from scipy.special import erfcx
 

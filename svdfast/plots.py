@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Figures of a training and of a network's spectra, and how lines are told apart without colour. Needs matplotlib: the extra `plot`.
+"""Figures of a training and of a network's spectra. They need matplotlib: the extra `plot`.
 
-Figures belong to no window and to no list of pyplot's, and no setting of matplotlib's is changed. Not here: the figures of the report's
-experiments (reproduce/), and what is shown of a training while it runs (callbacks.py).
+Lines differ without colour, too. Figures belong to no window and to no list of pyplot's, and no
+setting of matplotlib's is changed. Elsewhere: the figures of the paper's experiments (reproduce/),
+and monitoring of a running training (callbacks.py).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["spectrum", "training"]
 
-# By turns, so that a print in grey tells them apart; the colours are Okabe and Ito's, which differ in lightness too.
+# Alternating styles, so that lines differ in a grey print. The colours are Okabe and Ito's, which
+# differ in lightness, too.
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#000000", "linestyle": "-"},
     {"color": "#D55E00", "linestyle": "--"},
@@ -48,12 +50,12 @@ _EVENTS: dict[str, dict[str, Any]] = {
     "guard": {"color": "#CC79A7", "linestyle": ":", "linewidth": 2, "zorder": 1.9},
     "recompose": {"color": "#E69F00", "linestyle": "--"},
 }
-# Up to so many points each has a marker, without which a single one would not be seen.
+# Lines of at most so many points have markers; a single point would be invisible without one.
 _FEW = 30
 
 
 def require_matplotlib() -> None:
-    """Says which extra brings it, where it is missing."""
+    """Raises ImportError if matplotlib is missing; the message names the extra."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -61,7 +63,7 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Inches. Belongs to no window and to no list of pyplot's."""
+    """A figure of this size in inches. It belongs to no window and to no list of pyplot's."""
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -74,10 +76,10 @@ def training(
     *,
     figure: Figure | SubFigure | None = None,
 ) -> Figure | SubFigure:
-    """Draws the losses of a training, and the accuracy where there is validation of classes.
+    """Draws the losses of a training, and the accuracy if classes are validated.
 
-    Phases are shaded, and the switch, the guard and recomposition marked at the very place where they came; what lies between two
-    phases is the time that they took themselves. Needs matplotlib: the extra `plot`.
+    Phases are shaded. The switch, the guard and the recomposition are marked where they happened;
+    the gap between two phases is their own duration. It needs matplotlib: the extra `plot`.
 
     Parameters
     ----------
@@ -85,13 +87,14 @@ def training(
     against : {"seconds", "epochs"}
         The horizontal axis. Seconds are those of training, as `result.seconds` has them.
     figure : matplotlib.figure.Figure or SubFigure, optional
-        To draw in, such as `plt.figure(layout="constrained")` for a window; the legend lies above the panels where that is the layout,
-        else within one. By default a new figure that pyplot knows nothing of: notebooks show it, `savefig` writes it.
+        Figure to draw in, such as `plt.figure(layout="constrained")` for a window. With that layout
+        the legend lies above the panels, else within one. By default a new figure that pyplot does
+        not know: notebooks show it, `savefig` writes it.
 
     Returns
     -------
     matplotlib.figure.Figure or SubFigure
-        Its `axes` are the loss's and the accuracy's.
+        Its `axes` are those of the loss and of the accuracy.
 
     Raises
     ------
@@ -151,25 +154,27 @@ def spectrum(
     ranks: Sequence[int | None] | str | RankRule | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> Figure | SubFigure:
-    """Draws the singular values of each hidden weight, what share of its energy the first i hold, and the break-even rank.
+    """Draws each hidden weight's singular values and their energy, and the break-even rank.
 
-    A panel for each hidden layer; of a factored one the spectrum of its product W1·W2. It takes an SVD, without vectors, of each
-    hidden weight, O(n_in·n_out·min(n_in, n_out)): seconds where both sides are some thousand. Needs matplotlib: the extra `plot`.
+    The energy is the share that the first i values hold. Each hidden layer has a panel. A factored
+    layer shows the spectrum of its product W1·W2. It computes an SVD without vectors of each hidden
+    weight, O(n_in·n_out·min(n_in, n_out)), which takes seconds if both sides are some thousand. It
+    needs matplotlib: the extra `plot`.
 
     Parameters
     ----------
     net : Network
     rank_fraction : float, optional
     ranks : sequence of int or None, or str, optional
-        As for `Network.truncate`: ranks to mark. By default those that factored layers have. A rank above the break-even rank is
-        marked all the same.
+        Ranks to mark, as for `Network.truncate`; by default those of factored layers. A rank above
+        the break-even rank is marked, too.
     figure : matplotlib.figure.Figure or SubFigure, optional
-        To draw in, see `training`.
+        Figure to draw in; see `training`.
 
     Returns
     -------
     matplotlib.figure.Figure or SubFigure
-        Its first `axes` are the layers', with singular values; then come those of the energy.
+        Its first `axes` show the layers' singular values; those of the energy follow.
 
     Raises
     ------
@@ -180,8 +185,9 @@ def spectrum(
 
     Notes
     -----
-    With `inputs`, as in `train` by default, `Network.truncate` looks for what changes the layers' outputs least, not for the largest
-    singular values; the share of energy that it keeps is then smaller than the one drawn.
+    With `inputs`, as in `train` by default, `Network.truncate` minimises the change of the layers'
+    outputs and does not keep the largest singular values. Its share of energy is then smaller than
+    the one drawn.
 
     Examples
     --------
@@ -237,12 +243,13 @@ def spectrum(
 
 
 class _Place:
-    """Where a step lies on the horizontal axis, after the events that came before it."""
+    """The place of a step on the horizontal axis, after the events before it."""
 
     def __init__(self, result: TrainingResult, rows: Sequence[dict[str, Any]], against: str):
         self.events = result.events
         self.steps_per_epoch = rows[0]["step"] if against == "epochs" else None
-        # Seconds of the steps alone are known at the ends of epochs and of phases; between these, steps take alike.
+        # Seconds of the steps alone are known at the ends of epochs and of phases. Steps between
+        # these are taken as equally long.
         ends = {0: 0.0}
         for parts in ([(row["step"], row["seconds"]) for row in rows], _ends(result)):
             total = 0.0
@@ -268,7 +275,7 @@ def _ends(result: TrainingResult) -> list[tuple[int, float]]:
 
 
 def _spans(result: TrainingResult, place: _Place) -> list[tuple[float, float, str]]:
-    """Start, end and name of each phase. Between two lies the event's own time, where seconds are counted."""
+    """Start, end and name of each phase. In seconds, an event's own time lies between phases."""
     spans = []
     start = 0
     for phase, (stop, _) in zip(result.phases, _ends(result), strict=True):
@@ -294,14 +301,17 @@ def _finite(index: int, W: NDArray[Any]) -> NDArray[Any]:
 
 
 def _spectrum(index: int, layer: Layer) -> NDArray[np.float64]:
-    """Singular values, largest first: min(n_in, n_out) of a dense layer, `rank` of a factored one, whose others are zero."""
+    """Singular values, largest first: min(n_in, n_out) of a dense layer, `rank` of a factored one.
+
+    The others of a factored layer are zero.
+    """
     tensors = [_finite(index, tensor) for tensor in layer.weight_tensors]
     with of_layer(index):
         return layer.structure.singular_values(tensors)
 
 
 def _energy(s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The share of Σσ² that the first i hold; all of it from the first on where all are zero."""
+    """The share of Σσ² in the first i values; 1 for all i if all values are zero."""
     if s[0] == 0:
         return np.ones_like(s)
     energy: NDArray[np.float64] = np.cumsum(np.square(s / s[0]))  # scaled, so that no square overflows
@@ -312,7 +322,8 @@ def _energy(s: NDArray[np.float64]) -> NDArray[np.float64]:
 def _to_draw_in(figure: Figure | SubFigure | None, width: float, height: float) -> Figure | SubFigure:
     if figure is None:
         figure = new_figure(width, height)
-        # A notebook shows a Figure by itself only where something has loaded pyplot; this is what it asks any object for.
+        # A notebook shows a Figure by itself only if pyplot is loaded. This method, which it calls
+        # on any object, works without pyplot.
         vars(figure)["_repr_png_"] = partial(_png, figure)
         return figure
     require_matplotlib()
@@ -330,7 +341,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _legend(figure: Figure | SubFigure, panels: Sequence[Any]) -> None:
-    """One for all panels, above them where the layout makes room for it."""
+    """Adds one legend for all panels, above them if the layout makes room for it."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     handles: dict[str, Any] = {}

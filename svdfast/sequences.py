@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sequences as the arrays that a training takes: one long sequence in windows, and sequences of several lengths, padded.
+"""Turns sequences into arrays for training: a long one into windows, several into a padded array.
 
-Not here: the layers that take them (layers.py), and the training that carries their state from window to window (`train`).
+Elsewhere: the layers that take them (layers.py), and the training that carries their state from
+window to window (`train`).
 """
 
 import math
@@ -17,11 +18,12 @@ __all__ = ["padded", "streams"]
 
 
 def streams(sequence: ArrayLike, steps: int, batch_size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Cuts a long sequence into windows for `train(..., batch_size=batch_size, carry_state=True)`.
+    """Splits a long sequence into windows for `train` with `batch_size` and `carry_state=True`.
 
-    The sequence is cut into `batch_size` stretches of equal length, and each stretch into windows. Batch k has the k-th window of each
-    stretch, so each row of a batch continues the same row of the batch before. The remainder at the sequence's end is dropped: fewer
-    than batch_size · steps + 1 elements.
+    The sequence is split into `batch_size` stretches of equal length, and each stretch into
+    windows. Batch k has the k-th window of each stretch, so each row of a batch continues the same
+    row of the batch before. The remainder at the sequence's end, fewer than batch_size · steps + 1
+    elements, is dropped.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ def streams(sequence: ArrayLike, steps: int, batch_size: int) -> tuple[NDArray[A
     X : ndarray (n_windows, steps) or (n_windows, steps, n_features)
         New memory; n_windows is a multiple of batch_size.
     y : ndarray
-        As X, with the next element in the place of each.
+        Same as X, with each element replaced by the next one.
 
     Raises
     ------
@@ -76,8 +78,9 @@ def streams(sequence: ArrayLike, steps: int, batch_size: int) -> tuple[NDArray[A
 def padded(sequences: Collection[ArrayLike], steps: int | None = None) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Sequences of several lengths as one array, with zeros at their ends, and weights that are 0 there.
 
-    The weights are the `sample_weight` of a network with an output after each step. With `layers.Masking` first, recurrent layers pass
-    the padding by; a step whose features are all 0 counts as padding then.
+    The weights are the `sample_weight` of a network with an output after each step. With
+    `layers.Masking` as the first layer, recurrent layers skip the padding. A step whose features
+    are all 0 then counts as padding.
 
     Parameters
     ----------

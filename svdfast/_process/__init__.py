@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the process owns: threads and kernels of BLAS, who uses what, checks, files, clocks. Knows nothing of networks."""
+"""State and tools of the process: BLAS threads and kernels, objects in use, checks, files, clocks.
+
+This package does not know networks.
+"""

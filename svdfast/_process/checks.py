@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Checks of plain arguments: numbers, counts, that an array is one of numbers, and that there is memory for what is asked for.
-Each names the argument, what was expected and what came. And the layer that an error of linear algebra is about.
+"""Checks of plain arguments: numbers, counts, arrays of numbers, and available memory.
 
-What an array must be beyond that is checked where it is used: data/ (samples and targets), kernels.py, svd.py.
+Each error names the argument, the expected and the given value. `of_layer` adds the layer to an
+error of linear algebra. Further requirements for arrays are checked where these are used: data/
+(samples and targets), kernels.py, svd.py.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_SMALL = 1 << 26  # bytes up to which nobody asks whether they can be had
+_SMALL = 1 << 26  # bytes that are assumed to be available
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 _MOST_ITEMS = 100_000
 
-# Elements of an array, and sizes of one, that the compiled core and BLAS count with.
+# The most elements of an array, and along one dimension, that the compiled core and BLAS can count.
 MAX_SIZE = 2**31 - 1
 
 
@@ -48,7 +49,7 @@ def finite_number(name: str, value: Any) -> float:
 
 
 def _number(name: str, value: Any, expected: str = "a number") -> float:
-    """The nearest float; infinity of the same sign where there is none so large."""
+    """The nearest float; infinity of the same sign if the number is too large."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
     return _as_float(value)
@@ -72,27 +73,27 @@ def fraction(name: str, value: Any, *, below_one: bool = False, above_zero: bool
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Refuses what is not one of some words."""
+    """Refuses a value that is not one of some words."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected {' or '.join(choices)}, got {value!r}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like another; None where none is like it."""
+    """The known word that is most similar to another; None if none is similar."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 def known_name(name: str, value: str, known: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> None:
-    """Refuses a name that is not known, and says which one to write, where that can be told.
+    """Refuses an unknown name, and suggests a known one if possible.
 
     Parameters
     ----------
     name : str
-        Of the argument.
+        Name of the argument.
     value : str
     known : iterable of str
     elsewhere : mapping of str to str, optional
-        What other libraries call some of them, in lower case.
+        Names that other libraries have for some of them, in lower case.
     """
     names = list(known)
     if value in names:
@@ -130,7 +131,7 @@ def float_dtype(name: str, value: Any) -> np.dtype[Any]:
 
 
 def listed(name: str, value: Any, of: str) -> list[Any]:
-    """The items of a short sequence; what goes on without an end is refused."""
+    """The items of a short sequence. An endless one is refused."""
     try:
         items = iter(value)
     except TypeError:
@@ -142,7 +143,10 @@ def listed(name: str, value: Any, of: str) -> list[Any]:
 
 
 def real_array(name: str, value: Any) -> NDArray[Any]:
-    """Real numbers of at most 64 bits as an array; nothing sparse or masked, whose numbers an array would not show."""
+    """Real numbers of at most 64 bits as an array.
+
+    Sparse and masked arrays are refused, as a plain array would not show their numbers.
+    """
     if value is None:
         raise TypeError(f"{name}: expected an array of numbers, got None")
     if hasattr(value, "toarray"):
@@ -160,7 +164,7 @@ def real_array(name: str, value: Any) -> NDArray[Any]:
 
 
 def real_dtype(name: str, dtype: np.dtype[Any]) -> None:
-    """Refuses what is not real numbers of at most 64 bits."""
+    """Refuses a dtype other than real numbers of at most 64 bits."""
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise TypeError(f"{name}: expected real numbers of at most 64 bits, got dtype {dtype}")
 
@@ -168,7 +172,10 @@ def real_dtype(name: str, dtype: np.dtype[Any]) -> None:
 def check_out(
     name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *, direct: bool = False
 ) -> None:
-    """Refuses an `out` that results can't be written to; if `direct`, one that compiled code can't use as it lies."""
+    """Refuses an `out` that results can't be written to.
+
+    With `direct`, it also refuses one that compiled code can't use without a copy.
+    """
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected an ndarray, got {type(out).__name__}")
     if out.dtype != dtype:
@@ -185,7 +192,7 @@ def check_out(
 
 @contextlib.contextmanager
 def of_layer(index: int) -> Iterator[None]:
-    """Puts the layer in front of what an error of linear algebra, which knows no layers, says."""
+    """Puts the layer's index in front of the message of a linear algebra error."""
     try:
         yield
     except np.linalg.LinAlgError as error:
@@ -193,7 +200,10 @@ def of_layer(index: int) -> Iterator[None]:
 
 
 def memory() -> int | None:
-    """Bytes that this process can still get: what Linux says is available, at most a container's limit. None where nobody says."""
+    """Bytes that this process can still allocate; None if unknown.
+
+    That is the memory that Linux reports as available, at most a container's limit.
+    """
     found = []
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
@@ -211,10 +221,13 @@ def memory() -> int | None:
 
 
 def room(name: str, n_bytes: int) -> None:
-    """Refuses, before anything is allocated, what there is no memory for. Linux would promise it, and end the process on its use."""
+    """Refuses a request that exceeds the available memory, before anything is allocated.
+
+    Linux would grant it, and end the process when it uses the memory.
+    """
     if n_bytes <= _SMALL:
         return
     free = memory()
     most = sys.maxsize if free is None else free
     if n_bytes > most:
-        raise MemoryError(f"{name}: expected to need at most the {most:,} bytes that can be had, got {n_bytes:,}")
+        raise MemoryError(f"{name}: expected to need at most the {most:,} available bytes, got {n_bytes:,}")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Puts the installed svdfast in the place of a folder of sources whose modules were not compiled there.
+"""Loads the installed svdfast in place of a source folder without compiled modules.
 
-Python started in a clone finds the clone's folder `svdfast` before the installed package. The clone has no compiled modules, unless
-they were built in place. Importing this file then loads the package that the folder hides.
+Python started in a clone finds the clone's folder `svdfast` before the installed package. The clone
+has no compiled modules, unless they were built in place. This file then loads the package that the
+folder hides.
 """
 
 import importlib.util
@@ -10,7 +11,8 @@ import sys
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from pathlib import Path
 
-# Both files of an installed package must be those of the sources: the rest of `__init__` then finds its names.
+# These two files of the installed package must equal those of the sources, so that the rest of
+# `__init__` finds its names.
 _SAME = ("__init__.py", "_process/version.py")
 
 
@@ -29,7 +31,10 @@ def _hidden(package: Path) -> ModuleSpec | None:
 
 
 def find(package: Path) -> None:
-    """Loads the installed package where the folder `package` was not compiled; ImportError where there is none that fits."""
+    """Loads the installed package if the folder `package` was not compiled.
+
+    ImportError is raised if no installed package fits.
+    """
     if _is_built(package):
         return
     advice = f"run `pip install .` in {package.parent}, or start Python in another folder"
@@ -44,7 +49,7 @@ def find(package: Path) -> None:
     for name in [name for name in sys.modules if name.startswith(f"{package.name}.")]:
         del sys.modules[name]
     module = importlib.util.module_from_spec(spec)
-    sys.modules[package.name] = module  # which the import statement then returns
+    sys.modules[package.name] = module  # the import statement then returns it
     spec.loader.exec_module(module)
 
 

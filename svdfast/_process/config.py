@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What svdfast found and uses in this process, for reports and for finding out why a machine is slow.
+"""Shows the CPU features and libraries that svdfast uses in this process, to explain its speed.
 
-Nothing is decided here; the choices are made in runtime.py (BLAS, threads) and in the compiled core (instruction set).
+The choices are made in runtime.py (BLAS, threads) and in the compiled core (instruction set).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Config", "show_config"]
 
 
 class Config(dict[str, Any]):
-    """A dict of what was found; `str()` of it is a table of lines for people."""
+    """A dict of the findings. `str()` of it is a readable table."""
 
     def __str__(self) -> str:
         lines = []
@@ -49,9 +49,10 @@ def show_config() -> Config:
     Returns
     -------
     Config
-        A dict with the keys processor, instruction_set, instruction_sets, float32_products ("svdfast" or "BLAS"),
-        bfloat16_products ("instructions" or "emulated"), threads,
-        openmp, blas (a line for each library loaded), warnings (what makes this process slow, and what to do), versions.
+        A dict with the keys processor, instruction_set, instruction_sets, float32_products
+        ("svdfast" or "BLAS"), bfloat16_products ("instructions" or "emulated"), threads, openmp,
+        blas (a line for each loaded library), warnings (causes of a slow process, and remedies),
+        versions.
 
     Examples
     --------

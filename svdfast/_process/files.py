@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Writing a file so that nobody, at any moment, sees a part of it under its name; and archives of arrays that may be damaged or hostile.
+"""Writes files atomically, and checks archives of arrays that may be damaged or hostile.
 
-Not here: what is written and read.
+Nobody ever sees a part of a file under its name. Elsewhere: the contents of files
+(interop/files.py, training/checkpoint.py).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ except ImportError:  # Python was built without it, and zipfile refuses such arc
         """Never raised."""
 
 
-# What is raised over files that are damaged, or made to be: by zipfile and NumPy over archives, and by what takes values from them.
+# Errors over damaged or hostile files: from zipfile and NumPy, and from the code that takes values
+# from archives.
 DAMAGED = (
     ArithmeticError, AttributeError, EOFError, LookupError, LZMAError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError,
     ValueError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
@@ -38,7 +40,11 @@ DAMAGED = (
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write in; it gets its name, replacing what had it, when the block ends without an error, else it is removed."""
+    """A context with a file to write in.
+
+    If the block ends without an error, the file gets its name and replaces any other of that name.
+    Otherwise it is removed.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         with open(aside, "wb") as file:
@@ -52,13 +58,16 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_parts(path: Path) -> None:
-    """Removes what processes that were killed as they wrote this file have left beside it."""
+    """Removes the parts that killed processes have left beside this file."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         part.unlink(missing_ok=True)
 
 
 def check_claim(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    """Refuses an array of which its own header claims more than is there: NumPy takes so much memory before it reads."""
+    """Refuses an array whose header claims more than the archive holds.
+
+    NumPy would allocate the claimed size before it reads.
+    """
     with archive.open(entry) as member:
         version = np.lib.format.read_magic(member)
         if version == (1, 0):

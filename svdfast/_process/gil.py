@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Refuses a CPython that runs without its global lock, before anything compiled is loaded: what is here was never tested there."""
+"""Refuses a CPython without its global lock before compiled code loads. It is not tested there."""
 
 import sys
 

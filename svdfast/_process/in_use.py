@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which networks and optimizers are in use, and by which thread: any number may read one, or one alone change it.
+"""Tracks which threads use networks and optimizers: each can have one writer or many readers.
 
-Nobody waits: what can't be had now is refused. What is kept here is of the process, never of the network, so that copies and pickles know
-nothing of it. Not here: arrays that somebody took from a network before; they are NumPy's, and nobody looks after them.
+No one blocks: a conflicting use is refused. The record belongs to the process, not to the network,
+so copies and pickles do not contain it. Arrays that were taken from a network before belong to
+NumPy and are not tracked.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Use:
 
     def __init__(self, thing: object, *, changes: bool, alone: bool = False):
         self.thing, self.changes = thing, changes
-        self.alone = alone  # not even its own thread may use it beside
+        self.alone = alone  # even its own thread may not use it at the same time
         self.thread = threading.get_ident()
 
     def allows(self, other: _Use) -> bool:
@@ -40,9 +41,11 @@ class _Use:
         return not (self.changes or other.changes)
 
 
-# Uses come in under the lock and go by one call of `discard`, which no signal can come before once the body of a `try` was left.
+# Uses are added under the lock and removed by one call of `discard`. No signal can come before that
+# call once the body of a `try` was left.
 _uses: set[_Use] = set()
-# Held while the process forks, so that a child finds it free. By itself it may be taken again: a signal's handler may use networks, too.
+# The lock is held while the process forks, so that a child finds it free. It is reentrant, as a
+# signal's handler may use networks, too.
 _lock = threading.RLock()
 
 
@@ -52,7 +55,7 @@ def _refuse(new: _Use) -> None:
             continue
         if new.alone:
             raise RuntimeError(
-                "optimizer: in use by another training, which goes on; give each training an optimizer of its own (copy.deepcopy)"
+                "optimizer: in use by another training, which continues; give each training an optimizer of its own (copy.deepcopy)"
             )
         if use.thread == _NOBODY:
             raise RuntimeError("network: another thread was changing it when this process was forked; fork with a copy of it")
@@ -71,13 +74,13 @@ def _begin(*uses: _Use) -> None:
 
 
 def check(net: object) -> None:
-    """Raises where another thread is changing a network.
+    """Raises an error if another thread is changing a network.
 
     Raises
     ------
     RuntimeError
     """
-    for use in tuple(_uses):  # a copy, as other threads change it; nothing is made for the most usual answer
+    for use in tuple(_uses):  # a copy, as other threads change it; an empty set makes none
         if use.changes and use.thing is net and use.thread != threading.get_ident():
             _refuse(_Use(net, changes=False))
 
@@ -93,22 +96,22 @@ def _used(thing: object, changes: bool) -> Iterator[None]:
 
 
 def reading(net: object) -> Any:
-    """A context in which no other thread can change a network; RuntimeError where one does already."""
+    """A context in which no other thread can change a network; RuntimeError if one is doing so."""
     return _used(net, False)
 
 
 def changing(net: object) -> Any:
-    """A context in which no other thread can use a network; RuntimeError where one does already."""
+    """A context in which no other thread can use a network; RuntimeError if one is doing so."""
     return _used(net, True)
 
 
 def reads(method: Callable[P, T]) -> Callable[P, T]:
-    """A method of a network that reads it."""
+    """Decorates a method that reads a network."""
     return _guarded(method, False)
 
 
 def changes(method: Callable[P, T]) -> Callable[P, T]:
-    """A method of a network that changes it."""
+    """Decorates a method that changes a network."""
     return _guarded(method, True)
 
 
@@ -127,7 +130,10 @@ def _guarded(method: Callable[P, T], changes: bool) -> Callable[P, T]:
 
 @contextmanager
 def training(net: object, optimizer: object) -> Iterator[None]:
-    """A context that has a network and an optimizer for itself; RuntimeError where another thread uses the one, or a training the other."""
+    """A context with exclusive use of a network and an optimizer.
+
+    RuntimeError is raised if another thread uses the network, or another training the optimizer.
+    """
     uses = _Use(net, changes=True), _Use(optimizer, changes=True, alone=True)
     try:
         _begin(*uses)
@@ -137,7 +143,10 @@ def training(net: object, optimizer: object) -> Iterator[None]:
 
 
 def _in_child() -> None:
-    """Other threads are gone: what they read is free, what they were changing is as they left it and nobody's."""
+    """Frees networks that other threads read, which are gone in a child.
+
+    Networks that they were changing stay as they left them, and belong to no thread.
+    """
     try:
         me = threading.get_ident()
         for use in list(_uses):

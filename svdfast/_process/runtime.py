@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The process around the core: which kernels SciPy's BLAS runs, how many threads it and we take.
+"""The process around the core: the kernels of SciPy's BLAS, and the number of threads.
 
-Nothing that is changed here stays changed: an environment variable is set only while a library loads, BLAS's number of
-threads only while a training runs. What was found is shown by config.py.
+Every change made here is undone: an environment variable is set only while a library loads, and
+BLAS's number of threads only while a training runs. config.py shows the findings.
 
-Why: OpenBLAS chooses its kernels once, when it is loaded, and on some CPUs that have AVX-512 (AMD's Zen 5) chooses its AVX2 ones, at half
-the speed (OpenMathLib/OpenBLAS#6029). NumPy's copy, loaded before, shows what SciPy's would choose.
+The reason: OpenBLAS chooses its kernels once, when it is loaded. On some CPUs with AVX-512 (AMD's
+Zen 5) it chooses its AVX2 kernels, at half the speed (OpenMathLib/OpenBLAS#6029). NumPy's copy,
+which is loaded before, shows the kernels that SciPy's copy would choose.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np  # its BLAS is looked at, too
+import numpy as np  # loads NumPy's BLAS, which is inspected, too
 from numpy.typing import DTypeLike
 from threadpoolctl import ThreadpoolController
 
 logger = logging.getLogger("svdfast")
 
-# OpenBLAS's names for its kernels that use AVX-512.
+# OpenBLAS's names for its AVX-512 kernels.
 WIDE_KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
 ADVICE = (
     "SciPy's OpenBLAS runs its {architecture} kernels although this CPU has AVX-512, at about half the speed. "
@@ -33,18 +34,18 @@ ADVICE = (
 
 
 def loaded_blas() -> list[dict[str, Any]]:
-    """What threadpoolctl says of each BLAS in the process."""
+    """The info of threadpoolctl about each BLAS in the process."""
     return list(ThreadpoolController().select(user_api="blas").info())
 
 
 def is_scipys(library: Mapping[str, Any]) -> bool:
-    """Whether a library of `loaded_blas` lies with SciPy rather than NumPy."""
+    """True if a library of `loaded_blas` belongs to SciPy, not to NumPy."""
     path = str(library.get("filepath", "")).replace("\\", "/")
     return "/scipy.libs/" in path or "/scipy/" in path
 
 
 def is_narrow(library: Mapping[str, Any]) -> bool:
-    """Whether a library is an OpenBLAS without AVX-512 kernels, on a CPU that has AVX-512."""
+    """True for an OpenBLAS without AVX-512 kernels on a CPU with AVX-512."""
     from svdfast._elementwise import available_instruction_sets
 
     return (
@@ -80,18 +81,20 @@ _load_scipys_blas()
 
 
 class _SingleThreadedBlas:
-    """Holds BLAS at one thread while any training or prediction runs, and gives back what was there after the last.
+    """Holds BLAS at one thread while any training or prediction runs, then restores its threads.
 
-    threadpoolctl lets only one Python thread at a time set OpenBLAS's threads, which is right for a limit that a `with` block
-    ends, and wrong here, where the last to leave may be another than the first to come: so OpenBLAS is set past that.
+    threadpoolctl lets only one Python thread at a time set OpenBLAS's threads. That suits a limit
+    that a `with` block ends, but here the last thread to leave may not be the first that came. So
+    OpenBLAS's threads are set directly.
     """
 
     def __init__(self) -> None:
-        # Held while the process forks, so that a child finds it free. By itself it may be taken again: a signal's handler may train.
+        # The lock is held while the process forks, so that a child finds it free. It is reentrant,
+        # as a signal's handler may train.
         self._lock = threading.RLock()
-        self._users: dict[object, int] = {}  # one for each `with` block that holds it: its thread
+        self._users: dict[object, int] = {}  # the thread of each `with` block that holds it
         self._libraries: list[Any] | None = None
-        self._before: list[int] | None = None  # what is to be given back
+        self._before: list[int] | None = None  # the numbers of threads to restore
 
     def _set(self, numbers: list[int]) -> None:
         assert self._libraries is not None
@@ -100,7 +103,7 @@ class _SingleThreadedBlas:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """BLAS at one thread inside."""
+        """A context with BLAS at one thread."""
         user = object()
         try:
             self._enter(user)
@@ -108,14 +111,14 @@ class _SingleThreadedBlas:
         finally:
             try:
                 self._leave(user)
-            except KeyboardInterrupt:  # which came just then
+            except KeyboardInterrupt:  # it came just then
                 self._leave(user)
                 raise
 
     def _enter(self, user: object) -> None:
         with self._lock:
             if self._libraries is None:
-                # Looked for once, which takes 1 ms; to set them then takes 10 µs.
+                # Libraries are looked up once, which takes 1 ms; setting their threads takes 10 µs.
                 self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
             self._users[user] = threading.get_ident()
             if self._before is None:
@@ -134,7 +137,7 @@ class _SingleThreadedBlas:
             self._before = None
 
     def register_at_fork(self) -> None:
-        """Has a child of this process not wait for threads that it does not have."""
+        """Keeps a child of this process from waiting for threads that it does not have."""
         if hasattr(os, "register_at_fork"):  # not on Windows
             lock = self._lock
             os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=self._in_child)
@@ -157,9 +160,9 @@ _said_forked = False
 
 
 def resolve_precision(precision: str | None, dtype: DTypeLike) -> bool:
-    """Whether products of a dtype are of operands rounded to bfloat16, as asked for by name; None is the dtype itself.
+    """True if operands of products are to be rounded to bfloat16; None is the dtype itself.
 
-    The first time that is asked for on a CPU without instructions for it, a warning is logged.
+    If the CPU has no instructions for it, a warning is logged the first time.
     """
     from svdfast._blas import bfloat16_products
 
@@ -186,9 +189,10 @@ def resolve_precision(precision: str | None, dtype: DTypeLike) -> bool:
 
 
 def resolve_threads(n_threads: int | None, most: int | None = None) -> int:
-    """The number of threads: as asked for, or as many as OpenMP would use and this process may run on, at `most` so many.
+    """The number of threads: the requested one, or OpenMP's within this process's CPUs and `most`.
 
-    A forked process has one thread, which does the work of so many, one share after the other; a warning is logged then, once.
+    A forked process has one thread, which does the shares of all threads one after the other; a
+    warning is logged once.
     """
     from svdfast._engine import HAS_OPENMP, is_forked, max_threads
     from svdfast._process.checks import count

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Plain text tables. Not here: what stands in them."""
+"""Plain text tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ __all__ = ["aligned"]
 
 
 def aligned(rows: Sequence[Sequence[str]], n_left: int = 1) -> list[str]:
-    """A table's lines: columns as wide as their widest cell, the first `n_left` to the left, the others to the right."""
+    """A table's lines. Columns are as wide as their widest cell.
+
+    The first `n_left` columns are aligned to the left, the others to the right.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where the time of training steps goes, for the benches: products, loops, gather, update.
+"""Times the parts of training steps for the benches: products, loops, gather, update.
 
-Not part of the public API, and not the wall clock: what is left of that (waiting, the engine's own work, Python's) is for the caller
-to work out. The clocks are in src/platform/timing.h; outside `timed` they cost a branch for each product, and the loops nothing.
+It is private, and does not measure wall time: the caller works out the rest (waiting, the engine's
+own work, Python's). The clocks are in src/platform/timing.h. Outside `timed` they cost a branch for
+each product, and nothing in the loops.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ _timing_thread = 0
 
 @dataclass
 class Times:
-    """Seconds summed over threads, and floating point operations of products: 2·m·n·k each. Filled when `timed` ends."""
+    """Seconds summed over threads, and floating point operations of products, 2·m·n·k each.
+
+    `timed` fills it when it ends.
+    """
 
     products: float = 0.0
     elementwise: float = 0.0
@@ -37,12 +41,14 @@ class Times:
 
 @contextmanager
 def timed() -> Iterator[Times]:
-    """Times all that this process trains within. One training at a time: the sums are of a thread's number in its team.
+    """A context that times this process's training. Only one training may run at a time.
+
+    The sums are by a thread's number in its team.
 
     Raises
     ------
     RuntimeError
-        Something is being timed already.
+        Another `timed` is active.
     """
     if not _one_at_a_time.acquire(blocking=False):
         raise RuntimeError("timed: something is being timed already")
@@ -64,7 +70,7 @@ def timed() -> Iterator[Times]:
 
 
 def _in_child() -> None:
-    """What another thread was timing when the process was forked has no end here."""
+    """Resets the timing, as a timing of another thread does not end in a child."""
     if _one_at_a_time.locked() and _timing_thread != threading.get_ident():
         measure_products(False)
         measure_loops(False)

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The version, as pyproject.toml has it; what files name as their writer."""
+"""The version in pyproject.toml, which files name as their writer."""
 
 __version__ = "0.1.0"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Samples, targets and weights: checked, and read in batches. Knows what a network asks of its data (`Spec`), not the network.
+"""Checks samples, targets and weights, and reads them in batches. All data come in by open.py.
 
-Everything comes in by open.py.
+This package knows the requirements of a network (`Spec`), not the network.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Batches of samples in memory, and what every source of batches is.
+"""Batches of samples in memory, and the protocol of every source of batches.
 
-Not here: sparse samples (sparse.py), rows that are not in memory (rows.py), batches that come ready (batches.py).
+Elsewhere: sparse samples (sparse.py), rows on disk (rows.py), ready-made batches (batches.py).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ArraySource", "Sampled", "Source", "Stretch", "bounds"]
 
-# Samples in memory, the order that batches take their rows in (None: as they lie), and the rows of that order,
-# start and stop, of each batch.
+# Samples in memory, the order in which batches take their rows (None: the stored order), and the
+# start and stop of each batch in that order.
 Stretch: TypeAlias = tuple[Samples, NDArray[np.int64] | None, Iterable[tuple[int, int]]]
 
 
 class Sampled(Protocol):
-    """What a sample of the data is taken from: `Samples`, or what is made into them."""
+    """Data that a sample can be taken from: `Samples`, or data that become `Samples`."""
 
     @property
     def n_samples(self) -> int: ...
@@ -46,23 +46,24 @@ class Sampled(Protocol):
 
 
 class Source(Protocol):
-    """Where a training takes its batches from.
+    """The source of a training's batches.
 
     Attributes
     ----------
     data : Samples
-        What is there before the first epoch.
+        Samples that are available before the first epoch.
     sampled : Sampled or None
-        What to take a sample of the data from, where a stretch is too short for it.
+        Data to take a sample from, if a stretch is too short for it.
     batch_size : int
-        Rows of the largest batch that is known of.
+        Rows of the largest known batch.
     steps_per_epoch : int
     n_samples : int
-        Of an epoch; at its end at the latest.
+        Samples of an epoch; known at its end at the latest.
     seconds : float
-        That went into reading.
+        Time spent on reading.
     replayed : bool
-        Whether a training that is resumed has to run through the epochs before, as an epoch's batches depend on them.
+        True if a resumed training has to run through the epochs before, as an epoch's batches
+        depend on them.
     """
 
     replayed: bool
@@ -76,20 +77,20 @@ class Source(Protocol):
     def sampled(self) -> Sampled | None: ...
 
     def batches(self) -> Iterable[Stretch]:
-        """The batches of an epoch, stretch by stretch. A stretch's arrays hold until the next is asked for."""
+        """The batches of an epoch by stretches. A stretch's arrays are valid until the next one."""
 
     def known_by(self) -> Iterable[NDArray[Any]]:
-        """Arrays by which these data are told from others."""
+        """Arrays that identify these data."""
 
 
 def bounds(n: int, batch_size: int) -> Iterator[tuple[int, int]]:
     """Start and stop of each batch of n rows; the last may be smaller."""
     stops = chain(range(batch_size, n, batch_size), (n,))
-    return zip(range(0, n, batch_size), stops, strict=False)  # no start where n is 0
+    return zip(range(0, n, batch_size), stops, strict=False)  # no start if n is 0
 
 
 class ArraySource:
-    """Batches of samples in memory; shuffled or as they lie."""
+    """Batches of samples in memory, shuffled or in stored order."""
 
     replayed = False
     sampled: Samples | None = None
@@ -99,17 +100,17 @@ class ArraySource:
         self.data, self.n_samples = data, data.n_samples
         self.batch_size = min(batch_size, self.n_samples)
         self.steps_per_epoch = -(-self.n_samples // self.batch_size)
-        # Where one batch holds all samples, they are taken as they lie.
+        # If one batch holds all samples, it takes them in stored order.
         self.shuffle, self.rng = shuffle, rng
         self._whole: tuple[Stretch] = ((data, None, ((0, self.n_samples),)),)
 
     def batches(self) -> Iterable[Stretch]:
-        """As `Source` says."""
+        """See `Source`."""
         if self.steps_per_epoch == 1:
-            return self._whole  # the smallest networks' epochs are little else
+            return self._whole  # for the smallest networks, this is most of an epoch's time
         order = self.rng.permutation(self.n_samples) if self.shuffle else None
         return ((self.data, order, bounds(self.n_samples, self.batch_size)),)
 
     def known_by(self) -> Iterable[NDArray[Any]]:
-        """All of them."""
+        """All arrays of the data."""
         return self.data.arrays

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Batches as an iterable gives them, for training and for validation. Not here: batches that are taken from data (arrays.py, rows.py)."""
+"""Batches from an iterable, for training and for validation.
+
+Elsewhere: batches that are taken from data (arrays.py, rows.py).
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ __all__ = ["Batch", "BatchSource", "is_iterable_of_batches", "validation_batches
 
 Batch: TypeAlias = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
 
-# Bytes at most of the inputs of a sample that is kept of batches.
+# The most bytes of inputs in a sample that is kept of batches.
 SAMPLE_BYTES = 32 * 2**20
 
 
 def is_iterable_of_batches(value: Any) -> bool:
-    """Whether this may be an iterable of batches, and is no array."""
+    """True if this may be an iterable of batches and is not an array."""
     return (
         isinstance(value, Iterable)
         and not isinstance(value, str | bytes | bytearray | Mapping | set | frozenset)
@@ -40,10 +43,10 @@ def _check_batch(batch: Any, spec: Spec, number: int, name: str = "X") -> Sample
     Raises
     ------
     TypeError, ValueError
-        It is not (X, y) or (X, y, sample_weight), or one of these does not fit the network.
+        The batch is not (X, y) or (X, y, sample_weight), or one of these does not fit the network.
     """
     parts: tuple[Any, ...] = tuple(batch) if isinstance(batch, tuple | list) else ()
-    # A row of samples, where y was forgotten, may have two or three numbers, too.
+    # If y was forgotten, a row of samples may have two or three numbers, too.
     numbers = len(parts) > 0 and all(isinstance(part, Real) for part in parts)
     if len(parts) not in (2, 3) or numbers:
         length = f" of {len(parts)}" + " numbers" * numbers if isinstance(batch, tuple | list) else ""
@@ -58,12 +61,12 @@ def _check_batch(batch: Any, spec: Spec, number: int, name: str = "X") -> Sample
 
 
 def validation_batches(batches: Any, spec: Spec) -> Callable[[], Iterator[Samples]]:
-    """What gives the samples of an iterable of batches for validation, each time anew.
+    """A function that returns an iterator over validation batches, a new one at each call.
 
     Raises
     ------
     TypeError
-        It is no iterable, or one that can be iterated once only.
+        `batches` is not an iterable, or can be iterated only once.
     """
     if not is_iterable_of_batches(batches) or isinstance(batches, Iterator):
         raise TypeError(
@@ -82,24 +85,24 @@ def validation_batches(batches: Any, spec: Spec) -> Callable[[], Iterator[Sample
 
 
 class BatchSource:
-    """Batches as an iterable gives them.
+    """Batches from an iterable.
 
     Parameters
     ----------
     batches : iterable of (X, y) or (X, y, sample_weight)
-        Iterated again each epoch; an iterator, which can't be, continues.
+        It is iterated again in each epoch. An iterator can't be; it continues instead.
     spec : Spec
     steps_per_epoch : int, optional
         By default the iterable's length.
     n_sampled : int
-        Samples of the first batches that are copied to `sampled`, for what looks at a sample of the data.
+        Samples of the first batches that are copied to `sampled`.
     equal : bool
-        Whether all batches have to have as many samples.
+        All batches must have the same number of samples.
 
     Raises
     ------
     TypeError, ValueError
-        The number of batches is not known, there is none, or the first is not as it should be.
+        The number of batches is not known, there is none, or the first one is not valid.
     """
 
     replayed = True
@@ -174,7 +177,7 @@ class BatchSource:
         self.sampled = sample.part(0, self._n_kept)
 
     def batches(self) -> Iterator[Stretch]:
-        """As `Source` says."""
+        """See `Source`."""
         samples, self._first = self._first, None
         n_samples = 0
         for step in range(self.steps_per_epoch):
@@ -184,7 +187,7 @@ class BatchSource:
             if samples is None:
                 samples = self._next()
             n, n_in = samples.n_samples, samples.inputs.n_columns
-            if n_in != self._n_inputs:  # of a network that takes any number of steps
+            if n_in != self._n_inputs:  # the network takes any number of steps
                 features = self._spec.shape[1:] or (1,)
                 steps, got = (m // (features[0] or 1) for m in (self._n_inputs, n_in))
                 raise ValueError(f"X: expected {steps} steps in each batch, as in the first, got {got} in batch {self._n_taken}")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Checks samples, targets and weights at the boundary, and brings them to forms that the compiled core reads.
+"""Checks samples, targets and weights at the boundary, in forms that the compiled core reads.
 
-Nothing is copied that can be read as it lies: uint8, float32 and float64 rows are converted tile by tile in the core. Not here: data
-that is not in memory (rows.py) or comes in batches (batches.py); data sets to download (datasets.py).
+Arrays that the core can read are not copied: it converts uint8, float32 and float64 rows tile by
+tile. Elsewhere: data on disk (rows.py) or in batches (batches.py); data sets to download
+(datasets.py).
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ __all__ = [
 
 # Types that the compiled core reads, and their codes there.
 CODES = {np.dtype(name): code for name, code in ELEMENT_TYPES.items()}
-# What messages call the three parts of data.
+# The names of the three parts of data in messages.
 NAMES = ("X", "y", "sample_weight")
-_CHUNK = 1 << 20  # elements looked at together, so that a check needs little memory
-# What to do about targets that do not fit.
+_CHUNK = 1 << 20  # elements checked together, so that a check needs little memory
+# Advice for targets that do not fit.
 _RENUMBER = "; number other labels by classes, y = numpy.unique(y, return_inverse=True)"
 _REAL = '; for real numbers as targets use a network with output="identity"'
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Samples in rows (p, m), the code of their element type, and the factor that they are multiplied with."""
+    """Samples in rows (p, m), the code of their element type, and the factor that scales them."""
 
     array: NDArray[Any]
     code: int
@@ -67,17 +68,17 @@ class Inputs:
 
     @property
     def n_columns(self) -> int:
-        """Numbers of a sample."""
+        """Number of values in a sample."""
         return int(self.array.shape[1])
 
     @property
     def n_stored(self) -> int:
-        """Numbers that are there."""
+        """Number of stored values."""
         return self.array.size
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
-        """What they are known by."""
+        """The arrays that identify the inputs."""
         return [self.array]
 
     def take(self, rows: Any) -> Inputs:
@@ -99,7 +100,10 @@ class Inputs:
 
 @dataclass
 class Samples:
-    """Checked samples, dense or sparse, with targets and weights where there are any, ready for an engine of any layout of the network."""
+    """Checked samples, dense or sparse, with targets and weights if there are any.
+
+    They are ready for an engine of any layout of the network.
+    """
 
     inputs: Inputs | SparseInputs
     loss: Targets | None
@@ -112,7 +116,7 @@ class Samples:
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
-        """Inputs, targets and weights, as far as there are any."""
+        """Inputs, and targets and weights if there are any."""
         return [a for a in (*self.inputs.arrays, self.targets, self.weights) if a is not None]
 
     def part(self, start: int, stop: int) -> Samples:
@@ -125,7 +129,7 @@ class Samples:
         )
 
     def blocks(self) -> Iterator[Samples]:
-        """All samples at once, as a Reader gives them in blocks."""
+        """All samples as one block. A Reader has several blocks."""
         yield self
 
     def take(self, rows: NDArray[np.int64]) -> Samples:
@@ -138,7 +142,7 @@ class Samples:
         )
 
     def bind(self, engine: Engine) -> None:
-        """Gives an engine the data to take batches from."""
+        """Binds an engine to these data, from which it takes batches."""
         engine.bind(self.inputs, self.loss, self.targets, self.weights)
 
     def bind_rows(self, engine: Engine, rows: NDArray[np.int64]) -> None:
@@ -161,7 +165,7 @@ def checked_samples(
     Raises
     ------
     TypeError, ValueError
-        Some of it is not as `spec` says, or there is no sample.
+        The data do not fit `spec`, or there is no sample.
     """
     spec = with_steps(spec, X, names[0])
     inputs = check_inputs(X, spec, name=names[0])
@@ -181,12 +185,15 @@ def check_some(n_samples: int, spec: Spec, name: str) -> None:
 
 
 def as_read(array: NDArray[Any], dtype: np.dtype[Any] | type[np.generic]) -> NDArray[Any]:
-    """An array as the compiled core reads it, copied only where it is not so: of that type, C-contiguous and aligned."""
+    """The array in this type, C-contiguous and aligned, as the compiled core reads it.
+
+    It is copied only if it is not so already.
+    """
     return np.require(array, dtype, ["C", "A", "E"])
 
 
 def _room_for_copy(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
-    """Refuses an array that `as_read` would copy to more memory than there is."""
+    """Refuses an array if memory lacks room for the copy that `as_read` would make."""
     if array.dtype != dtype or not (array.flags.c_contiguous and array.flags.aligned):
         room(name, array.size * dtype.itemsize)
 
@@ -194,8 +201,10 @@ def _room_for_copy(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> None
 def _check_finite(
     name: str, array: NDArray[Any], dtype: np.dtype[Any], first_row: int, columns: tuple[str, ...] | None = None
 ) -> None:
-    """Refuses NaN, Inf and what becomes Inf in the network's dtype. The array begins at `first_row` of the whole, and its columns may
-    have names."""
+    """Refuses NaN, Inf and numbers that become Inf in the network's dtype.
+
+    The array begins at `first_row` of the whole, and its columns may have names.
+    """
     if array.dtype.kind != "f":
         return
 
@@ -212,7 +221,7 @@ def _check_finite(
 
 
 def _first(array: NDArray[Any], wrong: Callable[[NDArray[Any]], NDArray[np.bool_]], first_row: int) -> tuple[Any, list[int]] | None:
-    """The first number of an array that is wrong, and its place, where the array begins at `first_row` of the whole."""
+    """The first wrong number of an array, and its place. The array begins at `first_row`."""
     rows = max(1, _CHUNK // max(1, math.prod(array.shape[1:])))
     for start in range(0, len(array), rows):
         chunk = array[start : start + rows]
@@ -224,14 +233,15 @@ def _first(array: NDArray[Any], wrong: Callable[[NDArray[Any]], NDArray[np.bool_
 
 
 def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 0) -> Inputs:
-    """Samples in rows. They begin at `first_row` of the whole, which messages name.
+    """Checked samples in rows. They begin at `first_row` of the whole; messages count from there.
 
     Raises
     ------
     TypeError
-        Not real numbers.
+        The samples are not real numbers.
     ValueError
-        Not 2-D, not as many columns as inputs, columns of other names than are known, or (if the spec says so) not finite.
+        The array is not 2-D, the number or the names of its columns differ from the network's, or
+        (if the spec says so) a number is not finite.
     """
     check_names(name, X, spec.feature_names)
     array = real_array(name, as_array(name, X))
@@ -254,7 +264,7 @@ def check_inputs(X: ArrayLike, spec: Spec, *, name: str = "X", first_row: int = 
 
 
 def check_tokens(name: str, array: NDArray[Any], spec: Spec, first_row: int = 0) -> None:
-    """Refuses numbers that are no tokens, where there must be such."""
+    """Refuses numbers that are not tokens, if the spec requires tokens."""
     if spec.n_tokens == 0:
         return
 
@@ -270,12 +280,12 @@ def check_tokens(name: str, array: NDArray[Any], spec: Spec, first_row: int = 0)
 
 
 def with_steps(spec: Spec, X: Any, name: str = "X") -> Spec:
-    """A spec for as many steps as samples have, where it takes any number of them; else the spec itself.
+    """A spec for the samples' number of steps, if it takes any number; else the spec itself.
 
     Raises
     ------
     TypeError, ValueError
-        The samples are no sequences of the spec's features.
+        The samples are not sequences of the spec's features.
     """
     if not spec.any_steps:
         return spec
@@ -293,7 +303,7 @@ def with_steps(spec: Spec, X: Any, name: str = "X") -> Spec:
 
 
 def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> None:
-    """Refuses what is not (n_samples, n_in)."""
+    """Refuses any shape but (n_samples, n_in)."""
     if len(shape) != 2:
         hint = "; use X.reshape(len(X), -1)" if len(shape) > 2 else "; use X.reshape(1, -1) for one"
         raise ValueError(
@@ -304,7 +314,7 @@ def check_inputs_shape(shape: tuple[int, ...], n_in: int, name: str = "X") -> No
 
 
 def check_samples_shape(shape: tuple[int, ...], spec: Spec, name: str = "X") -> None:
-    """Refuses what is neither (n_samples, n_in) nor samples of the spec's shape."""
+    """Refuses any shape but (n_samples, n_in) and samples of the spec's shape."""
     if len(spec.shape) > 1 and len(shape) != 2:
         if shape[1:] != spec.shape:
             of_sample = ", ".join(map(str, spec.shape))
@@ -314,7 +324,7 @@ def check_samples_shape(shape: tuple[int, ...], spec: Spec, name: str = "X") -> 
 
 
 def _flat_shape(shape: tuple[int, ...], spec: Spec, n_samples: int, name: str) -> tuple[int, ...]:
-    """The shape of targets of each step, with the steps of all samples as rows."""
+    """The shape of targets for each step, with the steps of all samples as rows."""
     (steps,) = spec.steps
     if shape[:2] != (n_samples, steps):
         raise ValueError(f"{name}: expected {steps} target{'s' * (steps != 1)} for each of {n_samples} samples, got shape {shape}")
@@ -324,7 +334,7 @@ def _flat_shape(shape: tuple[int, ...], spec: Spec, n_samples: int, name: str) -
 def check_targets_shape(
     shape: tuple[int, ...], kind: np.dtype[Any], spec: Spec, n_samples: int, name: str = "y"
 ) -> bool:
-    """Refuses a shape or type that does not fit the targets. Returns whether these are class numbers."""
+    """Refuses a shape or type that does not fit the targets. Returns True for class numbers."""
     assert spec.targets is not None
     n_out = spec.n_outputs
     if spec.steps:
@@ -353,15 +363,16 @@ def check_targets_shape(
 def check_targets(
     y: Any, spec: Spec, n_samples: int, *, name: str = "y", first_row: int = 0
 ) -> NDArray[Any]:
-    """Targets as int32 class numbers (p,), or as values (p, n_outputs) of the targets' dtype, C-contiguous; of steps (p, steps) or
-    (p, steps, n_outputs).
+    """Targets as int32 class numbers (p,), or as values (p, n_outputs) of the targets' dtype.
+
+    Both are C-contiguous. Targets of steps are (p, steps) or (p, steps, n_outputs).
 
     Raises
     ------
     TypeError
-        Neither real numbers nor labels, or class numbers that are not integers.
+        The targets are neither real numbers nor labels, or class numbers are not integers.
     ValueError
-        A shape, length, value or label that does not fit the loss or the network's classes.
+        A shape, length, value or label does not fit the loss or the network's classes.
     """
     assert spec.targets is not None
     given = target_array(name, y)
@@ -375,7 +386,7 @@ def check_targets(
         _check_bounds(name, array, 0, n_out - 1, f"class numbers from 0 to {n_out - 1}", first_row, _RENUMBER)
         return as_read(array, np.int32)
     hint = _RENUMBER if spec.n_classes and array.dtype.kind in "iu" else _REAL
-    array = array.reshape(*spec.per_target(n_samples), n_out)  # from one dimension less, where there is one output
+    array = array.reshape(*spec.per_target(n_samples), n_out)  # one output may lack its dimension
     _room_for_copy(name, array, spec.target_dtype)
     _check_finite(name, array, spec.target_dtype, first_row)
     if spec.targets.bounds is not None:
@@ -386,7 +397,7 @@ def check_targets(
 def _check_bounds(
     name: str, array: NDArray[Any], low: float, high: float, expected: str, first_row: int, hint: str = ""
 ) -> None:
-    """Refuses an element out of bounds, and names the row of the first."""
+    """Refuses elements out of bounds, and names the row of the first."""
     if array.size and (array.min() < low or array.max() > high):
         place = tuple(np.argwhere((array < low) | (array > high))[0])
         row = first_row + int(place[0])
@@ -403,14 +414,16 @@ def check_sample_weight(
     part: bool = False,
     steps: tuple[int, ...] = (),
 ) -> NDArray[Any] | None:
-    """Weights (p,), of sequences (p,) or (p, steps), ≥ 0 of the network's dtype, or None. Those of a part of the data may all be 0.
+    """Weights (p,) ≥ 0 of the network's dtype, or None. Sequences may have (p, steps), too.
+
+    Weights of a part of the data may all be 0.
 
     Raises
     ------
     TypeError
-        Not real numbers.
+        The weights are not real numbers.
     ValueError
-        Another shape, a weight below 0 or not finite, or all of them 0.
+        The shape does not fit, a weight is below 0 or not finite, or all weights are 0.
     """
     if sample_weight is None:
         return None

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tables with named columns (pandas's and polars's DataFrames and Series) as arrays, and the names of their columns.
+"""Tables with named columns (pandas's and polars's DataFrames and Series) as arrays.
 
-No package is imported: a frame is what has `columns` and `dtypes`. Not here: text, dates and categories as inputs, which are prepared
-before (`svdfast train`, scikit-learn's ColumnTransformer); text as targets (labels.py).
+No package is imported: any object with `columns` and `dtypes` is a frame. Elsewhere: text, dates
+and categories as inputs, which are prepared before (`svdfast train`, scikit-learn's
+ColumnTransformer); text as targets (labels.py).
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from svdfast._process.checks import room
 
 __all__ = ["as_array", "check_names", "column_names", "is_frame", "is_missing", "listed_some", "numbers_of", "only_column"]
 
-# Values for "there is none" among objects, by the names of their types: pandas is not imported.
+# Missing values among objects, by the names of their types, as pandas is not imported.
 _MISSING = ("NoneType", "NAType", "NaTType")
 
 
 def is_frame(value: Any) -> bool:
-    """Whether this is a table with named columns."""
+    """True for a table with named columns."""
     return hasattr(value, "columns") and hasattr(value, "dtypes")
 
 
 def is_missing(value: Any) -> bool:
-    """Whether an object stands for a value that is not there."""
+    """True for an object that stands for a missing value."""
     return type(value).__name__ in _MISSING or (isinstance(value, float) and value != value)
 
 
 def listed_some(values: Iterable[Any]) -> str:
-    """The first few of some values."""
+    """The first few of some values, as text."""
     values = list(values)
     return ", ".join(repr(value)[:40] for value in values[:5]) + (", ..." if len(values) > 5 else "")
 
 
 def column_names(X: Any) -> tuple[str, ...] | None:
-    """What the columns of a frame are called; None where that is no frame, or its columns are not told apart by texts."""
+    """The names of a frame's columns; None if X is not a frame or its names are not text."""
     if not is_frame(X):
         return None
     names = tuple(X.columns)
@@ -49,7 +50,9 @@ def column_names(X: Any) -> tuple[str, ...] | None:
 
 
 def check_names(name: str, X: Any, known: tuple[str, ...] | None) -> None:
-    """Refuses a frame whose columns have other names than those known, or another order. Columns without texts as names may be any.
+    """Refuses a frame whose columns have unknown names or another order.
+
+    Columns are not checked if their names are not text.
 
     Raises
     ------
@@ -74,7 +77,7 @@ def check_names(name: str, X: Any, known: tuple[str, ...] | None) -> None:
 
 
 def only_column(value: Any) -> Any:
-    """The column of a frame that has one; everything else as it is."""
+    """The only column of a frame, if it has just one; everything else unchanged."""
     if is_frame(value) and len(value.columns) == 1:
         ((_, column),) = _columns(value)
         return column
@@ -82,14 +85,14 @@ def only_column(value: Any) -> Any:
 
 
 def as_array(name: str, value: Any) -> Any:
-    """A frame or a Series as an array; everything else as it is. A Series of text stays text.
+    """A frame or a Series as an array; everything else unchanged. A Series of text stays text.
 
     Raises
     ------
     TypeError
-        A frame has columns that are not numbers; they are named.
+        A frame has columns that are not numbers. The message names them.
     ValueError
-        A value is missing; column and row are named.
+        A value is missing. The message names its column and row.
     """
     if is_frame(value):
         return _frame_array(name, value)
@@ -100,12 +103,12 @@ def as_array(name: str, value: Any) -> Any:
 
 
 def numbers_of(name: str, values: list[Any], place: str = "") -> NDArray[Any] | None:
-    """An array of numbers, or of bools, from a list of them; None if anything in it is something else.
+    """An array from a list of numbers or of bools; None if the list has anything else.
 
     Raises
     ------
     ValueError
-        All are numbers, but some are missing (`place` says of what, in messages) or too large.
+        All are numbers, but some are missing or too large. Messages end in `place`.
     """
     kinds = set(map(type, values))
     missing = {kind for kind in kinds if kind.__name__ in _MISSING}
@@ -122,7 +125,7 @@ def numbers_of(name: str, values: list[Any], place: str = "") -> NDArray[Any] | 
 
 
 def _columns(frame: Any) -> Iterable[tuple[Any, Any]]:
-    """Names and columns, by their places: names may come twice."""
+    """Names and columns in order. They are read by position, as a name may come twice."""
     if hasattr(frame, "items"):
         return tuple(frame.items())
     return tuple(zip(frame.columns, frame.iter_columns(), strict=True))
@@ -132,7 +135,7 @@ def _frame_array(name: str, frame: Any) -> NDArray[Any]:
     """The numbers of a frame in rows."""
     kinds = set(frame.dtypes)
     if len(kinds) == 1 and _is_real(*kinds):
-        whole: NDArray[Any] = frame.to_numpy()  # as it lies in memory
+        whole: NDArray[Any] = frame.to_numpy()  # in its memory order
         return whole
     arrays, refused = [], {}
     for column_name, column in _columns(frame):
@@ -158,9 +161,9 @@ def _frame_array(name: str, frame: Any) -> NDArray[Any]:
 
 
 def _column_numbers(name: str, column_name: Any, column: Any) -> NDArray[Any] | None:
-    """A column's numbers; None if it has something else."""
+    """A column's numbers; None if it has anything else."""
     if str(column.dtype) == "category":
-        return None  # numbers of categories are names, too
+        return None  # categories are names even if they are numbers
     place = f" for column {column_name!r}"
     array: NDArray[Any] = column.to_numpy()
     if array.dtype.kind == "O":
@@ -177,7 +180,10 @@ def _is_real(dtype: Any) -> bool:
 
 
 def _refuse_missing(name: str, column: Any, place: str = "") -> None:
-    """Refuses a column of a nullable type in which a value is missing: as an array it would be NaN, or an object."""
+    """Refuses a column of a nullable type with a missing value.
+
+    In an array that value would become NaN or an object.
+    """
     if isinstance(column.dtype, np.dtype):
         return
     for method in ("isna", "is_null"):  # pandas's, polars's

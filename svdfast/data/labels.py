@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Targets that are text or bools: labels, which become class numbers. Integers are class numbers already.
+"""Labels: targets that are text or bools become class numbers. Integers are class numbers already.
 
-Not here: what numbers must be for a loss (checks.py); tables (frames.py).
+Elsewhere: the numbers that a loss accepts (checks.py); tables (frames.py).
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ __all__ = ["classes_of", "numbered", "refuse_bools", "target_array"]
 
 
 def target_array(name: str, y: Any) -> Any:
-    """Targets as an array: text as an array of objects that are all str; objects that are all numbers, or all bools, as an array of
-    these. Everything that is no text and no objects is left as it is, for other checks.
+    """Targets as an array.
+
+    Text becomes an array of objects that are all str. Objects that are all numbers, or all bools,
+    become an array of these. Everything else is left unchanged, for other checks.
 
     Raises
     ------
     TypeError
-        Objects of several kinds, or of another kind.
+        There are objects of several kinds, or of another kind.
     ValueError
-        One is missing; its row is named.
+        A target is missing. The message names its row.
     """
     y = as_array(name, only_column(y))
     if hasattr(y, "toarray") or isinstance(y, np.ma.MaskedArray):
@@ -34,7 +36,7 @@ def target_array(name: str, y: Any) -> Any:
     try:
         array = np.asarray(y)
         if array.dtype.kind == "U" and not hasattr(y, "dtype"):
-            array = np.asarray(y, dtype=object)  # else numbers and NaN beside text became text
+            array = np.asarray(y, dtype=object)  # keeps numbers and NaN beside text
     except (TypeError, ValueError):
         return y
     if array.dtype.kind not in "OUT" or array.ndim == 0:
@@ -54,12 +56,12 @@ def target_array(name: str, y: Any) -> Any:
 
 
 def classes_of(name: str, y: Any, spec: Spec) -> tuple[Any, ...] | None:
-    """The classes of labels, in their order; None where y has no labels.
+    """The classes of labels, in their order; None if y has no labels.
 
     Raises
     ------
     ValueError
-        There are not as many as the network tells apart.
+        Their number is not the network's number of classes.
     """
     array = target_array(name, y)
     if not isinstance(array, np.ndarray) or array.ndim != 1:
@@ -78,20 +80,23 @@ def classes_of(name: str, y: Any, spec: Spec) -> tuple[Any, ...] | None:
 
 
 def refuse_bools(name: str, spec: Spec) -> None:
-    """Refuses bools, with ValueError, where the network's classes are text: nobody said which of them True is."""
+    """Refuses bools with ValueError if the network's classes are text.
+
+    It is not known which class True stands for.
+    """
     if spec.classes is not None and isinstance(spec.classes[0], str):
         raise ValueError(f"{name}: expected labels of the network's classes ({listed_some(spec.classes)}), or class numbers, got bools")
 
 
 def numbered(name: str, text: NDArray[Any], spec: Spec, first_row: int = 0) -> NDArray[np.int32]:
-    """Class numbers (p,) of text (p,) by the network's classes.
+    """Class numbers (p,) for text (p,), by the network's classes.
 
     Raises
     ------
     TypeError
         The network or the loss has no classes, or they are not known.
     ValueError
-        A label is not one of them, or there are several for a sample.
+        A label is not one of the classes, or a sample has several labels.
     """
     assert spec.targets is not None
     first = text.flat[0]

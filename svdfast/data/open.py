@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The front door for data: samples for training, for validation, and for all that looks at a network.
+"""The entry point for data: samples for training, for validation, and for inspecting a network.
 
-Everything that users give as data comes in here, is checked as a `Spec` says, and goes out as Samples: at once where it
-is in memory, else in blocks or in batches. Not here: how each kind is read (arrays.py, sparse.py, rows.py, batches.py).
+All data from users come in here and are checked by a `Spec`. They go out as Samples: at once if
+they are in memory, else in blocks or in batches. Elsewhere: how each kind is read (arrays.py,
+sparse.py, rows.py, batches.py).
 """
 
 from __future__ import annotations
@@ -25,25 +26,26 @@ from svdfast.data.spec import Spec
 
 __all__ = ["BATCH_SIZE", "Pieces", "checked_samples", "in_memory", "learned", "open_data", "open_source", "open_validation"]
 
-# Samples in a mini-batch where nobody says how many.
+# The default number of samples in a mini-batch.
 BATCH_SIZE = 256
-# Validation data of several processes are cut into so many pieces, of at least so many rows.
+# Several processes split validation data into so many pieces, of at least so many rows.
 N_PIECES, PIECE_ROWS = 64, 256
 
 
 def learned(spec: Spec, X: Any, y: Any) -> Spec:
-    """A spec that also knows the names of a table's columns, and the classes of labels, if it knew none before.
+    """The spec with the names of a table's columns and the classes of labels, unless it has them.
 
     Raises
     ------
     TypeError, ValueError
-        The labels are of several kinds, or of more or fewer classes than the network tells apart.
+        The labels are of several kinds, or their number of classes is not the network's.
     """
     names, classes = spec.feature_names, spec.classes
     if names is None:
         names = column_names(X)
     if names is not None and (len(names) != spec.n_inputs or spec.any_steps):
-        names = None  # the check of X tells of it; columns of another number of steps have other names
+        # The check of X reports it. With another number of steps, columns have other names.
+        names = None
     if classes is None and spec.n_classes > 0 and y is not None and not is_row_source(y):
         classes = classes_of("y", y, spec)
     return spec._replace(feature_names=names, classes=classes)
@@ -55,7 +57,7 @@ def in_memory(X: Any, y: Any, sample_weight: Any, spec: Spec, *, names: tuple[st
     Raises
     ------
     TypeError, ValueError
-        Some of it is not as `spec` says.
+        The data do not fit `spec`.
     """
     if is_sparse(X):
         return sparse_samples(X, y, sample_weight, spec, names)
@@ -65,12 +67,12 @@ def in_memory(X: Any, y: Any, sample_weight: Any, spec: Spec, *, names: tuple[st
 def open_data(
     X: Any, y: Any, sample_weight: Any, spec: Spec, *, names: tuple[str, str, str] = NAMES
 ) -> Samples | Reader:
-    """Samples with `blocks`: one of all of them where they are in memory or small, else blocks that are made each time again.
+    """Samples with `blocks`: one block if they are in memory or small, else blocks read each time.
 
     Raises
     ------
     TypeError, ValueError
-        Some of it is not as `spec` says; for data that are not in memory this may show only as they are read.
+        The data do not fit `spec`. For data on disk, this may show only while they are read.
     """
     spec = with_steps(spec, X, names[0])
     parts = X, y, sample_weight
@@ -96,7 +98,7 @@ def open_source(
     equal: bool = False,
     sharing: Sharing | None = None,
 ) -> tuple[Source, Share | None]:
-    """Where a training takes its batches from.
+    """The source of a training's batches.
 
     Parameters
     ----------
@@ -104,24 +106,25 @@ def open_source(
         As for `train`.
     spec : Spec
     rng : numpy.random.Generator
-        What the order of samples is drawn from.
+        Generator for the order of samples.
     n_sampled : int
-        Samples that a look at the data takes at most; so many of an iterable's batches are kept.
+        The most samples that a look at the data takes; so many of an iterable's are kept.
     equal : bool
-        Whether all batches have to have as many samples, in order: each row goes on where that of the batch before ended.
+        All batches must have the same number of samples, in order, as each row continues the same
+        row of the batch before.
     sharing : Sharing, optional
-        Of several processes, of which each takes a share of a batch.
+        Given if several processes train; each takes a share of a batch.
 
     Returns
     -------
     Source
     Share or None
-        Which rows of a batch are this process's; None where there is no `sharing`, and where batches come ready.
+        This process's rows of a batch; None without `sharing`, and for ready-made batches.
 
     Raises
     ------
     TypeError, ValueError
-        An argument does not go with this kind of data, or the data are not as `spec` says.
+        An argument does not go with this kind of data, or the data do not fit `spec`.
     """
     if y is None and is_iterable_of_batches(X):
         given = {"batch_size": batch_size, "shuffle": shuffle, "sample_weight": sample_weight}
@@ -145,7 +148,7 @@ def open_source(
     batch_size = BATCH_SIZE if batch_size is None else count("batch_size", batch_size)
     shuffled = not equal if shuffle is None else bool(shuffle)
     if equal and shuffled:
-        raise ValueError("shuffle: expected None or False with carry_state, as each row of a batch goes on in the next, got True")
+        raise ValueError("shuffle: expected None or False with carry_state, as each row of a batch continues in the next, got True")
     data = open_data(X, y, sample_weight, spec)
     if equal and data.n_samples % min(batch_size, data.n_samples):
         raise ValueError(
@@ -159,8 +162,9 @@ def open_source(
 
 
 def open_validation(validation: Any, spec: Spec, sharing: Sharing | None = None) -> tuple[Callable[[], Iterable[Samples]], Pieces | None]:
-    """Gives the samples of (X, y), or of an iterable of batches, block by block, each time that it is called; and in pieces
-    that several processes share.
+    """A function that returns the samples of (X, y), or of an iterable of batches, block by block.
+
+    The second result has them in pieces that several processes share.
 
     Raises
     ------
@@ -180,16 +184,17 @@ def open_validation(validation: Any, spec: Spec, sharing: Sharing | None = None)
 
 
 class Pieces:
-    """Validation data in pieces that do not depend on the number of processes, each of one process.
+    """Validation data in pieces that do not depend on the number of processes.
 
-    An iterable of batches is one piece of each process, as each brings its own.
+    Each piece belongs to one process. An iterable of batches is one piece for each process, as each
+    brings its own.
 
     Attributes
     ----------
     n : int
-        Pieces of all processes.
+        Number of pieces of all processes.
     n_samples : int or None
-        None of batches, as nobody knows before they are read.
+        None for batches, as their number is not known before they are read.
     """
 
     def __init__(self, data: Samples | Reader | Callable[[], Iterable[Samples]], sharing: Sharing):
@@ -205,7 +210,7 @@ class Pieces:
             self.n = -(-n // self._height)
 
     def own(self) -> Iterator[tuple[int, Iterable[Samples]]]:
-        """The number of each piece of this process, and its samples."""
+        """The index of each piece of this process, and its samples."""
         data, rank, size = self._data, self._sharing.rank, self._sharing.size
         if callable(data):
             yield rank, data()

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Warns of uint8 samples that are scaled as pixels are, and look as if they were none. Not here: the scaling, which is the engine's."""
+"""Warns of uint8 samples that are scaled like pixels but do not look like pixels.
+
+Elsewhere: the scaling, which the engine does.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,17 @@ from svdfast.data.spec import Spec
 
 __all__ = ["warn_of_pixels"]
 
-# Pixels are brighter somewhere.
+# Pixels usually exceed this value somewhere.
 _DARK = 15
-_CHUNK = 1 << 20  # elements looked at together
+_CHUNK = 1 << 20  # elements checked together
 
 
 def warn_of_pixels(X: Any, validation: Any, spec: Spec) -> None:
-    """Warns where samples in memory are uint8 and never above 15, or where only one of X and validation is uint8 and the other is not
-    scaled as pixels are, to 0 … 1. A scale of the user's own is no mistake."""
+    """Warns if samples in memory are uint8 and never above 15.
+
+    It also warns if only one of X and validation is uint8 and the other is not scaled like pixels,
+    to 0 … 1. A user's own scale causes no warning.
+    """
     if spec.uint8_scale != 1 / 255:
         return
     given = {"X": X, "validation X": validation[0] if isinstance(validation, tuple | list) and len(validation) == 2 else None}
@@ -48,7 +54,7 @@ def warn_of_pixels(X: Any, validation: Any, spec: Spec) -> None:
 
 
 def _level_of_user() -> int:
-    """For a warning of the caller: the level of the line that calls svdfast."""
+    """The stack level of the line that calls svdfast, for a warning of the caller."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "svdfast":
         frame, level = frame.f_back, level + 1
@@ -56,19 +62,19 @@ def _level_of_user() -> int:
 
 
 def _numbers(name: str, part: Any) -> NDArray[Any]:
-    """The numbers of samples in memory; of sparse ones those that are stored."""
+    """The numbers of samples in memory; the stored ones of sparse samples."""
     array: NDArray[Any] = part.tocsr().data if is_sparse(part) else as_array(name, part)
     return array
 
 
 def _is_uint8(part: Any) -> bool:
-    """Whether an array, or each column of a frame, is of uint8, the nullable type included."""
+    """True if an array, or each column of a frame, is uint8, the nullable type included."""
     kinds = part.dtypes if is_frame(part) else [part.dtype]
     return all(str(kind).lower() == "uint8" for kind in kinds)
 
 
 def _exceeds(array: NDArray[Any], limit: float) -> bool:
-    """Whether any number is above a limit; looks no further than to the first chunk that has one."""
+    """True if any number is above a limit. It stops at the first chunk that has one."""
     if array.size == 0 or array.dtype.kind not in "biuf":
         return False
     rows = max(1, _CHUNK // max(1, array[:1].size))

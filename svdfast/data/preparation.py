@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How a table with text and gaps becomes a network's inputs and targets: columns by their names, gaps filled, text one-hot.
+"""Turns a table with text and gaps into a network's inputs and targets.
 
-Plain values, which files of networks store. A table is a pandas.DataFrame, but pandas is not imported.
-Not here: what a training table's columns are found to be (cli/columns.py), the reading of files, and scaling (the first layer does that).
+Columns are found by their names, gaps are filled, and text becomes one-hot. A preparation consists
+of plain values, which files of networks store. A table is a pandas.DataFrame, but pandas is not
+imported. Elsewhere: the types of a training table's columns (cli/columns.py), the reading of files,
+and scaling (the first layer does that).
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ __all__ = ["GAP", "GAPS", "Categorical", "Class", "Numeric", "Place", "Preparati
 Array = NDArray[Any]
 Class: TypeAlias = int | str
 
-# Text that stands for no value.
+# Texts that stand for a missing value.
 GAPS = frozenset(
     [
         "", "?", "NA", "N/A", "n/a", "#NA", "#N/A", "#N/A N/A", "<NA>", "NaN", "nan", "-NaN", "-nan", "NaT", "NULL", "null", "None",
         "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
     ]
 )  # fmt: skip
-GAP = "(missing)"  # the category that gaps of a training table are
+GAP = "(missing)"  # the category of gaps in a training table
 
 _LARGEST = 2**63 - 1
 
@@ -41,7 +43,7 @@ class Numeric:
     ----------
     name : str
     fill : float
-        The number that a gap becomes: the median of the training rows.
+        The value for gaps: the median of the training rows.
     """
 
     name: str
@@ -74,7 +76,8 @@ class Categorical:
     ----------
     name : str
     categories : tuple of str
-        Those of the training rows. A row of another one is 0 in all inputs. If the training rows had gaps, `GAP` is among them.
+        Categories of the training rows. A row of another category is 0 in all inputs. If the
+        training rows had gaps, `GAP` is among them.
     """
 
     name: str
@@ -99,7 +102,7 @@ class Categorical:
         return hot
 
     def numbers(self, values: Any) -> Array:
-        """Each row's category as a number, -1 for one that training did not see."""
+        """Each row's category as a number; -1 for a category that training did not see."""
         known = {category: number for number, category in enumerate(self.categories)}
         return np.array([known.get(text or GAP, -1) for text in read_texts(values)], dtype=np.int64)
 
@@ -109,13 +112,13 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Target:
-    """A column that a network learns to tell.
+    """A column that a network learns to predict.
 
     Attributes
     ----------
     name : str
     classes : tuple of int or of str, optional
-        What the classes 0, 1, ... are called. None: the column has numbers.
+        Labels of the classes 0, 1, ...; None if the column has numbers.
     """
 
     name: str
@@ -133,7 +136,10 @@ class Target:
             raise ValueError("classes: expected integers of at most 64 bits")
 
     def read(self, values: Any, place: Place) -> Array:
-        """Numbers of classes, -1 for one that training did not see, or the column's own numbers; ValueError at a gap."""
+        """Class numbers, or the column's own numbers. A gap raises ValueError.
+
+        The class number is -1 for a class that training did not see.
+        """
         texts = read_texts(values)
         if "" in texts:
             raise ValueError(f"{place(texts.index(''))}: expected a target, got none")
@@ -150,14 +156,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a table becomes inputs and targets.
+    """Turns a table into inputs and targets.
 
     Attributes
     ----------
     columns : tuple of Numeric or Categorical
         The columns that are inputs, in this order.
     targets : tuple of Target
-        The columns that the network tells: one, or several of numbers, or several of two classes each.
+        The columns that the network predicts: one, or several of numbers, or several of two classes
+        each.
 
     Examples
     --------
@@ -188,12 +195,12 @@ class Preparation:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """What the network's inputs are called: "age", "sex=f"."""
+        """The names of the network's inputs: "age", "sex=f"."""
         return tuple(itertools.chain.from_iterable(column.feature_names for column in self.columns))
 
     @property
     def classes(self) -> tuple[Class, ...] | None:
-        """Of a single target."""
+        """The classes of a single target; None for several targets or for numbers."""
         return self.targets[0].classes if len(self.targets) == 1 else None
 
     def features(self, frame: Any) -> Array:
@@ -202,7 +209,8 @@ class Preparation:
         Parameters
         ----------
         frame : pandas.DataFrame
-            With the columns of the training table, in any order. Others are not looked at (see `notes`).
+            A table with the columns of the training table, in any order. Others are ignored (see
+            `notes`).
 
         Returns
         -------
@@ -211,7 +219,7 @@ class Preparation:
         Raises
         ------
         ValueError
-            A column is missing or there twice, or a value is no finite number where one is expected.
+            A column is missing or comes twice, or a value that must be a finite number is not one.
         """
         there = _positions(frame)
         missing = [column.name for column in self.columns if column.name not in there]
@@ -226,17 +234,17 @@ class Preparation:
         return X
 
     def answers(self, frame: Any) -> Array | None:
-        """A table's targets; None where a column of them is missing or empty.
+        """A table's targets; None if a target column is missing or empty.
 
         Returns
         -------
         ndarray, shape (n_rows,) or (n_rows, n_targets), or None
-            float64, or int64 for numbers of classes: -1 is a class that training did not see.
+            float64, or int64 for class numbers. -1 is a class that training did not see.
 
         Raises
         ------
         ValueError
-            A target is missing in some of the rows, or no finite number where one is expected.
+            A target is missing in some of the rows, or must be a finite number and is not one.
         """
         there = _positions(frame)
         found = []
@@ -250,7 +258,7 @@ class Preparation:
         return found[0] if len(found) == 1 else np.column_stack(found)
 
     def notes(self, frame: Any) -> list[str]:
-        """What a table has that training did not see, a line each: columns, categories, gaps."""
+        """A line for each column, category or gap of a table that training did not see."""
         there = _positions(frame)
         used = {column.name for column in (*self.columns, *self.targets)}
         extra = [name for name in there if name not in used]
@@ -272,12 +280,12 @@ class Preparation:
         return lines
 
     def header(self) -> dict[str, Any]:
-        """What JSON can hold."""
+        """The preparation as values that JSON can hold."""
         return {"columns": [column.header() for column in self.columns], "targets": [target.header() for target in self.targets]}
 
     @classmethod
     def parse(cls, values: Any) -> Preparation:
-        """What `header` gave; nothing in it is trusted."""
+        """Reads the result of `header`. Nothing in it is trusted."""
         return cls(
             tuple(_parse_column(each) for each in _list(values["columns"])),
             tuple(
@@ -288,7 +296,7 @@ class Preparation:
 
 
 def read_numbers(values: Any, place: Place | None = None) -> Array:
-    """A column as float64, NaN for gaps; ValueError for what is no number, or infinite."""
+    """A column as float64, with NaN for gaps. Text and infinity raise ValueError."""
     kind = getattr(values.dtype, "kind", "O")
     if kind in "biuf":
         numbers: Array = values.to_numpy(dtype=np.float64, na_value=np.nan).copy()
@@ -305,12 +313,15 @@ def read_numbers(values: Any, place: Place | None = None) -> Array:
 
 
 def read_texts(values: Any) -> list[str]:
-    """A column as text without spaces around it, "" for gaps. A number is written as text files write it: 5, not 5.0."""
+    """A column as text without spaces around it, "" for gaps.
+
+    A number is written as in text files: 5, not 5.0.
+    """
     return [_text(value) for value in np.asarray(values, dtype=object)]
 
 
 def read_integer(text: str) -> int | None:
-    """The integer of 64 bits that a text is; None where it is none. 5.0 is one, too."""
+    """The text as an integer of 64 bits; None if it is not one. 5.0 is one, too."""
     try:
         number = int(text)
     except ValueError:
@@ -322,7 +333,7 @@ def read_integer(text: str) -> int | None:
 
 
 def _text(value: Any) -> str:
-    if type(value) is str:  # first, for most are
+    if type(value) is str:  # the most common case comes first
         text = value.strip()
         return "" if text in GAPS else text
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
@@ -335,7 +346,7 @@ def _text(value: Any) -> str:
 
 
 def _number(text: str) -> float:
-    """NaN where it is none; Python's 1_000 is none in a table."""
+    """The number, or NaN if the text is not one. In a table, unlike in Python, 1_000 is not one."""
     try:
         return math.nan if "_" in text else float(text)
     except ValueError:
@@ -343,7 +354,7 @@ def _number(text: str) -> float:
 
 
 class Place:
-    """Where a value is, in words. A table that was read from a text file has the lines as its index."""
+    """The place of a value, in words. A table from a text file has the lines as its index."""
 
     def __init__(self, frame: Any, column: str):
         self.index, self.column = frame.index, column
@@ -358,7 +369,7 @@ def _at(place: Place | None, row: int, message: str) -> str:
 
 
 def _positions(frame: Any) -> dict[str, int]:
-    """Where the columns are; ValueError where two have the same name."""
+    """The columns' positions by name. ValueError is raised if two have the same name."""
     names = [str(name) for name in frame.columns]
     found = {name: position for position, name in enumerate(names)}
     if len(found) < len(names):

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Data that are not in memory (an h5py.Dataset, a zarr.Array): rows are read and checked in blocks, which form a pool for batches.
+"""Reads data on disk (an h5py.Dataset, a zarr.Array) in blocks, which form a pool for batches.
 
-How well a row source is shuffled: each epoch takes all blocks in a new random order, up to POOL_BLOCKS of them at a time, and the rows
-of these in a new random order. Each sample comes once an epoch, and a batch is drawn from as many places as the pool has blocks. Data
-sorted into more stretches than that (by class, by time) are shuffled less well than in memory. Smaller blocks would shuffle better and
-be read more slowly: 1 MiB is about where a disk's time to find a place no longer matters.
-Not here: arrays in memory (arrays.py), iterables of batches (batches.py).
+How well a row source is shuffled: each epoch takes all blocks in a new random order, up to
+POOL_BLOCKS of them at a time, and their rows in a new random order. Each sample comes once an
+epoch, and a batch is drawn from as many places as the pool has blocks. Data sorted into more
+stretches than that (by class, by time) are shuffled less well than in memory. Smaller blocks would
+shuffle better and be read more slowly: at about 1 MiB, the seek time of a disk no longer matters.
+Elsewhere: arrays in memory (arrays.py), iterables of batches (batches.py).
 """
 
 from __future__ import annotations
@@ -38,17 +39,18 @@ from svdfast.data.spec import Spec
 
 __all__ = ["Reader", "RowSource", "Rows", "is_row_source", "read_if_small"]
 
-# Bytes of a pool of rows, and the blocks that it is read in. What is smaller as a whole is read once and kept.
+# Bytes of a pool of rows, and its number of blocks. A data set that fits in the pool is read only
+# once and kept.
 POOL_BYTES = 64 * 2**20
 POOL_BLOCKS = 64
-# Blocks of a pool where rows are taken in order, and the fewest where the file's chunks make them larger.
+# Blocks of a pool if rows are taken in order, and the fewest if the file's chunks enlarge blocks.
 FEWEST_BLOCKS = 8
-# Rows by which rows that are not in memory are told from others.
+# The number of rows that identify rows on disk.
 KNOWN_BY = 64
 
 
 class Rows(Protocol):
-    """What is read row by row: an h5py.Dataset or a zarr.Array, say."""
+    """Data that are read row by row, such as an h5py.Dataset or a zarr.Array."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -59,12 +61,15 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> Any: ...
 
 
-# What says that an object's numbers are in memory (or on a device), or that its slices of rows are no arrays.
+# Attributes of objects whose numbers are in memory (or on a device), or whose slices of rows are
+# not arrays.
 _IN_MEMORY = ("__array_interface__", "__cuda_array_interface__", "__dlpack__", "iloc", "toarray")
 
 
 def is_row_source(value: Any, as_they_lie: Collection[Any] = CODES) -> bool:
-    """Whether this is to be read block by block: rows that are not in memory, or a mapped file whose rows would have to be converted.
+    """True if this is read block by block.
+
+    That holds for rows on disk, and for a mapped file whose rows would have to be converted.
 
     Parameters
     ----------
@@ -90,7 +95,7 @@ def is_row_source(value: Any, as_they_lie: Collection[Any] = CODES) -> bool:
 
 
 class _Steady:
-    """A row source whose rows are read as arrays of the shape and dtype that it had at first.
+    """A row source whose rows must keep the shape and dtype that it had at first.
 
     Raises
     ------
@@ -109,7 +114,7 @@ class _Steady:
         Raises
         ------
         TypeError, ValueError
-            They are not what was promised.
+            The rows have another shape or dtype than at first.
         """
         array = real_array(self.name, self.rows[start:stop])
         expected = (stop - start, *self.shape[1:])
@@ -122,8 +127,11 @@ class _Steady:
 
 
 def _block_rows(pool_rows: int, n_blocks: int, steady: _Steady, batch_size: int) -> int:
-    """Rows of a block, of n_blocks in a pool: whole chunks of the file, or else whole batches where these are smaller. A chunk is not
-    read in parts, which would decompress it again for each, unless it is larger than a block may be."""
+    """Rows of a block, if a pool has n_blocks: whole chunks of the file, or whole batches.
+
+    A chunk is read in parts only if it is larger than a block may be, as each part would decompress
+    it again.
+    """
     n = max(1, pool_rows // n_blocks)
     chunks = getattr(steady.rows, "chunks", None)
     chunk = chunks[0] if isinstance(chunks, tuple) and chunks and isinstance(chunks[0], int) else 0
@@ -136,7 +144,7 @@ def _block_rows(pool_rows: int, n_blocks: int, steady: _Steady, batch_size: int)
 
 
 def read_if_small(name: str, rows: Any, as_they_lie: Collection[Any]) -> Any:
-    """A row source that fits into a pool as a whole, read; everything else as it is."""
+    """Reads a row source that fits in a pool. Everything else is returned unchanged."""
     small = (
         is_row_source(rows, as_they_lie)
         and len(rows.shape) > 0
@@ -146,9 +154,10 @@ def read_if_small(name: str, rows: Any, as_they_lie: Collection[Any]) -> Any:
 
 
 class Reader:
-    """Samples of which some part (X, y, weights) is a row source, read and checked block by block.
+    """Samples with at least one part (X, y, weights) in a row source, read block by block.
 
-    Everything in memory is checked at once, and so are the shapes and types of everything else.
+    Parts in memory are checked at once, and so are the shapes and types of the others. The rows of
+    a row source are checked as they are read.
 
     Parameters
     ----------
@@ -161,7 +170,7 @@ class Reader:
         self, X: Any, y: Any, sample_weight: Any, spec: Spec, names: tuple[str, str, str] = NAMES
     ):
         n_in, n_out, dtype = spec.n_inputs, spec.n_outputs, spec.target_dtype
-        # What gives rows start .. stop of each part.
+        # Functions that return rows start .. stop of each part.
         self._inputs: Callable[[int, int], Inputs]
         self._targets: Callable[[int, int], NDArray[Any] | None]
         self._weights: Callable[[int, int], NDArray[Any] | None]
@@ -222,8 +231,11 @@ class Reader:
         self._spec, self._classes, self._weighted = spec, classes, sample_weight is not None
 
     def blocks_of_pool(self, n_blocks: int, batch_size: int = 1) -> tuple[int, int]:
-        """Rows to be read at a time, and how many times for a pool: about n_blocks, fewer where the file's chunks are large. A pool has
-        room for a batch."""
+        """Rows to read at a time, and how many times for a pool.
+
+        That is about n_blocks times, fewer if the file's chunks are large. A pool has room for a
+        batch.
+        """
         pool_rows = self.pool_rows(batch_size)
         height = self.block_rows(pool_rows, n_blocks, batch_size)
         return height, max(1, pool_rows // height)
@@ -234,11 +246,11 @@ class Reader:
         return rows
 
     def block_rows(self, pool_rows: int, n_blocks: int, batch_size: int) -> int:
-        """Rows to be read at a time, for a pool of so many rows and about so many blocks."""
+        """Rows to read at a time, for a pool of so many rows and about so many blocks."""
         return _block_rows(pool_rows, n_blocks, self._steady, batch_size)
 
     def empty(self, n: int) -> Samples:
-        """Room for n samples."""
+        """Uninitialised room for n samples."""
         spec, dtype = self._spec, self._spec.target_dtype
         room("batch_size", n * self._row_bytes)
         X = np.empty((n, spec.n_inputs), self._X_dtype)
@@ -255,7 +267,7 @@ class Reader:
         Raises
         ------
         TypeError, ValueError
-            Of rows that are not what they should be; the row is said.
+            A row does not fit the spec. The message names it.
         """
         return Samples(
             self._inputs(start, stop),
@@ -265,7 +277,7 @@ class Reader:
         )
 
     def known_by(self) -> Iterator[NDArray[Any]]:
-        """What is in memory, and of what is not some rows from all over it."""
+        """The parts in memory, and some rows from all over the other parts."""
         yield from self.in_memory
         n = self.n_samples
         for row in sorted({n * i // (KNOWN_BY - 1) for i in range(KNOWN_BY - 1)} | {n - 1}):
@@ -279,9 +291,10 @@ class Reader:
 
 
 class RowSource:
-    """Batches of what a Reader reads, from a pool of some blocks; see above how they are shuffled.
+    """Batches of a Reader's rows, from a pool of some blocks.
 
-    Without shuffling they are those of arrays in memory. What a pool leaves, less than a batch, goes into the next.
+    The top of this file describes the shuffling. Without shuffling, they are the same as for arrays
+    in memory. The rest of a pool, less than a batch, goes into the next one.
     """
 
     replayed = False
@@ -295,15 +308,15 @@ class RowSource:
         self.seconds = 0.0
         n_blocks = POOL_BLOCKS if shuffle else FEWEST_BLOCKS
         self.block_rows, self.n_blocks = reader.blocks_of_pool(n_blocks, self.batch_size)
-        if shuffle:  # the pools of an epoch have about as many blocks, so that the last is as well mixed as the others
+        if shuffle:  # all pools of an epoch have about as many blocks, so the last is mixed as well
             whole = -(-self.n_samples // self.block_rows)
             self.n_blocks = -(-whole // -(-whole // self.n_blocks))
-        # Of the blocks, and of what the pool before has left; no more than there are.
+        # Rows of the blocks and of the rest of the pool before, at most all rows.
         self._pool = reader.empty(min(self.n_blocks * self.block_rows + self.batch_size - 1, self.n_samples))
         self.data = self._pool.part(0, 0)
 
     def batches(self) -> Iterator[Stretch]:
-        """As `Source` says."""
+        """See `Source`."""
         starts = np.arange(0, self.n_samples, self.block_rows)
         if self.shuffle:
             starts = self.rng.permutation(starts)
@@ -317,7 +330,7 @@ class RowSource:
                     array[filled:stop] = part
                 counted = counted or samples.weights is None or bool(samples.weights.any())
                 filled = stop
-                del samples, part  # before the next block is there
+                del samples, part  # free them before the next block is read
             order = self.rng.permutation(filled) if self.shuffle else None
             last = first + self.n_blocks >= len(starts)
             stop = filled if last else filled - filled % self.batch_size
@@ -331,7 +344,7 @@ class RowSource:
             raise ValueError("sample_weight: expected weights ≥ 0, not all 0")
 
     def known_by(self) -> Iterable[NDArray[Any]]:
-        """As the Reader says."""
+        """See `Reader.known_by`."""
         return self.reader.known_by()
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The share of a batch that one of several processes has, and sources that read only this share.
 
-A batch has the same rows whatever the number of processes; each takes a stretch of its places. Samples
-in memory need no source of their own: each process takes its rows of the order that all know.
-Not here: what a process does with its rows (training/shared.py), nor validation data (open.py).
+A batch has the same rows for any number of processes; each takes a stretch of its places. Samples
+in memory need no special source: all processes know the order, and each takes its rows of it.
+Elsewhere: what a process does with its rows (training/shared.py), and validation data (open.py).
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from svdfast.data.rows import FEWEST_BLOCKS, POOL_BLOCKS, Reader
 
 __all__ = ["Share", "SharedRows", "Sharing", "cut"]
 
-# A batch whose gradient must not depend on the number of processes has so many parts at least, and
-# parts of at most so many rows. The parts are always a power of two.
+# If a batch's gradient must not depend on the number of processes, the batch has at least so many
+# parts, each of at most so many rows. The number of parts is a power of two.
 PARTS = 4
 PART_ROWS = 256
 
 
 def cut(i: int, n: int, count: int) -> int:
-    """Where the i-th of `count` nearly equal parts of n rows begins. The first parts are the longer ones."""
+    """The start of the i-th of `count` nearly equal parts of n rows. The first parts are longer."""
     return -(-i * n // count)
 
 
 class Share:
-    """Which places of a batch one of several processes has.
+    """The places of a batch that one of several processes has.
 
     Attributes
     ----------
     n_parts : int
-        Parts of a batch whose gradients are summed as a binary tree; 0 if the order does not matter.
+        Number of parts whose gradients are summed as a binary tree; 0 if the order does not matter.
     active : int
-        Processes that have rows: all, or with parts the largest power of two.
+        Number of processes that have rows: all, or the largest power of two if there are parts.
     n_lanes : int
-        Stretches of a batch none of which two processes share.
+        Number of stretches of a batch, each of one process alone.
     height : int
         The most rows whose gradient this process forms at a time.
     """
@@ -72,14 +72,14 @@ class Share:
 
 @dataclass(frozen=True)
 class Sharing:
-    """Which process of how many this is."""
+    """The rank of this process, and the number of processes."""
 
     rank: int
     size: int
     reproducible: bool
 
     def of(self, batch_size: int) -> Share:
-        """What it has of batches of at most so many rows."""
+        """This process's share of batches of at most so many rows."""
         return Share(self.rank, self.size, batch_size, reproducible=self.reproducible)
 
 
@@ -102,16 +102,17 @@ class Picked:
 
 
 class SharedRows:
-    """Batches of what a Reader reads, of which this process reads only its own rows.
+    """Batches of a Reader's rows; this process reads only its own.
 
-    In order, a batch is the next rows, and a process reads its stretch of them. Shuffled, the data are
-    cut into as many stretches as a batch has lanes. A lane draws from its own stretch alone, through a
-    pool of blocks as in `RowSource`. So a batch is the same for 1, 2 and 4 processes.
+    Without shuffling, a batch is the next rows, and a process reads its stretch of them. With
+    shuffling, the data are split into as many stretches as a batch has lanes. A lane draws only
+    from its own stretch, through a pool of blocks as in `RowSource`. So a batch is the same for 1,
+    2 and 4 processes.
 
     Attributes
     ----------
     sampled : Picked or None
-        Of the first lane, which process 0 has.
+        Rows of the first lane, which process 0 has.
     """
 
     replayed = False
@@ -121,7 +122,7 @@ class SharedRows:
         self.batch_size = share.batch_size
         self.steps_per_epoch = -(-self.n_samples // self.batch_size)
         self.shuffle, self.rng, self.seconds = shuffle, rng, 0.0
-        # Batches of a stretch: of all processes together as many as fit into one pool.
+        # Batches of a stretch: as many as fit into one pool, for all processes together.
         pool_rows = reader.pool_rows(self.batch_size)
         self.together = max(1, pool_rows // self.batch_size)
         height = cut(1, self.batch_size, share.n_lanes)
@@ -132,17 +133,17 @@ class SharedRows:
         self._pool = reader.empty(max(1, own))
         self.data = self._pool.part(0, 0)
         self.sampled: Picked | None = None
-        self.counted = False  # whether a row of this epoch has a weight
+        self.counted = False  # True once a row of this epoch has a weight above 0
 
     def _sizes(self, lane: int) -> tuple[int, int]:
-        """Rows of a lane in a whole batch, and in the last one of an epoch if that is smaller."""
+        """Rows of a lane in a whole batch, and in the last batch of an epoch if that is smaller."""
         n, n_lanes, tail = self.batch_size, self.share.n_lanes, self.n_samples % self.batch_size
         return cut(lane + 1, n, n_lanes) - cut(lane, n, n_lanes), cut(lane + 1, tail, n_lanes) - cut(lane, tail, n_lanes)
 
     def batches(self) -> Iterator[Stretch]:
-        """As `Source` says, but that a batch is the place of its first own row, and the rows of all processes."""
+        """See `Source`. A batch is the place of its first own row, and all processes' rows."""
         self.counted = False
-        # One number of the generator, so that it goes on alike in all processes.
+        # One draw from the generator, so that it stays alike in all processes.
         seed = int(self.rng.integers(2**63)) if self.shuffle else 0
         lanes = [self._lane(seed, lane, i * self.room) for i, lane in enumerate(self.share.lanes)] if self.shuffle else []
         for begin in range(0, self.steps_per_epoch, self.together):
@@ -163,7 +164,7 @@ class SharedRows:
             yield self._pool, np.concatenate(order or [np.empty(0, np.int64)]), zip(firsts, sizes, strict=True)
 
     def _in_order(self, begin: int, sizes: list[int]) -> list[list[NDArray[np.int64]]]:
-        """Reads this process's rows of the batches from this one on. Returns their places in the pool, of each batch."""
+        """Reads this process's rows of the next batches. Returns their pool places by batch."""
         filled, places = 0, []
         for k, n in enumerate(sizes, begin):
             start, stop = (k * self.batch_size + place for place in self.share.rows(n))
@@ -174,10 +175,13 @@ class SharedRows:
         return [places]
 
     def _lane(self, seed: int, lane: int, base: int) -> Iterator[list[NDArray[np.int64]]]:
-        """For each stretch of batches, the places in the pool of a lane's rows, of each batch. Its own places begin at `base`."""
+        """For each stretch of batches, the places of a lane's rows in the pool, by batch.
+
+        The lane's places begin at `base`.
+        """
         whole, tail = self._sizes(lane)
         n_whole = self.n_samples // self.batch_size
-        # Lanes lie one after the other, and have exactly the rows that batches take.
+        # Lanes follow one another, and have exactly the rows that batches take.
         first = n_whole * cut(lane, self.batch_size, self.share.n_lanes) + cut(
             lane, self.n_samples % self.batch_size, self.share.n_lanes
         )
@@ -203,12 +207,12 @@ class SharedRows:
             filled = len(left)
 
     def _read(self, start: int, stop: int, place: int) -> None:
-        """Rows start .. stop to the pool."""
+        """Reads rows start .. stop into the pool."""
         samples = self.reader.read(start, stop)
         for array, part in zip(self._pool.arrays, samples.arrays, strict=True):
             array[place : place + stop - start] = part
         self.counted = self.counted or samples.weights is None or bool(samples.weights.any())
 
     def known_by(self) -> Iterable[NDArray[Any]]:
-        """As the Reader says."""
+        """See `Reader.known_by`."""
         return self.reader.known_by()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sparse samples in memory (scipy.sparse), which the compiled core reads as they are, row by row.
+"""Sparse samples in memory (scipy.sparse), which the compiled core reads row by row.
 
-They are batched, shuffled and shared out as dense samples in memory are (arrays.py), in the same order with the same generator.
-Not here: dense samples (checks.py), sparse targets, which nothing here takes.
+They are batched, shuffled and shared out like dense samples in memory (arrays.py), in the same
+order with the same generator. Sparse targets are not supported. Elsewhere: dense samples
+(checks.py).
 """
 
 from __future__ import annotations
@@ -28,21 +29,23 @@ from svdfast.data.spec import Spec
 
 __all__ = ["SparseInputs", "is_sparse", "sparse_samples"]
 
-# Samples of which at most this share of the numbers is stored are multiplied by entries; others are faster as dense rows
-# (bench/sparse.py).
+# If at most this share of the numbers is stored, products go entry by entry; above it, dense rows
+# are faster (bench/sparse.py).
 FEW = 1 / 8
 
 
 class SparseInputs:
-    """Samples in the rows of a CSR matrix in canonical form, the code of their element type, and the factor that they are multiplied with.
+    """Samples in the rows of a CSR matrix in canonical form.
+
+    It also has the code of their element type, and the factor that scales them.
 
     Attributes
     ----------
     n_samples, n_stored : int
-        Rows, and numbers that are stored of them.
+        Number of rows, and of stored values.
     values, columns, begins : ndarray
-        The matrix as the compiled core reads it: values of the element type, their columns (int32), and where the values of each row
-        begin (int64), and the last ones end.
+        The matrix as the compiled core reads it: values of the element type, their columns (int32),
+        and the begin of each row's values (int64), followed by the end of the last row.
     """
 
     is_sparse = True
@@ -56,7 +59,7 @@ class SparseInputs:
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
-        """What they are known by."""
+        """The arrays that identify the inputs."""
         return [self.matrix.data, self.matrix.indices, self.matrix.indptr]
 
     @property
@@ -69,12 +72,12 @@ class SparseInputs:
 
     @property
     def by_entries(self) -> bool:
-        """Whether so few numbers are stored that products should go by them."""
+        """True if so few numbers are stored that products should go entry by entry."""
         n_samples, n_in = self.matrix.shape
         return bool(self.matrix.nnz <= FEW * n_samples * n_in)
 
     def most_entries(self, n_rows: int) -> int:
-        """Stored numbers of so many rows at most."""
+        """The most stored numbers in so many rows."""
         sizes = np.diff(self.begins)
         if n_rows < len(sizes):
             sizes = np.partition(sizes, len(sizes) - n_rows)[len(sizes) - n_rows :]
@@ -99,20 +102,21 @@ class SparseInputs:
 
 
 def is_sparse(value: Any) -> bool:
-    """Whether this is a sparse array or matrix of SciPy. None exists before scipy.sparse is imported."""
+    """True for a sparse array or matrix of SciPy. None exists before scipy.sparse is imported."""
     sparse = sys.modules.get("scipy.sparse")
     return sparse is not None and bool(sparse.issparse(value))
 
 
 def _check_matrix(X: Any, spec: Spec, name: str) -> Any:
-    """A csr_array of `X` in canonical form, which shares its memory where it can.
+    """`X` as a csr_array in canonical form, which shares its memory if possible.
 
     Raises
     ------
     TypeError
         Its numbers are not real.
     ValueError
-        It has not as many columns as inputs, its indices are out of bounds, or (if the spec says so) a number is not finite.
+        Its columns are not as many as the inputs, its indices are out of bounds, or (if the spec
+        says so) a number is not finite.
     """
     from scipy.sparse import csc_array, csr_array
 
@@ -144,12 +148,12 @@ def _check_matrix(X: Any, spec: Spec, name: str) -> Any:
 
 
 def sparse_samples(X: Any, y: Any, sample_weight: Any, spec: Spec, names: tuple[str, str, str] = NAMES) -> Samples:
-    """Sparse samples, checked as a whole, with targets and weights where there are any.
+    """Sparse samples, checked as a whole, with targets and weights if there are any.
 
     Raises
     ------
     TypeError, ValueError
-        Some of it is not as `spec` says, or there is no sample.
+        The data do not fit `spec`, or there is no sample.
     """
     matrix = _check_matrix(X, spec, names[0])
     n_samples = matrix.shape[0]

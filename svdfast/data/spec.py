@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What data must be for a network: shapes, types, and what the targets are. Not here: the checks (checks.py)."""
+"""A network's requirements for data: shapes, types, targets. Elsewhere: the checks (checks.py)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["Spec", "Targets"]
 
 @dataclass(frozen=True)
 class Targets:
-    """What a loss takes as targets: rows of numbers, or class numbers too.
+    """The targets that a loss takes: rows of numbers, and perhaps class numbers.
 
     Attributes
     ----------
     name : str
-        The loss's.
+        Name of the loss.
     classes : bool
-        Whether a class number may stand for a row.
+        A class number may stand for a row.
     bounds : tuple of float, optional
         The smallest and the largest value of a row.
     expected : str
-        What a row within bounds is called in messages.
+        Words for a row within bounds, in messages.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Targets:
 
     @property
     def code(self) -> int:
-        """The code that the compiled core knows the loss by."""
+        """The code of the loss in the compiled core."""
         raise NotImplementedError
 
 
 class Spec(NamedTuple):
-    """What a source of data needs to know of a network.
+    """The facts that a source of data needs about a network.
 
     Attributes
     ----------
@@ -47,22 +47,22 @@ class Spec(NamedTuple):
     dtype : numpy.dtype
         Dtype that samples are read in.
     uint8_scale : float
-        Factor of samples of dtype uint8.
+        Factor for samples of dtype uint8.
     targets : Targets or None
-        None: there are no targets.
+        None if there are no targets.
     target_dtype : numpy.dtype
         Dtype of targets and weights.
     finite : bool
-        Whether there must be a sample, and all samples be finite.
+        There must be a sample, and all samples must be finite.
     shape : tuple of int
-        Of a sample that may come as more than a row: (steps, features), (height, width, channels). (None,) and (None, features): of any
-        number of steps.
+        Shape of a sample that may be more than a row: (steps, features), (height, width, channels).
+        (None,) and (None, features) allow any number of steps.
     steps : tuple of int
-        (steps,) where a sample has a target of `n_outputs` for each step; else empty.
+        (steps,) if a sample has a target of `n_outputs` for each step; else empty.
     n_tokens : int
-        Samples are whole numbers from 0 on, so many of them; 0: any numbers.
+        Samples are integers from 0 to n_tokens − 1; with 0, they are any numbers.
     n_classes : int
-        Classes that a label may name: 0 where targets are other things than a class for each sample.
+        Number of classes that a label may name; 0 unless the target is one class for each sample.
     classes : tuple of bool, int, float or str, optional
         Labels of the classes 0, 1, ...
     feature_names : tuple of str, optional
@@ -85,9 +85,12 @@ class Spec(NamedTuple):
 
     @property
     def any_steps(self) -> bool:
-        """Whether samples may have any number of steps; then `checks.with_steps` is to make a spec of it for each data set."""
+        """True if samples may have any number of steps.
+
+        `checks.with_steps` must then make a spec for each data set.
+        """
         return self.shape[:1] == (None,)
 
     def per_target(self, n: int) -> tuple[int, ...]:
-        """Shape of an array with one number for each target of n samples."""
+        """The shape of an array with one number for each target of n samples."""
         return (n, *self.steps)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Text as tokens: each character is a number, and each window of characters has the next ones as its targets.
+"""Text as tokens: each character is a number, and a window's targets are the next characters.
 
-Not here: networks (model/), and text as the labels of classes (labels.py).
+Elsewhere: networks (model/), and text as the labels of classes (labels.py).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["Windows", "check_split", "decode", "number", "split"]
 Windows: TypeAlias = tuple[NDArray[np.int32], NDArray[np.int64]]
 
 _GZIP = b"\x1f\x8b"
-_CODES = 0x110000  # of Unicode
+_CODES = 0x110000  # code points of Unicode
 
 
 def decode(data: bytes, encoding: str = "utf-8") -> str:
-    """The text of a file's bytes, which may be packed by gzip, without a byte order mark.
+    """The text of a file's bytes, without a byte order mark. The bytes may be gzip data.
 
-    Line ends stay as they are. Raises ValueError where the bytes are no such text.
+    Line ends stay as they are. ValueError is raised if the bytes are not text in this encoding.
     """
     unpacked = data.startswith(_GZIP)
     if unpacked:
@@ -57,7 +57,7 @@ def number(text: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
 
 
 def check_split(steps: int, test: float) -> None:
-    """Refuses, with TypeError or ValueError, windows and shares that there are none of."""
+    """Refuses impossible windows and shares, with TypeError or ValueError."""
     count("steps", steps, maximum=MAX_SIZE)
     fraction("test", test, below_one=True, above_zero=True)
 
@@ -65,7 +65,7 @@ def check_split(steps: int, test: float) -> None:
 def split(text: str, steps: int, test: float) -> tuple[Windows, Windows, tuple[str, ...]]:
     """Windows of a text for training, those of its last share `test`, and its different characters.
 
-    Raises ValueError where the text is too short, or the same character throughout.
+    ValueError is raised if the text is too short, or has only one different character.
     """
     if not text:
         raise ValueError("expected text, got an empty file")

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Network files, .npz or .safetensors: plain arrays and one JSON text, the header. Loading never unpickles and runs nothing.
+"""Network files, .npz or .safetensors: plain arrays and a header, a JSON text.
+
+Loading never unpickles and runs no code.
 
     .npz           NumPy's archive: `header`, and `parameters` as they lie in the network
-    .safetensors   a tensor for each of layers.0.W, or layers.0.W1 and layers.0.W2, and layers.0.b, and so on, by which other
-                   libraries find them; the header is in the metadata as `svdfast`, with a checksum, for the format has none
+    .safetensors   tensors layers.0.W (or layers.0.W1 and layers.0.W2), layers.0.b and so on, names
+                   by which other libraries find them; the metadata has the header as `svdfast`,
+                   and a checksum, which the format lacks
 
-The header has the format and its version, the svdfast that wrote it, each layer's shape, structure and activation, the scale of uint8
-samples, and what the network knows of its data (`Origin`). Not here: data sets (datasets.py).
+The header has the format and its version, the svdfast that wrote it, each layer's shape, structure
+and activation, the scale of uint8 samples, and the network's knowledge of its data (`Origin`).
+Elsewhere: data sets (datasets.py).
 """
 
 from __future__ import annotations
@@ -39,14 +43,14 @@ _VERSION = 2
 
 
 def check_name(path: str | os.PathLike[str]) -> Path:
-    """The path, where `save` can write a file of that name: its suffix is known and what it needs is installed.
+    """The path, checked: `save` knows its suffix, and the package for it is installed.
 
     Raises
     ------
     ValueError
-        It ends in something else.
+        The name has another suffix.
     ImportError
-        .safetensors, and the package is missing.
+        The suffix is .safetensors, and the package is not installed.
     """
     target = Path(path)
     if target.suffix not in SUFFIXES:
@@ -63,17 +67,19 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     ----------
     net : Network
     path : path that ends in .npz or .safetensors
-        A file of that name is replaced, but only once the new one is whole. A safetensors file has a tensor for each of layers.0.W (or
-        layers.0.W1 and layers.0.W2), layers.0.b and so on, for readers other than svdfast.
+        A file of that name is replaced, but only once the new one is complete. A safetensors file
+        has tensors layers.0.W (or layers.0.W1 and layers.0.W2), layers.0.b and so on, for readers
+        other than svdfast.
 
     Raises
     ------
     TypeError
-        Not a network, or not a path.
+        `net` is not a network, or `path` is not a path.
     ValueError
-        The name ends in something else.
+        The name has another suffix.
     ImportError
-        .safetensors, and the package is missing: pip install "svdfast[safetensors]".
+        The suffix is .safetensors, and the package is not installed:
+        pip install "svdfast[safetensors]".
     OSError
         The file can't be written; nothing is left behind.
 
@@ -117,7 +123,7 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Network:
-    """Reads a network that `save` wrote. Which of its two formats a file has is seen from its content, not its name.
+    """Reads a network that `save` wrote. The content, not the name, decides the format.
 
     Parameters
     ----------
@@ -130,15 +136,17 @@ def load(path: str | os.PathLike[str]) -> Network:
     Raises
     ------
     TypeError
-        `path` is no path.
+        `path` is not a path.
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is damaged, was not written by `save`, or was written by a later svdfast in a format that this one does not know.
+        The file is damaged, was not written by `save`, or was written by a later svdfast in a
+        format that this one does not know.
     ImportError
-        It is a safetensors file and the package is missing: pip install "svdfast[safetensors]".
+        It is a safetensors file, and the package is not installed:
+        pip install "svdfast[safetensors]".
     """
-    path = os.fspath(path)  # not a number, which would be a file that is open, and then closed
+    path = os.fspath(path)  # refuses a number, which `open` would take as an open file
     try:
         with open(path, "rb") as file:
             room("path", os.fstat(file.fileno()).st_size)
@@ -156,7 +164,7 @@ def load(path: str | os.PathLike[str]) -> Network:
 
 
 def _read_npz(file: BinaryIO) -> Network:
-    # No small file may ask for much memory.
+    # A small file must not claim much memory.
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
@@ -178,7 +186,7 @@ def _read_npz(file: BinaryIO) -> Network:
 def _read_safetensors(path: str) -> Network:
     package = _safetensors()
     try:
-        # What it opens it has checked: the tensors fill the file, and none reaches beyond it.
+        # safetensors checks a file as it opens it: the tensors fill the file, and none exceeds it.
         with package.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if "svdfast" not in metadata:
@@ -207,7 +215,7 @@ def _read_safetensors(path: str) -> Network:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file's header says, checked; nothing in it is trusted."""
+    """The content of a file's header, checked. Nothing in it is trusted."""
 
     layout: Layout
     uint8_scale: float
@@ -234,7 +242,7 @@ class _Header:
 
 
 def _tensors(layout: Layout, parameters: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Those tensors as views; C-contiguous, as safetensors takes for granted and `Network.set_state` sees to."""
+    """The tensors as views. They are C-contiguous: safetensors requires, `set_state` ensures it."""
     return {tensor.name: tensor.of(parameters) for i in range(len(layout.layers)) for tensor in layout.of(i)}
 
 
@@ -247,7 +255,7 @@ def _checksum(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    """The first few of some names."""
+    """The first few of some names, as text."""
     shown = ", ".join(repr(name)[:40] for name in names[:5])
     return (shown or "none") + (", ..." if len(names) > 5 else "")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Layers with weights found in another library's model, and the network that they make.
+"""Layers with the weights of another library's model, and the network that they make.
 
-Not here: how they are found (torch_reading.py, sklearn_networks.py).
+Elsewhere: how they are found (torch_reading.py, sklearn_networks.py).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from svdfast.model.structures import of_rank
 class Affine:
     """x·scale + shift; scale and shift are float64, one number for each input or one for all.
 
-    A network has no such layer: the Linear before it or after it takes it up.
+    A network has no such layer: it is folded into the Linear before it or after it.
     """
 
     place: str
     scale: NDArray[np.float64] | float = 1.0
     shift: NDArray[np.float64] | float = 0.0
-    dtype: str | None = None  # as it was found; None: that of the Linear
+    dtype: str | None = None  # the dtype in the model; None: that of the Linear
 
     @property
     def n(self) -> int | None:
-        """How many inputs it has; None: any number."""
+        """The number of inputs; None if it takes any number."""
         return next((np.size(x) for x in (self.scale, self.shift) if np.ndim(x)), None)
 
     def then(self, after: Affine) -> Affine:
@@ -47,7 +47,7 @@ class Affine:
         return Affine(after.place, scale, shift, self.dtype or after.dtype)
 
     def check(self, place: str, n: int | None, dtype: str | None) -> None:
-        """ValueError: it does not fit what stands beside it, at `place`."""
+        """Raises ValueError if it does not fit its neighbour at `place`."""
         for expected, got, what in ((n, self.n, " features"), (dtype, self.dtype, "")):
             if None not in (expected, got) and expected != got:
                 raise ValueError(
@@ -57,14 +57,14 @@ class Affine:
 
 @dataclass
 class Linear:
-    """X·Wᵀ + b; `place` says where it was found."""
+    """X·Wᵀ + b. `place` is its place in the model."""
 
     place: str
     factors: tuple[NDArray[Any], ...]  # W, or W1 and W2 of W = W1·W2
     b: NDArray[Any] | None
     activation: Activation | None = None
     steps: tuple[Step, ...] = ()
-    scan: Scan | None = None  # where it is the recurrent part of a recurrent layer
+    scan: Scan | None = None  # if it is the recurrent part of a recurrent layer
 
     def then(self, affine: Affine) -> Linear:
         """The Linear that computes this one and then `affine`."""
@@ -93,7 +93,10 @@ class Linear:
     def _with(
         self, affine: Affine, factors: tuple[NDArray[Any], ...], b: NDArray[np.float64]
     ) -> Linear:
-        """These numbers in the dtype of the Linear. A bias of zeros stays none, so that a pair stays a pair."""
+        """The Linear with these numbers, in its dtype.
+
+        A bias of zeros stays None, so that a pair of factors stays a pair.
+        """
         rounded = tuple(W.astype(self.dtype) for W in factors)
         bias = b.astype(self.dtype) if self.b is not None or b.any() else None
         if not all(np.isfinite(x).all() for x in (*rounded, bias) if x is not None):
@@ -116,9 +119,9 @@ class Linear:
 
 
 def network_of(layers: list[Linear], uint8_scale: float, shape: tuple[int | None, ...] = ()) -> Network:
-    """A network of these layers; an activation that is None is the identity, a bias that is None is zero.
+    """A network of these layers. An activation of None is the identity, a bias of None is zero.
 
-    `shape` is that of a sample; without it each layer takes what the one before it gives.
+    `shape` is that of a sample. Without it, each layer's inputs are the outputs of the one before.
     """
     dtype = layers[0].dtype
     sizes = [count(f"{layers[0].place}: inputs", layers[0].n_in, maximum=MAX_SIZE)]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A network's layers as ONNX operators; factored layers stay factored.
 
-onnxruntime lacks Conv, AveragePool, RNN, GRU and LSTM for float64, so they are built from other operators there. Not here: the model
-around them (onnx.py), the operators of activations (model/activations.py).
+onnxruntime lacks Conv, AveragePool, RNN, GRU and LSTM for float64, so float64 networks get other
+operators. Elsewhere: the model around them (onnx.py), the operators of activations
+(model/activations.py).
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ __all__ = ["write_layers"]
 
 Array = NDArray[Any]
 
-# Gates there, as numbers of ours.
+# The order of ONNX's gates, as indices of svdfast's gates.
 _ORDER = {"rnn_tanh": (0,), "rnn_relu": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
 _OPERATOR = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "gru": "GRU", "lstm": "LSTM"}
 
 
 class Graph(Protocol):
-    """The part of onnx.py's graph that writes layers: calls add nodes and constants, and give their names."""
+    """The part of onnx.py's graph that writes layers.
+
+    Its methods add nodes and constants, and return their names.
+    """
 
     dtype: np.dtype[Any]
     double: bool
@@ -53,7 +57,9 @@ class Graph(Protocol):
 
 
 def write_layers(graph: Graph, net: Network, name: str) -> str:
-    """Writes a network of the input `name`; gives the name of its output, both as `Network.predict` has them.
+    """Writes a network with the input `name`. Returns the name of its output.
+
+    Both have the shapes of `Network.predict`.
 
     Raises
     ------
@@ -67,13 +73,13 @@ def write_layers(graph: Graph, net: Network, name: str) -> str:
 
 
 class _Writer:
-    """What is written so far: the name of the last value, and how it lies."""
+    """The state of writing: the name of the last value, and its layout."""
 
     def __init__(self, graph: Graph, net: Network, name: str):
         self.graph, self.net, self.name = graph, net, name
         self.layers = net.layers
         self.shape = net.layout.input_shape
-        self.first = False  # whether channels come before positions
+        self.first = False  # True: channels come before positions
         self._known: dict[tuple[int, ...], str] = {}
 
     def add(self, piece: Piece) -> None:
@@ -86,17 +92,17 @@ class _Writer:
         self.shape = piece.made
 
     def finish(self) -> str:
-        """The name of the output, channels last and positions in one row."""
+        """The name of the output, with channels last and positions in one row."""
         self._channels_first(False)
         made = self.net.layout.output_shape
         if self.shape != made:
             self._apply("Reshape", self._integers(0, *made))
         return self.name
 
-    # ---- what all have
+    # ---- shared parts
 
     def _apply(self, operator: str, *inputs: str, **attributes: Any) -> None:
-        """A node on the last value."""
+        """Adds a node on the last value."""
         self.name = self.graph.node(operator, self.name, *inputs, **attributes)
 
     def _integers(self, *numbers: int) -> str:
@@ -114,7 +120,7 @@ class _Writer:
         return [(f"{name}_{i}", W) for name, W in self.layers[i].products.items()]
 
     def _multiply(self, i: int, products: Sequence[tuple[str, Array]], *, bias: bool = True) -> None:
-        """By weights one after the other, over the last dimension of any number."""
+        """Multiplies by one weight after the other, over the last of any number of dimensions."""
         for name, W in products:
             self._apply("MatMul", self.graph.constant(name, np.ascontiguousarray(W.T)))
         if bias:
@@ -168,7 +174,7 @@ class _Writer:
         self._activation(piece)
 
     def _views(self, window: Window, channels: int, fill: float) -> list[str]:
-        """For each number of the window the positions that lie under it, (n, rows, columns, channels)."""
+        """For each element of the window, the positions under it, (n, rows, columns, channels)."""
         if any((window.top, window.left, window.bottom, window.right)):
             sides = self._integers(0, window.top, window.left, 0, 0, window.bottom, window.right, 0)
             self._apply("Pad", sides, self.graph.scalar(fill))
@@ -202,7 +208,7 @@ class _Writer:
 
     def _embedding(self, piece: Embedding) -> None:
         (name, W), *others = self._products(piece.layer)
-        # A last row of zeros is for what is no token.
+        # The last row, of zeros, is for numbers that are not tokens.
         vectors = np.concatenate([W.T, np.zeros((1, len(W)), W.dtype)])
         node, none, n = self.graph.node, self._integers(0), self._integers(piece.n_tokens)
         known = node("And", node("GreaterOrEqual", self.name, none), node("Less", self.name, n))
@@ -219,7 +225,7 @@ class _Writer:
             self._loops(piece)
 
     def _operator(self, piece: Recurrent) -> None:
-        """ONNX's own; the input's factors but the last come before it."""
+        """Writes ONNX's recurrent operator, behind all factors of the input but the last."""
         i, n = piece.layer, len(piece.scans)
         *first, (name, weight) = self._products(i)
         self._multiply(i, first, bias=False)
@@ -251,7 +257,7 @@ class _Writer:
             self._apply("Reshape", self._integers(0, *piece.made))
 
     def _loops(self, piece: Recurrent) -> None:
-        """ONNX's Scan over the steps, which has any body: the state's factors are two products there."""
+        """Writes ONNX's Scan over the steps. Its body has two products for the state's factors."""
         self._multiply(piece.layer, self._products(piece.layer))
         z, n = self.name, len(piece.scans)
         halves = [z]
@@ -308,18 +314,18 @@ class _Writer:
             self._apply("LayerNormalization", ones, axis=-1, epsilon=piece.epsilon)
 
     def _nothing(self, piece: Dropout) -> None:
-        """Nothing is dropped in inference."""
+        """Writes nothing, as inference drops nothing."""
 
 
 class _Body:
-    """Nodes of a Scan's body; constants are those of the graph around it."""
+    """Nodes of a Scan's body. Constants belong to the graph around it."""
 
     def __init__(self, graph: Graph, prefix: str):
         self.graph, self.prefix = graph, prefix
         self.nodes: list[Any] = []
 
     def node(self, operator: str, *inputs: str, n_outputs: int = 1, **attributes: Any) -> str:
-        """Adds a node and gives the name of its first output; a further one's ends in its number."""
+        """Adds a node. Returns its first output's name; further names end in a number."""
         import onnx
 
         name = f"{self.prefix}{operator}_{len(self.nodes)}"
@@ -328,13 +334,13 @@ class _Body:
         return name
 
     def split(self, name: str, n: int) -> list[str]:
-        """Gates, one beside the other."""
+        """Splits a value into n gates, which lie side by side."""
         first = self.node("Split", name, n_outputs=n, axis=-1)
         return [first, *(f"{first}_{k}" for k in range(1, n))]
 
 
 def _cell(body: _Body, cell: str, z: str, r: str, h: str, c: str) -> list[str]:
-    """The next state; of an LSTM its memory, too. Formulas are those of svdfast.layers."""
+    """The next state, and the memory of an LSTM. The formulas are those of svdfast.layers."""
     node = body.node
     if cell == "gru":
         (z_reset, z_keep, z_new), (r_reset, r_keep, r_new) = body.split(z, 3), body.split(r, 3)
@@ -351,12 +357,12 @@ def _cell(body: _Body, cell: str, z: str, r: str, h: str, c: str) -> list[str]:
 
 
 def _pads(window: Window, dims: int) -> list[int]:
-    """Before, then after, of the last dimensions."""
+    """The padding of the last dimensions: before each, then after each."""
     return [*(window.top, window.left)[-dims:], *(window.bottom, window.right)[-dims:]]
 
 
 def _within(window: Window) -> Array:
-    """How many positions of the image lie under the window, (rows, columns, 1)."""
+    """The number of the image's positions under the window, (rows, columns, 1)."""
     def along(n: int, size: int, stride: int, before: int, places: int) -> Array:
         starts = np.arange(places) * stride - before
         counted: Array = np.minimum(starts + size, n) - np.maximum(starts, 0)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A layout as pieces that other libraries have: a recurrent layer is one again, and each step without weights is one by itself.
+"""Splits a layout into pieces that other libraries have.
 
-Not here: how a piece is written for a library (torch_writing.py, onnx_layers.py).
+A recurrent layer is one piece, and so is each step without weights. Elsewhere: how a piece is
+written for a library (torch_writing.py, onnx_layers.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Shaped:
-    """Shapes of a sample, (features,), (steps, features) or (height, width, channels): what it takes, and what it gives."""
+    """A piece's input and output shapes of a sample.
+
+    They are (features,), (steps, features) or (height, width, channels).
+    """
 
     shape: Shape
     made: Shape
@@ -29,14 +33,14 @@ class _Shaped:
 
 @dataclass(frozen=True)
 class Dense(_Shaped):
-    """The layer of this number, at each step or position."""
+    """The layer of this index, at each step or position."""
 
     layer: int
 
 
 @dataclass(frozen=True)
 class Convolution(_Shaped):
-    """The layer of this number, of patches; of sequences where the shape has two sizes."""
+    """The layer of this index, over patches; over sequences if the shape has two sizes."""
 
     layer: int
     window: step.Window
@@ -44,7 +48,7 @@ class Convolution(_Shaped):
 
 @dataclass(frozen=True)
 class Embedding(_Shaped):
-    """The layer of this number, of tokens (steps,)."""
+    """The layer of this index, for tokens (steps,)."""
 
     layer: int
     n_tokens: int
@@ -52,7 +56,7 @@ class Embedding(_Shaped):
 
 @dataclass(frozen=True)
 class Recurrent(_Shaped):
-    """A recurrent layer: `layer` has the input's weight, `scans` the state's, one for each direction."""
+    """A recurrent layer. `layer` has the input's weight; `scans` have the state's, by direction."""
 
     layer: int
     cell: str
@@ -73,7 +77,7 @@ class Flatten(_Shaped):
 
 @dataclass(frozen=True)
 class Normalise(_Shaped):
-    """Of the last dimension."""
+    """Normalises the last dimension."""
 
     epsilon: float
 
@@ -92,7 +96,8 @@ def pieces_of(layout: Layout, library: str) -> tuple[Piece, ...]:
     Raises
     ------
     ValueError
-        A step has no counterpart in other libraries, or none where it stands; `library` is named.
+        A step has no counterpart in other libraries, or none in its place. The message names
+        `library`.
     """
     pieces: list[Piece] = []
     shape, i = layout.input_shape, 0
@@ -115,7 +120,7 @@ def pieces_of(layout: Layout, library: str) -> tuple[Piece, ...]:
 
 
 class _NoCounterpart(Exception):
-    """Its text names the step."""
+    """A step has no counterpart. The text names the step."""
 
 
 def _without_rows(steps: list[Step], shape: Shape) -> list[Step]:
@@ -127,7 +132,7 @@ def _without_rows(steps: list[Step], shape: Shape) -> list[Step]:
 def _add(pieces: list[Piece], each: Step, shape: Shape) -> Shape:
     """Appends a step without weights; returns the shape after it."""
     if isinstance(each, step.BySteps | step.BySamples):
-        return shape  # rows lie otherwise, and the numbers are the same
+        return shape  # only the shape changes, the numbers stay
     if isinstance(each, step.Dropout):
         pieces.append(Dropout(shape, shape, each.rate))
     elif isinstance(each, step.Normalise):
@@ -148,7 +153,7 @@ def _add(pieces: list[Piece], each: Step, shape: Shape) -> Shape:
 
 
 def _weighted(layout: Layout, i: int, shape: Shape, last: Any, pieces: list[Piece]) -> Piece:
-    """The piece of a layer whose other steps are written."""
+    """The piece of a layer, whose steps without weights are pieces already."""
     layer, after = layout.layers[i], layout.layers[i + 1 : i + 3]
     if isinstance(last, step.OneHot):
         if not all(isinstance(piece, Dropout) for piece in pieces):
@@ -171,7 +176,7 @@ def _weighted(layout: Layout, i: int, shape: Shape, last: Any, pieces: list[Piec
 
 
 def _scans(after: tuple[WeightLayer, ...]) -> list[Scan]:
-    """Of the two layers that follow those that take what a recurrent layer's input gives."""
+    """The Scans, among the next two layers, that take the output of a recurrent layer's input."""
     scans = [layer for layer in after if isinstance(layer, Scan) and not layer.steps]
     if len(scans) == 2 and [scan.half for scan in scans] == [1, 2] and scans[0].cell == scans[1].cell:
         return scans

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks from scikit-learn's multi-layer perceptrons: the numbers are copied, the function stays the same.
 
-Not here: estimators of our own (svdfast/sklearn); how scikit-learn calls an activation (model/activations.py).
+Elsewhere: estimators of our own (svdfast/sklearn); how scikit-learn calls an activation
+(model/activations.py).
 """
 
 from __future__ import annotations
@@ -28,17 +29,20 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
     Parameters
     ----------
     estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
-        Fitted. For a pipeline, pass its last step and transform the inputs by the steps before.
+        A fitted estimator. For a pipeline, pass its last step and transform the inputs by the steps
+        before.
     uint8_scale : float
-        As for `Network`, but by default 1: scikit-learn takes uint8 as the numbers that they are.
+        As for `Network`, but 1 by default, as scikit-learn does not scale uint8.
 
     Returns
     -------
     Network
-        With the dtype of ``coefs_``. A classifier's outputs are those of ``predict_proba``, a regressor's those of ``predict``, one
-        column for each class or target. A classifier of two classes has one sigmoid output, the probability of ``classes_[1]``. A
-        multi-label classifier has a sigmoid for each label. The network knows ``classes_`` and ``feature_names_in_`` as `classes` and
-        `feature_names`. Targets are labels where these are text, else places in ``classes_``:
+        A network with the dtype of ``coefs_``. A classifier's outputs are those of
+        ``predict_proba``, a regressor's those of ``predict``: one column for each class or target.
+        A classifier of two classes has one sigmoid output, the probability of ``classes_[1]``. A
+        multi-label classifier has a sigmoid for each label. The network has ``classes_`` as
+        `classes`, and ``feature_names_in_`` as `feature_names`. If the classes are text, targets
+        are labels; else they are indices in ``classes_``, as from
         ``numpy.searchsorted(estimator.classes_, y)``.
 
     Raises
@@ -48,7 +52,7 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
     TypeError
         `estimator` has another type.
     ValueError
-        It is not fitted, or an activation has no counterpart.
+        The estimator is not fitted, or an activation has no counterpart.
 
     Examples
     --------
@@ -111,13 +115,16 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
 
 
 def origin_of(estimator: Any, net: Network) -> Origin:
-    """What an estimator knows of the data that its network was trained on."""
+    """The estimator's knowledge of the data that its network was trained on."""
     return Origin(_classes(estimator, net), _feature_names(estimator))
 
 
 def _classes(estimator: Any, net: Network) -> tuple[Label, ...] | None:
-    """The classes of the network's outputs; None for numbers, for labels of which a sample may have several, and for labels of a kind that
-    files of networks do not have."""
+    """The classes of the network's outputs.
+
+    None for numbers, for several labels of one sample, and for kinds of labels that network files
+    can't store.
+    """
     head = head_of(net.layout.layers[-1].activation)
     n_out = net.sizes[-1]
     found = getattr(estimator, "classes_", None)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks from and to PyTorch's own: the numbers are copied, the function stays the same.
 
-Not here: how modules are read and written (torch_reading.py, torch_writing.py); the method on a PyTorch model itself (torch.py).
+Elsewhere: how modules are read and written (torch_reading.py, torch_writing.py); the method on a
+PyTorch model itself (torch.py).
 """
 
 from __future__ import annotations
@@ -36,53 +37,56 @@ def from_torch(
 ) -> Network:
     """A network that computes what a PyTorch module does.
 
-    Two successive Linear layers become a factored layer, W1·W2, if the first has no bias and is not wider than their outer sides. So
-    do a convolution and one of 1×1, an Embedding and a Linear, and a Linear and a recurrent layer. So a network that `to_torch` made
-    comes back as it was. The last Linear is the output layer and stays dense. Any other Linear without an activation after it becomes
-    a layer with the activation "identity".
+    Two successive Linear layers become a factored layer, W1·W2, if the first has no bias and is not
+    wider than their outer sides. The same holds for a convolution and one of 1×1, an Embedding and
+    a Linear, and a Linear and a recurrent layer. So the network behind a module of `to_torch` is
+    restored. The last Linear is the output layer and stays dense. Any other Linear without an
+    activation after it becomes a layer with the activation "identity".
 
     Parameters
     ----------
     module : torch.nn.Module
-        A Sequential of the modules listed below, or a Linear alone. On any device. The network computes what the module does
-        after ``eval()``.
+        A Sequential of the modules listed below, or a Linear alone, on any device. The network
+        computes what the module does after ``eval()``.
     input : Input, optional
-        The shape of a sample as svdfast has it: (steps,), (steps, features) or (height, width, channels); None for any number of steps.
-        It is needed for all modules but those of fully connected networks.
+        The shape of a sample in svdfast: (steps,), (steps, features) or (height, width, channels);
+        None for any number of steps. Only fully connected networks do without it.
     output : str or Activation
-        The activation of the last layer where the module has none there. For a model that computes logits, as for torch's
-        CrossEntropyLoss and BCEWithLogitsLoss, use "softmax" or "sigmoid".
+        The activation of the last layer if the module has none there. For a model that computes
+        logits, as for torch's CrossEntropyLoss and BCEWithLogitsLoss, use "softmax" or "sigmoid".
     uint8_scale : float
         As for `Network`.
 
     Returns
     -------
     Network
-        A copy, with the module's dtype. Weights in float16 or bfloat16 become float32, and a message is logged.
+        A copy with the module's dtype. Weights in float16 or bfloat16 become float32, and a message
+        is logged.
 
     Raises
     ------
     ImportError
         PyTorch is not installed.
     TypeError
-        `module` is not a torch module, or `input` no Input.
+        `module` is not a torch module, or `input` is not an Input.
     ValueError
-        A part has no counterpart (the message says which, and where), or the weights are neither all float32 nor all float64.
+        A part has no counterpart (the message names the part and its place), or the weights are
+        neither all float32 nor all float64.
 
     Notes
     -----
-    Images are (n, channels, height, width) for the module and (n, height, width, channels) for the network. Weights after a Flatten
-    get their columns in the network's order. Sequences are (n, steps, features) for both, but (n, channels, steps) for a module that
-    begins with a Conv1d.
+    Images are (n, channels, height, width) for the module and (n, height, width, channels) for the
+    network. Weights after a Flatten get their columns in the network's order. Sequences are
+    (n, steps, features) for both, but (n, channels, steps) for a module that begins with a Conv1d.
 
     These modules are taken:
 
-    - Linear and `svdfast.torch.FactoredLinear`. Weights that layers share are copied, and are independent afterwards.
+    - Linear and `svdfast.torch.FactoredLinear`. Shared weights are copied and then independent.
     - ReLU, ReLU6, LeakyReLU, ELU, CELU, GELU, SiLU, Softplus, Tanh, Sigmoid, Softmax over the last dimension, and Hardtanh from 0 or
       from −max_val. Softmax of images and after Conv1d is over the channels.
     - SELU, and Softplus with a β. Their scale is folded into the next Linear, so they can't be the last module.
     - BatchNorm1d after ``eval()``. It is folded into the Linear before it, or into the next one if an activation stands between.
-    - Dropout, AlphaDropout, Identity and Flatten. Without `input`, further training is without dropout.
+    - Dropout, AlphaDropout, Identity and Flatten. Without `input`, further training has no dropout.
     - Sequentials of all these.
     - A module of your own whose forward calls such modules one after the other and does nothing else. This is checked by calling its
       forward, first with a placeholder and then, in inference, with numbers.
@@ -138,7 +142,7 @@ def from_torch(
     uint8_scale = positive_number("uint8_scale", uint8_scale)
     if input is not None and not isinstance(input, Input):
         raise TypeError(f"input: expected an svdfast.Input, got {type(input).__name__}")
-    wrapped: list[str] = []  # the classes of modules around the parts
+    wrapped: list[str] = []  # classes of the modules around the parts
     parts = list(parts_of(module, "module", wrapped))
     reader = Reader(parts, () if input is None else input.shape)
     layers = reader.layers
@@ -175,21 +179,23 @@ def _samples(parts: Sequence[tuple[str, torch.nn.Module]], shape: Sequence[int],
 def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
     """A `torch.nn.Sequential` that computes what a network does, as a copy.
 
-    A factored layer becomes two Linear layers, W2 without a bias and then W1 with it; a factored convolution becomes a convolution
-    and one of 1×1. `from_torch` is the way back. Images are (n, channels, height, width) there, as PyTorch has them, at the input
-    and at the output. Sequences are (n, steps, features), tokens integers (n, steps). The module takes floats otherwise: scale uint8
-    inputs by `uint8_scale` first, as the network does. Needs PyTorch: the extra `torch`.
+    A factored layer becomes two Linear layers, W2 without a bias and then W1 with it. A factored
+    convolution becomes a convolution and one of 1×1. `from_torch` is the way back. Images are
+    (n, channels, height, width) at the input and at the output, as in PyTorch. Sequences are
+    (n, steps, features). Tokens are integers (n, steps); all other inputs are floats. Scale uint8
+    inputs by `uint8_scale` first, as the network does. This needs PyTorch: the extra `torch`.
 
     Parameters
     ----------
     net : Network
     logits : bool
-        Leave out a last softmax or sigmoid, as torch's CrossEntropyLoss and BCEWithLogitsLoss want it.
+        Leave out a last softmax or sigmoid, as torch's CrossEntropyLoss and BCEWithLogitsLoss
+        require.
 
     Returns
     -------
     torch.nn.Sequential
-        With the network's dtype.
+        A module with the network's dtype.
 
     Raises
     ------
@@ -198,13 +204,14 @@ def to_torch(net: Network, *, logits: bool = False) -> torch.nn.Sequential:
     TypeError
         `net` is not a network, or `logits` is not True or False.
     ValueError
-        PyTorch lacks an activation or a layer of the network, as Masking.
+        PyTorch lacks an activation or a layer of the network, such as Masking.
 
     Notes
     -----
-    Recurrent layers stand in `svdfast.torch.Recurrent`. One whose state's weight is factored is a `svdfast.torch.FactoredRecurrent`,
-    a loop in Python. Its gradients are the same, but it is slower. An Embedding's bias is added to its vectors, and PyTorch raises
-    an error for what is no token. Padding that is not the same on both sides is a module by itself.
+    Recurrent layers are wrapped in `svdfast.torch.Recurrent`. If the state's weight is factored,
+    the layer is a `svdfast.torch.FactoredRecurrent`, a loop in Python. Its gradients are the same,
+    but it is slower. An Embedding's bias is added to its vectors, and PyTorch raises an error for a
+    number that is not a token. Padding that differs between the two sides is a separate module.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Single PyTorch modules: their numbers, their function, and what batch and layer normalisation multiply and add.
+"""Single PyTorch modules: their numbers, their function, and the scale and shift of normalisations.
 
-Not here: modules one after the other (torch_reading.py).
+Elsewhere: modules in sequence (torch_reading.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SELU_ALPHA = 1.6732632423543772848170429916717
 
 
 def numbers_of(place: str, tensor: torch.Tensor) -> NDArray[Any]:
-    """A tensor as an array in float32 or float64; halves become float32."""
+    """A tensor as an array in float32 or float64. Half precision becomes float32."""
     import torch
 
     kind = str(tensor.dtype).removeprefix("torch.")
@@ -45,7 +45,10 @@ def numbers_of(place: str, tensor: torch.Tensor) -> NDArray[Any]:
 
 
 def weight_names(part: torch.nn.Module) -> tuple[str, ...]:
-    """Of a Linear or a FactoredLinear; none for subclasses, which may compute something else."""
+    """The names of a Linear's or a FactoredLinear's weights.
+
+    Subclasses have none, as they may compute something else.
+    """
     from torch import nn
 
     from svdfast.torch import FactoredLinear
@@ -64,7 +67,7 @@ def linear_of(place: str, part: torch.nn.Module) -> Linear | None:
 
 
 def batch_norm_of(place: str, part: Any) -> Affine | None:
-    """What a BatchNorm1d or BatchNorm2d computes after eval(): (x − mean)/√(var + ε)·weight + bias."""
+    """A BatchNorm1d or BatchNorm2d after eval(), as Affine: (x − mean)/√(var + ε)·weight + bias."""
     from torch import nn
 
     if type(part) not in (nn.BatchNorm1d, nn.BatchNorm2d):
@@ -83,7 +86,7 @@ def batch_norm_of(place: str, part: Any) -> Affine | None:
         return numbers_of(f"{place}.{name}", getattr(part, name))
 
     mean, var = array("running_mean").astype(np.float64), array("running_var").astype(np.float64)
-    with np.errstate(all="ignore"):  # what is not finite is found where it is folded in
+    with np.errstate(all="ignore"):  # folding finds numbers that are not finite
         scale = 1 / np.sqrt(var + part.eps)
         if part.weight is not None:
             scale *= array("weight")
@@ -96,7 +99,10 @@ def batch_norm_of(place: str, part: Any) -> Affine | None:
 def activation_of(
     place: str, part: torch.nn.Module
 ) -> tuple[Activation | None, float, float]:
-    """The activation f, b and a of a module that computes a·f(b·z); None for a module that does nothing in inference."""
+    """The activation f, b and a of a module that computes a·f(b·z).
+
+    None for a module that does nothing in inference.
+    """
     from torch import nn
 
     kind = type(part)  # a subclass may compute something else

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The modules of a PyTorch module in the order in which they compute, and the errors for those that have no counterpart.
+"""The parts of a PyTorch module in the order of computation, and errors for unsupported ones.
 
-Not here: what a module becomes (torch_reading.py).
+Elsewhere: how a part is read (torch_reading.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_same", "parts_of", "refuse"]
 
-# What to do about modules and layers that are not taken.
+# Advice for modules and layers that are not supported.
 _INSTEAD = {
     "LogSoftmax": 'leave it out and pass output="softmax"; the network gives probabilities then, not their logarithms',
     "LazyLinear": "run the module on a batch once, which makes it a Linear",
@@ -41,8 +41,10 @@ _INSTEAD = {
 def parts_of(
     module: torch.nn.Module, place: str, wrapped: list[str]
 ) -> Iterator[tuple[str, torch.nn.Module]]:
-    """The modules in the order in which they compute, each with its place; `wrapped` gets the classes of modules around
-    them that are no Sequential."""
+    """The modules in the order of computation, each with its place.
+
+    `wrapped` gets the classes of modules around them other than Sequential.
+    """
     from torch import nn
 
     kind = type(module)
@@ -69,10 +71,11 @@ def parts_of(
 
 
 def _called(module: torch.nn.Module, place: str) -> list[str]:
-    """The names of the modules that a module's forward calls one after the other; ValueError: it does more.
+    """The names of the modules that a module's forward calls in sequence.
 
-    The forward is called with an object without properties, and of a copy whose modules take and return nothing but such objects. So
-    an operation other than a call of a module fails.
+    ValueError is raised if it does more. The forward of a copy is called with a placeholder, an
+    object without properties. The copy's modules take and return only such objects. So an operation
+    other than a call of a module fails.
     """
     names: list[str] = []
     passed = object()
@@ -116,7 +119,7 @@ def check_same(
     samples: torch.Tensor,
     wrapped: Sequence[str],
 ) -> None:
-    """ValueError: the module computes something else than its parts in their order, for these samples."""
+    """Raises ValueError if, for these samples, the module and its parts in order differ."""
     import torch
 
     modules = list(module.modules())
@@ -141,12 +144,12 @@ def check_same(
 
 
 def refuse(place: str, part: torch.nn.Module, instead: str = "") -> NoReturn:
-    """ValueError: a module of this class is not taken; `instead` says what to do."""
+    """Raises ValueError: a module of this class is not supported. `instead` is the advice."""
     from torch import nn
 
     kind = type(part)
     name = kind.__name__
-    if getattr(nn, name, kind) is not kind:  # another of the same name, as a quantised Linear
+    if getattr(nn, name, kind) is not kind:  # such as a quantised Linear
         name = f"{kind.__module__}.{name}"
     names = (facts.torch.name for facts in activations.FACTS.values() if facts.torch is not None)
     taken = dict.fromkeys(["Linear", "BatchNorm1d", *names, "ReLU6", "SELU", "Dropout", "AlphaDropout"])

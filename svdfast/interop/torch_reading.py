@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""PyTorch modules that stand one after the other, read as the layers of a network.
+"""Reads PyTorch modules in sequence as the layers of a network.
 
-A reader knows the shape of a sample between two modules, as svdfast has it, and how its numbers lie in PyTorch. Scales and shifts wait
-for the next weight. Not here: single modules (torch_numbers.py), the way there (torch_writing.py).
+Between two modules, a reader knows the shape of a sample in svdfast, and the order of its numbers
+in PyTorch. Scales and shifts wait for the next weight. Elsewhere: single modules
+(torch_numbers.py), the opposite direction (torch_writing.py).
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ __all__ = ["Reader", "paired"]
 Array = NDArray[Any]
 Parts = Sequence[tuple[str, "torch.nn.Module"]]
 
-# They never turn the order of two numbers, so they may as well come before a maximum.
+# They never reverse the order of two numbers, so they can also come before a maximum.
 _RISING = ("identity", "relu", "clipped_relu", "hardtanh", "leaky_relu", "elu", "celu", "softplus", "tanh", "sigmoid")
 
 _NO_BATCH_NORM = "svdfast has no batch normalisation of its own, as samples would depend on each other"
 
 
 class Reader:
-    """The layers as far as they are read.
+    """The layers that are read so far.
 
     Attributes
     ----------
     layers : list of Linear
-        An activation that is None is not read yet.
+        Layers so far. An activation of None is not read yet.
     """
 
     def __init__(self, parts: Parts, shape: tuple[int | None, ...]):
@@ -57,11 +58,11 @@ class Reader:
 
         self.layers: list[Linear] = []
         self._parts = dict(parts)
-        self._layered = bool(shape)  # else fully connected layers alone
+        self._layered = bool(shape)  # False: fully connected layers only
         self._plan = Plan(shape or (1,))
-        self._pending: Affine | None = None  # of the next weight's inputs
-        self._order: Array | None = None  # of flattened numbers in PyTorch, where it is another than here
-        self._padding: tuple[str, tuple[int, ...], float] | None = None  # that a module before the next one made
+        self._pending: Affine | None = None  # to apply to the next weight's inputs
+        self._order: Array | None = None  # of flattened numbers, if PyTorch's differs
+        self._padding: tuple[str, tuple[int, ...], float] | None = None  # not yet used
         kinds = [type(part) for _, part in parts if type(part) not in (nn.Dropout, nn.Identity)]
         self._first = len(shape) == 3 or (len(shape) == 2 and kinds[:1] in ([nn.Conv1d], [nn.ConstantPad1d]))
         positions, channels = self._shape[:-1], self._shape[-1:]
@@ -74,7 +75,7 @@ class Reader:
         self._finish()
 
     def _modules(self) -> dict[Callable[[str, Any], None], tuple[type[nn.Module], ...]]:
-        """Those that are taken only where the shape of a sample is known."""
+        """The modules that need a known shape of a sample, by the methods that read them."""
         from torch import nn
 
         from svdfast import torch as ours
@@ -99,7 +100,7 @@ class Reader:
 
     @property
     def _by_channels(self) -> bool:
-        """Whether there are positions, and channels come before them in PyTorch."""
+        """True if there are positions and PyTorch has the channels before them."""
         return self._first and len(self._shape) > 1
 
     def _read(self, place: str, part: nn.Module) -> None:
@@ -126,7 +127,7 @@ class Reader:
             self._activation(place, part)
 
     def _finish(self) -> None:
-        """ValueError: something waits for a layer that does not come."""
+        """Raises ValueError if something still waits for a layer."""
         if not self.layers:
             raise ValueError("module: expected at least one Linear in it, got none")
         if self._pending is not None:
@@ -148,17 +149,20 @@ class Reader:
         why = f"; {_NO_BATCH_NORM}" if self._layered and "BatchNorm" in type(part).__name__ else ""
         raise ValueError(f"{place}: expected a Linear after {part}, to fold its scale into, got none{why}")
 
-    # ---- what is between weights
+    # ---- between weights
 
     def _step(self, place: str, layer: describe.Layer) -> None:
-        """A layer without weights."""
+        """Adds a layer without weights."""
         try:
             self._plan.take(layer)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{place}: {error}") from None
 
     def _carry(self, repeats: int = 1, *, unless: bool = False) -> None:
-        """What waits is for so many times as many numbers now; ValueError if it has no place behind what comes."""
+        """Repeats the waiting scale and shift, which now apply to so many times as many numbers.
+
+        ValueError is raised if they can't move behind the next module.
+        """
         if self._pending is None:
             return
         if unless:
@@ -167,7 +171,7 @@ class Reader:
         self._pending = replace(self._pending, scale=scale, shift=shift)
 
     def _scale(self, affine: Affine) -> None:
-        """Into the weight before it, or the next one."""
+        """Folds a scale and shift into the weight before it, or the next one."""
         if self._order is not None:
             n = len(self._order)
             scale, shift = (x[self._order] if isinstance(x, np.ndarray) and len(x) == n else x for x in (affine.scale, affine.shift))
@@ -180,7 +184,7 @@ class Reader:
             self._pending = affine if self._pending is None else self._pending.then(affine)
 
     def _ignore(self, place: str, part: nn.Module) -> None:
-        """It does nothing in inference."""
+        """Skips a module that does nothing in inference."""
 
     def _flatten(self, place: str, part: nn.Module) -> None:
         activation_of(place, part)
@@ -252,7 +256,7 @@ class Reader:
         if self._pending is not None:
             self._no_place()
         for each in self._plan.steps:
-            # Moved before these, it gives the same.
+            # It can move before these without changing the result.
             moves = isinstance(each, step.Dropout) or (isinstance(each, step.Flatten) and function.name != "softmax")
             if not (moves or (isinstance(each, step.LargestOf) and function.name in _RISING)):
                 raise ValueError(f"{place}: expected an activation right after a Linear or a convolution, got {part} after {each}")
@@ -274,7 +278,10 @@ class Reader:
     def _window(
         self, kind: type[step.Window], place: str, part: nn.Module, size: Any, stride: Any, sides: Sequence[int], fill: float
     ) -> step.Window:
-        """Over the image or, for sequences, over one row; `sides` are left, right, top, bottom."""
+        """The window over the image, or over one row for sequences.
+
+        `sides` are left, right, top, bottom.
+        """
         dims = len(self._shape) - 1
         if not self._by_channels or (dims != 2 and type(part).__name__ != "Conv1d") or (dims == 2 and type(part).__name__ == "Conv1d"):
             raise ValueError(f"{place}: expected channels before positions for {part}, got inputs of shape {self._shape}")
@@ -330,7 +337,7 @@ class Reader:
     # ---- weights
 
     def _append(self, place: str, part: nn.Module, layer: describe.Layer, found: Linear, *states: Linear) -> None:
-        """A layer with weights: the description, and its numbers for each weight that it has."""
+        """Adds a layer with weights: its description, and the numbers of each of its weights."""
         before = len(self._plan.layers)
         self._step(place, layer)
         made = self._plan.layers[before:]
@@ -371,7 +378,7 @@ class Reader:
             sides = [n for n in reversed((0, 0) if part.padding == "valid" else part.padding) for _ in range(2)]
         window = self._window(step.Patches, place, part, size, stride, (*sides, 0, 0)[:4], 0.0)
         self._inputs(place, part.in_channels)
-        # Padding with zeros comes after a shift.
+        # The zeros of padding are not shifted, so a shift can't be folded.
         padded = any((window.top, window.left, window.bottom, window.right))
         shifted = self._pending is not None and bool(np.any(self._pending.shift))
         self._carry(window.window_height * window.window_width, unless=padded and shifted)
@@ -446,14 +453,14 @@ def _stacked(arrays: Sequence[Array | None]) -> Array | None:
 
 
 def _pair(value: Any, missing: int = 0) -> tuple[int, int]:
-    """Of an image, down and across; of a sequence, `missing` and that."""
+    """Two sizes: down and across for an image, `missing` and the value for a sequence."""
     if isinstance(value, int):
         return value, value
     return (int(value[0]), int(value[1])) if len(value) == 2 else (missing, int(value[0]))
 
 
 def _expect(place: str, part: nn.Module, **values: tuple[Any, ...]) -> None:
-    """ValueError: an attribute of a module is none of these."""
+    """Raises ValueError if an attribute of a module is none of these values."""
     for name, taken in values.items():
         got = getattr(part, name)
         if got not in taken:
@@ -461,12 +468,16 @@ def _expect(place: str, part: nn.Module, **values: tuple[Any, ...]) -> None:
 
 
 def _is_one_by_one(each: step.Step) -> bool:
-    """Patches that are the positions themselves."""
+    """True for patches that are the positions themselves."""
     return isinstance(each, step.Patches) and each == step.Patches(each.height, each.width, 1, 1)
 
 
 def paired(layers: Sequence[Linear]) -> list[Linear]:
-    """The layers of a network: joins a pair that is a factored layer, splits a factored layer that a network can't have."""
+    """The layers of a network.
+
+    Pairs that form a factored layer are joined. A factored layer that a network can't have is
+    split.
+    """
     parts: list[Linear] = []
     for layer in layers:
         *W1, right = layer.factors
@@ -489,7 +500,7 @@ def paired(layers: Sequence[Linear]) -> list[Linear]:
 
 
 def _are_factors(before: Linear, layer: Linear, after: Linear) -> bool:
-    """Whether two layers are a factored one; `after` is the next one."""
+    """True if two layers form a factored one. `after` is the next layer."""
     return (
         len(before.factors) == len(layer.factors) == 1
         and before.b is None
@@ -497,6 +508,6 @@ def _are_factors(before: Linear, layer: Linear, after: Linear) -> bool:
         and layer.scan is None
         and before.n_out == layer.n_in <= min(before.n_in, layer.n_out)
         and all(isinstance(each, step.BySteps | step.BySamples) or _is_one_by_one(each) for each in layer.steps)
-        # Tokens' vectors before a recurrent layer are a layer by themselves.
+        # The token vectors before a recurrent layer are a separate layer.
         and not (after.scan is not None and any(isinstance(each, step.OneHot) for each in before.steps))
     )

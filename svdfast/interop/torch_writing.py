@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A network's layers as PyTorch modules that stand one after the other.
+"""Writes a network's layers as PyTorch modules in sequence.
 
-Images are (n, channels, height, width) there, sequences (n, steps, features). Not here: the way back (torch_reading.py).
+Images are (n, channels, height, width) there, sequences (n, steps, features). Elsewhere: the way
+back (torch_reading.py).
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ def modules_of(net: Network) -> list[nn.Module]:
 
 
 class _Writer:
-    """Modules as far as they are made, and how what comes out of them lies."""
+    """The modules made so far, and the layout of their output."""
 
     def __init__(self, net: Network):
         self.layers = net.layers
         self.modules: list[nn.Module] = []
-        self.first = len(net.layout.input_shape) == 3  # whether channels come before positions
-        self.order: Array | None = None  # of flattened numbers there, where it is another than here
+        self.first = len(net.layout.input_shape) == 3  # True: channels come before positions
+        self.order: Array | None = None  # of flattened numbers, if PyTorch's differs
 
     def add(self, piece: Piece) -> None:
         """Appends the modules of a piece."""
@@ -90,7 +91,7 @@ class _Writer:
         self._activation(piece.layer, len(piece.made))
 
     def _append(self, make: Callable[[Array, Array | None], nn.Module], weights: Sequence[Array], b: Array) -> None:
-        """A module for each weight; the last one has the bias."""
+        """Appends a module for each weight; the last one has the bias."""
         *first, last = weights
         self.modules += [*(make(W, None) for W in first), make(last, b)]
 
@@ -184,7 +185,7 @@ class _Writer:
         self.modules.append(nn.Dropout(piece.rate))
 
     def _activation(self, i: int, dims: int) -> None:
-        """That of a layer whose outputs have so many dimensions beside the samples'."""
+        """Appends a layer's activation. Its outputs have so many dimensions after the first."""
         from torch import nn
 
         function = self.layers[i].activation
@@ -209,7 +210,7 @@ def _activation(i: int, function: Activation) -> nn.Module:
 
 
 def _even(window: Window) -> tuple[int, int] | None:
-    """Padding that is the same on both sides, or None."""
+    """The padding, if it is the same on both sides; else None."""
     same = (window.top, window.left) == (window.bottom, window.right)
     return (window.top, window.left) if same else None
 
@@ -221,7 +222,10 @@ def _tensor(numbers: Array) -> torch.Tensor:
 
 
 def _with(module: nn.Module, **numbers: Array | None) -> Any:
-    """A module that was made on the device meta, so without drawing from torch's own generator, with these parameters."""
+    """Sets these parameters of a module that was made on the device meta.
+
+    Making it there does not draw from torch's own generator.
+    """
     from torch import nn
 
     for name, array in numbers.items():
@@ -238,7 +242,7 @@ def _linear(W: Array, b: Array | None) -> nn.Linear:
 
 
 def _convolution(W: Array, b: Array | None, **places: Any) -> nn.Module:
-    """W (n_out, channels, height, width), or without the height."""
+    """A convolution with W (n_out, channels, height, width), or without the height."""
     from torch import nn
 
     kind = nn.Conv2d if W.ndim == 4 else nn.Conv1d
@@ -261,7 +265,7 @@ def _factored(products: Sequence[Array], b: Array) -> nn.Linear | FactoredLinear
 
 
 def _torch_recurrent(cell: str, weight: Array, states: Sequence[Array], biases: Sequence[Array]) -> nn.RNN | nn.GRU | nn.LSTM:
-    """The weight and the first bias are stacked over the directions."""
+    """A recurrent layer of torch.nn. The weight and first bias are stacked over the directions."""
     from torch import nn
 
     n = len(states)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The method on any PyTorch model: its layers cut to two factors in place, and multiplied together again.
+"""The method on any PyTorch model: layers are truncated to two factors in place, and recomposed.
 
-So a model that trains on a GPU, by PyTorch, gets steps 2 and 4 of the four; the training between is the user's own. Needs PyTorch: the
-extra `torch`; `import svdfast` does not import this package.
+A model that PyTorch trains on a GPU gets steps 2 and 4 of the four here. The training between them
+is the user's own. This package needs PyTorch, the extra `torch`. `import svdfast` does not import
+it.
 
-Not here: svdfast's networks from and to PyTorch (interop/torch_networks.py).
+Elsewhere: svdfast's networks from and to PyTorch (interop/torch_networks.py).
 """
 
 from importlib import import_module as _import_module
@@ -46,7 +47,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> _Any:
-    """Callbacks, which need packages of others, are imported when they are asked for."""
+    """Imports callbacks, which need third-party packages, on first use."""
     if name in ("lightning", "trainer"):
         return _import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """torch.nn.MultiheadAttention with the weight of its three input projections as two factors.
 
-Not here: the other factored layers (layers.py).
+Elsewhere: the other factored layers (layers.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ __all__ = ["FactoredMultiheadAttention", "attention"]
 
 
 def attention(type_: Any, like: nn.MultiheadAttention) -> Any:
-    """Attention of this type with the settings of another, and its parameters but for the weight of the input projections."""
+    """Attention of this type with the settings of another.
+
+    It shares the other's parameters, except the weight of the input projections.
+    """
     made = type_(
         like.embed_dim, like.num_heads, like.dropout, bias=like.in_proj_bias is not None, add_bias_kv=like.bias_k is not None,
         add_zero_attn=like.add_zero_attn, batch_first=like.batch_first, device="meta",
@@ -32,10 +35,11 @@ def attention(type_: Any, like: nn.MultiheadAttention) -> Any:
 
 
 class FactoredMultiheadAttention(Factored, nn.MultiheadAttention):
-    """A torch.nn.MultiheadAttention whose ``in_proj_weight`` is W1·W2. What `factorize` makes of it.
+    """A torch.nn.MultiheadAttention whose ``in_proj_weight`` is W1·W2; `factorize` makes it.
 
-    Queries, keys and values have W2 in common, so that self-attention forms its product with W2 once. It is called as
-    MultiheadAttention is, and gives the same. ``in_proj_weight`` is formed anew each time; PyTorch's fast path for inference reads it.
+    Queries, keys and values share W2, so self-attention forms its product with W2 once. It is
+    called like MultiheadAttention and returns the same. ``in_proj_weight`` is computed at each
+    access; PyTorch's fast path for inference reads it.
     """
 
     if TYPE_CHECKING:
@@ -46,14 +50,14 @@ class FactoredMultiheadAttention(Factored, nn.MultiheadAttention):
         del self.in_proj_weight  # from here on the product
 
     def _reset_parameters(self) -> None:
-        """None of its own: the factors come from a cut."""
+        """Does nothing: the factors come from a truncation."""
 
     @property
     def factors(self) -> tuple[tuple[nn.Parameter, ...], nn.Parameter]:
         return (self.W1,), self.W2
 
     def __getattr__(self, name: str) -> Any:
-        # Where nn.Module looks for parameters, so that its constructor may still register one.
+        # nn.Module looks for parameters here, so its constructor can still register one.
         if name == "in_proj_weight" and "W1" in self._parameters:
             return self.W1 @ self.W2
         return super().__getattr__(name)
@@ -69,9 +73,9 @@ class FactoredMultiheadAttention(Factored, nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As of torch.nn.MultiheadAttention."""
+        """Same as torch.nn.MultiheadAttention."""
         if query.is_nested or key.is_nested or value.is_nested:
-            # Only the kernel of torch.nn's fast path takes them.
+            # Only the kernel of torch.nn's fast path accepts nested tensors.
             dense: Any = self.dense()
             return dense(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
@@ -138,7 +142,7 @@ class FactoredMultiheadAttention(Factored, nn.MultiheadAttention):
         return (out.transpose(0, 1) if self.batch_first else out), weights
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        """Q, K and V, by as few products as the inputs have in common."""
+        """Q, K and V. Inputs that are the same tensor share one product."""
         W1, b, e = self.W1, self.in_proj_bias, self.embed_dim
         if query is key and key is value:
             return linear(linear(query, self.W2), W1, b).chunk(3, dim=-1)
@@ -157,12 +161,12 @@ class FactoredMultiheadAttention(Factored, nn.MultiheadAttention):
         return made
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, rank={self.rank}"
 
 
 def _additive(name: str, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A mask that is added to the scores: −∞ where one of bool is true."""
+    """The mask as one that is added to the scores: −∞ where a bool mask is true."""
     if mask is None or mask.is_floating_point():
         return mask
     if mask.dtype != torch.bool:
@@ -173,7 +177,7 @@ def _additive(name: str, mask: Tensor | None, dtype: torch.dtype) -> Tensor | No
 def _check_shapes(
     layer: FactoredMultiheadAttention, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, mask: Tensor | None
 ) -> None:
-    """Refuses what torch.nn's own refuses, where broadcasting would otherwise let it pass."""
+    """Refuses shapes that torch.nn's attention refuses and that broadcasting would accept."""
     if query.ndim not in (2, 3) or key.ndim != query.ndim or value.ndim != query.ndim:
         raise RuntimeError(f"query, key, value: expected all with 2 or all with 3 dimensions, got {query.ndim}, {key.ndim}, {value.ndim}")
     if key.shape != value.shape:

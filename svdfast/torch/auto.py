@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""factoring="auto" for a torch model: which layers to cut and to which ranks, by what a cut does.
+"""factoring="auto" for a torch model: decides which layers to truncate, and to which ranks.
 
-The rules and numbers are those of svdfast/training/auto.py. Which ranks pay is measured
-(timing.py) instead of counted. Where losses can't be looked at, a layer gets the largest rank of
-FRACTIONS that pays, and the training's own losses tell whether that was good.
+The rules and numbers are those of svdfast/training/auto.py. The ranks that save time are measured
+(timing.py), not counted. If losses can't be computed, a layer gets the largest rank of FRACTIONS
+that saves time, and the training's own losses show whether that was good.
 
-Not here: how a cut is looked at (looks.py), and the cut itself (switch.py).
+Elsewhere: how a truncation is tried (looks.py), and the truncation itself (switch.py).
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ FOR_GOOD = -1
 
 @dataclass
 class Choice:
-    """A dense layer, the ranks at which its factors save time, and what is decided of it.
+    """A dense layer, the ranks at which its factors save time, and the decision about it.
 
     Attributes
     ----------
     tried : dict of int to float
-        Rank to the share of what has been learned that its cut loses.
+        For each rank, the share of the learned decrease in loss that its truncation loses.
     sides : tuple of int
         n_in and n_out.
     allowed : float
-        What its cut alone may lose, as a share of what has been learned.
+        The share of the learned decrease in loss that its truncation alone may lose.
     """
 
     name: str
@@ -67,27 +67,28 @@ class Auto:
     Parameters
     ----------
     n_steps : int
-        Of the whole training.
+        Steps of the whole training.
     first : int
         The step after which the first look comes.
     end : int
-        The step after which there are factors no more.
+        The step after which no layer is factored.
     tolerance : float, optional
-        A guard's: by how much of its value before the cut the loss may be higher at a check.
+        The guard's tolerance: the relative rise in loss, from before the truncation, that a check
+        accepts.
     """
 
     def __init__(self, n_steps: int, first: int, end: int, tolerance: float | None = None):
         self.n_steps, self.end, self.tolerance = n_steps, end, tolerance
         self.look_step: int | None = first
         self.check_step: int | None = None
-        # Of layers that went back: the rank, or FOR_GOOD.
+        # Layers that were recomposed: the rank, or FOR_GOOD.
         self.refused: dict[str, int] = {}
-        # What the cuts of layers lost.
+        # The loss of each layer's truncation.
         self.lost: dict[str, float] = {}
-        # The loss at the start of the training, where there is one.
+        # The loss at the start of the training, if there is one.
         self.start: float | None = None
-        # Of the last cut: the loss before it, what had been learned, the most that the loss may be
-        # at a check, and whether it was more at the last one.
+        # The last truncation: the loss before it, the decrease in loss until then, the highest
+        # loss that a check accepts, and whether the last check found a higher one.
         self.before: float | None = None
         self.learned = 0.0
         self.limit = math.inf
@@ -105,7 +106,7 @@ class Auto:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes what `state` gave."""
+        """Restores what `state` returned."""
         for name in self._STATE:
             value = state[name]
             setattr(self, name, dict(value) if isinstance(value, dict) else value)
@@ -113,14 +114,15 @@ class Auto:
     def look(
         self, step: int, choices: Sequence[Choice], loss: float | None, rise: Rise | None
     ) -> dict[str, int]:
-        """The ranks to cut to now, by name.
+        """The ranks to truncate to now, by name.
 
         Parameters
         ----------
         loss : float or None
-            As it is now.
+            The current loss.
         rise : callable or None
-            By how much it is higher with layers cut to these ranks; None where there is no time.
+            Maps ranks by name to the rise in loss when layers are truncated to them; it returns
+            None if there is no time.
         """
         self.look_step = None
         options = [choice for choice in choices if choice.options]
@@ -162,7 +164,7 @@ class Auto:
         return {name: choice.rank or 0 for name, choice in chosen.items()}
 
     def _choose(self, choice: Choice, above: int, rise: Rise | None, learned: float) -> None:
-        """The smallest rank above that one whose cut alone is good, or none."""
+        """Chooses the smallest rank above `above` whose truncation alone is good, or none."""
         choice.rank = None
         options = sorted(rank for rank in choice.options if rank > above and above != FOR_GOOD)
         if above == FOR_GOOD or (above and not options):
@@ -171,7 +173,7 @@ class Auto:
             if options:
                 choice.rank, choice.why = options[-1], "its factors are faster"
             return
-        for rank in reversed(options):  # where the largest is no good, no other is
+        for rank in reversed(options):  # if the largest is no good, no other is
             if rank not in choice.tried:
                 more = rise({choice.name: rank})
                 if more is None:
@@ -195,14 +197,14 @@ class Auto:
         *,
         for_good: bool,
     ) -> tuple[list[str], dict[str, Any]]:
-        """The layers that are to be dense again, and what an event tells.
+        """The layers to recompose, and the info of the event.
 
         Parameters
         ----------
         ranks : mapping of str to int
-            Of the layers that are factored and can be made dense again.
+            Ranks of the factored layers that can be recomposed.
         seconds : pair of float, optional
-            Of a dense step, and of one now.
+            Duration of a dense step and of a current one.
         """
         info: dict[str, Any] = {
             "loss_before": self.before,

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How a model is called with a batch of a user's sample; this rule is one for all of svdfast.torch.
+"""How a model is called with a batch of a user's sample; one rule for all of svdfast.torch.
 
 - A tensor x: ``model(x)``.
 - A mapping: ``model(**batch)``.
-- A tuple or list: the items that ``forward`` must be given, in order, so that what is there for the
-  loss alone is left out; all of them where it must be given none.
+- A tuple or list: as many items as ``forward`` requires, in order. Items for the loss alone are
+  left out so. If ``forward`` requires none, it gets all items.
 
-Not here: losses (sample.py), and what layers get (observe.py).
+Elsewhere: losses (sample.py), and what layers get (observe.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def is_batch(batch: Any) -> bool:
 
 
 def given(model: nn.Module, batch: Any) -> tuple[Any, ...] | Mapping[str, Any]:
-    """What the model is called with."""
+    """The model's arguments: positional ones as a tuple, keywords as a mapping."""
     if isinstance(batch, Mapping):
         return batch
     if isinstance(batch, Tensor):
@@ -46,14 +46,14 @@ def call(model: nn.Module, batch: Any) -> Any:
 
 
 def size(values: Iterable[Any]) -> int:
-    """The elements of the first tensor, by which batches are compared: tokens, numbers of images."""
+    """The number of elements of the first tensor, by which the sizes of batches are compared."""
     return next((x.numel() for x in values if isinstance(x, Tensor) and x.ndim), 1)
 
 
 def halves(batch: Any) -> list[tuple[Any, float]]:
     """Parts of a batch, each as large as all before it, and their shares of its rows.
 
-    A batch that can't be parted for sure, as its tensors don't all have as many rows, is one part.
+    A batch stays one part if it can't be split safely, as when its tensors differ in rows.
     """
     items = _items(batch)
     tensors = [x for x in items if isinstance(x, Tensor) and x.ndim]

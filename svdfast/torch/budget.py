@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What all looks of a training may take: a small share of its dense steps.
+"""The budget of all looks of a training: a small share of its dense steps.
 
-By the clock; where torch is to be deterministic, by what is multiplied, counted. Amounts are dense
-steps. Not here: what a look does for it (looks.py).
+The clock measures it. If torch has to be deterministic, multiplications are counted instead.
+Amounts are in dense steps. Elsewhere: how a look spends it (looks.py).
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ TOO_LONG = "a look would take longer than its share of the training"
 
 
 def svd_work(n_in: int, n_out: int, rank: int, *, aware: bool) -> float:
-    """Multiplications of a randomized decomposition, and of what changes it to one of outputs."""
+    """Multiplications of a randomized SVD; with `aware`, of one that preserves the outputs."""
     k = min(rank + 10, n_in, n_out)
     work = float(WORK * n_in * n_out * k + 10 * k * k * (n_in + n_out))
     return work + (n_in**3 / 3 + n_out * n_in**2 if aware else 0)
 
 
 class Budget:
-    """What looks have taken, and what is left.
+    """The amount that looks have taken, and the amount that is left.
 
     Parameters
     ----------
     n_steps : int
-        Of the whole training.
+        Steps of the whole training.
     seconds : callable
-        Of a dense step, as far as is known.
+        Returns the seconds of a dense step, as far as known.
 
     Attributes
     ----------
     size : float
-        Of a step's batch, by which passes over a sample are compared with it.
+        Size of a step's batch; passes over a sample are compared with it.
     calls : int
-        How often a step calls the model.
+        Calls of the model in a step.
     work : float
         A step's multiplications in layers that can be factored.
     slow : float
-        How much longer a decomposition takes than was counted; 1 until one was timed.
+        Measured time of a decomposition over its counted time; 1 until one was timed.
     """
 
     def __init__(self, n_steps: int, seconds: Callable[[], float]):
@@ -67,13 +67,13 @@ class Budget:
         return {name.lstrip("_"): getattr(self, name) for name in self._STATE}
 
     def restore(self, state: Any) -> None:
-        """Takes what `state` gave."""
+        """Restores what `state` returned."""
         for name in self._STATE:
             setattr(self, name, state[name.lstrip("_")])
 
     @property
     def counts(self) -> bool:
-        """Whether the clock may not decide."""
+        """True if multiplications are counted, as the clock may not decide."""
         return torch.are_deterministic_algorithms_enabled()
 
     @property
@@ -89,7 +89,7 @@ class Budget:
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[None]:
-        """The time in it counts."""
+        """A context whose time is charged to the budget."""
         self._began = time.perf_counter()
         try:
             yield
@@ -98,7 +98,7 @@ class Budget:
             self._began = None
 
     def count(self, steps: float) -> None:
-        """Takes so many steps, where the clock may not decide."""
+        """Charges this many steps, for when the clock may not decide."""
         self._counted += steps
 
     def steps(self, seconds: float) -> float:
@@ -108,9 +108,9 @@ class Budget:
         return max(0.0, steps) * self._of_step()
 
     def passes(self, size: float) -> float:
-        """A forward pass over so much, as a share of a step: the backward pass takes twice that."""
+        """A forward pass over this size, in steps. A backward pass takes twice as long."""
         return size / (3 * self.size) if self.size else 0.0
 
     def products(self, work: float) -> float:
-        """Multiplications, as steps."""
+        """Multiplications, in steps."""
         return work / self.work if self.work else 0.0

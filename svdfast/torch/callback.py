@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the callbacks of all Trainers do alike.
+"""The common part of the callbacks for all Trainers.
 
-Not here: what each Trainer tells its callbacks (trainer.py, lightning.py), and what a schedule does
-(schedule.py).
+Elsewhere: what each Trainer passes to its callbacks (trainer.py, lightning.py), and what a schedule
+does (schedule.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["ScheduleCallback", "check_version"]
 
 
 def check_version(package: str, lowest: str, got: str) -> None:
-    """Refuses a Trainer's package that is older than what the callbacks are tested with."""
+    """Refuses a version of a Trainer's package older than the oldest tested one."""
     first, other = (tuple(map(int, re.findall(r"\d+", v)[:2])) for v in (got, lowest))
     if first < other:
         raise ImportError(
@@ -43,13 +43,13 @@ class ScheduleCallback:
     def _begin(
         self, model: Any, optimizer: Any, n_steps: int, saved: Mapping[str, Any] | None
     ) -> None:
-        """Makes the schedule, as it was saved if it was."""
+        """Makes the schedule, and loads its saved state if there is one."""
         self.schedule = Schedule(model, optimizer, n_steps=n_steps, **self._settings)
         if saved is not None:
             self.schedule.load_state_dict(saved)
 
     def _end(self, model: nn.Module) -> None:
-        """Layers become dense again where that is wanted; also those of a checkpoint."""
+        """Recomposes layers if the factoring says so, also those loaded from a checkpoint."""
         schedule = self.schedule
         if schedule is None:
             return

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How long the steps of a training take, dense and factored, seen from within `Schedule.step`.
+"""Times the dense and the factored steps of a training, from within `Schedule.step`.
 
-Not here: what looks may take (budget.py), and how long layers take (timing.py).
+Elsewhere: the budget of looks (budget.py), and how long layers take (timing.py).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Clock:
         self.pause()
 
     def pause(self) -> None:
-        """What comes until `start` is no step's time."""
+        """Ignores the time until `start`."""
         self._last = None
 
     def start(self) -> None:
@@ -50,11 +50,11 @@ class Clock:
         self._last = time.perf_counter()
 
     def first(self, began: float | None) -> None:
-        """The first step has ended, which began then; by default, when this was made."""
+        """The first step has ended. It began at `began`, by default when this clock was made."""
         self._first = time.perf_counter() - (self._made if began is None else began)
 
     def wait(self, *, factored: bool) -> None:
-        """Waits for a GPU's steps, which are behind the clock by that, each by a share of it."""
+        """Waits for the GPU, which lags behind the clock. Dense steps share the lag equally."""
         parameter = next(self._module.parameters(), None)
         began = time.perf_counter()
         if parameter is not None and parameter.is_cuda:
@@ -63,11 +63,11 @@ class Clock:
             self._lag = (time.perf_counter() - began) / max(1, len(self.dense))
 
     def seconds_of_step(self) -> float:
-        """Of a dense one; the first one, as long as there is no other."""
+        """Seconds of a dense step; those of the first step until there is another."""
         return median(self.dense) + self._lag if self.dense else self._first
 
     def both(self) -> tuple[float, float] | None:
-        """Seconds of a dense step and of one now, if they are to count."""
+        """Seconds of a dense step and of a current one; None if the clock may not decide."""
         if torch.are_deterministic_algorithms_enabled():
             return None
         if min(len(self.dense), len(self.factored)) < 2:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The cut of one layer's weight, where it lies: W ≈ W1·W2, and ranks by singular values.
+"""The truncation of one layer's weight, on its device: W ≈ W1·W2, and ranks by singular values.
 
-Not here: which layers are cut (factorize.py).
+Elsewhere: which layers are truncated (factorize.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Decomposed", "check_weight", "cut", "factors", "product", "ranks_by_
 
 logger = logging.getLogger("svdfast")
 
-# Of a smaller matrix the whole SVD takes no longer.
+# Below this size the whole SVD takes no longer.
 _FEW = 128
 
 _NotConverged: type[Exception] = getattr(torch.linalg, "LinAlgError", RuntimeError)  # torch's types leave it out
@@ -55,14 +55,14 @@ def weight_matrix(part: nn.Module) -> Tensor:
 def ranks_by_rule(ranks: str, parts: Collection[nn.Module], rows: Mapping[nn.Module, int] | None = None) -> list[int]:
     """The rank of each layer by "energy:E" or "budget:B".
 
-    `rows` says how often a layer's weight is multiplied with a vector: once for each token or position. Without it, all layers count as
-    once.
+    `rows` is how often a layer's weight is multiplied with a vector: once for each token or
+    position. Without it, each layer counts once.
     """
     if not parts:
         return []
     rule = rules.named_rule(ranks)
     squares = [np.square(_singular_values(weight_matrix(part)), dtype=np.float64) for part in parts]
-    # A rank costs m + n for a product with W's m·n, forward and backward alike.
+    # One rank costs m + n multiplications where W costs m·n, forward and backward alike.
     times = [max(1, (rows or {}).get(part, 1)) for part in parts]
     costs = [n * sum(sides(part)) for n, part in zip(times, parts, strict=True)]
     whole = sum(n * math.prod(sides(part)) for n, part in zip(times, parts, strict=True))
@@ -70,7 +70,10 @@ def ranks_by_rule(ranks: str, parts: Collection[nn.Module], rows: Mapping[nn.Mod
 
 
 def cut(part: nn.Module, name: str, rank: int, method: str, gram: Tensor | None = None) -> tuple[Factored, float]:
-    """The factored layer and ‖W − W1·W2‖_F; with the Gram matrix of its inputs, the cut that keeps its outputs."""
+    """The factored layer and ‖W − W1·W2‖_F.
+
+    With the Gram matrix of its inputs, the truncation preserves the outputs.
+    """
     return Decomposed(part, name, rank, method, gram).cut(rank)
 
 
@@ -84,10 +87,10 @@ class Decomposed:
     name : str
         For errors.
     rank : int
-        The largest.
+        The largest rank.
     method : {"exact", "randomized"}
     gram : Tensor, optional
-        Of its inputs.
+        Gram matrix of its inputs.
     """
 
     @torch.no_grad()
@@ -124,9 +127,10 @@ class Decomposed:
 
 @torch.no_grad()
 def factors(W: Tensor, rank: int, method: str, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """W1 (n, rank) and W2 (rank, m), in W's type, which shares the singular values between the two.
+    """W1 (n, rank) and W2 (rank, m), in W's type. Both share the singular values.
 
-    Without `gram` W1·W2 is the best approximation of W. With C, the Gram matrix of the inputs, it is that of W·C^½: of the outputs.
+    Without `gram`, W1·W2 is the best approximation of W. With C, the Gram matrix of the inputs, it
+    is the best one in the norm of the outputs, ‖(W − W1·W2)·C^½‖_F.
     """
     return _decomposed(W, rank, method, gram)(rank)
 
@@ -143,7 +147,7 @@ def _decomposed(W: Tensor, most: int, method: str, gram: Tensor | None) -> Calla
         directions = _output_directions(W / scale, most, method, gram)
 
         def triplets(rank: int) -> tuple[Tensor, Tensor, Tensor]:
-            # The SVD of U·UᵀW, which is the best W1·W2 for these inputs.
+            # The SVD of U·UᵀW, the best W1·W2 for these inputs.
             U = directions[:, :rank]
             with without_autocast(W.device):
                 inner, s, Vh = _leading_svd(U.T @ (W / scale), rank, "exact")
@@ -162,8 +166,8 @@ def _decomposed(W: Tensor, most: int, method: str, gram: Tensor | None) -> Calla
 def _output_directions(W: Tensor, rank: int, method: str, gram: Tensor) -> Tensor:
     """The leading directions U of the outputs W·C^½.
 
-    A share of the identity is added to C, as `svdfast` does it: so C has a Cholesky factor whatever the sample, and directions that
-    the sample doesn't have count a little.
+    A share of the identity is added to C, as elsewhere in `svdfast`. So C has a Cholesky factor for
+    any sample, and directions that the sample lacks count a little.
     """
     m = W.shape[1]
     C = gram.to(W.dtype)
@@ -186,9 +190,9 @@ def _leading_svd(W: Tensor, rank: int, method: str) -> tuple[Tensor, Tensor, Ten
 
 
 def _svd_by_gram(W: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The first triplets of a float32 matrix by the Gram matrix of its smaller side, in float64, as `svdfast.svd` has it.
+    """The first triplets of a float32 matrix by the Gram matrix of its smaller side, in float64.
 
-    None where another way is better, or needed.
+    It does as `svdfast.svd` does, and returns None if another way is better or needed.
     """
     smaller = min(W.shape)
     few = rank <= smaller // 2 or (rank == smaller and 4 * smaller <= max(W.shape))
@@ -204,7 +208,7 @@ def _svd_by_gram(W: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
         except _NotConverged:
             return None
         squares, U = squares[-rank:].flip(0), U[:, -rank:].flip(1)
-        # What squaring costs must not show in float32.
+        # The accuracy that squaring costs must not show in float32.
         enough = smaller * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
         if not bool(squares[-1] > enough * squares[0]):
             return None
@@ -215,7 +219,7 @@ def _svd_by_gram(W: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
 
 
 def _svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The whole SVD; where torch's does not converge, by the ways of `svdfast.svd`."""
+    """The whole SVD. If torch's does not converge, `svdfast.truncated_svd` computes it."""
     try:
         U, s, Vh = torch.linalg.svd(W, full_matrices=False)
     except _NotConverged:
@@ -226,7 +230,7 @@ def _svd(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _singular_values(W: Tensor) -> NDArray[Any]:
-    """All, largest first; falling back as `_svd` does."""
+    """All singular values, largest first, with the same fallback as `_svd`."""
     try:
         values: NDArray[Any] = torch.linalg.svdvals(W).numpy(force=True)
     except _NotConverged:
@@ -236,7 +240,10 @@ def _singular_values(W: Tensor) -> NDArray[Any]:
 
 
 def _randomized_svd(W: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """As `svdfast.svd` has it: 10 vectors more than the rank, 4 power iterations; torch's own generator is left alone."""
+    """The randomized SVD of `svdfast.svd`: 10 vectors beyond the rank, 4 power iterations.
+
+    It has its own generator and leaves torch's alone.
+    """
     n, m = W.shape
     k = min(rank + 10, n, m)
     scale = float(W.abs().max()) or 1.0

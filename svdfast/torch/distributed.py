@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The model in what wraps it, and what several processes that train it must agree on.
+"""Unwraps the user's model, and lets several processes that train it agree.
 
-DistributedDataParallel reduces gradients of the parameters that it was built over. Where these
-change it is built over the new ones, by its own constructor and in place, as the user holds the
-object. Rank 0 decides, and cuts; the others take its factors.
+DistributedDataParallel reduces gradients of the parameters that it was built over. When these
+change, its own constructor builds it again over the new ones. That happens in place, as the user
+holds the object. Rank 0 decides and truncates; the others take its factors.
 
-Not here: what is decided (schedule.py).
+Elsewhere: what is decided (schedule.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def unwrapped(model: Any) -> tuple[nn.Module, DistributedDataParallel | None]:
     Raises
     ------
     TypeError
-        `model` is no module, or one whose parameters are not whole.
+        `model` is not a module, or its parameters are split over processes.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -69,7 +69,7 @@ def unwrapped(model: Any) -> tuple[nn.Module, DistributedDataParallel | None]:
 
 
 class Team:
-    """The processes that train a model together; without DistributedDataParallel this one alone."""
+    """The processes that train a model together; without DistributedDataParallel only this one."""
 
     def __init__(self, ddp: DistributedDataParallel | None):
         self.ddp = ddp
@@ -77,11 +77,11 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process decides."""
+        """True if this process decides."""
         return self.ddp is None or distributed.get_rank(self.group) == 0
 
     def agree(self, decision: Any) -> Any:
-        """What rank 0 has decided; a plain value or container."""
+        """The decision of rank 0, a plain value or container."""
         if self.ddp is None:
             return decision
         box = [decision]
@@ -89,13 +89,13 @@ class Team:
         return box[0]
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Gives all processes the numbers of rank 0, in place."""
+        """Copies the numbers of rank 0 to all processes, in place."""
         if self.ddp is not None:
             for tensor in tensors:
                 distributed.broadcast(tensor.detach(), self._source, self.group)
 
     def decide(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on rank 0, which alone calls it; a failure there is one of all."""
+        """The result of `make`, which only rank 0 calls. If it fails there, all processes fail."""
         if self.ddp is None:
             return make()
         if not self.leads:
@@ -112,7 +112,7 @@ class Team:
 
     @property
     def _source(self) -> int:
-        """Rank 0 of the group as a rank of all."""
+        """The global rank of the group's rank 0."""
         return distributed.get_global_rank(self.group, 0) if self.group is not None else 0
 
     @property
@@ -121,7 +121,7 @@ class Team:
         return next(self.ddp.parameters()).device
 
     def rebuild(self) -> None:
-        """Builds DistributedDataParallel again over the parameters that there are now."""
+        """Builds DistributedDataParallel again over the current parameters."""
         ddp = self.ddp
         if ddp is None:
             return
@@ -144,12 +144,12 @@ class Team:
             arguments["forward_sync_buffers"] = ddp.forward_sync_buffers
         else:
             arguments["broadcast_buffers"] = ddp.broadcast_buffers
-        # The constructor empties what each module has: hooks, and the training mode.
+        # The constructor resets the hooks and the training mode of the module.
         kept = vars(nn.Module()).keys() - {"_modules", "_parameters", "_buffers"}
         own = {name: value for name, value in vars(ddp).items() if name in kept}
         hooks = list(getattr(ddp, "_comm_hooks", ()))
         sync = ddp.require_backward_grad_sync
-        # The old reducer's hooks on parameters that stay go with it.
+        # The old reducer takes its hooks on the remaining parameters with it.
         del ddp.reducer, ddp.logger
         arguments = {name: value for name, value in arguments.items() if name in known}
         DistributedDataParallel.__init__(ddp, ddp.module, **arguments)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a schedule tells: its events, and a table of a model's layers.
+"""The report of a schedule: its events, and a table of a model's layers.
 
-Not here: when something happens (schedule.py).
+Elsewhere: when something happens (schedule.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Event", "factored_in", "table", "warn"]
 
 @dataclass(frozen=True)
 class Event:
-    """What happened in a step of a `Schedule`.
+    """An event in a step of a `Schedule`.
 
     Attributes
     ----------
@@ -32,14 +32,14 @@ class Event:
     info : dict
         Its `seconds`, and for each kind:
 
-        - "ranks", a look that found nothing to cut: `layers`, a reason by name;
+        - "ranks", a look that found no layer to truncate: `layers`, a reason by name;
         - "switch": `ranks`, `dropped` (‖W − W1·W2‖_F), `learning_rate_scales` and `layers`
           (reasons), all by name;
-        - "guard": `loss_before` the cut, `loss_recovered` now, `action` ("kept", "watched",
-          "undone", "delayed") and `layers`, those that are dense again; where steps are no faster
-          also `seconds_dense` and `seconds_factored` of one;
-        - "recompose": `layers`, those that are dense again; not those with hooks, which would be
-          lost.
+        - "guard": `loss_before` the truncation, `loss_recovered` now, `action` ("kept", "watched",
+          "undone", "delayed") and `layers`, the recomposed ones; if steps are no faster, also
+          `seconds_dense` and `seconds_factored` of one step;
+        - "recompose": `layers`, the recomposed ones; layers with hooks, which would be lost, stay
+          factored.
     """
 
     kind: str
@@ -48,13 +48,13 @@ class Event:
 
 
 def factored_in(events: Iterable[Event], name: str, rank: int, step: int) -> str:
-    """In which steps a layer that is dense again had this rank."""
+    """The steps in which a layer, now recomposed, had this rank."""
     since = [e.step for e in events if e.kind == "switch" and name in e.info["ranks"]]
     return f"rank {rank} in steps {since[-1] + 1}–{step}" if since else f"rank {rank} before"
 
 
 def table(module: nn.Module, why: Callable[[str, nn.Module], str]) -> list[str]:
-    """Lines of all layers, in the model's order: what they are, their rank now, and why that is so."""
+    """A line for each layer, in the model's order: its type, its current rank, and the reason."""
     rows = [("layer", "type", "weight", "rank", "why")]
     for name, part in module.named_modules():
         if not name or not is_layer(part):
@@ -69,7 +69,7 @@ def table(module: nn.Module, why: Callable[[str, nn.Module], str]) -> list[str]:
 def warn(message: str) -> None:
     """A warning at the line that called svdfast."""
     frame, level = sys._getframe(1), 2
-    inner = ("svdfast.", "contextlib", "torch.")  # of the last two: context managers and decorators
+    inner = ("svdfast.", "contextlib", "torch.")  # the last two: context managers and decorators
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(inner):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Layers put in each other's place, in a model and in its optimizer: all of them, or none.
+"""Exchanges layers in a model and in its optimizer: all of them, or none.
 
-Not here: which ones (switch.py), and what becomes of moments (optimizers.py).
+Elsewhere: which ones (switch.py), and how moments are carried (optimizers.py).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def exchange(
     carry: bool,
     moments: bool,
 ) -> Iterator[None]:
-    """Puts layers in place, and takes that back where what is done then fails, or is interrupted.
+    """Puts new layers in place; an error or interruption in the context undoes that.
 
     Parameters
     ----------
     carry : bool
-        Whether gradients are carried.
+        Carry gradients over to the new parameters.
     moments : bool
-        Whether the optimizer's moments are.
+        Carry the optimizer's moments over.
     """
     state = move_state(optimizer, changes, carry=moments)
     gradients: dict[nn.Parameter, Tensor] = {}
@@ -43,7 +43,7 @@ def exchange(
             gradients.update(zip(change.new, change.carry("mean", old), strict=True))
     places = _places(module, changes)
     undo = _Undo(optimizer, changes, places)
-    # From here on there are only assignments.
+    # Only assignments follow.
     try:
         for holder, name, _, new in places:
             holder._modules[name] = new
@@ -63,7 +63,7 @@ _Place = tuple[nn.Module, str, nn.Module, nn.Module]
 
 
 def _places(module: nn.Module, changes: Collection[Change]) -> list[_Place]:
-    """Where in the model each old layer lies, and what comes there."""
+    """The place of each old layer in the model, and the layer that replaces it."""
     new = {c.dense: c.factored for c in changes if c.forward} | {
         c.factored: c.dense for c in changes if not c.forward
     }

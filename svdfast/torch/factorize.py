@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""All layers of a model that can be, cut at once, and multiplied together again.
+"""Truncates all layers of a model that can be factored, and recomposes them.
 
-Not here: layers (layers.py), the cut of one (cut.py), which can be replaced (places.py).
+Elsewhere: layers (layers.py), the truncation of one (cut.py), which can be replaced (places.py).
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ __all__ = ["Truncation", "dense_again", "factorize", "recompose"]
 
 @dataclass(frozen=True)
 class Truncation:
-    """What `factorize` did with a layer.
+    """The result of `factorize` for one layer.
 
     Attributes
     ----------
     name : str
-        As ``named_modules`` has it; of a layer in several places, the first. Of a weight beside the layer's own, as those of an LSTM's
-        state, the parameter's name.
+        The layer's name in ``named_modules``, the first if it is in several places. Weights beside
+        the layer's own, such as those of an LSTM's state, have the parameter's name.
     n_in, n_out : int
-        The sides of the weight as a matrix, of a convolution channels·kernel and channels.
+        The sides of the weight as a matrix; channels·kernel and channels for a convolution.
     requested_rank : int or None
-        None where the layer could not be factored at all.
+        None if the layer could not be factored at all.
     rank : int or None
-        l as it is now; None where the layer is dense.
+        The current l; None if the layer is dense.
     break_even_rank : int
-        The largest rank at which the factored layer needs fewer multiplications than a dense one, l < mn/(m+n).
+        The largest rank at which the factored layer needs fewer multiplications than a dense one,
+        l < mn/(m+n).
     dropped_norm : float
-        ‖W − W1·W2‖_F; 0 where the layer was left as it was.
+        ‖W − W1·W2‖_F; 0 if the layer was left as it was.
     reason : str or None
         Why it was left as it was.
     """
@@ -70,7 +71,7 @@ class Truncation:
 
     @property
     def skipped(self) -> bool:
-        """Whether the layer was left as it was."""
+        """True if the layer was left as it was."""
         return self.reason is not None
 
 
@@ -85,62 +86,70 @@ def factorize(
     skip: Collection[str] = (),
     sample: Iterable[Any] | None = None,
 ) -> tuple[Truncation, ...]:
-    """Cuts the weights of a model's layers by truncated SVD: W ≈ W1·W2, each layer replaced in place by a factored one.
+    """Truncates the weights of a model's layers by SVD, W ≈ W1·W2, and puts in factored layers.
 
-    These are factored: Linear; Conv2d and Conv1d, as a convolution to l channels and a pointwise one; the weight of the first input of
-    LSTM, GRU and RNN; the input projections of MultiheadAttention; Conv1D of Hugging Face's transformers. `recompose` gives layers of
-    these types back.
+    These are factored: Linear; Conv2d and Conv1d, as a convolution to l channels and a pointwise
+    one; the weight of the first input of LSTM, GRU and RNN; the input projections of
+    MultiheadAttention; Conv1D of Hugging Face's transformers. `recompose` restores these types.
 
-    Singular values go into both factors by their square roots. Dtype, device, memory format, ``requires_grad``, training mode and all
-    other parameters, the same objects, stay. Other layers are left, and the reason is told for each weight matrix, but for embeddings,
-    which are looked up. Layers are left that would save no multiplications, or that can't be replaced without changing what the model
-    means: those of a subclass (as the output projection in MultiheadAttention), with hooks, with a forward of their own, grouped,
-    with a weight that is parametrised or shared with another layer. Unless `force` or `ranks` by name insists, also 1×1 convolutions,
-    convolutions of at most 3 channels, and weights of zeros. A layer in several places stays one layer. One that is factored already is
-    cut again from its product.
+    Both factors get the square roots of the singular values. Dtype, device, memory format,
+    ``requires_grad`` and training mode stay. All other parameters stay the same objects.
 
-    Make the optimizer anew after it: the old one holds the old weights. In ``state_dict`` "<layer>.weight" gives way to "<layer>.W1"
-    and "<layer>.W2"; to load such a state, factor a model to the same ranks first (`ranks`). Do it before the model is compiled or
-    distributed.
+    Other layers are left as they are. The result has the reason for each weight matrix; embeddings
+    have none, as they are looked up. A layer is left if factors save no multiplications, or if a
+    replacement would change what the model means. That holds for a subclass (such as the output
+    projection in MultiheadAttention), a layer with hooks or a forward of its own, a grouped
+    convolution, and a weight that is parametrised or shared with another layer. Convolutions that
+    are 1×1 or have at most 3 channels, and weights of zeros, need `force` or `ranks` by name. A
+    layer in several places stays one layer. A factored layer is truncated again from its product.
+
+    Build a new optimizer afterwards: the old one holds the old weights. In ``state_dict``,
+    "<layer>.W1" and "<layer>.W2" replace "<layer>.weight". To load such a state, factor a model to
+    the same ranks first (`ranks`). Call this before the model is compiled or distributed.
 
     Parameters
     ----------
     module : torch.nn.Module
-        With such layers in it, anywhere. Changed in place.
+        A model with such layers at any depth. It is changed in place.
     rank_fraction : float
         α: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋).
     ranks : mapping of str to int, or str
-        Instead: ranks by the layers' names, the other layers are left; or "energy:E", the rank that keeps a share E of each weight's
-        ‖W‖_F²; or "budget:B", the directions that are worth most for their multiplications, up to a share B of all these layers'.
-        Multiplications are counted for one token or one position of a convolution, the same for all layers; with a `sample`, for as many
-        as each layer met there.
+        Alternative to `rank_fraction`. A mapping has ranks by the layers' names; other layers are
+        left. "energy:E" takes the rank that keeps a share E of each weight's ‖W‖_F². "budget:B"
+        takes the directions that are worth most for their multiplications, up to a share B of
+        those of all these layers. Multiplications are counted for one token, or one position of a
+        convolution, in every layer. With a `sample`, each layer counts as many as it met there.
     method : {"exact", "randomized"}
         As in `svdfast.truncated_svd`; on the weight's device.
     force : bool
-        Factor even where it saves nothing.
+        Factor a layer even if that saves nothing.
     skip : collection of str
-        Layers to leave, by name, or modules in which all are left. The method leaves the output layer dense, as a classifier's scores
-        hardly bear a cut; which layer that is can't be seen in a model: name it here.
+        Names of layers to leave, or of modules in which all layers are left. Name the output layer
+        here. The method leaves it dense, as truncation harms a classifier's scores, and a model
+        does not show which layer that is.
     sample : iterable of batches
-        Cut so that layers' outputs over these are kept best, instead of the weights themselves. The model runs over them once, in
-        evaluation mode: ``model(x)`` for a tensor, ``model(**batch)`` for a mapping, and of a tuple or list the items that ``forward``
-        must be given, or all where it must be given none, as for `Schedule`. Layers that are not reached are cut as without. A few
-        hundred rows for each layer are enough; they lie on the model's device.
+        With it, truncation preserves the layers' outputs over these batches best, not the weights
+        themselves. The model runs over them once in evaluation mode: ``model(x)`` for a tensor,
+        ``model(**batch)`` for a mapping. A tuple or list gives as many items as ``forward``
+        requires, or all if it requires none, as for `Schedule`. Layers that are not reached are
+        truncated as without a sample. A few hundred rows for each layer are enough. The batches
+        lie on the model's device.
 
     Returns
     -------
     tuple of Truncation
-        One for each layer that was asked for; without `ranks` by name, one for each weight matrix.
+        One for each layer in `ranks` by name; otherwise one for each weight matrix.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is out of range, names something that is not there, or asks by name for a layer that can't be replaced; a weight is not
-        finite, or its norm is not; a batch can't be used; `module` is itself such a layer. Nothing is changed then.
+        An argument is out of range, names an unknown layer, or asks by name for a layer that can't
+        be replaced; a weight or its norm is not finite; a batch can't be used; `module` is itself
+        such a layer. Nothing is changed then.
 
     References
     ----------
-    The report, section 3.3.2.
+    The paper, section 3.3.2.
 
     Examples
     --------
@@ -207,7 +216,7 @@ def factorize(
     new: dict[nn.Module, nn.Module] = {}
     done = []
     for name, place in places:
-        if isinstance(place, Left):  # no layer of a kind
+        if isinstance(place, Left):  # its type can't be factored
             limit = break_even_rank(place.n_in, place.n_out) if place.n_in > 0 and place.n_out > 0 else 0
             done.append(Truncation(name, place.n_in, place.n_out, None, None, limit, 0.0, place.reason))
             continue
@@ -229,10 +238,11 @@ def factorize(
 
 
 def recompose(module: nn.Module) -> None:
-    """Multiplies the factors of all factored layers together: each replaced in place by a layer of its own type, W = W1·W2.
+    """Multiplies the factors of all factored layers: W = W1·W2.
 
-    Settings, dtype, device, memory format, ``requires_grad``, training mode and all other parameters stay. Make the optimizer anew after
-    it.
+    A dense layer of the original type replaces each factored one in place. Settings, dtype,
+    device, memory format, ``requires_grad``, training mode and all other parameters stay. Build a
+    new optimizer afterwards.
 
     Parameters
     ----------
@@ -241,7 +251,8 @@ def recompose(module: nn.Module) -> None:
     Raises
     ------
     TypeError, ValueError
-        `module` is no module or itself a factored layer; or one has hooks or is parametrised. Nothing is changed then.
+        `module` is not a module or is itself a factored layer; or a factored layer has hooks or is
+        parametrised. Nothing is changed then.
 
     Examples
     --------
@@ -265,7 +276,7 @@ def recompose(module: nn.Module) -> None:
 
 @torch.no_grad()
 def dense_again(module: nn.Module) -> tuple[dict[nn.Module, nn.Module], dict[str, str]]:
-    """Dense layers for the factored ones that can be replaced; why others can't, by name."""
+    """Dense layers for the factored ones that can be replaced, and why others can't, by name."""
     parts = {part: name for name, part in module.named_modules() if isinstance(part, Factored)}
     reasons = {part: own_reason(part) for part in parts}
     bound = {parts[part]: reason for part, reason in reasons.items() if reason is not None}
@@ -273,7 +284,7 @@ def dense_again(module: nn.Module) -> tuple[dict[nn.Module, nn.Module], dict[str
 
 
 def _check_model(module: Any, *, dense: bool) -> None:
-    """Refuses what is no model, or itself a layer."""
+    """Refuses anything that is not a model, or is itself a layer."""
     got = type(module).__name__
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {got}")
@@ -287,7 +298,7 @@ def _check_model(module: Any, *, dense: bool) -> None:
 def _given(
     ranks: Mapping[str, int], names: Mapping[str, nn.Module], layers: Collection[nn.Module]
 ) -> dict[nn.Module, int]:
-    """Ranks by layer of ranks by name."""
+    """Turns ranks by name into ranks by layer."""
     given: dict[nn.Module, int] = {}
     for name, rank in ranks.items():
         part = names.get(name)

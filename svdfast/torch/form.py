@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A model brought into the form, dense and factored layers, that its saved state has.
+"""Brings a model into the form of its saved state: the same layers are dense and factored.
 
-Not here: the numbers, which are loaded; the state itself (schedule.py).
+Elsewhere: the numbers, which are loaded; the state itself (schedule.py).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ __all__ = ["blank", "follow", "form", "reform"]
 def form(
     module: nn.Module, ranks: Mapping[str, int], own: Collection[nn.Module] | None = None
 ) -> tuple[list[Change], list[Change], dict[str, Factored]]:
-    """What brings a model into a form: first layers to multiply together, then layers to factor.
+    """The changes that bring a model into a form: first layers to recompose, then layers to factor.
 
-    Of factored layers that `ranks` does not name only those of `own` are multiplied together; by
-    default all. Returns also the layers that are factored in the end. Factors are NaN: their numbers
-    are loaded.
+    Factored layers that `ranks` does not name are recomposed only if they are in `own`; by default
+    all of them are. The result also has the layers that are factored in the end. Factors are NaN:
+    their numbers are loaded.
 
     Raises
     ------
     ValueError
-        It is not of this model; a layer has hooks, which would be lost.
+        The form is not of this model; a layer has hooks, which would be lost.
     """
     there = dict(module.named_modules())
     back, forth, made = [], [], {}
@@ -64,7 +64,7 @@ def _check(name: str, part: nn.Module) -> None:
 
 
 def blank(part: nn.Module, rank: int) -> Factored:
-    """The factored layer, its factors NaN."""
+    """The factored layer, with factors of NaN."""
     kind = known_kind(part)
     n_in, n_out = sides(part)
     like = kind.weights(part)[0].detach()
@@ -73,17 +73,17 @@ def blank(part: nn.Module, rank: int) -> Factored:
 
 
 def reform(module: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Brings a model that no optimizer holds yet into the form."""
+    """Brings a model that no optimizer holds yet into the form of these ranks."""
     back, forth, _ = form(module, ranks)
     replace(module, {change.factored: change.dense for change in back})
     replace(module, {change.dense: change.factored for change in forth})
 
 
 def follow(module: nn.Module) -> None:
-    """Lets a model take the form of each state dict given to it, before numbers are loaded.
+    """Lets a model take the form of each state dict that it loads, before numbers are loaded.
 
-    For trainers, which load weights before anyone else is asked. The optimizer must be made after
-    that. Layers that a state dict has nothing of are left.
+    Trainers need this, as they load weights before they call callbacks. The optimizer must be made
+    after that. Layers that a state dict does not mention are left.
     """
     before_2_5 = partial(module._register_load_state_dict_pre_hook, with_module=True)
     getattr(module, "register_load_state_dict_pre_hook", before_2_5)(_follow)

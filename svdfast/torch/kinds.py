@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The types of layers that can be factored: where each has its weight, as which matrix, and what its factored layer is. ::
+"""The types of layers that can be factored: their weights as matrices, their factored layers. ::
 
     type                   W (n_out, n_in)                          factored
     Linear                 weight                                   FactoredLinear
@@ -8,8 +8,8 @@
     MultiheadAttention     in_proj_weight, (3e, e)                  one W2 for queries, keys and values
     transformers' Conv1D   weightᵀ                                  FactoredTransposedLinear
 
-A new type is a class here and a factored layer. Not here: the factored layers (layers.py, attention.py), and which layers of a model
-are left for where they stand (places.py).
+A new type is a class here and a factored layer. Elsewhere: the factored layers (layers.py,
+attention.py), and which layers their place in a model excludes (places.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Convolution", "Kind", "kind_of", "own_parameters"]
 
 
 class Kind:
-    """What there is to know about one type of layer; Linear's, as it stands here.
+    """The knowledge about one type of layer. This base class describes Linear.
 
     Methods take a layer of torch.nn (or transformers), not a factored one.
     """
@@ -39,7 +39,7 @@ class Kind:
     name: ClassVar[str] = "linear"
 
     def names(self, layer: Any) -> tuple[str, ...]:
-        """The attributes that hold the weight, one or, of two directions, two."""
+        """The attributes that hold the weight: one, or two for two directions."""
         return ("weight",)
 
     def weights(self, layer: Any) -> tuple[nn.Parameter, ...]:
@@ -61,12 +61,15 @@ class Kind:
         return (like_memory_of(weight, M.reshape(weight.shape)),)
 
     def sides(self, layer: Any) -> tuple[int, int]:
-        """n_in and n_out of the matrix, of weights without numbers, too."""
+        """n_in and n_out of the matrix; weights without numbers (device meta) will do."""
         n_out, n_in = self.matrix(layer, [torch.empty(w.shape, device="meta") for w in self.weights(layer)]).shape
         return n_in, n_out
 
     def factored(self, layer: Any, W1: Tensor, W2: Tensor) -> Factored:
-        """The layer with the factors W1 (n_out, l) and W2 (l, n_in). The other parameters are the same objects."""
+        """The layer with the factors W1 (n_out, l) and W2 (l, n_in).
+
+        The other parameters are the same objects.
+        """
         weights = self.weights(layer)
         trained = any(weight.requires_grad for weight in weights)
 
@@ -81,14 +84,17 @@ class Kind:
         return made.FactoredLinear(W1, W2, layer.bias).train(layer.training)
 
     def inputs(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """Of a call's arguments those that the weight is multiplied with. Dense or factored layers."""
+        """The arguments of a call that the weight is multiplied with. The layer may be factored."""
         x = args[0] if args else kwargs.get("input", kwargs.get("x"))
         if not isinstance(x, Tensor):
             raise TypeError(f"expected a tensor as a layer's input, got {type(x).__name__}")
         return (x,)
 
     def rows(self, layer: Any, inputs: Sequence[Tensor], limit: int, generator: torch.Generator) -> tuple[Tensor, int]:
-        """At most `limit` of the vectors that the weight is multiplied with, by chance, (rows, n_in), and how many there are."""
+        """A random choice of at most `limit` vectors that the weight is multiplied with.
+
+        Returns them, (rows, n_in), and the number of all such vectors.
+        """
         n_in = self.columns(layer)
         found = [x.detach().reshape(-1, n_in) for x in inputs]
         n = sum(len(x) for x in found)
@@ -97,11 +103,11 @@ class Kind:
         return some[0] if len(some) == 1 else torch.cat(some), n
 
     def count(self, layer: Any, shapes: Sequence[Sequence[int]]) -> int:
-        """How many vectors the weight is multiplied with, by the inputs' shapes."""
+        """The number of vectors that the weight is multiplied with, from the inputs' shapes."""
         return sum(math.prod(shape[:-1]) for shape in shapes)
 
     def batch_axis(self, layer: Any, ndim: int) -> int | None:
-        """The axis of an input along which a part of it is as good a sample; None without one."""
+        """The axis of an input along which it may be split into samples; None without one."""
         return 0 if ndim > 1 else None
 
     def call(self, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
@@ -113,22 +119,22 @@ class Kind:
         return layer.in_features if isinstance(layer, Factored) else self.sides(layer)[0]
 
     def why_not(self, layer: Any) -> str | None:
-        """Why a layer of this type can't be factored, by its settings."""
+        """The reason in a layer's settings why it can't be factored, if any."""
         return None
 
     def why_rather_not(self, layer: Any) -> str | None:
-        """Why a layer is left unless its user insists, by its settings."""
+        """The reason in a layer's settings to leave it unless its user insists, if any."""
         return None
 
     def left(self, layer: Any) -> Mapping[str, str]:
-        """Other matrices of the layer, by the names of their parameters, and why they are left."""
+        """Other matrices of the layer, by their parameters' names, and why they are left."""
         return {}
 
 
 def _order(made: Factored, layer: nn.Module, weights: Sequence[str]) -> None:
-    """Lets parameters lie in the layer's order, W1 in the place of W and W2 behind it.
+    """Puts parameters in the layer's order: W1 in the place of W, and W2 behind it.
 
-    An optimizer that is made over them then holds them in the order of one that went through a switch.
+    A new optimizer then holds them in the same order as one that went through a switch.
     """
     left, right = made.factors
     names = {id(p): name for name, p in made._parameters.items()}
@@ -157,7 +163,8 @@ class TransposedLinear(Kind):
         return made.FactoredTransposedLinear(W1, W2, layer.bias).train(layer.training)
 
 
-# Fewer channels than these: a rank below n_in is hardly smaller, and a first layer's input has no gradient to save.
+# With so few channels a rank below n_in is hardly smaller, and a first layer's input has no
+# gradient to save.
 _FEW_CHANNELS = 3
 
 
@@ -195,7 +202,7 @@ class Convolution(Kind):
         places = chosen(n, limit, generator) if n > limit else torch.arange(n)
         where: list[Tensor] = []
         for count, k, s, d in reversed(list(zip(counts, layer.kernel_size, layer.stride, layer.dilation, strict=True))):
-            # (places, k) of this axis, the last of which turns fastest
+            # (places, k) of this axis; the last axis varies fastest
             where.insert(0, (places % count * s)[:, None] + torch.arange(k) * d)
             places = places // count
         if n_positions == 2:
@@ -260,7 +267,7 @@ class Recurrent(Kind):
     def inputs(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
         x = args[0] if args else kwargs["input"]
         if isinstance(x, PackedSequence):
-            # As sequences of one length, the mean; the few rows more than that are left out.
+            # Taken as sequences of the mean length; the few remaining rows are left out.
             steps, (rows, n_in) = len(x.batch_sizes), x.data.shape
             n = rows // steps
             x = x.data[: n * steps].reshape((n, steps, n_in) if layer.batch_first else (steps, n, n_in))
@@ -293,7 +300,7 @@ class Attention(Kind):
     def inputs(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
         given = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs)
         query, key, value = given["query"], given["key"], given["value"]
-        # Self-attention multiplies one input; an input that is there twice counts twice.
+        # Self-attention multiplies one input; an input that is given twice counts twice.
         return (query,) if query is key and key is value else (query, key, value)
 
     def batch_axis(self, layer: Any, ndim: int) -> int | None:
@@ -328,7 +335,10 @@ _KINDS: dict[type, Kind] = {
 
 
 def kind_of(layer: nn.Module) -> Kind | None:
-    """What knows layers of this type, dense or factored. Subclasses are unknown, as they may compute something else."""
+    """The Kind of a layer, dense or factored; None if its type is unknown.
+
+    Subclasses are unknown, as they may compute something else.
+    """
     kind = _KINDS.get(type(layer))
     if kind is None and type(layer) is _conv1d_of_transformers():
         return _TRANSPOSED
@@ -336,12 +346,12 @@ def kind_of(layer: nn.Module) -> Kind | None:
 
 
 def chosen(n: int, some: int, generator: torch.Generator) -> Tensor:
-    """`some` of the numbers below n, by chance; with repetition, which needs no list of all."""
+    """`some` random numbers below n, with repetition, which needs no list of all."""
     return torch.randint(n, (some,), generator=generator)
 
 
 def around(layer: Any) -> tuple[int, ...]:
-    """What a convolution pads its input with, last axis first, as torch.nn.functional.pad takes it."""
+    """The padding of a convolution's input, last axis first, as for torch.nn.functional.pad."""
     if layer.padding == "valid":
         return (0, 0) * len(layer.kernel_size)
     if layer.padding == "same":
@@ -354,12 +364,12 @@ def around(layer: Any) -> tuple[int, ...]:
 
 
 def _conv1d_of_transformers() -> Any:
-    """The type; None while transformers is not imported, as then no layer is of it."""
+    """transformers' Conv1D; None while transformers is not imported, as no layer is one then."""
     return getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
 
 
 def own_parameters(layer: nn.Module, kind: Kind) -> tuple[set[str], set[str]]:
-    """The names of parameters that a layer must have, and of those that it may have."""
+    """The names of parameters that a layer must have, and of those that it may have besides."""
     if not isinstance(layer, Factored):
         return set(kind.names(layer)), set(kind.others(layer))
     factors = {id(p) for p in (*layer.factors[0], layer.factors[1])}

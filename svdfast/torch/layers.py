@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Layers of PyTorch with their weights as two factors: linear layers, convolutions, the input of recurrent layers.
+"""Layers of PyTorch whose weights are two factors: linear, convolutional and recurrent layers.
 
-Not here: attention (attention.py); which layers there are for which of torch.nn, and how they are made (kinds.py); how a layer is
-cut (cut.py); the modules that networks of svdfast need in PyTorch (modules.py).
+Elsewhere: attention (attention.py); which factored layer replaces which type, and how it is made
+(kinds.py); how a layer is truncated (cut.py); modules that svdfast's networks need in PyTorch
+(modules.py).
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ __all__ = [
 class Factored(nn.Module):
     """A layer whose weight W (n_out, n_in) is W1·W2. The base of all factored layers.
 
-    Its parameters are those of the layer that it replaces, but for the weight, in whose place are `factors`.
+    It has the parameters of the layer that it replaces, with `factors` in place of the weight.
     """
 
-    # TorchScript compiles what is not named here.
+    # TorchScript compiles everything that is not named here.
     __jit_unused_properties__: ClassVar = ["factors", "in_features", "kind", "nf", "nx", "out_features", "rank"]
 
     if TYPE_CHECKING:  # TorchScript would not understand it
@@ -40,7 +41,7 @@ class Factored(nn.Module):
 
     @property
     def factors(self) -> tuple[tuple[nn.Parameter, ...], nn.Parameter]:
-        """The parameters that hold W1, whose rows lie in one or more of them, and the one that holds W2."""
+        """The parameters that hold the rows of W1, one or more, and the one that holds W2."""
         raise NotImplementedError
 
     @property
@@ -59,7 +60,7 @@ class Factored(nn.Module):
 
     @property
     def kind(self) -> Kind:
-        """What knows layers of this type."""
+        """The Kind of this type of layer."""
         from svdfast.torch.kinds import kind_of
 
         kind = kind_of(self)
@@ -67,13 +68,19 @@ class Factored(nn.Module):
         return kind
 
     def shaped(self, M1: Tensor, M2: Tensor) -> tuple[Tensor, ...]:
-        """M1 (n_out, l) and M2 (l, n_in), as the factors' parameters are shaped, W1's first; so also an optimizer's moments."""
+        """M1 (n_out, l) and M2 (l, n_in), such as moments, shaped as the factors' parameters.
+
+        The parts of W1 come first.
+        """
         W1s, W2 = self.factors
         rows = torch.split(M1, [len(W1) for W1 in W1s])
         return (*(row.contiguous() for row in rows), like_memory_of(W2, M2.reshape(W2.shape)))
 
     def matrices(self, tensors: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """The inverse of `shaped`: W1 (n_out, l) and W2 (l, n_in) of tensors shaped as the factors, or of the factors themselves."""
+        """The inverse of `shaped`: two matrices (n_out, l) and (l, n_in).
+
+        Without `tensors` they are W1 and W2, from the factors themselves.
+        """
         if tensors is None:
             W1s, W2 = self.factors
             tensors = (*W1s, W2)
@@ -81,7 +88,7 @@ class Factored(nn.Module):
         return rows[0] if len(rows) == 1 else torch.cat(rows), last.reshape(len(last), -1)
 
     def dense(self) -> nn.Module:
-        """The layer in the type of torch.nn, with W = W1·W2; the other parameters are the same objects."""
+        """The layer of torch.nn with W = W1·W2. The other parameters are the same objects."""
         raise NotImplementedError
 
     def _product(self) -> Tensor:
@@ -94,7 +101,7 @@ class Factored(nn.Module):
 
 
 def _check(W1: Any, W2: Any, bias: Any, ndim: int) -> None:
-    """Refuses what is no parameter, and shapes that do not fit each other."""
+    """Refuses anything but parameters, and shapes that do not fit each other."""
     for name, tensor in {"W1": W1, "W2": W2, "bias": bias}.items():
         if not isinstance(tensor, nn.Parameter) and not (name == "bias" and tensor is None):
             raise TypeError(f"{name}: expected a torch.nn.Parameter, got {type(tensor).__name__}")
@@ -115,7 +122,7 @@ class FactoredLinear(Factored):
     W1 : torch.nn.Parameter (n_out, rank)
     W2 : torch.nn.Parameter (rank, n_in)
     bias : torch.nn.Parameter (n_out,), optional
-        All three are taken as they are, not copied. In a ``state_dict`` they are "W1", "W2" and "bias".
+        All three are used without a copy. In a ``state_dict`` they are "W1", "W2" and "bias".
 
     Raises
     ------
@@ -163,7 +170,7 @@ class FactoredLinear(Factored):
 
     @property
     def weight(self) -> Tensor:
-        """W1·W2, for what reads a Linear's weight itself; formed anew each time, and no parameter."""
+        """W1·W2, for code that reads a Linear's weight. It is computed at each access."""
         return self.W1 @ self.W2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,14 +178,14 @@ class FactoredLinear(Factored):
         return nn.functional.linear(nn.functional.linear(x, self.W2), self.W1, self.bias)
 
     def dense(self) -> nn.Module:
-        # On the device meta, as first weights would draw from torch's own generator.
+        # On the device meta, as initial weights would draw from torch's own generator.
         made = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         made.weight = nn.Parameter(self._product(), self._trained())
         made.register_parameter("bias", self.bias)
         return made.train(self.training)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, "
             f"bias={self.bias is not None}"
@@ -186,14 +193,14 @@ class FactoredLinear(Factored):
 
 
 class FactoredTransposedLinear(FactoredLinear):
-    """Conv1D of Hugging Face's transformers, a Linear with its weight (n_in, n_out), as two factors. What `factorize` makes of it.
+    """Conv1D of Hugging Face's transformers, a Linear with weight (n_in, n_out), as two factors.
 
-    Its factors are those of the transposed weight, as `FactoredLinear` has them.
+    `factorize` makes it. Its factors are those of the transposed weight, as in `FactoredLinear`.
     """
 
     @property
     def weight(self) -> Tensor:
-        """(W1·W2)ᵀ, for what reads a Conv1D's weight itself."""
+        """(W1·W2)ᵀ, for code that reads a Conv1D's weight."""
         return (self.W1 @ self.W2).T
 
     @property
@@ -206,7 +213,7 @@ class FactoredTransposedLinear(FactoredLinear):
 
     def dense(self) -> nn.Module:
         type_: Any = importlib.import_module("transformers.pytorch_utils").Conv1D
-        with torch.device("meta"):  # no first weights are drawn
+        with torch.device("meta"):  # no initial weights are drawn
             made: nn.Module = type_(self.out_features, self.in_features)
         made.weight = nn.Parameter(self._product().T.contiguous(), self._trained())
         made.register_parameter("bias", self.bias)
@@ -217,15 +224,15 @@ class FactoredTransposedLinear(FactoredLinear):
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether the channels of an image's or a convolution's tensor lie side by side."""
+    """True if the channels of an image's or a convolution's tensor lie side by side."""
     if tensor.ndim != 4 or tensor.shape[1] == 1:
         return False
-    # Of one position each memory format would do; the strides tell which was meant.
+    # A single position fits every memory format; the strides tell which one was meant.
     return tensor.stride(3) == tensor.shape[1] and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def like_memory_of(model: Tensor, tensor: Tensor) -> Tensor:
-    """The tensor contiguous, with its channels side by side where the model's are."""
+    """The tensor made contiguous, with its channels side by side if those of `model` are."""
     if not is_channels_last(model):
         return tensor.contiguous()
     if is_channels_last(tensor):
@@ -234,7 +241,10 @@ def like_memory_of(model: Tensor, tensor: Tensor) -> Tensor:
 
 
 class _FactoredConv(Factored):
-    """k×k from c_in to l channels, with the layer's stride, padding and dilation, then 1×1 from l to c_out."""
+    """A k×k convolution from c_in to l channels, then a 1×1 convolution from l to c_out.
+
+    The first one has the layer's stride, padding and dilation.
+    """
 
     _type: Any  # of torch.nn
     _ndim: int  # of positions
@@ -256,7 +266,7 @@ class _FactoredConv(Factored):
     ):
         super().__init__()
         _check(W1, W2, bias, 2 + self._ndim)
-        # Of torch.nn's own layer, which checks the settings, and knows its padding.
+        # Taken from torch.nn's own layer, which checks the settings and knows its padding.
         like = self._type(W2.shape[1], len(W1), tuple(W2.shape[2:]), stride, padding, dilation, 1, False, padding_mode, device="meta")
         self.in_channels, self.out_channels = like.in_channels, like.out_channels
         self.kernel_size, self.stride, self.padding, self.dilation = like.kernel_size, like.stride, like.padding, like.dilation
@@ -272,7 +282,10 @@ class _FactoredConv(Factored):
 
     @property
     def weight(self) -> Tensor:
-        """W1·W2, for what reads a convolution's weight itself; formed anew each time, and no parameter."""
+        """W1·W2, for code that reads a convolution's weight.
+
+        Each access computes it; it is no parameter.
+        """
         return torch.tensordot(self.W1, self.W2, 1)
 
     def _convolved(self, x: Tensor, convolution: Callable[..., Tensor]) -> Tensor:
@@ -293,7 +306,7 @@ class _FactoredConv(Factored):
         return made.train(self.training)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, rank={self.rank}, stride={self.stride}"
         for name, default in (("padding", (0,) * self._ndim), ("dilation", (1,) * self._ndim), ("padding_mode", "zeros")):
             value = getattr(self, name)
@@ -307,7 +320,7 @@ class FactoredConv1d(_FactoredConv):
     Parameters
     ----------
     W1, W2, bias, stride, padding, dilation, padding_mode
-        As of `FactoredConv2d`, but for the shape of W2, (rank, in_channels, kernel).
+        As for `FactoredConv2d`, but W2 has the shape (rank, in_channels, kernel).
 
     Examples
     --------
@@ -334,9 +347,9 @@ class FactoredConv2d(_FactoredConv):
     W1 : torch.nn.Parameter (out_channels, rank)
     W2 : torch.nn.Parameter (rank, in_channels, height, width)
     bias : torch.nn.Parameter (out_channels,), optional
-        All three are taken as they are, not copied.
+        All three are used without a copy.
     stride, padding, dilation, padding_mode
-        As of torch.nn.Conv2d, for the first convolution.
+        As for torch.nn.Conv2d; they apply to the first convolution.
 
     Raises
     ------
@@ -366,7 +379,10 @@ class FactoredConv2d(_FactoredConv):
 
 
 def recurrent(type_: Any, like: nn.RNNBase, input_size: int) -> Any:
-    """A recurrent layer of this type with the settings of another, and with its parameters but for those of its first input."""
+    """A recurrent layer of this type with the settings of another.
+
+    It shares the other's parameters, except those of the first input.
+    """
     settings: dict[str, Any] = dict(
         num_layers=like.num_layers, bias=like.bias, batch_first=like.batch_first, bidirectional=like.bidirectional,
     )  # fmt: skip
@@ -375,7 +391,7 @@ def recurrent(type_: Any, like: nn.RNNBase, input_size: int) -> Any:
     elif like.mode != "GRU":
         settings["nonlinearity"] = like.nonlinearity
     made = type_(input_size, like.hidden_size, device="meta", **settings)
-    made.dropout = like.dropout  # afterwards, as a warning about it was given already
+    made.dropout = like.dropout  # set afterwards, as the constructor would warn of it again
     for name in like._flat_weights_names:
         if not name.startswith("weight_ih_l0"):
             setattr(made, name, getattr(like, name))
@@ -383,9 +399,10 @@ def recurrent(type_: Any, like: nn.RNNBase, input_size: int) -> Any:
 
 
 class _FactoredRecurrent(Factored):
-    """A product with W2 for all steps at once, then the layer of torch.nn, whose first weights are W1's rows.
+    """A product with W2 for all steps at once, then the layer of torch.nn.
 
-    The state's weight stays whole: the kernel of torch.nn takes one tensor for it. ``input_size`` is the rank.
+    The rows of W1 are the first weights of that layer. The state's weight stays dense, as the
+    kernel of torch.nn takes one tensor for it. ``input_size`` is the rank.
     """
 
     _type: Any  # of torch.nn
@@ -396,9 +413,9 @@ class _FactoredRecurrent(Factored):
         return tuple(getattr(self, name) for name in names), self.W2
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
-        """As of the layer of torch.nn, packed sequences included."""
+        """Same as the layer of torch.nn, packed sequences included."""
         data = input.data if isinstance(input, PackedSequence) else input
-        # Autocast gives the product in its own type, but may take the layer itself in the input's.
+        # Autocast returns the product in its own type, but may run the layer in the input's.
         within: Any = nn.functional.linear(data, self.W2).to(data.dtype)
         if isinstance(input, PackedSequence):
             within = input._replace(data=within)
@@ -414,32 +431,35 @@ class _FactoredRecurrent(Factored):
         return made
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return f"in_features={self.in_features}, rank={self._type.extra_repr(self)}"
 
 
 class FactoredLSTM(_FactoredRecurrent, nn.LSTM):
-    """A torch.nn.LSTM with the weight of its first input as two factors; both directions share W2. What `factorize` makes of it.
+    """A torch.nn.LSTM with the weight of its first input as two factors; `factorize` makes it.
 
-    The arguments are those of the LSTM that takes what W2 gives: ``input_size`` is the rank.
+    Both directions share W2. The arguments are those of the LSTM behind the product with W2:
+    ``input_size`` is the rank.
     """
 
     _type = nn.LSTM
 
 
 class FactoredGRU(_FactoredRecurrent, nn.GRU):
-    """A torch.nn.GRU with the weight of its first input as two factors; both directions share W2. What `factorize` makes of it.
+    """A torch.nn.GRU with the weight of its first input as two factors; `factorize` makes it.
 
-    The arguments are those of the GRU that takes what W2 gives: ``input_size`` is the rank.
+    Both directions share W2. The arguments are those of the GRU behind the product with W2:
+    ``input_size`` is the rank.
     """
 
     _type = nn.GRU
 
 
 class FactoredRNN(_FactoredRecurrent, nn.RNN):
-    """A torch.nn.RNN with the weight of its first input as two factors; both directions share W2. What `factorize` makes of it.
+    """A torch.nn.RNN with the weight of its first input as two factors; `factorize` makes it.
 
-    The arguments are those of the RNN that takes what W2 gives: ``input_size`` is the rank.
+    Both directions share W2. The arguments are those of the RNN behind the product with W2:
+    ``input_size`` is the rank.
     """
 
     _type = nn.RNN

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`Schedule` as a callback of Lightning's Trainer. Needs the package lightning.
 
-Not here: what the callbacks of all Trainers do (callback.py).
+Elsewhere: what the callbacks of all Trainers do (callback.py).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class SVDCallback(ScheduleCallback, Callback):
     """Trains a LightningModule by the four steps of the method.
 
     Its state is saved with Lightning's checkpoints. To resume from one, build module and Trainer as
-    at first; the module takes the checkpoint's form when its weights are loaded. Where the factors
-    are to be multiplied together at the end, that is also done where a training ends early. Each
-    ``fit`` is a training of its own, whose steps are counted from 0.
+    at first; the module takes the checkpoint's form when its weights are loaded. If the factoring
+    recomposes at the end, a training that ends early does so, too. Each ``fit`` is a training of
+    its own, whose steps are counted from 0.
 
     Parameters
     ----------
@@ -40,13 +40,13 @@ class SVDCallback(ScheduleCallback, Callback):
     Attributes
     ----------
     schedule : Schedule or None
-        From the beginning of the training on.
+        None before the training begins.
 
     Raises
     ------
     ValueError
         When the training begins: there is no optimizer, or more than one; or the Trainer does not
-        know how many steps there are.
+        know the number of steps.
 
     Examples
     --------
@@ -87,7 +87,7 @@ class SVDCallback(ScheduleCallback, Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self.schedule is not None
-        # Of batches whose gradients are added up only the last has a step.
+        # If gradients of several batches are accumulated, only the last batch has a step.
         if trainer.global_step - self._n_before > self.schedule.n_done:
             self.schedule.step(outputs.get("loss") if isinstance(outputs, Mapping) else outputs)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The looks of factoring="auto": what a cut would do to the loss, and whether factors are faster.
+"""The looks of factoring="auto": they measure a truncation's effect on the loss and the speed.
 
-All of them together stay within a small share of the training (budget.py): fewer of the sample's
-rows are looked at where there is little time, then fewer ranks, and where not even that fits, layers
-stay dense. Not here: what is decided (auto.py), and when (schedule.py).
+All of them together stay within a small share of the training (budget.py). If time is short, they
+use fewer rows of the sample, then fewer ranks. If even that does not fit, layers stay dense.
+Elsewhere: what is decided (auto.py), and when (schedule.py).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from svdfast.training.auto import FRACTIONS, LOST, LOST_OF_KERNEL, ROWS_PER_RANK
 
 __all__ = ["Looks"]
 
-# Shares of the whole that the losses at the start, and of what is left that the break-even ranks of
-# one look may take.
+# The losses at the start may take one share of the whole budget, and the break-even ranks of one
+# look another share of the remaining budget.
 START, BREAK_EVENS = 1 / 8, 1 / 4
 SECONDS = 0.05  # for one break-even rank, at most
 
@@ -43,16 +43,16 @@ class Looks:
     Attributes
     ----------
     auto : Auto
-        Decides.
+        Decides about the layers.
     watched : Watched
-        What layers were called with in the training.
+        The inputs of layers in the training.
     starts : list of float or None
         The losses of the sample's first pieces at the start of the training, as many as there was
-        time for; None where nothing tells a loss.
+        time for; None if no loss is available.
     n_pieces : int
-        How many of them the last look took.
+        Number of pieces that the last look took.
     begun : bool
-        Whether `begin` is done.
+        True once `begin` is done.
     """
 
     def __init__(self, switch: Switch, sample: Sample | None, auto: Auto, budget: Budget):
@@ -61,7 +61,7 @@ class Looks:
         self.starts: list[float] | None = None
         self.n_pieces = 0
         self.begun = False
-        self._seconds: list[float] = []  # of a pass over each of these pieces
+        self._seconds: list[float] = []  # one entry for a pass over each of these pieces
         self._sizes = [] if sample is None else sample.sizes(switch.module)
 
     def state(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Looks:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes what `state` gave."""
+        """Restores what `state` returned."""
         self.auto.restore(state)
         self.starts = None if state["starts"] is None else list(state["starts"])
         self.n_pieces, self.begun = state["n_pieces"], state["begun"]
@@ -83,13 +83,13 @@ class Looks:
         self.budget.restore(state["budget"])
 
     def watch(self) -> None:
-        """Begins to watch what layers are called with."""
+        """Begins to watch the inputs of layers."""
         self.watched = watch(self._switch.module, self._switch.usable())
 
     # ---- losses
 
     def begin(self) -> dict[str, Any]:
-        """After the first step: how large a step is, and the sample's losses. Gives the state."""
+        """Measures a step's size and the sample's losses, after step 1. Returns the state."""
         watched, budget = self.watched, self.budget
         of_batch = 0 if self._sample is None else sum(self._sizes[: self._sample.n_first])
         budget.size = float(watched.size or of_batch)
@@ -101,7 +101,7 @@ class Looks:
         return self.state()
 
     def _starts(self) -> list[float] | None:
-        """As many as there is time for."""
+        """The losses of the first pieces, as many as there is time for."""
         if self._sample is None:
             return None
         budget, starts = self.budget, list[float]()
@@ -118,7 +118,7 @@ class Looks:
         return starts
 
     def loss(self) -> float | None:
-        """On the pieces that the last look took; None without."""
+        """The loss on the pieces of the last look; None without them."""
         if self._sample is None or not self.starts or not self.n_pieces:
             return None
         with self.budget.looking():
@@ -139,11 +139,11 @@ class Looks:
         return loss
 
     def _cost(self, n_pieces: int, start: int = 0) -> float:
-        """Of a pass over the pieces from `start` on, in steps."""
+        """The cost of a pass over the pieces from `start` on, in steps."""
         sizes, known = self._sizes, self._seconds
         if self.budget.counts or not known:
             return self.budget.passes(sum(sizes[start:n_pieces]))
-        # Of pieces that were not timed yet, by those that were.
+        # The timed pieces predict those that were not timed yet.
         each = sum(known) / max(1, sum(sizes[: len(known)]))
         seconds = [
             known[i] if i < len(known) else each * sizes[i] for i in range(start, n_pieces)
@@ -155,12 +155,12 @@ class Looks:
     def look(
         self, step: int, layers: Mapping[nn.Module, str], recent: float | None, first: float | None
     ) -> tuple[dict[str, int], dict[str, str], Callable[[], dict[str, Cut]]]:
-        """The ranks to cut to by name, reasons, and what makes the cuts.
+        """The ranks to truncate to by name, the reasons, and a function that truncates.
 
         Parameters
         ----------
         recent, first : float or None
-            The training's own losses now and at the start, for where the sample has none.
+            The training's own losses now and at the start, in case the sample has none.
         """
         with self.budget.looking():
             self._look_at_sample(layers)
@@ -183,7 +183,7 @@ class Looks:
         choices: Sequence[Choice],
         options: Collection[Choice],
     ) -> tuple[dict[str, int], Callable[[], dict[str, Cut]]]:
-        """What is decided by losses on the sample."""
+        """The decision by losses on the sample."""
         assert self._sample is not None and self.starts is not None
         module, budget, method = self._switch.module, self.budget, self._switch.factoring.svd
         parts = {name: part for part, name in layers.items()}
@@ -192,7 +192,7 @@ class Looks:
         grams: dict[nn.Module, Tensor] = {}
 
         def decomposed(choice: Choice) -> Decomposed:
-            """To the largest rank that is looked at, of which smaller ones are the first vectors."""
+            """A decomposition to the largest tried rank. Smaller ranks take its first vectors."""
             if choice.name not in found:
                 part, rank = parts[choice.name], choice.options[-1]
                 work = budget.products(self._svd_work(choice))
@@ -226,7 +226,7 @@ class Looks:
         of = {choice.name: choice for choice in options}
 
         def rise(ranks: Mapping[str, int]) -> float | None:
-            """None where there is no time; that for a look at all cuts together is kept."""
+            """None if there is no time. The time for a look at all layers together is reserved."""
             passes = 2 if len(ranks) == 1 and len(options) > 1 else 1
             if budget.taken + passes * self._cost(n_pieces) > budget.whole:
                 return None
@@ -259,21 +259,21 @@ class Looks:
     def _plan(
         self, options: Collection[Choice], found: Collection[str], most: int, *, grams: bool
     ) -> int:
-        """How many pieces losses are looked at on; 0 where there is no time. Leaves out ranks.
+        """The number of pieces to compute losses on; 0 if there is no time. It may drop ranks.
 
-        Half of what is left is for this look, or all where the least takes more.
+        This look gets half of the remaining budget, or all of it if the smallest look needs more.
 
         Parameters
         ----------
         found : collection of str
             The layers that are decomposed already.
         most : int
-            Pieces at most.
+            Largest number of pieces.
         grams : bool
-            Whether Gram matrices are still to be formed.
+            Gram matrices still have to be formed.
         """
         if most < len(self._sizes) and not self._tells(most, options):
-            return 0  # nor was there time for more at the start
+            return 0  # there was no time for more at the start, either
         least = next((n for n in range(1, most) if self._tells(n, options)), most)
         left = self.budget.left
         allowed = [*((left / 2, n) for n in range(most, least - 1, -1)), (left, least)]
@@ -291,11 +291,11 @@ class Looks:
         return most
 
     def _tells(self, n_pieces: int, options: Collection[Choice]) -> bool:
-        """Whether each layer gets enough vectors for a loss to tell something."""
+        """True if each layer gets enough vectors for a meaningful loss."""
         return all(self._rows(c.name, 0, n_pieces) >= SAMPLES[-1] for c in options)
 
     def _rows(self, name: str, start: int, end: int) -> float:
-        """How many vectors a layer gets over some pieces, about."""
+        """The approximate number of vectors that a layer gets over some pieces."""
         seen = self.watched.layers.get(name)
         if seen is None or not self.budget.size:
             return 0.0
@@ -306,7 +306,7 @@ class Looks:
         return svd_work(*choice.sides, choice.options[-1], aware=aware)
 
     def _gram_span(self, n_pieces: int, ranks: Mapping[str, int]) -> tuple[int, int]:
-        """The pieces that Gram matrices are of: others than those of the losses, if there are."""
+        """The pieces for Gram matrices: others than those of the losses, if there are any."""
         start = n_pieces if n_pieces < len(self._sizes) else 0
         for end in range(start + 1, len(self._sizes)):
             if all(self._rows(n, start, end) >= ROWS_PER_RANK * rank for n, rank in ranks.items()):
@@ -314,7 +314,7 @@ class Looks:
         return start, len(self._sizes)
 
     def _batches(self, n_pieces: int, ranks: Mapping[str, int]) -> list[Any] | None:
-        """That Gram matrices are of."""
+        """The batches for Gram matrices."""
         if self._sample is None or not self._switch.factoring.activation_aware:
             return None
         start, end = self._gram_span(n_pieces, ranks)
@@ -330,14 +330,14 @@ class Looks:
     # ---- ranks that pay
 
     def _look_at_sample(self, layers: Mapping[nn.Module, str]) -> None:
-        """Shows the inputs of layers that were not watched, as in a compiled graph."""
+        """Looks at the inputs of layers that could not be watched, as in a compiled graph."""
         watched, budget = self.watched, self.budget
         unseen = {part: name for part, name in layers.items() if name not in watched.layers}
         if self._sample is None or not unseen or self._cost(1) > budget.left / 2:
             return
         batches = self._sample.pieces[:1]
         for part, seen in observe(self._switch.module, batches, unseen, gram=False).items():
-            # As many rows as the training has in a step.
+            # It gets as many rows as a training step.
             seen.rows = round(seen.rows * budget.size / self._sizes[0] / budget.calls)
             watched.layers[unseen[part]] = seen
         budget.count(budget.passes(self._sizes[0]))
@@ -360,7 +360,7 @@ class Looks:
         left, seen = self.budget.left, self.watched.layers
         share = self.budget.taken + left * (BREAK_EVENS if looks else 1)
         choices = {}
-        # First those that take most of a step.
+        # The layers that take most of a step come first.
         for part, name in sorted(
             layers.items(), key=lambda one: -self._work({one[1]: seen.get(one[1], Seen())})
         ):
@@ -384,7 +384,7 @@ class Looks:
 
 
 def _drop(choice: Choice) -> bool:
-    """Leaves out the largest rank, if there are others."""
+    """Drops the largest rank if there are others. Returns True if it did."""
     if len(choice.options) < 2:
         return False
     choice.options.pop()
@@ -397,7 +397,7 @@ def _wait(part: nn.Module) -> None:
 
 
 def _wake(part: nn.Module) -> None:
-    """A GPU's first decomposition loads libraries, which is not to count for each."""
+    """Runs a GPU's first decomposition, which loads libraries and must not be timed."""
     if next(part.parameters()).is_cuda:
         small = torch.eye(16, device=next(part.parameters()).device)
         torch.linalg.svd(torch.linalg.qr(small)[0])

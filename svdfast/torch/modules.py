@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Modules for PyTorch that a network of svdfast needs there and torch.nn lacks. Users find them in svdfast.torch.
+"""Modules that networks of svdfast need in PyTorch and torch.nn lacks, public in svdfast.torch.
 
-Not here: the factored Linear (layers.py) and the method (factorize.py); how a network is written with these (interop/torch_writing.py).
+Elsewhere: the factored Linear (layers.py), the method (factorize.py), and how a network is written
+with these modules (interop/torch_writing.py).
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ class ChannelsLast(nn.Module):
 
 
 class MeanPool2d(nn.Module):
-    """The mean of each channel under a window that goes over images (n, channels, height, width), of what lies within the image.
+    """The mean of each channel under a window that moves over images (n, channels, height, width).
 
-    torch.nn.AvgPool2d does the same where the padding is equal on both sides and at most half of the window.
+    The padding is left out of the mean. torch.nn.AvgPool2d does the same if the padding is equal on
+    both sides and at most half of the window.
 
     Parameters
     ----------
@@ -83,15 +85,16 @@ class MeanPool2d(nn.Module):
         return pool(pad(x, self.padding), self.kernel_size, self.stride) / within
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
 class Recurrent(nn.Module):
     """A recurrent layer of torch.nn with one output, so that it can stand in a Sequential.
 
-    It takes (n, steps, features). It gives the states after each step, (n, steps, width); or the state after the last step, (n, width),
-    beside which a bidirectional layer has the backward direction's state after the first step.
+    It takes (n, steps, features). It returns the states after each step, (n, steps, width), or the
+    state after the last step, (n, width). To that, a bidirectional layer appends the backward
+    direction's state after the first step.
 
     Parameters
     ----------
@@ -102,7 +105,7 @@ class Recurrent(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        `module` is another one, or lacks batch_first=True.
+        `module` is of another type, or lacks batch_first=True.
 
     Examples
     --------
@@ -128,7 +131,7 @@ class Recurrent(nn.Module):
         return states if self.return_sequences else _last(states, self.module.bidirectional)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return f"return_sequences={self.return_sequences}"
 
 
@@ -179,9 +182,10 @@ class FactoredRecurrent(nn.Module):
     ----------
     cell : {"rnn_tanh", "rnn_relu", "gru", "lstm"}
     input : torch.nn.Linear or FactoredLinear
-        From features to the gates; of a bidirectional layer to the gates of both directions, the forward one's first.
+        From features to the gates. A bidirectional layer has the gates of both directions, the
+        forward one's first.
     *states : torch.nn.Linear or FactoredLinear
-        From the state to the gates; a second one is for the way from the last step back.
+        From the state to the gates; a second module is for the backward direction.
     return_sequences : bool
 
     Raises
@@ -235,5 +239,5 @@ class FactoredRecurrent(nn.Module):
         return torch.stack(made[::-1] if reverse else made, dim=1)
 
     def extra_repr(self) -> str:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return f"cell={self.cell!r}, return_sequences={self.return_sequences}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A look at what layers get as inputs while a model runs over a sample: for the activation-aware cut, for ranks, and for timing.
+"""Observes the inputs of layers over a sample: for activation-aware truncation, ranks and timing.
 
-The model is left as it was: no hook, mode, buffer or random number of it has changed afterwards, errors or not. Not here: the cut
-(cut.py), and what is timed (timing.py).
+The model is left as it was: its hooks, modes, buffers and random numbers are restored, even after
+an error. Elsewhere: the truncation (cut.py), and the timing (timing.py).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from svdfast.torch.products import computed_in, without_autocast
 
 __all__ = ["Inputs", "Seen", "described", "observe", "unchanged"]
 
-# Rows of a call that a Gram matrix is formed of, at most; more would take longer than the model itself.
+# The most rows of a call for a Gram matrix; more would take longer than the model itself.
 _ROWS = 2048
 
-# Random numbers and the fast path's switch are the process's: two at once would not find back to them. Again within one that runs, as a
-# model may look at its own parts.
+# Random numbers and the fast path's switch belong to the process, so two observations at once could
+# not restore them. The lock is reentrant, as a model may observe its own parts.
 _alone = threading.RLock()
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """One tensor that a layer was called with, as far as a time depends on it."""
+    """The properties of an input tensor that affect a layer's time."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -42,18 +42,18 @@ class Inputs:
 
 @dataclass
 class Seen:
-    """What a layer got over the sample.
+    """The inputs of a layer over the sample.
 
     Attributes
     ----------
     rows : int
-        How many vectors its weight was multiplied with: tokens, positions of a convolution.
+        Number of vectors that its weight was multiplied with: tokens, positions of a convolution.
     gram : Tensor (n_in, n_in) or None
-        C = XᵀX / scale² over some of these vectors, in at least float32; None where it was not asked for.
+        C = XᵀX / scale² over some of these vectors, in at least float32; None if not requested.
     inputs : tuple of Inputs
-        Those of the last call.
+        Inputs of the last call.
     autocast : torch.dtype or None
-        The type of autocast, where it was on in the last call.
+        The type of autocast in the last call; None if it was off.
     """
 
     rows: int = 0
@@ -66,29 +66,29 @@ class Seen:
 def observe(
     model: nn.Module, sample: Iterable[Any], layers: Mapping[nn.Module, str], *, gram: bool = True, seed: int = 0
 ) -> dict[nn.Module, Seen]:
-    """Runs the model over a sample, in evaluation mode and without gradients, and looks at the inputs of some layers.
+    """Runs the model over a sample in evaluation mode, and observes the inputs of some layers.
 
     Parameters
     ----------
     model : torch.nn.Module
     sample : iterable
-        Batches, on the model's device, with which it is called as `svdfast.torch.batches` tells.
+        Batches on the model's device. `svdfast.torch.batches` says how the model is called.
     layers : mapping of torch.nn.Module to str
         Layers of a kind that can be factored, dense or factored, and their names.
     gram : bool
-        Whether Gram matrices are formed.
+        Form Gram matrices.
     seed : int
-        Of the choice of rows where there are many.
+        Seed for the choice of rows, if there are many.
 
     Returns
     -------
     dict of torch.nn.Module to Seen
-        Of the layers that were reached.
+        One entry for each layer that was reached.
 
     Raises
     ------
     TypeError, ValueError
-        A batch is none of these, there is none, or a layer's input is not finite.
+        A batch can't be used, there is none, or a layer's input is not finite.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def _hook(
     def look(layer: nn.Module, args: Any, kwargs: Any) -> None:
         inputs = kind.inputs(layer, args, kwargs)
         if any(x.is_nested for x in inputs):
-            return  # rows of several lengths: there is no matrix of them
+            return  # rows of several lengths form no matrix
         rows, n = kind.rows(layer, inputs, _ROWS, generator)
         found = seen.setdefault(layer, Seen())
         found.rows += n
@@ -171,7 +171,10 @@ def _add(found: Seen, rows: Tensor, name: str) -> None:
 
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, no fast path that would pass hooks by; and afterwards all as before."""
+    """A context with evaluation mode, without gradients and the fast path, which skips hooks.
+
+    Everything is restored afterwards.
+    """
     modes = {part: part.training for part in model.modules()}
     buffers = [
         (part, name, buffer, buffer.detach().clone())
@@ -184,13 +187,14 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     with _alone, torch.random.fork_rng(gpus), torch.no_grad():
         fast = torch.backends.mha.get_fastpath_enabled()
         try:
-            # Encoder layers with hooks refuse the nested tensors that their fast path would be given.
+            # Encoder layers with hooks refuse nested tensors, which their fast path would give
+            # them.
             torch.backends.mha.set_fastpath_enabled(False)
             model.eval()
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-            model.train(modes[model])  # what parts do in a train() of their own is undone, too
+            model.train(modes[model])  # this also undoes what parts do in a train() of their own
             for part, mode in modes.items():
                 part.training = mode
             for part, name, buffer, before in buffers:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A torch optimizer follows layers whose weights become two factors, or one weight again.
+"""Adapts a torch optimizer when weights are factored or recomposed.
 
-Parameters are replaced where they lie in ``param_groups``. The groups stay the same dicts, so
-learning rate schedulers keep working. Moments are carried as in svdfast/training/moments.py: with
-W = W1·W2 a gradient G of W is G·W2ᵀ of W1 and W1ᵀ·G of W2, and so is a mean of gradients; a mean of
-squares goes by the squares of the factors. The way back is that of
+Parameters are replaced in their places in ``param_groups``. The groups stay the same dicts, so
+learning rate schedulers keep working. Moments are carried as in svdfast/training/moments.py. With
+W = W1·W2, a gradient G of W is G·W2ᵀ for W1 and W1ᵀ·G for W2. The same holds for a mean of
+gradients. A mean of squares is carried with the squares of the factors. The way back is that of
 `svdfast.model.structures.LowRank.lift`.
 
-Not here: when layers change (schedule.py).
+Elsewhere: when layers change (schedule.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Change", "check_held", "checked", "known_kind", "move_state", "swap"
 
 Moment = Literal["mean", "square"]
 
-# The optimizers whose state is known, and what each entry of it is a mean of.
+# The optimizers whose state is known, and the quantity that each entry is a mean of.
 KNOWN = tuple(getattr(torch.optim, name) for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam"))
 MOMENTS: dict[str, Moment] = {
     "momentum_buffer": "mean",
@@ -41,14 +41,14 @@ COUNTERS = ("step", "mu_product")
 
 @dataclass(frozen=True)
 class Change:
-    """A dense layer and its factored form, one of which takes the other's place.
+    """A dense layer and its factored form, one of which replaces the other.
 
     Attributes
     ----------
     dense : torch.nn.Module
     factored : Factored
     forward : bool
-        Whether the dense layer gives way to the factored one.
+        True if the factored layer replaces the dense one.
     """
 
     dense: nn.Module
@@ -57,7 +57,7 @@ class Change:
 
     @property
     def places(self) -> dict[nn.Parameter, tuple[nn.Parameter, ...]]:
-        """What lies where each parameter lay: W1 in the place of W, W2 right behind it."""
+        """The new parameters in each old one's place: W1 in the place of W, W2 right behind it."""
         left, right = self.factored.factors
         pairs = list(zip(self._kind.weights(self.dense), left, strict=True))
         if self.forward:
@@ -65,7 +65,7 @@ class Change:
         return {W1: (W,) for W, W1 in pairs} | {right: ()}
 
     def names(self, parameter: nn.Parameter, name: str) -> list[str]:
-        """What `places` has in the place of a parameter of this name, by name."""
+        """The names of the parameters that `places` puts in this parameter's place."""
         own = {p: n for n, p in (self.factored if self.forward else self.dense).named_parameters()}
         prefix = name.rpartition(".")[0]
         new = self.places.get(parameter)
@@ -94,7 +94,7 @@ class Change:
 
     @torch.no_grad()
     def carry(self, moment: Moment, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """A moment shaped as the old parameters as one shaped as the new ones."""
+        """Turns a moment of the old parameters into one of the new ones."""
         W1, W2 = (wide(factor) for factor in self.factored.matrices(self._factors))
         wider = [wide(tensor) for tensor in tensors]
         with without_autocast(W1.device):
@@ -107,21 +107,21 @@ class Change:
                 lift = lift_mean if moment == "mean" else lift_square
                 M = lift(*self.factored.matrices(wider), W1, W2)
                 result = self._kind.tensors(self.dense, M)
-        # Laid out as the parameter is: fused steps want it so.
+        # Fused steps require the memory layout of the parameter.
         dtype = tensors[0].dtype
         pairs = zip(self.new, result, strict=True)
         return [torch.empty_like(p, dtype=dtype, requires_grad=False).copy_(m) for p, m in pairs]
 
 
 def known_kind(layer: nn.Module) -> Kind:
-    """Of a layer that can be factored."""
+    """The Kind of a layer that can be factored."""
     kind = kind_of(layer)
     assert kind is not None
     return kind
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In at least float32."""
+    """The tensor in at least float32."""
     return tensor.detach().to(computed_in(tensor.dtype))
 
 
@@ -132,7 +132,7 @@ def lift_mean(M1: Tensor, M2: Tensor, W1: Tensor, W2: Tensor) -> Tensor:
 
 
 def lift_square(V1: Tensor, V2: Tensor, W1: Tensor, W2: Tensor) -> Tensor:
-    """The product of the means over each row and each column, which are all that V1 and V2 tell."""
+    """The product of the row means and column means, all that V1 and V2 determine."""
     tiny = torch.finfo(V1.dtype).tiny
     rows = V1.sum(1) / W2.square().sum().clamp(min=tiny)
     columns = V2.sum(0) / W1.square().sum().clamp(min=tiny)
@@ -141,7 +141,7 @@ def lift_square(V1: Tensor, V2: Tensor, W1: Tensor, W2: Tensor) -> Tensor:
 
 
 def _solve(gram: Tensor, right: Tensor) -> Tensor:
-    """Solves with a Gram matrix, which may be near to singular."""
+    """Solves a system with a Gram matrix, which may be nearly singular."""
     G = gram.double()
     jitter = 1e-6 * (G.trace() / len(G)).clamp(min=torch.finfo(torch.float32).tiny)
     G = G + jitter * torch.eye(len(G), dtype=G.dtype, device=G.device)
@@ -151,12 +151,12 @@ def _solve(gram: Tensor, right: Tensor) -> Tensor:
 def move_state(
     optimizer: torch.optim.Optimizer, changes: Iterable[Change], *, carry: bool
 ) -> dict[nn.Parameter, dict[str, Any]]:
-    """The optimizer's state of the new parameters; nothing is changed.
+    """The optimizer's state for the new parameters. Nothing is changed.
 
     Parameters
     ----------
     carry : bool
-        Whether moments are carried; else they start again, silently.
+        Carry moments over; otherwise they restart from zero, silently.
     """
     moved: dict[nn.Parameter, dict[str, Any]] = {}
     unknown = False
@@ -181,7 +181,7 @@ def move_state(
                 state[key] = value
         for state in made:
             if "exp_avg" in state and "exp_avg_sq" in state:
-                # What is carried of the squares may be far too small for the mean.
+                # The carried squares may be far too small for the mean.
                 largest = state["exp_avg_sq"].sqrt()
                 state["exp_avg"].clamp_(-largest, largest)
         moved.update({p: s for p, s in zip(change.new, made, strict=True) if s})
@@ -202,7 +202,7 @@ def swap(
     changes: Iterable[Change],
     state: dict[nn.Parameter, dict[str, Any]],
 ) -> None:
-    """Puts the new parameters in the old ones' places in the groups, with this state."""
+    """Replaces the old parameters in the groups by the new ones, with this state."""
     for change in changes:
         places = change.places
         for group in optimizer.param_groups:
@@ -217,12 +217,12 @@ def swap(
 
 
 def checked(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer itself, where Accelerate or Lightning have put it in one of theirs.
+    """The optimizer itself, unwrapped if Accelerate or Lightning have wrapped it.
 
     Raises
     ------
     TypeError
-        It is no optimizer, or one that does not keep a state for each parameter.
+        It is not an optimizer, or does not keep a state for each parameter.
     """
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
@@ -238,7 +238,7 @@ def checked(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def check_held(optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """Refuses trainable parameters that the optimizer does not hold: it would not train them."""
+    """Refuses trainable parameters that the optimizer does not hold, as it would not train them."""
     held: Collection[nn.Parameter] = {
         p for group in optimizer.param_groups for p in group["params"]
     }

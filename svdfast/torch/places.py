@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where in a model layers lie, which of them can be replaced, and why others are left.
+"""The places of layers in a model: which layers can be replaced, and why others are left.
 
-Not here: what there is to know about a type of layer (kinds.py), and how a layer is cut (cut.py).
+Elsewhere: the knowledge about a type of layer (kinds.py), and how a layer is truncated (cut.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = [
     "why_rather_not",
 ]  # fmt: skip
 
-# Types of torch.nn whose subclasses are looked at, too, if only to say why they are left.
+# Types of torch.nn whose subclasses are listed, too, with the reason why they are left.
 _NEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.RNNBase, nn.MultiheadAttention, Factored)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Their parameters are looked up or multiplied elementwise: there is no product to save.
@@ -31,12 +31,12 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class OwnHook:
-    """A hook that svdfast puts on layers for a time. It is no reason to leave one."""
+    """A hook that svdfast puts on layers for a time. A layer with it can still be replaced."""
 
 
 @dataclass(frozen=True)
 class Left:
-    """A weight of no layer that can be factored."""
+    """A weight that belongs to no layer that can be factored."""
 
     name: str
     n_in: int
@@ -45,7 +45,7 @@ class Left:
 
 
 def is_layer(part: nn.Module) -> bool:
-    """Whether it is of a type that can be factored, or of a subclass."""
+    """True for a type that can be factored, or a subclass of one."""
     return kind_of(part) is not None or isinstance(part, _NEAR)
 
 
@@ -56,7 +56,7 @@ def _kind(part: nn.Module) -> Kind:
 
 
 def tensors(part: nn.Module) -> tuple[Tensor, ...]:
-    """Those of the weight."""
+    """The tensors of the weight."""
     if isinstance(part, Factored):
         return (*part.factors[0], part.factors[1])
     return _kind(part).weights(part)
@@ -113,7 +113,7 @@ def reasons_to_leave(module: nn.Module, layers: Collection[nn.Module]) -> dict[n
     for part in layers:
         reason = own_reason(part)
         if reason is None:
-            # Of a layer with two weights, those of two directions, also where it holds one of them twice.
+            # A layer may have two weights, for two directions, and may hold one of them twice.
             if any(len(holders[weight]) > 1 for weight in tensors(part)):
                 shared = sorted({name for weight in tensors(part) for name in owners[weight]})
                 reason = f"its weight is shared: {', '.join(shared)}"
@@ -123,7 +123,7 @@ def reasons_to_leave(module: nn.Module, layers: Collection[nn.Module]) -> dict[n
 
 
 def own_reason(part: nn.Module) -> str | None:
-    """Why a layer can't be replaced, as far as itself shows it."""
+    """Why a layer can't be replaced, as far as the layer itself shows it."""
     kind = kind_of(part)
     if kind is None:
         return f"it is a {type(part).__name__}, a subclass, which may mean more than its weight"
@@ -175,9 +175,9 @@ def why_rather_not(part: nn.Module) -> str | None:
 
 
 def left_in(module: nn.Module, left: Collection[nn.Module]) -> Iterator[tuple[str, nn.Module | Left]]:
-    """All layers, by the first of their names, and between them the other weights, which no kind of layer covers.
+    """All layers, by their first names, and between them the weights that no kind of layer covers.
 
-    `left` are modules to pass over.
+    Modules in `left` are skipped.
     """
     inside: set[nn.Module] = set()
     seen: set[Tensor] = set()
@@ -221,7 +221,7 @@ def _others(name: str, part: nn.Module, seen: set[Tensor]) -> Iterator[tuple[str
 
 
 def replace(module: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
-    """Puts new layers in all places of the old ones."""
+    """Puts the new layers in all places of the old ones."""
     for holder in list(module.modules()):
         for name, part in list(holder._modules.items()):
             if part is not None and part in new:

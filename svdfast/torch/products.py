@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The product of two factors, in a precision that does not depend on what the caller trains in.
+"""The product of two factors, in a precision that does not depend on the caller's training.
 
-Not here: how the factors are found (cut.py).
+Elsewhere: how the factors are found (cut.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Autocast, where the caller has it on, would round a product's operands."""
+    """A context without autocast, which would round a product's operands."""
     if device.type == "meta":
         return contextlib.nullcontext()
     off: contextlib.AbstractContextManager[None] = torch.autocast(device.type, enabled=False)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Learning rates of factors' own, without groups of their own, which would break schedulers.
+"""Separate learning rates for factors, without separate groups, which would break schedulers.
 
-Adam's steps have the size of the learning rate whatever the gradient's, but factors are larger than
-the weight they stand for, so the same rate changes them too little (docs, `svdfast.Factoring`,
-`learning_rate`). Hooks before and after the optimizer's step lengthen what it does to factors.
+Adam's steps have the size of the learning rate for any gradient, but factors are larger than the
+weight they stand for. So the same rate changes them too little (docs, `svdfast.Factoring`,
+`learning_rate`). Hooks before and after the optimizer's step lengthen its changes of factors.
 
-Not here: when that is (schedule.py).
+Elsewhere: when that is (schedule.py).
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def relative_scale(made: Factored) -> float:
 
 
 class Rates:
-    """What the learning rates of factored layers are multiplied with.
+    """The factors that the learning rates of factored layers are multiplied with.
 
     Attributes
     ----------
     scales : dict of str to float
-        By the layers' names.
+        Scales by the layers' names.
     fade : float
-        The share that is left of the scales' difference from 1.
+        The remaining share of the scales' difference from 1.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer):
@@ -65,7 +65,7 @@ class Rates:
         self.follow(self._layers)
 
     def follow(self, layers: Mapping[str, Factored]) -> None:
-        """Takes these layers for those that are factored."""
+        """Sets the layers that are factored."""
         self._layers = dict(layers)
         self.scales = {name: self.scales[name] for name in layers if name in self.scales}
         needed = any(scale != 1 for scale in self.scales.values())
@@ -80,7 +80,7 @@ class Rates:
             self._hooks = []
 
     def _keep(self, *_: Any) -> None:
-        """Before a step."""
+        """Keeps the factors before a step."""
         self._before = []
         for name, scale in self.scales.items():
             scale = 1 + (scale - 1) * self.fade
@@ -90,7 +90,7 @@ class Rates:
 
     @torch.no_grad()
     def _lengthen(self, *_: Any) -> None:
-        """After it."""
+        """Lengthens the step that the factors have made."""
         for parameter, before, scale in self._before:
             parameter.lerp_(before, 1 - scale)
         self._before = []

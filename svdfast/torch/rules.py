@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which settings of a `svdfast.Factoring` hold for a torch model, and the ranks it gives to layers.
+"""The settings of a `svdfast.Factoring` that a torch model supports, and its ranks for layers.
 
-Not here: ranks="auto" (auto.py).
+Elsewhere: ranks="auto" (auto.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["paired", "ranks_by", "supported"]
 
 
 def supported(factoring: Factoring) -> Factoring:
-    """Refuses settings that have no meaning here."""
+    """Refuses settings that are not supported here."""
     for name in ("product_decay", "structure", "split"):
         default = getattr(Factoring, name)
         if getattr(factoring, name) != default:
@@ -41,12 +41,12 @@ def supported(factoring: Factoring) -> Factoring:
 
 
 def paired(factoring: Factoring, layers: Mapping[nn.Module, str]) -> dict[str, int | None]:
-    """A sequence of ranks by the layers' names; empty for ranks by a number or a rule.
+    """A sequence of ranks, by the layers' names; empty for ranks by a number or a rule.
 
     Raises
     ------
     ValueError
-        It is not one for each layer, or one is larger than the layer's weight has.
+        There is not one rank for each layer, or one exceeds the smaller side of the layer's weight.
     """
     ranks = factoring.ranks
     if not isinstance(ranks, tuple):
@@ -71,9 +71,9 @@ def ranks_by(
     Parameters
     ----------
     given : mapping of str to int or None
-        What `paired` gave.
+        The result of `paired`.
     rows : mapping of Module to int, optional
-        How often a layer's weight is multiplied with a vector, for rules that weigh layers by that.
+        How often a layer's weight is multiplied with a vector, for rules that weight layers by it.
     """
     rule, force = factoring.ranks, factoring.force
     shapes = {name: sides(part) for part, name in layers.items()}

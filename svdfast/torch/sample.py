@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A few batches that cuts and their losses are looked at on.
+"""A few batches on which truncations and their losses are evaluated.
 
-They come in pieces, so that a look that has little time takes the first ones only. Not here: how a
-model is called with a batch (batches.py), what layers get as inputs (observe.py).
+They come in pieces; a look with little time takes only the first ones. Elsewhere: how a model is
+called with a batch (batches.py), and the inputs of layers (observe.py).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Sample:
     Parameters
     ----------
     batches : iterable
-        Tensors, tuples or mappings; kept.
+        Tensors, tuples or mappings. They are kept.
     loss : callable, optional
-        ``loss(output, batch)``; by default the output's own ``.loss``, where it has one.
+        ``loss(output, batch)``; by default the output's own ``.loss``, if it has one.
 
     Attributes
     ----------
     pieces : list
-        Batches or parts of them; the first batch's are in halves.
+        Batches or parts of them. The first batch is split, as `halves` does it.
     n_first : int
-        The pieces of the first batch.
+        Number of pieces of the first batch.
     """
 
     def __init__(self, batches: Iterable[Any], loss: Loss | None):
@@ -58,22 +58,22 @@ class Sample:
         self._loss = loss
 
     def sizes(self, model: nn.Module) -> list[int]:
-        """Of the pieces, see `svdfast.torch.batches.size`."""
+        """Sizes of the pieces; see `svdfast.torch.batches.size`."""
         inputs = [given(model, piece) for piece in self.pieces]
         return [size(x.values() if isinstance(x, Mapping) else x) for x in inputs]
 
     def piece_loss(self, model: nn.Module, index: int) -> float | None:
-        """Of one piece; None where nothing says what the loss is."""
+        """The loss on one piece; None if no loss is available."""
         with unchanged(model):
             return self._of(model, self.pieces[index])
 
     def mean(self, losses: Sequence[float]) -> float:
-        """Of the first pieces, by their shares of batches."""
+        """The mean of the first pieces' losses, weighted by their shares of batches."""
         pairs = list(zip(losses, self._shares, strict=False))
         return sum(loss * share for loss, share in pairs) / sum(share for _, share in pairs)
 
     def loss(self, model: nn.Module, n_pieces: int | None = None) -> float | None:
-        """The mean over the first pieces, or over the batches; None where nothing tells it."""
+        """The mean loss over the first pieces, or over the batches; None if none is available."""
         losses = []
         with unchanged(model):
             for batch in self.batches if n_pieces is None else self.pieces[:n_pieces]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The state that a schedule saves and goes on from: plain numbers, strings, lists and dicts.
+"""The state that a schedule saves and continues from: plain numbers, strings, lists and dicts.
 
-Not here: a model brought into the form that it tells (form.py).
+Elsewhere: bringing a model into the saved form (form.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Plan", "Saved"]
 
 @dataclass
 class Plan:
-    """The steps after which something is due, None where nothing is, and the loss before a cut."""
+    """The steps after which something is due (None: never), and the loss before a truncation."""
 
     n_steps: int
     switch_step: int | None = None
@@ -28,18 +28,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Saved:
-    """All that a schedule knows.
+    """The whole state of a schedule.
 
     Attributes
     ----------
     ranks, scales : dict
-        Of the factored layers, by name: their ranks, and what learning rates are multiplied with.
+        Ranks and learning rate scales of the factored layers, by name.
     looks : dict or None
-        Of "auto".
+        State of "auto".
     notes : dict of str to str
-        What `explain` tells of layers.
+        Reasons that `explain` shows, by the layers' names.
     first, recent : list of float
-        Losses.
+        Losses of the first and of the last steps.
     """
 
     n_done: int
@@ -53,7 +53,7 @@ class Saved:
     events: list[Event]
 
     def state(self) -> dict[str, Any]:
-        """What is saved."""
+        """The state to save."""
         return {
             "plan": {"n_done": self.n_done, **asdict(self.plan)},
             "ranks": dict(self.ranks),
@@ -67,12 +67,12 @@ class Saved:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Saved:
-        """What `state` gave.
+        """Reads the result of `state`.
 
         Raises
         ------
         ValueError
-            It is something else.
+            `state` is something else.
         """
         try:
             plan = dict(state["plan"])
@@ -91,7 +91,7 @@ class Saved:
             raise ValueError(f"state: expected what state_dict gave, got {error!r}") from error
 
     def check(self, n_steps: int, *, automatic: bool) -> None:
-        """Refuses one of another training."""
+        """Refuses the state of another training."""
         if self.plan.n_steps != n_steps:
             got = f"one of {self.plan.n_steps}"
             raise ValueError(f"state: expected that of a training of {n_steps} steps, got {got}")

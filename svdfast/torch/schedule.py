@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The four steps of the method in a training loop of the user's own: dense, factored, dense again.
+"""The four steps of the method in a user's own training loop: dense, factored, recomposed.
 
-This file says when. Not here: the switch of layers and optimizer (switch.py), what "auto" looks at
-(looks.py) and decides (auto.py), events (events.py), the saved state's form (saved.py).
+This file says when. Elsewhere: the switch of layers and optimizer (switch.py), the looks of "auto"
+(looks.py) and its decisions (auto.py), events (events.py), the saved state's form (saved.py).
 """
 
 from __future__ import annotations
@@ -40,54 +40,55 @@ from svdfast.training.switch import FADE
 
 __all__ = ["Event", "Schedule"]
 
-# Losses of so many steps are averaged, at the start and before and after a cut.
+# Losses of so many steps are averaged, at the start and before and after a truncation.
 WINDOW = 20
 
 
 class Schedule:
-    """Factors a model's layers while it trains, in place, and multiplies them together again.
+    """Factors a model's layers in place while it trains, and recomposes them.
 
-    It never owns the loop: call `step` after ``optimizer.step()``. At the switch layers of the
-    model are replaced by factored ones (`svdfast.torch.factorize`), and the optimizer, the same
-    object with the same groups, gets the factors in place of the weights, with moments carried.
-    SGD, Adam, AdamW, NAdam and RAdam are known; another one's state starts again for these layers,
-    with a warning. LBFGS is refused. Gradients that are there are carried, too, so that `step` may come before or
-    after ``zero_grad()``.
+    It never owns the loop: call `step` after ``optimizer.step()``. At the switch, factored layers
+    replace layers of the model (`svdfast.torch.factorize`). The optimizer stays the same object
+    with the same groups; it gets the factors in place of the weights, with moments carried. SGD,
+    Adam, AdamW, NAdam and RAdam are known. Any other optimizer's state restarts for these layers,
+    with a warning; LBFGS is refused. Existing gradients are carried, too, so `step` may come before
+    or after ``zero_grad()``.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Compiled or in DistributedDataParallel, too: that is built again, in place, at a switch, and
-        rank 0 decides and cuts. Forms of a model without whole parameters (FSDP, DeepSpeed) are
-        refused.
+        It may be compiled or in DistributedDataParallel. The latter is built again in place at a
+        switch; rank 0 decides and truncates. Models whose parameters are split over processes
+        (FSDP, DeepSpeed) are refused.
     optimizer : torch.optim.Optimizer
         Holds all weights that are to be factored.
     n_steps : int
         Steps of the optimizer in the whole training.
     factoring : "auto", float, Factoring or None
-        "auto" decides about each layer by itself, by the rules of `svdfast.Factoring`, but which
-        ranks save time is measured on the device. With `sample` and a loss, layers are cut alone
-        and the loss is looked at. Without, layers get a quarter of their rank where that is faster;
-        the losses given to `step`, if any, tell whether a layer must go back. A number is α. Of a
-        Factoring, a sequence has a rank for each layer that can be factored, in the model's order;
-        `product_decay`, `structure`, `split` and a sequence of learning rates are not supported,
-        nor is the guard's action "raise" with given ranks. The switch comes after the first step at
-        the earliest. None only counts.
+        "auto" decides about each layer by the rules of `svdfast.Factoring`, but measures on the
+        device which ranks save time. With `sample` and a loss, it truncates each layer alone and
+        computes the loss. Without them, layers get a quarter of their rank if that is faster; the
+        losses given to `step`, if any, decide whether a layer is recomposed. A number is α. A
+        Factoring's sequence of ranks has one for each layer that can be factored, in the model's
+        order. Its `product_decay`, `structure`, `split`, a sequence of learning rates, and the
+        guard's action "raise" with given ranks are not supported. The switch comes after the first
+        step at the earliest. With None, steps are only counted.
     skip : collection of str
-        Layers to leave, or modules in which all are left. The output layer should be one of them.
+        Names of layers to leave, or of modules in which all are left. The output layer should be
+        one of them.
     sample : iterable, optional
-        A few batches, kept, on the model's device: a tensor x is given as ``model(x)``, a mapping
-        as ``model(**batch)``, and of a tuple the items that ``forward`` must be given, or all where
-        it must be given none. Cuts then change the layers' outputs least, instead of the weights.
+        A few batches on the model's device, which are kept. A tensor x is passed as ``model(x)``, a
+        mapping as ``model(**batch)``. A tuple gives as many items as ``forward`` requires, or all
+        if it requires none. With a sample, truncation preserves the layers' outputs best, not the
+        weights.
     loss : callable, optional
-        ``loss(output, batch)``, a scalar tensor; by default the output's ``loss``, where it has
-        one.
+        ``loss(output, batch)``, a scalar tensor; by default the output's ``loss``, if it has one.
 
     Attributes
     ----------
     events : list of Event
     n_done : int
-        Steps so far.
+        Number of steps so far.
 
     Raises
     ------
@@ -97,27 +98,27 @@ class Schedule:
 
     Notes
     -----
-    To resume, build model, optimizer and schedule as at first; load the schedule's state before the
-    others, as it brings the model and the optimizer into the form that they were saved in.
+    To resume, build model, optimizer and schedule as at first. Load the schedule's state before the
+    others, as it brings the model and the optimizer into their saved form.
 
     The factors' `learning_rate` needs no groups: hooks of the optimizer lengthen its steps while
     layers are factored.
 
-    A copy of the model that follows it, such as a moving average of its weights, does not follow a
-    switch: begin it after the last one.
+    A copy that tracks the model, such as a moving average of its weights, does not follow a switch:
+    begin it after the last one.
 
-    Looks of "auto" take at most 2 % of the training's time. Where there is little of it, fewer rows
-    of the sample are looked at, then fewer ranks; where not even that fits, layers stay dense, and
-    `explain` says so.
+    Looks of "auto" take at most 2 % of the training's time. If time is short, they use fewer rows
+    of the sample, then fewer ranks. If even that does not fit, layers stay dense, and `explain`
+    says so.
 
-    Nothing is measured and the clock is not looked at where ``torch.use_deterministic_algorithms``
-    is on: multiplications are counted instead.
+    With ``torch.use_deterministic_algorithms`` on, no time is measured: multiplications are counted
+    instead.
 
     A layer that got hooks or a parametrization while it was factored stays factored, with a
-    warning, as they would be lost. One that had them before is not factored.
+    warning, as they would be lost. A layer that had them before is not factored.
 
-    A step that was interrupted, or failed, in a switch or a look leaves all as it was. What was due
-    is done in the next step.
+    If a step fails or is interrupted in a switch or a look, everything stays as it was. The next
+    step does what was due.
 
     Examples
     --------
@@ -216,7 +217,7 @@ class Schedule:
 
     @property
     def phase(self) -> str:
-        """Either "factored", while layers are, or "dense"."""
+        """The current phase: "factored" while layers are factored, else "dense"."""
         return "factored" if self._switch.own else "dense"
 
     # ---- steps
@@ -227,12 +228,12 @@ class Schedule:
         Parameters
         ----------
         loss : Tensor or float, optional
-            Of the step, one number. It is read only when something is decided.
+            Loss of the step, one number. It is read only when something is decided.
 
         Returns
         -------
         Event or None
-            The last of what happened; `events` has all.
+            The last event of this step; `events` has all.
         """
         value = _one_number(loss)
         self._clock.stop(factored=bool(self._switch.own))
@@ -261,7 +262,7 @@ class Schedule:
         ]
 
     def _act(self) -> None:
-        """Does what is due after this step. It stays due until it is done."""
+        """Does what is due after this step. A task stays due until it is done."""
         n, plan, switch, looks = self.n_done, self._plan, self._switch, self._looks
         switch.forget_others()
         if looks is not None and _due(n, looks.auto.check_step):
@@ -284,9 +285,9 @@ class Schedule:
     def finish(self) -> None:
         """Ends the method now, for a training that ends before `n_steps`.
 
-        Layers become dense again as after the last step, unless the factoring's `recompose` is
-        False. Nothing else is left on the model or the optimizer. A schedule that has ended only
-        counts. Where the model is in DistributedDataParallel, all processes call it.
+        Layers are recomposed as after the last step, unless the factoring's `recompose` is False.
+        No hooks are left on the model or the optimizer. A schedule that has ended only counts
+        steps. With DistributedDataParallel, all processes have to call this.
         """
         switch, plan = self._switch, self._plan
         switch.forget_others()
@@ -314,7 +315,7 @@ class Schedule:
         self._recent.append(value)
 
     def _begin(self, loss: Tensor | float | None) -> None:
-        """What is known at the start."""
+        """Sets up what is known after the first step."""
         looks = self._looks
         if looks is not None:
             self._clock.wait(factored=bool(self._switch.own))
@@ -326,7 +327,7 @@ class Schedule:
                 raise ValueError("guard: expected a sample with a loss, or step(loss), got neither")
 
     def _set_fade(self) -> None:
-        """At the end no noise of longer steps is to be left."""
+        """Fades the longer steps out, so that their noise is gone at the end."""
         if self.factoring.learning_rate == "auto":
             left = (self.n_steps - self.n_done) / max(1, FADE * self.n_steps)
             self._switch.rates.fade = min(1.0, max(0.0, left))
@@ -334,7 +335,7 @@ class Schedule:
     # ---- the switch and its guard
 
     def _cut(self, ranks: Mapping[str, int], make: Callable[[], dict[str, Cut]], began: float) -> None:
-        """Cuts layers, and tells of it."""
+        """Truncates layers, and notes the event."""
         if not ranks:
             self._tell("ranks", began, layers=self._switch.reasons)
             return
@@ -343,7 +344,7 @@ class Schedule:
         self._tell("switch", began, **info, layers=self._switch.reasons)
 
     def _recompose(self, names: Collection[str], why: str = "") -> list[str]:
-        """Makes layers dense again, and notes that; the names of those that could be."""
+        """Recomposes layers, and notes that. Returns the names of the recomposed ones."""
         ranks = {name: self._switch.own[name].rank for name in names}
         done = self._switch.recompose(names)
         self._clock.factored.clear()
@@ -376,19 +377,19 @@ class Schedule:
             raise
 
     def _rows(self, layers: Mapping[nn.Module, str]) -> dict[nn.Module, int] | None:
-        """How often layers are called, where a rule weighs them by that and a sample tells it."""
+        """How often layers are called, if a rule weights them by that and there is a sample."""
         if self._sample is None or not isinstance(self.factoring.ranks, str):
             return None
         seen = observe(self._switch.module, self._sample.batches, layers, gram=False)
         return {part: look.rows for part, look in seen.items()}
 
     def _loss(self) -> float | None:
-        """As it is now: on the sample, else of the last steps."""
+        """The current loss: on the sample, else of the last steps."""
         on_sample = None if self._sample is None else self._sample.loss(self._switch.module)
         return _mean(self._recent) if on_sample is None else on_sample
 
     def _guard(self) -> None:
-        """Whether the loss has recovered from a switch to given ranks."""
+        """Checks if the loss has recovered from a switch to given ranks."""
         guard, plan = self.factoring.guard, self._plan
         assert guard is not None
         began, later = time.perf_counter(), None
@@ -409,7 +410,7 @@ class Schedule:
     # ---- "auto"
 
     def _check(self, looks: Looks) -> None:
-        """Whether the last cut of "auto" has proved good; else a layer becomes dense again."""
+        """Checks if the last truncation of "auto" proved good; if not, recomposes layers."""
         began, guard = time.perf_counter(), self.factoring.guard
         own, before = set(self._switch.own), looks.state()
 
@@ -435,7 +436,7 @@ class Schedule:
         self._tell("guard", began, **info)
 
     def _look(self, looks: Looks) -> None:
-        """Which layers to cut, by looking, and their cut."""
+        """Looks which layers to truncate, and truncates them."""
         began, before, own = time.perf_counter(), looks.state(), set(self._switch.own)
         unwatch(self._switch.module)
         layers = self._switch.usable()
@@ -460,7 +461,7 @@ class Schedule:
     # ---- what it tells, and its state
 
     def explain(self) -> str:
-        """A table of the layers: their rank now, and why that is so."""
+        """A table of the layers: their current rank, and the reason."""
         switch, due = self._switch, "no switch is to come"
         steps = [self._plan.switch_step, self._looks.auto.look_step if self._looks else None]
         for step in steps:
@@ -505,15 +506,15 @@ class Schedule:
         ).state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where a state was saved. Load it before the model's and the optimizer's.
+        """Continues from a saved state. Load it before the model's and the optimizer's.
 
-        The model's layers and the optimizer's parameters get the form that they were saved in. New
-        factors are NaN until the model's own state is loaded.
+        The model's layers and the optimizer's parameters get their saved form. New factors are NaN
+        until the model's own state is loaded.
 
         Raises
         ------
         ValueError
-            It is not of such a model or training; nothing is changed then.
+            The state is of another model or training; nothing is changed then.
         """
         saved, switch = Saved.of(state), self._switch
         saved.check(self.n_steps, automatic=self.factoring.automatic)
@@ -539,7 +540,7 @@ def _mean(losses: Collection[Any]) -> float | None:
 
 
 def _one_number(loss: Tensor | float | None) -> Tensor | float | None:
-    """A loss to keep: a copy, as a CUDA graph writes each step's loss to the same place."""
+    """Copies a loss to keep, as a CUDA graph writes each step's loss to the same place."""
     if not isinstance(loss, Tensor):
         return None if loss is None else float(loss)
     if loss.numel() != 1:

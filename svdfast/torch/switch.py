@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A model in training whose layers are cut and multiplied together again, its optimizer with it.
+"""Truncates and recomposes the layers of a model in training, and adapts its optimizer.
 
-Not here: when (schedule.py) and which ones (rules.py, looks.py); the cut itself (cut.py).
+Elsewhere: when (schedule.py), which layers (rules.py, looks.py), the truncation itself (cut.py).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Switch:
     Attributes
     ----------
     own : dict of str to Factored
-        By name; those of other makers are not among them.
+        Layers that this switch has factored, by name.
     notes, left : dict of str to str
-        By the layers' names, why they are as they are: what was decided of layers, and why others
-        could not be factored when that was last looked at.
+        Reasons by the layers' names: the decisions about layers, and why others could not be
+        factored at the last look.
     skip : collection of Module
         Layers that are left.
     """
@@ -61,7 +61,7 @@ class Switch:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Why layers are as they are, by name."""
+        """The reason for each layer's form, by name."""
         return self.left | self.notes
 
     def usable(self, *, held: bool = True) -> dict[nn.Module, str]:
@@ -86,19 +86,19 @@ class Switch:
         return {part: name for part, name in layers.items() if part not in reasons}
 
     def forget_others(self) -> None:
-        """Leaves layers that someone else has replaced."""
+        """Drops layers that someone else has replaced."""
         if self.own:
             there = dict(self.module.named_modules())
             self.own = {name: made for name, made in self.own.items() if there.get(name) is made}
             self.rates.follow(self.own)
 
     def cut(self, ranks: Mapping[str, int], make: Callable[[], dict[str, Cut]]) -> dict[str, Any]:
-        """Cuts layers; what an event tells of it.
+        """Truncates layers. Returns the info of the event.
 
         Parameters
         ----------
         make : callable
-            The cuts by name, asked for on rank 0 alone.
+            Returns the truncated layers by name. Only rank 0 calls it.
         """
         there = dict(self.module.named_modules())
         made: dict[str, Cut] = {}
@@ -117,12 +117,12 @@ class Switch:
         return {"ranks": dict(ranks), "dropped": norms, "learning_rate_scales": scales}
 
     def bound(self) -> dict[str, str]:
-        """Why some factored layers can't become dense again, as hooks would be lost."""
+        """Reasons by name why factored layers can't be recomposed, as hooks would be lost."""
         reasons = {name: own_reason(made) for name, made in self.own.items()}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def recompose(self, names: Collection[str]) -> list[str]:
-        """Makes layers dense again, but for those that are `bound`; the names of the others."""
+        """Recomposes layers, except those that are `bound`. Returns the recomposed names."""
         bound = self.team.decide(self.bound)
         for name in bound.keys() & set(names):
             self.notes[name] = f"it stays factored: {bound[name]}"
@@ -135,7 +135,7 @@ class Switch:
         return names
 
     def take_form(self, ranks: Mapping[str, int], scales: Mapping[str, float]) -> None:
-        """Brings the model into the form that a saved one had."""
+        """Brings the model into the form of a saved one."""
         back, forth, made = form(self.module, ranks, list(self.own.values()))
         self._exchange(back, {}, {}, carry=False)
         self._exchange(forth, made, scales, carry=False)
@@ -148,7 +148,7 @@ class Switch:
         *,
         carry: bool = True,
     ) -> None:
-        """Puts layers in each other's place, and takes `own` for those that are factored."""
+        """Exchanges layers, and sets `own` to the ones that are factored."""
         self.team.share(p for change in changes for p in change.new)
         before = self.own, self.rates.scales
         moments = carry and self.factoring.moments == "carry"
@@ -166,7 +166,7 @@ class Switch:
             self.team.rebuild()
 
     def _scale(self, made: Factored) -> float:
-        """What the learning rate of a layer is multiplied with, now that it is factored."""
+        """The factor for the learning rate of a factored layer."""
         given = self.factoring.learning_rate
         if isinstance(given, float):
             return given
@@ -175,7 +175,7 @@ class Switch:
     def cuts(
         self, ranks: Mapping[str, int], batches: Iterable[Any] | None
     ) -> Callable[[], dict[str, Cut]]:
-        """By a decomposition for each layer, with the inputs that it gets over these batches."""
+        """Truncates each layer by a decomposition, with its inputs over these batches."""
         there = dict(self.module.named_modules())
 
         def make() -> dict[str, Cut]:
@@ -194,13 +194,13 @@ class Switch:
 def grams_of(
     module: nn.Module, batches: Iterable[Any], layers: Mapping[nn.Module, str]
 ) -> dict[nn.Module, Tensor]:
-    """Of the inputs of these layers."""
+    """Gram matrices of these layers' inputs."""
     seen = observe(module, batches, layers)
     return {part: look.gram for part, look in seen.items() if look.gram is not None}
 
 
 def weights(layers: Mapping[nn.Module, str]) -> Iterable[tuple[str, nn.Parameter]]:
-    """The weights of layers and their names."""
+    """The weights of layers, and their names."""
     for part, name in layers.items():
         kind = known_kind(part)
         for own, weight in zip(kind.names(part), kind.weights(part), strict=True):
@@ -208,7 +208,7 @@ def weights(layers: Mapping[nn.Module, str]) -> Iterable[tuple[str, nn.Parameter
 
 
 def _replaced(part: nn.Module, _: Any) -> None:
-    """A forward pass through it would train what no optimizer holds."""
+    """Refuses a forward pass through a replaced layer, whose parameters no optimizer holds."""
     raise RuntimeError(
         f"a {type(part).__name__} was called that a Schedule has replaced: "
         "the model holds it outside of its modules, as in a list"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The rank up to which a factored layer is worth it, by measured time on the layer's device, not by counted multiplications.
+"""The measured break-even rank: up to it, a factored layer saves time on its device.
 
-Not here: what shapes a layer is called with (observe.py); which layers are factored (factorize.py).
+Elsewhere: the shapes of a layer's inputs (observe.py); which layers are factored (factorize.py).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from svdfast.torch.places import is_trained, sides, tensors
 
 __all__ = ["WORTH", "forget", "ladder", "least_work", "measured_break_even"]
 
-WORTH = 0.8  # of the dense layer's time, at most: less is not worth what a cut costs
+WORTH = 0.8  # of the dense layer's time, at most: a smaller gain does not pay for a truncation
 _STEP = {"cuda": 64}  # ranks that a GPU's tiles fit; elsewhere:
 _STEP_ELSEWHERE = 16
-# Multiplications of a timed pass, forward and backward; a larger batch is timed by a part of it.
+# Multiplications of a timed pass, forward and backward; of a larger batch, only a part is timed.
 _MOST = {"cuda": 1e12}
 _MOST_ELSEWHERE = 1e8
-_FEWEST_ROWS = 64  # of that part: fewer would time the reading of the weight
-_RUNGS = 16  # of the ladder that a search looks at, at most
-_PAIRS = 3, 15  # passes of each that a median is taken of
+_FEWEST_ROWS = 64  # in that part: with fewer, reading the weight would dominate the time
+_RUNGS = 16  # most rungs of the ladder that a search tries
+_PAIRS = 3, 15  # fewest and most passes of each layer, for the median
 
 _times: dict[tuple[Any, ...], int] = {}
-_alone = threading.Lock()  # two measurements at once would measure each other
+_alone = threading.Lock()  # two measurements at once would disturb each other
 
 
 def forget() -> None:
@@ -45,26 +45,30 @@ def forget() -> None:
 
 
 def ladder(n_in: int, n_out: int, device: str) -> list[int]:
-    """The ranks that are tried: multiples of 64 on a GPU and of 16 elsewhere, up to the counted break-even rank."""
+    """The ranks that are tried, up to the counted break-even rank.
+
+    They are multiples of 64 on a GPU and of 16 elsewhere.
+    """
     step = _STEP.get(device, _STEP_ELSEWHERE)
     limit = break_even_rank(n_in, n_out) if min(n_in, n_out) > 0 else 0
     return list(range(step, min(limit, n_in, n_out) + 1, step))
 
 
 def measured_break_even(layer: nn.Module, seen: Seen, *, seconds: float = 0.05) -> int:
-    """The largest rank of the ladder at which the factored layer takes at most 0.8 of the dense one's time; 0 where none does.
+    """The largest rank at which the factored layer takes at most 0.8 of the dense one's time.
 
-    Forward and backward pass are timed with inputs of the shapes that were seen, in turns, and medians compared. The ladder is
-    searched by halves. The result is kept for layers of the same kind, shape, dtype and device.
+    It is 0 if no rank of the ladder does. Forward and backward passes of both layers alternate,
+    with inputs of the observed shapes, and their medians are compared. The ladder is searched by
+    bisection. The result is kept for layers of the same kind, shape, dtype and device.
 
     Parameters
     ----------
     layer : torch.nn.Module
-        Of a kind that can be factored, dense or factored. It is not changed.
+        Layer of a kind that can be factored, dense or factored. It is not changed.
     seen : Seen
-        From `observe`.
+        Result of `observe` for this layer.
     seconds : float
-        What it may take, more or less: three passes of each are the least.
+        Approximate time limit. At least three passes of each layer are timed.
 
     Returns
     -------
@@ -73,7 +77,7 @@ def measured_break_even(layer: nn.Module, seen: Seen, *, seconds: float = 0.05) 
     Raises
     ------
     TypeError
-        The layer is of no such kind.
+        The layer can't be factored.
 
     Examples
     --------
@@ -100,7 +104,7 @@ def measured_break_even(layer: nn.Module, seen: Seen, *, seconds: float = 0.05) 
 
 
 def least_work(layer: nn.Module, seen: Seen) -> float:
-    """Multiplications of the shortest search for it, about; 0 where there is none, or the result is known."""
+    """Approximate multiplications of the shortest search; 0 if none is needed or possible."""
     kind = kind_of(layer)
     device = tensors(layer)[0].device
     rungs = ladder(*sides(layer), device.type)
@@ -111,7 +115,7 @@ def least_work(layer: nn.Module, seen: Seen) -> float:
     n_in, n_out = sides(layer)
     work = 3.0 * n_in * n_out * max(1, _rows(kind, layer, seen))
     most = max(_MOST.get(device.type, _MOST_ELSEWHERE), 3 * n_in * n_out * _FEWEST_ROWS)
-    # Of the factored layer, one and one for each pair, at each rung that is looked at.
+    # The factored layer makes one pass and one for each pair, at each rung that is tried.
     passes = 2 + (1 + 2 * _PAIRS[0]) * math.ceil(math.log2(1 + min(len(rungs), _RUNGS)))
     return passes * min(work, most)
 
@@ -136,7 +140,7 @@ def _key(layer: nn.Module, kind: Kind, seen: Seen, device: torch.device) -> tupl
 
 
 def _search(layer: nn.Module, kind: Kind, seen: Seen, rungs: list[int], device: torch.device, seconds: float) -> int:
-    """The last rung that is worth it, where those before it are, too: by bisection."""
+    """The last rung that is worth it, by bisection. It assumes that all rungs below are, too."""
     every = -(-len(rungs) // _RUNGS)
     rungs = rungs[every - 1 :: every]
     gpus = [device.index or 0] if device.type == "cuda" else []
@@ -172,7 +176,7 @@ def _random(kind: Kind, layer: nn.Module, rank: int, device: torch.device) -> Fa
 
 
 def _inputs(kind: Kind, layer: nn.Module, described: tuple[Inputs, ...], device: torch.device) -> list[Tensor]:
-    """Random ones of these shapes, the batch no larger than a pass may take."""
+    """Random inputs of these shapes. The batch is no larger than a timed pass allows."""
     n_in, n_out = kind.sides(layer)
     most = _MOST.get(device.type, _MOST_ELSEWHERE)
     rows = max(1, kind.count(layer, [x.shape for x in described]))
@@ -193,7 +197,7 @@ def _inputs(kind: Kind, layer: nn.Module, described: tuple[Inputs, ...], device:
 
 
 def _pass(kind: Kind, layer: nn.Module, inputs: list[Tensor]) -> Callable[[], None]:
-    """A forward and a backward pass that leaves no gradient behind."""
+    """A function that makes a forward and a backward pass and leaves no gradient behind."""
     wanted = [*inputs, *(p for p in layer.parameters() if p.requires_grad)]
 
     def run() -> None:
@@ -204,12 +208,13 @@ def _pass(kind: Kind, layer: nn.Module, inputs: list[Tensor]) -> Callable[[], No
 
 
 def _ratio(fast: Callable[[], None], slow: Callable[[], None], once: float, device: torch.device, seconds: float) -> float:
-    """The median of one's times for that of the other's, taken in turns, so that both meet the same disturbances.
+    """The median time of one over that of the other.
 
-    `once` is about what a pass of the slow one takes.
+    Their passes alternate, so both meet the same disturbances. `once` is the approximate time of
+    one pass of the slow one.
     """
     fast()
-    # A pass shorter than the clock and the wait for a GPU can tell is taken several times.
+    # A pass too short for the clock or the wait for a GPU is repeated.
     times = max(1, min(50, round(2e-4 / once))) if once > 0 else 50
     least, most = _PAIRS
     pairs = max(least, min(most, int(seconds / (2 * times * max(once, 1e-9)))))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`Schedule` as a callback of Hugging Face's Trainer. Needs the package transformers.
 
-Not here: what the callbacks of all Trainers do (callback.py).
+Elsewhere: what the callbacks of all Trainers do (callback.py).
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ class SVDCallback(ScheduleCallback, TrainerCallback, ExportableState):
     """Trains a Trainer's model by the four steps of the method.
 
     Its state is saved with the Trainer's checkpoints. To resume from one, build model and Trainer
-    as at first; the model takes the checkpoint's form when its weights are loaded. Where the
-    factors are to be multiplied together at the end, that is also done where a training ends early,
-    or goes back to its best checkpoint.
+    as at first; the model takes the checkpoint's form when its weights are loaded. If the
+    factoring recomposes at the end, that also happens when a training ends early or returns to its
+    best checkpoint.
 
     Parameters
     ----------
     factoring, skip, sample, loss
-        As in `svdfast.torch.Schedule`. Batches of a sample are mappings, on the model's device, and
-        lie in a list; with labels among them the model's own loss is taken.
+        As in `svdfast.torch.Schedule`. The sample is a list of mappings on the model's device. If
+        they have labels, the model's own loss is used.
 
     Attributes
     ----------
     schedule : Schedule or None
-        From the beginning of the training on.
+        None before the training begins.
 
     Raises
     ------
     ValueError
         When the training begins: it has several processes, whose DistributedDataParallel a callback
-        does not get to see; or ``restore_callback_states_from_checkpoint`` is on, with which the
-        Trainer makes callbacks anew, without their arguments.
+        can't see; or ``restore_callback_states_from_checkpoint`` is on, with which the Trainer
+        makes new callbacks without their arguments.
 
     Examples
     --------
@@ -93,6 +93,6 @@ class SVDCallback(ScheduleCallback, TrainerCallback, ExportableState):
         self._end(model)
 
     def state(self) -> dict[str, Any]:
-        """What the Trainer saves."""
+        """The state that the Trainer saves."""
         saved = None if self.schedule is None else self.schedule.state_dict()
         return {"args": {}, "attributes": {"saved": saved}}

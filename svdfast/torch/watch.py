@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What layers are called with while a model trains, seen by hooks for the time until a decision.
+"""Watches the inputs of layers while a model trains, by hooks, until a decision is made.
 
-Not here: a look over a sample (observe.py), and how long layers take (timing.py).
+Elsewhere: observation over a sample (observe.py), and how long layers take (timing.py).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ __all__ = ["Watched", "unwatch", "watch"]
 
 @dataclass
 class Watched:
-    """What was seen.
+    """The record of a watched training.
 
     Attributes
     ----------
     layers : dict of str to Seen
-        By the layers' names.
+        Inputs by the layers' names.
     size : int
-        Of all that the model was called with in the first step (`svdfast.torch.batches.size`).
+        Total size of the model's inputs in the first step (`svdfast.torch.batches.size`).
     n_calls : int
-        How often that was.
+        Number of the model's calls in the first step.
     first : bool
-        Whether the training is in its first step.
+        True while the training is in its first step.
     began : float or None
-        When that began, by ``time.perf_counter``.
+        Start of the first step, by ``time.perf_counter``.
     """
 
     layers: dict[str, Seen] = field(default_factory=dict)
@@ -49,10 +49,10 @@ class Watched:
 
 
 class _Watch(OwnHook):
-    """A forward pre-hook of a layer, known by its type, so that it is found again.
+    """A forward pre-hook of a layer. Its type identifies it, so that it can be found again.
 
-    It removes itself once nobody holds what it writes to. Copies of a model, such as an average of
-    its weights, get one that does so when it is called.
+    It removes itself once nobody holds the record that it writes to. In a copy of a model, such as
+    an average of its weights, it removes itself at the first call.
     """
 
     def __init__(self, name: str, seen: Watched | None):
@@ -91,9 +91,9 @@ class _Watch(OwnHook):
 
 
 def watch(module: nn.Module, layers: Mapping[nn.Module, str]) -> Watched:
-    """Hooks on a model and these layers, until `unwatch`, or until what it returns is gone.
+    """Puts hooks on a model and these layers, until `unwatch` or until the result is deleted.
 
-    Within a compiled graph they see nothing.
+    They see nothing within a compiled graph.
     """
     seen = Watched()
     for part, name in {module: "", **layers}.items():
@@ -102,7 +102,7 @@ def watch(module: nn.Module, layers: Mapping[nn.Module, str]) -> Watched:
 
 
 def unwatch(module: nn.Module) -> None:
-    """Takes the hooks from all layers, also those of a schedule that was given up."""
+    """Removes the hooks from all layers, also those of an abandoned schedule."""
     for part in module.modules():
         for hook in list(part._forward_pre_hooks.values()):
             if isinstance(hook, _Watch):
