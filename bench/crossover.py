@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Up to which rank a training step of a square layer is faster factored than dense, beside the rank at which the counts are even.
+"""The largest rank at which training steps are faster factored than dense, and that by count.
 
     python bench/crossover.py [--threads N] [--rounds N] [--record FILE] [--quick]
 
@@ -61,7 +61,7 @@ def step_of(n: int, rank: int | None, batch: int, n_threads: int, *, first: bool
     def seconds(times: int) -> float:
         start = time.perf_counter()
         for _ in range(times):
-            run.step(0, batch, 1e-6)  # so small that nothing grows
+            run.step(0, batch, 1e-6)  # a rate so small that nothing grows
         return time.perf_counter() - start
 
     return seconds
@@ -70,7 +70,7 @@ def step_of(n: int, rank: int | None, batch: int, n_threads: int, *, first: bool
 def measure(
     n: int, batch: int, n_threads: int, fractions: tuple[Fraction, ...], n_rounds: int, *, first: bool
 ) -> tuple[float, dict[Fraction, float]]:
-    """Median seconds of a dense step, and for each α the median of dense ÷ factored, round by round."""
+    """Median seconds of a dense step, and for each α the median of dense ÷ factored by round."""
     times = 1 if n_rounds == 1 else max(1, round(WORK / (3 * n * n * batch)))
     dense = step_of(n, None, batch, n_threads, first=first)
     taken, ratios = [], {}
@@ -84,7 +84,10 @@ def measure(
 
 
 def crossover(ratios: dict[Fraction, float]) -> Fraction | None:
-    """The largest α up to which, all smaller ones included, factored steps were faster; None where not even the smallest was."""
+    """The largest α up to which factored steps were faster, for it and all smaller α.
+
+    None if they were not faster for the smallest one.
+    """
     found = None
     for fraction in sorted(ratios):
         if ratios[fraction] <= 1:

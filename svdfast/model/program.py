@@ -322,9 +322,9 @@ class Program:
 
     @property
     def takes_entries(self) -> bool:
-        """True if only one product reads the samples, and one row per sample.
+        """True if a single product reads the samples, with one row per sample.
 
-        Sparse samples then need not be dense: the product takes their stored entries.
+        That product can take the stored entries of sparse samples.
         """
         first, *later = self.operations
         read = [x for o in later for x in (o.input, *(other.value for other in o.others))]

@@ -362,7 +362,7 @@ class Outputs:
                 inner += root * T
                 return product(W, inner)
 
-            # Outputs of some samples are as good a start as random combinations of all, and cheaper.
+            # Outputs of some samples are as good a start as random combinations, and cheaper.
             sketch = self.dtype.type(math.sqrt(ridge)) * _random(rng, (m, k), self.dtype)
             n_some = min(k, len(part))
             sketch[:, :n_some] += part[np.arange(n_some) * len(part) // n_some].T
@@ -438,7 +438,7 @@ def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray
 
 
 def _wide_svd(A: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """The SVD of a float32 matrix by A·Aᵀ in float64; None if another method is better, or needed."""
+    """The SVD of a float32 matrix by A·Aᵀ in float64; None if another method is better."""
     if A.dtype != np.float32 or A.size < _LARGE:
         return None
     squares, vectors = _eigen(gram(A.T), len(A))
