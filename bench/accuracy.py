@@ -73,7 +73,7 @@ HIDDEN = {"mnist": [512, 256], "fashion-mnist": [512, 256], "wide": [2048, 2048]
 
 
 def factor_anew(every: int, optimizer: sf.Optimizer) -> Callable[[Any], None]:
-    """A callback that factors the product again every `every` epochs, with the optimizer's state."""
+    """A callback that truncates the product again every `every` epochs and carries the moments."""
 
     def call(event: Any) -> None:
         net = event.network
@@ -262,7 +262,7 @@ def elapsed(run: dict[str, Any]) -> list[float]:
 
 
 def seconds_to(target: float, run: dict[str, Any]) -> float:
-    """Seconds until the first epoch with at least the target's test accuracy; infinite without one."""
+    """Seconds until the first epoch with the target test accuracy or more; infinite without one."""
     return next((s for s, accuracy in zip(elapsed(run), run["curve"], strict=True) if accuracy >= target), math.inf)
 
 

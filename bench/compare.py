@@ -4,16 +4,19 @@
     python bench/compare.py [mnist | mnist-small-batch | wide | cat | xor ...] [--peers torch,jax | none] [--threads 1 2]
                             [--rounds N] [--json FILE] [--quick]
 
-Each system lives in a process of its own, with its threads and CPUs set before it starts, and trains for one round when asked;
-the others sleep meanwhile. Rounds take turns (A B C A B C), so that a machine that slows down does so for all. A round is a number of
-epochs of Adam in float32, some with products in bfloat16, with the loss reported, the samples in a new order each epoch where there is
-more than one batch. All but scikit-learn begin with the same weights and the same order, and the loss that they reach in their first
-round is compared. What is done once for a training (checks of arguments, compiling) is not counted, except in scikit-learn, where it
-can't be told apart; each counted round follows an uncounted epoch, so all systems begin it awake.
+Each system runs in a process of its own. Its threads and CPUs are set before it starts. It trains
+for one round when asked; the others sleep in the meantime. Rounds alternate (A B C A B C), so that
+a machine that slows down does so for all. A round is a number of epochs of Adam in float32, some
+with products in bfloat16. The loss is reported. If there is more than one batch, each epoch has a
+new order of samples. All systems but scikit-learn begin with the same weights and the same order,
+and the losses of their first rounds are compared. Work done once per training (checks of
+arguments, compiling) is not counted, except in scikit-learn, where it can't be separated. Each
+counted round follows an uncounted epoch, so that all systems are warmed up.
 
-Not here: how accurate the result is (accuracy.py), one layer or one function alone (test_bench_*.py).
+Accuracy is measured in accuracy.py; single layers and functions in test_bench_*.py.
 
-To add a system: a function from a case and a number of threads to its rounds, and a line in SYSTEMS.
+A new system takes a function from a case and a number of threads to its rounds, and a line in
+SYSTEMS.
 """
 
 from __future__ import annotations
@@ -536,10 +539,13 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 
 
 def serve(system: str, n_threads: int) -> None:
-    """What a worker does: answers the lines on stdin, each a case to make ready or the number of a variant to run."""
+    """The work of a worker: it answers the lines on stdin.
+
+    Each line is a case to prepare, or the number of a variant to run.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_threads])
-    # What a library prints goes to stderr.
+    # Output of libraries goes to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     rounds: list[Round] = []

@@ -3,12 +3,15 @@
 
     python bench/crossover.py [--threads N] [--rounds N] [--record FILE] [--quick]
 
-A step (forward, backward, Adam) by the compiled engine, of a network whose work is one layer n → n with ReLU, in float32: "first" is the
-first layer of its network, which forms no gradient for its inputs; "later" has a layer 1 → n before it. Both are followed by n → 1. Each
-rank is timed in turns with dense steps (dense, factored, dense, factored), so that a machine that slows down does so for both; the ratio
-is taken round by round. What is printed is Markdown, and --record writes it to a file, as docs/measured/crossover.md is.
+The compiled engine runs steps (forward, backward, Adam) in float32 of a network whose work is one
+square layer n → n with ReLU. "first" is the first layer of its network, which forms no gradient for
+its inputs; "later" has a layer 1 → n before it. A layer n → 1 follows both. Factored steps of each
+rank alternate with dense steps, so that a machine that slows down does so for both. The ratio is
+taken round by round. The output is Markdown; --record writes it to a file, such as
+docs/measured/crossover.md.
 
-Not here: whole networks and other systems (compare.py), single products (products.py), accuracy (accuracy.py).
+Whole networks and other systems are in compare.py, single products in products.py, accuracy in
+accuracy.py.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ WIDTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (32, 256, 2048)
 RANK_FRACTIONS = tuple(Fraction(k, 16) for k in range(1, 17))
 SHOWN = (Fraction(1, 8), Fraction(1, 4), Fraction(1, 2))
-# What a measurement works off at least, in multiplications of dense steps: some ten milliseconds.
+# The least work of a measurement, in multiplications of dense steps: about ten milliseconds.
 WORK = 3e8
 
 Step = Callable[[int], float]  # seconds of so many steps

@@ -111,7 +111,7 @@ def network(n_bytes: int, n_sums: int) -> None:
 
 
 def theirs(batch: int, share: float | None, n_threads: int, n_steps: int) -> None:
-    """The same of PyTorch; rank and size are in the environment, as its own launcher sets them."""
+    """The same for PyTorch; rank and size are in the environment, as its own launcher sets them."""
     import torch
     from torch import nn
 
@@ -145,7 +145,7 @@ def theirs(batch: int, share: float | None, n_threads: int, n_steps: int) -> Non
     if rank == 0:
         print(json.dumps({"seconds": min(times[1:])}), flush=True)
     if size > 1:
-        torch.distributed.barrier()  # a process that ends first takes the others' connections
+        torch.distributed.barrier()  # else the first process to end would close the others' connections
         torch.distributed.destroy_process_group()
 
 

@@ -31,7 +31,7 @@ load = lru_cache(maxsize=2)(datasets.load)
 
 @lru_cache(maxsize=1)
 def _warm_up() -> None:
-    """A small training with a switch, so that timed trainings exclude a process's first-use cost."""
+    """A small training with a switch, so that timed trainings exclude costs of a first use."""
     X = np.random.default_rng(0).random((512, 200), dtype=np.float32)
     train(Network([200, 150, 2], seed=0), X, (X[:, 0] > 0.5).astype(int), epochs=2, factoring=Factoring(1 / 4, pretrain_fraction=0.5))
 
