@@ -11,7 +11,7 @@
 3. The peak of resident memory while training, without program code, is compared with the counted
    size of data, parameters, moments and scratch. It may be at most 1.3 times that size.
 
-Networks are those of compare.py, data are random. Failures are lines that begin with "!"; the exit
+Networks and random data are those of compare.py. Failures are lines that begin with "!"; the exit
 status is then 1. With --quick, times are too short to be judged. tests/test_memory.py checks that
 memory does not grow from step to step.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The largest rank at which training steps are faster factored than dense, and that by count.
+"""The largest rank at which factored training steps are faster, beside the break-even rank.
 
     python bench/crossover.py [--threads N] [--rounds N] [--record FILE] [--quick]
 

@@ -145,7 +145,8 @@ def theirs(batch: int, share: float | None, n_threads: int, n_steps: int) -> Non
     if rank == 0:
         print(json.dumps({"seconds": min(times[1:])}), flush=True)
     if size > 1:
-        torch.distributed.barrier()  # else the first process to end would close the others' connections
+        # Else the first process to end would close the others' connections.
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 

@@ -34,7 +34,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     n_rounds = parser.parse_args().rounds
     print(machine.describe())
-    both = [(seconds(NEEDED), seconds("import svdfast")) for _ in range(n_rounds + 1)][1:]  # the first loads the files
+    # The first loads the files.
+    both = [(seconds(NEEDED), seconds("import svdfast")) for _ in range(n_rounds + 1)][1:]
     needed, whole = (statistics.median(times) for times in zip(*both, strict=True))
     own = statistics.median(b - a for a, b in both)
     print(f"\n{n_rounds} rounds, medians: {NEEDED} {needed:.3f} s; import svdfast {whole:.3f} s")

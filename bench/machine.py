@@ -221,7 +221,8 @@ def memory_bandwidth(
     if loops is None:
         return None
     n = max(1, n_bytes // (3 * 4 * n_threads))
-    times = max(1, 100_000_000 // n_bytes)  # small arrays are read again until a timer can measure it
+    # Small arrays are read again until a timer can measure it.
+    times = max(1, 100_000_000 // n_bytes)
     arrays = [np.ones((3, n), dtype=np.float32) for _ in range(n_threads)]
 
     def work(index: int) -> None:

@@ -29,7 +29,8 @@ RULES: dict[str, tuple[Any, dict[str, float]]] = {
     "Adam, L1": (sf.Adam(RATE), {"l1": 1e-3}),
     "Adam, L1 and L2": (sf.Adam(RATE), {"l1": 1e-3, "l2": 1e-2}),
 }
-SIZES = {"L2": 2**14, "memory": 2**25}  # elements of each of up to four vectors: 256 KiB or 512 MiB together
+# Elements of each of up to four vectors: 256 KiB or 512 MiB together.
+SIZES = {"L2": 2**14, "memory": 2**25}
 
 
 def expected(

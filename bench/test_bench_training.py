@@ -38,7 +38,8 @@ def test_epoch(
         net.truncate(rank_fraction, force=True)
     some = X[:4096], y[:4096]
     before = net.evaluate(*some).loss
-    optimizer = sf.Adam(1e-5)  # so small that the loss falls from the first step on, even in the widest network
+    # So small that the loss falls from the first step on, even in the widest network.
+    optimizer = sf.Adam(1e-5)
 
     def epoch() -> sf.TrainingResult:
         return sf.train(

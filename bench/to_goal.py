@@ -59,7 +59,8 @@ def ours(job: Row) -> Row:
     schedule = sf.schedules.Warmup(sf.schedules.Cosine(job["rate"]), WARMUP)
     words = job["system"].split()
     factoring = {"auto": "auto", "dense": None, "1/16": 1 / 16}[words[1]]
-    sf.train(sf.Network(SIZES, seed=0), X[:512], y[:512], epochs=1, n_threads=job["threads"])  # warm-up
+    # Warm-up.
+    sf.train(sf.Network(SIZES, seed=0), X[:512], y[:512], epochs=1, n_threads=job["threads"])
     began = time.perf_counter()
     sf.train(
         net, X, y, epochs=job["epochs"], batch_size=job["batch"], optimizer=sf.Adam(schedule), seed=job["seed"],

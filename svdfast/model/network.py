@@ -429,11 +429,11 @@ class Network:
     ) -> tuple[Truncation, ...]:
         """Truncates each hidden weight by SVD into two factors: W ≈ W1·W2.
 
-        See the paper, section 3.3.2. The output layer stays dense. A layer stays as it is, unless `force`, if factoring would not
-        save multiplications in training. So does a layer of at most 100 inputs if `rank_fraction`
-        would give it a smaller rank than that number: the layer would be a bottleneck.
-        `Truncation.reason` gives the reason. A factored layer is truncated again, from its product
-        W1·W2.
+        See the paper, section 3.3.2. The output layer stays dense. Unless `force`, two kinds of
+        layers stay unchanged: those in which factoring would not save multiplications in training,
+        and those of at most 100 inputs to which `rank_fraction` would give a rank below that
+        number, which would be a bottleneck. `Truncation.reason` gives the reason. A factored layer
+        is truncated again, from its product W1·W2.
 
         Parameters
         ----------

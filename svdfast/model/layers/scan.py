@@ -2,9 +2,9 @@
 """The recurrent part of a recurrent layer: at each step hₜ = cell(zₜ, U·hₜ₋₁ + b).
 
 U has some structure. h₀ is 0, or the state that the previous batch left. zₜ is the input's part of
-the cell's gates: the output of a `Linear` layer before the scan, whose weight is the input's. So a
-user's recurrent layer is two layers here, and its two weights are truncated separately. Gates are
-stacked as in PyTorch. The formulas of the cells are in src/loops/cells.h.
+the cell's gates: the output of a `Linear` layer before the scan, whose weight is the input's. A
+user's recurrent layer is therefore two layers here, and its two weights are truncated separately.
+Gates are stacked as in PyTorch. The formulas of the cells are in src/loops/cells.h.
 """
 
 from __future__ import annotations
