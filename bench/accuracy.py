@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Test accuracy and training time of dense and factored training on real data, over several seeds.
 
-    python bench/accuracy.py tuned [mnist | fashion-mnist ...]                dense, α = 1/4, 1/8, auto, PyTorch, each at its own best rate
-    python bench/accuracy.py ablation [mnist | fashion-mnist ...]             α = 1/8 with one ingredient other than by default
-    python bench/accuracy.py precision [mnist | fashion-mnist ...]            products in float32 and in bfloat16
-    python bench/accuracy.py few [mnist | fashion-mnist ...]                  a tenth of the samples: what decay is worth
-    python bench/accuracy.py auto [mnist | fashion-mnist | wide | digits | xor ...]   factoring="auto" and dense, all else by default
+    python bench/accuracy.py tuned [DATA ...]       dense, α = 1/4, 1/8, auto, PyTorch, each at its
+                                                    own best rate
+    python bench/accuracy.py ablation [DATA ...]    α = 1/8 with one changed ingredient
+    python bench/accuracy.py precision [DATA ...]   products in float32 and in bfloat16
+    python bench/accuracy.py few [DATA ...]         a tenth of the samples: the value of decay
+    python bench/accuracy.py auto [DATA ...]        factoring="auto" and dense, everything else by
+                                                    default
     ... [--seeds N] [--json FILE] [--plot FILE]
 
-Each seed is one of first weights and of the order of samples; forms take turns seed by seed. Prints a line for each run, then mean ±
-standard deviation. --plot draws the test accuracy over seconds (tuned; needs matplotlib). PyTorch takes part where it is installed.
-Not here: how fast a step is (compare.py).
+DATA is mnist or fashion-mnist; for auto it may be wide, digits or xor, too. A seed decides the
+first weights and the order of samples; forms alternate seed by seed. The script prints a line for
+each run, then mean ± standard deviation. --plot draws the test accuracy over seconds (tuned; needs
+matplotlib). PyTorch takes part if it is installed. The time of a step is measured in compare.py.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ FORMS: dict[str, sf.Factoring | None] = {
     "1/8": sf.Factoring(1 / 8, pretrain_fraction=0.05),
     "auto": sf.Factoring("auto"),
 }
-# Test accuracies whose time is told.
+# Test accuracies; the time until each is printed.
 TARGETS = {"mnist": 98.0, "fashion-mnist": 88.5}
 ABLATION_RATE = 3e-3
 # Changes of the form 1/8, and of the training.
@@ -62,7 +65,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "constant rate 1e-3": {"constant": 1e-3},
     "constant rate 1e-3, dense tail of 10 %": {"constant": 1e-3, "recompose_fraction": 0.1},
 }
-# Few samples, so that what the network learns by heart hurts; decay with λ from the same grid for each kind.
+# Few samples, so that memorising them hurts. λ of the decay is from the same grid for each kind.
 FEW = {"samples": 6000, "hidden": [512, 256], "epochs": 40, "batch_size": 128}
 FEW_RATE = 1e-3
 DECAYS = (0.1, 0.3, 1.0)
@@ -70,7 +73,7 @@ HIDDEN = {"mnist": [512, 256], "fashion-mnist": [512, 256], "wide": [2048, 2048]
 
 
 def factor_anew(every: int, optimizer: sf.Optimizer) -> Callable[[Any], None]:
-    """A callback that decomposes the factors' product every so many epochs, with the optimizer's state."""
+    """A callback that truncates the product again every `every` epochs and carries the moments."""
 
     def call(event: Any) -> None:
         net = event.network
@@ -85,7 +88,7 @@ def factor_anew(every: int, optimizer: sf.Optimizer) -> Callable[[Any], None]:
 def train(
     name: str, seed: int, hidden: list[int], *, samples: int | None = None, anew: int | None = None, **settings: Any
 ) -> dict[str, Any]:
-    """One training; its cost, accuracies and seconds, and the test accuracy after each epoch."""
+    """One training: its cost, accuracies and seconds, and the test accuracy after each epoch."""
     data = sf.datasets.load("mnist" if name == "wide" else name)
     X, y = (array[:samples] for array in data.train)
     binary = data.n_classes == 2
@@ -112,7 +115,10 @@ def train(
 
 
 def train_torch(name: str, seed: int, rate: float, hidden: list[int], epochs: int, batch_size: int) -> dict[str, Any]:
-    """The same training by PyTorch, float32 and dense: eager, Adam fused, the rate falling by half a cosine."""
+    """The same training by PyTorch, float32 and dense.
+
+    It runs in eager mode with fused Adam; the learning rate falls along half a cosine.
+    """
     import numpy as np
     import torch
 
@@ -247,18 +253,21 @@ def summary(runs: list[dict[str, Any]]) -> str:
 
 
 def elapsed(run: dict[str, Any]) -> list[float]:
-    """Seconds of training until the end of each epoch; what was not steps, the switch above all, as if it came first."""
+    """Seconds of training until the end of each epoch.
+
+    Everything but steps, mainly the switch, counts as if it came first.
+    """
     other = run["seconds"] - sum(run["steps_seconds"])
     return [other + seconds for seconds in itertools.accumulate(run["steps_seconds"])]
 
 
 def seconds_to(target: float, run: dict[str, Any]) -> float:
-    """Until the first epoch after which the test accuracy is the target's; infinite where none is."""
+    """Seconds until the first epoch with the target test accuracy or more; infinite without one."""
     return next((s for s, accuracy in zip(elapsed(run), run["curve"], strict=True) if accuracy >= target), math.inf)
 
 
 def compare_tuned(name: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """Prints each form at its best rate beside dense; returns those rates' titles."""
+    """Prints each form at its best rate beside dense. Returns the titles of those rates."""
     best = {}
     for form in [*FORMS, "torch"]:
         titles = [title for title in runs if title.startswith(f"{form:<6}")]
@@ -291,7 +300,7 @@ def compare_tuned(name: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str,
 
 
 def plot(curves: dict[str, dict[str, list[dict[str, Any]]]], file: Path) -> None:
-    """Mean test accuracy after each epoch over mean seconds of training by then."""
+    """Draws mean test accuracy after each epoch over mean seconds of training until then."""
     import numpy as np
     from matplotlib.figure import Figure
 

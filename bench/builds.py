@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Training steps of two builds of svdfast by turns: has a change made a step slower?
+"""Alternating training steps of two builds of svdfast: has a change made a step slower?
 
     python bench/builds.py OLD NEW [mnist ...] [--rounds N] [--pairs N] [--precision float32 bfloat16]
 
-OLD and NEW are Pythons, each with a svdfast installed. A process of each waits; in every round one runs a case's steps, then
-the other, so that both meet the machine in the same state. After some rounds other processes take over. The ratio new ÷ old is
-the median over these pairs. Not here: other libraries (compare.py).
+OLD and NEW are Python interpreters, each with a svdfast installed. One process of each waits. In
+every round one runs a case's steps, then the other, so that both find the machine in the same
+state. After some rounds, new processes take over. The ratio new ÷ old is the median over these
+pairs. Other libraries are in compare.py.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import subprocess
 import sys
 
 FORMS = {"dense": None, "1/4": 1 / 4, "1/8": 1 / 8}
-SECONDS = 0.2  # of steps a turn, about
+SECONDS = 0.2  # approximate time of the steps in a turn
 
 
 def work() -> None:
-    """Answers each case, a line of JSON, with the seconds of a step."""
+    """Answers each case, which is a line of JSON, with the seconds of a step."""
     import inspect
 
     import compare
@@ -46,7 +47,7 @@ def work() -> None:
                 net.truncate(FORMS[form], force=True)
             known[key] = net, X, y, 0
         net, X, y, epochs = known[key]
-        # A build from before `factoring` says the same by other names.
+        # A build from before `factoring` has other names for the same.
         if "factoring" in inspect.signature(sf.train).parameters:
             how = {"factoring": sf.Factoring(pretrain_fraction=1, recompose=False)}
         else:
@@ -87,7 +88,10 @@ def main() -> None:
 
 
 def one_pair(pythons: list[str], case: list[object], rounds: int, turned: bool) -> list[float]:
-    """Median seconds of a step of the old and of the new build, in a process each, which take turns; the new begins if `turned`."""
+    """Median seconds of a step of the old and of the new build, in two alternating processes.
+
+    The new build begins if `turned`.
+    """
     environment = os.environ | {"SVDFAST_BUILDS_WORKER": "1"}
     with contextlib.ExitStack() as stack:
         workers = [

@@ -4,16 +4,19 @@
     python bench/compare.py [mnist | mnist-small-batch | wide | cat | xor ...] [--peers torch,jax | none] [--threads 1 2]
                             [--rounds N] [--json FILE] [--quick]
 
-Each system lives in a process of its own, with its threads and CPUs set before it starts, and trains for one round when asked;
-the others sleep meanwhile. Rounds take turns (A B C A B C), so that a machine that slows down does so for all. A round is a number of
-epochs of Adam in float32, some with products in bfloat16, with the loss reported, the samples in a new order each epoch where there is
-more than one batch. All but scikit-learn begin with the same weights and the same order, and the loss that they reach in their first
-round is compared. What is done once for a training (checks of arguments, compiling) is not counted, except in scikit-learn, where it
-can't be told apart; each counted round follows an uncounted epoch, so all systems begin it awake.
+Each system runs in a process of its own. Its threads and CPUs are set before it starts. It trains
+for one round when asked; the others sleep in the meantime. Rounds alternate (A B C A B C), so that
+a machine that slows down does so for all. A round is a number of epochs of Adam in float32, some
+with products in bfloat16. The loss is reported. If there is more than one batch, each epoch has a
+new order of samples. All systems but scikit-learn begin with the same weights and the same order,
+and the losses of their first rounds are compared. Work done once per training (checks of
+arguments, compiling) is not counted, except in scikit-learn, where it can't be separated. Each
+counted round follows an uncounted epoch, so that all systems are warmed up.
 
-Not here: how accurate the result is (accuracy.py), one layer or one function alone (test_bench_*.py).
+Accuracy is measured in accuracy.py; single layers and functions in test_bench_*.py.
 
-To add a system: a function from a case and a number of threads to its rounds, and a line in SYSTEMS.
+A new system takes a function from a case and a number of threads to its rounds, and a line in
+SYSTEMS.
 """
 
 from __future__ import annotations
@@ -38,15 +41,16 @@ from typing import Any
 
 LEARNING_RATE, BETA1, BETA2, EPSILON = 3e-4, 0.9, 0.999, 1e-8
 RANK_FRACTIONS = (None, 1 / 2, 1 / 4, 1 / 8)
-PAUSE = 0.1  # seconds between rounds, for threads that spin after work to go to sleep
+PAUSE = 0.1  # seconds between rounds: threads that spin after work go to sleep
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained. A round is `epochs` passes over `n_samples`, which is a multiple of the batch.
+    """A network and its training. A round is `epochs` passes over `n_samples`.
 
-    One output means sigmoid and binary cross-entropy, more softmax and cross-entropy. Hidden layers are ReLU. `bfloat16`: whether also
-    with products in bfloat16, which only CPUs with an instruction for it multiply faster.
+    `n_samples` is a multiple of the batch. One output stands for sigmoid and binary cross-entropy,
+    more outputs for softmax and cross-entropy. Hidden layers are ReLU. `bfloat16` adds a variant
+    with products in bfloat16, which are faster only on CPUs with an instruction for it.
     """
 
     sizes: tuple[int, ...]
@@ -61,11 +65,11 @@ class Case:
 
     @property
     def one_batch(self) -> bool:
-        """Whether a batch is all there is: then it is taken as it lies."""
+        """True if one batch holds all samples. It is then used in its own order."""
         return self.batch == self.n_samples
 
     def quick(self) -> Case:
-        """The same network on the fewest samples that take every path."""
+        """The same network on the fewest samples that still run every path."""
         if self.one_batch:
             return dataclasses.replace(self, epochs=2)
         return dataclasses.replace(self, n_samples=2 * self.batch)
@@ -86,7 +90,7 @@ Variants = Iterator[tuple[str, float | None, Round]]
 
 
 def make_data(case: Case) -> tuple[Any, Any]:
-    """Samples in [0, 1] as float32, and class numbers that can be learnt from them."""
+    """Samples in [0, 1] as float32, and class numbers that can be learned from them."""
     import numpy as np
 
     if case.n_samples == 4:
@@ -104,7 +108,10 @@ def rank(rank_fraction: float, n_in: int, n_out: int) -> int:
 
 
 def linear_maps(case: Case, rank_fraction: float | None) -> list[tuple[int, int, bool]]:
-    """The network as a chain of products: inputs, outputs, whether it ends a layer (else it is W2 of a factored one)."""
+    """The network as a chain of products: inputs, outputs, and True if the product ends a layer.
+
+    A product that does not end a layer is W2 of a factored one.
+    """
     maps = []
     n_layers = len(case.sizes) - 1
     for i, (m, n) in enumerate(zip(case.sizes, case.sizes[1:], strict=False)):
@@ -128,7 +135,7 @@ def initial_weights(case: Case, rank_fraction: float | None) -> list[Any]:
 
 
 def new_rng() -> Any:
-    """What each variant draws its order of samples from: the same in all systems."""
+    """The random generator for the order of samples, the same in all systems."""
     import numpy as np
 
     return np.random.default_rng(0)
@@ -151,7 +158,7 @@ def svdfast_network(case: Case, rank_fraction: float | None) -> Any:
 
 
 def svdfast_variants(case: Case, n_threads: int) -> Variants:
-    """Epochs of `sf.train`: from the end of its first, before which it checks its arguments, to the end."""
+    """Epochs of `sf.train`, from the end of the first one, which includes checks of arguments."""
     X, y = make_data(case)
     for precision in ["float32", "bfloat16"] if case.bfloat16 and not case.one_batch else ["float32"]:
         for rank_fraction in RANK_FRACTIONS:
@@ -169,9 +176,10 @@ def svdfast_round(
     begin: Callable[[], object] | None = None,
     precision: str = "float32",
 ) -> Round:
-    """A round whose first epoch is not counted, for checking the arguments is in it; `begin` is called at its end.
+    """A round whose first epoch is not counted, because it includes the checks of arguments.
 
-    Where an epoch is one step, a callback at each would weigh: then all is counted, the checks too.
+    `begin` is called at the end of that epoch. If an epoch is one step, a callback at each step
+    would cost too much. Everything is counted then, the checks too.
     """
     import svdfast as sf
 
@@ -202,14 +210,14 @@ def svdfast_round(
             seed=rng,
             callbacks=[] if whole else [at_epoch],
         )
-        # The loss of the epoch that the others end with, for this has one more.
+        # The loss of the epoch that the others end with: this round has one more.
         return time.perf_counter() - start, result.history[case.epochs - 1]["loss"]
 
     return run
 
 
 class NumpyNetwork:
-    """A network in plain NumPy, nothing allocated in a step but views: every operation has its `out`."""
+    """A network in plain NumPy. Every operation has its `out`, so a step only allocates views."""
 
     def __init__(self, case: Case, rank_fraction: float | None):
         import numpy as np
@@ -239,7 +247,7 @@ class NumpyNetwork:
         self.n_updates = 0
 
     def step(self, X: Any, y: Any) -> float:
-        """One update; the batch's mean loss before it."""
+        """One update. Returns the batch's mean loss before it."""
         import numpy as np
 
         below = X
@@ -265,7 +273,7 @@ class NumpyNetwork:
         return loss
 
     def loss(self, y: Any) -> float:
-        """The mean loss; its gradient into the last delta."""
+        """The mean loss. Its gradient is written to the last delta."""
         import numpy as np
 
         Z, delta, column = self.A[-1], self.delta[-1], self.column
@@ -322,13 +330,13 @@ class NumpyNetwork:
         total = 0.0
         for start in range(0, n_samples, p):
             rows = order[start : start + p]
-            np.take(X, rows, axis=0, out=self.X, mode="clip")  # "raise" would copy once more
+            np.take(X, rows, axis=0, out=self.X, mode="clip")  # "raise" would copy again
             total += self.step(self.X, y[rows])
         return total * p / n_samples
 
 
 def numpy_variants(case: Case, n_threads: int) -> Variants:
-    """By hand, as fast as NumPy alone goes: products into `out`, one flat vector for Adam."""
+    """The fastest code by hand in NumPy alone: products into `out`, one flat vector for Adam."""
     X, y = make_data(case)
     if case.sizes[-1] == 1:
         y = y.astype(X.dtype)
@@ -345,7 +353,10 @@ def numpy_variants(case: Case, n_threads: int) -> Variants:
 
 
 def torch_variants(case: Case, n_threads: int) -> Variants:
-    """Eager, Adam fused; float32, and bfloat16 by autocast over the forward pass, as its documentation has it."""
+    """Eager mode with fused Adam, in float32 and bfloat16.
+
+    bfloat16 is by autocast over the forward pass, as in PyTorch's documentation.
+    """
     import torch
 
     torch.set_num_threads(n_threads)
@@ -397,7 +408,10 @@ def torch_variants(case: Case, n_threads: int) -> Variants:
 
 
 def jax_variants(case: Case, n_threads: int) -> Variants:
-    """A whole step jitted, the gather of its samples included; also a whole epoch (of one batch: a round) jitted, by `lax.scan`."""
+    """A jitted whole step, including the gathering of its samples; also a jitted whole epoch.
+
+    The epoch uses `lax.scan`. With one batch, a whole round is jitted instead.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -482,7 +496,10 @@ def jax_variants(case: Case, n_threads: int) -> Variants:
 
 
 def sklearn_variants(case: Case, n_threads: int) -> Variants:
-    """MLPClassifier, which has dense layers only. Each round is a `fit` that goes on from the last (`warm_start`)."""
+    """MLPClassifier, which has only dense layers.
+
+    Each round is a `fit` that continues from the last (`warm_start`).
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
@@ -510,7 +527,7 @@ def sklearn_variants(case: Case, n_threads: int) -> Variants:
     yield "sklearn", None, run
 
 
-# Name: the package that must be there, and the function.
+# Name: the package that must be installed, and the function.
 SYSTEMS: dict[str, tuple[str, Callable[[Case, int], Variants]]] = {
     "svdfast": ("svdfast", svdfast_variants),
     "numpy": ("numpy", numpy_variants),
@@ -522,10 +539,13 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 
 
 def serve(system: str, n_threads: int) -> None:
-    """What a worker does: answers the lines on stdin, each a case to make ready or the number of a variant to run."""
+    """The work of a worker: it answers the lines on stdin.
+
+    Each line is a case to prepare, or the number of a variant to run.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_threads])
-    # What a library prints goes to stderr.
+    # Output of libraries goes to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     rounds: list[Round] = []
@@ -572,13 +592,13 @@ class Worker:
         return json.loads(answer)
 
     def close(self) -> None:
-        self.process.communicate()  # closes its stdin, on which it ends
+        self.process.communicate()  # closes its stdin, so that it ends
 
 
 def measure(
     name: str, case: Case, n_threads: int, workers: dict[str, Worker], n_rounds: int
 ) -> list[dict[str, Any]]:
-    """A record for each variant of each system, its rounds taken in turn with all others'."""
+    """A record for each variant of each system. Its rounds alternate with those of all others."""
     import svdfast as sf
 
     records = []
@@ -625,7 +645,10 @@ def measure(
 
 
 def evaluate(records: list[dict[str, Any]], peaks: dict[str, float | None]) -> None:
-    """Adds to each record of one case what follows from its seconds and from the others'; `peaks` are those of each precision."""
+    """Adds figures to each record of one case, from its seconds and from the others'.
+
+    `peaks` has the peak of each precision.
+    """
     medians = {
         (r["variant"], r["rank_fraction"]): statistics.median(r["seconds"]) for r in records
     }
@@ -642,7 +665,7 @@ def evaluate(records: list[dict[str, Any]], peaks: dict[str, float | None]) -> N
 
 
 def check(records: list[dict[str, Any]]) -> None:
-    """Says where a system did not come to the loss that svdfast came to from the same weights."""
+    """Prints systems whose loss from the same weights differs from svdfast's."""
     expected = {r["rank_fraction"]: r["first_loss"] for r in records if r["variant"] == "svdfast"}
     for record in records:
         if record["system"] == "sklearn":  # its weights are its own
@@ -686,7 +709,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Cells under each other: the first two of a row to the left, numbers to the right."""
+    """A table in columns. The first two cells of a row align left, numbers align right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -698,7 +721,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def worker_environment(system: str) -> dict[str, str]:
-    """svdfast chooses the kernels of its OpenBLAS itself; a peer is given the same, lest it run at half its speed."""
+    """The environment of a worker.
+
+    svdfast chooses the kernels of its OpenBLAS itself. A peer gets the same kernels; otherwise it
+    could run at half its speed.
+    """
     from svdfast._process import runtime
 
     narrow = any(runtime.is_narrow(b) for b in runtime.loaded_blas() if not runtime.is_scipys(b))

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Training under conditions other than alone in a process of its own: after `import torch`, two at once, and in how much memory.
+"""Training after `import torch`, two trainings at once, and the memory of a training.
 
     python bench/conditions.py [--rounds N] [--json FILE] [--quick]
 
-1. PyTorch imported before svdfast, which brings an OpenMP of its own: in new processes by turns (A B A B), the time of a step and the
-   parameters reached. These must be the same bits, and the time not longer.
-2. Two trainings at once, in two Python threads, against the same one after the other: the same bits, and the time.
-3. The peak of resident memory while training, program code apart, against data, parameters, moments and scratch by count: at most 1.3
-   times.
+1. PyTorch, which has an OpenMP of its own, is imported before svdfast. New processes with and
+   without it alternate (A B A B). The time of a step must not be longer, and the parameters reached
+   must be bit-identical.
+2. Two trainings at once, in two Python threads, are compared with the same trainings one after the
+   other. Results must be bit-identical; times are compared.
+3. The peak of resident memory while training, without program code, is compared with the counted
+   size of data, parameters, moments and scratch. It may be at most 1.3 times that size.
 
-Networks and data are those of compare.py, random. What fails is said in lines that begin with "!", and the exit status is then 1; with
---quick times are too short to be judged. Not here: whether memory grows from step to step (tests/test_memory.py).
+Networks and random data are those of compare.py. Failures are lines that begin with "!"; the exit
+status is then 1. With --quick, times are too short to be judged. tests/test_memory.py checks that
+memory does not grow from step to step.
 """
 
 from __future__ import annotations
@@ -27,9 +30,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Nothing else is imported here: a worker decides what comes first.
+# Nothing else is imported here: a worker decides the order of imports.
 
-SLOWER = 1.1  # by as much a median may be above the other
+SLOWER = 1.1  # one median may be at most this many times the other
 MEMORY = 1.3
 SIZES, BATCH = (784, 512, 256, 10), 2048
 MIB = 2**20
@@ -45,7 +48,10 @@ def samples(n: int, seed: int = 0) -> tuple[Any, Any]:
 
 
 def trained(X: Any, y: Any, epochs: int, n_threads: int, seed: int = 0) -> tuple[Any, Any]:
-    """Dense for the first third of the steps, factored for the others. The result, and a hash of the parameters."""
+    """Trains dense for the first third of the steps, then factored.
+
+    Returns the result, and a hash of the parameters.
+    """
     import svdfast as sf
 
     net = sf.Network(SIZES, seed=seed)
@@ -62,14 +68,14 @@ def trained(X: Any, y: Any, epochs: int, n_threads: int, seed: int = 0) -> tuple
     return result, hashlib.sha256(net.parameters).hexdigest()
 
 
-# ---- workers: each is what one new process does; it prints its answer
+# ---- workers: each runs in a new process and prints its answer
 
 
 def one_training(torch_first: bool, n_threads: int, n_samples: int) -> dict[str, Any]:
     if torch_first:
         import torch  # noqa: F401
     result, digest = trained(*samples(n_samples), 6, n_threads)
-    # Of two epochs in each form the second, when all is awake.
+    # The second of two epochs in each form, after warming up.
     rows = {row["epoch"]: row["seconds"] for row in result.history}
     steps = n_samples // BATCH
     return {"dense": rows[2] / steps, "factored": rows[6] / steps, "digest": digest}
@@ -87,20 +93,21 @@ def peak_memory(n_threads: int, n_samples: int) -> dict[str, Any]:
     row = SIZES[0] + 2 * sum(SIZES[1:]) + SIZES[-1]
     counted = {
         "data": n_samples * (SIZES[0] + 8),  # uint8 rows; class numbers
-        "labels and order": n_samples * (4 + 2 * 8),  # int32; of this epoch and the last
+        "labels and order": n_samples * (4 + 2 * 8),  # int32; orders of this epoch and the last
         "parameters, their last good copy, and moments": 4 * 4 * layout.size,
         "scratch": 4 * n_threads * (256 * row + layout.size),
     }
     before, code_before = status("VmRSS"), status("RssFile")
     trained(*samples(n_samples), 3, n_threads)
-    # Not ru_maxrss, which a process has from the one that started it. Without the pages of programs (LAPACK's are some 6 MiB) that
-    # came in when first executed: they stay, are shared with other processes and do not grow with the network.
+    # A process inherits ru_maxrss from its parent, so it is not used. Pages of programs that were
+    # loaded when first executed (about 6 MiB for LAPACK) are subtracted: they stay, are shared with
+    # other processes and do not grow with the network.
     code = status("RssFile") - code_before
     return {"growth": status("VmHWM") - before - code, "counted": counted}
 
 
 def ask(*arguments: Any) -> dict[str, Any]:
-    """What a worker in a new process answers."""
+    """The answer of a worker in a new process."""
     command = [sys.executable, __file__, "--worker", json.dumps(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -110,7 +117,7 @@ def ask(*arguments: Any) -> dict[str, Any]:
 WORKERS = {"one_training": one_training, "peak_memory": peak_memory}
 
 
-# ---- the three measurements: what was measured, and what was wrong
+# ---- the three measurements: their results and their failures
 
 
 def after_torch(n_threads: int, n_rounds: int, n_samples: int, judge: bool) -> dict[str, Any]:
@@ -156,7 +163,7 @@ def two_at_once(n_threads: int, n_rounds: int, n_samples: int) -> dict[str, Any]
             thread.join()
         return found
 
-    expected = [run(0), run(1)]  # not timed: all is awake after it
+    expected = [run(0), run(1)]  # not timed: these runs warm up
     seconds: dict[str, list[float]] = {"one after the other": [], "at once": []}
     for _ in range(n_rounds):
         start = time.perf_counter()
@@ -221,7 +228,8 @@ def main() -> None:
     result["two at once"] = [two_at_once(n, n_rounds, n_samples) for n in threads]
     result["memory"] = []
     if Path("/proc/self/status").exists():
-        # As many as MNIST has also with --quick: of few, what was counted is less than an interpreter's own ups and downs.
+        # As many samples as MNIST, also with --quick: fewer would take less memory than an
+        # interpreter's own fluctuations.
         result["memory"] += [memory(n, 60_000) for n in threads]
     else:
         print("memory: left out, for there is no /proc/self/status")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the benches share: imports from this folder, the peak, and what is written beside each timing.
+"""Shared code of the benches: imports from this folder, the peak, and figures for each timing.
 
     pytest bench                        timings, in groups
     pytest bench --benchmark-disable    only the checks of results, each once

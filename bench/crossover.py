@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Up to which rank a training step of a square layer is faster factored than dense, beside the rank at which the counts are even.
+"""The largest rank at which factored training steps are faster, beside the break-even rank.
 
     python bench/crossover.py [--threads N] [--rounds N] [--record FILE] [--quick]
 
-A step (forward, backward, Adam) by the compiled engine, of a network whose work is one layer n → n with ReLU, in float32: "first" is the
-first layer of its network, which forms no gradient for its inputs; "later" has a layer 1 → n before it. Both are followed by n → 1. Each
-rank is timed in turns with dense steps (dense, factored, dense, factored), so that a machine that slows down does so for both; the ratio
-is taken round by round. What is printed is Markdown, and --record writes it to a file, as docs/measured/crossover.md is.
+The compiled engine runs steps (forward, backward, Adam) in float32 of a network whose work is one
+square layer n → n with ReLU. "first" is the first layer of its network, which forms no gradient for
+its inputs; "later" has a layer 1 → n before it. A layer n → 1 follows both. Factored steps of each
+rank alternate with dense steps, so that a machine that slows down does so for both. The ratio is
+taken round by round. The output is Markdown; --record writes it to a file, such as
+docs/measured/crossover.md.
 
-Not here: whole networks and other systems (compare.py), single products (products.py), accuracy (accuracy.py).
+Whole networks and other systems are in compare.py, single products in products.py, accuracy in
+accuracy.py.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ WIDTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (32, 256, 2048)
 RANK_FRACTIONS = tuple(Fraction(k, 16) for k in range(1, 17))
 SHOWN = (Fraction(1, 8), Fraction(1, 4), Fraction(1, 2))
-# What a measurement works off at least, in multiplications of dense steps: some ten milliseconds.
+# The least work of a measurement, in multiplications of dense steps: about ten milliseconds.
 WORK = 3e8
 
 Step = Callable[[int], float]  # seconds of so many steps
@@ -61,7 +64,7 @@ def step_of(n: int, rank: int | None, batch: int, n_threads: int, *, first: bool
     def seconds(times: int) -> float:
         start = time.perf_counter()
         for _ in range(times):
-            run.step(0, batch, 1e-6)  # so small that nothing grows
+            run.step(0, batch, 1e-6)  # a rate so small that nothing grows
         return time.perf_counter() - start
 
     return seconds
@@ -70,7 +73,7 @@ def step_of(n: int, rank: int | None, batch: int, n_threads: int, *, first: bool
 def measure(
     n: int, batch: int, n_threads: int, fractions: tuple[Fraction, ...], n_rounds: int, *, first: bool
 ) -> tuple[float, dict[Fraction, float]]:
-    """Median seconds of a dense step, and for each α the median of dense ÷ factored, round by round."""
+    """Median seconds of a dense step, and for each α the median of dense ÷ factored by round."""
     times = 1 if n_rounds == 1 else max(1, round(WORK / (3 * n * n * batch)))
     dense = step_of(n, None, batch, n_threads, first=first)
     taken, ratios = [], {}
@@ -84,7 +87,10 @@ def measure(
 
 
 def crossover(ratios: dict[Fraction, float]) -> Fraction | None:
-    """The largest α up to which, all smaller ones included, factored steps were faster; None where not even the smallest was."""
+    """The largest α up to which factored steps were faster, for it and all smaller α.
+
+    None if they were not faster for the smallest one.
+    """
     found = None
     for fraction in sorted(ratios):
         if ratios[fraction] <= 1:

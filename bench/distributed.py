@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Processes against threads: a training step of 2 processes with 1 thread each, and of 1 process with 2 threads.
+"""A training step of 2 processes with 1 thread each, against 1 process with 2 threads.
 
     python bench/distributed.py [--batch 2048 256] [--rounds N] [--peers torch | none] [--json FILE] [--quick]
 
-The same for PyTorch, whose processes are joined by DistributedDataParallel over gloo. Each round is a job of its own; rounds take turns,
-so that a machine that slows down does so for all. A row says how many times faster two processes are than two threads: 1 where
-the sum over processes costs nothing. Bytes a step are counted, and the exit status is 1 where they differ from the formula,
-4·(parameters as they are) + 12.
+PyTorch does the same; DistributedDataParallel over gloo joins its processes. Each round is a job of
+its own. Rounds alternate, so that a machine that slows down does so for all. A row gives the
+speed-up of two processes over two threads: 1 if the sum over processes costs nothing. Bytes per
+step are counted. The exit status is 1 if they differ from the formula, 4·(present parameters) + 12.
 
-Then the law is compared with the measurement. Latency and bandwidth are those of two processes' sums, operations a second those of one
-process with one thread. From them `expected_speedup` computes how many times faster two such processes are. Last follows what it says
-of larger clusters. Not here: one process alone (compare.py).
+Then the law is compared with the measurement. Latency and bandwidth come from sums over two
+processes, operations per second from one process with one thread. `expected_speedup` computes the
+speed-up of two such processes from these, and last that of larger clusters. A single process is
+measured in compare.py.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ SIZES = (784, 512, 256, 10)
 SHARES: tuple[float | None, ...] = (None, 1 / 4, 1 / 8)
 RATE = 3e-4
 STEPS = {2048: 30, 256: 120}
-# What a machine of a cluster is taken for: operations a second; and networks: bytes a second, seconds of a short message.
+# Assumed operations per second of a cluster's machine; for networks, bytes per second and seconds
+# of a short message.
 FLOPS = 180e9
 NETWORKS = {"1 Gbit/s": (125e6, 50e-6), "10 Gbit/s": (1.25e9, 20e-6), "100 Gbit/s": (12.5e9, 2e-6)}
 MACHINES = (2, 4, 16, 64, 256, 1024)
@@ -47,7 +49,7 @@ def samples(n: int) -> tuple[Any, Any]:
 
 
 def ours(batch: int, share: float | None, n_threads: int, n_steps: int) -> None:
-    """One process of a job of ours: trains, and process 0 prints seconds a step and the bytes of one."""
+    """One process of our job. It trains; process 0 prints the seconds and bytes of a step."""
     import numpy as np
 
     import svdfast as sf
@@ -56,7 +58,7 @@ def ours(batch: int, share: float | None, n_threads: int, n_steps: int) -> None:
     lengths: list[int] = []
 
     class Counting:
-        """Notes what is sent."""
+        """Counts the bytes that are sent."""
 
         def __init__(self, inner: Any):
             self.rank, self.size, self.broadcast, self.abort = inner.rank, inner.size, inner.broadcast, inner.abort
@@ -71,7 +73,7 @@ def ours(batch: int, share: float | None, n_threads: int, n_steps: int) -> None:
     X, y = np.concatenate([X] * n_steps), np.concatenate([y] * n_steps)
     optimizer = sf.Adam(RATE)
     times = []
-    for epochs in (1, 3):  # the first wakes everything
+    for epochs in (1, 3):  # the first is for warming up
         result = sf.train(
             net, X, y, epochs=epochs, batch_size=batch, optimizer=optimizer, n_threads=n_threads, shuffle=False,
             communicator=None if communicator is None else Counting(communicator),
@@ -85,9 +87,9 @@ def ours(batch: int, share: float | None, n_threads: int, n_steps: int) -> None:
 
 
 def network(n_bytes: int, n_sums: int) -> None:
-    """One of two processes that sum: process 0 prints the latency and the bandwidth that the law takes.
+    """One of two processes that sum. Process 0 prints the latency and the bandwidth for the law.
 
-    It says that two processes' sum of B bytes takes B / bandwidth + 2·latency seconds.
+    By the law, the sum of B bytes over two processes takes B / bandwidth + 2·latency seconds.
     """
     import numpy as np
 
@@ -98,7 +100,7 @@ def network(n_bytes: int, n_sums: int) -> None:
     for length in (3, n_bytes // 4):
         buffer, found = np.zeros(length, np.float32), []
         for _ in range(n_sums):
-            communicator.sum(np.zeros(1, np.float32))  # both begin together
+            communicator.sum(np.zeros(1, np.float32))  # both begin at the same time
             began = time.perf_counter()
             communicator.sum(buffer)
             found.append(time.perf_counter() - began)
@@ -109,7 +111,7 @@ def network(n_bytes: int, n_sums: int) -> None:
 
 
 def theirs(batch: int, share: float | None, n_threads: int, n_steps: int) -> None:
-    """The same of PyTorch; rank and size are in the environment, as its own launcher sets them."""
+    """The same for PyTorch; rank and size are in the environment, as its own launcher sets them."""
     import torch
     from torch import nn
 
@@ -143,12 +145,13 @@ def theirs(batch: int, share: float | None, n_threads: int, n_steps: int) -> Non
     if rank == 0:
         print(json.dumps({"seconds": min(times[1:])}), flush=True)
     if size > 1:
-        torch.distributed.barrier()  # a process that ends first takes the others' connections
+        # Else the first process to end would close the others' connections.
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
 def mpiexec() -> list[str] | None:
-    """The command, that of a wheel if there is one; None where there is none."""
+    """The command, from a wheel if one is installed; None if there is none."""
     path = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if path is None:
         return None
@@ -159,7 +162,7 @@ def mpiexec() -> list[str] | None:
 
 
 def job(system: str, processes: int, n_threads: int, batch: int, share: float | None, n_steps: int) -> dict[str, Any]:
-    """What a job prints."""
+    """The output of a job."""
     command = [sys.executable, __file__, "--worker", system, str(batch), str(share or 0), str(n_threads), str(n_steps)]
     environment = {**os.environ, "BENCH": "", "OMP_NUM_THREADS": str(n_threads)}
     if system != "torch":
@@ -229,7 +232,10 @@ def made(share: float | None) -> Any:
 
 
 def compare(rows: list[dict[str, Any]], n_rounds: int, quick: bool) -> dict[str, float]:
-    """The law beside the measurement, for two processes with one thread each against one. Adds both to the rows."""
+    """Compares the law with the measurement and adds both to the rows.
+
+    They are for two processes with one thread each, against one process.
+    """
     import svdfast as sf
 
     n_bytes = made(None).parameters.nbytes
@@ -250,7 +256,7 @@ def compare(rows: list[dict[str, Any]], n_rounds: int, quick: bool) -> dict[str,
 
 
 def predict() -> None:
-    """What the law says of larger clusters."""
+    """The law's speed-ups for larger clusters."""
     import svdfast as sf
 
     dense, factored = made(None), made(1 / 8)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The estimators beside scikit-learn's on five public data sets that it ships or makes: score and time of `fit`, each form tuned alike.
+"""Score and time of `fit`: our estimators and scikit-learn's on five of its data sets, tuned alike.
 
     python bench/estimators.py [--seeds 5] [--quick] [DATA ...]
 
-Forms: scikit-learn's MLP, ours dense throughout, ours by default, and ours with α = 1/4 and 1/8. X is float32 for all, and all else but
-what is tuned is the default: they end by the same rule, but that factors cool down. Learning rate and L2 penalty are chosen for each
-form from the same values, by the score on a fifth of the training samples of a split that is not used again. Then each seed has its own
-split (a quarter to test), first weights and order, and forms take turns. Not here: the library's own training on images (accuracy.py).
+Forms are scikit-learn's MLP, ours dense throughout, ours by default, and ours with α = 1/4 and 1/8.
+X is float32 for all. Everything that is not tuned has its default. All forms end by the same rule,
+except that factors cool down. Learning rate and L2 penalty are chosen for each form from the same
+values, by the score on a fifth of the training samples of a split that is not used again. Then each
+seed has its own split (a quarter for testing), first weights and order, and forms alternate.
+Trainings on images are in accuracy.py.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from svdfast.sklearn import SVDMLPClassifier, SVDMLPRegressor
 
 N, FEATURES = 20_000, 400
 
-# What gives X and y; whether y is classes; hidden layers; epochs at most.
+# The function for X and y; True if y is classes; hidden layers; the most epochs.
 DATA: dict[str, tuple[Callable[[], Any], bool, tuple[int, ...], int]] = {
     "digits": (lambda: datasets.load_digits(return_X_y=True), True, (512, 512), 200),
     "breast cancer": (lambda: datasets.load_breast_cancer(return_X_y=True), True, (512, 512), 200),
@@ -48,10 +50,10 @@ DATA: dict[str, tuple[Callable[[], Any], bool, tuple[int, ...], int]] = {
 }  # fmt: skip
 
 RATES = (3e-4, 1e-3, 3e-3)
-PENALTIES, FEW = (1e-4, 1e-1), 2000  # where there are so few samples, the strongest, too
+PENALTIES, FEW = (1e-4, 1e-1), 2000  # at most so many samples: the strongest penalty, too
 STRONGEST = 1e1
 
-# The rank fraction of ours; none for scikit-learn's.
+# The rank fraction of our forms; scikit-learn has none.
 FORMS: dict[str, dict[str, Any]] = {
     "scikit-learn": {},
     "dense": {"rank_fraction": None},
@@ -64,7 +66,10 @@ Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def split(X: np.ndarray, y: np.ndarray, classes: bool, seed: int, share: float = 0.25) -> Split:
-    """X and y to train, X and y to test; features, and targets that are not classes, standardised by those to train."""
+    """X and y for training, X and y for testing.
+
+    Features, and targets that are not classes, are standardised by the training part.
+    """
     X, X_test, y, y_test = train_test_split(X, y, test_size=share, random_state=seed, stratify=y if classes else None)
     scaler = StandardScaler().fit(X)
     if not classes:

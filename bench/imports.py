@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `import svdfast` takes beyond what it needs from NumPy, SciPy and threadpoolctl.
+"""Time of `import svdfast` beyond the parts of NumPy, SciPy and threadpoolctl that it needs.
 
     python bench/imports.py [--rounds N]
 
-New processes by turns: one imports those parts of the three packages that svdfast uses, the other svdfast. The median of the rounds'
-differences is svdfast's own part: its modules, its compiled ones, and the look at the process's BLAS. The exit status is 1 where that is
-0.3 s or more. Where it goes, `python -X importtime -c "import svdfast"` says. Not here: what svdfast costs once it is there.
+New processes alternate: one imports the parts of the three packages that svdfast uses, the other
+imports svdfast. The median of the rounds' differences is svdfast's own time: for its modules, its
+compiled modules, and its check of the process's BLAS. The exit status is 1 if that is 0.3 s or
+more. `python -X importtime -c "import svdfast"` shows the time of each module.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter()
 
 
 def seconds(statement: str) -> float:
-    """In a new process, without the interpreter's own start."""
+    """Seconds of a statement in a new process, without the interpreter's own start."""
     done = subprocess.run([sys.executable, "-P", "-c", TIMED.format(statement)], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -33,7 +34,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     n_rounds = parser.parse_args().rounds
     print(machine.describe())
-    both = [(seconds(NEEDED), seconds("import svdfast")) for _ in range(n_rounds + 1)][1:]  # the first brings the files to memory
+    # The first loads the files.
+    both = [(seconds(NEEDED), seconds("import svdfast")) for _ in range(n_rounds + 1)][1:]
     needed, whole = (statistics.median(times) for times in zip(*both, strict=True))
     own = statistics.median(b - a for a, b in both)
     print(f"\n{n_rounds} rounds, medians: {NEEDED} {needed:.3f} s; import svdfast {whole:.3f} s")

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Instructions of one training step, counted by valgrind's callgrind: a measure that what else runs on the machine does not touch.
+"""Instructions of one training step, counted by valgrind's callgrind.
 
-    python bench/instructions.py             counts, and fails where a step takes over 3 % more than instructions.json says
+    python bench/instructions.py             counts, and fails if a step takes over 3 % more than
+                                             the number in instructions.json
     python bench/instructions.py --record    writes instructions.json
 
-Another compiler makes other instructions, and another Python calls otherwise, so counts are compared only with those versions that they
-were recorded with; those of float64, whose products are OpenBLAS's, only with that SciPy too. Elsewhere they are printed. AVX2, as valgrind
-knows no AVX-512, and one thread. Not here: seconds (the other benches).
+Other programs on the machine do not affect this count. Instructions depend on the compiler and on
+Python, so counts are compared only if both have the recorded versions. OpenBLAS computes products
+in float64, so these counts also need the recorded version of SciPy. Other counts are only printed.
+Steps use AVX2, because valgrind does not know AVX-512, and one thread. The other benches measure
+seconds.
 """
 
 import argparse
@@ -23,7 +26,7 @@ from pathlib import Path
 
 RECORDED = Path(__file__).with_suffix(".json")
 TOLERANCE = 0.03
-STEPS = 2  # of each case; the last is counted, when all memory has been touched
+STEPS = 2  # steps of each case; the last is counted, after all memory has been touched
 CASES = list(
     itertools.product(("dense", "factored"), ("float32", "float64"), (32, 600), ("Adam", "GradientDescent"))
 ) + list(itertools.product(("xor",), ("float32", "float64"), (4,), ("Adam", "GradientDescent")))
@@ -41,7 +44,7 @@ def name(case):
 
 
 def steps():
-    """The steps themselves, case by case."""
+    """Runs the steps, case by case."""
     import numpy as np
 
     import svdfast as sf
@@ -70,7 +73,7 @@ def steps():
 
 
 def step_symbol():
-    """What Cython calls Engine.step."""
+    """The name of Engine.step in Cython's code."""
     from svdfast import _engine
 
     found = re.search(rb"__pyx_pw_7svdfast_7_engine_6Engine_[0-9]+step", Path(_engine.__file__).read_bytes())
@@ -80,7 +83,10 @@ def step_symbol():
 
 
 def counted(valgrind):
-    """Instructions of a step by case: callgrind writes a file after each call of the engine's step, and counts within it only."""
+    """Instructions of a step by case.
+
+    callgrind counts only within calls of the engine's step, and writes a file after each call.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [
             valgrind, "--tool=callgrind", "--collect-atstart=no", f"--toggle-collect={step_symbol()}",
@@ -102,7 +108,7 @@ def counted(valgrind):
 
 
 def versions():
-    """Of what the counts depend on: the compiler is the one that is found now."""
+    """Versions that the counts depend on. The compiler is the one that is found now."""
     import scipy
 
     compiler = shutil.which("gcc")

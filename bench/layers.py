@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A training step of recurrent and convolutional networks: dense and factored, beside PyTorch's dense one, by turns.
+"""Training steps of recurrent and convolutional networks: dense, factored, and PyTorch's dense.
 
     python bench/layers.py [CASE ...] [--threads N] [--rounds N] [--json FILE] [--quick]
 
-Each system lives in a process of its own, with its threads set before it starts; the others sleep meanwhile. A round is some steps of
-Adam in float32 on the same random samples, after one that is not counted. PyTorch's convolutions run in both of its memory formats, and
-the better one stands in the table. The share of the peak is of the products' operations, by count, in a register-only loop's time.
+Each system runs in a process of its own, with its threads set before it starts. Systems alternate;
+the others sleep in the meantime. A round is some steps of Adam in float32 on the same random
+samples, after one that is not counted. PyTorch's convolutions run in both of its memory formats;
+the table has the better one. The share of the peak compares the counted operations of the products
+with the speed of a register-only loop.
 
-Not here: networks of fully connected layers (compare.py), and time to an accuracy (to_accuracy.py).
+Networks of fully connected layers are in compare.py, and time to an accuracy in to_accuracy.py.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ RANK_FRACTIONS = (None, 1 / 4, 1 / 8)
 
 @dataclass(frozen=True)
 class Case:
-    """A network: "gru", "lstm" or "rnn" with a width, or channels of convolutions and what they are called."""
+    """A network: "gru", "lstm" or "rnn" with a width, or channels of convolutions and a name."""
 
     kind: str
     shape: tuple[int, ...]
@@ -82,7 +84,7 @@ def our_network(case: Case, seed: int = 0) -> Any:
 
 
 def our_rounds(case: Case, rank_fraction: float | None, n_threads: int) -> tuple[Callable[[], float], int]:
-    """Seconds of a step, and its operations."""
+    """Seconds of our step, and its operations."""
     import numpy as np
 
     import svdfast as sf
@@ -105,7 +107,7 @@ def our_rounds(case: Case, rank_fraction: float | None, n_threads: int) -> tuple
 
 
 def their_network(case: Case) -> Any:
-    """PyTorch's, which takes (n, steps, features) or (n, channels, height, width)."""
+    """PyTorch's network, which takes (n, steps, features) or (n, channels, height, width)."""
     import torch
     from torch import nn
 
@@ -162,7 +164,7 @@ def their_rounds(case: Case, memory_format: str, n_threads: int) -> Callable[[],
 
 
 def work(system: str, case_name: str, n_threads: int) -> None:
-    """A worker: a line for each that comes in, with the seconds of a step of each variant."""
+    """A worker. It answers each line with the seconds of a step of each variant."""
     case, operations = CASES[case_name], {}
     rounds: dict[str, Callable[[], float]] = {}
     if system == "svdfast":
@@ -178,7 +180,7 @@ def work(system: str, case_name: str, n_threads: int) -> None:
 
 
 def measure(case_name: str, n_threads: int, n_rounds: int) -> dict[str, Any]:
-    """Medians over rounds by turns, and medians of ratios round by round."""
+    """Medians over alternating rounds, and medians of ratios round by round."""
     environment = os.environ | {name: str(n_threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     workers = {
         system: subprocess.Popen(

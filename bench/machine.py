@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What this machine is and what it could do at most: the line that every bench prints, and the peaks that it divides by.
+"""The machine and its peaks: every bench prints a description and divides by the peaks.
 
     python bench/machine.py [--threads 1 2]
 
-The peaks come from a few C loops, compiled when they are first asked for; where there is no C compiler they are None, and the
-benches leave shares of the peak out. Not here: how fast svdfast is (compare.py, test_bench_*.py).
+The peaks come from a few C loops, which are compiled when they are first needed. Without a C
+compiler the peaks are None, and the benches omit shares of the peak. The speed of svdfast is
+measured in compare.py and test_bench_*.py.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ FLAGS = ["-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-builtin", "-ffp-con
 
 
 def _compilers() -> list[list[str]]:
-    """Commands that may be a C compiler: the user's, the one that Python was built with, the usual names."""
+    """Commands that may be a C compiler: the user's, the one that built Python, the usual names."""
     named = [os.environ.get("CC", ""), sysconfig.get_config_var("CC") or "", "cc", "gcc", "clang"]
     commands = [shlex.split(name) for name in named]
     return [command for command in commands if command and shutil.which(command[0])]
@@ -115,7 +116,7 @@ def _compilers() -> list[list[str]]:
 
 @lru_cache(maxsize=1)
 def _loops() -> ctypes.CDLL | None:
-    """The compiled loops; None, said once, where they can't be compiled."""
+    """The compiled loops; None, with one message, if they can't be compiled."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         source, library = Path(folder, "loops.c"), Path(folder, "loops.so")
         source.write_text(LOOPS)
@@ -166,11 +167,12 @@ def fma_peak(
     ----------
     n_threads : int
     bfloat16 : bool
-        Of bfloat16 numbers added to float32 ones, by the instruction for it, instead of float32.
+        If True, multiply bfloat16 numbers and add to float32 ones, by the instruction for it. If
+        False, use float32.
     seconds : float
-        About how long a run takes.
+        Approximate time of a run.
     repeats : int
-        Runs, of which the fastest counts.
+        Number of runs; the fastest counts.
 
     Returns
     -------
@@ -199,15 +201,16 @@ def memory_bandwidth(
 ) -> float | None:
     """The best GB/s of a triad, a = b + s·c, over float32 arrays: two read, one written.
 
-    As in STREAM, the line that a write first fetches into the cache is not counted.
+    As in STREAM, the cache line that a write fetches first is not counted.
 
     Parameters
     ----------
     n_threads : int
     n_bytes : int
-        Of all threads' three arrays together. The default is beyond most caches; a small one measures a cache.
+        Size of all threads' three arrays together. The default exceeds most caches; a small size
+        measures a cache.
     repeats : int
-        Runs, of which the fastest counts.
+        Number of runs; the fastest counts.
 
     Returns
     -------
@@ -218,7 +221,8 @@ def memory_bandwidth(
     if loops is None:
         return None
     n = max(1, n_bytes // (3 * 4 * n_threads))
-    times = max(1, 100_000_000 // n_bytes)  # what is small is gone over until a timer can see it
+    # Small arrays are read again until a timer can measure it.
+    times = max(1, 100_000_000 // n_bytes)
     arrays = [np.ones((3, n), dtype=np.float32) for _ in range(n_threads)]
 
     def work(index: int) -> None:
@@ -233,12 +237,15 @@ def available_cpus() -> list[int]:
     """The CPUs that this process may run on."""
     try:
         return sorted(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS, nor Windows
+    except AttributeError:  # macOS and Windows lack it
         return list(range(os.cpu_count() or 1))
 
 
 def _n_cores() -> int | None:
-    """Cores, two or more CPUs of which may be one core's hardware threads; None where the system does not tell."""
+    """Number of cores; None if the system does not report it.
+
+    Two or more CPUs may be hardware threads of one core.
+    """
     folder = Path("/sys/devices/system/cpu")
     try:
         return len({file.read_text() for file in folder.glob("cpu[0-9]*/topology/core_cpus")}) or None
@@ -268,7 +275,10 @@ def version(package: str) -> str | None:
 
 
 def describe(peers: Sequence[str] = ()) -> str:
-    """Lines of text: CPU, cores, caches, what svdfast chose and found, versions, also those of `peers`."""
+    """Lines of text: CPU, cores, caches, svdfast's choices and findings, versions.
+
+    Versions include those of `peers`.
+    """
     lines = [str(sf.show_config())]
     for peer in peers:
         lines.append(f"{'':<18} {peer} {version(peer) or '(not installed)'}")

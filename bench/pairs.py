@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A factored layer's compiled kernels beside the plain BLAS products that they consist of, in turns, over the grid of
-test_bench_kernels.py.
+"""A factored layer's compiled kernels beside plain BLAS products of the same shapes, alternating.
 
     python bench/pairs.py [--rounds N] [--quick]
 
-Forward is two products with bias and ReLU, backward four with ReLU's derivative and the bias's gradient; on the other side stand
-`sgemm` of scipy.linalg.cython_blas at the same shapes and nothing else. A ratio below 1 says that the kernel, with all it does beside
-the products, takes less time. Both sides are called as compiled functions with arrays; what the checks of `svdfast.kernels` take beside
-that, for any size, is said at the end. One thread. Not here: shares of the peak, and the dense kernels (test_bench_kernels.py).
+Shapes are those of the grid of test_bench_kernels.py. Forward is two products with bias and ReLU;
+backward is four products with ReLU's derivative and the bias's gradient. The other side is only
+`sgemm` of scipy.linalg.cython_blas at the same shapes. A ratio below 1 means that the kernel, with
+everything else that it does, takes less time. Both sides are called as compiled functions with
+arrays. The time of the checks in `svdfast.kernels`, which does not depend on size, is printed at
+the end. One thread is used. Shares of the peak and dense kernels are in test_bench_kernels.py.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ def compare_pair(kernel: Callable[[], None], products: Callable[[], None], n_rou
             plain.append(seconds(products, times))
     finally:
         _blas.use_own_products(own)
-    ours, plain = ours[1:], plain[1:]  # the first round is for warming up
+    ours, plain = ours[1:], plain[1:]  # the first round is for warm-up
     ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True))
     return statistics.median(ours), statistics.median(plain), ratio
 
 
 def compiled(a: Arrays) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The layer's kernels past the checks of `svdfast.kernels`."""
+    """The layer's kernels without the checks of `svdfast.kernels`."""
     relu = sf.activations.relu()
     f = relu.code, relu.parameter, False
     b, db = a.b[None], a.db[None]

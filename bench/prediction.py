@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Time of predictions by svdfast and by other systems: the network 784-512-256-10, dense and factored, from one sample to 60,000.
+"""Time of predictions of 1 to 60,000 samples by svdfast and by other systems, dense and factored.
 
     python bench/prediction.py [--peers torch,onnxruntime | none] [--batches 1 32 ...] [--threads 1 2] [--rounds N] [--json FILE] [--quick]
 
-A prediction is a call as a user makes it, with samples in a float32 array and probabilities in a new one: `Network.predict`, a
-torch.nn.Sequential in inference mode, an ONNX model in onnxruntime. Each system lives in a process of its own, with its threads and CPUs
-set before it starts; all have the same weights. In bfloat16 svdfast rounds the weights anew in each call; PyTorch's model is converted
-once, its samples in each call. Rounds take turns (A B C A B C); a round is as many calls as take some time, and its result the mean of
-a call. The probabilities of the first rows are compared; where they differ a line says so that begins with "!", and the exit status is 1.
+The network is 784-512-256-10. A prediction is a user's call, with samples in a float32 array and
+probabilities in a new one: `Network.predict`, a torch.nn.Sequential in inference mode, or an ONNX
+model in onnxruntime. Each system runs in a process of its own, with its threads and CPUs set before
+it starts. All have the same weights. In bfloat16, svdfast rounds the weights again in each call;
+PyTorch's model is converted once, and its samples in each call. Rounds alternate (A B C A B C). A
+round makes enough calls to take some time, and its result is the mean of a call. The probabilities
+of the first rows are compared. If they differ, a line that begins with "!" is printed, and the exit
+status is 1.
 
-Not here: training (compare.py).
+Training is measured in compare.py.
 """
 
 from __future__ import annotations
@@ -32,12 +35,13 @@ import compare
 CASE = compare.CASES["mnist"]
 RANK_FRACTIONS = (None, 1 / 4, 1 / 8)
 BATCHES = (1, 32, 256, 2048, 60_000)
-ROUND = 0.1  # seconds of a round, about
+ROUND = 0.1  # approximate seconds of a round
 COMPARED = 32  # rows whose probabilities are compared
 TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
 
 Predict = Callable[[], Any]
-# The name of a variant of a system, its rank_fraction (None: dense), what predicts once and returns an array.
+# The name of a variant of a system, its rank_fraction (None: dense), and a function that predicts
+# once and returns an array.
 Variants = Iterator[tuple[str, float | None, Predict]]
 
 
@@ -106,7 +110,10 @@ def onnxruntime_variants(X: Any, n_threads: int) -> Variants:
 
 
 def onnx_model(rank_fraction: float | None) -> bytes:
-    """The network as an ONNX model: Gemm with a bias ends a layer, MatMul is the first half of a factored one."""
+    """The network as an ONNX model.
+
+    A Gemm with a bias ends a layer; a MatMul is the first half of a factored one.
+    """
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -135,13 +142,13 @@ def onnx_model(rank_fraction: float | None) -> bytes:
         [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["n", CASE.sizes[-1]])],
         constants,
     )
-    # An opset and a version of the format that older runtimes read, too.
+    # This opset and version of the format also work with older runtimes.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
 
-# Name: the packages that must be there, and the function.
+# Name: the packages that must be installed, and the function.
 SYSTEMS: dict[str, tuple[tuple[str, ...], Callable[[Any, int], Variants]]] = {
     "svdfast": (("svdfast",), svdfast_variants),
     "torch": (("torch",), torch_variants),
@@ -150,10 +157,13 @@ SYSTEMS: dict[str, tuple[tuple[str, ...], Callable[[Any, int], Variants]]] = {
 
 
 def serve(system: str, n_threads: int) -> None:
-    """What a worker does: answers the lines on stdin, each a batch to make ready for, or the number of a variant and of calls."""
+    """The work of a worker: it answers the lines on stdin.
+
+    Each line is a batch to prepare for, or the number of a variant and of calls.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_threads])
-    # What a library prints goes to stderr.
+    # Output of libraries goes to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     variants: list[tuple[str, float | None, Predict]] = []
@@ -178,14 +188,14 @@ def serve(system: str, n_threads: int) -> None:
 
 
 def multiplications(rank_fraction: float | None) -> int:
-    """Of a prediction of one sample."""
+    """Multiplications of a prediction of one sample."""
     return sum(m * n for m, n, _ in compare.linear_maps(CASE, rank_fraction))
 
 
 def measure(
     batch: int, n_threads: int, workers: dict[str, compare.Worker], n_rounds: int, round_seconds: float
 ) -> list[dict[str, Any]]:
-    """A record for each variant of each system, its rounds taken in turn with all others'."""
+    """A record for each variant of each system. Its rounds alternate with those of all others."""
     records = []
     for worker in workers.values():
         for index, (variant, rank_fraction, first, once) in enumerate(worker.ask({"batch": batch})):
@@ -212,7 +222,7 @@ def measure(
 
 
 def check(records: list[dict[str, Any]]) -> list[str]:
-    """What does not agree with svdfast's float32 probabilities."""
+    """Lines on results that do not agree with svdfast's float32 probabilities."""
     expected = {r["rank_fraction"]: r["first"] for r in records if r["variant"] == "svdfast"}
     failures = []
     for record in records:
@@ -221,7 +231,7 @@ def check(records: list[dict[str, Any]]) -> list[str]:
             for ours, theirs in zip(record.pop("first"), expected[record["rank_fraction"]], strict=True)
             for a, b in zip(ours, theirs, strict=True)
         ]
-        # max would pass over a NaN.
+        # max would skip a NaN.
         wrong = record["difference"] = math.nan if any(map(math.isnan, differences)) else max(differences)
         if not wrong <= TOLERANCES["bfloat16" if "bfloat16" in record["variant"] else "float32"]:
             failures.append(
@@ -233,7 +243,7 @@ def check(records: list[dict[str, Any]]) -> list[str]:
 
 
 def evaluate(records: list[dict[str, Any]]) -> None:
-    """Adds to each record of one batch what follows from its seconds and from the others'."""
+    """Adds figures to each record of one batch, from its seconds and from the others'."""
     medians = {
         (r["variant"], r["rank_fraction"]): statistics.median(r["seconds"]) for r in records
     }

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Products of single matrices at the shapes of a tile's, in turns: float32 by BLAS and by svdfast, and bfloat16. One thread.
+"""Matrix products at the shapes of a tile: float32 by BLAS and by svdfast, and bfloat16.
 
     python bench/products.py [--rows 256] [--rounds N] [--quick]
 
-Operands are float32 in all cases, so rounding and packing are in the time. Speeds are Gflop/s, the ratio is round by round. Not here:
-whole layers (pairs.py), and the products of a step (roofline.py --products).
+The products alternate and use one thread. Operands are float32 in all cases, so the time includes
+rounding and packing. Speeds are Gflop/s; ratios are taken round by round. Whole layers are in
+pairs.py, and the products of a step in roofline.py --products.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from svdfast import _blas
 from svdfast._process.runtime import single_threaded_blas
 
-# Inputs and outputs of layers, and the two products of a factored one of rank 128.
+# Inputs and outputs of layers, and of the two products of a factored layer of rank 128.
 LAYERS = [(784, 512), (512, 256), (784, 128), (128, 512), (128, 128), (1024, 1024), (2048, 2048)]
 
 

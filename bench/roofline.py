@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where a training step's time goes, and how far it is from what the machine could do.
+"""The parts of a training step's time, and its distance from the machine's limits.
 
     python bench/roofline.py [mnist | mnist-small-batch | wide | cat | xor ...] [--threads 1 2] [--rounds N] [--products]
                              [--plot FILE] [--json FILE] [--quick]
 
-Networks, data and rounds are those of compare.py. For each case, dense and factored, time is taken with the clocks of svdfast/_timing.py
-off and on by turns: off for the time of a step, on for its parts. The parts are of threads × time: products; elementwise (bias,
-activation, its derivative, loss); gathering of rows; summing of gradients and updating; and what is left, which is waiting at barriers,
-threads that had too little to do to be woken, the clocks, the engine's own work and Python's.
+Networks, data and rounds are those of compare.py. Each case is timed, dense and factored, with the
+clocks of svdfast/_timing.py alternating off and on: off for the time of a step, on for its parts.
+The parts are shares of threads × time: products; elementwise kernels (bias, activation, its
+derivative, loss); gathering of rows; summing of gradients and updating; and the rest. The rest is
+waiting at barriers, threads with too little work to be woken, the clocks, and the own work of the
+engine and of Python.
 
-The bound is a roofline's: no step can take less than its products at the FMA peak, nor less than reading and writing w, m and v (Adam)
-at the bandwidth of a triad over as many bytes. A triad's write fetches a line that is not counted, so beyond the caches this second
-bound is up to a third too long; the first is exact.
+The bound is that of a roofline. A step can't take less time than its products at the FMA peak. It
+can't take less than reading and writing w, m and v (Adam) at the bandwidth of a triad over the same
+number of bytes. A triad's write fetches a cache line that is not counted, so beyond the caches this
+second bound is up to a third too long. The first bound is exact.
 
---products lists every product of a step on one thread, by itself: matrices packed without gaps and as warm as repeating leaves them,
-so a step, which finds them where the last loop left them, may be slower; the smallest show what a call from Python costs.
+--products lists every product of a step on one thread, by itself. Its matrices are packed without
+gaps and are in the caches after repetition. In a step they are where the last loop left them, so it
+may be slower. The smallest products show the cost of a call from Python.
 
-The peak is the better of one measured before the cases and one after. On a machine whose cores others use, shares of it mean little.
-Not here: other systems (compare.py), rules of update other than Adam (test_bench_optimizers.py).
+The peak is the better of one measured before the cases and one after. If others use the machine's
+cores, shares of the peak mean little. Other systems are in compare.py, update rules other than Adam
+in test_bench_optimizers.py.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ PARTS = ("products", "elementwise", "gather", "update", "rest")
 LABELS = dict(zip(PARTS, ("products", "elementwise", "gather", "gradient sum and update", "waiting and the rest"), strict=True))
 WORKING_SETS = {"256 KiB": 256 * 2**10, "4 MiB": 4 * 2**20, "memory": 384 * 2**20}
 SQUARES = (512, 1024, 1536)
-BLOCK_SIZE = 262_144  # of a weight's gradient in a small batch, as in _engine.pyx
+BLOCK_SIZE = 262_144  # block of a weight's gradient in a small batch, as in _engine.pyx
 
 
 class Product(NamedTuple):
@@ -67,15 +72,18 @@ class Product(NamedTuple):
 
 
 def cut(total: int, most: int) -> list[int]:
-    """total in the fewest parts of nearly equal size, none above `most`: as the engine cuts batches and weights."""
+    """`total` in the fewest parts of nearly equal size, none above `most`.
+
+    The engine divides batches and weights in this way.
+    """
     parts = -(-total // most)
     return [(j + 1) * total // parts - j * total // parts for j in range(parts)]
 
 
 def step_products(net: Any, batch: int) -> Iterator[Product]:
-    """Every product of a step on one thread, as _engine.pyx does them."""
+    """Every product of a step on one thread, as in _engine.pyx."""
     by_weights = batch <= _engine.SUM_ROWS
-    # Each product of a forward pass: inputs, outputs, its name, whether an input gradient is formed from it.
+    # Each product of a forward pass: inputs, outputs, its name, True if it has an input gradient.
     maps = []
     for i, layer in enumerate(net.layers):
         m, n, l = layer.n_in, layer.n_out, layer.rank  # noqa: E741
@@ -100,7 +108,7 @@ def step_products(net: Any, batch: int) -> Iterator[Product]:
 
 
 def gflops(product: Product, n_threads: int = 1, repeats: int = 7, seconds: float = 0.005) -> float:
-    """The best Gflop/s of a product, done by each of n_threads on matrices of its own."""
+    """The best Gflop/s of a product, when each of n_threads runs it on matrices of its own."""
     rng = np.random.default_rng(0)
     sets = []
     for _ in range(n_threads):
@@ -126,7 +134,7 @@ def gflops(product: Product, n_threads: int = 1, repeats: int = 7, seconds: floa
 
 
 def limits(n_threads: int, quick: bool) -> dict[str, Any]:
-    """What the machine can do at most with so many threads."""
+    """The machine's peaks with `n_threads` threads."""
     repeats = 2 if quick else 7
     return {
         "peak": machine.fma_peak(n_threads),
@@ -145,7 +153,7 @@ def limits(n_threads: int, quick: bool) -> dict[str, Any]:
 def measure(
     name: str, case: compare.Case, rank_fraction: float | None, n_threads: int, n_rounds: int
 ) -> dict[str, Any]:
-    """Rounds with the clocks off and on by turns; from those on, the one of median length."""
+    """Rounds with the clocks alternating off and on. Parts are of the median one with them on."""
     X, y = compare.make_data(case)
     net = compare.svdfast_network(case, rank_fraction)
     plain = compare.svdfast_round(case, net, X, y, n_threads)
@@ -176,10 +184,10 @@ def measure(
         "step": step,
         "steps_off": off,
         "timed_step": wall,
-        "seconds": parts,  # of all threads, a step
+        "seconds": parts,  # seconds of all threads in a step
         "shares": {part: value / (n_threads * wall) for part, value in parts.items()},
         "operations": operations,
-        # All threads' speed, were they all at products.
+        # The speed of all threads if all computed products.
         "gflops_of_products": n_threads * operations / parts["products"] / 1e9,
         "gflops_of_step": operations / step / 1e9,
         "bound_bytes": None if bandwidth is None else 2 * n_bytes / bandwidth / 1e9,
@@ -187,7 +195,7 @@ def measure(
 
 
 def evaluate(records: list[dict[str, Any]], peak: float | None) -> None:
-    """Adds to each record what follows from the peak of its number of threads."""
+    """Adds figures to each record, from the peak of its number of threads."""
     for r in records:
         r["bound_operations"] = None if peak is None else r["operations"] / peak / 1e9
         for kind in ("products", "step"):
@@ -209,7 +217,7 @@ def percent(share: float | None) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], n_left: int) -> str:
-    """Rows as a table, the first n_left columns to the left."""
+    """Rows as a table; the first n_left columns align left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -249,11 +257,11 @@ def table(records: list[dict[str, Any]]) -> str:
 def measure_products(
     name: str, case: compare.Case, rank_fraction: float | None, peak: float | None, quick: bool
 ) -> dict[str, Any]:
-    """Each product of a step by itself, and all of them added up."""
+    """Each product of a step by itself, and the sum of all."""
     net = compare.svdfast_network(case, rank_fraction)
     counts = Counter(step_products(net, case.batch))
     total = sum(product.operations * count for product, count in counts.items())
-    # Else the engine does its products otherwise than step_products says.
+    # Otherwise the engine's products differ from those of step_products.
     assert total == 2 * case.batch * sf.count_multiplications(net).total
     rows = []
     for product, count in counts.items():
@@ -290,7 +298,10 @@ def products_table(record: dict[str, Any]) -> str:
 
 
 def plot(records: list[dict[str, Any]], file: Path) -> None:
-    """A stacked bar for each case, form and number of threads: the shares of the time, and above it the step's share of the peak."""
+    """A stacked bar for each case, form and number of threads.
+
+    It shows the shares of the time, and above them the step's share of the peak.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3 + 0.5 * len(records), 5), layout="constrained")

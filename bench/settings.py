@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What some settings cost a training step: with and without them, in turns.
+"""The cost of some settings in a training step: steps with and without them, alternating.
 
     python bench/settings.py [mnist | mnist-small-batch | wide ...] [--rounds N] [--threads N] [--precision float64]
 
-L1 and L2 penalties, which the report gave up since they slowed its training, and which here are added to a gradient in the pass that
-updates; and `reproducible`, whose results do not depend on the number of threads. Not here: what penalties do for accuracy.
+Settings are L1 and L2 penalties, and `reproducible`. The paper gave up penalties because they
+slowed its training; here they are added to a gradient in the pass that updates. With
+`reproducible`, results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def main() -> None:
                         **given,
                     )
                     seconds[setting].append(result.seconds / result.n_steps)
-            # The first round of each is for warming up. Ratios round by round, for the machine's speed drifts.
+            # The first round of each is for warm-up. Ratios are taken round by round, because the
+            # machine's speed drifts.
             for setting in tried:
                 ms = 1e3 * statistics.median(seconds[setting][1:])
                 ratio = statistics.median(

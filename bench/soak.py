@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Millions of steps of one training at a stretch, the last quarter again in pieces: memory stays flat, the loss finite, the end the same.
+"""Millions of steps of one training: memory stays flat, losses finite, restarts give the same end.
 
     python bench/soak.py [--minutes 30] [--pieces 6] [--out FILE]
 
-A small network on MNIST, by all four steps of the method, for so many minutes at a stretch. Its checkpoint of three quarters is kept,
-and the last quarter is done again from there, in processes that are killed and go on. Where MNIST is not there, on random numbers of its
-shape. Not here: kills at each moment of a training (tests/kills.py), speed.
+A small network is trained on MNIST, by all four steps of the method, for so many minutes without a
+break. Its checkpoint after three quarters is kept. The last quarter is trained again from there, in
+processes that are killed and continue. If MNIST is not available, random numbers of its shape are
+used. Kills at each moment of a training are in tests/kills.py.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ import numpy as np
 import svdfast as sf
 
 BATCH, EVERY = 24, 20_000
-HISTORY = 2048  # bytes at most that an epoch's row takes, in the history and in the checkpoint's text
-SHORTEST = 20.0  # seconds of a piece: to start and to get as far as a checkpoint takes some
+HISTORY = 2048  # the most bytes of an epoch's row, in the history and in the checkpoint's text
+SHORTEST = 20.0  # seconds of a piece: starting and reaching a checkpoint takes some
 PAGE = os.sysconf("SC_PAGE_SIZE")
 METHOD = sf.Factoring([8, 8], force=True, pretrain_fraction=0.3, recompose_fraction=0.2, product_decay=1e-3)
 
@@ -46,7 +47,10 @@ def data() -> tuple[Any, Any]:
 
 
 class Watch:
-    """A callback: resident memory and loss at the end of each epoch; and a copy of the checkpoint after three quarters of them."""
+    """A callback that records resident memory and loss at the end of each epoch.
+
+    It copies the checkpoint after three quarters of the epochs.
+    """
 
     def __init__(self, path: Path, epochs: int) -> None:
         self.path, self.copied_after = path, 3 * epochs // 4
@@ -63,7 +67,7 @@ class Watch:
 
 
 def work(folder: Path, epochs: int) -> dict[str, Any]:
-    """The training, from its checkpoint where there is one, to its end."""
+    """The training to its end, from its checkpoint if there is one."""
     path = folder / "run.ckpt"
     watch = Watch(path, epochs)
     X, y = data()
@@ -76,7 +80,7 @@ def work(folder: Path, epochs: int) -> dict[str, Any]:
             factoring=METHOD, n_threads=1,
             checkpoint=path, checkpoint_every=EVERY, callbacks=[watch],
         )  # fmt: skip
-    after = watch.mebibytes[len(watch.mebibytes) // 10 :]  # what the first epochs take stays
+    after = watch.mebibytes[len(watch.mebibytes) // 10 :]  # memory of the first epochs stays
     return {
         "steps": result.n_steps,
         "loss": result.history[-1]["loss"],
@@ -88,7 +92,10 @@ def work(folder: Path, epochs: int) -> dict[str, Any]:
 
 
 def in_pieces(folder: Path, epochs: int, seconds: float | None) -> tuple[dict[str, Any], int]:
-    """The training in processes that are killed after so many seconds, if any; and how many were."""
+    """The training in processes that are killed after `seconds`, unless None.
+
+    Also returns the number of killed processes.
+    """
     command = [sys.executable, __file__, "--work", str(folder), "--epochs", str(epochs)]
     killed = 0
     while True:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""An epoch of sparse samples: multiplied by their entries, made dense by the engine, dense in memory, and by scikit-learn's MLPClassifier.
+"""An epoch of sparse samples: by their entries, made dense, and by scikit-learn's MLPClassifier.
 
     python bench/sparse.py [--columns 60000] [--entries 115] [--samples 10000] [--hidden 100] [--batch 200] [--rounds 3] [--quick]
 
-Random float32 samples of so many columns with so many entries a row, ten classes, Adam, dense first weight. Forms take turns; a round's
-epoch is a call of `train` or `fit` with two of them, with its checks. Then the cross-entropy of one network on all samples, by entries
-and dense. Not here: how accurate a network gets (accuracy.py).
+The engine multiplies by entries, or makes samples dense; a third form has them dense in memory.
+Samples are random float32 numbers, with the given number of columns and of entries per row, and ten
+classes. The optimizer is Adam, and the first weight is dense. Forms alternate; a round's epoch is
+half of a call of `train` or `fit` with two epochs, including its checks. Last comes the
+cross-entropy of one network on all samples, by entries and dense. Accuracy is measured in
+accuracy.py.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ CLASSES = 10
 
 
 def samples(n: int, n_columns: int, n_entries: int) -> tuple[Any, np.ndarray]:
-    """Rows whose columns are drawn as words are, few of them often; and classes that a few columns tell."""
+    """Rows whose columns are as frequent as words: few occur often. A few decide classes."""
     rng = np.random.default_rng(0)
     columns = np.minimum((n_columns * rng.random((n, n_entries)) ** 2).astype(np.int64), n_columns - 1)
     begins = np.arange(n + 1) * n_entries
@@ -41,7 +44,7 @@ def samples(n: int, n_columns: int, n_entries: int) -> tuple[Any, np.ndarray]:
 
 
 def ours(X: Any, y: np.ndarray, hidden: int, batch: int, n_threads: int, few: float) -> float:
-    """Seconds of an epoch; samples with at most this share of entries are multiplied by them."""
+    """Seconds of an epoch. Samples with at most this share of entries are multiplied by entries."""
     sparse.FEW = few
     net = sf.Network([X.shape[1], hidden, CLASSES], seed=0)
     began = time.perf_counter()

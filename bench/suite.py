@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the library chooses by itself, beside dense training and fixed ranks, on many data sets.
+"""The library's own choice of ranks, beside dense training and fixed ranks, on many data sets.
 
     python bench/suite.py --out FILE [--sets ...] [--networks ...] [--ways ...] [--seeds 5]
     python bench/suite.py --out FILE --rates 3e-4 1e-3 3e-3      each way at its own best rate
     python bench/suite.py --out FILE --estimators                the estimators and scikit-learn's
     python bench/suite.py --out FILE --ablation                  the default without each ingredient
-    python bench/suite.py --report FILE ... [--plot FILE]        tables of what was run
+    python bench/suite.py --report FILE ... [--plot FILE]        tables of the runs
     python bench/suite.py --quick                                a check
 
-A seed decides the split, the first weights and the order of samples; ways take turns within it.
-Each run adds a line of JSON to FILE, and a run that is there already is skipped. Scores are
-accuracy or R² on the test part, in %. A rate is chosen once for a set, network and way, on a fifth
-of the training part of a split that is not used again. Not here: the data (suite_data.py), the
-time of single steps (compare.py), and PyTorch's accuracy (accuracy.py).
+A seed decides the split, the first weights and the order of samples; ways alternate within it. Each
+run adds a line of JSON to FILE. Runs that FILE already contains are skipped. Scores are accuracy or
+R² on the test part, in %. A rate is chosen once for a set, network and way, on a fifth of the
+training part of a split that is not used again. Data are in suite_data.py, the time of single steps
+in compare.py, and PyTorch's accuracy in accuracy.py.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "1/4": {"factoring": 1 / 4},
     "1/8": {"factoring": 1 / 8},
 }
-# The default without one of its ingredients; of `auto`, constants that put one out of action.
+# The default without one of its ingredients. For `auto`, constants switch an ingredient off.
 CONSTANT = {"optimizer": lambda: sf.Adam(sf.schedules.Constant(1e-3))}
 ABLATION: dict[str, dict[str, Any]] = {
     "without a cooldown": CONSTANT,
@@ -64,15 +64,15 @@ ABLATION: dict[str, dict[str, Any]] = {
     "with a dense tail": {"factoring": sf.Factoring(recompose_fraction=0.1)},
 }
 ESTIMATORS = ("scikit-learn", "svdfast")
-BASES = ("dense", "scikit-learn")  # what others are held against
+BASES = ("dense", "scikit-learn")  # ways that others are compared with
 TUNING_SEED = 1000
-# A way may lose so many points, or twice the deviation of dense, before it counts as worse.
+# A way counts as worse if it loses more points than this and than twice the deviation of dense.
 TOLERANCE = 0.4
 
-# What a run is; everything else in its record is what came of it. "steps" is None for estimators.
+# The fields that define a run; all others in its record are results. Estimators have no "steps".
 KEY = ("part", "set", "network", "way", "seed", "steps", "threads", "rate")
 
-# What `--quick` runs, and the score that each way must reach. They need no files.
+# The runs of `--quick`, and the score that each way must reach. They need no files.
 QUICK = {"digits": 80.0, "diabetes": 20.0}
 
 Record = dict[str, Any]
@@ -149,7 +149,7 @@ def key(record: Record) -> tuple[Any, ...]:
 
 
 def read(files: Iterable[Path]) -> Iterator[Record]:
-    """The lines of result files, without one that a killed run left unfinished."""
+    """The lines of result files, without lines that a killed run left unfinished."""
     for file in files:
         for line in file.read_text(encoding="utf-8").splitlines():
             try:
@@ -159,7 +159,7 @@ def read(files: Iterable[Path]) -> Iterator[Record]:
 
 
 class Results:
-    """The runs of a file, and those that are added to it."""
+    """The runs of a file, and those added to it."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -231,7 +231,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def warm_up(n_threads: int) -> None:
-    """Trainings that nobody times, for the first of a process is slower."""
+    """Runs trainings that are not timed, because the first ones of a process are slower."""
     X, y = np.zeros((BATCH, 64), np.float32), np.zeros(BATCH, int)
     for settings in WAYS.values():
         net = sf.Network([64, 64, 64, 2], seed=0)
@@ -258,7 +258,7 @@ class Comparison:
 
     @property
     def ranks(self) -> str:
-        """The ranks that most seeds got; how many of them, unless it is all."""
+        """The ranks that most seeds got, and the number of these seeds unless it is all."""
 
         def text(ranks: list[int | None] | None) -> str:
             return " ".join("–" if r is None else str(r) for r in ranks) if ranks else "dense"
@@ -272,7 +272,10 @@ def spread(values: list[float]) -> float:
 
 
 def compare(runs: Iterable[Record]) -> list[Comparison]:
-    """In the order of sets and ways. A way without a base at any of its seeds is left out."""
+    """Comparisons in the order of sets and ways.
+
+    A way is left out if none of its seeds has a base.
+    """
     grouped: dict[tuple[str, str], dict[str, dict[int, Record]]] = defaultdict(dict)
     for r in runs:
         if r["score"] is not None:
@@ -293,7 +296,7 @@ def mean_of(values: list[float], sign: str = "") -> str:
 
 
 def table(found: list[Comparison], base: str) -> Iterator[str]:
-    """A line for each set of one network. Bold is what lost more than the limit."""
+    """A line for each set of one network. Losses above the limit are bold."""
     ways = list(dict.fromkeys(c.way for c in found))
     shown = [way for way in ways if way in ("default", "svdfast")]
     is_tuned = any(c.runs[0]["rate"] is not None for c in found)
@@ -367,7 +370,7 @@ def report(files: list[Path], plot_file: Path | None = None) -> None:
 
 
 def plot(found: list[Comparison], base: str, file: Path) -> None:
-    """The difference in score over the ratio of times: a panel for a way, a mark for a set."""
+    """Plots the difference in score over the ratio of times: a panel per way, a mark per set."""
     from matplotlib.figure import Figure
 
     ways, networks = (list(dict.fromkeys(getattr(c, x) for c in found)) for x in ("way", "network"))
@@ -390,7 +393,7 @@ def plot(found: list[Comparison], base: str, file: Path) -> None:
 
 
 def quick(options: argparse.Namespace) -> None:
-    """Every kind of run once, and whether the scores can be right."""
+    """Runs every kind of run once, and checks that the scores can be right."""
     options.sets, options.networks, options.seeds, options.steps = list(QUICK), ["64-64"], 1, 200
     options.threads = 1  # two would wait for each other on a busy machine
     for options.rates, options.estimators in ((None, False), ([1e-3, 3e-3], False), (None, True)):

@@ -2,7 +2,7 @@
 """The data sets of suite.py: tables, images and generated sets, split and scaled for a seed.
 
 Files are looked for in the folder `suite` under $SVDFAST_DATA. A set whose file or package is
-missing raises `Absent`. Not here: trainings (suite.py), and what svdfast.datasets loads by itself.
+missing raises `Absent`. Trainings are in suite.py; svdfast.datasets loads further sets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from svdfast import datasets
 
-N = 20_000  # samples of a generated set, where nothing else is said
+N = 20_000  # default number of samples of a generated set
 
 
 class Absent(Exception):
@@ -25,9 +25,9 @@ class Absent(Exception):
 
 
 class Raw(NamedTuple):
-    """A data set as it lies: nothing is split or scaled.
+    """A data set that is neither split nor scaled.
 
-    X is uint8 for images. y holds class numbers, or numbers to regress where n_classes is 0.
+    X is uint8 for images. y holds class numbers, or numbers to regress if n_classes is 0.
     `noise` is the share of training labels that are drawn at random.
     """
 
@@ -39,7 +39,7 @@ class Raw(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What is trained on and what is scored: standardised float32 inputs, or uint8 images."""
+    """The parts for training and for scoring: standardised float32 inputs, or uint8 images."""
 
     X: np.ndarray
     y: np.ndarray

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the switch to factors takes, as a share of a dense epoch, and what it takes to find directions of wide layers.
+"""Time of the switch to factors as a share of a dense epoch, and of directions of wide layers.
 
     python bench/switch.py [--rounds N] [--threads N] [--quick]
 
-The switch is `Network.truncate` with 2,048 samples, so directions and factors, and Adam's moments carried. It alternates with dense steps,
-so that a machine that slows down does so for both; shares are taken round by round. Then the directions alone of layers with many inputs
-and 64 neurons. Random samples in [0, 1], float32. Not here: what the cut does to accuracy (accuracy.py).
+The switch is `Network.truncate` with 2,048 samples, which finds directions and factors, and carries
+Adam's moments over. It alternates with dense steps, so that a machine that slows down does so for
+both; shares are taken round by round. The second part times only the directions of layers with many
+inputs and 64 neurons. Samples are random numbers in [0, 1], in float32. The accuracy after
+truncation is measured in accuracy.py.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ WIDE = (12_000, 20_000)
 def compare(
     sizes: tuple[int, ...], batch: int, rank_fraction: float, n_rounds: int, n_steps: int, n_threads: int
 ) -> list[tuple[float, float]]:
-    """For each round seconds of a dense step, and of the switch."""
+    """Seconds of a dense step and of the switch, for each round."""
     rng = np.random.default_rng(0)
     X = rng.random((max(DIRECTED, batch), sizes[0]), dtype=np.float32)
     y = rng.integers(0, sizes[-1], len(X))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Timings of one layer's kernels beside the plain products that they are made of, and of truncation. One thread.
+"""Timings of one layer's kernels beside their plain products, and of truncation. One thread.
 
-Not here: whole networks (test_bench_training.py), other systems (compare.py). The ranks cross the one up to which factoring
-saves multiplications, so that a table of a group shows where it saves time.
+Ranks lie on both sides of the break-even rank, so that the table of a group shows at which ranks
+factoring saves time. Whole networks are in test_bench_training.py, other systems in compare.py.
 """
 
 from collections.abc import Callable
@@ -100,7 +100,7 @@ class Arrays:
             multiply(self.D, self.W2, self.dX)
 
     def expected(self, bias: Any, relu: bool) -> dict[str, Any]:
-        """What the results should be, by NumPy in float64; the gradients with the A that is there."""
+        """The expected results, by NumPy in float64. Gradients use the A of this object."""
         X, dZ = self.X.astype(np.float64), self.dA.astype(np.float64)
         if relu:
             dZ = dZ * (self.A > 0)
@@ -173,5 +173,5 @@ def test_truncation(benchmark: Any, n: int, m: int, method: str) -> None:
         sf.truncated_svd, (W, min(n, m) // 8, method), rounds=3, warmup_rounds=0
     )
     assert np.allclose(U.T @ U, np.eye(len(s)), atol=1e-4)
-    # U·diag(s)·Vt is U·Uᵀ·W, so what was dropped is what is missing in the sum of squares.
+    # U·diag(s)·Vt is U·Uᵀ·W, so the dropped part is the difference of the sums of squares.
     assert ((W - U * s @ Vt) ** 2).sum() == pytest.approx((W**2).sum() - (s**2).sum(), rel=1e-3)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Timings of the compiled update, rule by rule, over vectors that fit the second-level cache and over some beyond all caches.
+"""Timings of the compiled update, rule by rule, for vectors in the L2 cache and beyond all caches.
 
-One thread, float32. An update has a few operations for each number that it reads, so what it is held against is the bandwidth of
-a triad (machine.py) over as many bytes. That counts the line which a triad's write fetches first as nothing, while an update has read
-what it writes: beyond the caches an update may come to more than 100 %. Not here: the sum of gradients over threads, and whether the
-rules are right in every setting (tests/test_optimizers.py).
+Updates run in one thread, in float32. An update has a few operations for each number that it reads,
+so it is compared with the bandwidth of a triad (machine.py) over the same number of bytes. The
+triad's count omits the cache line that a write fetches first, while an update has already read what
+it writes. So an update may reach more than 100 % beyond the caches. The rules' results in every
+setting are tested in tests/test_optimizers.py.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,8 @@ RULES: dict[str, tuple[Any, dict[str, float]]] = {
     "Adam, L1": (sf.Adam(RATE), {"l1": 1e-3}),
     "Adam, L1 and L2": (sf.Adam(RATE), {"l1": 1e-3, "l2": 1e-2}),
 }
-SIZES = {"L2": 2**14, "memory": 2**25}  # elements of each of up to four vectors: 256 KiB, 512 MiB in all
+# Elements of each of up to four vectors: 256 KiB or 512 MiB together.
+SIZES = {"L2": 2**14, "memory": 2**25}
 
 
 def expected(
@@ -74,7 +76,7 @@ def test_update(benchmark: Any, record_bytes: Callable[..., None], name: str, pl
         bandwidth = machine.memory_bandwidth(n_bytes=16 * n)
     record_bytes(moved, bandwidth, elements=n)
 
-    # One more, of which both ends of the vectors are looked at.
+    # Another update; both ends of its vectors are checked.
     some = np.r_[0:1000, n - 1000 : n]
     before = [x[some] for x in (w, *moments)] + [None] * (2 - n_moments)
     wanted = expected(rule, 3, g[some], *before, **penalties)

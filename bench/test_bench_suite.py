@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Splits, scaling, results files and comparisons of suite.py. Not here: its data and trainings."""
+"""Tests of splits, scaling, results files and comparisons of suite.py."""
 
 import numpy as np
 import pytest

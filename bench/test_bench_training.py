@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Timings of an epoch of `sf.train`, dense and factored, of the networks of the report and of larger ones, beside their multiplications:
-the whole call, its checks of arguments included.
+"""Timings of an epoch of `sf.train`, dense and factored, beside its multiplications.
 
-Not here: other systems, and an epoch without what is done once for a training (compare.py); a layer alone
-(test_bench_kernels.py).
+Networks are those of the paper and larger ones. Timings are of the whole call, including its checks
+of arguments. Other systems, and epochs without work done once per training, are in compare.py;
+single layers are in test_bench_kernels.py.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import pytest
 import svdfast as sf
 from svdfast.reproduce import small, study
 
-# Those of compare.py that are the report's, and those of `svdfast reproduce` beside them.
+# Networks of compare.py that are in the paper, and further ones of `svdfast reproduce`.
 NETWORKS = {name: compare.CASES[name] for name in ("mnist", "mnist-small-batch", "cat", "xor")}
 NETWORKS["small"] = compare.Case(tuple(small.SIZES), batch=2048, n_samples=61_440)
 NETWORKS |= {name: compare.Case(tuple(sizes), batch=512, n_samples=4096) for name, sizes in study.LARGE.items()}
@@ -38,7 +38,8 @@ def test_epoch(
         net.truncate(rank_fraction, force=True)
     some = X[:4096], y[:4096]
     before = net.evaluate(*some).loss
-    optimizer = sf.Adam(1e-5)  # so small that the loss falls from the first step on, in the widest network too
+    # So small that the loss falls from the first step on, even in the widest network.
+    optimizer = sf.Adam(1e-5)
 
     def epoch() -> sf.TrainingResult:
         return sf.train(
@@ -62,7 +63,10 @@ def test_epoch(
 @pytest.mark.parametrize("rank_fraction", [1 / 4, 1 / 8])
 @pytest.mark.parametrize("name", ["mnist", "wide"])
 def test_switch(benchmark: Any, name: str, rank_fraction: float) -> None:
-    """Truncation and all that `train` does with it, beside an epoch of 60,000 samples, dense, of which a few steps are timed."""
+    """Times truncation and everything that `train` does with it.
+
+    It is compared with a dense epoch of 60,000 samples, of which a few steps are timed.
+    """
     case = compare.CASES[name]
     n_threads = len(machine.available_cpus())
     benchmark.group = f"the switch of {name}"
@@ -73,7 +77,7 @@ def test_switch(benchmark: Any, name: str, rank_fraction: float) -> None:
         net = sf.Network(case.sizes, seed=0)
         settings = {"batch_size": case.batch, "n_threads": n_threads}
         dense = sf.train(net, X, y, epochs=2, factoring=None, **settings).history[-1]
-        start = 0.5  # of two epochs: between them
+        start = 0.5  # between the two epochs
         result = sf.train(
             net, X, y, epochs=2, factoring=sf.Factoring(rank_fraction, pretrain_fraction=start), **settings
         )
@@ -97,7 +101,10 @@ def test_switch(benchmark: Any, name: str, rank_fraction: float) -> None:
     ids=["shuffled", "one batch"],
 )
 def test_systems_do_the_same(case: compare.Case, rank_fraction: float | None) -> None:
-    """What compare.py times as svdfast and as NumPy is one computation: they come to the same losses, in bfloat16 nearly."""
+    """compare.py times the same computation by svdfast and by NumPy.
+
+    Both reach the same losses; in bfloat16 they nearly do.
+    """
     losses = {
         name: run()[1]
         for variants in (compare.svdfast_variants, compare.numpy_variants)

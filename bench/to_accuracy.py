@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Time of training until test accuracy is what the other one's is in the end: networks of layers, beside PyTorch's dense one.
+"""Time of training to the final test accuracy of another system: networks of layers, and PyTorch's.
 
     python bench/to_accuracy.py [CASE ...] [--threads N] [--epochs N] [--seeds N] [--quick]
 
-Ours trains with its defaults, and beside that dense; PyTorch's is dense. The optimizer is the same: Adam at 1e-3, whose rate falls
-to 0 over the last 30 % of the steps, batches of 256. Each lives in a process of its own and they take turns, an epoch each. All of
-training counts, cuts and looks too; looking at the test set does not. An accuracy is reached at the first epoch's end at which it is as
-high as the lowest of the last ones. Needs MNIST, and the table is of ours alone where PyTorch is missing.
+Ours trains with its defaults, and also dense; PyTorch trains dense. The optimizer is the same: Adam
+at 1e-3, whose rate falls to 0 over the last 30 % of the steps, with batches of 256. Each system
+runs in a process of its own, and they alternate after each epoch. The time includes all of
+training, even truncation and looks at ranks, but not evaluation on the test set. The goal is the
+lowest of the systems' final accuracies. A system reaches it at the end of the first epoch with at
+least that accuracy. The bench needs MNIST. Without PyTorch, the table contains only our systems.
 
-Not here: the time of a step (layers.py).
+The time of a step is measured in layers.py.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ SYSTEMS = ("svdfast auto", "svdfast dense", "torch")
 
 
 def images(limit: int) -> tuple[Any, Any]:
-    """Of MNIST (X, y) to train with and to test; with a limit random ones, so many."""
+    """(X, y) of MNIST for training and for testing; with a limit, so many random samples."""
     if limit == 0:
         import svdfast as sf
 
@@ -107,7 +109,7 @@ def theirs(case: layers.Case, seed: int, epochs: int, n_threads: int, limit: int
 
 
 def work(system: str, case_name: str, seed: int, epochs: int, n_threads: int, limit: int) -> None:
-    """A worker: an epoch for each line that comes in."""
+    """A worker. It trains one epoch for each input line."""
 
     def tell(seconds: float, accuracy: float) -> None:
         print(json.dumps([seconds, accuracy]), flush=True)
@@ -121,7 +123,7 @@ def work(system: str, case_name: str, seed: int, epochs: int, n_threads: int, li
 
 
 def measure(case_name: str, seed: int, epochs: int, n_threads: int, limit: int) -> dict[str, list[tuple[float, float]]]:
-    """Of each system (seconds so far, test accuracy) at the end of each epoch."""
+    """For each system, (seconds so far, test accuracy) at the end of each epoch."""
     environment = os.environ | {name: str(n_threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     workers = {
         system: subprocess.Popen(

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What factoring saves by PyTorch on whatever device is there: layers, whole steps, and time to an equal loss, dense beside factored.
+"""Savings of factoring in PyTorch on any device: layers, whole steps, and time to an equal loss.
 
     python bench/torch_device.py [--device cpu|cuda] [--threads N] [--part layers steps loss] [--out FILE] [--quick]
 
-- Layers: Linear n×n and Conv2d of c channels, forward and backward, in float32, TF32 (CUDA) and bfloat16 by autocast, at α = 1/4 and 1/8.
+- Layers: Linear n×n and Conv2d of c channels, forward and backward, in float32, TF32 (CUDA) and
+  bfloat16 by autocast, at α = 1/4 and 1/8.
 - Steps: forward, backward and Adam of the models of torch_models.py, dense and at α = 1/4.
-- Loss: an MLP learns classes of many clusters in 600 steps. The goal is the mean loss of 20 steps that the dense one has after 400.
+- Loss: an MLP learns classes of many clusters in 600 steps. The goal is the dense model's mean loss
+  of 20 steps after 400 steps.
 
-All by turns, medians; about six minutes on two cores, less on a GPU. The device stands above the table. Not here: accuracies on data
-(torch_training.py), svdfast's own products (layers.py, compare.py).
+Dense and factored alternate, and times are medians. The bench takes about six minutes on two cores,
+less on a GPU. The device is printed above the table. Accuracies on data are in torch_training.py,
+svdfast's own products in layers.py and compare.py.
 """
 
 from __future__ import annotations
@@ -30,18 +33,18 @@ from torch_models import MODELS, SKIP, random_batch
 from svdfast.torch import Schedule, factorize
 
 FRACTIONS = (1 / 4, 1 / 8)
-# Rows of inputs, photos and their sides, by device.
+# Rows of inputs, number of photos and their side, by device.
 ROWS = {"cpu": 256, "cuda": 8192}
 PHOTOS = {"cpu": (16, 16), "cuda": (256, 32)}
 BATCHES = {"cpu": {"mlp": 128, "vgg": 16, "gpt": 8}, "cuda": {"mlp": 8192, "vgg": 512, "gpt": 256}}
 WIDTHS = (1024, 2048, 4096, 8192)
 CHANNELS = (64, 128, 256)
-# Deviation of the clusters' samples: their centres are some 11 apart.
+# Deviation of the clusters' samples; their centres are about 11 apart.
 NOISE = 1.5
 
 
 class Clock:
-    """Seconds of calls by turns, with the device waited for."""
+    """Seconds of alternating calls. Each call waits for the device."""
 
     def __init__(self, device: torch.device, seconds: float):
         self.device, self.seconds = device, seconds
@@ -51,7 +54,10 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
     def by_turns(self, calls: list[Callable[[], object]]) -> list[float]:
-        """The median of each, after one that is not counted; at least three rounds, then as many as there is time for."""
+        """The median of each call, after one that is not counted.
+
+        There are at least three rounds, and more if there is time.
+        """
         found: list[list[float]] = [[] for _ in calls]
         for call in calls:
             call()
@@ -72,7 +78,7 @@ def precisions(device: torch.device) -> list[str]:
 
 @contextlib.contextmanager
 def computed_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Products in this precision; as it was afterwards."""
+    """A context with products in this precision. The former one is restored at its end."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "TF32"
     try:
@@ -83,7 +89,7 @@ def computed_in(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def factored(make: Callable[[], nn.Module], fraction: float | None) -> nn.Module:
-    """A layer in a model of its own, as it is made or cut."""
+    """A layer in a model of its own, dense or truncated."""
     torch.manual_seed(0)
     model = nn.Sequential(make())
     if fraction is not None:
@@ -149,7 +155,10 @@ def step_table(device: torch.device, clock: Clock, quick: bool) -> Iterator[str]
 
 
 def clusters(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ten classes of 30 clusters each, which no linear model separates and an MLP learns in some hundred steps."""
+    """Ten classes of 30 clusters each.
+
+    No linear model separates them; an MLP learns them in about a hundred steps.
+    """
     generator = torch.Generator().manual_seed(1)
     centres = torch.rand(300, 784, generator=generator)
     which = torch.randint(300, (n,), generator=generator)
@@ -158,7 +167,7 @@ def clusters(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def loss_table(device: torch.device, quick: bool) -> Iterator[str]:
-    """Seconds until the loss is reached that the dense training has after two thirds of its steps."""
+    """Seconds to the loss that dense training reaches after two thirds of its steps."""
     n_steps, rows = (30, 64) if quick else (600, 256 if device.type == "cpu" else 4096)
     X, y = clusters(64 * rows, device)
     reached: dict[str, tuple[float, int, float]] = {}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Models of PyTorch that benches factor, with their samples: a plain MLP, a VGG-like network, a small GPT.
+"""PyTorch models that benches factor, with samples: a plain MLP, a VGG-like network, a small GPT.
 
-Not here: what is measured (torch_device.py, torch_training.py).
+torch_device.py and torch_training.py measure them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 CONTEXT, N_CHARACTERS = 128, 65
-# The layers that stay dense: a classifier's scores hardly bear a cut.
+# The layers that stay dense: truncation would harm a classifier's scores.
 SKIP = ("out",)
 
 
 class MLP(nn.Module):
-    """784 inputs, three hidden layers of a width."""
+    """784 inputs and three hidden layers of one width."""
 
     def __init__(self, width: int = 1024):
         super().__init__()
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The next character after each of CONTEXT, 4 blocks of width 256."""
+    """Predicts the character after each of CONTEXT, by 4 blocks of width 256."""
 
     def __init__(self, width: int = 256, n_blocks: int = 4, n_heads: int = 4):
         super().__init__()
@@ -85,7 +85,7 @@ class GPT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.out(self.norm(self.blocks(self.token(x) + self.place.weight[: x.shape[1]])))
-        return scores.transpose(1, 2)  # (n, classes, steps), as cross_entropy takes it
+        return scores.transpose(1, 2)  # (n, classes, steps), as cross_entropy takes them
 
 
 MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "vgg": VGG, "gpt": GPT}

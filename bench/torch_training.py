@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Trainings by PyTorch of models that svdfast.torch.Schedule factors, beside dense ones: what they lose, and the time they take.
+"""Losses and times of PyTorch trainings that svdfast.torch.Schedule factors, beside dense ones.
 
     python bench/torch_training.py [CASE ...] [--factoring auto 0.25] [--seeds N] [--threads N] [--json FILE] [--quick]
 
-Both have the same first weights, order of samples, optimizer and learning rate, which falls to 0 over the last 30 % of the steps. A seed's
-trainings run one after the other, so their seconds are as comparable as the machine is quiet; steps are timed by turns in torch_device.py.
-What the schedule does is in its seconds: cuts, looks, recomposition. Needs the data sets, and PyTorch.
+Both have the same first weights, order of samples, optimizer and learning rate, which falls to 0
+over the last 30 % of the steps. A seed's trainings run one after the other, so their times are
+comparable only on a quiet machine; torch_device.py alternates steps. The time includes the work of
+the schedule: truncation, looks at ranks, recomposition. The bench needs the data sets and PyTorch.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ CASES = {
 
 
 def samples(case: Case, quick: bool) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(X, y) to train with and to test."""
+    """(X, y) for training and for testing."""
     if case.data == "characters":
         text = sf.datasets.tinyshakespeare()
         places = {character: i for i, character in enumerate(sorted(set(text)))}
@@ -77,7 +78,7 @@ def batches(X: Tensor, y: Tensor, size: int, seed: int) -> Iterator[tuple[Tensor
 
 
 def train(case: Case, data: Any, seed: int, factoring: float | str | None) -> dict[str, Any]:
-    """Seconds, and loss and accuracy on the test samples; and what the schedule tells of its layers."""
+    """Seconds, loss and accuracy on the test samples, and the schedule's report on its layers."""
     (X, y), (X_test, y_test) = data
     torch.manual_seed(seed)
     model = MODELS[case.model]()
@@ -119,7 +120,7 @@ def loss_of(scores: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def shown(case: Case, run: dict[str, Any]) -> float:
-    """Accuracy in %, or bits a character."""
+    """Accuracy in %, or bits per character."""
     return float(run["loss"] / math.log(2) if case.data == "characters" else run["accuracy"])
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """svdfast: train neural networks faster by factoring their weights with truncated SVD.
 
-Only names are gathered here. Two modules come first because they may refuse: `_gil`, and `_compiled`, which looks for the compiled
-modules. `_runtime` loads SciPy's BLAS before anything else does.
+This file only gathers names. Two modules come first because they may raise an error: `_gil`, and
+`_compiled`, which looks for the compiled modules. `_runtime` loads SciPy's BLAS before anything
+else does.
 """
 
 from svdfast._process import gil as _gil  # isort: skip  # noqa: F401

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The layers that networks are written with. They are defined in svdfast/model/describe.py."""
+"""The layers that users write networks with. They are defined in svdfast/model/describe.py."""
 
 from typing import TYPE_CHECKING
 

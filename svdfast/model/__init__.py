@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a network is: layers, how their weights are represented, where they lie, what is computed. Not here: how they are trained."""
+"""Networks: their layers, the form of each weight, the layout of parameters, and what is computed.
+
+Training is in svdfast/training.
+"""

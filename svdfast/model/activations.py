@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Activation functions by name: what a layer applies to its pre-activation Z = X·Wᵀ + b.
 
-A new activation is a function here, its row in `FACTS`, and a line in src/loops/activations.h, where
-the compiled loops and their codes stand. Not here: how a network is converted (interop, onnx.py).
+A new activation takes a function here, a row in `FACTS`, and a line in src/loops/activations.h,
+which holds the compiled loops and their codes. Conversion of networks is in interop/ and onnx.py.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation function and its parameter. Made by the functions of this module.
+    """An activation function and its parameter. The functions of this module make it.
 
     Attributes
     ----------
     name : str
     parameter : float
-        Slope of leaky ReLU, ceiling of clipped ReLU, limit of hard tanh, α of ELU and CELU; the other activations do not use it.
+        Slope of leaky ReLU, ceiling of clipped ReLU, limit of hard tanh, or α of ELU and CELU. The
+        other activations do not use it.
 
     Examples
     --------
@@ -64,12 +65,12 @@ class Activation:
 
     @property
     def code(self) -> int:
-        """The number that the compiled loops know it by."""
+        """Its number in the compiled loops."""
         return ACTIVATIONS[self.name]
 
     @property
     def backward_reads(self) -> Literal["A", "Z"] | None:
-        """What the derivative is computed from: A, Z, or nothing where it is 1."""
+        """The value that the derivative is computed from: A, Z, or None where it is 1."""
         return BACKWARD_READS[self.name]
 
     @property
@@ -163,7 +164,7 @@ class Graph(Protocol):
     def erfcx(self, x: str) -> str: ...
 
 
-Onnx = Callable[[Graph, str, float], str]  # of a graph, z and the parameter: the name of f(z)
+Onnx = Callable[[Graph, str, float], str]  # takes a graph, z and the parameter; gives f(z)'s name
 
 
 def _operator(name: str, **attributes: Any) -> Onnx:
@@ -171,7 +172,7 @@ def _operator(name: str, **attributes: Any) -> Onnx:
     return lambda graph, z, parameter: graph.node(name, z, **attributes)
 
 
-# onnxruntime lacks LeakyRelu, Elu, Celu and Erf for float64; there they are built from other operators.
+# onnxruntime lacks LeakyRelu, Elu, Celu and Erf for float64. We build these from other operators.
 
 
 def _onnx_leaky_relu(graph: Graph, z: str, slope: float) -> str:
@@ -233,9 +234,10 @@ def _onnx_softplus(graph: Graph, z: str, parameter: float) -> str:
 
 @dataclass(frozen=True)
 class Torch:
-    """An activation's module in torch.nn: its class, the argument that is our parameter, and the values that others must have.
+    """An activation's module in torch.nn.
 
-    The others' values are a function of the parameter; the first of each is what `to_torch` writes.
+    `name` is its class. `parameter` is the argument that takes our parameter. `others` gives, for a
+    parameter, the values that each other argument may have; `to_torch` writes the first one.
     """
 
     name: str
@@ -250,15 +252,15 @@ class Facts:
     Attributes
     ----------
     make : function
-        Gives the activation with its default parameter; has its name.
+        Gives the activation with its default parameter. The function has the activation's name.
     parameter : str or None
-        The parameter's name; None: it has none.
+        The parameter's name; None if it has no parameter.
     or_zero : bool
-        Whether the parameter may be 0.
+        True if the parameter may be 0.
     torch : Torch or None
-        None for the identity, too: a layer without a module after it.
+        None for the identity, too: no module follows the layer.
     onnx : function or None
-        Writes it to a `Graph`.
+        Writes the activation to a `Graph`.
     sklearn : str or None
         Its name in scikit-learn's multi-layer perceptrons.
     """
@@ -313,7 +315,7 @@ FACTS = {
     )
 }  # fmt: skip
 
-# What other libraries call them.
+# Names in other libraries.
 _ELSEWHERE = {
     "exponential": "exp",
     "leaky": "leaky_relu",
@@ -333,7 +335,7 @@ def resolve(activation: str | Activation, argument: str = "activation") -> Activ
     ValueError
         The name is not known.
     TypeError
-        Neither a name nor an `Activation`.
+        It is neither a name nor an `Activation`.
     """
     if isinstance(activation, Activation):
         return activation

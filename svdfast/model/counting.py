@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Count the multiplications that factoring saves, exactly and for one sample.
 
-Counts are integers worked out from the sizes of the layers. Nothing here is timed: how fast a
-product runs depends on the machine, and small ones run slower than their count says.
+Counts are integers computed from the sizes of the layers. Nothing here is timed: the speed of a
+product depends on the machine, and small products run slower than their count suggests.
 """
 
 from collections.abc import Sequence
@@ -44,11 +44,11 @@ class LayerCount:
     rank : int or None
         The l-value, None for a layer without one.
     multiplications : int
-        What the layer takes as it is.
+        Multiplications of the layer as it is.
     dense : int
-        What it would take dense.
+        Multiplications of the same layer when dense.
     form : str
-        What the table says: the rank, or "dense".
+        Its entry in the table: the rank, or "dense".
     """
 
     n_in: int
@@ -68,7 +68,7 @@ class MultiplicationCount:
     Attributes
     ----------
     mode : {"forward", "step"}
-        What was counted.
+        The pass that was counted.
     layers : tuple of LayerCount
         The layers, first to last.
     """
@@ -110,9 +110,9 @@ class MultiplicationCount:
 def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationCount:
     """Count the multiplications of a network's matrix products for one sample.
 
-    The products are counted, as in the report, section 3.3.4, and not what grows only with the
-    number of neurons (biases, activations) or is done once a batch (the optimizer's update). The
-    report counts l·(m+n) for the backward pass too; a step is counted here product by product:
+    Only matrix products are counted, as in the paper, section 3.3.4. Biases and activations grow
+    only with the number of neurons, and the optimizer's update is done once a batch. The paper
+    counts l·(m+n) for the backward pass too; here a step is counted product by product:
 
     ==================  =======  ==============
     .                   dense    factored
@@ -122,13 +122,13 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
     step, first layer   2·m·n    2·l·m + 3·l·n
     ==================  =======  ==============
 
-    The first layer has no input gradient to compute: that saves m·n dense, but only l·m
-    factored, for W1ᵀ·∂Z is needed for ∂W2 all the same.
+    The first layer has no input gradient to compute. That saves m·n if it is dense. It saves only
+    l·m if it is factored, because ∂W2 still needs W1ᵀ·∂Z.
 
     Parameters
     ----------
     net : Network
-        Or anything else with a sequence ``layers`` of objects that have ``n_in``, ``n_out`` and
+        Or any object with a sequence ``layers`` of objects that have ``n_in``, ``n_out`` and
         ``rank`` (None for a dense layer).
     mode : {"step", "forward"}, default "step"
         A whole training step (forward and backward), or the forward pass alone.
@@ -140,7 +140,7 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
     Raises
     ------
     TypeError
-        `net` has nothing by the name of `layers`, or a size or a rank is not an integer.
+        `net` has no attribute `layers`, or a size or a rank is not an integer.
     ValueError
         `mode` is unknown, there are no layers, or a size or a rank is below 1.
 
@@ -163,7 +163,7 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
     if len(net.layers) == 0:
         raise ValueError("net: expected at least one layer, got none")
     layers = []
-    # Of a network, or of a layout; of other objects each weight meets a row a sample.
+    # Networks and layouts know the rows that a weight meets. Elsewhere it meets one row a sample.
     placed = getattr(getattr(net, "layout", net), "placed", None)
     places = [(1, index == 0) for index in range(len(net.layers))] if placed is None else [(w.rows, w.first) for w in placed]
     for index, layer in enumerate(net.layers):
@@ -179,8 +179,8 @@ def count_multiplications(net: _Network, mode: Mode = "step") -> MultiplicationC
 def break_even_rank(n_in: SupportsIndex, n_out: SupportsIndex, first_layer: bool = False) -> int:
     """Give the largest rank at which training a factored layer multiplies less than a dense one.
 
-    A hidden layer saves where l < mn/(m+n) (the report, section 3.3.4), forward and backward
-    alike. The first layer, which has no input gradient, saves over a whole step only where
+    A hidden layer saves multiplications if l < mn/(m+n) (the paper, section 3.3.4), both forward
+    and backward. The first layer has no input gradient; it saves over a whole step only if
     l < 2mn/(2m+3n).
 
     Parameters
@@ -188,12 +188,12 @@ def break_even_rank(n_in: SupportsIndex, n_out: SupportsIndex, first_layer: bool
     n_in, n_out : int
         Inputs m and outputs n, each at least 1.
     first_layer : bool, default False
-        Whether it is the first layer of its network.
+        True for the first layer of a network.
 
     Returns
     -------
     int
-        The rank l, or 0 where no rank saves anything.
+        The rank l, or 0 if no rank saves anything.
 
     Raises
     ------
@@ -214,7 +214,7 @@ def break_even_rank(n_in: SupportsIndex, n_out: SupportsIndex, first_layer: bool
     """
     m = count("n_in", n_in)
     n = count("n_out", n_out)
-    # The count of factors is linear in the rank.
+    # The count of two factors is linear in the rank.
     dense, by_rank = (weight_multiplications(s, first_layer=first_layer) for s in (Dense(n, m), LowRank(n, m, 1)))
     return (dense - 1) // by_rank
 

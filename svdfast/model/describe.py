@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The layers that a network is written with, in order, and its input.
+"""The layers that a user writes a network with, in order, and its input.
 
-They are a description; `Network` makes of them what it computes with. A recurrent layer becomes two of `Network.layers`, its input's
-weight and its state's, which are cut separately; a layer without weights becomes a step before the next one that has some.
-Users find them in svdfast/layers.py. Not here: what layers are to the library (svdfast/model/layers).
+They are a description. `Network` turns them into the layers that it computes with. A recurrent
+layer becomes two of `Network.layers`: its input's weight and its state's weight, which are
+truncated separately. A layer without weights becomes a step before the next layer with weights.
+Users find these layers in svdfast/layers.py. The library's own layers are in svdfast/model/layers.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ class Input:
     Parameters
     ----------
     *shape : int, or None for the steps
-        None stands for any number of steps. Each call of the network takes the number from its data, so all samples of one call have the
-        same number of steps.
+        None stands for any number of steps. Each call of the network takes the number from its
+        data, so all samples of one call have the same number of steps.
     dtype : {"int32", "float32", "float64"}, optional
-        What a sample's numbers are: "int32" tokens, for which the first layer is an `Embedding`, the others any numbers. It is only held
-        against the layers; the data may be of any type that can be read as such. By default the first layer decides.
+        Kind of a sample's numbers. "int32" stands for tokens, whose first layer is an `Embedding`;
+        the others stand for any numbers. It is only checked against the layers: the data may be of
+        any type that can be converted to it. By default the first layer decides.
 
     Examples
     --------
@@ -71,7 +73,7 @@ class Input:
         self.dtype = None if dtype is None else _kind(dtype)
 
     def check(self, *, tokens: bool) -> None:
-        """Refuses, with ValueError, layers that take tokens where the samples are other numbers, and the other way round."""
+        """Raises ValueError unless layers and samples agree on whether numbers are tokens."""
         if self.dtype is not None and (self.dtype == "int32") != tokens:
             expected = "int32 for tokens, as layers begin with an Embedding" if tokens else "float32 or float64 without an Embedding first"
             raise ValueError(f"dtype: expected {expected}, got {self.dtype}")
@@ -93,21 +95,21 @@ def _kind(dtype: DTypeLike) -> str:
 
 @dataclass
 class Plan:
-    """Layers as far as they are made, and what comes out of them.
+    """The layers made so far, and the shape of their output.
 
     Attributes
     ----------
     given : tuple of int
         Shape of a sample; the steps may be None, for any number of them.
     shape : tuple of int
-        Of what comes out for a sample; one step stands for any number of them.
+        Shape of the output for a sample; one step stands for any number of them.
     """
 
     given: InitVar[tuple[int | None, ...]]
     shape: tuple[int, ...] = field(init=False)
     any_steps: bool = field(init=False)
-    by_steps: bool = False  # whether rows lie step by step
-    steps: list[Step] = field(default_factory=list)  # that wait for the next layer
+    by_steps: bool = False  # True if rows lie step by step
+    steps: list[Step] = field(default_factory=list)  # steps that wait for the next layer
     layers: list[WeightLayer] = field(default_factory=list)
     n_dropouts: int = 0
 
@@ -124,7 +126,7 @@ class Plan:
         return f"({', '.join(['any', *features])}{',' * (not features)})"
 
     def take(self, layer: Layer) -> None:
-        """Appends what a layer of the description becomes."""
+        """Appends the layers and steps that a layer of the description becomes."""
         if self.any_steps and not layer.takes_any_steps:
             raise ValueError(f"{type(layer).__name__}: expected a number of steps, as in Input(100, ...), got Input(None, ...)")
         layer._add(self)
@@ -136,7 +138,7 @@ class Plan:
         self.steps = []
 
     def order(self, by_steps: bool) -> None:
-        """Sees to it that rows lie so."""
+        """Appends a step that reorders rows, if they do not lie so already."""
         if self.by_steps != by_steps:
             self.steps.append(step.BySteps() if by_steps else step.BySamples())
             self.by_steps = by_steps
@@ -154,19 +156,19 @@ class Layer(ABC):
     Attributes
     ----------
     takes_any_steps : bool
-        Whether it is the same layer whatever the number of steps.
+        True if the layer is the same for any number of steps.
     """
 
     takes_any_steps: ClassVar[bool] = True
 
     @abstractmethod
     def _add(self, plan: Plan) -> None:
-        """Appends what it becomes."""
+        """Appends the layers and steps that it becomes."""
 
 
 @dataclass(frozen=True)
 class Linear(Layer):
-    """A fully connected layer, f(X·Wᵀ + b); of sequences and images at each step and position.
+    """A fully connected layer, f(X·Wᵀ + b), at each step of sequences or position of images.
 
     Parameters
     ----------
@@ -217,12 +219,13 @@ class RNN(_Recurrent):
     Parameters
     ----------
     n_out : int
-        Numbers of the state.
+        Size of the state.
     return_sequences : bool
-        Whether the output is the state after each step, (steps, n_out); else that after the last, (n_out,).
+        If True, output the state after each step, (steps, n_out). If False, output the state after
+        the last step, (n_out,).
     bidirectional : bool
-        Whether a second layer goes from the last step back; its outputs, the states after each step or that after the first one, come
-        beside those of the first, 2·n_out together.
+        If True, add a second layer that runs from the last step to the first. Its output, the state
+        after each step or after the first one, follows that of the first layer: 2·n_out numbers.
     activation : {"tanh", "relu"}
 
     References
@@ -249,12 +252,13 @@ class GRU(_Recurrent):
     Parameters
     ----------
     n_out : int
-        Numbers of the state.
+        Size of the state.
     return_sequences : bool
-        Whether the output is the state after each step, (steps, n_out); else that after the last, (n_out,).
+        If True, output the state after each step, (steps, n_out). If False, output the state after
+        the last step, (n_out,).
     bidirectional : bool
-        Whether a second layer goes from the last step back; its outputs, the states after each step or that after the first one, come
-        beside those of the first, 2·n_out together.
+        If True, add a second layer that runs from the last step to the first. Its output, the state
+        after each step or after the first one, follows that of the first layer: 2·n_out numbers.
 
     References
     ----------
@@ -276,12 +280,13 @@ class LSTM(_Recurrent):
     Parameters
     ----------
     n_out : int
-        Numbers of the state.
+        Size of the state.
     return_sequences : bool
-        Whether the output is the state after each step, (steps, n_out); else that after the last, (n_out,).
+        If True, output the state after each step, (steps, n_out). If False, output the state after
+        the last step, (n_out,).
     bidirectional : bool
-        Whether a second layer goes from the last step back; its outputs, the states after each step or that after the first one, come
-        beside those of the first, 2·n_out together.
+        If True, add a second layer that runs from the last step to the first. Its output, the state
+        after each step or after the first one, follows that of the first layer: 2·n_out numbers.
 
     References
     ----------
@@ -297,13 +302,14 @@ class LSTM(_Recurrent):
 class Embedding(Layer):
     """Tokens, numbers from 0 to n_tokens - 1, as vectors: (steps,) becomes (steps, n_out).
 
-    Its weight (n_out, n_tokens) multiplies rows with a one, so a token takes n_tokens·n_out multiplications, and it can be cut as any
-    other. It is the first layer. Samples with other numbers are refused. Tokens of dtype uint8 are not scaled.
+    Its weight (n_out, n_tokens) multiplies one-hot rows, so a token takes n_tokens·n_out
+    multiplications. It can be truncated like any other weight. It must be the first layer. Samples
+    with other numbers raise an error. Tokens of dtype uint8 are not scaled.
 
     Parameters
     ----------
     n_tokens, n_out : int
-        Tokens up to 2²⁴.
+        `n_tokens` is at most 2²⁴.
     """
 
     n_tokens: int
@@ -322,9 +328,10 @@ class Embedding(Layer):
 
 @dataclass(frozen=True)
 class Masking(Layer):
-    """Steps whose features are all `value` are padding: recurrent layers after it pass them by, with the state as it was.
+    """Marks steps whose features are all `value` as padding, which recurrent layers after it skip.
 
-    So sequences of several lengths are padded at their ends, and the state after the last step is that after a sequence's own last.
+    A skipped step leaves the state unchanged. Sequences of several lengths are padded at their
+    ends; the state after the last step is then the state after a sequence's own last step.
 
     Parameters
     ----------
@@ -341,10 +348,10 @@ class Masking(Layer):
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """In a training's steps each number is 0 with probability `rate`, else divided by 1 - rate.
+    """During training, each number is set to 0 with probability `rate`, else divided by 1 - rate.
 
-    What is dropped depends on the training's seed, the step, and the sample's place in its batch alone: not on threads, nor on a training
-    being resumed.
+    The dropped numbers depend only on the training's seed, the step, and the sample's place in its
+    batch. They do not depend on the number of threads or on a training being resumed.
 
     Parameters
     ----------
@@ -366,9 +373,9 @@ class Dropout(Layer):
 
 @dataclass(frozen=True)
 class LayerNorm(Layer):
-    """Numbers of mean 0 and variance 1: of each sample, or of each step or position.
+    """Normalises each sample, or each step or position, to mean 0 and variance 1.
 
-    It has no scale and shift of its own: the weight and the bias of the next layer do what they would.
+    It has no scale and shift of its own: the weight and the bias of the next layer replace them.
 
     Parameters
     ----------
@@ -397,14 +404,14 @@ def _pair(name: str, value: Any, minimum: int = 1) -> tuple[int, int]:
 
 
 def _window(plan: Plan, window: Any, stride: Any, padding: Any) -> tuple[int, ...]:
-    """Fields of a Window: of the image that comes, the window, the stride, and padding on four sides."""
+    """Fields of a Window: sizes of the image, the window, the stride, and padding on four sides."""
     height, width, _ = plan.shape
     tall, wide = _pair("kernel_size", window)
     down, across = _pair("stride", stride)
     if padding == "valid":
         sides = (0, 0, 0, 0)
     elif padding == "same":
-        # As many positions as strides fit in; what is odd goes below and to the right.
+        # As many positions as strides fit in; an odd row or column goes below or to the right.
         vertical = max(0, (-(-height // down) - 1) * down + tall - height)
         horizontal = max(0, (-(-width // across) - 1) * across + wide - width)
         sides = (vertical // 2, horizontal // 2, vertical - vertical // 2, horizontal - horizontal // 2)
@@ -428,18 +435,19 @@ def _place(plan: Plan, made: step.Window, channels: int) -> None:
 class Conv2d(Layer):
     """A convolution over images (height, width, channels): at each position f(W·patch + b).
 
-    Its weight is a matrix (n_out, kernel height · kernel width · channels). Cut to rank l it is a convolution to l channels, then one of
-    1×1.
+    Its weight is a matrix (n_out, kernel height · kernel width · channels). Truncated to rank l, it
+    is a convolution to l channels, followed by a 1×1 convolution.
 
     Parameters
     ----------
     n_out : int
-        Channels.
+        Output channels.
     kernel_size : int or (int, int)
     activation : str or Activation
     stride : int or (int, int)
     padding : {"valid", "same"} or int or (int, int)
-        Zeros around the image: none; as many as give an output for each stride; or so many rows and columns on each side.
+        Zeros around the image. "valid" adds none; "same" adds enough for an output at each stride;
+        numbers are rows and columns added on each side.
     """
 
     n_out: int
@@ -459,7 +467,7 @@ class Conv2d(Layer):
 
 @dataclass(frozen=True)
 class Conv1d(Layer):
-    """A convolution over sequences (steps, channels): as `Conv2d`, of images with one row."""
+    """A convolution over sequences (steps, channels): `Conv2d` over images with one row."""
 
     n_out: int
     kernel_size: int
@@ -496,7 +504,9 @@ class _Pool(Layer):
 
 @dataclass(frozen=True)
 class MaxPool2d(_Pool):
-    """The largest value of each channel under a window that goes over images (height, width, channels).
+    """The largest value of each channel under a window that moves over an image.
+
+    Images have shape (height, width, channels).
 
     Parameters
     ----------
@@ -509,7 +519,10 @@ class MaxPool2d(_Pool):
 
 @dataclass(frozen=True)
 class AvgPool2d(_Pool):
-    """The mean of each channel under such a window; of what lies within the image. Parameters are those of `MaxPool2d`."""
+    """The mean of each channel under such a window, without the padding.
+
+    Parameters are those of `MaxPool2d`.
+    """
 
     kind: ClassVar[type[step.Window]] = step.MeanOf
 
@@ -538,7 +551,7 @@ class Flatten(Layer):
 
 
 def build(given: Input, layers: Sequence[Layer]) -> tuple[WeightLayer, ...]:
-    """What layers become, one after the other."""
+    """The library's layers for a description, in order."""
     if not layers:
         raise ValueError("layers: expected at least a Linear, got none")
     plan = Plan(given.shape)

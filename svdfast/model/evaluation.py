@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a network gives for data: outputs, loss, accuracy or R², and the gradient. Nothing is changed.
+"""Outputs, loss, accuracy or R², and gradient of a network on data. The network does not change.
 
-These are the bodies of `Network`'s methods of the same names, which describe them. Not here: how outputs are read and
-scored (heads.py), and training.
+These are the bodies of `Network`'s methods of the same names, whose docstrings describe them.
+Outputs are interpreted and scored in heads.py.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Part = tuple[float, float, float]
 
 
 class _Network(Protocol):
-    """What is needed of a network."""
+    """The parts of a network that are used here."""
 
     uint8_scale: float
 
@@ -61,19 +61,21 @@ class Evaluation:
 
 
 def spec_of(net: _Network, loss: str | None = None) -> Spec:
-    """What data for a network must be, with targets for this loss, by default the one that goes with its output.
+    """The specification of data for a network, with targets for this loss.
+
+    The default loss is the one that belongs to the network's output.
 
     Raises
     ------
     TypeError, ValueError
-        There is no such loss, or it does not go with the output.
+        There is no such loss, or it does not fit the output.
     """
     layout, dtype, origin = net.layout, net.dtype, net.origin
     *steps, n_out = layout.output_shape
     output = layout.layers[-1].activation
     targets = losses.resolve(loss, output)
     head = head_of(output)
-    # A softmax network takes class numbers by its own loss only; a bit is a number for any loss.
+    # A softmax network takes class numbers only with its own loss; a bit is a number for any loss.
     takes_labels = targets.classes or (head is BITS and n_out == 1)
     return Spec(
         layout.sizes[0], n_out, dtype, 1.0 if layout.n_tokens else net.uint8_scale, targets, dtype, shape=layout.input,
@@ -84,7 +86,7 @@ def spec_of(net: _Network, loss: str | None = None) -> Spec:
 
 
 class _Pass:
-    """The way forward through a network as it is, for blocks of data of any height.
+    """The forward pass through a network as it is, for blocks of any number of samples.
 
     Parameters
     ----------
@@ -101,14 +103,14 @@ class _Pass:
         self.make = partial(Engine, gradients=False, n_threads=n_threads, bfloat16=bfloat16, reproducible=reproducible)
 
     def output_shape(self, data: Samples) -> tuple[int, ...]:
-        """Of these samples' outputs, which the layout is then written for."""
+        """Shape of these samples' outputs. The layout is rewritten for their number of steps."""
         layout = self.layout.of_columns(data.inputs.n_columns)
         if layout is not self.layout:
             self.layout, self.engine = layout, None
         return data.n_samples, *layout.output_shape
 
     def bound(self, data: Samples) -> Engine:
-        """An engine that has these samples."""
+        """An engine with these samples bound to it."""
         self.output_shape(data)
         by_entries = data.inputs.by_entries
         if self.engine is None or data.n_samples > self.rows or by_entries is not self.by_entries:
@@ -139,7 +141,7 @@ def predict(
         result = out = np.empty(shape, dtype)
     else:
         check_out("out", out, shape, dtype, direct=True)
-        # Nothing that is still to be read may be written to.
+        # Arrays that are still to be read must not be written to.
         read = [way.parameters, *([X] if isinstance(data, Reader) else data.arrays)]
         overlaps = any(isinstance(a, np.ndarray) and np.may_share_memory(a, out) for a in read)
         result = np.empty_like(out, subok=False) if overlaps else out
@@ -154,7 +156,7 @@ def predict(
 
 
 def _by_step(outputs: NDArray[Any], data: Samples) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
-    """Outputs, targets and weights with a row for each step of sequences."""
+    """Outputs, targets and weights, one row for each step of sequences."""
     targets, weights = data.targets, data.weights
     if outputs.ndim > 2:
         outputs, targets = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1, *targets.shape[2:])
@@ -162,7 +164,7 @@ def _by_step(outputs: NDArray[Any], data: Samples) -> tuple[NDArray[Any], NDArra
 
 
 class Evaluator:
-    """Loss and accuracy on the same data again and again, whatever the network's layout by then.
+    """Loss and accuracy on the same data, repeatedly, even if the network's layout changes.
 
     Parameters
     ----------
@@ -187,7 +189,7 @@ class Evaluator:
         return whole(self.parts(net, self.blocks()), decides=decides(net))
 
     def parts(self, net: _Network, blocks: Iterable[Samples]) -> Iterator[Part]:
-        """Weight, mean loss and accuracy of each block; of one without weight zeros."""
+        """Weight, mean loss and accuracy of each block; zeros for a block without weight."""
         way = _Pass(net, self.n_threads, self.bfloat16, self.reproducible)
         head = head_of(way.layout.layers[-1].activation)
         for data in blocks:
@@ -205,12 +207,12 @@ class Evaluator:
 
 
 def decides(net: _Network) -> bool:
-    """Whether a network's outputs are decisions, which have an accuracy."""
+    """True if a network's outputs are decisions, which have an accuracy."""
     return head_of(net.layout.layers[-1].activation).decides
 
 
 def whole(parts: Iterable[Part], *, decides: bool) -> Evaluation:
-    """What the parts of some data give together, in their order.
+    """Combine the parts of some data, in their order.
 
     Raises
     ------
@@ -221,7 +223,7 @@ def whole(parts: Iterable[Part], *, decides: bool) -> Evaluation:
     for weight, of_part, right in parts:
         if weight == 0:
             continue
-        # Running means; of one block, its own to the bit. What is infinite stays so.
+        # Running means. The mean of a single block is bit-identical to its own; infinity stays.
         total += weight
         share = weight / total
         loss = loss * (1 - share) + of_part * share
@@ -284,7 +286,10 @@ def output_directions(
     net: _Network, X: Any, sample_weight: Any, ranks: Sequence[int | None], method: Literal["exact", "randomized"] = "exact",
     n_threads: int | None = None,
 ) -> dict[int, NDArray[Any]]:  # fmt: skip
-    """`truncation.output_directions` of a network for samples (n_samples, n_inputs) and their weights, which are checked."""
+    """`truncation.output_directions` of a network, for samples (n_samples, n_inputs) and weights.
+
+    Both are checked here.
+    """
     samples = in_memory(X, None, sample_weight, spec_of(net)._replace(targets=None))
     inputs = samples.inputs
     X_or_entries = inputs if isinstance(inputs, SparseInputs) and inputs.by_entries else inputs.dense()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a network's outputs mean: a class by softmax, bits by sigmoid, rates of counts by exp, numbers by every other activation.
+"""Heads: the meaning of a network's outputs, by the activation of the last layer.
 
-A head knows the loss that goes with its outputs, how they are read, and how they are scored. Not here: the losses and
-what they take as targets (losses.py), and the labels that classes have in somebody's data.
+Softmax gives a class, sigmoid bits, exp rates of counts, and every other activation numbers. A head
+knows the loss that belongs to its outputs, how they are interpreted, and how they are scored.
+Losses and their targets are in losses.py. The labels of classes are kept in origin.py.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Head:
-    """What outputs mean.
+    """The meaning of outputs.
 
     Attributes
     ----------
     output : str
-        The activation that a network of this head has.
+        The output activation of a network with this head.
     loss : str
-        The loss that goes with it.
+        The loss that belongs to it.
     decides : bool
-        Whether outputs are probabilities of classes or bits: a network then has an accuracy, else R².
+        True if outputs are probabilities of classes or bits. Such a network has an accuracy; others
+        have R².
     """
 
     output: str
@@ -48,21 +50,25 @@ class Head:
     decides: bool = True
 
     def n_targets(self, n_outputs: int) -> int:
-        """Numbers that the target of a sample has: a class is one."""
+        """Number of values in a sample's target; a class is one value."""
         return 1 if self is CLASSES else n_outputs
 
     def n_values(self, n_outputs: int) -> int:
-        """Values that each of these numbers may have; 0 where it may be any."""
+        """Number of different values that each may have; 0 if it may be any number."""
         return (n_outputs if self is CLASSES else 2) if self.decides else 0
 
     def decide(self, outputs: NDArray[Any]) -> NDArray[Any]:
-        """Class numbers (p,), of sequences (p, steps), bits (p, n_outputs), or the numbers as they are; of targets, too."""
+        """The decisions that outputs, or targets, stand for.
+
+        These are class numbers (p,), or (p, steps) for sequences; bits (p, n_outputs); or the
+        numbers as they are.
+        """
         if self is CLASSES:
             return outputs if outputs.ndim == 1 else outputs.argmax(axis=-1)
         return outputs > 0.5 if self.decides else outputs
 
     def right(self, outputs: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.bool_]:
-        """Whether the class, or all bits, of each sample are those of its targets."""
+        """True for each sample whose class, or all of whose bits, equal its targets."""
         return agree(self.decide(outputs), self.decide(targets))
 
 
@@ -79,12 +85,12 @@ def head_of(output: Activation) -> Head:
 
 
 def head_for(n_classes: int | None) -> Head:
-    """The head for data of so many classes, two of them told apart by one bit; of numbers where it is None."""
+    """The head for so many classes; one bit distinguishes two classes. None stands for numbers."""
     return {None: NUMBERS, 2: BITS}.get(n_classes, CLASSES)
 
 
 def agree(decided: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether each sample's row, or number, is the one expected."""
+    """True for each sample whose row, or number, is the expected one."""
     n = len(decided)
     right: NDArray[np.bool_] = (decided.reshape(n, -1) == expected.reshape(n, -1)).all(axis=1)
     return right
@@ -96,7 +102,7 @@ def share_explained(
 ) -> float:
     """R² over blocks of outputs, float64 targets, and weights: the mean over outputs of 1 − Σ(y − ŷ)²/Σ(y − ȳ)².
 
-    An output whose targets are all equal counts 1 where it is met exactly and 0 otherwise.
+    An output whose targets are all equal counts 1 if they are met exactly and 0 otherwise.
     """
     total = 0.0
     mean: Any = 0.0
@@ -109,7 +115,7 @@ def share_explained(
         if here == 0:
             continue
         center = np.average(target, axis=0, weights=w)
-        # Sums of squares around the means of two sets, brought together.
+        # Combines the sums of squares around the means of two sets.
         away = center - mean if total > 0 else np.zeros_like(center)
         residual = residual + w @ (target - outputs.astype(np.float64)) ** 2
         spread = spread + w @ (target - center) ** 2 + away**2 * (total * here / (total + here))

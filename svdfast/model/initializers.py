@@ -3,7 +3,7 @@
 
 For a weight W (n, m), m inputs and n outputs:
 
-- glorot: N(0, 1/m), the report's form (section 3.1.6: randn(n, m)·√(1/m));
+- glorot: N(0, 1/m), the paper's form (section 3.1.6: randn(n, m)·√(1/m));
 - glorot_uniform: uniform on ±√(6/(m + n)) (Glorot & Bengio 2010);
 - he: N(0, 2/m) (He et al. 2015).
 """
@@ -21,7 +21,7 @@ INITIALIZERS = ("glorot", "glorot_uniform", "he")
 
 
 def initial_weight(init: str, n: int, m: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A weight (n, m), drawn in float64 for either dtype of the network, so that both start alike."""
+    """A weight (n, m), drawn in float64, so that networks of either dtype start alike."""
     if init == "glorot_uniform":
         bound = math.sqrt(6 / (m + n))
         return rng.uniform(-bound, bound, (n, m))
@@ -30,5 +30,8 @@ def initial_weight(init: str, n: int, m: int, rng: np.random.Generator) -> NDArr
 
 
 def initial_state_weight(n_rows: int, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """The weight (gates·n, n) of a recurrent state: of each gate an orthogonal matrix (Saxe et al. 2014)."""
+    """The weight (gates·n, n) of a recurrent state: an orthogonal matrix for each gate.
+
+    See Saxe et al. (2014).
+    """
     return np.concatenate([np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(n_rows // n)])

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the layers' weights meet over a sample: patches of images, steps of sequences, states. For networks of any layers, by the engine.
+"""Inputs of each layer's weight over a sample of data: patches of images, steps, states.
 
-Not here: what is made of it (truncation.py), and networks of fully connected layers alone, which go forward there.
+The engine computes them, for networks of any layers. truncation.py uses them; it also computes
+the forward pass of networks that have only fully connected layers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ __all__ = ["layer_inputs"]
 
 Array: TypeAlias = NDArray[Any]
 
-# Rows of a weight's inputs that are looked at; and samples at least, as rows of one are alike.
+# Rows of a weight's inputs that are used, and the least number of samples that they come from:
+# rows of one sample are alike.
 _ROWS = 8192
 _SAMPLES = 256
 
@@ -31,19 +33,19 @@ _SAMPLES = 256
 def layer_inputs(
     state: tuple[Layout, Array], samples: Array | SparseInputs, scale: float, weight: Array | None, wanted: Sequence[int]
 ) -> dict[int, tuple[Array, Array | None]]:
-    """Rows that the weights of these layers meet, and their weights, each (n_rows, n_in) and (n_rows,).
+    """Input rows (n_rows, n_in) of these layers' weights, and weights (n_rows,) of the rows.
 
-    Some of the samples, and of their rows: the same ones each time.
+    A part of the samples and of their rows is used, the same part each time.
 
     Parameters
     ----------
     state : (Layout, ndarray)
     samples : ndarray (n_samples, n_inputs) or SparseInputs
     scale : float
-        What they are multiplied with.
+        Factor that samples are multiplied with.
     weight : ndarray (n_samples,) or (n_samples, steps), optional
     wanted : sequence of int
-        Layers.
+        Indices of the layers.
     """
     layout, parameters = state
     program, dtype = layout.program, parameters.dtype
@@ -56,7 +58,7 @@ def layer_inputs(
     weights: dict[int, list[Array]] = {i: [] for i in wanted}
     for start in range(0, n, engine.tile_rows):
         part = chosen[start : start + engine.tile_rows]
-        # Scaled here, so that the engine has them in its own memory, as it has what it makes.
+        # Scaled here: the engine keeps scaled samples in its own memory, as it keeps its results.
         chosen_rows = samples.take(part).dense() if isinstance(samples, SparseInputs) else samples[part]
         X = np.asarray(chosen_rows, dtype=dtype, order="C") * dtype.type(scale)
         _Bound(X).bind(engine)
@@ -73,7 +75,7 @@ def layer_inputs(
 
 
 def _patches(values: Array, sizes: Sequence[int], kept: Array) -> Array:
-    """Some of the rows that a convolution's weight meets: sizes as of src/ops/convolution.pyx."""
+    """Some of the input rows of a convolution's weight; `sizes` as in src/ops/convolution.pyx."""
     height, width, tall, wide, down, across, top, left, rows, columns, channels = sizes
     images = values.reshape(-1, height, width, channels)
     below, right = (max(0, (n - 1) * step + window - before - size) for n, step, window, before, size in (
@@ -87,7 +89,7 @@ def _patches(values: Array, sizes: Sequence[int], kept: Array) -> Array:
 
 
 def _by_row(weight: Array, rows: int, by_steps: bool) -> Array:
-    """Weights of samples, or of their steps, as those of rows."""
+    """Weights of rows, from weights of samples or of their steps."""
     if weight.ndim == 1 or weight.shape[1] != rows:
         of_sample = weight if weight.ndim == 1 else weight.mean(axis=1)
         weight = np.repeat(of_sample[:, np.newaxis], rows, axis=1)
@@ -101,5 +103,5 @@ class _Bound:
     X: Array
 
     def bind(self, engine: Engine) -> None:
-        """Gives them to an engine."""
+        """Binds the samples to an engine."""
         engine.bind(Inputs(self.X, ELEMENT_TYPES[self.X.dtype.name], 1.0))

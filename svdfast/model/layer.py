@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Layer: what a user sees of one layer of a network. Not here: what a layer is to the library (layers/)."""
+"""Layer: a user's view of one layer of a network. The library's own layers are in layers/."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Layer"]
 
 
 class Stateful(Protocol):
-    """A network: a layout, and the parameters that lie so."""
+    """A network: a layout, and the parameters laid out by it."""
 
     @property
     def layout(self) -> Layout: ...
@@ -32,16 +32,17 @@ class Stateful(Protocol):
 class Layer:
     """A layer of a network, as views into its parameters: writing to them changes the network.
 
-    Its tensors are attributes: a dense layer has `W` and `b`, a factored one `W1`, `W2` and `b`, with W ≈ W1·W2. A view taken before
-    `truncate` or `recompose` shows the former parameters; take it again from the layer.
+    Its tensors are attributes. A dense layer has `W` and `b`; a factored layer has `W1`, `W2` and
+    `b`, with W ≈ W1·W2. A view taken before `truncate` or `recompose` shows the former parameters;
+    take it again from the layer.
 
     Attributes
     ----------
     n_in, n_out : int
     structure : Structure
-        How the weight is represented.
+        Form of the weight.
     rank : int or None
-        l, or None where the layer is dense.
+        l, or None if the layer is dense.
     activation : Activation
     W : ndarray (n_out, n_in)
     W1 : ndarray (n_out, rank)
@@ -91,7 +92,7 @@ class Layer:
 
     @property
     def products(self) -> dict[str, NDArray[Any]]:
-        """What its inputs are multiplied with, by name and in that order: of two factors W2, then W1."""
+        """The tensors that multiply its inputs, by name, in order: W2, then W1 of two factors."""
         layout, parameters = self._network.state
         made = [operation.tensor for operation in layout.program.operations]
         own = [t for t in made if t is not None and t.decays and t.layer == self._index]

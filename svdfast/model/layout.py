@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where each tensor lies in a network's one flat vector, and the program that computes with it.
+"""The place of each tensor in a network's one flat vector, and the program that computes with it.
 
-All weights come first, layer by layer, then all biases; nothing between. So penalties are for one stretch of the vector, and
-gradients and moments of the same layout need no description of their own. No numbers are here, only places; the vector itself
-is Network's.
+All weights come first, layer by layer, then all biases, without gaps. So penalties apply to one
+stretch of the vector, and gradients and moments share the layout. A layout holds places, no
+numbers; the vector itself belongs to `Network`.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from svdfast.model.structures import Dense, Structure, parse
 __all__ = ["Layout", "Weight", "check_state"]
 
 
-# Of a layout for any number of steps, so many that are written for some number are kept.
+# Layouts that are kept, each written for a number of steps, by a layout for any number of steps.
 _MOST_WRITTEN = 16
 
 
 @dataclass(frozen=True)
 class Weight(Weighted):
-    """A layer's weight, and where it stands in the network.
+    """A layer's weight, and its place in the network.
 
     Attributes
     ----------
     structure : Structure
     rows : int
-        Rows a sample that it meets: steps of sequences, positions in images.
+        Input rows per sample: steps of sequences, positions in images.
     first : bool
-        Whether its inputs' delta is needed by nobody, as those of the first layer.
+        True if no one needs the delta of its inputs, as in the first layer.
     """
 
     structure: Structure
@@ -57,11 +57,13 @@ class Layout:
     ----------
     layers : tuple of Linear or Scan
     input : tuple of int
-        Shape of a sample; empty: as many numbers as the first layer takes. (None,) and (None, features): any number of steps.
+        Shape of a sample. Empty stands for the number of inputs of the first layer. (None,) and
+        (None, features) stand for any number of steps.
     steps : int
-        Those that it is written for, where it takes any number of them. No part of what the layout is: weights do not depend on it.
+        Number of steps that it is written for, if it takes any number. Layouts that differ only in
+        this are equal: weights do not depend on it.
     tensors : tuple of Tensor
-        In the order in which they lie: weights, then biases.
+        In their order in the vector: weights, then biases.
     """
 
     layers: tuple[WeightLayer, ...]
@@ -109,11 +111,11 @@ class Layout:
 
     @property
     def any_steps(self) -> bool:
-        """Whether a sample may have any number of steps."""
+        """True if a sample may have any number of steps."""
         return self.input[:1] == (None,)
 
     def of_steps(self, steps: int) -> Layout:
-        """This layout written for so many steps, where it takes any number of them."""
+        """This layout written for so many steps, if it takes any number of them."""
         if not self.any_steps or steps == self.steps:
             return self
         known = self._written.get(steps)
@@ -125,21 +127,21 @@ class Layout:
 
     @cached_property
     def _written(self) -> dict[int, Layout]:
-        """Kept, as writing the program takes about a millisecond."""
+        """Layouts that are kept, because writing a program takes about a millisecond."""
         return {}
 
     def of_columns(self, n_columns: int) -> Layout:
-        """This layout written for the steps that samples of so many numbers have, where it takes any number of them."""
+        """This layout written for samples of so many numbers, if it takes any number of steps."""
         return self.of_steps(n_columns // math.prod(self.input_shape[1:])) if self.any_steps else self
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of a sample."""
+        """Shape of a sample."""
         return tuple(self.steps if n is None else n for n in self.input) or (self.layers[0].n_in,)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Of a sample's output: (n_outputs,), or (steps, n_outputs), where there may be one step."""
+        """Shape of a sample's output: (n_outputs,), or (steps, n_outputs), even for one step."""
         last = self.program.values[-1]
         in_rows = self.any_steps or len(self.input_shape) > 1
         for each in (each for layer in self.layers for each in layer.steps):
@@ -148,7 +150,7 @@ class Layout:
 
     @cached_property
     def placed(self) -> tuple[Weight, ...]:
-        """Each layer's weight, where it stands."""
+        """Each layer's weight and its place."""
         program, first = self.program, self.first_products
         return tuple(
             Weight(layer.structure, program.values[first[i].output].rows_per_sample, not program.needs_delta(first[i].input))
@@ -157,7 +159,7 @@ class Layout:
 
     @cached_property
     def first_products(self) -> tuple[Operation, ...]:
-        """Of each layer's weight the operation that takes its inputs."""
+        """The operation that multiplies each layer's inputs."""
         found = dict[int, Operation]()
         for operation in self.program.operations:
             if operation.tensor is not None and operation.tensor.decays:
@@ -166,17 +168,20 @@ class Layout:
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Rows a sample that each layer's weight meets."""
+        """Input rows per sample of each layer's weight."""
         return tuple(weight.rows for weight in self.placed)
 
     @property
     def by_rows(self) -> bool:
-        """Whether each layer takes the outputs of the one before it as they are, a row a sample: nothing but fully connected layers."""
+        """True if all layers are fully connected.
+
+        Each one then takes the outputs of the layer before it as they are, one row per sample.
+        """
         return not self.input and all(isinstance(layer, Linear) and not layer.steps for layer in self.layers)
 
     @cached_property
     def by_steps(self) -> tuple[bool, ...]:
-        """Of each layer, whether the rows that its weight meets lie step by step."""
+        """For each layer, True if its input rows lie step by step."""
         found, now = [], False
         for layer in self.layers:
             for each in layer.steps:
@@ -186,7 +191,7 @@ class Layout:
 
     @cached_property
     def n_tokens(self) -> int:
-        """Tokens that a sample's numbers may be, from 0 on; 0 where they are other numbers."""
+        """Number of tokens, if a sample's numbers are tokens (0, 1, ...); else 0."""
         for each in self.layers[0].steps:
             if isinstance(each, step.OneHot):
                 return each.n
@@ -201,12 +206,12 @@ class Layout:
 
     @cached_property
     def n_weights(self) -> int:
-        """Its elements that decay, the first ones."""
+        """Number of its elements that decay. They come first."""
         return max((tensor.stop for tensor in self.tensors if tensor.decays), default=0)
 
     @cached_property
     def groups(self) -> tuple[tuple[int, int], ...]:
-        """First and last place of each layer's weights, which share a learning rate."""
+        """Start and end of each layer's weights, which share a learning rate."""
         weights = [self.weights(i) for i in range(len(self.layers))]
         return tuple((tensors[0].place, tensors[-1].stop) for tensors in weights)
 
@@ -220,27 +225,27 @@ class Layout:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Numbers of a sample, then outputs of each layer, of each step or position."""
+        """Numbers of a sample, then outputs of each layer per step or position."""
         return (math.prod(self.input_shape), *(layer.width for layer in self.layers))
 
     @property
     def structures(self) -> tuple[Structure, ...]:
-        """Of each layer's weight."""
+        """Structure of each layer's weight."""
         return tuple(layer.structure for layer in self.layers)
 
     @property
     def ranks(self) -> tuple[int | None, ...]:
-        """Rank of each layer; None where its structure has none."""
+        """Rank of each layer; None if its structure has none."""
         return tuple(layer.rank for layer in self.layers)
 
     @property
     def factored(self) -> tuple[int, ...]:
-        """The layers whose weights are in another form than themselves."""
+        """The layers whose weights are factored."""
         return tuple(i for i, structure in enumerate(self.structures) if structure.factored)
 
     @property
     def factorable(self) -> tuple[Weight, ...]:
-        """The weights that may be factored: those of the first layers, all but the output layer."""
+        """The weights that may be factored: those of all layers but the output layer."""
         return self.placed[:-1]
 
     def with_structures(self, structures: Iterable[Structure]) -> Layout:
@@ -254,12 +259,14 @@ class Layout:
         return self.with_structures(Dense(layer.n_out, layer.n_in) for layer in self.layers)
 
     def checked(self) -> Layout:
-        """This layout, where it can be used: of no more parameters than can be counted, and its program can be written.
+        """This layout, if it can be used.
+
+        Its parameters must not be too many to count, and its program must be possible to write.
 
         Raises
         ------
         TypeError, ValueError
-            It can't; with svdfast's own structures only for its size.
+            It can't be used. With svdfast's own structures, only its size can be the reason.
         """
         names = {tensor.name for tensor in self.tensors}
         if self.size > MAX_SIZE or len(names) < len(self.tensors):
@@ -288,7 +295,7 @@ class Layout:
                 raise ValueError(f"layers.{i}: expected what takes any number of steps, got {type(each).__name__}")
 
     def header(self) -> dict[str, Any]:
-        """The layout as files have it, in plain values."""
+        """The layout in plain values, as files keep it."""
         layers = []
         for layer in self.layers:
             values = {"n_in": layer.n_in, "n_out": layer.n_out, "weight": layer.structure.header()}
@@ -303,7 +310,7 @@ class Layout:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Layout:
-        """What `header` gave, checked; nothing in it is trusted."""
+        """The layout of a `header`. Every value is checked; nothing in it is trusted."""
         layers: list[WeightLayer] = []
         given: tuple[Any, ...] = tuple(values.get("input", ()))
         shape = tuple(
@@ -329,7 +336,10 @@ class Layout:
 
 
 def check_state(layout: Any, parameters: Any, *, or_one: bool = False) -> None:
-    """Refuses what is no layout with parameters for it, or, if `or_one`, with one number for all."""
+    """Raises an error unless `layout` is a Layout and `parameters` are an array that fits it.
+
+    With `or_one`, one number for all parameters is accepted, too.
+    """
     if not isinstance(layout, Layout):
         raise TypeError(f"layout: expected a Layout, got {type(layout).__name__}")
     if not isinstance(parameters, np.ndarray) or isinstance(parameters, np.ma.MaskedArray):

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Loss functions by name, and what each asks of the network's output.
+"""Loss functions by name, and the output activation that each needs.
 
-A new loss is an entry here and a line and a function in src/loops/losses.h. Not here: checks of targets (data/checks.py).
+A new loss takes an entry here, and a line and a function in src/loops/losses.h. Targets are checked
+in data/checks.py.
 
-With samples i, outputs j and sample weights wᵢ (1 by default), a loss is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where lossᵢ is
+With samples i, outputs j and sample weights wᵢ (1 by default), a loss is Σᵢ wᵢ·lossᵢ / Σᵢ wᵢ, where
+lossᵢ is
 
 - cross_entropy: −Σⱼ yⱼ log ŷⱼ, ŷ = softmax(z), computed from z; y a class number or a distribution (one-hot);
 - binary_cross_entropy: mean over j of −(yⱼ log ŷⱼ + (1 − yⱼ) log(1 − ŷⱼ)), ŷ = sigmoid(z), computed from z;
 - mean_squared_error: mean over j of (ŷⱼ − yⱼ)², for any output activation;
 - mean_absolute_error: mean over j of |ŷⱼ − yⱼ|, for any output activation; its gradient at 0 is 0;
-- huber: mean over j of h(ŷⱼ − yⱼ), for any output activation, h(d) = d²/2 where |d| ≤ 1 and |d| − 1/2 elsewhere;
-- poisson: half the Poisson deviance, mean over j of yⱼ log(yⱼ/ŷⱼ) − yⱼ + ŷⱼ, ŷ = exp(z), computed from z. For one output it is
-  scikit-learn's `MLPRegressor(loss="poisson")`.
+- huber: mean over j of h(ŷⱼ − yⱼ), for any output activation, h(d) = d²/2 if |d| ≤ 1, else
+  |d| − 1/2;
+- poisson: half the Poisson deviance, mean over j of yⱼ log(yⱼ/ŷⱼ) − yⱼ + ŷⱼ, ŷ = exp(z), computed
+  from z. For one output it equals scikit-learn's `MLPRegressor(loss="poisson")`.
 
-The report, section 3.1.3, has the first three.
+The first three are in the paper, section 3.1.3.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ __all__ = ["Loss", "of_constant", "resolve"]
 
 @dataclass(frozen=True)
 class Loss(Targets):
-    """A loss: what it takes as targets, and the output activation that it includes (None: any)."""
+    """A loss: its targets, and the output activation that it includes (None: any)."""
 
     output: str | None = None
 
@@ -64,7 +67,7 @@ _LOSSES = {
     )
 }  # fmt: skip
 
-# What other libraries call them.
+# Names in other libraries.
 _ELSEWHERE = {
     "bce": "binary_cross_entropy",
     "ce": "cross_entropy",
@@ -94,14 +97,16 @@ _ELSEWHERE = {
 
 
 def resolve(name: str | None, output: Activation) -> Loss:
-    """The loss of a name, by default the one of its head, for a network with this output activation.
+    """The loss of this name, for a network with this output activation.
+
+    The default is the loss of the network's head.
 
     Raises
     ------
     ValueError
         The name is not known, or the loss needs another output activation.
     TypeError
-        Not a name.
+        `name` is not a string.
     """
     name = head_of(output).loss if name is None else name
     if not isinstance(name, str):
@@ -117,14 +122,16 @@ def resolve(name: str | None, output: Activation) -> Loss:
 
 
 def of_constant(name: str, targets: NDArray[Any], n_outputs: int, weights: NDArray[Any] | None = None) -> float:
-    """The loss of the best answer that is the same for all samples: what a network has learned, it is below that.
+    """The loss of the best constant answer, the same for all samples.
+
+    A network that has learned something has a smaller loss.
 
     Parameters
     ----------
     name : str
-        Of the loss.
+        Name of the loss.
     targets : ndarray (n_samples,) or (n_samples, n_outputs)
-        As the loss takes them.
+        Targets in the loss's own form.
     n_outputs : int
     weights : ndarray (n_samples,), optional
 
@@ -166,7 +173,7 @@ def _entropy(p: NDArray[Any]) -> NDArray[Any]:
 
 
 def _medians(rows: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[Any]:
-    """A weighted median of each column: what its mean absolute error is least for."""
+    """A weighted median of each column, which minimises its mean absolute error."""
     order = np.argsort(rows, axis=0)
     up_to = np.cumsum(np.ones(rows.shape) if weights is None else np.asarray(weights, np.float64)[order], axis=0)
     first = (up_to >= up_to[-1] / 2).argmax(axis=0)
@@ -174,7 +181,7 @@ def _medians(rows: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[Any]:
 
 
 def _huber_centers(rows: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[Any]:
-    """What the Huber loss of each column is least for: where the mean slope, which rises, crosses 0."""
+    """The value that minimises each column's Huber loss: the increasing mean slope is 0 there."""
     from scipy.optimize import brentq  # takes longer to import than all of svdfast
 
     def center(column: NDArray[Any]) -> float:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Network: layers over one flat vector of parameters; truncation and recomposition.
 
-Not here: what it gives for data (evaluation.py), training, files and other libraries' models (interop/), figures (plots.py).
+Predictions, losses and gradients are in evaluation.py, files and other libraries' models in
+interop/, figures in plots.py.
 """
 
 from __future__ import annotations
@@ -48,27 +49,31 @@ __all__ = ["Layer", "Network", "Truncation"]
 
 
 class Network:
-    """A network, dense or with factored hidden weights: fully connected by `sizes`, or of the layers in `svdfast.layers`.
+    """A network, dense or with factored hidden weights.
+
+    It is fully connected by `sizes`, or made of the layers in `svdfast.layers`.
 
     Parameters
     ----------
     sizes : sequence of int, or Input
-        Inputs, then outputs of each layer; at least two, each ≥ 1. Or the shape of a sample, and then a list of layers.
+        Inputs, then outputs of each layer; at least two numbers, each ≥ 1. Or the shape of a
+        sample, followed by a list of layers.
     hidden : str or Activation or sequence of them, or list of layers
-        Activation of the hidden layers, or of each: one of identity, relu, clipped_relu, hardtanh, leaky_relu, elu, celu,
-        gelu, gelu_tanh, silu, softplus, tanh, sigmoid, exp, softmax, or what a function of `svdfast.activations` returns.
+        Activation of all hidden layers, or one for each: identity, relu, clipped_relu, hardtanh,
+        leaky_relu, elu, celu, gelu, gelu_tanh, silu, softplus, tanh, sigmoid, exp, softmax, or the
+        result of a function of `svdfast.activations`.
     output : str or Activation
-        Activation of the last layer; a list of layers has its own. One output takes "sigmoid" or "identity": softmax of one number is
-        always 1.
+        Activation of the last layer; a list of layers has its own. A single output takes "sigmoid"
+        or "identity": softmax of one number is always 1.
     init : {"glorot", "glorot_uniform", "he"}
-        See `svdfast.model.initializers`; "glorot" is the report's. Biases are zero.
+        See `svdfast.model.initializers`; "glorot" is the paper's. Biases are zero.
     dtype : {"float32", "float64"}
-        Of the parameters and of all arithmetic.
+        Dtype of the parameters and of all arithmetic.
     seed : int, numpy.random.Generator or None
-        For the first weights.
+        Seed for weight initialisation.
     uint8_scale : float
-        Samples of dtype uint8 are taken for pixels and multiplied with this, 1/255 by default, as they are read. Other
-        types are taken as they are.
+        Samples of dtype uint8 are read as pixels and multiplied with this number, 1/255 by default.
+        Samples of other dtypes are not scaled.
 
     Attributes
     ----------
@@ -77,9 +82,9 @@ class Network:
     layers : tuple of Layer
         Views into `parameters`.
     layout : Layout
-        Where each layer lies in `parameters`.
+        The place of each layer in `parameters`.
     origin : Origin
-        What is known of the data that it was trained on.
+        Facts about the data that it was trained on.
 
     Raises
     ------
@@ -134,7 +139,7 @@ class Network:
         kind = float_dtype("dtype", dtype)
         self.uint8_scale = positive_number("uint8_scale", uint8_scale)
         room(name, layout.size * kind.itemsize)
-        # Layout and vector belong together, so they change together, in one assignment.
+        # Layout and vector belong together, so one assignment changes both.
         self._state = layout, aligned_zeros(layout.size, kind)
         self._ready: Ready | None = None
         self._origin = Origin()
@@ -147,7 +152,7 @@ class Network:
 
     @property
     def state(self) -> tuple[Layout, NDArray[Any]]:
-        """`layout` and `parameters` as they belong together."""
+        """`layout` and the `parameters` that belong to it."""
         in_use.check(self)
         return self._state
 
@@ -175,7 +180,7 @@ class Network:
 
     @property
     def is_factored(self) -> bool:
-        """Whether any layer is factored."""
+        """True if any layer is factored."""
         return len(self.layout.factored) > 0
 
     @property
@@ -189,12 +194,12 @@ class Network:
 
     @property
     def classes(self) -> tuple[Label, ...] | None:
-        """What the classes 0, 1, ... are called in the data that it was trained on, where that is known."""
+        """Names of the classes 0, 1, ... in the training data; None if unknown."""
         return self._origin.classes
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
-        """What the inputs are called there, where that is known."""
+        """Names of the inputs in the training data; None if unknown."""
         return self._origin.feature_names
 
     def __repr__(self) -> str:
@@ -202,11 +207,12 @@ class Network:
         return f"<Network {_inputs(self.layout)} -> {' -> '.join(forms)}, {self.dtype}>"
 
     def summary(self) -> str:
-        """A table of the layers: sides, activation, form of the weight, parameters, and multiplications for a sample.
+        """A table of the layers: sizes, activation, form of weight, parameters, multiplications.
 
-        Multiplications are those of the forward pass and of a whole training step; where samples may have any number of steps, of one
-        step. A line counts inputs and outputs; it calls them features and classes where the network knows those of its data, and then
-        names them.
+        Multiplications are counted for one sample, in the forward pass and in a whole training
+        step. If samples may have any number of steps, one step is counted. A last line counts
+        inputs and outputs. If the network knows the features and classes of its data, the line
+        calls them so, and further lines name them.
 
         Returns
         -------
@@ -244,7 +250,7 @@ class Network:
     def __setstate__(self, state: dict[str, Any]) -> None:
         layout, parameters = state["state"]
         vector = aligned_zeros(layout.size, parameters.dtype)
-        if parameters.ndim or parameters:  # else memory that nobody has touched
+        if parameters.ndim or parameters:  # else the memory stays untouched
             vector[:] = parameters
         self._state = layout, vector
         self._ready = None
@@ -260,7 +266,10 @@ class Network:
     def of(
         cls, layout: Layout, parameters: NDArray[Any], uint8_scale: float, origin: Origin = Origin()  # noqa: B008 (frozen)
     ) -> Network:
-        """A network of these layers, with a copy of the parameters; an array of no dimension has one number for all of them."""
+        """A network of these layers, with a copy of the parameters.
+
+        An array of no dimension gives one number for all parameters.
+        """
         check_state(layout, parameters, or_one=True)
         _check_output(layout)
         uint8_scale = positive_number("uint8_scale", uint8_scale)
@@ -280,28 +289,31 @@ class Network:
         Parameters
         ----------
         X : array_like (n_samples, n_inputs) or (n_samples, ...), sparse matrix, or row source
-            Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. Where the network takes any number of steps, the
-            number is that of X. Arrays on disk (h5py.Dataset, zarr.Array) are read in blocks, and DataFrames of numbers are taken, as in
-            `train`. Of a sparse matrix the stored numbers are multiplied.
+            Real numbers; uint8 is multiplied with `uint8_scale`. NaN gives NaN. A network for any
+            number of steps takes the number of X. Arrays on disk (h5py.Dataset, zarr.Array) are
+            read in blocks, and DataFrames of numbers are accepted, as in `train`. Only the stored
+            numbers of a sparse matrix are multiplied.
         out : ndarray (n_samples, n_outputs) or (n_samples, steps, n_outputs), optional
-            Array for the outputs: of the network's dtype, C-contiguous and writeable. It may overlap X: the outputs are those of X
-            as it was.
+            Array for the outputs: of the network's dtype, C-contiguous and writeable. It may
+            overlap X; the outputs are those of the original X.
         precision : {"float32", "float64", "bfloat16"}, optional
             Precision of the matrix products; see `train`.
         n_threads : int, optional
         reproducible : bool
-            Give the same bits with any number of threads; see `train`.
+            Give bit-identical outputs with any number of threads; see `train`.
 
         Returns
         -------
-        ndarray (n_samples, n_outputs), or (n_samples, steps, n_outputs) where there is an output after each step
-            Of the network's dtype; probabilities where the output is softmax or sigmoid. `out`, where it is given.
+        ndarray (n_samples, n_outputs) or (n_samples, steps, n_outputs)
+            The second shape is that of networks with an output after each step. The dtype is that
+            of the network. Softmax and sigmoid outputs are probabilities. If `out` is given, it is
+            returned.
 
         Raises
         ------
         TypeError, ValueError
-            X is not real or not of the network's shape, a DataFrame's columns are not `feature_names` in their order, or
-            `out` is not as it should be, which is then untouched.
+            X is not real or not of the network's shape, a DataFrame's columns are not
+            `feature_names` in their order, or `out` does not fit. `out` is then unchanged.
 
         Examples
         --------
@@ -330,17 +342,19 @@ class Network:
         Parameters
         ----------
         y : array_like, or row source
-            As in `train`; text must be of the network's `classes`.
+            As in `train`. Labels that are text must be among the network's `classes`.
         loss : str, optional
-            By default the one that goes with the output's activation.
+            By default the loss that belongs to the output's activation.
         sample_weight : array_like (n_samples,) or row source, optional
             As in `train`.
 
         Returns
         -------
         Evaluation
-            Accuracy: the share (by weight) of samples, or of steps with an output, whose largest output is the class, or whose outputs
-            all lie on their target's side of 1/2; None for other outputs than softmax and sigmoid.
+            Accuracy is the share (by weight) of correct samples, or of correct steps if each step
+            has an output. A softmax output is correct if the largest number is that of the class.
+            A sigmoid output is correct if all numbers lie on their target's side of 1/2. Accuracy
+            is None for all other outputs.
 
         Raises
         ------
@@ -354,13 +368,15 @@ class Network:
         self, X: ArrayLike | Rows, y: ArrayLike | Rows, sample_weight: ArrayLike | Rows | None = None, *,
         precision: str | None = None,
     ) -> float:  # fmt: skip
-        """Accuracy of a classifier (softmax or sigmoid output), else R². Parameters and errors are as for `evaluate`.
+        """Accuracy of a classifier (softmax or sigmoid output), else R².
+
+        Parameters and errors are as for `evaluate`.
 
         Returns
         -------
         float
-            R² is the mean over outputs of 1 − Σ(y − ŷ)²/Σ(y − ȳ)², as in scikit-learn; an output whose targets are
-            all equal counts 1 where it is met exactly and 0 otherwise.
+            R² is the mean over outputs of 1 − Σ(y − ŷ)²/Σ(y − ȳ)², as in scikit-learn. An output
+            whose targets are all equal counts 1 if they are met exactly and 0 otherwise.
         """
         return evaluation.score(self, X, y, sample_weight, precision)
 
@@ -369,19 +385,21 @@ class Network:
         self, X: ArrayLike, y: ArrayLike, loss: str | None = None, *, sample_weight: ArrayLike | None = None,
         l1: float = 0.0, l2: float = 0.0, precision: str | None = None, n_threads: int | None = None, reproducible: bool = False,
     ) -> tuple[float, NDArray[Any]]:  # fmt: skip
-        """The loss over all samples, taken as one batch, and its gradient. Parameters and errors are as for `evaluate`, and:
+        """The loss over all samples, taken as one batch, and its gradient.
+
+        Parameters and errors are as for `evaluate`, and:
 
         Parameters
         ----------
         l1, l2 : float
-            Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights, p the number of samples, or the sum of their weights. In a
-            factored layer the weights are the factors' elements.
+            Penalties l1·Σ|w|/p + l2·Σw²/(2p) over the weights, where p is the number of samples, or
+            the sum of their weights. In a factored layer the weights are the factors' elements.
 
         Returns
         -------
         value : float
         gradient : ndarray (n_parameters,)
-            Laid out as `parameters` is.
+            Has the layout of `parameters`.
 
         Examples
         --------
@@ -409,49 +427,56 @@ class Network:
         directions: Mapping[int, NDArray[Any]] | None = None,
         structure: type[Structure] = LowRank,
     ) -> tuple[Truncation, ...]:
-        """Cuts each hidden weight by truncated SVD into two factors: W ≈ W1·W2 (the report, section 3.3.2).
+        """Truncates each hidden weight by SVD into two factors: W ≈ W1·W2.
 
-        The output layer stays dense. A layer in which factoring would not save multiplications in training stays as it is,
-        unless `force`. So does a layer of at most 100 inputs if `rank_fraction` would give it a rank below their number:
-        it would be a bottleneck. `Truncation.reason` says so. A factored layer is truncated again, from its product W1·W2.
+        See the paper, section 3.3.2. The output layer stays dense. Unless `force`, two kinds of
+        layers stay unchanged: those in which factoring would not save multiplications in training,
+        and those of at most 100 inputs to which `rank_fraction` would give a rank below that
+        number, which would be a bottleneck. `Truncation.reason` gives the reason. A factored layer
+        is truncated again, from its product W1·W2.
 
         Parameters
         ----------
         rank_fraction : float
             α: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋).
         ranks : sequence of int or None, str, or RankRule
-            Instead: the rank of each hidden layer, None leaves the layer as it is; or "energy:E", the rank that keeps a share E of
-            each weight's ‖W‖_F²; or "budget:B", the directions that are worth most for their multiplications, up to a share B of
-            the dense hidden layers'; or any other rule (`svdfast.ranks.RankRule`).
+            Used instead of `rank_fraction`. A sequence gives the rank of each hidden layer; None
+            leaves a layer as it is. "energy:E" keeps a share E of each weight's ‖W‖_F². "budget:B"
+            keeps the directions that are worth most for their multiplications, up to a share B of
+            the dense hidden layers' multiplications. Any other rule is a `svdfast.ranks.RankRule`.
         method : {"exact", "randomized"}
             See `truncated_svd`.
         split : {"balanced", "left", "right"}
             See `factorize`.
         force : bool
-            Factor even where it saves nothing or makes a bottleneck.
+            Factor even if it saves nothing or makes a bottleneck.
         inputs, sample_weight : array_like (n_samples, n_inputs), (n_samples,), optional
-            A sample of the network's inputs, in memory, and its weights; a DataFrame is taken as in `predict`. Each layer is then cut so
-            that its outputs over the sample change least, ‖(W − W1·W2)·X‖_F, instead of its weight ("activation-aware", see
+            A sample of the network's inputs, in memory, and its weights; a DataFrame is accepted as
+            in `predict`. Truncation then minimises the change of each layer's outputs over the
+            sample, ‖(W − W1·W2)·X‖_F, instead of the change of its weight ("activation-aware", see
             `leading_directions`).
         directions : mapping of int to ndarray (n_out, rank or more), optional
-            By hidden layer, from 0: what `leading_directions` gave for its weight as it is now. It is not computed again then.
+            By hidden layer, from 0: the result of `leading_directions` for its present weight. It
+            is not computed again.
         structure : subclass of Structure
-            What the weights become, by default two factors.
+            New form of the weights, by default two factors.
 
         Returns
         -------
         tuple of Truncation
-            One for each hidden layer whose rank was asked for.
+            One for each hidden layer for which a rank was requested.
 
         Raises
         ------
         TypeError, ValueError
-            A rank is out of range, both or neither of `rank_fraction` and `ranks` are given, a weight is not
-            finite, or its norm is not, or `inputs` or `directions` do not fit. The network is then unchanged.
+            A rank is out of range; both or neither of `rank_fraction` and `ranks` are given; a
+            weight or its norm is not finite; or `inputs` or `directions` do not fit. The network is
+            then unchanged.
         numpy.linalg.LinAlgError
-            No way to decompose a weight converged, see `truncated_svd`. Unchanged, too.
+            No method to decompose a weight converged, see `truncated_svd`. The network is
+            unchanged.
         FloatingPointError
-            Over `inputs` a layer has inputs that are not finite. Unchanged, too.
+            A layer has inputs that are not finite over `inputs`. The network is unchanged.
         """
         rule = resolve_rule(self.layout, rank_fraction, ranks)
         one_of("method", method, ("exact", "randomized"))
@@ -474,7 +499,10 @@ class Network:
 
     @in_use.changes
     def set_state(self, layout: Layout, parameters: NDArray[Any]) -> None:
-        """Puts back what `state` gave; the vector is not copied. TypeError or ValueError: they do not belong together."""
+        """Restores what `state` gave, without a copy of the vector.
+
+        Raises TypeError or ValueError if layout and parameters do not belong together.
+        """
         check_state(layout, parameters)
         flags = parameters.flags
         if not (flags.c_contiguous and flags.aligned and flags.writeable):
@@ -484,12 +512,15 @@ class Network:
     @in_use.changes
     @single_threaded_blas.held()
     def recompose(self) -> None:
-        """Multiplies the factors together: every layer dense again, W = W1·W2, the predictions unchanged."""
+        """Recomposes every factored layer, W = W1·W2. All layers are then dense.
+
+        Predictions stay the same.
+        """
         self._state = truncation.rebuilt(self._state, self.layout.recomposed().structures, {})
 
 
 def _of_sizes(sizes: Sequence[int], hidden: Any, output: str | Activation) -> Layout:
-    """Fully connected layers."""
+    """The layout of fully connected layers."""
     given = listed("sizes", sizes, "integers")
     if len(given) < 2:
         raise ValueError(f"sizes: expected inputs and at least one layer, got {given}")
@@ -506,7 +537,7 @@ def _of_sizes(sizes: Sequence[int], hidden: Any, output: str | Activation) -> La
 
 
 def _inputs(layout: Layout) -> str:
-    """What a sample is."""
+    """The size of a sample, in words."""
     return " × ".join(["any steps", *map(str, layout.input[1:])]) if layout.any_steps else str(layout.sizes[0])
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a network knows of the data that it was trained on. Its predictions do not need it; what is made of them may.
+"""Facts that a network keeps about its training data.
 
-Plain values, which files of networks have, too. Not here: the files (interop/files.py).
+Predictions do not need them, but users of predictions may. They are plain values, and files of
+networks contain them (interop/files.py).
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ __all__ = ["Label", "Origin"]
 Label: TypeAlias = bool | int | float | str
 
 _LARGEST = 2**63 - 1
-_MOST_NAMES = 20  # of features or of classes that are told
+_MOST_NAMES = 20  # names of features or of classes that are shown
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Of the data that a network was trained on.
+    """Facts about a network's training data.
 
     Attributes
     ----------
     classes : tuple of int, of float, of bool or of str, optional
-        What the classes 0, 1, ... are called there.
+        Names of the classes 0, 1, ... in the data.
     feature_names : tuple of str, optional
-        What the inputs are called there.
+        Names of the inputs in the data.
     mean, deviation : tuple of float, optional
-        Of each feature, where the network was trained on standardised ones; its first layer takes them as they are.
+        Mean and deviation of each feature, if the network was trained on standardised features. Its
+        first layer takes features that are not standardised.
     preparation : Preparation, optional
-        How a table becomes the network's inputs, where it was trained on one.
+        The steps from a table to the network's inputs, if it was trained on a table.
     """
 
     classes: tuple[Label, ...] | None = None
@@ -47,7 +49,7 @@ class Origin:
     preparation: Preparation | None = None
 
     def told(self) -> list[str]:
-        """Lines about the data, as far as they are known."""
+        """Lines about the data, as far as it is known."""
         if self.preparation is not None:
             columns = [column.name for column in self.preparation.columns]
             features = f"{len(self.preparation.feature_names)} features of {len(columns)} columns: {_listed(columns)}"
@@ -56,7 +58,7 @@ class Origin:
         return lines if self.feature_names is None else [*lines, f"features {_listed(self.feature_names)}"]
 
     def check(self, layout: Layout) -> None:
-        """Refuses, with ValueError, what does not fit a network."""
+        """Raises ValueError if something does not fit a network."""
         n_in, n_out = layout.sizes[0], layout.sizes[-1]
         if self.classes is not None:
             head = head_of(layout.layers[-1].activation)
@@ -94,13 +96,13 @@ class Origin:
             raise ValueError("preparation: expected the classes and the features that the network has, got others")
 
     def header(self) -> dict[str, Any]:
-        """What JSON can hold."""
+        """The origin in values that JSON can hold."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return values | {"preparation": self.preparation and self.preparation.header()}
 
     @classmethod
     def parse(cls, values: Any) -> Origin:
-        """What `header` gave; nothing in it is trusted."""
+        """The origin of a `header`. Every value is checked; nothing in it is trusted."""
         mean, deviation = values["mean"], values["deviation"]
         if mean is not None:
             mean = tuple(math.copysign(positive_number("mean", abs(x), or_zero=True), x) for x in mean)
@@ -120,7 +122,7 @@ def _listed(names: Sequence[object]) -> str:
 
 
 def _shown(name: object) -> str:
-    """A name as it is, or with quotes and escapes where it could not be told else: a space, a line break."""
+    """A name as it is; with quotes and escapes if it is blank or not printable on one line."""
     text = str(name)
     return text if text.replace("\t", " ").isprintable() and text.strip() else repr(text)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Work on large matrices shared among threads: the result is the same, bit for bit, for any number.
+"""Work on large matrices shared among threads, bit-identical for any number of threads.
 
-The shares depend on the work alone. Not here: the products of a training's steps (src/products), and
-what is computed (svd.py, truncation.py).
+The shares depend on the work alone. svd.py and truncation.py call these functions. The products of
+training steps are in src/products.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Array: TypeAlias = NDArray[Any]
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-# Rows of a result, or of what is summed over, that one thread computes at a time.
+# Rows of a result, and rows of a sum, that one thread computes at a time.
 _ROWS = 256
 _SUMMED = 512
-# So many of such shares are kept at a time.
+# Number of such shares that are kept at a time.
 _TOGETHER = 16
 # Multiplications below which a thread costs more than it saves.
 _FEW = 1 << 22
@@ -37,7 +37,7 @@ _FEW = 1 << 22
 
 @dataclass
 class _Block:
-    """A block of `threads`: its pool, or none where it is for one thread; and whether it has ended."""
+    """A block of `threads`: its pool, None for one thread, and True once the block has ended."""
 
     pool: ThreadPoolExecutor | None
     ended: bool = False
@@ -58,8 +58,11 @@ def _block() -> _Block | None:
 
 @contextmanager
 def threads(n: int | None = None) -> Iterator[None]:
-    """Shares work inside among so many threads, by default as many as svdfast uses everywhere; inside another such block,
-    among as many as that has. A forked process computes in one thread."""
+    """Shares the work of the block among `n` threads, by default svdfast's usual number.
+
+    Inside another such block, the outer one's threads are used. A forked process computes in one
+    thread.
+    """
     if _block() is not None:
         yield
         return
@@ -75,17 +78,17 @@ def threads(n: int | None = None) -> Iterator[None]:
 
 
 def each(function: Callable[[Item], Made], items: Sequence[Item], cost: float = np.inf) -> list[Made]:
-    """What a function gives for each item, which are computed at the same time where that pays.
+    """The function's results for all items, computed in parallel if that pays.
 
-    Floating point errors are ignored in it.
+    Floating point errors in the function are ignored.
     """
 
     def quiet(item: Item) -> Made:
-        with np.errstate(all="ignore"):  # threads have their own
+        with np.errstate(all="ignore"):  # each thread has its own state
             return function(item)
 
     block = _block()
-    # A process that was forked inside a block has none of its threads.
+    # A process that was forked inside a block has none of the block's threads.
     if block is None or block.pool is None or len(items) < 2 or cost < _FEW or is_forked():
         return list(map(quiet, items))
     return list(block.pool.map(quiet, items))
@@ -112,7 +115,7 @@ def product(A: Array, B: Array) -> Array:
 
 
 def gram(A: Array, B: Array | None = None, dtype: DTypeLike = np.float64) -> Array:
-    """Aᵀ·B, by default Aᵀ·A; in float64 unless told otherwise.
+    """Aᵀ·B, by default Aᵀ·A, computed in `dtype`.
 
     Examples
     --------
@@ -138,7 +141,7 @@ def gram(A: Array, B: Array | None = None, dtype: DTypeLike = np.float64) -> Arr
 
 
 def largest(A: Array) -> float:
-    """The largest of the numbers' sizes; NaN where there is one."""
+    """The largest absolute value of the elements; NaN if any of them is NaN."""
 
     def rows(start: int) -> Any:
         part = A[start : start + _ROWS]
@@ -148,7 +151,7 @@ def largest(A: Array) -> float:
 
 
 def sum_of_squares(A: Array) -> float:
-    """‖A‖_F², summed in blocks of rows, and in float64 over these."""
+    """‖A‖_F², summed over blocks of rows; the sums of blocks are added in float64."""
 
     def rows(start: int) -> float:
         part = A[start : start + _ROWS].ravel()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Programs: the operations that take a sample to the network's output, in order, and the values between them.
+"""Programs: the operations from a sample to the network's output, in order, and their values.
 
-Layers and structures write programs (layers/, structures/); the compiled engine runs them, forward and back; counts of
-multiplications come from them (counting.py). A program knows shapes and tensors, no numbers. Not here: what an operation
-computes (src/ops).
+Layers and structures write programs (layers/, structures/). The compiled engine runs them, forward
+and backward. Multiplications are counted from them (counting.py). A program knows shapes and
+tensors, no numbers. The operations' computations are in src/ops.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Tensor:
     name : str
         Such as "layers.0.W1"; also its name in a safetensors file.
     shape : tuple of int
-        Two sizes where it decays, else one.
+        Two sizes if it decays, else one.
     place : int
-        Of its first element.
+        Index of its first element in the vector.
     decays : bool
-        Whether penalties and weight decay are for it.
+        True if penalties and weight decay apply to it.
     layer : int
     """
 
@@ -55,24 +55,24 @@ class Tensor:
         return self.place + math.prod(self.shape)
 
     def of(self, vector: Any) -> Any:
-        """The tensor as a view of a vector that is laid out so."""
+        """The tensor as a view of a vector with this layout."""
         return vector[self.place : self.stop].reshape(self.shape)
 
 
 @dataclass(frozen=True)
 class Value:
-    """A matrix of `rows_per_sample` rows a sample, `width` columns.
+    """A matrix of `rows_per_sample` rows per sample and `width` columns.
 
     Attributes
     ----------
     width, rows_per_sample : int
     view_of : int or None
-        The value whose memory this one is.
+        The value whose memory this one uses.
     delta_of : int or None
-        The value whose delta this one's is, too.
+        The value whose delta this one shares.
     patches : tuple of int
-        Of a view that stands for the patches of images under a kernel, and is never formed as a whole: their sizes, as of
-        src/ops/convolution.pyx. Only a product takes it.
+        Sizes of the patches of images under a kernel, as in src/ops/convolution.pyx, if the value
+        is a view of patches. Such a view is never formed as a whole. Only a product takes it.
     """
 
     width: int
@@ -83,19 +83,21 @@ class Value:
 
     @property
     def size(self) -> int:
-        """Elements for a sample."""
+        """Elements per sample."""
         return self.width * self.rows_per_sample
 
 
 @dataclass(frozen=True, eq=False)
 class Loop:
-    """Operations that follow each other, run once for each step: with one row a sample of the values that have one for each step.
+    """Operations that follow each other and run once for each step.
+
+    A value with one row for each step of a sample then gives them the row of that step.
 
     Attributes
     ----------
     steps : int
     reverse : bool
-        Whether the last step comes first.
+        True if the last step comes first.
     """
 
     steps: int
@@ -104,7 +106,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Other:
-    """A value, or its delta, that an operation reads or writes beside its input and its output."""
+    """A value, or its delta, that an operation uses in addition to its input and its output."""
 
     value: int
     delta: bool = False
@@ -112,34 +114,36 @@ class Other:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: its compiled kind, the values that it reads and writes, by index, and its parameters.
+    """One operation: its compiled kind, the indices of its values, and its parameters.
 
     Attributes
     ----------
     kind : capsule
-        `KIND` of a module of svdfast.ops, or of any module built like these (svdfast/ops/operation.pxd).
+        `KIND` of a module of svdfast.ops, or of any module with the same interface
+        (svdfast/ops/operation.pxd).
     input, output : int
     tensor : Tensor or None
-        Of this operation alone, which has a gradient for it.
+        Its parameters. No other operation uses them; this one computes their gradient.
     code : int
     parameter : float
-        The kind's own.
+        Meaning depends on the kind.
     overwrites : bool
-        Whether the output may lie where the input lies, as the way back does not read the input.
+        True if the output may overwrite the input, because the backward pass does not read it.
     reads_output : bool
-        Whether the way back reads the output, so that no later operation may write over it.
+        True if the backward pass reads the output. No later operation may then overwrite it.
     overwrites_delta : bool
-        Whether the input's delta takes the place of the output's.
+        True if the input's delta overwrites the output's.
     multiplications : int
-        Of the forward pass for a sample; the two products of the way back take as many each.
+        Multiplications of the forward pass for a sample. Each of the two products of the backward
+        pass takes the same number.
     sizes : tuple of int
-        The kind's own, at most 12.
+        At most 12 sizes, whose meaning depends on the kind.
     others : tuple of Other
         At most 8.
     loop : Loop or None
-        That it is in.
+        The loop that contains it.
     carried : tuple of int
-        At most 2 states, by index, that it begins a batch with, or ends one with.
+        Indices of at most 2 states that it begins a batch with, or ends one with.
     """
 
     kind: Any
@@ -164,9 +168,9 @@ class Program:
     Parameters
     ----------
     width, rows_per_sample : int
-        Of a sample, value 0.
+        Shape of a sample, value 0.
     input_delta : bool
-        Whether somebody needs the delta of value 0, as of a part of a network that is not its first.
+        True if the delta of value 0 is needed, as in a part of a network that is not its first.
 
     Examples
     --------
@@ -184,17 +188,18 @@ class Program:
         self.operations: list[Operation] = []
         self._deltas = [input_delta]
         self._loop: Loop | None = None
-        self._last = 0  # what the next operation takes
-        self.carried: list[int] = []  # widths of the states that may go over from one batch to the next
-        self.mask: int | None = None  # a value that says of each row, step by step, whether it counts
+        self._last = 0  # the value that the next operation takes
+        self.carried: list[int] = []  # widths of the states that one batch may leave to the next
+        self.mask: int | None = None  # a value that marks, step by step, the rows that count
 
     def add(self, operation: Operation, value: Value) -> int:
-        """Appends an operation, which takes the last value; returns the index of its output, the new one.
+        """Appends an operation, which takes the last value. Returns the index of its output.
 
         Raises
         ------
         ValueError
-            The way back would be wrong: two operations would give a delta of one value, or a gradient of one tensor.
+            The backward pass would be wrong: two operations would compute the delta of one value,
+            or the gradient of one tensor.
         """
         last, tensor = self._last, operation.tensor
         if operation.output != len(self.values):
@@ -226,7 +231,10 @@ class Program:
         return self.add(made, Value(n, before.rows_per_sample))
 
     def bias_activation(self, z: int, tensor: Tensor, activation: Activation) -> int:
-        """f(Z + b). Writes Z + b over Z, which may therefore be neither the sample nor what its maker's way back reads."""
+        """f(Z + b). Z + b overwrites Z.
+
+        So Z may not be the sample, and the backward pass of its operation may not read it.
+        """
         if not self._may_be_overwritten(z):
             raise ValueError("z: expected the output of an operation that does not read it on the way back (reads_output=False)")
         before = self.values[z]
@@ -239,7 +247,10 @@ class Program:
         return self.add(made, Value(before.width, before.rows_per_sample))
 
     def patches(self, x: int, sizes: tuple[int, ...]) -> int:
-        """The patches of images under a kernel, a row for each place of it; `sizes` as of src/ops/convolution.pyx, without the channels."""
+        """The patches of images under a kernel, one row for each place of the kernel.
+
+        `sizes` are those of src/ops/convolution.pyx, without the channels.
+        """
         channels = self.values[x].width
         width = sizes[2] * sizes[3] * channels
         if width > MOST:
@@ -250,7 +261,7 @@ class Program:
         return self._last
 
     def view(self, x: int, rows_per_sample: int) -> int:
-        """The same numbers as another number of rows for a sample."""
+        """The same numbers with another number of rows per sample."""
         before = self.values[x]
         width, rest = divmod(before.size, rows_per_sample)
         if rest:
@@ -262,7 +273,7 @@ class Program:
 
     @contextlib.contextmanager
     def loop(self, steps: int, *, reverse: bool = False) -> Iterator[None]:
-        """What is added meanwhile is run once for each step."""
+        """Operations added within this context run once for each step."""
         self._loop = Loop(steps, reverse)
         try:
             yield
@@ -270,41 +281,51 @@ class Program:
             self._loop = None
 
     def scratch(self, width: int, rows_per_sample: int = 1) -> int:
-        """A value that no operation makes, for an operation's own use."""
+        """A value that is no operation's output, for an operation's own use."""
         self.values.append(Value(width, rows_per_sample))
         self._deltas.append(False)
         return len(self.values) - 1
 
     def carried_state(self, width: int) -> int:
-        """A state of so many numbers a sample that may go over from one batch to the next; returns its index."""
+        """Adds a state of `width` numbers per sample that one batch may leave to the next.
+
+        Returns its index.
+        """
         self.carried.append(width)
         return len(self.carried) - 1
 
     def share_delta(self, value: int, other: int) -> None:
-        """Says that a value's delta is another's, too."""
+        """Makes a value share another value's delta."""
         self.values[value] = replace(self.values[value], delta_of=other)
 
     def _memory(self, value: int) -> int:
-        """The value in whose memory this one lies."""
+        """The value whose memory this one uses."""
         view_of = self.values[value].view_of
         return value if view_of is None else view_of
 
     def _may_be_overwritten(self, value: int) -> bool:
-        """Whether nothing reads it after the next operation: not the samples, which are not ours, and not its maker."""
+        """True if nothing reads the value after the next operation.
+
+        The samples never qualify: they belong to the caller. Nor does an operation's output that
+        its own backward pass reads.
+        """
         return any(o.output == self._memory(value) and not o.reads_output for o in self.operations)
 
     def needs_delta(self, value: int) -> bool:
-        """Whether the way back has to come to a value: there are parameters on the way to it."""
+        """True if the backward pass must reach a value: parameters come before it."""
         return self._deltas[value]
 
     @property
     def tall_size(self) -> int:
-        """Elements for a sample of the values that have several rows for it."""
+        """Elements per sample of the values that have several rows per sample."""
         return sum(value.size for value in self.values if value.rows_per_sample > 1 and value.view_of is None)
 
     @property
     def takes_entries(self) -> bool:
-        """Whether a product of one row a sample is all that reads the samples, so that the entries of sparse ones are enough for it."""
+        """True if a single product reads the samples, with one row per sample.
+
+        That product can take the stored entries of sparse samples.
+        """
         first, *later = self.operations
         read = [x for o in later for x in (o.input, *(other.value for other in o.others))]
         alone = all(self._memory(x) != 0 for x in read) and not any(value.view_of == 0 for value in self.values)
@@ -312,13 +333,14 @@ class Program:
 
     @property
     def has_loop(self) -> bool:
-        """Whether some operations go step by step."""
+        """True if some operations run step by step."""
         return any(operation.loop is not None for operation in self.operations)
 
     def multiplications(self, mode: str = "step", layer: int | None = None) -> int:
-        """Multiplications of the products for one sample: of a "forward" pass, or of a whole "step".
+        """Multiplications of the products for one sample, in a "forward" pass or a whole "step".
 
-        A step takes as many again for each product's gradient, and for its input's delta where that is needed.
+        A step takes the same number again for each product's gradient, and again for its input's
+        delta if that is needed.
         """
         return sum(
             operation.multiplications * (1 if mode == "forward" else 2 + self.needs_delta(operation.input))

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which rank each hidden weight is cut to: a rule made from what a caller asked for, applied to the weights as they are. ::
+"""Rank rules: they choose the rank that each hidden weight is truncated to.
 
-    α                      l = max(1, ⌊α·min(m, n)⌋), the report's section 3.3.5
+A rule is made from a caller's argument and applied to the present weights. ::
+
+    α                      l = max(1, ⌊α·min(m, n)⌋), section 3.3.5 of the paper
     a rank for each layer  as given
-    "energy:E"             the least l whose singular values hold a share E of the weight's energy, Σᵢ σᵢ² over i ≤ l
-    "budget:B"             the singular directions that are worth most, σᵢ² for the multiplications that they cost, over all layers
-                           together, until a share B of the dense hidden layers' multiplications is spent
+    "energy:E"             the least l whose singular values hold a share E of the weight's energy,
+                           Σᵢ σᵢ² over i ≤ l
+    "budget:B"             the singular directions that are worth most, σᵢ² per multiplication that
+                           they cost, over all layers together, until a share B of the dense hidden
+                           layers' multiplications is spent
     a rule                 any callable of the form of `RankRule`
 
-A new rule with a name is a class in `NAMED`, and nothing else. Not here: the choice by measuring ("auto", in auto.py), and the cut
-itself (svd.py).
+A new rule with a name takes only a class in `NAMED`. The choice by measuring ("auto") is in
+auto.py, truncation itself in svd.py.
 """
 
 from __future__ import annotations
@@ -31,15 +35,16 @@ __all__ = ["Budget", "Energy", "Fraction", "Given", "RankRule"]
 
 Ranks: TypeAlias = list[int | None]
 
-# A share of so few inputs as a layer's rank is a bottleneck: it costs accuracy and saves little.
+# For a layer of at most so many inputs, a rank that is a share of them is a bottleneck: it costs
+# accuracy and saves little.
 NARROW = 100
 
 
 class RankRule(Protocol):
     """Gives a rank for each hidden weight; None leaves the weight as it is.
 
-    Rules are called with the hidden layers, which have `n_in` and `n_out`, and their weights (n_out, n_in), of factored layers the
-    products.
+    A rule is called with the hidden layers, which have `n_in` and `n_out`, and their weights
+    (n_out, n_in). The weight of a factored layer is the product of its factors.
 
     Examples
     --------
@@ -56,7 +61,7 @@ class RankRule(Protocol):
 
 @dataclass(frozen=True)
 class Fraction:
-    """α of the smaller side.
+    """A share α of the smaller side.
 
     Examples
     --------
@@ -77,7 +82,7 @@ class Fraction:
 
 @dataclass(frozen=True)
 class Given:
-    """As given, whatever the weights.
+    """The given ranks, for any weights.
 
     Examples
     --------
@@ -100,7 +105,7 @@ class Given:
 
 @dataclass(frozen=True)
 class OfSpectra:
-    """A rule that needs nothing of weights but their singular values, and a share from above 0 to 1."""
+    """A rule that needs only the weights' singular values, and a share above 0 and at most 1."""
 
     share: float
 
@@ -121,7 +126,8 @@ class OfSpectra:
     def of_squares(self, squares: Sequence[NDArray[Any]], costs: Sequence[int], dense: int) -> list[int]:
         """The ranks, from each weight's squared singular values, largest first, in float64.
 
-        `costs` are the multiplications of a rank of each weight, `dense` those of all weights as they are.
+        `costs` are the multiplications that one rank of each weight takes, `dense` those of all
+        dense weights together.
         """
         raise NotImplementedError
 
@@ -140,11 +146,11 @@ class Energy(OfSpectra):
     """
 
     def of_squares(self, squares: Sequence[NDArray[Any]], costs: Sequence[int], dense: int) -> list[int]:
-        """The least rank of each that has the share."""
+        """The least rank of each weight that has the share."""
         ranks = []
         for of_weight in squares:
             energy = np.cumsum(of_weight)
-            # Rounding must not ask for one more than there are.
+            # Rounding must not request one value more than there are.
             rank = int(np.searchsorted(energy, self.share * energy[-1] * (1 - 1e-9))) + 1
             ranks.append(min(rank, len(energy)))
         return ranks
@@ -152,7 +158,9 @@ class Energy(OfSpectra):
 
 @dataclass(frozen=True)
 class Budget(OfSpectra):
-    """A share of the dense hidden layers' multiplications in a training step, spent where σ² for a multiplication is largest.
+    """A share of the dense hidden layers' multiplications in a training step.
+
+    It is spent on the directions with the largest σ² per multiplication.
 
     Examples
     --------
@@ -165,19 +173,19 @@ class Budget(OfSpectra):
     """
 
     def of_squares(self, squares: Sequence[NDArray[Any]], costs: Sequence[int], dense: int) -> list[int]:
-        """What the budget buys, spent on the directions whose squared singular value for their cost is largest."""
+        """The ranks of the directions with the largest squared singular value for their cost."""
         if not squares:
             return []
         gains = np.concatenate([s / cost for s, cost in zip(squares, costs, strict=True)])
         owners = np.concatenate([np.full(len(s), i) for i, s in enumerate(squares)])
-        # Each layer keeps one, so that something passes through it.
+        # Each layer keeps one direction, so that something passes through it.
         ranks = [1] * len(costs)
         spent = sum(costs)
         taken = set()
         for place in np.argsort(-gains, kind="stable"):
             owner = int(owners[place])
             if owner not in taken:
-                taken.add(owner)  # its largest, which it has
+                taken.add(owner)  # its largest, which it has already
                 continue
             if spent + costs[owner] > self.share * dense:
                 break
@@ -209,7 +217,7 @@ def named_rule(ranks: str) -> OfSpectra:
 
 
 def rule_of(ranks: Sequence[int | None] | str | RankRule) -> RankRule:
-    """The rule for what was asked for, checked as far as that can be without a network.
+    """The rule for an argument `ranks`, checked as far as possible without a network.
 
     Raises
     ------
@@ -224,7 +232,7 @@ def rule_of(ranks: Sequence[int | None] | str | RankRule) -> RankRule:
 def resolve_rule(
     layout: Layout, rank_fraction: float | None, ranks: Sequence[int | None] | str | RankRule | None
 ) -> RankRule:
-    """The rule for what was asked for, checked against the layout as far as that can be.
+    """The rule for a caller's arguments, checked against the layout as far as possible.
 
     Raises
     ------
@@ -239,18 +247,18 @@ def resolve_rule(
 
 
 def check_fit(rule: RankRule, layout: Layout) -> None:
-    """Refuses ranks that were given for other layers than these."""
+    """Raises an error if a rule's given ranks do not fit these layers."""
     if isinstance(rule, Given):
         ranks_by(rule, layout.factorable, ())
 
 
 def ranks_by(rule: RankRule, layers: Sequence[Weight], weights: Sequence[NDArray[Any]]) -> Ranks:
-    """What a rule gives for these hidden layers, which may be a rule of the user's own.
+    """The ranks that a rule gives for these hidden layers. It may be a user's own rule.
 
     Raises
     ------
     TypeError, ValueError
-        It gives other than a rank from 1 to the smaller side, or None, for each.
+        The rule gives something other than None or a rank from 1 to the smaller side for each.
     """
     by = "" if isinstance(rule, Given) else f" by {getattr(rule, '__name__', type(rule).__name__)}"
     return _checked(by, rule(layers, weights), layers)
@@ -267,10 +275,13 @@ def _checked(by: str, ranks: Any, layers: Sequence[Weight]) -> Ranks:
 
 
 def without_bottlenecks(ranks: Ranks, layers: Sequence[Weight]) -> Ranks:
-    """None in place of a rank that lets less through than the few inputs that a layer has."""
+    """The ranks, with None in place of those that would be bottlenecks.
+
+    A bottleneck is a rank below a layer's number of inputs, if that number is small.
+    """
     return [None if rank and rank < a.n_in <= NARROW else rank for rank, a in zip(ranks, layers, strict=True)]
 
 
 def why_bottleneck(rank: int, layer: Weight) -> str:
-    """The reason that `without_bottlenecks` has, in words."""
+    """The reason for None from `without_bottlenecks`, in words."""
     return f"a rank of {rank} would be a bottleneck for its {layer.n_in} inputs (force=True cuts it)"

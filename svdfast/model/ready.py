@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Engines that a network keeps for predictions of few samples: to make one takes longer than such a prediction.
+"""Engines that a network keeps for predictions of few samples.
 
-Not here: what a prediction is, and samples that are many, of other types, or not in one plain array (evaluation.py).
+Making an engine takes longer than such a prediction. evaluation.py predicts samples that are many,
+of other types, or not in one plain array.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ from svdfast.model.layout import Layout
 
 __all__ = ["Ready"]
 
-# Samples that a kept engine takes at most, and numbers that it may hold for them.
+# The most samples that a kept engine takes, and the most numbers that it may hold for them.
 ROWS, NUMBERS = 64, 1 << 18
-# Engines that are kept, one for each thread that predicts at the same time.
+# The most engines that are kept; each thread that predicts at the same time uses its own.
 MOST = 8
-# Multiplications, as an engine counts them, up to which it uses one thread whatever number it was made for.
+# Multiplications, as an engine counts them, up to which it uses only one of its threads.
 ONE_THREAD = 666_666
 
 
 class Ready:
-    """Of one state of a network.
+    """The engines kept for one state of a network.
 
     Parameters
     ----------
     state : tuple
-        `Network.state`. An engine reads its parameters in place, so a change of them needs no other.
+        `Network.state`. An engine reads the parameters in place, so it stays valid when they
+        change.
     """
 
     def __init__(self, state: tuple[Layout, NDArray[Any]]):
@@ -48,7 +50,7 @@ class Ready:
         self._engines: list[tuple[int, Engine]] = []
 
     def takes(self, X: Any, out: Any) -> TypeGuard[NDArray[Any]]:
-        """Whether these samples are predicted here, to this array, or to a new one."""
+        """True if `predict` can take these samples and this array for the outputs."""
         fits: bool = (
             type(X) is np.ndarray
             and X.dtype == self.dtype
@@ -74,7 +76,7 @@ class Ready:
         if out is None:
             out = np.empty((len(X), *self.shape), self.dtype)
         n_threads = 1 if n_threads is None and len(X) <= self.alone else resolve_threads(n_threads)
-        # A thread that comes meanwhile finds another engine, or makes its own.
+        # A thread that comes in the meantime finds another engine, or makes its own.
         try:
             made_for, engine = self._engines.pop()
         except IndexError:

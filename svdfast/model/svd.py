@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Truncated singular value decomposition, and the two factors it gives a weight.
+"""Truncated singular value decomposition, and the two factors of a weight that it gives.
 
-This file is linear algebra on one matrix. It knows nothing of layers, networks or training:
+This file is linear algebra on one matrix. It does not know layers, networks or training:
 `svdfast.model.truncation` decides which weights are factored and when.
 """
 
@@ -30,16 +30,18 @@ FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 Method: TypeAlias = Literal["exact", "randomized"]
 # ε of the ridge, as a share of the mean square of an input, summed over the sample.
 RIDGE = 1e-2
-# Up to so many outputs their Gram matrix is decomposed whole; above so many it is not even formed.
+# Up to the first number of outputs, their Gram matrix is decomposed whole. Above the second number
+# it may not even be formed.
 _FEW_OUTPUTS = 128
 _MANY_OUTPUTS = 1024
-# A direction stands apart whose eigenvalue is by this share larger than the next, and as much smaller than the one before; it is
-# found when others are mixed into it by less than that.
+# A direction stands apart if its eigenvalue is larger than the next by this share, and smaller than
+# the one before by this share. It is found when the share of others mixed into it is below _ENOUGH.
 _GAP = 0.2
 _ENOUGH = 3e-5
 # Vectors beyond the rank.
 _OVERSAMPLES = 16
-# Elements from which on products and a small decomposition are faster than LAPACK's ways for a whole matrix.
+# From so many elements on, products and a small decomposition are faster than LAPACK's
+# decompositions of the whole matrix.
 _LARGE = 1 << 14
 Split: TypeAlias = Literal["balanced", "left", "right"]
 
@@ -57,26 +59,26 @@ def truncated_svd(
     """Keep the ``rank`` largest singular values of a matrix: W ≈ U·diag(s)·Vt.
 
     No matrix of rank l is nearer to W in the Frobenius or the spectral norm than the exact one
-    (Eckart and Young, 1936). The report, section 3.3.1, uses it to factor a weight; its step 2
-    in section 3.3.2.
+    (Eckart and Young, 1936). The paper, section 3.3.1, factors a weight with it; this is step 2 in
+    section 3.3.2.
 
     Parameters
     ----------
     W : array_like of shape (n, m)
-        Real matrix in any memory layout; it is not modified. ``float32`` and ``float64`` are
-        computed as such, integers and booleans as ``float64``.
+        Real matrix in any memory layout; it is not modified. ``float32`` and ``float64`` are the
+        dtypes of the computation; integers and booleans are computed as ``float64``.
     rank : int
         Singular values to keep, l, from 1 to min(n, m).
     method : {"exact", "randomized"}, default "exact"
         "exact" decomposes W whole by LAPACK. "randomized" looks for the range of W with
-        ``rank + n_oversamples`` random vectors: faster for a rank far below min(n, m), and
-        close to the exact one where the singular values fall off.
+        ``rank + n_oversamples`` random vectors. It is faster for a rank far below min(n, m), and
+        close to the exact result if the singular values fall off.
     n_oversamples : int, default 10
         Random vectors beyond ``rank``; "randomized" only.
     n_iterations : int, default 4
         Power iterations, which make the leading directions stand out; "randomized" only.
     seed : int or numpy.random.Generator, default 0
-        What the random vectors are drawn from; "randomized" only.
+        Seed for the random vectors; "randomized" only.
 
     Returns
     -------
@@ -86,7 +88,7 @@ def truncated_svd(
         Singular values, largest first, never negative.
     Vt : ndarray of shape (rank, m)
         Right singular vectors, orthonormal rows.
-        All three have the dtype computed in, are C-contiguous and own their memory.
+        All three have the dtype of the computation, are C-contiguous and own their memory.
 
     Raises
     ------
@@ -97,17 +99,19 @@ def truncated_svd(
         `W` is not two-dimensional, is empty or holds NaN or infinity; `rank` is out of range;
         `n_oversamples` or `n_iterations` is negative; `method` is unknown.
     numpy.linalg.LinAlgError
-        No way of those below converged.
+        None of the methods below converged.
 
     Notes
     -----
-    Where LAPACK's gesdd, divide and conquer, does not converge, gesvd is tried, plain QR iteration, and after it the randomized
-    decomposition; each time with a warning in the log "svdfast".
+    LAPACK's gesdd (divide and conquer) comes first. If it does not converge, gesvd (plain QR
+    iteration) is tried, and then the randomized decomposition. Each time, a warning is logged to
+    "svdfast".
 
-    "exact" takes a float32 W of at least 128 rows and columns, and a rank of at most half of them, through the eigenvectors of its
-    Gram matrix, G = W·Wᵀ = U·Σ²·Uᵀ (the smaller of W·Wᵀ and Wᵀ·W) in float64, of which only `rank` are computed. There rounding disturbs G
-    by about ε₆₄·σ₁², and Vt = Σ⁻¹·Uᵀ·W loses its orthogonality by ε₆₄·(σ₁/σ_l)²: less than float32 keeps, unless σ_l is thousands of times
-    smaller than σ₁, when LAPACK's SVD is used, as it is in all other cases.
+    "exact" has a faster method for a float32 W of at least 128 rows and columns and a rank of at
+    most half of them. It computes `rank` eigenvectors of the Gram matrix, G = W·Wᵀ = U·Σ²·Uᵀ (the
+    smaller of W·Wᵀ and Wᵀ·W), in float64. Rounding disturbs G by about ε₆₄·σ₁², and Vt = Σ⁻¹·Uᵀ·W
+    loses its orthogonality by ε₆₄·(σ₁/σ_l)². This is below the resolution of float32, unless σ_l is
+    thousands of times smaller than σ₁. LAPACK's SVD is used then, and in all other cases.
 
     "randomized" is algorithm 4.4 with 5.1 of N. Halko, P. G. Martinsson, J. A. Tropp, "Finding
     structure with randomness", SIAM Review 53, 2011.
@@ -136,7 +140,7 @@ def truncated_svd(
     else:
         rng = np.random.default_rng(seed)
         U, s, Vt = _randomized_svd(matrix, rank + oversamples, iterations, rng)
-    # LAPACK hands back Fortran order, and a slice would keep the whole decomposition alive.
+    # LAPACK returns Fortran order, and a slice would keep the whole decomposition alive.
     return (
         np.array(U[:, :rank], order="C"),
         np.array(s[:rank]),
@@ -153,10 +157,10 @@ def factorize(
 ) -> tuple[FloatArray, FloatArray]:
     """Factor a weight into two thin ones by truncated SVD: W ≈ W1·W2.
 
-    W1·W2 = U_l·Σ_l·V_lᵀ, the report, section 3.3.1. The report does not say which factor takes
-    Σ_l; `split` does. The product is the same, the training that follows is not: "balanced"
-    starts both factors at the same norm, so that neither learns much faster than the other. Only in directions in which W is zero
-    W1 is zero and W2 is not: zeros in both would never be trained.
+    W1·W2 = U_l·Σ_l·V_lᵀ (the paper, section 3.3.1). The paper does not say which factor takes Σ_l;
+    `split` does. The product is the same for every split, but the training that follows differs.
+    "balanced" starts both factors at the same norm, so that neither learns much faster than the
+    other. In directions in which W is zero, only W1 is zero: zeros in both would never be trained.
 
     Parameters
     ----------
@@ -165,8 +169,7 @@ def factorize(
     rank : int
         The l-value, from 1 to min(n, m).
     split : {"balanced", "left", "right"}, default "balanced"
-        Where the singular values go: their square roots into each factor, all into W1, or all
-        into W2.
+        The factor that takes the singular values: both (their square roots), W1, or W2.
     method : {"exact", "randomized"}, default "exact"
         As in `truncated_svd`.
     seed : int or numpy.random.Generator, default 0
@@ -201,10 +204,11 @@ def factorize(
 
 
 def shares(s: FloatArray, shape: tuple[int, ...], split: str) -> tuple[FloatArray, FloatArray]:
-    """What the columns of U and the rows of Vt are multiplied with, so that W1·W2 = U·diag(s)·Vt for a W of this shape.
+    """Multipliers of the columns of U and the rows of Vt, so that W1·W2 = U·diag(s)·Vt.
 
-    Balanced factors would both be zero in a direction whose singular value is, and no gradient would ever change that. So there
-    W1 is zero and W2's row as large as the others are, or of length 1 in a zero matrix.
+    `shape` is the shape of W. Balanced factors would both be zero in a direction whose singular
+    value is zero, and no gradient would ever change that. In such a direction W1 is zero, and the
+    row of W2 is as large as its other rows, or of length 1 in a zero matrix.
 
     Examples
     --------
@@ -227,11 +231,12 @@ def shares(s: FloatArray, shape: tuple[int, ...], split: str) -> tuple[FloatArra
 def leading_directions(
     W: FloatArray, rank: int, outputs: FloatArray | None = None, ridge: float = 0.0, method: Method = "exact"
 ) -> FloatArray:
-    """Orthonormal directions of a layer's outputs, first those that count most: W is cut to rank l as U·Uᵀ·W.
+    """Orthonormal directions of a layer's outputs, the most important first.
 
-    Without `outputs`, U are left singular vectors of W, and no P of rank l has a smaller ‖W − P‖_F. With the outputs Z = X·Wᵀ over a
-    sample (in rows) the cut changes these least, ‖X·(W − P)ᵀ‖_F ("activation-aware"): U are left singular vectors of
-    B = [Zᵀ, √ε·W]. The ridge ε brings in directions that the sample does not have.
+    W is truncated to rank l as P = U·Uᵀ·W. Without `outputs`, U are left singular vectors of W, and
+    no P of rank l has a smaller ‖W − P‖_F. With the outputs Z = X·Wᵀ over a sample (in rows),
+    truncation minimises their change, ‖X·(W − P)ᵀ‖_F ("activation-aware"): U are left singular
+    vectors of B = [Zᵀ, √ε·W]. The ridge ε adds directions that the sample does not have.
 
     Parameters
     ----------
@@ -252,17 +257,20 @@ def leading_directions(
     Raises
     ------
     numpy.linalg.LinAlgError
-        Z is not finite, or no way to decompose B converged.
+        Z is not finite, or no method to decompose B converged.
 
     Notes
     -----
-    U are eigenvectors of B·Bᵀ = ZᵀZ + ε·W·Wᵀ (n×n), summed and decomposed in float64. Squares of singular values are in it, so
-    rounding disturbs directions whose singular value is below 1e-7 of the largest.
+    U are eigenvectors of B·Bᵀ = ZᵀZ + ε·W·Wᵀ (n×n), summed and decomposed in float64. It contains
+    squares of singular values, so rounding disturbs directions whose singular value is below 1e-7
+    of the largest.
 
-    For few directions of many (more than 128 outputs, a rank of at most a third of them) subspace iteration is several times
-    faster: always in float32, in float64 with "randomized". It goes on until all directions are right to 1e-4 whose eigenvalues
-    stand apart by a fifth, for 30 steps at most. Directions without gaps between them are as good as others near them: over the
-    sample a cut to them loses up to 15 % more (of squares) than the best one where spectra are flat, over other samples some 7 %.
+    Subspace iteration is several times faster for few of many directions: more than 128 outputs,
+    and a rank of at most a third of them. It is always used in float32, and in float64 with
+    "randomized". It continues until all directions whose eigenvalues stand apart by a fifth are
+    correct to 1e-4, for at most 30 steps. Directions without gaps between them are as good as
+    others near them. For flat spectra, truncation to them loses up to 15 % more (of squares) than
+    the best one over the sample, and about 7 % more over other samples.
 
     References
     ----------
@@ -291,39 +299,41 @@ def leading_directions(
 
 
 class Outputs:
-    """A layer's outputs over a sample, of which parts come one after the other: as much as their leading directions need.
+    """A layer's outputs over a sample, added part by part.
+
+    It keeps only what their leading directions need.
 
     Parameters
     ----------
     W : ndarray (n, m)
     rank : int
     n_samples : int
-        Of all parts together.
+        Number of samples in all parts together.
     method : {"exact", "randomized"}
     by_inputs : bool
-        Whether parts may be taken as inputs X (n_samples, m) instead of outputs X·Wᵀ.
+        If True, parts may be inputs X (n_samples, m) instead of outputs X·Wᵀ.
 
     Attributes
     ----------
     by_inputs : bool
-        Whether they are.
+        True if parts must be inputs.
     """
 
     def __init__(self, W: FloatArray, rank: int, n_samples: int, method: Method = "exact", *, by_inputs: bool = True):
         n, m = W.shape
         self.rank, self.method, self.dtype = rank, method, W.dtype
-        # To a size whose square is a number, too.
+        # Scales W so that squares of its elements neither overflow nor vanish.
         self.shift = exponent(largest(W))
         self.W = np.ldexp(W, -self.shift) if self.shift else W
         self.iterates = n > _FEW_OUTPUTS and 3 * rank <= n and (W.dtype == np.float32 or method == "randomized")
-        # Where products with X, W and their transposes take less than to form the Gram matrix.
+        # True if products with X, W and their transposes cost less than forming the Gram matrix.
         self.by_inputs = by_inputs and self.iterates and n > _MANY_OUTPUTS and n_samples <= 2 * n
         self.whole = self.by_inputs or n > n_samples + m
         self.parts: list[FloatArray] = []
         self.gram: FloatArray | None = None
 
     def add(self, part: FloatArray) -> None:
-        """Inputs where `by_inputs`, else outputs; not to be changed."""
+        """Adds inputs if `by_inputs`, else outputs. The array must not change afterwards."""
         if not self.by_inputs:
             if not np.isfinite(largest(part)):
                 raise scipy.linalg.LinAlgError(f"the norm of W over the inputs is too large for {self.dtype}")
@@ -352,7 +362,7 @@ class Outputs:
                 inner += root * T
                 return product(W, inner)
 
-            # Outputs of some samples are as good to start from as random combinations of all, and take less.
+            # Outputs of some samples are as good a start as random combinations, and cheaper.
             sketch = self.dtype.type(math.sqrt(ridge)) * _random(rng, (m, k), self.dtype)
             n_some = min(k, len(part))
             sketch[:, :n_some] += part[np.arange(n_some) * len(part) // n_some].T
@@ -366,7 +376,7 @@ class Outputs:
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, int], dtype: np.dtype[Any]) -> FloatArray:
-    """Columns of mean 0 and all of one variance, drawn several times faster than normal ones."""
+    """Columns of mean 0 and equal variance, drawn several times faster than normal ones."""
     drawn: FloatArray = rng.random(shape, np.float32 if dtype == np.float32 else np.float64)
     drawn -= dtype.type(0.5)
     return drawn
@@ -377,8 +387,8 @@ def _subspace(
 ) -> FloatArray:
     """Leading eigenvectors of a matrix M with eigenvalues ≥ 0, by subspace iteration from the columns of Y.
 
-    `apply` gives M·Q; it is asked for `least` times at least, and up to `most` times as long as a direction whose eigenvalue
-    stands apart is not found.
+    `apply` gives M·Q. It is called at least `least` times, and then at most `most` times, until all
+    directions whose eigenvalues stand apart are found.
     """
     k, n_steps, done = Y.shape[1], least, 0
     while True:
@@ -389,7 +399,7 @@ def _subspace(
             continue
         H = gram(Q, Y)
         values, E = _eigen((H + H.T) / 2, k)
-        # Each step divides what is left of directions behind the last ones by the ratio of eigenvalues.
+        # Each step reduces the remainder of later directions by the ratio of eigenvalues.
         gaps = -np.diff(values[: rank + 1], append=0) > _GAP * values[: rank + 1]
         apart = np.flatnonzero(gaps[:rank] & np.r_[True, gaps[: rank - 1]])
         ratio = values[(rank + k) // 2] / values[apart[-1]] if k > rank and len(apart) > 0 else 0.0
@@ -410,7 +420,7 @@ def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray
     Raises
     ------
     numpy.linalg.LinAlgError
-        Uᵀ·W is not finite, or no way to decompose it converged.
+        Uᵀ·W is not finite, or no method to decompose it converged.
 
     Examples
     --------
@@ -420,7 +430,7 @@ def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray
     array([2.])
     """
     projected = product(U.T, W)
-    # LAPACK might never come back.
+    # LAPACK might never return.
     if not np.isfinite(largest(projected)):
         raise scipy.linalg.LinAlgError(f"the norm of W is too large for {W.dtype}")
     left, s, Vt = _wide_svd(projected) or _full_svd(projected)
@@ -428,11 +438,11 @@ def restricted_svd(W: FloatArray, U: FloatArray) -> tuple[FloatArray, FloatArray
 
 
 def _wide_svd(A: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """The SVD of a float32 matrix by A·Aᵀ in float64; None where another way is better, or needed."""
+    """The SVD of a float32 matrix by A·Aᵀ in float64; None if another method is better."""
     if A.dtype != np.float32 or A.size < _LARGE:
         return None
     squares, vectors = _eigen(gram(A.T), len(A))
-    # Rows of Vt are orthogonal to the rounding of float32 times the ratio of singular values.
+    # Rows of Vt are orthogonal up to float32's rounding times the ratio of singular values.
     if not squares[-1] > 1e-6 * squares[0]:
         return None
     s = np.sqrt(squares).astype(A.dtype)
@@ -443,12 +453,12 @@ def _wide_svd(A: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] | None
 
 
 def singular_values(W: FloatArray) -> FloatArray:
-    """All of a finite matrix, largest first.
+    """All singular values of a finite matrix, largest first.
 
     Raises
     ------
     numpy.linalg.LinAlgError
-        No way to find them converged.
+        No method to find them converged.
 
     Examples
     --------
@@ -461,9 +471,9 @@ def singular_values(W: FloatArray) -> FloatArray:
 
 
 def resolve_rank(rank_fraction: float, n_in: SupportsIndex, n_out: SupportsIndex) -> int:
-    """Give the rank that a scale α keeps of one layer: l = ⌊α·min(m, n)⌋, at least 1.
+    """Give the rank of a layer for a scale α: l = ⌊α·min(m, n)⌋, at least 1.
 
-    The report, section 3.3.5, which takes α = 1/2, 1/4, 1/8.
+    See the paper, section 3.3.5, which uses α = 1/2, 1/4, 1/8.
 
     Parameters
     ----------
@@ -506,7 +516,7 @@ def resolve_rank(rank_fraction: float, n_in: SupportsIndex, n_out: SupportsIndex
 
 
 def _as_matrix(W: npt.ArrayLike) -> FloatArray:
-    """Check W and give it in the native dtype to compute in, without a copy where it can."""
+    """Check W and give it in the native dtype of the computation, if possible without a copy."""
     array = np.asarray(W)
     if array.dtype.kind in "iub":
         dtype: np.dtype[Any] = np.dtype(np.float64)
@@ -523,9 +533,10 @@ def _as_matrix(W: npt.ArrayLike) -> FloatArray:
 
 
 def _leading_svd(W: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """The first `rank` triplets by the Gram matrix in float64; None where another way is better, or needed.
+    """The first `rank` triplets by the Gram matrix in float64.
 
-    G. H. Golub, C. F. Van Loan, Matrix Computations, 4th edition, section 8.6.3, on what squaring costs.
+    None if another method is better, or needed. On the loss of accuracy by squaring, see
+    G. H. Golub, C. F. Van Loan, Matrix Computations, 4th edition, section 8.6.3.
     """
     smaller = min(W.shape)
     if W.dtype != np.float32 or smaller < 128 or rank > smaller // 2:
@@ -543,7 +554,7 @@ def _leading_svd(W: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, Floa
         logger.warning("eigh did not converge on the Gram matrix of a matrix of shape %s: its SVD is taken instead", W.shape)
         return None
     squares, U = squares[::-1], U[:, ::-1]
-    # G is disturbed by about n·ε₆₄·σ₁², and uᵢᵀ·G·uⱼ, divided by σᵢ·σⱼ, must not show it in float32.
+    # Rounding disturbs G by about n·ε₆₄·σ₁². That must not show in float32 in uᵢᵀ·G·uⱼ/(σᵢ·σⱼ).
     enough = smaller * np.finfo(np.float64).eps / np.finfo(np.float32).eps
     if not squares[-1] > enough * squares[0]:
         return None
@@ -555,7 +566,10 @@ def _leading_svd(W: FloatArray, rank: int) -> tuple[FloatArray, FloatArray, Floa
 
 
 def _eigen(G: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:
-    """The n largest eigenvalues of a symmetric matrix without negative ones, largest first, and their vectors."""
+    """The n largest eigenvalues, largest first, and their vectors.
+
+    G is symmetric and has no negative eigenvalues.
+    """
     try:
         subset = None if n == len(G) else [len(G) - n, len(G) - 1]
         values, vectors = scipy.linalg.eigh(G, subset_by_index=subset, check_finite=False)
@@ -569,7 +583,7 @@ def _eigen(G: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:
 def _full_svd(
     W: FloatArray, rank: int | None = None, *, vectors: bool = True
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The whole SVD of a finite matrix; where LAPACK does not converge, of as many triplets as `rank` asks for at least."""
+    """The whole SVD of a finite matrix. If LAPACK does not converge, at least `rank` triplets."""
     found = _lapack_svd(W, vectors)
     if found is None:
         logger.warning("no SVD of LAPACK converged on a matrix of shape %s: the randomized one is taken instead", W.shape)
@@ -579,9 +593,12 @@ def _full_svd(
 
 
 def _lapack_svd(W: FloatArray, vectors: bool = True) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """The whole SVD of a finite matrix, the vectors empty where they are not wanted; None where nothing converges."""
-    # gesdd, divide and conquer, is several times faster and now and then fails to converge on a
-    # matrix that gesvd, the plain QR iteration, still decomposes.
+    """The whole SVD of a finite matrix; None if nothing converges.
+
+    The vectors are empty unless `vectors`.
+    """
+    # gesdd, divide and conquer, is several times faster. It sometimes fails to converge on a matrix
+    # that gesvd, the plain QR iteration, still decomposes.
     for driver in ("gesdd", "gesvd"):
         try:
             found = scipy.linalg.svd(
@@ -599,7 +616,7 @@ def _randomized_svd(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     n, m = W.shape
     k = min(n_vectors, n, m)
-    # LAPACK guards itself against overflow; the plain products here would not.
+    # LAPACK protects itself against overflow; the plain products here would not.
     scale = max(W.max(), -W.min())
     if scale > 0:
         W = W / scale
@@ -617,10 +634,11 @@ def _randomized_svd(
 
 
 def _orthonormal(A: FloatArray) -> FloatArray:
-    """Orthonormal columns, of which the first j span what the first j of A do."""
+    """Orthonormal columns. The first j span the same space as the first j of A, for each j."""
     Q: FloatArray
     if A.dtype == np.float32 and A.size >= _LARGE:
-        # A = Q·R with RᵀR = AᵀA. In float64 the square is no loss, and products are several times faster than reflections.
+        # A = Q·R with RᵀR = AᵀA. Squaring loses nothing in float64, and products are several times
+        # faster than reflections.
         G = gram(A)
         norms = np.sqrt(np.diag(G))
         try:
@@ -636,6 +654,9 @@ def _orthonormal(A: FloatArray) -> FloatArray:
 
 
 def exponent(size: float) -> int:
-    """e of f·2ᵉ, the largest of some numbers; 0 where their squares are far from the limits of float32, or all are 0."""
+    """The exponent e of a largest absolute value `size` = f·2ᵉ.
+
+    It is 0 if squares are far from the limits of float32, or if `size` is 0.
+    """
     e = math.frexp(size)[1]
     return 0 if abs(e) < 24 else e

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Truncation: a network's weights brought into structures of lower rank, and back.
+"""Truncation: converts a network's weights to structures of lower rank, and back.
 
-Functions of a layout and its parameters, which they do not change. Not here: which rank (ranks.py), the decomposition (svd.py),
-how a structure is fitted to a weight (structures/).
+The functions take a layout and its parameters and do not change them. Ranks are chosen in ranks.py,
+matrices decomposed in svd.py, and structures fitted to weights in structures/.
 """
 
 from __future__ import annotations
@@ -36,28 +36,29 @@ logger = logging.getLogger("svdfast")
 Array: TypeAlias = NDArray[Any]
 State: TypeAlias = tuple[Layout, Array]
 
-_SAMPLES_TOGETHER = 4096  # whose activations are kept at a time
-_ROWS = 256  # of these, for one thread
+_SAMPLES_TOGETHER = 4096  # samples whose activations are kept at a time
+_ROWS = 256  # samples, out of these, that one thread computes at a time
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """What `Network.truncate` did with a hidden layer.
+    """The result of `Network.truncate` for a hidden layer.
 
     Attributes
     ----------
     layer : int
     rank : int or None
-        l as it is now; None where the layer is dense.
+        The present l; None if the layer is dense.
     requested_rank : int
     break_even_rank : int
-        The largest rank at which a training step of the factored layer needs fewer multiplications than a dense one.
+        The largest rank at which a training step of the factored layer needs fewer multiplications
+        than a step of the dense layer.
     singular_values : ndarray
-        Those kept; empty where the layer was left as it was.
+        The values kept; empty if the layer was left unchanged.
     dropped_norm : float
         ‖W − W1·W2‖_F: the root of the sum of squares of the singular values that were dropped.
     reason : str or None
-        Why it was left as it was.
+        The reason for leaving the layer unchanged.
     """
 
     layer: int
@@ -70,12 +71,12 @@ class Truncation:
 
     @property
     def skipped(self) -> bool:
-        """Whether factoring was asked for and not done."""
+        """True if factoring was requested but not done."""
         return self.reason is not None
 
 
 def matrices(state: State) -> list[Array]:
-    """The weights that may be factored, (n_out, n_in); not to be written to."""
+    """The weights that may be factored, (n_out, n_in). They must not be written to."""
     layout, parameters = state
     return [
         _matrix(layer.structure, [tensor.of(parameters) for tensor in layout.weights(i)])
@@ -84,7 +85,7 @@ def matrices(state: State) -> list[Array]:
 
 
 def _matrix(structure: Structure, tensors: Sequence[Array]) -> Array:
-    """The weight, as a structure of a user's own may give something else."""
+    """The weight, checked: a user's own structure may give something else."""
     W = structure.matrix(tensors)
     shape, dtype = (structure.n_out, structure.n_in), tensors[0].dtype
     if not isinstance(W, np.ndarray) or W.shape != shape or W.dtype != dtype:
@@ -94,7 +95,7 @@ def _matrix(structure: Structure, tensors: Sequence[Array]) -> Array:
 
 
 def _fit(structure: Structure, W: Array, **how: Any) -> Fit:
-    """The tensors for a weight, as a structure of a user's own may give something else."""
+    """The tensors for a weight, checked: a user's own structure may give something else."""
     fit = structure.fit(W, **how)
     expected = [(tuple(shape), W.dtype) for _, shape in structure.tensors()]
     if not isinstance(fit, Fit) or [(np.shape(t), getattr(t, "dtype", None)) for t in fit.tensors] != expected:
@@ -122,7 +123,9 @@ def factorable_weights(state: State) -> list[Array]:
 def usable_ranks(
     layout: Layout, ranks: Sequence[int | None], kind: type[Structure] = LowRank, *, force: bool = False
 ) -> list[int | None]:
-    """Ranks as `truncate` takes them: None where nothing was asked for, or where that rank would save no multiplications.
+    """The ranks that `truncate` uses.
+
+    A rank is None if none was requested, or if the requested one would save no multiplications.
 
     Parameters
     ----------
@@ -153,7 +156,11 @@ def truncate(
     directions: Mapping[int, Array] | None = None,
     look: Callable[[Sequence[int | None]], Mapping[int, Array]] | None = None,
 ) -> tuple[State, tuple[Truncation, ...]]:
-    """See `Network.truncate`; `look` gives what `output_directions` does for ranks, and is called for those without `directions`."""
+    """See `Network.truncate`.
+
+    `look` gives the result of `output_directions` for ranks. It is called for the layers without
+    `directions`.
+    """
     layout, parameters = state
     weights = factorable_weights(state)
     wanted = ranks_by(rule, layout.factorable, weights)
@@ -165,7 +172,7 @@ def truncate(
     fitted: dict[int, tuple[Structure, Sequence[Array]]] = {}
     done = []
     for i, rank in enumerate(wanted):
-        if not rank:  # nothing is asked for
+        if not rank:  # none was requested
             continue
         layer, W = layout.placed[i], weights[i]
         limit = break_even_rank(layer.n_in, layer.n_out, first_layer=layer.first)
@@ -191,8 +198,11 @@ def truncate(
 def rebuilt(
     state: State, structures: Sequence[Structure], fitted: Mapping[int, Sequence[Array]]
 ) -> State:
-    """Parameters for these structures: the given tensors of some layers, and of the others what they are or, where the
-    structure changes, what their weight is as one of the new structure."""
+    """The layout and parameters for these structures.
+
+    Layers in `fitted` take those tensors. Other layers keep their own, or, if their structure
+    changes, convert their weight to the new one.
+    """
     layout, parameters = state
     if tuple(structures) == layout.structures and not fitted:
         return state
@@ -209,7 +219,7 @@ def rebuilt(
             weights = list(_fit(after, _matrix(before, old[:-1])).tensors)
         for tensor, numbers in zip(new.of(i), [*weights, old[-1]], strict=True):
             tensor.of(vector)[...] = numbers
-        del weights  # before the next layer's are there
+        del weights  # before the next layer's are made
     return new, vector
 
 
@@ -221,21 +231,22 @@ def output_directions(
     ranks: Sequence[int | None],
     method: Literal["exact", "randomized"] = "exact",
 ) -> dict[int, Array]:
-    """For each hidden layer that is to have a rank, the leading directions of its outputs over some samples.
+    """The leading directions of hidden layers' outputs over some samples.
 
-    The samples go forward once, through the network as it is.
+    They are computed for each hidden layer with a rank. The samples pass forward once through the
+    unchanged network.
 
     Parameters
     ----------
     state : (Layout, ndarray)
     samples : ndarray (n_samples, n_inputs) or SparseInputs
-        Of any real type; at least one. Sparse ones are never dense.
+        At least one sample, of any real type. Sparse samples are never made dense.
     scale : float
-        What they are multiplied with.
+        Factor that samples are multiplied with.
     weight : ndarray (n_samples,), optional
-        w of each sample: its outputs count √w times.
+        Weight w of each sample: its outputs are multiplied with √w.
     ranks : sequence of int or None
-        How many directions of each hidden layer; None where none are wanted.
+        Number of directions for each hidden layer; None for no directions.
     method : {"exact", "randomized"}
         See `svdfast.model.svd.leading_directions`.
 
@@ -248,7 +259,7 @@ def output_directions(
     FloatingPointError
         The inputs of a later layer are not finite.
     numpy.linalg.LinAlgError
-        A layer's outputs are not finite, or no way to decompose them converged.
+        A layer's outputs are not finite, or no method to decompose them converged.
     """
     layout, parameters = state
     dtype, weights = parameters.dtype, matrices(state)
@@ -256,7 +267,7 @@ def output_directions(
     n_samples = samples.n_samples if isinstance(samples, SparseInputs) else len(samples)
     if not layout.by_rows:
         return _directions_of_rows(state, samples, scale, weight, ranks, wanted, method)
-    # Between 0 and 1, so that it keeps no sum from being finite.
+    # Between 0 and 1, so that no sum overflows because of them.
     roots = None if weight is None else np.sqrt(weight / weight.max()).astype(dtype)[:, np.newaxis]
     dense = not isinstance(samples, SparseInputs)
     outputs = {i: Outputs(weights[i], ranks[i] or 1, n_samples, method, by_inputs=dense or i > 0) for i in wanted}
@@ -267,7 +278,7 @@ def output_directions(
         part = None
         if isinstance(samples, SparseInputs):
             part = samples.take(rows)
-            A = part.values.astype(dtype)[:, np.newaxis]  # those numbers alone that are stored
+            A = part.values.astype(dtype)[:, np.newaxis]  # only the stored numbers
         else:
             A = np.asarray(samples[rows], dtype, order="C")
         if scale != 1:
@@ -286,7 +297,7 @@ def output_directions(
             elif i < wanted[-1]:
                 Z, A = _forward(X, W, layout, i, parameters)
             if i in outputs:
-                # To a size whose square is a number, too, and by the samples' weights.
+                # Scaled so that squares do not overflow, and by the samples' weights.
                 shift = shifts.setdefault(i, exponent(peak))
                 X = _counted(X, shift, by_sample, rows if by_sample is roots else slice(None))
                 squares[i] += sum_of_squares(X)
@@ -299,7 +310,7 @@ def output_directions(
                         Z -= layout.of(i)[-1].of(parameters)
                         X = _counted(Z, shift, roots, rows)
                 added.append((i, X))
-        # A layer whose inputs are not finite has been named before one whose outputs are not.
+        # Inputs that are not finite have been reported before outputs that are not.
         for i, X in added:
             with of_layer(i):
                 outputs[i].add(X)
@@ -315,7 +326,7 @@ def _directions_of_rows(
     state: State, samples: Array | SparseInputs, scale: float, weight: Array | None, ranks: Sequence[int | None], wanted: Sequence[int],
     method: Literal["exact", "randomized"],
 ) -> dict[int, Array]:  # fmt: skip
-    """The same of a network with layers of other kinds, each by some of the rows that its weight meets."""
+    """The same for a network with layers of other kinds, each by some of its input rows."""
     weights, found = matrices(state), {}
     for i, (X, of_rows) in layer_inputs(state, samples, scale, weight, wanted).items():
         peak = largest(X)
@@ -353,7 +364,7 @@ def _forward(A: Array, W: Array, layout: Layout, layer: int, parameters: Array) 
 
 
 def _first_layer(part: SparseInputs, layout: Layout, parameters: Array) -> tuple[Array, Array]:
-    """Z + b and f(Z + b) of the first layer of sparse samples, by an engine."""
+    """Z + b and f(Z + b) of the first layer for sparse samples, by an engine."""
     found = []
     for activation in (identity(), layout.layers[0].activation):
         first = replace(layout, layers=(replace(layout.layers[0], activation=activation),))  # type: ignore[arg-type]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The report's experiments, repeated: `svdfast reproduce`. Here is how they are run and written down; each has a file of its own.
+"""The paper's experiments, repeated: `svdfast reproduce`.
 
-xor.py, cat.py, mnist.py, small.py and images.py repeat sections 4.1 to 4.3 and 3.2.2; study.py, recurrent.py and convolution.py are what
-section 6 leaves to the future.
-Needs matplotlib, the extra `plot`. Not here: speed beside other systems (bench/).
+This file runs experiments and writes their results; each experiment has a file of its own. xor.py,
+cat.py, mnist.py, small.py and images.py repeat sections 4.1 to 4.3 and 3.2.2. study.py,
+recurrent.py and convolution.py are about future work in section 6. All need matplotlib, the extra
+`plot`. The speed of other systems is compared in bench/.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from svdfast.reproduce._records import Records, write_csv
 
 __all__ = ["EXPERIMENTS", "reproduce"]
 
-MOST_SEEDS = study.TUNING_SEED  # whose search for learning rates has the next
+MOST_SEEDS = study.TUNING_SEED  # this number itself is the seed of the search for learning rates
 
 EXPERIMENTS: dict[str, Experiment] = {
     module.EXPERIMENT.name: module.EXPERIMENT for module in (xor, cat, mnist, small, images, study, recurrent, convolution)
@@ -30,7 +31,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def _nothing(line: str) -> None:
-    """Says a line to nobody."""
+    """Ignores a line."""
 
 
 def reproduce(
@@ -42,28 +43,30 @@ def reproduce(
     say: Callable[[str], None] = _nothing,
     tell: Callable[[str], None] = _nothing,
 ) -> list[str]:
-    """Runs experiments and writes what came of them into a folder.
+    """Runs experiments and writes their results to a folder.
 
-    Of each experiment NAME: NAME.json has every run, NAME.csv too, but without what they have by epoch; NAME.md has the tables. Figures are
-    written as PNG and SVG. A run that is in NAME.json already is not done again, so what was interrupted goes on where it was.
+    For an experiment NAME, NAME.json contains every run, NAME.csv every run without its values by
+    epoch, and NAME.md the tables. Figures are written as PNG and SVG. Runs that NAME.json already
+    contains are not repeated, so an interrupted experiment continues where it stopped.
 
     Parameters
     ----------
     names : sequence of str
-        Of `EXPERIMENTS`.
+        Names in `EXPERIMENTS`.
     out : Path
-        Made if it is not there.
+        The folder. It is created if it does not exist.
     seeds : int, optional
-        Instead of each experiment's own number, 1 to 1000.
+        Number of seeds, 1 to 1000, instead of each experiment's own number.
     quick : bool
-        A few samples and epochs: shows that all of it works, and nothing else.
+        Use few samples and epochs. This only shows that everything works.
     say, tell : callable
-        Called with each line of what came out, and with each line on how far it is.
+        Called with each line of results, and with each line on progress.
 
     Returns
     -------
     list of str
-        A line for each experiment that was left out, or a part of one, with the reason: its data or a package is missing.
+        A line with the reason for each experiment, or part of one, that was left out because data
+        or a package is missing.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def reproduce(
     OSError
         A file could not be written.
     ValueError
-        A name is unknown, `seeds` out of range, or a file in the folder not one of runs.
+        A name is unknown, `seeds` is out of range, or a file in the folder does not contain runs.
     """
     unknown = [name for name in names if name not in EXPERIMENTS]
     if unknown:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What an experiment is: trainings to be done in stages, tables and figures made of what they gave.
+"""Experiment: trainings in stages, and tables and figures of their results.
 
-Not here: the experiments (a file each), how runs are kept (_records.py), how one is trained (_training.py).
+Each experiment has a file of its own. Runs are kept in _records.py and trained in _training.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One run: of a form, a row of the tables, and a seed. `settings` is all that decides its outcome, in words of JSON."""
+    """One run: a form, which is a row of the tables, and a seed.
+
+    `settings` contains everything else that decides its result, in JSON values.
+    """
 
     form: str
     seed: int
@@ -27,7 +30,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """How large an experiment is to be."""
+    """The size of an experiment."""
 
     seeds: range
     quick: bool = False
@@ -44,19 +47,20 @@ class Experiment:
     ----------
     name, title : str
     seeds, quick_seeds : int
-        Where the user does not say.
+        Default numbers of seeds.
     require : callable
-        Loads what the runs need; raises ImportError, OSError or ValueError where something is missing or damaged.
+        Loads the data and packages of the runs. Raises ImportError, OSError or ValueError if
+        something is missing or damaged.
     stages : tuple of callable
-        Each gives the jobs that come next, from the plan and the runs of the stages before.
+        Each gives the next jobs, from the plan and the runs of the stages before.
     run : callable
-        Does a job: settings and seed to a dict of JSON's words.
+        Runs a job: takes settings and a seed, gives a dict of JSON values.
     tables : callable
-        Of all runs, in the order of the jobs: pairs of title and text (Markdown).
+        Takes all runs, in the order of the jobs, and gives pairs of title and text (Markdown).
     figures : callable
-        Of all runs: figures by the names of their files.
+        Takes all runs and gives figures by the names of their files.
     missing : callable
-        After `require`: lines on parts whose data or packages are missing, while others can be done.
+        After `require`, gives lines on parts that can't run because data or packages are missing.
     """
 
     name: str
@@ -77,5 +81,5 @@ def of_form(runs: Runs, form: str) -> list[Record]:
 
 
 def forms(runs: Runs) -> list[str]:
-    """Names of forms, in the order in which they came."""
+    """Names of forms, in the order of their first runs."""
     return list(dict.fromkeys(run["form"] for run in runs))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Figures of experiments: curves over epochs, and how a figure becomes files. Needs matplotlib: the extra `plot`.
+"""Figures of experiments: curves over epochs, and saving to files.
 
-Not here: what is drawn (the experiments), and lines' styles (plots.py).
+This needs matplotlib, the extra `plot`. The experiments draw the figures; styles of lines are in
+plots.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 def line(axes: Any, index: int, curves: Sequence[Sequence[float]], label: str, marks: int = 0) -> None:
-    """The median of curves over epochs, with a band from the lowest to the highest; a marker each `marks` epochs."""
+    """The median of curves over epochs, with a band from the lowest to the highest.
+
+    There is a marker every `marks` epochs.
+    """
     values = np.array(curves, dtype=float)
     x = np.arange(1, values.shape[1] + 1)
     style = STYLES[index % len(STYLES)]
@@ -31,13 +35,13 @@ def line(axes: Any, index: int, curves: Sequence[Sequence[float]], label: str, m
 
 
 def mark_switch(axes: Any, x: float) -> None:
-    """A line where weights became factors."""
+    """A line at the switch from weights to factors."""
     axes.axvline(x, color="grey", linewidth=0.8)
     axes.annotate("SVD", (x, 1), xycoords=("data", "axes fraction"), xytext=(3, -12), textcoords="offset points")
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """As PNG and as SVG. The same figure gives the same bytes."""
+    """Saves a figure as PNG and as SVG. The same figure gives the same bytes."""
     from matplotlib import rc_context
 
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Networks of recurrent and convolutional layers, dense and factored: what recurrent.py and convolution.py share.
+"""Common code of recurrent.py and convolution.py: networks of such layers, dense and factored.
 
-Each task is trained dense, with factoring="auto" and at forced α, all with the same rate and clipping. Seconds of whole trainings depend
-on what else the machine does, so steps of all forms are also timed by turns. Not here: the samples (_samples.py), the networks.
+Each task is trained dense, with factoring="auto" and at forced α, all with the same learning rate
+and clipping. Seconds of whole trainings depend on the machine's other load, so steps of all forms
+are also timed alternating. The samples are in _samples.py.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ TURNS = "steps by turns"
 
 @dataclass(frozen=True)
 class Measure:
-    """What a task is judged by: in words, of a run, and digits to show."""
+    """The measure of a task: its name, its value for a run, and the number of digits shown."""
 
     name: str
     of: Callable[[Record], float]
@@ -62,7 +63,7 @@ class Task:
     data : str
         See `_samples.load`.
     network : callable
-        Of a seed.
+        Takes a seed, gives the network.
     measure : Measure
     settings : dict
         `learning_rate`, `epochs`, `batch_size`, and `clip_norm` if there is one.
@@ -76,14 +77,14 @@ class Task:
 
 
 class Tasks:
-    """The stages, tables and figures of an experiment that has these tasks."""
+    """The stages, tables and figures of an experiment with these tasks."""
 
     def __init__(self, *tasks: Task):
         self.tasks = {task.name: task for task in tasks}
         self._absent: dict[str, str] = {}
 
     def require(self) -> None:
-        """Finds out which tasks can be done; raises where none can."""
+        """Finds the tasks that can run. Raises OSError if none can."""
         self._absent = {}
         for task in self.tasks.values():
             try:
@@ -94,7 +95,7 @@ class Tasks:
             raise OSError("; ".join(self.missing()))
 
     def missing(self) -> list[str]:
-        """The tasks that `require` found no data or no package for, and why."""
+        """The tasks whose data or package `require` did not find, with the reason."""
         return [f"{name}: {why}" for name, why in self._absent.items()]
 
     def _available(self) -> list[Task]:
@@ -123,10 +124,11 @@ class Tasks:
         return jobs
 
     def run(self, settings: dict[str, Any], seed: int) -> dict[str, Any]:
-        """A training, or steps by turns.
+        """A training, or alternating steps.
 
-        Of a training `test_loss`, `test_accuracy` (in %, of classes), `phases` (see `TrainingResult`), and what `trained` gives; else
-        for each form `times`, the median over rounds of how many times faster a step is than a dense one of the same round.
+        A training gives `test_loss`, `test_accuracy` (in %, for classes), `phases` (see
+        `TrainingResult`), and the results of `trained`. Alternating steps give `times` for each
+        form: the dense step's time over the form's in the same round, as a median over rounds.
         """
         task = self.tasks[settings["task"]]
         data, net = load(task.data), task.network(seed)
@@ -147,7 +149,10 @@ class Tasks:
         return [_table(task, runs) for task in self.tasks.values() if of_form(runs, f"{task.name}, dense")]
 
     def figure(self, runs: Runs) -> Figure:
-        """For each task its measure over the multiplications that a training took, as a share of dense training's."""
+        """For each task, its measure over the multiplications of a training.
+
+        Multiplications are a share of those of dense training.
+        """
         shown = [task for task in self.tasks.values() if of_form(runs, f"{task.name}, dense")]
         figure = new_figure(4 * len(shown), 3.6)
         for axes, task in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
@@ -164,7 +169,7 @@ class Tasks:
 
 
 def _some(values: Any, n: int | None) -> Any:
-    """At most n rows, from all over: photos lie class by class."""
+    """At most n rows, spread over all: photos are sorted by class."""
     return values if n is None else values[:: max(1, len(values) // n)][:n]
 
 
@@ -194,7 +199,10 @@ def _counted(run: Record) -> float:
 
 
 def _table(task: Task, runs: Runs) -> tuple[str, str]:
-    """Measures of each form with their differences from dense training, and what a step (counted, and by turns) and a training save."""
+    """Measures of each form, their differences from dense training, and savings.
+
+    Savings are those of a step, counted and measured by alternating steps, and of a training.
+    """
     dense, measure = f"{task.name}, dense", task.measure
     with_measure: Sequence[Record] = [
         run | {"measure": measure.of(run)} for run in runs if run["form"].startswith(f"{task.name}, ") and "phases" in run

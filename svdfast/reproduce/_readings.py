@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The report's two forms, DNN and SVD-DNN, in every reading of what it leaves open: the optimizer, the batch.
+"""The paper's two forms, DNN and SVD-DNN, in every reading of the details that it leaves open.
 
-Shared by xor.py and cat.py. Not here: which readings those have.
+These are the optimizer and the batch. xor.py and cat.py define their readings and share this code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Readings = Mapping[str, Mapping[str, Any]]
 
 
 def jobs_of(plan: Plan, readings: Readings, settings: Mapping[str, Any]) -> list[Job]:
-    """Each reading in both forms, seed by seed; a reading is settings beside those of all."""
+    """Jobs for each reading in both forms, seed by seed. A reading adds settings to common ones."""
     return [
         Job(f"{reading}, {form}", seed, {**settings, "factoring": described(method), **how})
         for seed in plan.seeds
@@ -28,10 +28,10 @@ def jobs_of(plan: Plan, readings: Readings, settings: Mapping[str, Any]) -> list
 
 
 def report_of(readings: Readings, figures: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
-    """The report's figures of each form beside every reading."""
+    """The paper's figures of each form, for every reading."""
     return {f"{reading}, {form}": figures[form] for reading in readings for form in METHODS}
 
 
 def dense(form: str) -> str:
-    """The form that one is compared with."""
+    """The dense form that a form is compared with."""
     return form.replace("SVD-DNN", "DNN")

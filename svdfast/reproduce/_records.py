@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The runs of an experiment in a JSON file, so that what was interrupted goes on where it was, and a CSV file for other programs.
+"""The runs of an experiment, in a JSON file and in a CSV file for other programs.
 
-Not here: what a run is (_training.py).
+An interrupted experiment continues from the JSON file. Runs are made in _training.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from svdfast.reproduce._training import machine
 
 
 class Records:
-    """The runs in a file, by what decides their outcome. The file is written anew, whole, after each."""
+    """The runs in a file, by the settings that decide their results.
+
+    The whole file is written again after each run.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -34,16 +37,16 @@ class Records:
             raise ValueError(f"{path}: not a file of runs; rename or delete it") from None
 
     def find(self, job: Job) -> Record | None:
-        """The run, if it was done on this machine with these versions: seconds of others can't be compared."""
+        """The run, if it is from this machine and these versions: other times can't be compared."""
         run = self._runs.get(_key(job))
         return run if run is not None and run.get("machine", machine()) == machine() else None
 
     def add(self, job: Job, result: dict[str, Any]) -> Record:
         given = {"form": job.form, "seed": job.seed, "settings": job.settings} | result
-        # As it will be when it is read again.
+        # The same values as after reading the file.
         record: Record = json.loads(json.dumps(given, allow_nan=False))
         self._runs[_key(job)] = record
-        # A run a line.
+        # One run per line.
         lines = ",\n".join(json.dumps(run, ensure_ascii=False) for run in self._runs.values())
         with written_whole(self.path) as file:
             file.write(f'{{"runs": [\n{lines}\n]}}\n'.encode())
@@ -54,12 +57,12 @@ def _key(job: Job) -> str:
     return json.dumps([job.form, job.seed, job.settings], sort_keys=True)
 
 
-# What a run has for each epoch.
+# Values of a run for each epoch.
 _CURVES = ("costs", "test_accuracies")
 
 
 def write_csv(path: Path, runs: Sequence[Record]) -> None:
-    """A line a run: its form, seed, settings and figures; what it has for each epoch stays in the JSON file."""
+    """Writes one line per run: its form, seed, settings and figures, without values by epoch."""
     rows = []
     for run in runs:
         figures = {key: value for key, value in run.items() if key != "settings" and key not in _CURVES}

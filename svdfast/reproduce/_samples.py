@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The samples of recurrent.py and convolution.py by name: text cut into sequences, a generated task, photos, and what
-svdfast.datasets loads by itself.
+"""The samples of recurrent.py and convolution.py by name.
 
-Not here: networks and trainings (_layered.py).
+They are sequences of a text, a generated task, photos, and data sets of svdfast.datasets. Networks
+and trainings are in _layered.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Samples(NamedTuple):
 
 @lru_cache(maxsize=4)
 def load(name: str) -> Samples:
-    """Raises ImportError, OSError or ValueError where something is missing or damaged."""
+    """The samples. Raises ImportError, OSError or ValueError if data is missing or damaged."""
     if name == "adding":
         return Samples(adding(20_000, 0), adding(2_000, 1))
     if name == "characters":
@@ -39,8 +39,11 @@ def load(name: str) -> Samples:
 
 
 def adding(n: int, seed: int) -> Part:
-    """The adding problem (Hochreiter & Schmidhuber 1997): at each step a number from 0 to 1 and a mark. One step of each half is marked;
-    the target is the sum of these two numbers. The answer 1 has a squared error of 1/6."""
+    """The adding problem (Hochreiter & Schmidhuber 1997).
+
+    Each step has a number from 0 to 1 and a mark. One step of each half is marked; the target is
+    the sum of the two marked numbers. The constant answer 1 has a squared error of 1/6.
+    """
     rng = np.random.default_rng(seed)
     X = np.zeros((n, STEPS, 2), np.float32)
     X[:, :, 0] = rng.random((n, STEPS), dtype=np.float32)
@@ -51,7 +54,7 @@ def adding(n: int, seed: int) -> Part:
 
 
 def characters(text: str) -> Samples:
-    """Sequences of characters, and for each the next one. The last tenth of the text is held back."""
+    """Sequences of characters, with the next character as target. The last tenth is for testing."""
     tokens, _ = number(text)
     kept = len(tokens) * 9 // 10
     return Samples(*(streams(part, STEPS, batch_size=1) for part in (tokens[:kept], tokens[kept:])))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tables of runs beside the report's, in Markdown that reads well as plain text.
+"""Tables of runs beside the paper's, in Markdown that reads well as plain text.
 
-Not here: figures (_figures.py).
+Figures are in _figures.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NONE = "–"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; the first to the left, the others to the right."""
+    """A Markdown table. Columns are as wide as their widest cell; all but the first align right."""
     widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -41,18 +41,18 @@ def given(value: float | None, digits: int) -> str:
 
 
 def median(values: Iterable[float | None]) -> float | None:
-    """Of those that are there."""
+    """The median of the values that are not None."""
     there = [value for value in values if value is not None]
     return statistics.median(there) if there else None
 
 
 def speed(of: Runs, other: Runs) -> float:
-    """Seconds of the others over these, whole trainings; the median over seeds."""
+    """Seconds of whole trainings of `other` over those of `of`; the median over seeds."""
     return statistics.median(float(b["seconds"] / a["seconds"]) for a, b in zip(of, other, strict=True))
 
 
 def interval(differences: Sequence[float], digits: int) -> str:
-    """Student's 95 % interval of the mean."""
+    """Student's 95 % interval for the mean."""
     n = len(differences)
     if n < 2:
         return NONE
@@ -65,7 +65,10 @@ Report = Mapping[str, Mapping[str, float]]
 
 
 def results_table(runs: Runs, report: Report, dense: Callable[[str], str], cost_digits: int) -> str:
-    """Costs and accuracies of each form, beside the report's (cost, train, test), by form; and how far it is from its dense one."""
+    """Costs and accuracies of each form beside the paper's, and differences from its dense form.
+
+    `report` has the paper's cost, train and test values by form.
+    """
     columns: dict[str, list[str]] = {"": [], "cost": [], "train, %": [], "test, %": [], "test − DNN, 95 %": [], "seeds": []}
     theirs: dict[str, list[str]] = {"report: cost": [], "report: train, %": [], "report: test, %": []}
     for form in forms(runs):
@@ -81,7 +84,7 @@ def results_table(runs: Runs, report: Report, dense: Callable[[str], str], cost_
         same = form == dense(form)
         columns["test − DNN, 95 %"].append(NONE if same else interval(paired(runs, form, dense(form), "test_accuracy"), 2))
         columns["seeds"].append(str(len(of)))
-    # The report's, where it has some, before ours.
+    # The paper's columns, if it has them, come before ours.
     header = []
     for name in columns:
         if any(cell != NONE for cell in theirs.get(f"report: {name}", [])):
@@ -93,17 +96,18 @@ def results_table(runs: Runs, report: Report, dense: Callable[[str], str], cost_
 def beside_dense(
     title: str, runs: Runs, report: Report, dense: Callable[[str], str], digits: int, how: str = ""
 ) -> list[tuple[str, str]]:
-    """The two tables that an experiment of dense and factored trainings has, with their titles."""
+    """The two tables of an experiment of dense and factored trainings, with their titles."""
     speed_title = f"Speed against DNN, medians over seeds{how}"
     results = results_table(runs, report, dense, digits)
     return [(title, results), (speed_title, speed_table(runs, report, dense))]
 
 
 def speed_table(runs: Runs, report: Report, dense: Callable[[str], str]) -> str:
-    """How many times faster each form is than its dense one of the same seeds, by the clock and by count; medians over the seeds.
+    """Speed-ups of each form over its dense form for the same seeds, as medians over the seeds.
 
-    An epoch of factored steps against one of dense steps; the whole training with dense steps first, the SVD and recomposition;
-    multiplications of the forward products and of a whole step.
+    Times are compared for an epoch of factored and of dense steps, and for the whole training with
+    its first dense steps, the SVD and recomposition. Multiplications are compared for the forward
+    products and for a whole step.
     """
     rows = []
     for form in forms(runs):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One training of an experiment, from settings that JSON can hold to figures that JSON can hold.
+"""One training of an experiment, from settings to figures, both in JSON values.
 
-Not here: which trainings an experiment has.
+The experiments choose their trainings.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ load = lru_cache(maxsize=2)(datasets.load)
 
 @lru_cache(maxsize=1)
 def _warm_up() -> None:
-    """A small training with a switch, so that the first one that counts does not pay for what a process does once."""
+    """A small training with a switch, so that timed trainings exclude costs of a first use."""
     X = np.random.default_rng(0).random((512, 200), dtype=np.float32)
     train(Network([200, 150, 2], seed=0), X, (X[:, 0] > 0.5).astype(int), epochs=2, factoring=Factoring(1 / 4, pretrain_fraction=0.5))
 
 
 def described(factoring: Factoring | None) -> dict[str, Any] | None:
-    """A method as JSON can hold it: its ranks, and every setting that is not the default. None is dense training."""
+    """A method in JSON values: its ranks, and every setting that is not the default.
+
+    None is dense training.
+    """
     if factoring is None:
         return None
     given = {field.name: getattr(factoring, field.name) for field in fields(factoring)}
@@ -51,16 +54,17 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
     Parameters
     ----------
     settings : dict
-        `data` (a name); `samples` (as many of the training samples, all if absent); `hold_out` (as many of them, the last, in the
-        test set's stead); `curve` (whether the test accuracy is looked at after each epoch); `sizes`; `output`; and those of `trained`.
+        `data` (a name); `samples` (number of training samples, all if absent); `hold_out` (number
+        of last training samples that replace the test set); `curve` (True to compute the test
+        accuracy after each epoch); `sizes`; `output`; and the settings of `trained`.
     seed : int
-        Of the first weights and of the order of samples.
+        Seed for weight initialisation and for the order of samples.
 
     Returns
     -------
     dict
-        `train_accuracy` and `test_accuracy` (in %), `test_accuracies` by epoch, `test_right` (of at most 100 test samples, "1" or "0" for
-        each), and what `trained` gives.
+        `train_accuracy` and `test_accuracy` (in %), `test_accuracies` by epoch, `test_right` ("1"
+        or "0" for each test sample, if there are at most 100), and the results of `trained`.
     """
     data = load(settings["data"])
     (X, y), test, n = data.train, data.test, settings.get("samples")
@@ -81,26 +85,29 @@ def run_training(settings: dict[str, Any], seed: int) -> dict[str, Any]:
 def trained(
     net: Network, X: Any, y: Any, settings: dict[str, Any], seed: int, validation: tuple[Any, Any] | None = None
 ) -> tuple[TrainingResult, dict[str, Any]]:
-    """Trains a network; it is dense in the end.
+    """Trains a network. It is dense afterwards.
 
     Parameters
     ----------
     net, X, y, validation
         As for `train`.
     settings : dict
-        `optimizer` ("adam" or "sgd"); `learning_rate`; `falling` (along half a cosine if true, over the last 30 % of the steps if
-        "cooldown", else constant); `clip_norm` (none if absent); `epochs`; `batch_size`; and `factoring` (see `described`).
+        `optimizer` ("adam" or "sgd"); `learning_rate`; `falling` (the rate falls along half a
+        cosine if true, over the last 30 % of the steps if "cooldown"; else it is constant);
+        `clip_norm` (no clipping if absent); `epochs`; `batch_size`; and `factoring` (see
+        `described`).
     seed : int
-        Of the order of samples.
+        Seed for the order of samples.
 
     Returns
     -------
     TrainingResult
     dict
-        `cost` (mean over the batches of the last epoch), `costs` by epoch, `seconds` (the whole training: steps, switch, recomposition),
-        `switch_seconds`, `switch_step`, `steps_an_epoch`, `dense_step` and `factored_step` (median seconds of a step in epochs of one
-        form, None where there is none), `ranks`, and multiplications for a sample: `forward`, `forward_dense`, `step`, `step_dense`;
-        and `machine`, in words.
+        `cost` (mean over the batches of the last epoch), `costs` by epoch, `seconds` (of the whole
+        training: steps, switch, recomposition), `switch_seconds`, `switch_step`, `steps_an_epoch`,
+        `dense_step` and `factored_step` (median seconds of a step in epochs of one form, None
+        without such an epoch), `ranks`, `machine` (in words), and multiplications for a sample:
+        `forward`, `forward_dense`, `step`, `step_dense`.
     """
     _warm_up()
     make = {"adam": Adam, "sgd": GradientDescent}[settings["optimizer"]]
@@ -120,7 +127,7 @@ def trained(
     steps = -(-len(X) // settings["batch_size"])
     switch = next((event for event in result.events if event.kind == "switch"), None)
     rows = result.history
-    # An epoch is of one form if the switch is not within it; its phase is the one at its end.
+    # An epoch has one form if the switch is not within it. Its phase is the one at its end.
     whole = [row for row in rows if switch is None or not (row["epoch"] - 1) * steps < switch.step < row["epoch"] * steps]
 
     def seconds_a_step(phase: str) -> float | None:
@@ -144,20 +151,23 @@ def trained(
 
 
 def _right(net: Network, X: Any, y: Any) -> str:
-    """For each sample whether the network has it right: 1 or 0."""
+    """A digit for each sample: 1 if the network has it right, else 0."""
     right = head_of(net.layers[-1].activation).right(net.predict(X), np.asarray(y))
     return "".join("01"[int(one)] for one in right)
 
 
 @lru_cache(maxsize=1)
 def machine() -> str:
-    """What runs were done on: their seconds are compared only among those of one machine and one set of versions."""
+    """The machine and the versions of a run. Times are compared only if both are equal."""
     config = show_config()
     return ", ".join([config["processor"], f"{config['threads']} threads", *config["versions"]])
 
 
 def rounded(x: float, digits: int = 6) -> float:
-    """Keeps files small. NaN and infinity are no JSON, and a network that has come to them is no result."""
+    """Rounds a figure, to keep files small.
+
+    NaN and infinity raise FloatingPointError: JSON has neither, and neither is a result.
+    """
     if not math.isfinite(x):
         raise FloatingPointError(f"expected a finite figure, got {x}")
     return float(f"{x:.{digits}g}")

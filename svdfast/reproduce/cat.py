@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The report's section 4.2: photos with and without a cat. Table 2 and figure 4, and whether 72 → 78 % of 50 images is more than chance.
+"""The paper's section 4.2, photos with and without a cat: table 2 and figure 4.
 
-The report says neither which optimizer it used nor how many samples a batch had. Three readings: gradient descent sample by sample,
-gradient descent on all samples at once, and Adam on all at once.
+A further table tests if 72 → 78 % of 50 images is more than chance. The paper gives neither its
+optimizer nor its batch size. Three readings are tried: gradient descent sample by sample, gradient
+descent on all samples at once, and Adam on all samples at once.
 """
 
 from __future__ import annotations
@@ -51,13 +52,16 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
 
 
 def of_images(right: int) -> str:
-    """Wilson's 95 % interval of the share that the network would have right of many images like these, in %."""
+    """Wilson's 95 % interval for the share of right answers on many images like these, in %."""
     low, high = stats.binomtest(right, TEST_IMAGES).proportion_ci(0.95, method="wilson")
     return f"{100 * low:.0f} to {100 * high:.0f}"
 
 
 def disagreement(first: str, second: str) -> tuple[int, int, float]:
-    """Images that only the first network has right, only the second, and McNemar's exact p: of so uneven a split by chance."""
+    """Number of images that only the first or only the second network has right, and McNemar's p.
+
+    The exact p is the probability of a split at least this uneven by chance.
+    """
     pairs = list(zip(first, second, strict=True))
     only_first, only_second = pairs.count(("1", "0")), pairs.count(("0", "1"))
     n = only_first + only_second
@@ -65,8 +69,8 @@ def disagreement(first: str, second: str) -> tuple[int, int, float]:
 
 
 def chance_table(runs: Runs) -> str:
-    """Chance of two kinds: which images are in the test set, and which weights the networks began with."""
-    # What pairs the report's networks disagreed on is not known.
+    """Two sources of chance: the images in the test set, and the networks' first weights."""
+    # The images on which the paper's networks disagreed are unknown.
     rows = [["report, one training each", "72.0", of_images(36), "78.0", of_images(39), "+6.0", NONE, NONE, NONE]]
     for reading in READINGS:
         means = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The method on convolutional networks, which the report leaves to the future: digits, clothes and photos."""
+"""The method on convolutional networks, future work in the paper: digits, clothes and photos."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from svdfast.reproduce._layered import ACCURACY, Task, Tasks
 
 
 def lenet(first: int, second: int, seed: int) -> Network:
-    """Convolutions to so many channels, and three fully connected layers; with 6 and 16 about LeCun et al.'s (1998)."""
+    """Convolutions to `first` and `second` channels, and three fully connected layers.
+
+    With 6 and 16 channels it is close to LeNet-5 of LeCun et al. (1998).
+    """
     layers = [
         L.Conv2d(first, 5, "relu", padding="same"), L.MaxPool2d(2), L.Conv2d(second, 5, "relu"), L.MaxPool2d(2), L.Flatten(),
         L.Linear(120, "relu"), L.Linear(84, "relu"), L.Linear(10, "softmax"),

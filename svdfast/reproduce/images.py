@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The report's section 3.2.2: a truncated SVD of a picture needs less room, and leaves noise out.
+"""The paper's section 3.2.2: a truncated SVD of a picture needs less memory, and removes noise.
 
-The picture is one that comes with scikit-learn, in grey, with noise of a normal distribution added where noise is to be removed.
+The picture comes with scikit-learn and is converted to grey. Normal noise is added for the second
+part.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SHOWN_NOISE = 0.2
 
 
 def picture() -> Image:
-    """(427, 640), from 0 (black) to 1."""
+    """The picture (427, 640), from 0 (black) to 1."""
     try:
         import PIL  # noqa: F401  scikit-learn reads pictures with it
         from sklearn.datasets import load_sample_image
@@ -47,7 +48,7 @@ def with_noise(image: Image, deviation: float, seed: int) -> Image:
 
 
 def kept(image: Image, ranks: Sequence[int]) -> list[Image]:
-    """The nearest image of each rank; ranks ascend."""
+    """The nearest image of each rank. Ranks must ascend."""
     U, s, Vt = truncated_svd(image, ranks[-1])
     return [(U[:, :rank] * s[:rank]) @ Vt[:rank] for rank in ranks]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The report's section 4.3: MNIST. Table 3 and figure 5, and the same ranks as this library goes about it.
+"""The paper's section 4.3, MNIST: table 3 and figure 5, and the same ranks in svdfast's own way.
 
-Not here: the network with too few neurons (small.py), other φ (study.py).
+The network with too few neurons is in small.py, other φ are in study.py.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
 
 
 def curves(runs: Runs, key: str, what: str, **axis: Any) -> Figure:
-    """What runs have by epoch, the report's way on the left and svdfast's on the right."""
+    """Values of runs by epoch, in the paper's way on the left and in svdfast's on the right."""
     figure = new_figure(9, 4)
     for axes, suffix in zip(figure.subplots(1, 2, sharey=True), ("", ", as svdfast"), strict=True):
         ofs = {"DNN": of_form(runs, DENSE)} | {f"α = {name}": of_form(runs, f"α {name}, φ 10 %{suffix}") for name in FRACTIONS}

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The method on recurrent networks, which the report leaves to the future: MNIST by rows, the adding problem, characters of a text."""
+"""The method on recurrent networks, future work in the paper.
+
+The tasks are MNIST by rows, the adding problem, and the characters of a text.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The end of the report's section 4.3: a network with too few neurons for its task, 784-50-10 on MNIST, which the SVD is said to hurt."""
+"""The end of the paper's section 4.3: 784-50-10 on MNIST, a network with too few neurons.
+
+The paper says that the SVD hurts such a network.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the report leaves to the future, its section 6: α and φ over a grid on two data sets (6.3), and larger networks (6.1).
+"""Future work in the paper's section 6: α and φ over a grid on two data sets, larger networks.
 
-Every form has its own best learning rate, falling along half a cosine: chosen on 10,000 training samples held out, in one training with a
-seed of its own, at φ = 10 %, for large networks in 2 epochs instead of 3. The runs that are shown train on all samples; nothing of them is
-chosen by the test set but which settings are recommended.
+These are its sections 6.3 and 6.1. Every form has its own best learning rate, which falls along
+half a cosine. It is chosen on 10,000 held-out training samples, in one training with a separate
+seed, at φ = 10 %; large networks train for 2 epochs instead of 3 there. The runs in the tables
+train on all samples. The test set only chooses the recommended settings.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ LARGE_RATES = (3e-4, 1e-3, 3e-3)
 ALL_RATES = sorted({*RATES, *LARGE_RATES})
 TUNING_SEED = 1000
 HELD_OUT = 10_000
-# Points of accuracy that a recommendation may lie below dense training.
+# Points of accuracy that a recommended setting may lose against dense training.
 TOLERANCE = 0.1
 
 Point = tuple[str, float, float, float]
@@ -51,7 +52,7 @@ def form(data: str, network: str, alpha: str | None, share: float | None) -> str
 
 
 def cells() -> Iterator[tuple[str, str, list[int], str | None]]:
-    """What has a learning rate of its own: data, network, its sizes, α (None: dense)."""
+    """The cells with a learning rate of their own: data, network, its sizes, α (None: dense)."""
     small = [(data, NETWORK, SIZES) for data in DATA]
     for cell in [*small, *(("mnist", network, sizes) for network, sizes in LARGE.items())]:
         for alpha in (None, *FRACTIONS):
@@ -76,7 +77,7 @@ def settings(
 
 
 def run(how: dict[str, Any], seed: int) -> dict[str, Any]:
-    """A training. One that diverges in the search for a rate is the worst there can be."""
+    """A training. If it diverges in the search for a rate, it gets the lowest accuracy, 0."""
     try:
         return run_training(how, seed)
     except FloatingPointError as error:
@@ -119,12 +120,12 @@ def accuracy(of: list[Record]) -> float:
 
 
 def of_cell(runs: Runs, data: str, alpha: str | None, share: float | None = None) -> list[Record]:
-    """The runs of a cell of a data set's grid, or of its dense network."""
+    """The runs of a cell in a data set's grid, or of its dense network."""
     return of_form(runs, form(data, NETWORK, alpha, share))
 
 
 def points(runs: Runs, data: str) -> list[Point]:
-    """α, φ, difference of accuracy to dense in points, speed-up, for each cell of a data set's grid."""
+    """α, φ, accuracy minus dense accuracy in points, and speed-up, for each cell of the grid."""
     dense = of_cell(runs, data, None)
     found = []
     for alpha in FRACTIONS:
@@ -135,7 +136,10 @@ def points(runs: Runs, data: str) -> list[Point]:
 
 
 def pareto(found: list[Point]) -> list[Point]:
-    """Those, and dense training, than which none is both more accurate and faster; the fastest last."""
+    """The Pareto line of the points and dense training, the fastest last.
+
+    No other point is both more accurate and faster than one of these.
+    """
     ordered = sorted([DENSE, *found], key=lambda point: (-point[3], -point[2]))
     kept: list[Point] = []
     for point in ordered:
@@ -194,7 +198,7 @@ def epochs(of: list[Record]) -> str:
 
 
 def rates_table(runs: Runs) -> str:
-    """Accuracies of each form by rate; the rate that is taken may lie at an end of those tried, which is to be seen."""
+    """Accuracies of each form by rate. They show if the best rate lies at an end of those tried."""
     rows = []
     for data, network, _, alpha in cells():
         name = form(data, network, alpha, 0.1)
@@ -207,7 +211,10 @@ def rates_table(runs: Runs) -> str:
 
 
 def recommended(runs: Runs) -> list[tuple[str, float, list[float], list[float]]]:
-    """α, φ, differences and speeds by data set, for settings that lose no more than the tolerance on any; the fastest first."""
+    """α, φ, differences and speed-ups by data set for recommended settings, the fastest first.
+
+    They are faster than dense training and lose no more than the tolerance on any data set.
+    """
     by_data = [points(runs, data) for data in DATA]
     found = []
     for cells_of_one in zip(*by_data, strict=True):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The report's section 4.1: XOR. Table 1 and figure 3.
+"""The paper's section 4.1, XOR: table 1 and figure 3.
 
-The report does not say which optimizer it used: gradient descent, which its section 3.1.5 describes, or Adam. Both are tried.
+The paper does not name its optimizer. Gradient descent, which its section 3.1.5 describes, and Adam
+are both tried.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def tables(runs: Runs) -> list[tuple[str, str]]:
         of = [run for run in of_form(runs, form) if run["switch_step"] is not None]
         if not of:
             continue
-        # One step an epoch: the cost of epoch t is that before step t, so the first after the switch is `costs[switch_step]`.
+        # An epoch is one step. The cost of epoch t is the cost before step t, so the first cost
+        # after the switch is `costs[switch_step]`.
         before = [run["costs"][run["switch_step"] - 1] for run in of]
         after = [run["costs"][run["switch_step"]] for run in of]
         final = [run["cost"] for run in of_form(runs, form)]

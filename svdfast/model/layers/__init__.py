@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Layers: ways to write a program, a file each."""
+"""Layers: ways to write a program, each in a file of its own."""
 
 from typing import TypeAlias
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The fully connected layer: A = f(X·Wᵀ + b), W in some structure, of every row of X. With `Patches` before it, a convolution."""
+"""The fully connected layer: A = f(X·Wᵀ + b) for every row of X, with W in some structure.
+
+With `Patches` before it, it is a convolution.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ __all__ = ["Linear"]
 
 @dataclass(frozen=True)
 class Linear(Weighted):
-    """A fully connected layer's shape, no numbers.
+    """The shape of a fully connected layer, without numbers.
 
     Attributes
     ----------
     structure : Structure
-        Of its weight.
+        Structure of its weight.
     activation : Activation
     steps : tuple of Step
-        Before it.
+        Steps before it.
     """
 
     structure: Structure
@@ -34,7 +37,7 @@ class Linear(Weighted):
 
     @property
     def width(self) -> int:
-        """Of its outputs."""
+        """Number of its outputs."""
         return self.structure.n_out
 
     @property
@@ -42,7 +45,7 @@ class Linear(Weighted):
         return self.activation.name
 
     def emit(self, program: Program, x: int, weights: Sequence[Tensor], b: Tensor) -> int:
-        """Writes the layer; returns the value of its output."""
+        """Writes the layer. Returns the value of its output."""
         x = emit_all(self.steps, program, x)
         z = self.structure.emit(program, x, weights)
         made, expected = program.values[z], Value(self.n_out, program.values[x].rows_per_sample)

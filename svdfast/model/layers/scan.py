@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The recurrent part of a recurrent layer: at each step hₜ = cell(zₜ, U·hₜ₋₁ + b), U in some structure. h₀ = 0, or the
-state that the batch before left.
+"""The recurrent part of a recurrent layer: at each step hₜ = cell(zₜ, U·hₜ₋₁ + b).
 
-zₜ is what the input gives to the cell's gates: the output of a `Linear` layer before it, whose weight is the input's. So a recurrent
-layer of users is two here, and its two weights are cut separately. Gates are stacked as in PyTorch.
-Not here: the formulas of the cells (src/loops/cells.h).
+U has some structure. h₀ is 0, or the state that the previous batch left. zₜ is the input's part of
+the cell's gates: the output of a `Linear` layer before the scan, whose weight is the input's. A
+user's recurrent layer is therefore two layers here, and its two weights are truncated separately.
+Gates are stacked as in PyTorch. The formulas of the cells are in src/loops/cells.h.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from svdfast.ops.state import KIND as STATE
 
 __all__ = ["GATES", "Scan"]
 
-# Of each cell.
+# Number of gates of each cell.
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
 
 
 @dataclass(frozen=True)
 class Scan(Weighted):
-    """A scan's shape, no numbers.
+    """The shape of a scan, without numbers.
 
     Attributes
     ----------
     structure : Structure
-        Of the state's weight, (gates·n, n).
+        Structure of the state's weight, (gates·n, n).
     cell : {"rnn_tanh", "rnn_relu", "gru", "lstm"}
     half : {0, 1, 2}
-        Of a layer that goes both ways: 1 is the scan from the first step on, of the left half of z; 2 that from the last step back, of the
-        right half, whose outputs come beside those of the first. 0 is a scan by itself.
+        0 is a scan by itself. A bidirectional layer has two scans: 1 runs forward from the first
+        step and takes the left half of z; 2 runs backward from the last step and takes the right
+        half. The outputs of 2 follow those of 1.
     steps : tuple of Step
-        Before it.
+        Steps before it.
     """
 
     structure: Structure
@@ -60,7 +61,7 @@ class Scan(Weighted):
 
     @property
     def width(self) -> int:
-        """Of its outputs."""
+        """Number of its outputs."""
         return self.structure.n_in * (2 if self.half == 2 else 1)
 
     @property
@@ -72,7 +73,7 @@ class Scan(Weighted):
         return self.cell.removesuffix("_tanh").replace("_", " ")
 
     def check(self, before: object, after: Sequence[object]) -> None:
-        """Refuses a scan that has not its input's weight, or its other half, beside it."""
+        """Raises an error unless its input's weight, or its other half, is beside the scan."""
         if self.half == 2:
             if not isinstance(before, Scan) or (before.half, before.cell, before.n_in) != (1, self.cell, self.n_in):
                 raise ValueError(f"{self.cell}: expected the scan from the first step on before it")
@@ -82,7 +83,7 @@ class Scan(Weighted):
             raise ValueError(f"{self.cell}: expected the scan from the last step back after it")
 
     def emit(self, program: Program, x: int, weights: Sequence[Tensor], b: Tensor) -> int:
-        """Writes the scan; returns the value of its outputs, of every step."""
+        """Writes the scan. Returns the value of its outputs at every step."""
         x = emit_all(self.steps, program, x)
         n, reverse = self.n_in, self.half == 2
         # The second scan takes the z that the first one took.
@@ -91,7 +92,8 @@ class Scan(Weighted):
         if program.values[z].width != wide:
             raise ValueError(f"{self.cell}: expected {wide} inputs, {GATES[self.cell]} gates of {n}, got {program.values[z].width}")
         with_memory, masked = self.cell == "lstm", program.mask is not None
-        # A layer that goes from the last step back has none before it, so nothing goes over.
+        # A bidirectional layer takes no state from the previous batch: its second scan starts at
+        # the last step.
         carried = () if self.half else tuple(program.carried_state(n) for _ in range(1 + with_memory))
         state = Operation(STATE, x, len(program.values), sizes=(int(reverse),), reads_output=False, carried=carried[:1])
         s = program.add(state, Value(n, steps))
@@ -116,7 +118,7 @@ class Scan(Weighted):
         return program.add(beside, Value(2 * n, steps))
 
     def _inputs_of(self, program: Program, x: int) -> int:
-        """The z of the scan whose outputs x are."""
+        """The z of the scan whose output is x."""
         made = [o for o in program.operations if o.output == x and o.kind is CELL]
         if not made:
             raise ValueError(f"{self.cell}: expected the scan from the first step on before it")

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is done to a layer's inputs before its weight meets them, without parameters: patches of images, pooling, order of rows.
+"""Steps: operations without parameters on a layer's inputs before its weight multiplies them.
 
-A convolution is a fully connected layer of patches; so layers of every kind are `Linear` or `Scan` with steps before them. Shapes
-only, no numbers. Not here: what users write (svdfast/layers.py), what an operation computes (src/ops).
+They form patches of images, pool, or reorder rows. A convolution is a fully connected layer of
+patches, so layers of every kind are `Linear` or `Scan` with steps before them. Steps hold shapes,
+no numbers. Users write the layers of svdfast/layers.py. The operations' computations are in
+src/ops.
 """
 
 from __future__ import annotations
@@ -29,20 +31,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-# Tokens of an alphabet at most: so many whole numbers float32 tells apart.
+# The most tokens of an alphabet: float32 distinguishes so many whole numbers.
 MOST_TOKENS = 2**24
-# What messages call the orders of rows.
+# Names of the orders of rows in messages.
 ORDERS = {True: "step by step", False: "sample by sample"}
 
 
 @dataclass(frozen=True)
 class Step(ABC):
-    """One step. Its fields are integers and floats, which files keep; its class's name is its name there.
+    """One step. Files keep its fields, integers and floats, and its class's name.
 
     Attributes
     ----------
     takes_steps : bool or None
-        Whether it takes rows that lie step by step; None: it takes both.
+        True if it takes rows that lie step by step, False if sample by sample, None if either.
     """
 
     kinds: ClassVar[dict[str, type[Step]]] = {}
@@ -53,15 +55,15 @@ class Step(ABC):
 
     @abstractmethod
     def emit(self, program: Program, x: int) -> int:
-        """Writes the step; returns the value of its result."""
+        """Writes the step. Returns the value of its result."""
 
     def order(self, by_steps: bool) -> bool:
-        """Whether rows lie step by step after it, if they do or do not before it.
+        """True if rows lie step by step after it. `by_steps` says the same of rows before it.
 
         Raises
         ------
         ValueError
-            It takes them in the other order.
+            The step takes rows in the other order.
         """
         if self.takes_steps is not None:
             self._expect(self.takes_steps, by_steps)
@@ -72,12 +74,15 @@ class Step(ABC):
             raise ValueError(f"{type(self).__name__}: expected rows {ORDERS[wanted]}, got rows {ORDERS[by_steps]}")
 
     def header(self) -> dict[str, Any]:
-        """The step as files have it."""
+        """The step in plain values, as files keep it."""
         return {"step": type(self).__name__} | {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def parse(values: Mapping[str, Any]) -> Step:
-    """What `Step.header` gave, checked; whether it fits what comes before it shows as the program is written."""
+    """The step of a `Step.header`, checked.
+
+    An error appears later, when the program is written, if the step does not fit those before it.
+    """
     name = values["step"]
     if not isinstance(name, str) or name not in Step.kinds:
         raise ValueError(f"step: expected one of {', '.join(Step.kinds)}, got {name!r:.40}")
@@ -92,7 +97,7 @@ def _number(name: str, value: Any, kind: Any) -> float:
 
 @dataclass(frozen=True)
 class Flatten(Step):
-    """All rows of a sample as one."""
+    """All rows of a sample as one row."""
 
     takes_steps = False
 
@@ -102,7 +107,7 @@ class Flatten(Step):
 
 @dataclass(frozen=True)
 class Rows(Step):
-    """The same numbers as so many rows a sample: positions of images, steps of sequences."""
+    """The same numbers as `rows` rows per sample: positions of images, steps of sequences."""
 
     rows: int
 
@@ -146,7 +151,10 @@ def _reordered(program: Program, x: int, by_steps: bool) -> int:
 
 @dataclass(frozen=True)
 class LastStep(Step):
-    """The last step's row, of rows step by step; of `reverse` columns, the right ones, the first step's."""
+    """The last step's row, for rows that lie step by step.
+
+    The last `reverse` columns are taken from the first step's row instead.
+    """
 
     reverse: int = 0
 
@@ -165,7 +173,7 @@ class LastStep(Step):
 
 @dataclass(frozen=True)
 class OneHot(Step):
-    """Tokens from 0 to n - 1, one a row, as rows with a one."""
+    """Tokens from 0 to n - 1, one per row, as one-hot rows."""
 
     n: int
 
@@ -191,7 +199,10 @@ class Normalise(Step):
 
 @dataclass(frozen=True)
 class Dropout(Step):
-    """Numbers are 0 with this probability, in training. `number` tells it from others of the network."""
+    """Sets numbers to 0 with this probability in training.
+
+    `number` distinguishes it from the network's other dropouts.
+    """
 
     rate: float
     by_steps: int = 0
@@ -210,7 +221,7 @@ class Dropout(Step):
 
 @dataclass(frozen=True)
 class Mask(Step):
-    """Steps whose numbers are all this value do not count: cells pass them by. Rows lie step by step."""
+    """Marks steps whose numbers are all this value: cells skip them. Rows lie step by step."""
 
     value: float = 0.0
 
@@ -225,14 +236,14 @@ class Mask(Step):
 
 @dataclass(frozen=True)
 class Window(Step):
-    """A window that goes over an image of height×width positions.
+    """A window that moves over an image of height×width positions.
 
     Attributes
     ----------
     height, width : int
     window_height, window_width : int
     down, across : int
-        From one place of the window to the next.
+        Distance from one place of the window to the next.
     top, left, bottom, right : int
         Padding.
     """
@@ -252,16 +263,16 @@ class Window(Step):
 
     @property
     def rows(self) -> int:
-        """Places of the window, down."""
+        """Number of places of the window from top to bottom."""
         return (self.height + self.top + self.bottom - self.window_height) // self.down + 1
 
     @property
     def columns(self) -> int:
-        """Places of the window, across."""
+        """Number of places of the window from left to right."""
         return (self.width + self.left + self.right - self.window_width) // self.across + 1
 
     def checked(self, program: Program, x: int) -> tuple[int, ...]:
-        """What the compiled kinds take as sizes, if it goes with a value."""
+        """The sizes for the compiled kinds. Raises ValueError if the window does not fit `x`."""
         given, name = astuple(self), type(self).__name__
         if min(given) < 0 or min(given[:6]) < 1:
             raise ValueError(f"{name}: expected sizes ≥ 1 and padding ≥ 0, got {given}")
@@ -276,7 +287,10 @@ class Window(Step):
 
 @dataclass(frozen=True)
 class Patches(Window):
-    """For each place of the window what lies under it, as a row: row by row, all channels of a position together."""
+    """The numbers under each place of the window, as a row.
+
+    They lie row by row, with all channels of a position together.
+    """
 
     def emit(self, program: Program, x: int) -> int:
         return program.patches(x, self.checked(program, x))
@@ -292,7 +306,7 @@ class LargestOf(Window):
 
 @dataclass(frozen=True)
 class MeanOf(Window):
-    """The mean of each channel under the window, of what lies within the image."""
+    """The mean of each channel under the window, without the padding."""
 
     def emit(self, program: Program, x: int) -> int:
         return _pooled(self, program, x, MEAN)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What all that has one weight tells of it. Not here: the layers (linear.py, scan.py), and where a weight stands (layout.py)."""
+"""The common properties of everything with one weight.
+
+Layers are in linear.py and scan.py; the place of a weight in a network is in layout.py.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ __all__ = ["Weighted"]
 
 
 class Weighted:
-    """A weight's sides and its rank, by its structure."""
+    """The sizes and the rank of a weight, from its structure."""
 
     structure: Structure
 

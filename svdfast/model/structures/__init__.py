@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How weights are represented: `Dense`, `LowRank`, and what others add. Only here, and in src/ops, is known what a weight looks like."""
+"""Forms of weights: `Dense`, `LowRank`, and those that others add.
+
+Only this folder and src/ops know the form of a weight.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,18 @@ from svdfast.model.structures.structure import Array, Fit, Moment, Structure
 
 __all__ = ["Array", "Dense", "Fit", "LowRank", "Moment", "Structure", "check_kind", "kind_named", "of_rank", "parse"]
 
-# Each structure is a file of this folder; a class is known from its definition on.
+# Each structure is a file of this folder. A class is registered when it is defined.
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 
 def of_rank(n_out: int, n_in: int, rank: Any, name: str = "rank") -> Structure:
-    """Two factors of a rank that was asked for, which is checked; None asks for the weight as it is."""
+    """Two factors of a given rank, which is checked. None gives the weight as it is."""
     return Dense(n_out, n_in) if rank is None else LowRank(n_out, n_in, count(name, rank))
 
 
 def check_kind(structure: Any) -> None:
-    """Refuses as an argument `structure` what is no class of structures that have a rank."""
+    """Raises TypeError unless an argument `structure` is a class of structures with a rank."""
     if not (isinstance(structure, type) and issubclass(structure, Structure)):
         raise TypeError(f"structure: expected a subclass of Structure, got {structure!r:.100}")
     if inspect.isabstract(structure) or not structure.factored:
@@ -35,14 +38,14 @@ def check_kind(structure: Any) -> None:
 
 
 def kind_named(name: str) -> type[Structure]:
-    """The class that a file has the name of."""
+    """The class whose name a file contains."""
     if name not in Structure.kinds:
         raise ValueError(f"structure {str(name)[:40]!r}: expected one of {', '.join(Structure.kinds)}")
     return Structure.kinds[name]
 
 
 def parse(n_out: int, n_in: int, values: Mapping[str, Any]) -> Structure:
-    """What `Structure.header` gave, checked.
+    """The structure of a `Structure.header`, checked.
 
     Raises
     ------
@@ -50,7 +53,7 @@ def parse(n_out: int, n_in: int, values: Mapping[str, Any]) -> Structure:
         There is no class of that name, or its fields are out of range.
     """
     kind, own = kind_named(values["structure"]), {key: value for key, value in values.items() if key != "structure"}
-    # A structure knows what its own fields may be.
+    # Other fields get wide limits: a structure checks its own.
     limits = {"rank": (1, min(n_out, n_in))}
     fields = {}
     for key, value in own.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A weight as the product of two factors, W ≈ W1·W2, cut by truncated SVD. The report, section 3.3."""
+"""A weight as the product of two factors, W ≈ W1·W2, by truncated SVD (the paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -67,13 +67,16 @@ class LowRank(Structure):
         return Fit((W1, W2), s, _distance(W, U, s, Vt))
 
     def pullback(self, M: Array, t: Sequence[Array]) -> tuple[Array, ...]:
-        # With W = W1·W2 a gradient M of W is M·W2ᵀ of W1 and W1ᵀ·M of W2.
+        # With W = W1·W2, a gradient M of W gives the gradients M·W2ᵀ of W1 and W1ᵀ·M of W2.
         W1, W2 = t
         return M @ W2.T, W1.T @ M
 
     def lift(self, kind: Moment, moments: Sequence[Array], t: Sequence[Array]) -> Array:
-        """M is the matrix of least norm that has the moments which are there. Of V they tell sums over rows and columns only: V
-        is the product of these, as in N. Shazeer and M. Stern, "Adafactor", ICML 2018."""
+        """M is the matrix of least norm that has the given moments.
+
+        The moments determine only sums of V over rows and columns. V is the product of these sums,
+        as in N. Shazeer and M. Stern, "Adafactor", ICML 2018.
+        """
         (M1, M2), (W1, W2) = moments, t
         if kind == "square":
             # Means of V over each row and each column, from  Σⱼ V1 = V·(W2∘W2)ᵀ·1  with  (W2∘W2)ᵀ·1 ≈ ‖W2‖²/m.
@@ -83,20 +86,23 @@ class LowRank(Structure):
             whole = np.sqrt(rows.mean() * columns.mean())
             product: Array = np.outer(rows, columns / whole if whole > 0 else columns)
             return product
-        # P·M = W1·(W1ᵀW1)⁻¹·M2, M·Q = M1·(W2W2ᵀ)⁻¹·W2 with projections P and Q onto the factors' ranges:
-        # of least norm is P·M + (M - P·M)·Q.
+        # P·M = W1·(W1ᵀW1)⁻¹·M2 and M·Q = M1·(W2W2ᵀ)⁻¹·W2, with projections P and Q onto the
+        # factors' ranges. P·M + (M - P·M)·Q has the least norm.
         PM = W1 @ _solve(W1.T @ W1, M2)
         M: Array = PM + _solve(W2 @ W2.T, (M1 - PM @ W2.T).T).T @ W2
         return M
 
     def decay(self, t: Sequence[Array], amount: float) -> None:
-        """The gradients are λ·W1·(W2·W2ᵀ) and λ·(W1ᵀ·W1)·W2: Gram matrices (l×l) instead of the product (n×m). The step is
-        implicit in each factor, so that no amount overshoots:
+        """A step of weight decay on the product, in place.
 
-            W1 ← W1·(I + c·W2·W2ᵀ)⁻¹      W2 ← (I + c·W1ᵀ·W1)⁻¹·W2      c = η·λ, both from the former W1 and W2
+        The gradients are λ·W1·(W2·W2ᵀ) and λ·(W1ᵀ·W1)·W2: Gram matrices (l×l) replace the product
+        (n×m). The step is implicit in each factor, so that no amount overshoots. Both factors use
+        the former W1 and W2:
 
-        A singular value σ of balanced factors falls by about 2·c·σ², where L2 on the factors takes c·σ from it: large ones fall
-        more, small ones are left.
+            W1 ← W1·(I + c·W2·W2ᵀ)⁻¹      W2 ← (I + c·W1ᵀ·W1)⁻¹·W2      c = η·λ
+
+        A singular value σ of balanced factors falls by about 2·c·σ². With L2 on the factors it
+        would fall by about 2·c·σ. So large values fall more, and small ones almost stay.
 
         Raises
         ------
@@ -115,7 +121,8 @@ class LowRank(Structure):
 
     @property
     def decay_multiplications(self) -> int:
-        # Two Gram matrices, and a solution for each with all rows or columns of the other factor, and its own factorisation.
+        # Two Gram matrices, each with its factorisation and a solution for all rows or columns of
+        # the other factor.
         return 2 * self._l**2 * (self.n_in + self.n_out) + self._l**3
 
     def relative_scale(self, t: Sequence[Array]) -> float:
@@ -126,7 +133,8 @@ class LowRank(Structure):
         return float(np.sqrt(squares / product)) if product > 0 else 1.0
 
     def singular_values(self, t: Sequence[Array]) -> Array:
-        # W1·W2 = Q1·(R1·R2ᵀ)·Q2ᵀ has the singular values of R1·R2ᵀ, without those that only rounding of the product would make.
+        # W1·W2 = Q1·(R1·R2ᵀ)·Q2ᵀ has the singular values of R1·R2ᵀ. The product itself would have
+        # further ones, from rounding only.
         R1, R2 = (scipy.linalg.qr(factor.astype(np.float64), mode="economic")[1] for factor in (t[0], t[1].T))
         with np.errstate(over="ignore", invalid="ignore"):
             W = R1 @ R2.T
@@ -136,19 +144,22 @@ class LowRank(Structure):
 
 
 def _distance(W: Array, U: Array, s: Array, Vt: Array) -> float:
-    """‖W − U·diag(s)·Vt‖_F, U·Uᵀ·W = U·diag(s)·Vt."""
+    """‖W − U·diag(s)·Vt‖_F, where U·Uᵀ·W = U·diag(s)·Vt."""
     # Scaled, so that no square overflows.
     scale = s[0] if s[0] > 0 else s.dtype.type(1)
 
     whole = sum_of_squares(W / scale)
     rest = whole - float(np.square(s / scale, dtype=np.float64).sum())
-    if not rest > 0.1 * whole:  # where the difference has too few digits
+    if not rest > 0.1 * whole:  # the difference has too few digits
         rest = sum_of_squares(W / scale - product(U * (s / scale), Vt))
     return float(scale) * math.sqrt(rest)
 
 
 def _solve(gram: Array, right: Array) -> Array:
-    """Solves with a Gram matrix, which may be near to singular: least squares, not far in directions that hardly count."""
+    """Solves with a Gram matrix, which may be nearly singular.
+
+    A small ridge keeps the solution small in directions that hardly count.
+    """
     G = gram.astype(np.float64)
     G[np.diag_indices_from(G)] += 1e-6 * max(np.trace(G) / len(G), np.finfo(np.float32).tiny)
     return np.linalg.solve(G, right).astype(gram.dtype)

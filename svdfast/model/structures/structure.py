@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a structure is: a way to represent a weight W (n_out, n_in) by tensors.
+"""Structure: a way to represent a weight W (n_out, n_in) by tensors.
 
-A structure knows shapes and owns no numbers. A new one is a file beside this, which is found by itself, or a class anywhere in
-a user's code. Not here: the structures there are (dense.py, low_rank.py), and where tensors lie (layout.py).
+A structure knows shapes and owns no numbers. A new one is a file in this folder, which is found
+automatically, or a class anywhere in a user's code. The existing structures are in dense.py and
+low_rank.py; the places of tensors are in layout.py.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ Moment: TypeAlias = Literal["mean", "square"]
 
 @dataclass(frozen=True)
 class Fit:
-    """Tensors that represent a weight as well as they can, and what they leave of it.
+    """Tensors that represent a weight as well as they can, and the error of that.
 
     Attributes
     ----------
     tensors : tuple of ndarray
     singular_values : ndarray
-        Those kept.
+        The values kept.
     dropped_norm : float
-        ‖W − Ŵ‖_F, Ŵ the weight that the tensors represent.
+        ‖W − Ŵ‖_F, where Ŵ is the weight that the tensors represent.
     """
 
     tensors: tuple[Array, ...]
@@ -46,17 +47,17 @@ class Fit:
 class Structure(ABC):
     """A way to represent a weight.
 
-    A class with other fields than these gives them plain integers, which files keep. Its name is its name in files, so reading a
-    file takes a class of that name that is there.
+    Further fields of a class must be plain integers, which files keep. Files also keep the name of
+    the class, so a class of that name must be defined when a file is read.
 
     Attributes
     ----------
     n_out, n_in : int
         Shape of the weight.
     rank : int or None
-        What `ranks` asks for; None where a structure has none.
+        The rank that `ranks` requests; None if a structure has none.
     factored : bool
-        Whether it is another form than the weight itself.
+        False only for the weight itself.
     """
 
     n_out: int
@@ -74,15 +75,15 @@ class Structure(ABC):
 
     @abstractmethod
     def tensors(self) -> tuple[tuple[str, tuple[int, int]], ...]:
-        """Names and shapes, in the order in which they lie."""
+        """Names and shapes of the tensors, in their order in the vector."""
 
     @abstractmethod
     def emit(self, program: Program, x: int, tensors: Sequence[Tensor]) -> int:
-        """Writes the products X·Wᵀ; returns the value of the result."""
+        """Writes the products X·Wᵀ. Returns the value of the result."""
 
     @abstractmethod
     def matrix(self, t: Sequence[Array]) -> Array:
-        """W (n_out, n_in); may be a view of the tensors."""
+        """W (n_out, n_in). It may be a view of the tensors."""
 
     @abstractmethod
     def fit(
@@ -98,45 +99,50 @@ class Structure(ABC):
             Orthonormal directions of the outputs to keep, by default the weight's own: see
             `svdfast.model.svd.leading_directions`.
         svd : {"exact", "randomized"}
-            How the weight's own are found.
+            The method that finds the weight's own directions.
         split : {"balanced", "left", "right"}
         """
 
     @abstractmethod
     def pullback(self, M: Array, t: Sequence[Array]) -> tuple[Array, ...]:
-        """What a gradient M of W is of the tensors.
+        """The gradients of the tensors for a gradient M of W.
 
-        A structure that is linear in each tensor carries the mean of squared gradients, too: by the squares of the tensors.
+        For a structure that is linear in each tensor, the squares of the tensors pull back the mean
+        of squared gradients, too.
         """
 
     def lift(self, kind: Moment, moments: Sequence[Array], t: Sequence[Array]) -> Array:
-        """A moment of W from those of its tensors: of a structure without a way back, none."""
+        """A moment of W from those of its tensors; zeros for a structure that cannot lift them."""
         return np.zeros((self.n_out, self.n_in), moments[0].dtype)
 
     def decay(self, t: Sequence[Array], amount: float) -> None:
-        """A step, in place, against (λ/2)·‖W‖_F², `amount` times λ·W pulled back."""
+        """A step against (λ/2)·‖W‖_F², in place: `amount` times W pulled back is subtracted."""
         gradients = self.pullback(self.matrix(t), t)
         for tensor, gradient in zip(t, gradients, strict=True):
             tensor -= amount * gradient
 
     @property
     def decay_multiplications(self) -> int:
-        """What `decay` takes, for a structure without better knowledge: three products of full size."""
+        """Multiplications of `decay`. The default is three products of full size."""
         return 3 * self.n_out * self.n_in * min(self.n_out, self.n_in)
 
     def relative_scale(self, t: Sequence[Array]) -> float:
-        """How much larger the tensors' elements are than those of W: root mean squares, the geometric mean of the tensors'
-        over W's; 1 where W is zero.
+        """Ratio of the size of the tensors' elements to that of W's elements.
 
-        Adam's steps have the size of the learning rate whatever the gradient's, so a rate multiplied with this changes the tensors
-        by as much of their size as it changed W. Of balanced factors of a flat spectrum it is near (max(m, n)/(l·σ))^½, that is α^-½.
+        Sizes are root mean squares; the geometric mean over the tensors is divided by the size of
+        W. The ratio is 1 if W is zero.
+
+        Adam's steps have the size of the learning rate for any size of the gradient. A rate
+        multiplied with this ratio therefore changes the tensors by the same share of their size as
+        the rate changed W. For balanced factors of a flat spectrum the ratio is near
+        (max(m, n)/(l·σ))^½, that is α^-½.
         """
         squares = [float(np.square(tensor, dtype=np.float64).mean()) for tensor in t]
         product = float(np.square(self.matrix(t), dtype=np.float64).mean())
         return float(np.sqrt(np.prod(squares) ** (1 / len(squares)) / product)) if product > 0 else 1.0
 
     def singular_values(self, t: Sequence[Array]) -> Array:
-        """Those of W that are not zero by construction, largest first, in float64."""
+        """Singular values of W that are not zero by construction, largest first, in float64."""
         return singular_values(self.matrix(t)).astype(np.float64)
 
     def __str__(self) -> str:
@@ -144,10 +150,10 @@ class Structure(ABC):
 
     @property
     def note(self) -> str:
-        """What the network says of a layer beside its outputs."""
+        """The note beside a layer's outputs in the network's repr."""
         return f" ({self})"
 
     def header(self) -> dict[str, Any]:
-        """The structure as files have it."""
+        """The structure in plain values, as files keep it."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("n_out", "n_in")}
         return {"structure": type(self).__name__} | {name: value for name, value in own.items() if value is not None}
