@@ -12,6 +12,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,30 @@ def test_what_was_interrupted_goes_on(tmp_path, monkeypatch):
     done[:] = [None] * 4
     quick(["xor"], tmp_path, seeds=3)
     assert {entry[1] for entry in done if entry} == {2}
+
+
+TIMES = ("seconds", "switch_seconds", "dense_step", "factored_step")
+
+
+def test_what_was_killed_goes_on(tmp_path):
+    def ended(run):
+        return {key: value for key, value in run.items() if key not in TIMES}
+
+    package, file = str(Path(sf.__file__).parents[1]), tmp_path / "killed" / "xor.json"
+    command = [sys.executable, "-P", "-m", "svdfast", "reproduce", "xor", "--seeds", "9", "--quick", "--out", "killed"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path, env=os.environ | {"PYTHONPATH": package}) as process:
+        while not file.exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+    kept = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    (file.parent / ".xor.json.1-1.part").write_text("cut short", encoding="utf-8")
+    for folder in ("killed", "whole"):
+        quick(["xor"], tmp_path / folder, seeds=9)
+    runs, whole = (json.loads((tmp_path / name / "xor.json").read_text(encoding="utf-8"))["runs"] for name in ("killed", "whole"))
+    assert 0 < len(kept) < len(runs) and runs[: len(kept)] == kept
+    assert [ended(run) for run in runs] == [ended(run) for run in whole]
+    assert not list(file.parent.glob(".*"))
 
 
 def test_ctrl_c(tmp_path, capsys, monkeypatch):

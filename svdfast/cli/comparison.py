@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from svdfast._process.runtime import resolve_threads
 from svdfast._process.text import aligned
+from svdfast.cli.checkpoints import continuing, file_of, named_refusals
 from svdfast.cli.data import Data, hold_out
-from svdfast.cli.errors import Failure, UsageError
+from svdfast.cli.errors import UsageError
 from svdfast.cli.networks import describe, first_network, settings_of
 from svdfast.cli.scores import balanced_accuracy, constant, score, score_name, worse
 from svdfast.cli.turns import HandOver, in_turns
@@ -81,6 +82,7 @@ class Comparison:
         self.learning_rate: float = setting("learning_rate")
         if arguments.learning_rate is None and arguments.optimizer == "sgd":
             self.learning_rate = SGD_LEARNING_RATE
+        self.resolved = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
         self.communicator = communicator
         self.threads = resolve_threads(arguments.threads, getattr(communicator, "n_threads", None))
 
@@ -126,14 +128,12 @@ class Comparison:
         self, net: Network, factoring: Factoring | None, X: Array, y: Array, **settings: Any
     ) -> TrainingResult:
         arguments = self.arguments
-        try:
+        with named_refusals(arguments):
             return train(
                 net, X, y, batch_size=self.batch_size, optimizer=self.optimizer(),
                 factoring=factoring, precision=arguments.precision, n_threads=self.threads,
                 seed=arguments.seed, **({"communicator": self.communicator} | settings),
             )  # fmt: skip
-        except ValueError as error:  # an SVD of weights that are no longer finite
-            raise Failure(error) from None
 
     def introduce(self) -> None:
         """Prints what is trained, on what, and how."""
@@ -209,10 +209,13 @@ class Comparison:
 
         tell.everywhere = True  # type: ignore[attr-defined]  # as trainings take turns in all processes
         net = self.first.copy()
+        path = file_of(self.arguments, name)
+        if path is not None and self.arguments.resume is not None:
+            write_line(f"       {name + ', ' if name else ''}{'continues from' if path.exists() else 'begins again, without'} {path}")
         result = self._fit(
             net, factoring, self.X, self.y, epochs=self.epochs, early_stopping=self.arguments.early_stopping,
-            validation=(self.X_val, self.y_val), callbacks=[tell],
-            progress=bar is not None,
+            validation=(self.X_val, self.y_val), callbacks=[tell], progress=bar is not None,
+            checkpoint=continuing(self.arguments, name, self.resolved, self.communicator),
         )  # fmt: skip
         if result.history and result.history[-1]["epoch"] != shown:
             show(result.history[-1])

@@ -20,7 +20,7 @@ import numpy as np
 
 from svdfast._process.version import __version__
 from svdfast.cli import arguments as parse
-from svdfast.cli import compress, evaluate, export, info, networks, predict, texts
+from svdfast.cli import checkpoints, compress, evaluate, export, info, networks, predict, texts
 from svdfast.cli.columns import MOST_CLASSES
 from svdfast.cli.comparison import SGD_LEARNING_RATE, Comparison, say
 from svdfast.cli.data import DEFAULTS, LEAST_STEPS, TEST_SHARE, Data, load
@@ -131,6 +131,8 @@ examples:
   svdfast train digits --hidden 2048,2048 --epochs 20 --threads 2
   svdfast train people.csv --target income --drop id --test later.csv --save network.npz
   svdfast train mnist --model gru --epochs 2
+  svdfast train mnist --checkpoint run.ckpt
+  svdfast train mnist --resume run.ckpt
   svdfast train text shakespeare.txt --model gru --steps 50 --save shakespeare.npz
   svdfast predict network.npz new.csv
 
@@ -332,6 +334,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="train with all processes that mpiexec has started: mpiexec -n 4 svdfast train ... --distributed; needs mpi4py")
     add("--seed", type=parse.integer(0), default=0, metavar="N",
         help="of the first weights, the order of the samples and the test set (default 0)")
+    add("--checkpoint", type=Path, metavar="FILE",
+        help="write the training's state to FILE after each epoch, and that of the dense network beside it to FILE.dense")
+    add("--resume", type=Path, metavar="FILE",
+        help="continue from what --checkpoint FILE wrote, with the same other arguments; it ends as it would have without a break")
 
     add = parser.add_argument_group("data files").add_argument
     add("--test", metavar="FILE", help="a table of test samples, with the same columns")
@@ -428,17 +434,22 @@ def _train_with(arguments: argparse.Namespace, communicator: Any) -> None:
     texts.check_text(arguments)
     networks.check_model(arguments)
     check_extras(page=arguments.report is not None, figure=arguments.plot is not None)
+    if arguments.compare is None:
+        arguments.compare = arguments.data in (*DEFAULTS, "text")
+    checkpoints.check_files(arguments, communicator)
     data = texts.load_text(arguments) if arguments.data == "text" else load(arguments)
     for warning in data.warnings:
         tell(f"warning: {warning}")
     comparison = Comparison(arguments, data, communicator)
     comparison.introduce()
-    compare = arguments.data in (*DEFAULTS, "text") if arguments.compare is None else arguments.compare
-    if compare:
-        (dense, dense_result), (net, result) = comparison.train_both()
+    with checkpoints.told_how_to_resume(arguments):
+        if arguments.compare:
+            (dense, dense_result), (net, result) = comparison.train_both()
+        else:
+            net, result = comparison.train_one()
+    if arguments.compare:
         rows = comparison.report(dense, dense_result, net, result)
     else:
-        net, result = comparison.train_one()
         rows = comparison.report_one(net, result)
     if data.is_text:
         _show_sample(net, data, texts.SAMPLE if arguments.sample is None else arguments.sample, arguments.seed)

@@ -7,18 +7,20 @@ import threading
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
-from svdfast.training.events import StopTraining
-
 __all__ = ["HandOver", "in_turns"]
 
 T = TypeVar("T")
 HandOver: TypeAlias = Callable[[], None]
 
 
+class _OtherFailed(Exception):
+    """Ends one because the other one failed. It is no StopTraining, which a checkpoint would keep as the end of the training."""
+
+
 def in_turns(first: Callable[[HandOver], T], second: Callable[[HandOver], T]) -> tuple[T, T]:
     """Runs both, the first one in a thread, never at the same time. Each calls what it is given to let the other one go on.
 
-    If one fails, that call raises StopTraining in the other one, and the error is raised here. Ctrl-C does not wait for the thread.
+    If one fails, that call raises an exception in the other one, and the error is raised here. Ctrl-C does not wait for the thread.
     """
     gates = [threading.Semaphore(1), threading.Semaphore(0)]
     ended = [False, False]
@@ -31,7 +33,7 @@ def in_turns(first: Callable[[HandOver], T], second: Callable[[HandOver], T]) ->
                 gates[1 - me].release()
                 gates[me].acquire()
             if errors:
-                raise StopTraining
+                raise _OtherFailed
 
         try:
             gates[me].acquire()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from svdfast._process.files import written_whole
+from svdfast._process.files import remove_parts, written_whole
 from svdfast.reproduce._experiment import Job, Record
 from svdfast.reproduce._training import machine
 
@@ -24,6 +24,7 @@ class Records:
     def __init__(self, path: Path):
         self.path = path
         self._runs: dict[str, Record] = {}
+        remove_parts(path)
         try:
             runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
             self._runs = {_key(Job(run["form"], run["seed"], run["settings"])): run for run in runs}

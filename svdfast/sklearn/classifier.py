@@ -91,6 +91,11 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
     communicator : svdfast.distributed.Communicator, optional
         The processes that fit together, each with all samples. All make the same calls, and get the same model. Not with "lbfgs". Only
         process 0 calls callbacks, which must not change the network.
+    checkpoint : path, optional
+        Of a file to which `fit` writes its state after each epoch. If the file is there, `fit` continues from it: a fit that was killed,
+        and is called again with the same parameters and data, ends as it would have without the break, bit for bit. One that had ended
+        gives its model again. A file of other parameters or other data is refused. It takes an integer `random_state`, and neither
+        "lbfgs", `warm_start` nor `partial_fit`.
     class_weight : dict, "balanced" or None
         What sample weights are multiplied with, by class; those of validation data, too.
 

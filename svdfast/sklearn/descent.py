@@ -19,6 +19,7 @@ from sklearn.base import RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from svdfast.model.network import Network
+from svdfast.sklearn.books import continuing
 from svdfast.sklearn.rate import Rate
 from svdfast.sklearn.scale import loss_scale
 from svdfast.sklearn.stopping import Stopping, stopping_of
@@ -48,6 +49,7 @@ class Data:
     targets: NDArray[Any]
     weight: NDArray[Any] | None
     evaluate: Evaluate | None = None
+    held_out: tuple[Any, ...] = ()  # the validation data: X, targets, weights
 
 
 def optimizer_of(model: SVDMLP) -> Optimizer:
@@ -85,6 +87,7 @@ def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on:
         learning_rate=model._scales if net.is_factored and model._scales is not None else "auto",
     )
     model._begin()
+    checkpoint = team.together(lambda: continuing(model, data, epochs.wait, looks=team.first))
 
     def tell(event: Event) -> None:
         stop, error = epochs.note(event), None
@@ -117,6 +120,7 @@ def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on:
             # Else the clock has a say in what "auto" does, and the same random_state may give another model.
             reproducible=ranks == "auto" and model.random_state is not None,
             callbacks=[tell],
+            checkpoint=checkpoint,
             communicator=model.communicator,
         )
     except KeyboardInterrupt:

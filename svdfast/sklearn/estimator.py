@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Number
@@ -31,7 +32,7 @@ from svdfast.model.activations import FACTS, Activation
 from svdfast.model.heads import BITS, Head, head_of
 from svdfast.model.layer import Layer
 from svdfast.model.network import Network
-from svdfast.sklearn import descent, lbfgs
+from svdfast.sklearn import books, descent, lbfgs
 from svdfast.sklearn.arrays import Arrays, write
 from svdfast.sklearn.descent import Callback, Data
 from svdfast.sklearn.rate import Rate
@@ -102,6 +103,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
     precision: str | None = None
     n_threads: int | None = None
     communicator: Any = None
+    checkpoint: str | os.PathLike[str] | None = None
 
     def _encode(
         self, y: Any, first: bool, goes_on: bool, classes: ArrayLike | None
@@ -325,7 +327,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         before = vars(self).copy()
         try:
             with Team(self.communicator) as team:
-                called = team.together(lambda: self._checked(callbacks))
+                called = team.together(lambda: self._checked(callbacks, goes_on))
                 # Of several processes all have the first weights, and the validation samples, of process 0.
                 rng = team.of_first(team.together(lambda: check_random_state(self.random_state)))
                 data = team.together(lambda: self._prepare(X, y, sample_weight, validation, first, goes_on, classes, rng))
@@ -345,9 +347,11 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
                 self.__dict__ = before
             raise
 
-    def _checked(self, callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    def _checked(self, callbacks: Iterable[Callback], goes_on: bool) -> tuple[Callback, ...]:
         """The callbacks, once they and the parameters were seen to be right."""
         self._check()
+        if self.checkpoint is not None:
+            books.check(self, goes_on)
         called = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
         if not all(callable(callback) for callback in called):
             raise TypeError(f"callbacks: expected an iterable of callables, got {callbacks!r}")
@@ -419,7 +423,8 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
                 )
         else:
             return Data(X, targets, weight)
-        return Data(X, targets, weight, self._evaluation(X_val, targets_val, weight_val))
+        held_out = X_val, targets_val, weight_val
+        return Data(X, targets, weight, self._evaluation(*held_out), held_out)
 
     def _check_fit(self, hidden: tuple[int, ...], n_out: int, head: Head) -> None:
         """Refuses parameters, or targets, that are not those of the network."""

@@ -46,8 +46,8 @@ from svdfast.training.schedules import (
 from svdfast.training.stopping import EarlyStopping
 
 __all__ = [
-    "GENERATORS", "Checkpoint", "factoring_header", "fingerprint", "optimizer_header", "parse_factoring", "parse_optimizer", "read",
-    "write",
+    "GENERATORS", "Checkpoint", "factoring_header", "fingerprint", "optimizer_header", "parse_factoring", "parse_optimizer", "plain",
+    "read", "write",
 ]  # fmt: skip
 
 _MAGIC = b"svdfast checkpoint "
@@ -108,7 +108,7 @@ class Checkpoint:
         self.next_step = sys.maxsize
         if not looks:
             return
-        if not resumed and self.path.is_dir():
+        if self.path.is_dir():
             raise IsADirectoryError(f"checkpoint: expected the path of a file, got the folder {os.fspath(path)!r}")
         if not resumed and self.path.exists():
             raise FileExistsError(
@@ -230,6 +230,11 @@ def fingerprint(arrays: Iterable[NDArray[Any]]) -> str:
 def _bytes(array: NDArray[Any]) -> memoryview:
     """An array's numbers in order, as bytes."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it, to compare it with one of a file. Only types and shapes of arrays are in it."""
+    return _plain(value, [])
 
 
 class _NotPlain(TypeError):

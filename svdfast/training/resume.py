@@ -38,7 +38,7 @@ from svdfast.training.state import NetworkState
 from svdfast.training.stopping import EarlyStopping
 from svdfast.training.team import Team
 
-__all__ = ["resume"]
+__all__ = ["refusing", "resume"]
 
 # Arguments of `prepare` that are no values of a file.
 _GIVEN = ("sample_weight", "validation", "callbacks", "progress", "team")
@@ -156,7 +156,7 @@ def _prepared(
         raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
     if factoring is not None and not isinstance(factoring, Factoring):
         raise TypeError(f"factoring: expected a Factoring, got {type(factoring).__name__}")
-    with _refusing(path):
+    with refusing(path):
         arguments, state, data = values["arguments"], values["state"], values["data"]
         net = _first_network(values["network"], state.run.network)
         rng = _generator(state.generator)
@@ -188,7 +188,7 @@ def _prepared(
     for name, names in (("training", "X, y, sample_weight"), ("validation", "validation")) if team.first else ():
         if loop.about["data"][name] != data.get(name):
             raise ValueError(f"{names}: expected the data that {os.fspath(path)!r} was made with, got others")
-    with _refusing(path):
+    with refusing(path):
         loop.restore(state)
     return loop
 
@@ -227,9 +227,9 @@ def _first_network(first: Mapping[str, Any], now: NetworkState) -> Network:
 
 
 @contextlib.contextmanager
-def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Says of which file it is that something in it is not as it should be."""
+def refusing(path: str | os.PathLike[str], name: str = "path") -> Iterator[None]:
+    """Says of which file it is that something in it is not as it should be; `name` is the argument that the file was given as."""
     try:
         yield
     except DAMAGED as error:
-        raise ValueError(f"path: {os.fspath(path)!r} is not a checkpoint of a training: {error}") from None
+        raise ValueError(f"{name}: {os.fspath(path)!r} is not a checkpoint of a training: {error}") from None

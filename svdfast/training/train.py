@@ -19,6 +19,7 @@ from svdfast.data.rows import Rows
 from svdfast.distributed import Communicator
 from svdfast.model.network import Network
 from svdfast.training.checkpoint import Checkpoint
+from svdfast.training.continuing import Continuing
 from svdfast.training.events import Event
 from svdfast.training.factoring import Factoring, factoring_of
 from svdfast.training.loop import Loop
@@ -252,6 +253,12 @@ def train(
     ['same', 'other', 'other', 'same']
     """
     team = Team(communicator)
+    continuing = checkpoint if isinstance(checkpoint, Continuing) else None
+
+    def place() -> Checkpoint | None:
+        if checkpoint is None or continuing is not None:
+            return continuing
+        return Checkpoint(checkpoint, checkpoint_every, looks=team.first)
 
     def prepared() -> Loop:
         if not isinstance(net, Network):
@@ -259,14 +266,18 @@ def train(
         if checkpoint is None and checkpoint_every is not None:
             raise ValueError(f"checkpoint_every: expected None without a checkpoint, got {checkpoint_every!r}")
         stopping, threads = early_stopping_of(early_stopping), resolve_threads(n_threads, team.n_threads)
-        return prepare(
+        loop = prepare(
             net, X, y, factoring_of(factoring), optimizer_of(optimizer), np.random.default_rng(seed),
-            None if checkpoint is None else Checkpoint(checkpoint, checkpoint_every, looks=team.first),
+            place(),
             epochs=epochs, batch_size=batch_size, loss=loss, clip_norm=clip_norm, l1=l1, l2=l2, precision=precision,
             n_threads=threads, reproducible=reproducible, shuffle=shuffle, steps_per_epoch=steps_per_epoch,
             carry_state=carry_state, sample_weight=sample_weight, validation=validation, callbacks=callbacks,
             progress=progress, early_stopping=stopping, team=team,
         )  # fmt: skip
+        if continuing is not None and values is not None:
+            continuing.restore(loop, values)
+        return loop
 
     with team:
+        values = None if continuing is None else team.of_first(team.together(continuing.read))
         return team.together(prepared).finish()
