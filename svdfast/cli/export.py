@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`svdfast export`: a saved network as an ONNX file. Not here: how that is written (svdfast/onnx.py)."""
+"""`svdfast export`: a saved network as an ONNX file, which svdfast/onnx.py writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svdfast.cli.errors import Failure, named_errors, one_line
 
 __all__ = ["add"]
 
-_MOST_CLASSES = 200  # that are listed
+_MOST_CLASSES = 200  # the most classes that are listed
 
 _DESCRIPTION = """\
 Write a saved network as an ONNX file, for other programs to predict with. Factored layers stay

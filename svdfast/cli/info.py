@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`svdfast info`: this machine, or a saved network. Not here: what is known of them (_process/config.py, model/network.py)."""
+"""`svdfast info`: this machine, or a saved network.
+
+Elsewhere: the facts about them (_process/config.py, model/network.py).
+"""
 
 from __future__ import annotations
 

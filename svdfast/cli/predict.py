@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`svdfast predict`: what a saved network answers, a line for each row of the data.
+"""`svdfast predict`: the predictions of a saved network, a line for each row of the data.
 
-Not here: whether the answers are right (evaluate.py).
+Elsewhere: the check of the predictions (evaluate.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["add"]
 Array = NDArray[Any]
 
 _SUFFIXES = (".csv", ".npz", ".npy")
-_ROWS_TOGETHER = 1000  # that are printed with one call
+_ROWS_TOGETHER = 1000  # rows that are printed with one call
 
 _DESCRIPTION = """\
 Print what a saved network predicts, a line for each row of DATA, in its order: the class where the
@@ -114,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _continue(net: Network, characters: tuple[str, ...], arguments: argparse.Namespace) -> None:
-    """Prints what a network of characters makes of a text's end."""
+    """Prints the continuation that a network of characters gives to a text."""
     for option in ("output", "proba", "precision"):
         if getattr(arguments, option):
             raise UsageError(f"--{option}: does not go with a network of characters, which prints text")
@@ -125,7 +125,7 @@ def _continue(net: Network, characters: tuple[str, ...], arguments: argparse.Nam
 
 
 def _lines(values: Array) -> Iterator[str]:
-    """CSV text, some rows at a time: of numbers as many digits as tell one from its neighbours."""
+    """CSV text, some rows at a time, with enough digits to tell each number from its neighbours."""
     for start in range(0, len(values), _ROWS_TOGETHER):
         rows = values[start : start + _ROWS_TOGETHER].reshape(-1, 1 if values.ndim == 1 else values.shape[1])
         text = io.StringIO()

@@ -273,7 +273,7 @@ class Loop:
                 raise
             self._count(n_steps, total, began)
             if isinstance(run, SharedRun):
-                run.compare()  # first, as anything that one process lost would be reported by it alone
+                run.compare()  # first: a fault in one process is raised in all
             if n_steps >= watch.due:
                 watch.look(n_steps, epoch)
             row: dict[str, Any] = {

@@ -208,7 +208,7 @@ class Warmup:
 
     def __call__(self, step: int, n_steps: int) -> float:
         step, n_steps = operator.index(step), operator.index(n_steps)
-        length = max(1, round(self.warmup_fraction * n_steps))  # if it is one step, that has the full rate
+        length = max(1, round(self.warmup_fraction * n_steps))  # one step has the full rate
         rate = resolve(self.schedule)(step, n_steps)
         return rate * (step + 1) / length if step < length else rate
 
