@@ -43,15 +43,15 @@ _DESCRIPTION = """\
 Truncate the hidden weights of a saved network by SVD into two thin factors each, and save the
 factored network. A table shows what each layer became: its rank, the share of its energy (sum of
 squares) that was kept, and the multiplications for a sample before and after, in prediction and in a
-training step. A layer whose factors would take more multiplications in training is left as it is.
+training step. A layer stays dense if its factors would take more multiplications in training.
 """
 
 _EPILOG = f"""\
-With --data, weights are truncated so that the layers' outputs over these samples change least, not
-the weights, which keeps more accuracy. The loss before and after follows the table, and the accuracy
-or R^2. If the data has no targets, the network's outputs before are taken for them. What a network
-has learned is how far its loss is below that of the best constant answer. Losing more than half of
-that needs --force: otherwise no file is written.
+With --data, truncation keeps the layers' outputs over these samples as close as possible, instead of
+the weights. This keeps more accuracy. The loss and the accuracy or R^2, before and after, follow the
+table. If the data has no targets, the network's outputs before the truncation serve as targets. A
+network has learned the difference between its loss and that of the best constant answer. If more
+than half of that is lost, no file is written without --force.
 
 The first layer is truncated, and its energy counted, as if features were standardised: by the data,
 else as they were when svdfast train saved MODEL. Without either, give --data if features have
@@ -59,7 +59,7 @@ different scales.
 
 MODEL and FILE are .npz or .safetensors. Without --output, MODEL.npz becomes MODEL-compressed.npz. A
 file of that name is replaced, MODEL only if --output names it. Training can continue from the
-factored network, and Network.recompose makes it dense again.
+factored network, and Network.recompose recomposes it.
 
 data:
 {saved.DATA.rstrip()}:
@@ -89,10 +89,10 @@ def add(command: saved.AddCommand) -> None:
     add("--data", metavar="DATA", help="samples to truncate by, see below")
     add("--output", type=Path, metavar="FILE", help="the factored network (default: MODEL-compressed)")
     add("--keep-dense", type=parse.whole_numbers, default=(), metavar="I,I",
-        help="hidden layers that are left as they are, counted from 1 (not with budget)")
+        help="hidden layers that stay dense, counted from 1 (not with budget)")
     add("--force", action="store_true",
-        help="truncate also layers in which that saves no multiplications, and those of few inputs; "
-        "write the network also if too much is lost")  # fmt: skip
+        help="also truncate layers whose factors save no multiplications, and those of few inputs; "
+        "write the network even if too much is lost")  # fmt: skip
     parse.add_reading(parser.add_argument_group("tables"))
 
 

@@ -28,10 +28,10 @@ Array = NDArray[Any]
 _MOST_CLASSES = 20  # the most classes of a printed confusion matrix
 
 _DESCRIPTION = """\
-Print how right a saved network is on data that has the answers. For classes: accuracy, log loss,
+Print how well a saved network predicts data that has the answers. For classes: accuracy, log loss,
 area under the ROC curve, and the confusion matrix. For numbers: R^2, the mean absolute error and
 the root of the mean squared error. These need scikit-learn: pip install "svdfast[demo]". For a
-network of characters DATA is a file of text: the bits a character that it takes to foretell it.
+network of characters, DATA is a file of text, and the measure is bits a character.
 """
 
 _EPILOG = f"""\
@@ -55,7 +55,7 @@ exit status:
 def add(command: saved.AddCommand) -> None:
     """Adds the command and its arguments."""
     parser = command(
-        "evaluate", _run, help="measure how right a saved network is", description=_DESCRIPTION, epilog=_EPILOG
+        "evaluate", _run, help="measure how well a saved network predicts", description=_DESCRIPTION, epilog=_EPILOG
     )
     parser.add_argument("model", **saved.MODEL)
     parser.add_argument("data", metavar="DATA", help="a table, arrays, or a data set's name, with answers, see below")

@@ -24,10 +24,10 @@ factored. Needs onnx: pip install "svdfast[onnx]".
 _EPILOG = """\
 The file's input is X, a sample in a row, and its output y has a probability for each class, in the
 order of the classes. Its metadata has the classes, the names of the features, and how a table's
-columns become features. FILE.onnx is replaced if it is there.
+columns become features. An existing FILE.onnx is replaced.
 
---with-preparation goes with a network that svdfast train saved from a table. The file then has an
-input (rows, 1) for each column of that table, by its name: numbers, NaN for a gap; or text, "" for a
+--with-preparation needs a network that svdfast train saved from a table. The file then has an input
+(rows, 1) for each column of that table, with its name: numbers, NaN for a gap; or text, "" for a
 gap. It fills gaps, makes features of text, and gives labels beside y.
 
 examples:

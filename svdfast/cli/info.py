@@ -16,8 +16,8 @@ __all__ = ["add"]
 
 _DESCRIPTION = """\
 Without MODEL: show the CPU's features, BLAS, threads and versions in use. With MODEL: show a saved
-network's layers, their shapes, ranks, parameters and multiplications for a sample, and what it was
-trained on.
+network's layers, their shapes, ranks, parameters and multiplications for a sample, and its training
+data.
 """
 
 _EPILOG = """\

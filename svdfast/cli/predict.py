@@ -32,16 +32,16 @@ _SUFFIXES = (".csv", ".npz", ".npy")
 _ROWS_TOGETHER = 1000  # rows that are printed with one call
 
 _DESCRIPTION = """\
-Print what a saved network predicts, a line for each row of DATA, in its order: the class where the
-output is softmax or sigmoid, else the numbers. Commas stand between several; text is quoted as in
-CSV files. Nothing else goes to standard output. A network of characters prints text that goes on
-where DATA, a file of text, ends.
+Print the predictions of a saved network, a line for each row of DATA, in its order: the class if
+the output is softmax or sigmoid, else the numbers. Several are separated by commas, and text is
+quoted, as in CSV files. Nothing else goes to standard output. A network of characters continues
+DATA, a file of text.
 """
 
 _EPILOG = f"""\
 MODEL is a file that svdfast train --save or sf.save wrote, .npz or .safetensors. A network that
-svdfast train saved takes the columns of the table that it was trained on, as they are in the file:
-gaps are filled and text becomes inputs as in training. It gives the file's own labels.
+svdfast train saved takes the columns of the table that it was trained on, in their original form.
+Gaps are filled and text becomes inputs as in training. The network gives the file's own labels.
 
 data:
 {saved.DATA.rstrip()}: their test samples
@@ -73,11 +73,11 @@ def add(command: saved.AddCommand) -> None:
         help="probabilities instead of classes: a number for each class in their order, or that of the "
         "second of two classes")  # fmt: skip
     add("--precision", choices=("float32", "bfloat16"),
-        help="of the products of a float32 network, see svdfast info")  # fmt: skip
+        help="precision of the products of a float32 network, see svdfast info")  # fmt: skip
     add("--threads", **parse.THREADS)
     add = parser.add_argument_group("text").add_argument
-    add("--sample", type=parse.integer(1), metavar="N", help=f"characters to make (default {texts.SAMPLE})")
-    add("--seed", type=parse.integer(0), metavar="N", help="of what is drawn (default 0)")
+    add("--sample", type=parse.integer(1), metavar="N", help=f"characters to write (default {texts.SAMPLE})")
+    add("--seed", type=parse.integer(0), metavar="N", help="seed for the drawn characters (default 0)")
     parse.add_reading(parser.add_argument_group("tables"))
 
 
