@@ -300,5 +300,5 @@ def optimizer_of(given: Optimizer | str | None) -> Optimizer:
     return made
 
 
-# The optimizers that files may name; users' own classes are not among them.
+# The optimizers that files may name. Classes of the user's own are not among them.
 BY_NAME: dict[str, type[Optimizer]] = {name: globals()[name] for name in __all__}
