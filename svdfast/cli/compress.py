@@ -47,11 +47,11 @@ training step. A layer stays dense if its factors would take more multiplication
 """
 
 _EPILOG = f"""\
-With --data, truncation keeps the layers' outputs over these samples as close as possible, instead of
-the weights. This keeps more accuracy. The loss and the accuracy or R^2, before and after, follow the
-table. If the data has no targets, the network's outputs before the truncation serve as targets. A
-network has learned the difference between its loss and that of the best constant answer. If more
-than half of that is lost, no file is written without --force.
+With --data, truncation changes the layers' outputs over these samples as little as possible, instead
+of the weights. This keeps more accuracy. The table is followed by the loss and the accuracy or R^2,
+before and after. If the data has no targets, the network's outputs before serve as targets. Learning
+counts by how far the loss is below that of the best constant answer. If more than half of what was
+learned is lost, no file is written without --force.
 
 The first layer is truncated, and its energy counted, as if features were standardised: by the data,
 else as they were when svdfast train saved MODEL. Without either, give --data if features have
@@ -59,7 +59,7 @@ different scales.
 
 MODEL and FILE are .npz or .safetensors. Without --output, MODEL.npz becomes MODEL-compressed.npz. A
 file of that name is replaced, MODEL only if --output names it. Training can continue from the
-factored network, and Network.recompose recomposes it.
+factored network, and Network.recompose turns it into a dense one.
 
 data:
 {saved.DATA.rstrip()}:

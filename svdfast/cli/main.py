@@ -106,8 +106,9 @@ data:
   network knows all this, so svdfast predict takes the same table with its columns in any order.
 
   If a file has no test set, a share of its rows is held out. Features are brought to mean 0 and
-  standard deviation 1, and so is a target that is not classes. uint8 is taken for pixels and divided
-  by 255 instead. SVDFAST_DATA may name a folder that has the files of mnist, fashion-mnist and cat.
+  standard deviation 1, and so is a target that is not classes. uint8 is taken for pixels and
+  divided by 255 instead. SVDFAST_DATA may name a folder that has the files of mnist, fashion-mnist
+  and cat.
 
   --model takes digits, mnist, fashion-mnist, cat, and a FILE.npz whose X has the shape (samples,
   height, width) or (samples, height, width, channels). gru, lstm and rnn read an image row by row.

@@ -48,8 +48,8 @@ FRACTIONS = (1 / 8, 1 / 4)
 FIRST_LOOK = 100
 LATER, LATEST = 3, 0.5
 # The loss that the truncation of one layer may cost at once, as a share of what has been learned.
-# A network has learned the loss of the best constant answer minus its own loss. All truncations of a
-# look together may cost TOGETHER times that.
+# That is the loss of the best constant answer minus the loss of the network. All truncations of a
+# look together may cost TOGETHER times as much.
 LOST = 0.015
 # The truncation of a convolution may cost more. All positions of an image share its weight, so it
 # recovers within few steps (docs/reproduction.md, convolutional layers).
