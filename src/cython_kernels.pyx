@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One layer over p rows of samples: dense and factored, forward and backward, on plain pointers.
 
-Symbols and shapes stand in cython_kernels.pxd. Not here: networks, whose engine has operations of its own (src/ops), and checks of
-arguments (svdfast/kernels.py).
+Symbols and shapes are defined in cython_kernels.pxd. Elsewhere: networks, whose engine has
+operations of its own (src/ops), and checks of arguments (svdfast/kernels.py).
 
 Design
 - Samples lie in rows, so a layer Z = W·X + b of column samples reads Z = X·Wᵀ + b here: the same memory.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A program over one mini-batch: its operations forward, loss, backward, gradient sum, update.
 
-Not here: what an operation computes (src/ops), what the program is (svdfast/model/program.py), the loops (src/loops), checks of
-arguments, and the schedule of a training (svdfast/training).
+Elsewhere: the operations (src/ops), the program (svdfast/model/program.py), the loops (src/loops),
+checks of arguments, and the schedule of a training (svdfast/training).
 
 Design
 - Two halves a step, a barrier after each. In the first, threads share the batch's rows: tiles of rows go forward through every operation,
@@ -78,7 +78,8 @@ cdef extern from "sanitize.h" nogil:
 
 HAS_OPENMP = bool(SVDFAST_HAS_OPENMP)
 
-# Whether this process is a fork of one that had this module: GNU's OpenMP would wait for threads that are not there. So it has one.
+# True if this process is a fork of one that had this module. GNU's OpenMP would wait for threads
+# that do not exist, so it uses one thread.
 cdef bint forked = False
 
 # Rows of a tile: enough for a product to run at speed, few enough for its activations to stay in cache.
@@ -213,7 +214,7 @@ cdef struct Plan:
     char* left                  # where those go that it ends with
     double gradient_scale       # APPLY: what it is multiplied with
 
-# What goes through both halves at once: rows of the batch, which are its parts `sum` .. `stop` (see SUM_ROWS).
+# The rows that go through both halves at once: parts `sum` .. `stop` of the batch (see SUM_ROWS).
 cdef struct Chunk:
     Py_ssize_t first            # row of the data
     Py_ssize_t count
@@ -251,8 +252,10 @@ cdef inline const Operation* operation(const Plan* plan, int i) noexcept nogil:
 
 cdef inline void set_tile(Tile* tile, const Plan* plan, const Operation* op, Py_ssize_t slot, Py_ssize_t p, const void* X,
                           Py_ssize_t first) noexcept nogil:
-    """What an operation is given of p rows, which lie in the scratch from row `slot` on; their samples at X, if that is not NULL.
-    They begin at row `first` of the data."""
+    """Fills the tile of an operation for p rows, which lie in the scratch from row `slot` on.
+
+    They begin at row `first` of the data. Their samples lie at X, if that is not NULL.
+    """
     cdef int i
     tile.p, tile.rows = p, p * op.rows_per_sample
     tile.X = <void*> X if op.reads_samples and X != NULL else op.X.start + slot * op.X.step
@@ -391,7 +394,7 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
             continue
         else:
             stop = i + 1
-        # Of a loop after its last step: one product for all of them.
+        # After the last step of a loop: one product for all its steps.
         for j in range(i, stop):
             op = operation(plan, j)
             set_tile(&tile, plan, op, slot, p, X, first)
@@ -533,7 +536,7 @@ cdef void sparse_forward(const Plan* plan, const floating* w, int t, int n_threa
 
 
 cdef bint leaves_untouched(const Plan* plan, const svdfast_update_rule* rule) noexcept nogil:
-    """Whether a weight whose gradient is 0 stays as it is."""
+    """True if a weight whose gradient is 0 stays as it is."""
     return (rule.rule == SVDFAST_GRADIENT_DESCENT and plan.moment1 == NULL and rule.weight_decay == 0
             and rule.l1 == 0 and rule.l2 == 0)
 
@@ -843,7 +846,10 @@ def aligned_zeros(Py_ssize_t size, dtype):
 
 
 cdef Py_ssize_t after(Py_ssize_t place, Py_ssize_t size, list gaps) except? -1:
-    """Where the next part may begin after one of `size` elements at `place`. What is free between them is noted in a sanitizers' build."""
+    """The place of the next part after one of `size` elements at `place`.
+
+    A sanitizers' build records the gap between them.
+    """
     cdef Py_ssize_t next_place = place + whole_lines(size)
     if SVDFAST_GAP > 0 and size > 0:
         next_place += whole_lines(SVDFAST_GAP // 8)
@@ -869,7 +875,7 @@ def _in_child():
 
 
 def is_forked():
-    """Whether this process was forked from one that had svdfast loaded."""
+    """True if this process was forked from one that had svdfast loaded."""
     return forked
 
 
@@ -979,7 +985,7 @@ cdef class Engine:
         plan.sum_rows = sum_rows
         plan.by_entries = by_entries
         plan.by_tiles = gradients and not reproducible and batch_size > sum_rows and not plan.by_entries
-        # Of all threads' tiles, and of one part at least.
+        # The sums of all threads' tiles, and of one part at least.
         plan.chunk_sums = max(1, n * plan.tile_rows // plan.sum_rows)
         if plan.by_entries:
             of_row = dtype.itemsize * sum(value.size for value in layout.program.values[1:]) * (2 if gradients else 1)
@@ -1127,7 +1133,10 @@ cdef class Engine:
                 place.row = program.values[value].width * itemsize
 
     cdef Py_ssize_t _make_room_for_penalties(self) except -1:
-        """Of the weights, in the order in which they lie. Returns the elements of the largest block of a gradient."""
+        """Reserves room for the penalties of the weights, in their order in memory.
+
+        Returns the elements of the largest block of a gradient.
+        """
         cdef Plan* plan = &self.plan
         cdef Py_ssize_t largest = 0, of_penalty
         cdef Operation* op
@@ -1254,7 +1263,7 @@ cdef class Engine:
             self.plan.rows = <const int64_t*> address(rows)
 
     def set_key(self, key):
-        """What random numbers of gradients and steps from now on are made of, from 1; 0: nothing is dropped."""
+        """Sets the key of the random numbers of later gradients and steps, from 1; 0 drops nothing."""
         self.key = key
 
     def carry(self):
@@ -1262,7 +1271,10 @@ cdef class Engine:
         self.carried, self.left = self.left, self.carried
 
     def set_rate_scales(self, scales):
-        """What the learning rate is multiplied with for the weights of each layer; 1 at first. Biases keep the plain rate."""
+        """Sets the multiplier of the learning rate for the weights of each layer, 1 at first.
+
+        Biases keep the plain rate.
+        """
         cdef int i
         for i in range(self.plan.n_groups):
             self.plan.groups[i].rate_scale = scales[i]

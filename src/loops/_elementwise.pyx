@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Owns the C loops of elementwise.h: chooses their instruction set at import, hands out their table, and says which codes they know.
 
-Not here: the loops themselves, and their callers. This module needs neither NumPy nor SciPy, so that the CPU can be asked
+Elsewhere: the loops themselves, and their callers. This module needs neither NumPy nor SciPy, so that the CPU can be asked
 for its features before SciPy's BLAS is loaded.
 """
 
@@ -45,7 +45,7 @@ UPDATES = codes(svdfast_updates)
 CELLS = codes(svdfast_cells)
 ELEMENT_TYPES = {"uint8": SVDFAST_UINT8, "float32": SVDFAST_FLOAT32, "float64": SVDFAST_FLOAT64}
 
-# What an activation's derivative is computed from: "A", "Z", or None where f'(z) is 1.
+# The input of an activation's derivative: "A", "Z", or None where f'(z) is 1.
 BACKWARD_READS = {
     name: {b"A": "A", b"Z": "Z"}.get(svdfast_activations[code].reads) for name, code in ACTIVATIONS.items()
 }
@@ -57,7 +57,7 @@ cdef const svdfast_elementwise* elementwise(int itemsize) noexcept nogil:
 
 
 cdef bint loss_reads_Z(int loss) noexcept nogil:
-    """Whether a loss includes the output's activation: it is computed from Z, and its delta is dZ."""
+    """True if a loss includes the output's activation: it is computed from Z, and its delta is dZ."""
     return svdfast_losses[loss].reads[0] == b"Z"
 
 

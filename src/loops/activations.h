@@ -2,7 +2,7 @@
  *
  * The activations: their list and their formulas. A new one is a line of the list and an entry in
  * svdfast/model/activations.py. elementwise.h includes this file for the list; elementwise_loops.h
- * includes it again for each REAL. Not here: the loops over samples (elementwise_loops.h).
+ * includes it again for each REAL. Elsewhere: the loops over samples (elementwise_loops.h).
  */
 #ifndef SVDFAST_ACTIVATIONS
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * The cells of recurrent layers: one step of each, forward and back, all gates in one pass. A new one is a line of the list and two
- * functions. elementwise.h includes this file for the list; elementwise_loops.h includes it again for each REAL. Not here: the
+ * functions. elementwise.h includes this file for the list; elementwise_loops.h includes it again for each REAL. Elsewhere: the
  * products of a step, and the order of steps.
  *
  *     Z (p, G n)   what the input gives to the G gates; the gates themselves after the step

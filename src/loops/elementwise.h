@@ -2,7 +2,7 @@
  *
  * The elementwise loops, which BLAS lacks: bias and activation, its derivative, losses,
  * penalties and the optimizers' update, and the gathering of rows.
- * Not here: products of matrices (_blas.pyx) and the order in which loops run (cython_kernels.pyx, _engine.pyx).
+ * Elsewhere: products of matrices (_blas.pyx) and the order in which loops run (cython_kernels.pyx, _engine.pyx).
  *
  * Design
  * - Every loop is written once for a type REAL, in elementwise_loops.h and the files that it includes.

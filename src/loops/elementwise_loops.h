@@ -289,7 +289,7 @@ static const svdfast_elementwise NAME(table) = {
     NAME(make_dense), NAME(by_columns), NAME(sparse_product), NAME(take_lanes), NAME(sparse_gradient), NAME(take_columns), NAME(put_columns),
 };
 
-/* What elementwise_types.h defined for the type. */
+/* The macros that elementwise_types.h defined for the type. */
 #undef REAL
 #undef SQRT
 #undef TYPE

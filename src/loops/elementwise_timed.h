@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * A table whose entries call those of the chosen instruction set between two looks at the clock. Included by elementwise.c for
- * each TYPE, with SET timed. No include guard: that is its purpose. Not here: the loops, and what is done with the times.
+ * each TYPE, with SET timed. No include guard: that is its purpose. Elsewhere: the loops, and the use of the times.
  */
 #define BETWEEN(kind, call)                  \
     {                                        \

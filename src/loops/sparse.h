@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Sparse samples: rows of a CSR matrix brought to column order, and the products with the first weight that go by entries alone.
- * elementwise.h includes this file for its types; elementwise_loops.h includes it again for each REAL. Not here: who does which
- * outputs, and the update (_engine.pyx).
+ * elementwise.h includes this file for its types; elementwise_loops.h includes it again for each REAL. Elsewhere: the
+ * division of outputs among threads, and the update (_engine.pyx).
  *
  *     X (p×m) has few entries    Y (p×n) = X·Wᵀ    dW (n×m) = dYᵀ·X
  *
@@ -166,8 +166,9 @@ static void NAME(take_lanes)(ptrdiff_t p, ptrdiff_t n, ptrdiff_t first, ptrdiff_
             strip[i * SVDFAST_LANES + k] = k < lanes ? dY[i * n + first + k] : 0;
 }
 
-/* Of the outputs of a strip of dY, the gradient in columns c .. stop of those that X has: row k to g + k·stride, or added to it. A
- * column j lies at j - base there, or with `close` the columns one after the other. */
+/* The gradient of the outputs of a strip of dY, in columns c .. stop of those that X has. Row k goes to
+ * g + k·stride, or is added to it. A column j lies at j - base there; with `close` the columns lie one
+ * after the other. */
 static void NAME(sparse_gradient)(const svdfast_columns *X, ptrdiff_t c, ptrdiff_t stop, ptrdiff_t lanes, const void *strip_, int close,
                                   ptrdiff_t base, ptrdiff_t stride, int accumulate, void *g_)
 {

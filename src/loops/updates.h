@@ -2,8 +2,8 @@
  *
  * The optimizers' updates: their list, their constants and their loops. A new one is a line of the
  * list, a loop, and a class in svdfast/training/optimizers.py. elementwise.h includes this file for
- * the list; elementwise_loops.h includes it again for each REAL. Not here: penalties, which are in g
- * already (elementwise_loops.h).
+ * the list; elementwise_loops.h includes it again for each REAL. Elsewhere: penalties, which
+ * are already in g (elementwise_loops.h).
  *
  * Each loop is  w -= learning_rate * step.  m and v are the moments, NULL where the optimizer has
  * none. They are stored as they are; only the copies in `step` are corrected.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Loops under a window that goes over images: patches, rows of what lies under each place of it, and pooling. elementwise.h includes this
- * file for the window; elementwise_loops.h includes it again for each REAL. Not here: products with patches.
+ * Loops under a window that goes over images: patches (rows of the numbers under each of its places),
+ * and pooling. elementwise.h includes this file for the window; elementwise_loops.h includes it again
+ * for each REAL. Elsewhere: products with patches.
  *
  *     X (height, width, c)   an image, c channels          Y (rows·columns, c)   a row for each place of the window
  *                                                          P (rows·columns, tall·wide·c)
@@ -14,7 +15,8 @@
 
 #include <stddef.h>
 
-/* Of an image: its size; of the window: its size, steps down and across, and how far it begins above and left of the image; places. */
+/* The image's size; the window's size, its steps down and across, how far it begins above and left of
+ * the image, and its places. */
 typedef struct {
     ptrdiff_t height, width, tall, wide, down, across, top, left, rows, columns;
 } svdfast_window;
@@ -131,7 +133,7 @@ static void NAME(add_patches)(const svdfast_window *w, ptrdiff_t c, ptrdiff_t be
     }
 }
 
-/* What of the window's place lies within the image: rows top .. bottom, columns left .. right. */
+/* The part of a window's place within the image: rows top .. bottom, columns left .. right. */
 typedef struct {
     ptrdiff_t top, bottom, left, right;
 } NAME(part);

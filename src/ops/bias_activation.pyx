@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Bias and activation: Y = f(X + b), b a row of n. X becomes X + b. Not here: the functions f (src/loops)."""
+"""Bias and activation: Y = f(X + b), b a row of n. X becomes X + b. Elsewhere: the functions f (src/loops)."""
 
 from cython cimport floating
 from libc.string cimport memset

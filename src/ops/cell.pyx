@@ -5,9 +5,9 @@ of them that is its own, whether it has memory, whether there is a mask.
     X (p, G·n)  what the state gives to the G gates      Y (p, n)  the output, which is the new state
 
 Other values of the step: Z and its delta, what the input gives; S and its delta, the states before each step; C, memory, where the cell
-has one; a row a sample for what goes back past the state's product; and a mask, 0 where a step is none. What is carried from batch to batch
-is the state, and the memory where there is one.
-Not here: the formulas (src/loops/cells.h), and the products.
+has one; a row a sample for what goes back past the state's product; and a mask, 0 where a step is
+padding. The state, and the memory if there is one, are carried from batch to batch.
+Elsewhere: the formulas (src/loops/cells.h), and the products.
 """
 
 from cython cimport floating
@@ -23,7 +23,7 @@ cdef enum:
 
 
 cdef inline svdfast_cell_step step_of(const Operation* op, const Tile* tile, size_t size) noexcept nogil:
-    """What the loops take; `size` bytes an element."""
+    """The argument of the loops; `size` bytes an element."""
     cdef:
         svdfast_cell_step step
         Py_ssize_t after = (-1 if op.reverse else 1) * tile.p * op.n * size     # from a step's states to those of the next

@@ -4,10 +4,10 @@ image's height and width, the kernel's, the steps down and across, the padding a
 
     X (p·height·width, c)  positions of images, c channels      Y (p·positions, n)      W (n, kernel's height·width·c)
 
-What lies beyond the image is 0. Products of float read patches where they lie (src/products/convolution_kernels.h). Those of others, and
-rounded to bfloat16, of few places, and back from strides, have P formed strip by strip, in memory that stays in the cache, forward and
-again for the gradient: as a whole it would be as large as the image times the kernel. Not here: products of rows as they are
-(product.pyx).
+Everything beyond the image is 0. Products of float read patches in place (src/products/convolution_kernels.h).
+Other products form P strip by strip, in memory that stays in the cache, forward and again for the
+gradient: those of other types, rounded to bfloat16, of few places, and back from strides. The whole
+of P would be as large as the image times the kernel. Elsewhere: products of plain rows (product.pyx).
 """
 
 from cython cimport floating
@@ -47,7 +47,7 @@ cdef inline void patches(const Operation* op, const Tile* tile, Py_ssize_t begin
 
 
 cdef inline bint in_place(const Operation* op, const Tile* tile, bint is_double) noexcept nogil:
-    """Whether patches need not be formed."""
+    """True if patches need not be formed."""
     return not is_double and not tile.bfloat16 and convolves(<const svdfast_window*> op.sizes, op.sizes[CHANNELS])
 
 

@@ -2,9 +2,9 @@
 """Dropout: in a training's steps each number is 0 with probability q, else divided by 1 - q (Srivastava et al. 2014). parameter: q.
 sizes: whether rows lie step by step, and a number of its own for each such operation.
 
-What is dropped follows from the key, which a training makes of its seed and the step, the sample's place in the batch, and the number's
-place in the sample: whatever threads and tiles there are, and after a checkpoint. Nothing is kept for the way back. Outside of training
-(tile.key 0) numbers stay as they are.
+The key, the sample's place in the batch and the number's place in the sample decide what is dropped.
+A training makes the key of its seed and the step. So threads, tiles and checkpoints change nothing.
+Nothing is kept for the way back. Outside of training (tile.key 0) numbers stay as they are.
 """
 
 from cython cimport floating

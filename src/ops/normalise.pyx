@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Rows of mean 0 and variance 1: y = (x - μ)/σ, σ² = the row's variance + ε. parameter: ε.
 
-Not here: a scale and a shift, which the weight of the next layer takes in (Ba et al. 2016, layer normalisation).
+There is no scale and no shift: the weight of the next layer absorbs them (Ba et al. 2016, layer
+normalisation).
 """
 
 from cython cimport floating

@@ -3,8 +3,8 @@
 
     X (p·height·width, c)  positions of images, c channels      Y (p·positions, c)
 
-Where several values are the largest, the first has the gradient. What lies beyond the image counts for nothing: a mean is of what
-lies within. Not here: the loops (src/loops/windows.h).
+If several values are the largest, the first gets the gradient. Only numbers within the image count,
+also for a mean. Elsewhere: the loops (src/loops/windows.h).
 """
 
 from cython cimport floating

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Product with a weight: Y = X·Wᵀ. Not here: bias and activation (bias_activation.pyx)."""
+"""Product with a weight: Y = X·Wᵀ. Elsewhere: bias and activation (bias_activation.pyx)."""
 
 from cython cimport floating
 

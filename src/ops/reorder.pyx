@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Rows of a tile in another order: sample by sample, as samples come, or step by step, as loops need them. sizes: whether step by step
-after it. Not here: what is done at each step (cell.pyx)."""
+"""Rows of a tile in another order: sample by sample, as samples come, or step by step, as loops need them. sizes: 1 if
+step by step after it. Elsewhere: the work of each step (cell.pyx)."""
 
 from cython cimport floating
 from libc.string cimport memcpy

@@ -2,7 +2,8 @@
 """The state before each step of a loop: room for it, and before the first what the batch before left, or zeros. sizes: whether the last
 step comes first.
 
-Its input is what the loop's cell reads, of which it reads nothing. Not here: the cell, which writes the other states (cell.pyx).
+Its input is the input of the loop's cell, which it does not read. Elsewhere: the cell, which writes
+the other states (cell.pyx).
 """
 
 from cython cimport floating

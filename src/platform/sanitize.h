@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What a build with SVDFAST_SANITIZE=1 tells AddressSanitizer beyond what the compiler does: that the space between parts of one
- * allocation is no one's, and what a masked load or store touches. Nothing in other builds.
+ * Information for AddressSanitizer that the compiler does not give, in a build with SVDFAST_SANITIZE=1:
+ * the space between parts of one allocation is no one's, and the bytes that a masked load or store
+ * touches. Other builds do nothing here.
  */
 #ifndef SVDFAST_SANITIZE_H
 #define SVDFAST_SANITIZE_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * Memory of a thread's own for a strip of a matrix that is never there as a whole: half a second-level cache, and what vectors may write
- * over beyond it. Not here: what is in it.
+ * A thread's own memory for a strip of a matrix that never exists as a whole: half a second-level
+ * cache, and the space that vectors may write to beyond it. Elsewhere: its contents.
  */
 #ifndef SVDFAST_STRIP_H
 #define SVDFAST_STRIP_H

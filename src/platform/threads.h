@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * What the engine asks of OpenMP beside its loops, so that a build without OpenMP compiles too.
+ * The engine's calls of OpenMP beside its loops, so that a build without OpenMP compiles, too.
  */
 #ifndef SVDFAST_THREADS_H
 #define SVDFAST_THREADS_H

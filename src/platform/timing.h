@@ -2,7 +2,8 @@
  *
  * Where a training step's time goes: seconds by kind of work, and operations, added up for each thread at the leaves, which
  * are the products (_blas.pyx) and the loops (elementwise.c). Only while somebody asks (svdfast/_process/timing.py).
- * Not here: what is no leaf. Waiting at a barrier, the engine's own work and Python's are what is left of the wall clock.
+ * Only leaves are timed. The rest of the wall clock is waiting at barriers, the engine's own work and
+ * Python's.
  *
  * Each compiled module that includes this has sums of its own. A place in them belongs to the thread of that number in a team,
  * so one training can be timed at a time, and nothing is shared while it runs.

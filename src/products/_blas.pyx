@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Row-major products over SciPy's BLAS, and over our own for float where the CPU has AVX2 or AVX-512; of float rounded to bfloat16.
 
-The only file that cimports SciPy, and the only one that branches on float and double. Not here: checks of arguments, which
-are the callers' work, and anything elementwise.
+The only file that cimports SciPy, and the only one that branches on float and double. Elsewhere: checks of
+arguments, which are the callers' work, and elementwise loops.
 
 Our own products (product.c) are as fast as OpenBLAS's or faster at the shapes of tiles, more so on CPUs for which OpenBLAS picks
 narrower kernels, at few rows and at few columns; bench/test_bench_kernels.py has both. SVDFAST_PRODUCTS=blas gives all products to BLAS.
@@ -84,7 +84,10 @@ cdef void multiply_exactly(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_
 cdef void multiply_rounded(bint transpose_A, bint transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                            const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
                            bint accumulate, float* C, Py_ssize_t ldc) noexcept nogil:
-    """Of operands rounded to bfloat16, without an instruction for it, in blocks of 128×128, which fit on the stack."""
+    """The product of operands rounded to bfloat16, without an instruction for it.
+
+    It works in blocks of 128×128, which fit on the stack.
+    """
     cdef:
         Py_ssize_t i, j, p, m_, n_, k_, block
         # Nearly equal: a product of few rows would be taken another way, in other bits.
@@ -152,12 +155,12 @@ cdef void gemm(int bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, P
 
 
 cdef bint convolves(const svdfast_window* w, Py_ssize_t c) noexcept nogil:
-    """Whether `convolution` and `convolution_gradient` may be asked, of images of c channels."""
+    """True if `convolution` and `convolution_gradient` may be called for images of c channels."""
     return own_products and svdfast_convolution_fits(w, c)
 
 
 cdef bint convolves_back(const svdfast_window* w, Py_ssize_t c, Py_ssize_t n) noexcept nogil:
-    """Whether `convolution_back` may be asked, and is faster than a product with W."""
+    """True if `convolution_back` may be called, and is faster than a product with W."""
     return own_products and svdfast_convolution_back_pays(w, c, n)
 
 
@@ -238,7 +241,10 @@ def measured():
 
 
 cdef bint by_blas(bint is_double) noexcept nogil:
-    """Whether products of that type are BLAS's, whose rounding may depend on the number of rows in a call."""
+    """True if products of that type are BLAS's.
+
+    Their rounding may depend on the number of rows in a call.
+    """
     return is_double or not own_products
 
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * Products of row-major float matrices on AVX2 and AVX-512, for the shapes of tiles: a few hundred rows, inner sizes from 10 to a
- * few thousand; of their elements rounded to bfloat16, too. Used by _blas.pyx in BLAS's place. Not here: other types and CPUs, which BLAS
- * serves.
+ * few thousand; of their elements rounded to bfloat16, too. Used by _blas.pyx in BLAS's place. Elsewhere: other types and CPUs,
+ * which BLAS serves.
  */
 #ifndef SVDFAST_PRODUCT_H
 #define SVDFAST_PRODUCT_H
@@ -35,8 +35,10 @@ void svdfast_convolution_back(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c,
 void svdfast_convolution_gradient(const svdfast_window *w, ptrdiff_t p, ptrdiff_t c, ptrdiff_t n, const float *X, const float *dY,
                                   ptrdiff_t first, ptrdiff_t stop, int accumulate, float *g);
 
-/* svdfast_product of elements rounded to bfloat16 (8 bits of precision), sums in float, on CPUs with AVX512_BF16. Sums are taken two products at a
- * time, and denormals count as zero. Whether this build and CPU have it; to be called, with success, before the product. */
+/* svdfast_product of elements rounded to bfloat16 (8 bits of precision), sums in float, on CPUs with
+ * AVX512_BF16. Sums are taken two products at a time, and denormals count as zero.
+ * svdfast_bfloat16_select is true if this build and CPU have it. It must be called, with success,
+ * before the product. */
 int svdfast_bfloat16_select(void);
 void svdfast_bfloat16_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                               const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);

@@ -4,7 +4,8 @@
  * column of B: PER_WORD consecutive elements of k, one float, or two bfloat16. Included by product.c for each kind of product; NAME(f) is f
  * with the kind's name appended. No include guard: that is its purpose.
  *
- * Of the includer: VECTOR, WIDTH, PER_WORD; ROWS, DEPTH, HEIGHT, FEW_ROWS, STRIPS; load, store, load_part, store_part, add, zero of floats;
+ * The includer defines VECTOR, WIDTH, PER_WORD; ROWS, DEPTH, HEIGHT, FEW_ROWS, STRIPS;
+ * load, store, load_part, store_part, add, zero of floats;
  * where PER_WORD is 1 DOT_ROWS, and sum of a vector's floats;
  * where PER_WORD is 2 load_along, load_along_part, load_across, load_across_part, which make words; broadcast, multiply_add, transpose
  * of words;
@@ -360,7 +361,8 @@ INLINE void NAME(dots)(const int rows, ptrdiff_t n, ptrdiff_t k, const float *A,
     }
 }
 
-/* Whether A (m×k) Bᵀ was done so: where A has few rows, and these are long enough for the sums to cost little. */
+/* Returns true if A (m×k) Bᵀ was done in this way: if A has few rows, and these are long enough for
+ * the sums to cost little. */
 TARGET static int NAME(by_dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
                                 int accumulate, float *C, ptrdiff_t ldc)
 {
@@ -407,7 +409,7 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
         for (ptrdiff_t h = 0; h < n_heights; h++) {
             const ptrdiff_t top = part(h, strips, n_heights) * ROWS;
             const ptrdiff_t bottom = h == n_heights - 1 ? m : part(h + 1, strips, n_heights) * ROWS;
-            /* What the kernels read for A. */
+            /* The form in which the kernels read A. */
             int as = form;
             const float *block = form == COLUMNS_CONTIGUOUS ? A + first * lda + top : A + top * lda + first;
             if (packed) {
@@ -422,7 +424,7 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                 const float *panel = space;
                 ptrdiff_t stride = WIDTH * vectors;
                 const float *const source = NAME(panel_source)(transpose_B, first, j, B, ldb);
-                /* What the next panel is made of, or that panel, which is rows of one or two vectors one after the other. */
+                /* The source of the next panel, or that panel itself: rows of one or two vectors one after the other. */
                 const ptrdiff_t columns_left = n - j - COLUMNS;
                 const float *next = NAME(panel_source)(transpose_B, first, j + COLUMNS, B, ldb);
                 ptrdiff_t next_stride = ldb;

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `svdfast`: its arguments, its data, what it prints."""
+"""The command `svdfast`: its arguments, its data and its output."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the command line's arguments are parsed by: numbers, fractions, rules for ranks, names of files to be written.
+"""Parses the arguments of the command line: numbers, fractions, rank rules, names of output files.
 
-And the arguments that several commands have. Not here: those of one command (main.py, predict.py and its neighbours).
+Arguments that several commands share are here, too. Elsewhere: those of one command (main.py,
+predict.py and its neighbours).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = [
 
 
 def _number(text: str) -> float:
-    """A number, also as a fraction: 1/4. NaN where it is none, which no range contains."""
+    """A number, also as a fraction: 1/4. Anything else gives NaN, which no range contains."""
     above, slash, below = text.partition("/")
     try:
         return float(above) / float(below) if slash else float(text)
@@ -95,7 +96,7 @@ THREADS: dict[str, Any] = {
 }  # fmt: skip
 RULES = (
     "energy:E, the rank that keeps a share E of a weight's energy; "
-    "budget:B, the directions that are worth most for a share B of the multiplications"
+    "budget:B, the most valuable directions for a share B of the multiplications"
 )
 
 
@@ -104,15 +105,15 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 
 
 def add_reading(group: Any) -> None:
-    """The arguments that say how text files are read, for a group of a parser."""
+    """Adds the arguments for reading text files to a group of a parser."""
     add = group.add_argument
     add("--header", action=argparse.BooleanOptionalAction,
-        help="whether the first line has the names of the columns (default: by looking)")  # fmt: skip
+        help="the first line has the names of the columns (default: found by looking)")  # fmt: skip
     add("--delimiter", type=delimiter, metavar="C",
-        help="what is between columns: a character, or tab, comma, semicolon, space (default: by looking)")  # fmt: skip
+        help="separator of columns: a character, or tab, comma, semicolon, space (default: found by looking)")  # fmt: skip
     add("--decimal", choices=(".", ","), default=".",
-        help="what is before the decimals of a number (default: a point)")  # fmt: skip
-    add("--encoding", metavar="E", help="of text: cp1252, latin-1, ... (default: UTF-8)")
+        help="character before the decimals of a number (default: a point)")  # fmt: skip
+    add("--encoding", metavar="E", help="encoding of text: cp1252, latin-1, ... (default: UTF-8)")
 
 
 def delimiter(text: str) -> str:

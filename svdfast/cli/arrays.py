@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""NPZ and NPY files: plain arrays of samples and targets, by the names that svdfast, scikit-learn and Keras give them.
+"""NPZ and NPY files: arrays of samples and targets, as svdfast, scikit-learn and Keras name them.
 
-Not here: tables (tables.py).
+Elsewhere: tables (tables.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PAIRS = (("X", "y"), ("X_train", "y_train"), ("x_train", "y_train"), ("x", "y")
 _TEST_PAIRS = (("X_test", "y_test"), ("x_test", "y_test"))
 
 def read_pairs(name: str, *, test: bool) -> tuple[Array, Array | None, tuple[Array, Array] | None]:
-    """Samples, targets, and test samples with theirs, where they are there. Raises Failure, OSError."""
+    """Reads samples, targets, and test samples with theirs, if any. Raises Failure, OSError."""
     keys = dict.fromkeys(key for pair in (*_PAIRS, *_TEST_PAIRS) for key in pair)
     arrays, there = read_npz(name, list(keys))
     pair = next((pair for pair in _PAIRS if pair[0] in arrays), None)
@@ -43,9 +43,9 @@ def read_pairs(name: str, *, test: bool) -> tuple[Array, Array | None, tuple[Arr
 
 
 def read_npz(name: str, keys: Sequence[str]) -> tuple[dict[str, Array], list[str]]:
-    """Those arrays of a file that have these names, and the names that are there."""
+    """Reads the arrays of a file that have one of these names, and lists the names in the file."""
     try:
-        # Opened here, for NumPy leaves a damaged file open.
+        # The file is opened here because NumPy leaves a damaged file open.
         with open(name, "rb") as file, contextlib.ExitStack() as stack, _quiet():
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -63,12 +63,12 @@ def read_npz(name: str, keys: Sequence[str]) -> tuple[dict[str, Array], list[str
     except MemoryError:
         raise Failure("there is not enough memory for its arrays") from None
     except DAMAGED as error:
-        # NumPy tells of pickles wherever it does not know the format.
+        # NumPy's error speaks of pickles whenever it does not know the format.
         raise Failure(f"not an .npz file of plain arrays ({error})") from None
 
 
 def check_samples(X: Array, y: Array, names: tuple[str, str], n_targets: int = 1) -> tuple[Array, Array]:
-    """Samples in rows and as many targets, all of them finite real numbers."""
+    """Checks samples in rows and as many targets, all of them finite real numbers."""
     for array, name in zip((X, y), names, strict=True):
         if array.dtype.kind not in "biuf" or array.itemsize > 8:
             raise Failure(f"{name}: expected real numbers of at most 64 bits, got dtype {array.dtype}")
@@ -89,9 +89,9 @@ def check_samples(X: Array, y: Array, names: tuple[str, str], n_targets: int = 1
 
 
 def read_npy(name: str) -> Array:
-    """The array of an .npy file. Raises Failure, OSError."""
+    """Reads the array of an .npy file. Raises Failure, OSError."""
     try:
-        # As a map it can't claim to be larger than it is.
+        # A memory map can't claim to be larger than the file.
         with _quiet():
             array = np.load(name, mmap_mode="r", allow_pickle=False)
     except OSError:
@@ -108,7 +108,7 @@ def read_npy(name: str) -> Array:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without NumPy's warnings of old or odd headers, which it reads all the same."""
+    """Silences NumPy's warnings of old or odd headers, which it reads all the same."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`svdfast train --checkpoint` and `--resume`: the files of a training's state, one for each network, and when they are refused.
+"""`svdfast train --checkpoint` and `--resume`: the state files, one a network, and their refusals.
 
-Not here: what is in such a file, and how a training continues from it (svdfast/training).
+Elsewhere: the contents of such a file, and how a training continues from it (svdfast/training).
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class _File(Continuing):
 
 
 def file_of(arguments: argparse.Namespace, name: str) -> Path | None:
-    """The file of a network's training, if there is to be one: that of the dense one of two has an ending of its own."""
+    """The file of a network's training, or None; the dense one of two has its own ending."""
     path: Path | None = arguments.checkpoint if arguments.resume is None else arguments.resume
     return path if path is None or name != "dense" else path.with_name(f"{path.name}.dense")
 
 
 def check_files(arguments: argparse.Namespace, communicator: Any) -> None:
-    """Refuses, before anything is trained, files that are there or are not, or that can't be written."""
+    """Refuses, before any training, files that exist, are missing, or can't be written."""
     if arguments.checkpoint is not None and arguments.resume is not None:
         raise UsageError("--resume: expected no --checkpoint with it, as the file is written on")
     path = file_of(arguments, "")
@@ -71,15 +71,15 @@ def check_files(arguments: argparse.Namespace, communicator: Any) -> None:
 
 
 def continuing(arguments: argparse.Namespace, name: str, resolved: dict[str, Any], communicator: Any) -> Continuing | None:
-    """Where a network's training is written, and continued from.
+    """The file that a network's training is written to and continues from.
 
     Parameters
     ----------
     arguments : Namespace
     name : str
-        Of the network.
+        Name of the network.
     resolved : dict
-        Settings that depend on the data where the user does not say.
+        Settings that depend on the data if the user does not give them.
     communicator : Communicator or None
     """
     path = file_of(arguments, name)
@@ -91,7 +91,7 @@ def continuing(arguments: argparse.Namespace, name: str, resolved: dict[str, Any
 
 @contextlib.contextmanager
 def named_refusals(arguments: argparse.Namespace) -> Iterator[None]:
-    """Names the option where a training can't be continued."""
+    """Names the option if a training can't be continued."""
     try:
         yield
     except ValueError as error:  # also an SVD of weights that are no longer finite
@@ -103,7 +103,7 @@ def named_refusals(arguments: argparse.Namespace) -> Iterator[None]:
 
 @contextlib.contextmanager
 def told_how_to_resume(arguments: argparse.Namespace) -> Iterator[None]:
-    """After Ctrl-C tells how the training continues, if its state was written."""
+    """After Ctrl-C, prints how to continue the training if its state was written."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the columns of a training table are: targets, numbers, categories, and what is no input. scikit-learn learns their preparation.
+"""The columns of a training table: targets, numbers, categories, and columns that are no input.
 
-Not here: how a table is read (tables.py), and how a preparation is applied (data/preparation.py).
+scikit-learn learns their preparation. Elsewhere: reading a table (tables.py), and applying a
+preparation (data/preparation.py).
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ MOST_CLASSES = 100
 _MOST_CATEGORIES = 500
 _MOST_SHOWN = 20  # columns that are shown one by one
 _RARE = 0.05  # share of texts that may be mistakes in a column of numbers
-# What Parquet files may have for values, and tables may not.
+# Values that Parquet files may have, and tables may not.
 _NESTED = {list: "a list", tuple: "a list", np.ndarray: "a list", dict: "fields", bytes: "bytes"}
 _MANY = 50  # rows from which integers that count up are worth a word
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a column was found to be.
+    """A column, as it was found.
 
     Attributes
     ----------
@@ -63,7 +64,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a network of a table learns to tell, and why.
+    """The targets that a network of a table learns, and the reason.
 
     Attributes
     ----------
@@ -80,20 +81,27 @@ class Targets:
 
 
 def find_targets(frame: Any, names: Sequence[str] | None, task: str, drop: Collection[str]) -> Targets:
-    """The targets by name, or the last column. Raises Failure where a value is missing or no target."""
+    """Finds the targets by name, or the last column.
+
+    Raises Failure if a value is missing or is no target.
+    """
     reason = "--target"
     if not names:
         names, reason = _last_column(frame, drop)
     names = list(dict.fromkeys(names))
     check_known(frame, names, "--target")
     kinds = [_classes(frame, name, task, alone=len(names) == 1) for name in names]
-    if any(kinds) and not all(kinds):  # of several: numbers then, which some of them may have two of
+    if any(kinds) and not all(kinds):  # all become numbers then; some may have two values
         kinds = [_classes(frame, name, "regression", alone=False) for name in names]
     return Targets(tuple(map(Target, names, kinds)), reason)
 
 
 def _last_column(frame: Any, drop: Collection[str]) -> tuple[list[str], str]:
-    """The last column that is neither dropped nor what delimiters at the ends of lines make, without a name or values; why that one."""
+    """Finds the last column that is not dropped, and says why it is that one.
+
+    A column without a name or values is skipped, as delimiters at the ends of lines make such
+    columns.
+    """
     check_known(frame, drop, "--drop")
     kept = [name for name in frame.columns if name not in drop]
     if not kept:
@@ -105,7 +113,7 @@ def _last_column(frame: Any, drop: Collection[str]) -> tuple[list[str], str]:
 
 
 def check_known(frame: Any, names: Collection[str], option: str) -> None:
-    """Refuses the name of a column that is not there."""
+    """Refuses the name of an unknown column."""
     for name in names:
         if name not in frame.columns:
             there = ", ".join(map(short, frame.columns[:10])) + (", ..." if len(frame.columns) > 10 else "")
@@ -113,7 +121,7 @@ def check_known(frame: Any, names: Collection[str], option: str) -> None:
 
 
 def _classes(frame: Any, name: str, task: str, *, alone: bool) -> tuple[Class, ...] | None:
-    """What the classes of a target are called; None where it has numbers."""
+    """The names of a target's classes; None if it has numbers."""
     values, line = frame[name], Place(frame, name)
     _refuse_nested(values, line)
     texts = read_texts(values)
@@ -145,7 +153,7 @@ def _classes(frame: Any, name: str, task: str, *, alone: bool) -> tuple[Class, .
 
 
 def _are_classes(distinct: Sequence[str], n: int, task: str, alone: bool) -> bool:
-    """Whether numbers are taken for classes: two of several targets, or a few integers."""
+    """True if numbers are taken for classes: two of several targets, or a few integers."""
     integers = {read_integer(text) for text in distinct}
     if not alone:
         return len(integers) == 2 and None not in integers
@@ -166,7 +174,7 @@ def _numbers(values: Any, line: Place) -> NDArray[np.float64]:
 
 
 def typed(frame: Any, columns: Sequence[Column]) -> Any:
-    """The table with its columns of numbers as float64, NaN for gaps, so that their text is read once."""
+    """The table with its columns of numbers as float64, NaN for gaps, so that text is read once."""
     frame = frame.copy(deep=False)
     for column in columns:
         if column.kind == "numeric":
@@ -175,7 +183,10 @@ def typed(frame: Any, columns: Sequence[Column]) -> Any:
 
 
 def find_columns(frame: Any, targets: Collection[str], categorical: Collection[str], drop: Collection[str]) -> list[Column]:
-    """What each column but the targets is. Raises Failure where a column of numbers has something else."""
+    """Finds the kind of each column but the targets.
+
+    Raises Failure if a column of numbers has something else.
+    """
     check_known(frame, categorical, "--categorical")
     both = [name for name in (*categorical, *drop) if name in targets] + [name for name in drop if name in categorical]
     if both:
@@ -229,7 +240,10 @@ def _find(frame: Any, name: str, forced: bool) -> Column:
 
 
 def _are_identifiers(texts: Sequence[str]) -> bool:
-    """Whether each row has another integer, and these leave few out, or are larger than those that float64 tells apart."""
+    """True if each row has another integer.
+
+    These integers must leave few out, or be larger than those that float64 tells apart.
+    """
     numbers = {number for number in map(read_integer, texts) if number is not None}
     if len(texts) < _MANY or len(numbers) < len(texts):
         return False
@@ -241,7 +255,7 @@ def _shown(number: float) -> str:
 
 
 def _kind_of_texts(texts: Sequence[str]) -> str:
-    """Whether filled cells are "numbers", "text", or numbers with a few "mistakes" among them."""
+    """The kind of filled cells: "numbers", "text", or numbers with a few "mistakes" among them."""
     others = [text for text in texts if not _is_number(text)]
     if not others:
         return "numbers"
@@ -258,7 +272,7 @@ def _is_number(text: str) -> bool:
 
 
 def learn(frame: Any, columns: Sequence[Column], targets: tuple[Target, ...]) -> Preparation:
-    """The preparation of the training rows."""
+    """Learns the preparation from the training rows."""
     import pandas
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`svdfast train`: a training, or two from the same first weights, what each prints, and the table at the end.
+"""`svdfast train`: one training, or two from the same first weights, their output and the table.
 
-Not here: the arguments (main.py), the data (data.py, texts.py), the first network (networks.py), scores (scores.py), pages and figures
-(report.py), and how a network is trained (svdfast/training).
+Elsewhere: the arguments (main.py), the data (data.py, texts.py), the first network (networks.py),
+scores (scores.py), pages and figures (report.py), and training itself (svdfast/training).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class FractionExcept(Fraction):
 
 
 class Comparison:
-    """One training or two from one network: their settings, what each prints, and the table."""
+    """One training or two from one network: their settings, their output, and the table."""
 
     def __init__(self, arguments: argparse.Namespace, data: Data, communicator: Any = None):
         self.X, self.y, self.X_val, self.y_val = data.X, data.y, data.X_test, data.y_test
@@ -91,11 +91,11 @@ class Comparison:
         if keep and max(keep) > n_hidden:
             raise UsageError(f"--keep-dense: expected numbers from 1 to {n_hidden}, got {max(keep)}")
         self.kept = tuple(sorted({number - 1 for number in keep}))
-        self.told: dict[int, str] = {}  # of each layer that stays dense, why
+        self.told: dict[int, str] = {}  # the reason for each layer that stays dense
         self._warm_up()
 
     def optimizer(self) -> Optimizer:
-        """A new one, for its state belongs to one training."""
+        """A new optimizer, because its state belongs to one training."""
         arguments, rate = self.arguments, Cooldown(self.learning_rate)
         if arguments.optimizer == "sgd":
             return GradientDescent(rate, momentum=arguments.momentum or 0.0)
@@ -105,15 +105,15 @@ class Comparison:
         return Adam(rate)
 
     def _warm_up(self) -> None:
-        """A dense step, an SVD and a factored step on a copy, so that none is measured cold."""
+        """Does a dense step, an SVD and a factored step on a copy to warm everything up."""
         n, factoring = self.batch_size, self.factoring()
-        if factoring.automatic:  # it looks, and cuts nothing so soon
+        if factoring.automatic:  # it looks, and truncates nothing so early
             factoring = replace(factoring, ranks=1 / 4, force=True)
         factoring = replace(factoring, pretrain_fraction=0.5)
         self._fit(self.first.copy(), factoring, self.X[:n], self.y[:n], epochs=2, communicator=None)
 
     def factoring(self) -> Factoring:
-        """How the second training factors."""
+        """The factoring of the second training."""
         arguments = self.arguments
         ranks = arguments.ranks or "auto"
         if arguments.rank_fraction is not None:
@@ -136,7 +136,7 @@ class Comparison:
             )  # fmt: skip
 
     def introduce(self) -> None:
-        """Prints what is trained, on what, and how."""
+        """Prints the network, the data and the settings of the training."""
         data, net, arguments = self.data, self.first, self.arguments
         what, each = ("windows", "step") if data.is_text else ("samples", "feature")
         say(
@@ -171,7 +171,7 @@ class Comparison:
         return self._train("", self.factoring(), lambda: None)
 
     def train_both(self) -> tuple[tuple[Network, TrainingResult], tuple[Network, TrainingResult]]:
-        """Trains a copy dense throughout, and another one by SVD: an epoch of each in turn."""
+        """Trains two copies, dense throughout and by SVD, an epoch of each alternately."""
         self._head("network")
         return in_turns(
             lambda hand_over: self._train("dense", None, hand_over),
@@ -184,7 +184,10 @@ class Comparison:
         say(f"epoch  phase          loss   val loss  {column:>12}   seconds  {name}".rstrip())
 
     def _train(self, name: str, factoring: Factoring | None, hand_over: HandOver) -> tuple[Network, TrainingResult]:
-        """Trains a copy of the first network and prints a line an epoch, or every few epochs, with the network's name if it has one."""
+        """Trains a copy of the first network.
+
+        Prints a line an epoch, or every few epochs, with the network's name if it has one.
+        """
         bar = _bar_class()
         write_line: Callable[[str], object] = say if bar is None else bar.write
         every = -(-self.epochs // _MOST_LINES)
@@ -222,7 +225,7 @@ class Comparison:
         return net, result
 
     def _describe(self, event: Event) -> list[str]:
-        """Lines about a look, a cut, layers that are dense again, or an early end."""
+        """Lines about a look, a truncation, recomposed layers, or an early end."""
         info, when = event.info, f"step {event.step}"
         layers = event.network.layers
 
@@ -273,7 +276,10 @@ class Comparison:
     def report(
         self, dense: Network, dense_result: TrainingResult, net: Network, result: TrainingResult
     ) -> list[tuple[str, ...]]:
-        """Prints the table, with the factored network evaluated, recomposed and evaluated again."""
+        """Prints the table.
+
+        The factored network is evaluated, recomposed and evaluated again.
+        """
         step, forward = count_multiplications(net, "step"), count_multiplications(net, "forward")
         networks = [self._evaluate(dense), self._evaluate(net)]
         factored = net.is_factored
@@ -283,7 +289,7 @@ class Comparison:
         networks.append(self._evaluate(net))
 
         seconds = result.seconds + recompose_seconds
-        # Looks and checks, too, of which epochs are no events.
+        # Looks and checks within epochs count, too.
         switch_seconds = sum(event.info["seconds"] for event in result.events)
         measured = dense_result.seconds / seconds
         dense_forward = f"{forward.dense_total:,}"
@@ -320,7 +326,10 @@ class Comparison:
         return rows
 
     def report_one(self, net: Network, result: TrainingResult) -> list[tuple[str, ...]]:
-        """Prints the table of a single network, which is recomposed, beside the best constant answer; returns its rows."""
+        """Prints the table of a single network and returns its rows.
+
+        The network is recomposed. The best constant answer is beside it.
+        """
         step = count_multiplications(net, "step")
         net.recompose()
         networks = [self._evaluate(net), self._evaluate(constant(self.data))]
@@ -348,7 +357,7 @@ class Comparison:
         return rows
 
     def judge(self, net: Network) -> str | None:
-        """What is to be said of a network that is worse than a constant answer on the test samples; None of a better one."""
+        """A message if a network is worse than a constant answer on the test samples, else None."""
         here, other = self._evaluate(net)[1], self._evaluate(constant(self.data))[1]
         if not worse(self.data, here, other):
             return None
@@ -365,7 +374,7 @@ class Comparison:
 
 
 def _why_back(info: dict[str, Any]) -> str:
-    """Why a check has made a layer dense again."""
+    """The reason why a check has recomposed a layer."""
     if "seconds_factored" in info:
         factored, dense = 1e3 * info["seconds_factored"], 1e3 * info["seconds_dense"]
         return f"a step takes {factored:.3g} ms with its factors and took {dense:.3g} ms without"
@@ -373,7 +382,7 @@ def _why_back(info: dict[str, Any]) -> str:
 
 
 def _bar_class() -> Any:
-    """tqdm where it can be shown: it is installed and standard error is a terminal; else None."""
+    """tqdm if it is installed and standard error is a terminal; else None."""
     if not sys.stderr.isatty():
         return None
     try:

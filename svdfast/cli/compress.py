@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`svdfast compress`: the hidden weights of a saved network truncated, and what that costs on data.
 
-Not here: the truncation itself (model/truncation.py), and which rank a rule gives (model/ranks.py).
+Elsewhere: the truncation itself (model/truncation.py), and the rank that a rule gives
+(model/ranks.py).
 """
 
 from __future__ import annotations
@@ -34,23 +35,23 @@ __all__ = ["add"]
 
 Array = NDArray[Any]
 
-_MOST_ROWS = 10_000  # of the data, that a cut looks at
-# A cut that loses more of what the network has learned than this share needs --force.
+_MOST_ROWS = 10_000  # rows of the data that a truncation uses
+# A truncation that loses more than this share of what the network has learned needs --force.
 _RUINED = 0.5
 
 _DESCRIPTION = """\
 Truncate the hidden weights of a saved network by SVD into two thin factors each, and save the
 factored network. A table shows what each layer became: its rank, the share of its energy (sum of
 squares) that was kept, and the multiplications for a sample before and after, in prediction and in a
-training step. A layer whose factors would take more multiplications in training is left as it is.
+training step. A layer stays dense if its factors would take more multiplications in training.
 """
 
 _EPILOG = f"""\
-With --data, weights are truncated so that the layers' outputs over these samples change least, not
-the weights, which keeps more accuracy. The loss before and after follows the table, and the accuracy
-or R^2. If the data has no targets, the network's outputs before are taken for them. What a network
-has learned is how far its loss is below that of the best constant answer. Losing more than half of
-that needs --force: otherwise no file is written.
+With --data, truncation changes the layers' outputs over these samples as little as possible, instead
+of the weights. This keeps more accuracy. The table is followed by the loss and the accuracy or R^2,
+before and after. If the data has no targets, the network's outputs before serve as targets. Learning
+counts by how far the loss is below that of the best constant answer. If more than half of what was
+learned is lost, no file is written without --force.
 
 The first layer is truncated, and its energy counted, as if features were standardised: by the data,
 else as they were when svdfast train saved MODEL. Without either, give --data if features have
@@ -58,7 +59,7 @@ different scales.
 
 MODEL and FILE are .npz or .safetensors. Without --output, MODEL.npz becomes MODEL-compressed.npz. A
 file of that name is replaced, MODEL only if --output names it. Training can continue from the
-factored network, and Network.recompose makes it dense again.
+factored network, and Network.recompose turns it into a dense one.
 
 data:
 {saved.DATA.rstrip()}:
@@ -88,10 +89,10 @@ def add(command: saved.AddCommand) -> None:
     add("--data", metavar="DATA", help="samples to truncate by, see below")
     add("--output", type=Path, metavar="FILE", help="the factored network (default: MODEL-compressed)")
     add("--keep-dense", type=parse.whole_numbers, default=(), metavar="I,I",
-        help="hidden layers that are left as they are, counted from 1 (not with budget)")
+        help="hidden layers that stay dense, counted from 1 (not with budget)")
     add("--force", action="store_true",
-        help="truncate also layers in which that saves no multiplications, and those of few inputs; "
-        "write the network also if too much is lost")  # fmt: skip
+        help="also truncate layers whose factors save no multiplications, and those of few inputs; "
+        "write the network even if too much is lost")  # fmt: skip
     parse.add_reading(parser.add_argument_group("tables"))
 
 
@@ -133,11 +134,12 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _truncate(net: Network, arguments: argparse.Namespace, X: Array | None) -> tuple[Truncation, ...]:
-    """Truncates the hidden layers; by samples, as training does, if there are some.
+    """Truncates the hidden layers, by samples, as training does, if there are any.
 
-    The first layer is truncated as one of standardised features. Else the largest ones would count for nothing, as their weights are small,
-    and what a feature is on average would count, though the bias can make up for it. Steps of sequences and positions of images share a
-    weight, so there inputs stay as they are.
+    The first layer is truncated as a layer of standardised features. Otherwise the largest features
+    would count for nothing, as their weights are small. The average of a feature would count,
+    though the bias can make up for it. Steps of sequences and positions of images share a weight,
+    so their inputs stay as they are.
     """
     first = net.copy()
     scale: Scale | None = None
@@ -161,7 +163,7 @@ def _truncate(net: Network, arguments: argparse.Namespace, X: Array | None) -> t
     if scale is not None:
         if any(t.layer == 0 and not t.skipped for t in truncations):
             take_in(net, scale)
-        else:  # as it was, to the last digit
+        else:  # unchanged, to the last digit
             for name, tensor in first.layers[0].tensors.items():
                 net.layers[0].tensors[name][...] = tensor
     return truncations
@@ -191,7 +193,10 @@ def _table(before: Network, net: Network, truncations: tuple[Truncation, ...]) -
 
 
 def _energy_kept(truncation: Truncation) -> float:
-    """Of a weight's energy, the sum of its squared singular values, the share that its factors have."""
+    """The share of a weight's energy that its factors keep.
+
+    The energy is the sum of the squared singular values.
+    """
     norm = float(np.linalg.norm(truncation.singular_values.astype(np.float64)))
     whole = float(np.hypot(norm, truncation.dropped_norm))
     return (norm / whole) ** 2 if whole > 0 else 1.0
@@ -207,7 +212,7 @@ def _left(net: Network, truncations: tuple[Truncation, ...]) -> list[str]:
 
 
 def _compare(before: Network, net: Network, asked: saved.Asked, arguments: argparse.Namespace) -> list[str]:
-    """The loss and the score before and after. Raises Failure if too much of what was learned is lost."""
+    """The loss and the score before and after. Raises Failure if too much is lost."""
     asked = _known(asked, arguments.data)
     name, n = arguments.data, len(asked.X)
     old, new = (saved.outputs(net, asked, name) for net in (before, net))
@@ -234,7 +239,7 @@ def _compare(before: Network, net: Network, asked: saved.Asked, arguments: argpa
 
 
 def _known(asked: saved.Asked, name: str) -> saved.Asked:
-    """Without the rows of classes that training did not see; Failure where no other is there."""
+    """Removes the rows of classes that training did not see. Raises Failure if none is left."""
     if asked.y is None or asked.y.dtype.kind == "f":
         return asked
     unknown = np.flatnonzero((asked.y.reshape(len(asked.y), -1) < 0).any(axis=1))

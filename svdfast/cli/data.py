@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the command line trains on and predicts from: sets that have a name, tables and NPZ files of the user's, and what is taken where
-the user does not say.
+"""The data of the command line: named data sets, and the user's tables and NPZ files.
 
-Not here: where the named sets come from (datasets.py), how files are read (tables.py, arrays.py), and what columns mean (columns.py).
+Settings that the user does not give are chosen here, too. Elsewhere: the origin of the named data
+sets (datasets.py), reading files (tables.py, arrays.py), and the meaning of columns (columns.py).
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ Array = NDArray[Any]
 
 LEAST_STEPS = 1000  # of a training on a file
 TEST_SHARE = 0.2  # of the rows of a file
-_FEW_ROWS = 1000  # of which more neurons would learn the noise
-_LARGE = 1e4  # inputs from which a network learns badly
-_LARGEST = 1e150  # whose square float64 can hold
+_FEW_ROWS = 1000  # with fewer rows, more neurons would learn the noise
+_LARGE = 1e4  # inputs of this size make a network learn badly
+_LARGEST = 1e150  # its square is still a float64
 _RARE = 0.2  # a class of less than this share of an equal one is rare
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a data set is trained with where the user does not say."""
+    """The settings for a data set that the user does not give."""
 
     hidden: tuple[int, ...]
     epochs: int
@@ -72,7 +72,11 @@ _IMAGES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion-mnist": (28, 28, 
 
 
 def defaults_of(name: str, n: int, batch_size: int | None = None) -> Defaults:
-    """Those of a named set; of a file of n training rows, few neurons for few rows, batches of a twentieth, and epochs by the steps."""
+    """The defaults of a named data set or of a file of n training rows.
+
+    A file of few rows gets few neurons. Its batches are a twentieth of the rows, and its epochs
+    follow from the number of steps.
+    """
     if name in DEFAULTS:
         return DEFAULTS[name]
     batch_size = batch_size or int(np.clip(n // 20, 32, 256))
@@ -88,22 +92,22 @@ class Data:
     ----------
     title : str
     X, y, X_test, y_test : ndarray
-        Numbers of classes, or bits or numbers in columns, one for each output.
+        Class numbers, or bits or numbers in columns, one for each output.
     head : Head
     n_out : int
         Outputs of the network.
     labels : tuple, optional
-        What the classes are called, where they are not 0, 1, ...
+        Names of the classes, if they are not 0, 1, ...
     notes, warnings : tuple of str
     table : tuple of tuple of str
         Rows of the columns' table: name, kind, values.
     X_scale, y_scale : tuple of two ndarrays, optional
-        Mean and standard deviation that features and targets were standardised with.
+        Mean and standard deviation used to standardise features and targets.
     preparation : Preparation, optional
     image : tuple of int
         Height, width and channels of a sample that is an image.
     is_text : bool
-        Whether samples are windows of characters, with those that follow as targets.
+        True if samples are windows of characters, and the targets are the characters that follow.
     """
 
     title: str
@@ -125,7 +129,7 @@ class Data:
 
     @property
     def origin(self) -> Origin:
-        """What a file of a network has of the data."""
+        """The part of a network's file that describes the data."""
         mean, deviation = None, None
         if self.X_scale is not None and self.X_scale[0].ndim:  # of each column
             mean, deviation = (tuple(part.tolist()) for part in self.X_scale)
@@ -155,7 +159,7 @@ class Data:
 
 
 def load(arguments: argparse.Namespace) -> Data:
-    """What `svdfast train` trains on."""
+    """Loads the training data of `svdfast train`."""
     name = arguments.data
     if name in DEFAULTS:
         for option in ("test", "target", "drop", "categorical"):
@@ -183,7 +187,7 @@ def load(arguments: argparse.Namespace) -> Data:
 
 
 def is_npz(name: str, command: str) -> bool:
-    """Whether a file is of arrays; a UsageError where its name is neither that nor a table's."""
+    """True if a file holds arrays; a UsageError if its name is neither of arrays nor of a table."""
     if os.path.splitext(name)[1].lower() == ".npz":
         return True
     if is_table(name):
@@ -207,7 +211,7 @@ def load_named(name: str) -> Data:
 
 @contextlib.contextmanager
 def _log_on_stderr() -> Iterator[None]:
-    """Shows the library's log, which tells of downloads."""
+    """Shows the library's log, which reports downloads."""
     logger = logging.getLogger("svdfast")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("svdfast: %(message)s"))
@@ -274,19 +278,26 @@ def _test_share(arguments: argparse.Namespace) -> float:
 
 
 def _split(arguments: argparse.Namespace, strata: Array) -> tuple[Array, Array]:
-    """Rows for training and for the test."""
+    """Divides the rows into those for training and those for the test."""
     return split_rows(strata, _test_share(arguments), arguments.seed)
 
 
 def hold_out(data: Data, share: float, seed: int) -> tuple[Array, Array]:
-    """Training rows that stay, and those for validation: the same share of each class, or combination of bits."""
+    """Divides the training rows into those that stay and those for validation.
+
+    Both have the same share of each class, or combination of bits.
+    """
     by_class = data.head.decides and not data.is_text
     strata = np.unique(data.y, axis=0, return_inverse=True)[1].reshape(-1) if by_class else np.zeros(len(data.y))
     return split_rows(strata, share, seed + 1)
 
 
 def split_rows(strata: Array, share: float, seed: int) -> tuple[Array, Array]:
-    """Two parts of the rows: the second has a share of each stratum, as far as rows can be shared, the first one row at least."""
+    """Divides the rows into two parts.
+
+    The second part has a share of each stratum, as far as rows can be shared. The first part has at
+    least one row.
+    """
     n = len(strata)
     if n < 2:
         raise Failure(f"expected at least 2 samples, got {n}")
@@ -297,7 +308,7 @@ def split_rows(strata: Array, share: float, seed: int) -> tuple[Array, Array]:
     n_second = min(max(1, round(share * n)), len(others))
     if n_second == 0:
         raise Failure(f"expected more rows than classes, got {n} of both")
-    # As evenly over the sorted rows as a line is drawn with pixels.
+    # The choice is as even over the sorted rows as a line drawn with pixels.
     chosen = np.diff(np.arange(len(others) + 1) * n_second // len(others)) > 0
     second = others[chosen]
     return order[~np.isin(order, second)], np.random.default_rng(seed).permutation(second)
@@ -309,7 +320,7 @@ def _about_split(arguments: argparse.Namespace, head: Head) -> str:
 
 
 def _of_table(arguments: argparse.Namespace) -> Data:
-    """Finds what the columns of a table are, holds rows out, and prepares both parts."""
+    """Finds the kinds of a table's columns, holds rows out, and prepares both parts."""
     name = arguments.data
     reading = reading_of(arguments)
     if arguments.test == "-" == name:
@@ -415,7 +426,7 @@ def _about_gaps(columns: Sequence[Column]) -> list[str]:
 
 
 def _about_shares(preparation: Preparation, y: Array) -> str:
-    """Which classes there are and how often; a rare one is told as imbalance."""
+    """Describes the classes and their shares; reports a rare one as imbalance."""
     labels = preparation.classes or ()
     counts = Counter(y.tolist())
     order = sorted(range(len(labels)), key=lambda number: -counts[number])
@@ -426,7 +437,7 @@ def _about_shares(preparation: Preparation, y: Array) -> str:
 
 
 def _standardised(arguments: argparse.Namespace, data: Data) -> Data:
-    """Features and numbers as targets brought to mean 0 and deviation 1, unless the user does not want that."""
+    """Standardises features and numeric targets to mean 0 and deviation 1, unless told not to."""
     X, y, X_test, y_test = data.X, data.y, data.X_test, data.y_test
     notes, warnings = list(data.notes), list(data.warnings)
     X_scale, y_scale = None, None
@@ -450,7 +461,7 @@ def _standardised(arguments: argparse.Namespace, data: Data) -> Data:
         X_scale = _scale_of_inputs(X, data.preparation)
         X, X_test = (standardise(part, X_scale) for part in (X, X_test))
         notes.append("features brought to mean 0 and standard deviation 1 of the training samples")
-    # The test samples may lie far outside of the training's range.
+    # The test samples may lie far outside the training's range.
     for part, name in ((X, "X"), (X_test, "X_test"), (y, "y"), (y_test, "y_test")):
         with np.errstate(over="ignore"):
             if not np.isfinite(part.astype(arguments.dtype, copy=False)).all():
@@ -461,7 +472,7 @@ def _standardised(arguments: argparse.Namespace, data: Data) -> Data:
 
 
 def _scale_of_inputs(X: Array, preparation: Preparation | None) -> Scale:
-    """Mean and deviation of the inputs; 0 and 1 of those that tell of a category."""
+    """Mean and deviation of the inputs; 0 and 1 for those that stand for a category."""
     mean, deviation = scale_of(X, "X")
     if preparation is not None:
         hot = np.concatenate([np.full(len(column.feature_names), hasattr(column, "categories")) for column in preparation.columns])

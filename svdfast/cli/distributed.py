@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command in several processes that mpiexec has started: one of them speaks, and one that fails ends all.
+"""The command in several processes that mpiexec starts: one prints, and one that fails ends all.
 
-Not here: how they train together (svdfast/training/shared.py), and what messages say (main.py).
+Elsewhere: how they train together (svdfast/training/shared.py), and the texts of messages
+(main.py).
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ def one_voice(complain: Callable[[BaseException], int]) -> Iterator[Any]:
     Parameters
     ----------
     complain : callable
-        Prints what is to be said of an error, and gives the exit status.
+        Prints the message for an error, and returns the exit status.
 
     Raises
     ------
     Failure
-        There is no MPI.
+        MPI is not available.
     """
     try:
         communicator = mpi()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How the command line says what went wrong: its two errors, and words that messages share."""
+"""Reports of errors on the command line: its two errors, and words that messages share."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Failure", "UsageError", "named_errors", "nearest", "one_line", "shor
 
 
 class UsageError(Exception):
-    """The arguments are not right: exit code 2."""
+    """The arguments are wrong: exit code 2."""
 
 
 class Failure(Exception):
-    """What was asked for could not be done: exit code 1."""
+    """The command could not do its work: exit code 1."""
 
 
 @contextlib.contextmanager
 def named_errors(name: str) -> Iterator[None]:
-    """Puts a file's name before what was wrong with it."""
+    """Puts a file's name before the message of an error in it."""
     name = "standard input" if name == "-" else name
     try:
         yield
@@ -38,12 +38,15 @@ def short(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text of a file as it is shown within a line: without line breaks, and with the escapes of what can't be printed."""
+    """Text of a file as it is shown within a line.
+
+    It has no line breaks, and characters that can't be printed are escaped.
+    """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A question after an unknown word; empty where nothing known is like it."""
+    """A question after an unknown word; empty if no known word is like it."""
     near = checks.nearest(word, known)
     return "" if near is None else f" (did you mean {near}?)"
 

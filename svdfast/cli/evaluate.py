@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`svdfast evaluate`: how right a saved network is on data that has the answers.
+"""`svdfast evaluate`: how well a saved network predicts data that has the answers.
 
-The measures are scikit-learn's. Not here: the answers themselves (predict.py).
+The measures are scikit-learn's. Elsewhere: the predictions themselves (predict.py).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["add"]
 
 Array = NDArray[Any]
 
-_MOST_CLASSES = 20  # that a confusion matrix is printed of
+_MOST_CLASSES = 20  # the most classes of a printed confusion matrix
 
 _DESCRIPTION = """\
-Print how right a saved network is on data that has the answers. For classes: accuracy, log loss,
+Print how well a saved network predicts data that has the answers. For classes: accuracy, log loss,
 area under the ROC curve, and the confusion matrix. For numbers: R^2, the mean absolute error and
 the root of the mean squared error. These need scikit-learn: pip install "svdfast[demo]". For a
-network of characters DATA is a file of text: the bits a character that it takes to foretell it.
+network of characters, DATA is a file of text, and the measure is bits a character.
 """
 
 _EPILOG = f"""\
@@ -55,7 +55,7 @@ exit status:
 def add(command: saved.AddCommand) -> None:
     """Adds the command and its arguments."""
     parser = command(
-        "evaluate", _run, help="measure how right a saved network is", description=_DESCRIPTION, epilog=_EPILOG
+        "evaluate", _run, help="measure how well a saved network predicts", description=_DESCRIPTION, epilog=_EPILOG
     )
     parser.add_argument("model", **saved.MODEL)
     parser.add_argument("data", metavar="DATA", help="a table, arrays, or a data set's name, with answers, see below")
@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _classes(net: Any, outputs: Array, y: Array) -> list[str]:
-    """Accuracy and the rest of each target; of several also how often all are right."""
+    """Accuracy and other measures of each target; for several also the share with all right."""
     if saved.head(net) is CLASSES:
         ((_, classes),) = saved.named(net)
         return _target(classes or (), y, outputs)
@@ -112,7 +112,7 @@ def _target(classes: Sequence[Label], y: Array, outputs: Array, decided: Array |
     numbers, seen = np.arange(len(classes)), y >= 0
     rows = [("accuracy", f"{100 * metrics.accuracy_score(y, decided):.2f} %")]
     if seen.any():
-        # scikit-learn wants sums of 1 to the last digit.
+        # scikit-learn expects sums of 1 to the last digit.
         p = outputs[seen].astype(np.float64)
         p /= p.sum(axis=1, keepdims=True)
         rows.append(("log loss", f"{metrics.log_loss(y[seen], p, labels=numbers):.4f}"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`svdfast export`: a saved network as an ONNX file. Not here: how that is written (svdfast/onnx.py)."""
+"""`svdfast export`: a saved network as an ONNX file, which svdfast/onnx.py writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svdfast.cli.errors import Failure, named_errors, one_line
 
 __all__ = ["add"]
 
-_MOST_CLASSES = 200  # that are listed
+_MOST_CLASSES = 200  # the most classes that are listed
 
 _DESCRIPTION = """\
 Write a saved network as an ONNX file, for other programs to predict with. Factored layers stay
@@ -24,10 +24,10 @@ factored. Needs onnx: pip install "svdfast[onnx]".
 _EPILOG = """\
 The file's input is X, a sample in a row, and its output y has a probability for each class, in the
 order of the classes. Its metadata has the classes, the names of the features, and how a table's
-columns become features. FILE.onnx is replaced if it is there.
+columns become features. An existing FILE.onnx is replaced.
 
---with-preparation goes with a network that svdfast train saved from a table. The file then has an
-input (rows, 1) for each column of that table, by its name: numbers, NaN for a gap; or text, "" for a
+--with-preparation needs a network that svdfast train saved from a table. The file then has an input
+(rows, 1) for each column of that table, with its name: numbers, NaN for a gap; or text, "" for a
 gap. It fills gaps, makes features of text, and gives labels beside y.
 
 examples:

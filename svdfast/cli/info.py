@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`svdfast info`: this machine, or a saved network. Not here: what is known of them (_process/config.py, model/network.py)."""
+"""`svdfast info`: this machine, or a saved network.
+
+Elsewhere: the facts about them (_process/config.py, model/network.py).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ __all__ = ["add"]
 
 _DESCRIPTION = """\
 Without MODEL: show the CPU's features, BLAS, threads and versions in use. With MODEL: show a saved
-network's layers, their shapes, ranks, parameters and multiplications for a sample, and what it was
-trained on.
+network's layers, their shapes, ranks, parameters and multiplications for a sample, and its training
+data.
 """
 
 _EPILOG = """\

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `svdfast`: train a network, or the same one dense and factored; use what was trained; repeat the report's experiments.
+"""The command `svdfast`: train a network, use a trained one, repeat the paper's experiments.
 
-Here is how it begins and ends, and the arguments of its commands. Not here: how these are parsed (arguments.py), the data
-(data.py), what is trained and printed (comparison.py, reproduce/), and the commands that take a saved network (saved.py).
+The start and the end of the command are here, and the arguments of its commands. Elsewhere: parsing
+them (arguments.py), the data (data.py), the trainings and their output (comparison.py, reproduce/),
+and the commands that take a saved network (saved.py).
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ from svdfast.model.ranks import NARROW
 
 __all__ = ["main"]
 
-_INTERRUPTED = 128 + 2  # what shells give for a process that SIGINT ended
-_BROKEN_PIPE = 128 + 13  # and for one that SIGPIPE ended
+_INTERRUPTED = 128 + 2  # the exit status that shells give a process that SIGINT ended
+_BROKEN_PIPE = 128 + 13  # the same for SIGPIPE
 
 
 _DESCRIPTION = """\
 Train a network, fully connected unless --model names another one, by the four steps of the method:
 dense pre-training, truncated SVD of the hidden weights, training of the factors, recomposition.
-Which layers are factored, and to which ranks, is decided by looking at what that does to the loss.
+Trial truncations, and what they cost in loss, decide about the factored layers and their ranks.
 With --compare a second network is trained dense throughout, from the same first weights, on the
-same samples in the same order, an epoch of each in turn.
+same samples in the same order. Epochs of the two alternate.
 """
 
 _REPRODUCE = """\
-Repeat the report's experiments and print its tables beside what came out here. FOLDER gets every
-run (JSON, CSV), the tables (Markdown) and the figures (PNG, SVG). After Ctrl-C the same command
-goes on where it was.
+Repeat the paper's experiments and print its tables beside the results here. FOLDER gets every run
+(JSON, CSV), the tables (Markdown) and the figures (PNG, SVG). After Ctrl-C the same command
+continues.
 """
 
 _REPRODUCE_EPILOG = """\
@@ -58,7 +59,7 @@ experiments:
   cat          section 4.2: table 2, figure 4 (needs its two files)
   mnist        section 4.3: table 3, figure 5
   small        section 4.3: a network with too few neurons
-  images       section 3.2.2: pictures compressed and freed from noise
+  images       section 3.2.2: pictures compressed and denoised
   study        section 6: rank and pre-training over a grid, two data sets; larger networks
   recurrent    section 6: MNIST by rows, the adding problem, characters (needs a file)
   convolution  section 6: MNIST, Fashion-MNIST, photos (needs a file)
@@ -89,24 +90,25 @@ data:
   xor            four rows
   mnist          60,000 and 10,000 images of 28x28, downloaded once (12 MB)
   fashion-mnist  the same in number and size, downloaded once (31 MB)
-  cat            209 and 50 images of 64x64x3; you need to have the two files
+  cat            209 and 50 images of 64x64x3; needs its two files
   FILE           a table: .csv, .tsv, .txt, .data (also .gz, .bz2, .xz), .parquet, .feather, .xlsx,
                  or - for text from standard input
   FILE.npz       arrays X (a sample in a row, or an image) and y, and X_test and y_test if there is
                  a test set; also x_train, y_train, x_test, y_test
-  text FILE      a text, whose characters are learned from those before them: UTF-8, or see
+  text FILE      a text, to predict each character from those before it: UTF-8, or see
                  --encoding; also .gz, or - for standard input. A table called text is ./text
 
   The columns of a table are numbers or text, with or without gaps. Delimiter and header are found
   by looking. A missing number becomes the median, text becomes a 0 or 1 for each of its values.
-  Columns that do not vary, and texts that hardly come twice, are left out. The target is the last
-  column unless --target names others. Text is classes, and so are at most {MOST_CLASSES} integers (see
-  --task). Several targets are all numbers, or have two values each. The saved network knows all
-  this, so svdfast predict takes the same table with its columns in any order.
+  Columns that do not vary, and texts that rarely repeat, are left out. The target is the last
+  column unless --target names others. A target of text has classes, and so has one of at most
+  {MOST_CLASSES} integers (see --task). Several targets are all numbers, or have two values each. The saved
+  network knows all this, so svdfast predict takes the same table with its columns in any order.
 
-  A file without a test set has a share of its rows held out. Features are brought to mean 0 and
-  standard deviation 1, as is a target that is not classes; uint8 is taken for pixels and divided by
-  255 instead. SVDFAST_DATA may name a folder that has the files of mnist, fashion-mnist and cat.
+  If a file has no test set, a share of its rows is held out. Features are brought to mean 0 and
+  standard deviation 1, and so is a target that is not classes. uint8 is taken for pixels and
+  divided by 255 instead. SVDFAST_DATA may name a folder that has the files of mnist, fashion-mnist
+  and cat.
 
   --model takes digits, mnist, fashion-mnist, cat, and a FILE.npz whose X has the shape (samples,
   height, width) or (samples, height, width, channels). gru, lstm and rnn read an image row by row.
@@ -114,9 +116,10 @@ data:
   file that are not uint8 are divided by their root mean square. A recurrent layer counts as two
   hidden layers: the weights of its inputs, and those of its state.
 
-  A text is cut into windows of --steps characters. After each character the network tells the next
-  one. The end of the text is the test set. Bits a character, the loss over ln 2, stand in place of
-  the accuracy. Last, the network writes a sample; svdfast predict writes more from a saved network.
+  A text is divided into windows of --steps characters. After each character the network predicts
+  the next one. The end of the text is the test set. Bits a character, the loss over ln 2, replace
+  the accuracy. At the end the network writes a sample; svdfast predict writes more from a saved
+  network.
 
 defaults:
   data           hidden     epochs  batch  learning rate
@@ -154,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         The exit status: 0 done, 1 failed, 2 wrong arguments, 130 ended by Ctrl-C, 141 the reader of
-        the output is gone.
+        the output has closed it.
 
     Examples
     --------
@@ -169,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt as error:
         return _complain_of(error)
-    except OSError as error:  # of standard output: all others were handled
-        # Python flushes it once more as it ends, which would fail again.
+    except OSError as error:  # of standard output; all others were handled
+        # Python flushes it again at exit, which would fail again.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
@@ -197,7 +200,7 @@ _EXPECTED = (UsageError, Failure, FloatingPointError, np.linalg.LinAlgError, Mem
 
 
 def _complain_of(error: BaseException) -> int:
-    """Prints what is to be said of an error, and gives the exit status."""
+    """Prints the message of an error, and returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
         print("svdfast: interrupted", file=sys.stderr)
         return _INTERRUPTED
@@ -222,7 +225,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}\nTry '{self.prog} --help'.")
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """Names what this command does not take, and the option that is most like it."""
+        """Refuses unknown arguments, and names the option that is most like the first one."""
         options = [option for option in self._option_string_actions if option.startswith("--")]
         like = nearest(unknown[0].partition("=")[0], options) if unknown[0].startswith("-") else ""
         self.error(f"unrecognized arguments: {' '.join(map(_short_word, unknown))}{like}")
@@ -236,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="svdfast",
         description="Train neural networks faster by factoring their weights.",
-        epilog="'svdfast train' needs no arguments; 'svdfast COMMAND --help' tells which a command takes.",
+        epilog="'svdfast train' needs no arguments; 'svdfast COMMAND --help' shows those of a command.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"svdfast {__version__}")
@@ -250,18 +253,18 @@ def _parser() -> argparse.ArgumentParser:
 
     # fmt: off
     add = command(
-        "reproduce", _reproduce, help="repeat the report's experiments",
+        "reproduce", _reproduce, help="repeat the paper's experiments",
         description=_REPRODUCE, epilog=_REPRODUCE_EPILOG,
     ).add_argument
-    add("experiments", nargs="*", metavar="EXPERIMENT", help="which, see below (default: all)")
+    add("experiments", nargs="*", metavar="EXPERIMENT", help="see below (default: all)")
     add("--seeds", type=parse.integer(1, 1000), metavar="N",
         help="trainings of each kind (default: 20 of xor, 10 of cat, 5 of mnist, small and images, else 3)")
     add("--quick", action="store_true",
-        help="a few samples and epochs: only whether all of it works")
+        help="a few samples and epochs, to see that everything works")
     add("--out", type=Path, metavar="FOLDER",
         help="default: reproduction, and reproduction-quick with --quick")
     _add_training(command(
-        "train", _train, help="train a network on a file or a set that has a name",
+        "train", _train, help="train a network on a file or a named data set",
         description=_DESCRIPTION, epilog=_EPILOG,
     ))
     # fmt: on
@@ -271,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `svdfast train`."""
+    """Adds the arguments of `svdfast train`."""
     # fmt: off
     parser.add_argument("data", nargs="?", default="digits", metavar="DATA",
                         help=f"{', '.join(DEFAULTS)}, a file or -, or text, see below")
@@ -286,71 +289,72 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("float32", "float64"), default="float32")
     add("--save", type=Path, metavar="FILE",
         help="write the recomposed network to FILE.npz or FILE.safetensors, for svdfast predict, "
-        "compress, export and svdfast.load; it takes DATA's own numbers, before they are "
-        "standardised")
+        "compress, export and svdfast.load; it takes DATA's own numbers, not "
+        "standardised ones")
 
     add("--report", type=Path, metavar="FILE", help="write the columns, the scores and the epochs to FILE.html")
     add("--plot", type=Path, metavar="FILE", help="draw the losses to FILE.png or FILE.svg; needs matplotlib")
 
     add = parser.add_argument_group("factoring").add_argument
     add("--compare", action=argparse.BooleanOptionalAction,
-        help="train a dense network beside it, an epoch of each in turn (default: of a set that has a name)")
+        help="train a dense network beside it, in alternating epochs (default: for a named data set)")
     add("--ranks", type=parse.rank_rule_or_auto, metavar="RULE",
-        help="auto (the default), a rank for each layer, or none, by what the cut does to the loss; "
+        help="auto (the default), a rank for each layer, or none, by what truncation costs in loss; "
         f"{parse.RULES}")
     add("--rank-fraction", **parse.RANK_FRACTION | {
         "help": f"instead: {parse.RANK_FRACTION['help']}; "
-        f"a layer of at most {NARROW} inputs stays dense if its rank would be less than them"})
+        f"a layer of at most {NARROW} inputs stays dense if its rank would be less than their number"})
     add("--pretrain-fraction", type=parse.pretrain_fraction, metavar="P",
         help="share of the steps before the SVD, dense (default 0.05); with --ranks auto, before "
-        "layers are looked at first (default 100 steps, at most 0.1)")
+        "the first trial truncations (default 100 steps, at most 0.1)")
     add("--svd-method", choices=("exact", "randomized"), default="exact",
         help="default exact; randomized may be faster for small ranks of large weights")
     add("--plain-svd", action="store_true",
-        help="cut so that the weights change least, instead of the layers' outputs over a sample")
+        help="truncate so that the weights change least, instead of the layers' outputs over a sample")
     add("--product-decay", type=parse.not_negative, default=0.0, metavar="D",
-        help="of the factors' product (default 0)")
+        help="weight decay of the factors' product (default 0)")
     add("--keep-dense", type=parse.whole_numbers, metavar="I,I",
         help="hidden layers that stay dense, counted from 1; goes with --rank-fraction")
     add("--force", action="store_true",
-        help="factor also layers in which that saves no multiplications, and those of few inputs; "
+        help="also factor layers whose factors save no multiplications, and those of few inputs; "
         "not with --ranks auto")
 
     add = parser.add_argument_group("training").add_argument
     add("--precision", choices=("float32", "bfloat16"),
-        help="of the products of a float32 network; bfloat16 is faster where the CPU has it, "
+        help="precision of the products of a float32 network; bfloat16 is faster if the CPU has it, "
         "see svdfast info")
     add("--epochs", type=parse.integer(1), metavar="N", help="passes over the data")
     add("--batch-size", type=parse.integer(1), metavar="N", help="samples in a mini-batch")
     add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam",
         help="default adam; sgd is gradient descent")
     add("--learning-rate", type=parse.positive, metavar="R",
-        help="falls to 0 over the last 30 %% of the steps; default: see below, "
+        help="first rate; it falls to 0 over the last 30 %% of the steps; default: see below, "
         f"and {SGD_LEARNING_RATE} for sgd")
-    add("--momentum", type=parse.momentum, metavar="M", help="of sgd (default 0)")
-    add("--weight-decay", type=parse.not_negative, metavar="D", help="of adamw (default 0.01)")
+    add("--momentum", type=parse.momentum, metavar="M", help="momentum for sgd (default 0)")
+    add("--weight-decay", type=parse.not_negative, metavar="D", help="weight decay for adamw (default 0.01)")
     add("--threads", **parse.THREADS)
     add("--distributed", action="store_true",
         help="train with all processes that mpiexec has started: mpiexec -n 4 svdfast train ... --distributed; needs mpi4py")
     add("--seed", type=parse.integer(0), default=0, metavar="N",
-        help="of the first weights, the order of the samples and the test set (default 0)")
+        help="seed for the first weights, the order of the samples and the test set (default 0)")
     add("--checkpoint", type=Path, metavar="FILE",
         help="write the training's state to FILE after each epoch, and that of the dense network beside it to FILE.dense")
     add("--resume", type=Path, metavar="FILE",
-        help="continue from what --checkpoint FILE wrote, with the same other arguments; it ends as it would have without a break")
+        help="continue from the state that --checkpoint FILE wrote, with the same other arguments; the result is that of a run "
+        "without a break")
 
     add = parser.add_argument_group("data files").add_argument
     add("--test", metavar="FILE", help="a table of test samples, with the same columns")
     add("--test-size", type=parse.share, metavar="S",
-        help=f"share of the rows held out where there is no test set (default {TEST_SHARE}), or of a text's end "
+        help=f"share of the rows held out if there is no test set (default {TEST_SHARE}), or of a text's end "
         f"(default {texts.TEST_SHARE})")
     add("--validation", type=parse.share, metavar="S",
         help="share of the training rows to validate epochs with (default: the test set is used)")
     add("--early-stopping", action="store_true",
-        help="end where the loss on these rows no longer falls, with the network of the best epoch")
+        help="end when the loss on these rows no longer falls, with the network of the best epoch")
     add("--task", choices=("auto", "classification", "regression"), default="auto",
-        help="what the target is (default: classes if it has text or few integers)")
-    add("--no-standardise", action="store_true", help="take features and targets as they are")
+        help="kind of the target (default: classes if it has text or few integers)")
+    add("--no-standardise", action="store_true", help="do not standardise features and targets")
 
     add = parser.add_argument_group("text").add_argument
     add("--steps", type=parse.integer(1), metavar="N", help=f"characters in a window (default {texts.STEPS})")
@@ -359,7 +363,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
     tables = parser.add_argument_group("tables")
     add = tables.add_argument
-    add("--target", nargs="+", metavar="COLUMN", help="what to learn (default: the last column that is not dropped)")
+    add("--target", nargs="+", metavar="COLUMN", help="columns to predict (default: the last column that is not dropped)")
     add("--drop", nargs="+", metavar="COLUMN", help="columns to leave out")
     add("--categorical", nargs="+", metavar="COLUMN", help="columns of numbers to take for text, such as codes")
     parse.add_reading(tables)
@@ -370,7 +374,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
-    # Here, for it takes long to import and nothing else needs it.
+    # Imported here because it takes long and nothing else needs it.
     from svdfast.reproduce import EXPERIMENTS, reproduce
 
     names = list(dict.fromkeys(arguments.experiments or ["all"]))
@@ -388,7 +392,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         left_out = reproduce(names, out, seeds=arguments.seeds, quick=arguments.quick, say=say, tell=tell)
     except (ImportError, ValueError) as error:
         raise Failure(error) from None
-    except BrokenPipeError:  # of standard output, which main sees to
+    except BrokenPipeError:  # of standard output, which main handles
         raise
     except OSError as error:
         raise Failure(f"{error.filename or out}: {error.strerror or error}") from None

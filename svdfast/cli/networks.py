@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The networks that `svdfast train` begins with: fully connected ones by --hidden, those of images and text by --model.
+"""The networks that `svdfast train` begins with: by --hidden (fully connected) or by --model.
 
-And what such a network is trained with where the user does not say. Not here: the layers (model/describe.py), and the defaults of
-fully connected networks (data.py).
+--model has networks for images and text. Their default settings are here, too. Elsewhere: the
+layers (model/describe.py), and the defaults of fully connected networks (data.py).
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ __all__ = [
 
 CELLS = {"gru": GRU, "lstm": LSTM, "rnn": RNN}
 MODELS = (*CELLS, "lenet5")
-EMBEDDED = 64  # numbers that a character becomes
+EMBEDDED = 64  # size of the vector of a character
 WIDTH = 256
-EPOCHS = 5  # of a training, at least, and as many as LEAST_STEPS take
+EPOCHS = 5  # of a training at least, or as many as LEAST_STEPS take
 BATCHES = (16, 128)
 RATE, TEXT_RATE = 1e-3, 2e-3
 
 _KERNEL = 5
-_LEAST_SIDE = 4  # that two poolings leave a position of
-_VALID_SIDE = 12  # from which the second convolution may do without padding
+_LEAST_SIDE = 4  # the smallest side that two poolings leave a position of
+_VALID_SIDE = 12  # from this side on the second convolution may do without padding
 
 
 def model_of(arguments: argparse.Namespace) -> str | None:
-    """Which of `MODELS`; None: fully connected layers."""
+    """The name in `MODELS`; None for fully connected layers."""
     model: str | None = arguments.model
     return "lstm" if model is None and arguments.data == "text" else model
 
 
 def check_model(arguments: argparse.Namespace) -> None:
-    """Refuses options that contradict --model, or the lack of it."""
+    """Refuses options that contradict --model or its absence."""
     model, of_text = model_of(arguments), arguments.data == "text"
     if model is not None and arguments.hidden is not None:
         other = "text" if arguments.model is None else f"--model {model}"
@@ -66,7 +66,7 @@ def check_model(arguments: argparse.Namespace) -> None:
 
 
 def settings_of(arguments: argparse.Namespace, n: int) -> Defaults:
-    """What a network of n training samples is trained with where the user does not say."""
+    """The settings for a network of n training samples that the user does not give."""
     if model_of(arguments) is None:
         return defaults_of(arguments.data, n, arguments.batch_size)
     batch_size = arguments.batch_size or int(np.clip(n // 20, *BATCHES))
@@ -76,7 +76,7 @@ def settings_of(arguments: argparse.Namespace, n: int) -> Defaults:
 
 
 def first_network(arguments: argparse.Namespace, data: Data, hidden: Sequence[int]) -> Network:
-    """The network that all trainings begin with copies of."""
+    """The network that every training starts from a copy of."""
     model = model_of(arguments)
     if model is None:
         try:
@@ -110,7 +110,10 @@ def _rows(image: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _lenet5(image: tuple[int, ...]) -> list[Layer]:
-    """LeCun et al. (1998), with ReLU and maxima; the second convolution of a small image is padded, too."""
+    """LeCun et al. (1998), with ReLU and maxima.
+
+    For a small image the second convolution is padded, too.
+    """
     side = min(image[:2])
     if side < _LEAST_SIDE:
         shown = "x".join(map(str, image))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`svdfast predict`: what a saved network answers, a line for each row of the data.
+"""`svdfast predict`: the predictions of a saved network, a line for each row of the data.
 
-Not here: whether the answers are right (evaluate.py).
+Elsewhere: the check of the predictions (evaluate.py).
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ __all__ = ["add"]
 Array = NDArray[Any]
 
 _SUFFIXES = (".csv", ".npz", ".npy")
-_ROWS_TOGETHER = 1000  # that are printed with one call
+_ROWS_TOGETHER = 1000  # rows that are printed with one call
 
 _DESCRIPTION = """\
-Print what a saved network predicts, a line for each row of DATA, in its order: the class where the
-output is softmax or sigmoid, else the numbers. Commas stand between several; text is quoted as in
-CSV files. Nothing else goes to standard output. A network of characters prints text that goes on
-where DATA, a file of text, ends.
+Print the predictions of a saved network, a line for each row of DATA, in its order: the class if
+the output is softmax or sigmoid, else the numbers. Several are separated by commas, and text is
+quoted, as in CSV files. Nothing else goes to standard output. A network of characters continues
+DATA, a file of text.
 """
 
 _EPILOG = f"""\
 MODEL is a file that svdfast train --save or sf.save wrote, .npz or .safetensors. A network that
-svdfast train saved takes the columns of the table that it was trained on, as they are in the file:
-gaps are filled and text becomes inputs as in training. It gives the file's own labels.
+svdfast train saved takes the columns of the table that it was trained on, in their original form.
+Gaps are filled and text becomes inputs as in training. The network gives the file's own labels.
 
 data:
 {saved.DATA.rstrip()}: their test samples
@@ -73,11 +73,11 @@ def add(command: saved.AddCommand) -> None:
         help="probabilities instead of classes: a number for each class in their order, or that of the "
         "second of two classes")  # fmt: skip
     add("--precision", choices=("float32", "bfloat16"),
-        help="of the products of a float32 network, see svdfast info")  # fmt: skip
+        help="precision of the products of a float32 network, see svdfast info")  # fmt: skip
     add("--threads", **parse.THREADS)
     add = parser.add_argument_group("text").add_argument
-    add("--sample", type=parse.integer(1), metavar="N", help=f"characters to make (default {texts.SAMPLE})")
-    add("--seed", type=parse.integer(0), metavar="N", help="of what is drawn (default 0)")
+    add("--sample", type=parse.integer(1), metavar="N", help=f"characters to write (default {texts.SAMPLE})")
+    add("--seed", type=parse.integer(0), metavar="N", help="seed for the drawn characters (default 0)")
     parse.add_reading(parser.add_argument_group("tables"))
 
 
@@ -114,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _continue(net: Network, characters: tuple[str, ...], arguments: argparse.Namespace) -> None:
-    """Prints what a network of characters makes of a text's end."""
+    """Prints the continuation that a network of characters gives to a text."""
     for option in ("output", "proba", "precision"):
         if getattr(arguments, option):
             raise UsageError(f"--{option}: does not go with a network of characters, which prints text")
@@ -125,7 +125,7 @@ def _continue(net: Network, characters: tuple[str, ...], arguments: argparse.Nam
 
 
 def _lines(values: Array) -> Iterator[str]:
-    """CSV text, some rows at a time: of numbers as many digits as tell one from its neighbours."""
+    """CSV text, some rows at a time, with enough digits to tell each number from its neighbours."""
     for start in range(0, len(values), _ROWS_TOGETHER):
         rows = values[start : start + _ROWS_TOGETHER].reshape(-1, 1 if values.ndim == 1 else values.shape[1])
         text = io.StringIO()

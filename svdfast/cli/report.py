@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `svdfast train` leaves beside the network: a page (--report FILE.html) and a figure (--plot FILE.png).
+"""The files of `svdfast train` beside the network: a page (--report) and a figure (--plot).
 
-Not here: what is printed (comparison.py).
+Elsewhere: the printed output (comparison.py).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ td:first-child, th:first-child {{ text-align: left; }}
 
 
 def check_extras(*, page: bool, figure: bool) -> None:
-    """Refuses, before the work is done, what could not be written after it."""
+    """Refuses, before the work is done, outputs that could not be written after it."""
     try:
         if page:
             import pandas  # noqa: F401
@@ -59,7 +59,7 @@ def draw(result: TrainingResult, path: Path) -> None:
 
 
 def write_page(data: Data, scores: Sequence[tuple[str, ...]], result: TrainingResult, path: Path) -> None:
-    """The columns, the scores and the history as a page that stands alone."""
+    """Writes the columns, the scores and the history as a page that needs no other file."""
     from pandas import DataFrame
 
     tables = [("Scores", DataFrame(scores[1:], columns=list(scores[0])))]

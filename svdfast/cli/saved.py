@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A saved network and the data that it is asked about: samples as it takes them, answers as it numbers them, labels for its outputs.
+"""A saved network and its data: samples as it takes them, numbered answers, labels of its outputs.
 
-Not here: the commands (predict.py, evaluate.py, compress.py, export.py, info.py), and how files are read (tables.py, arrays.py).
+Elsewhere: the commands (predict.py, evaluate.py, compress.py, export.py, info.py), and reading
+files (tables.py, arrays.py).
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ class Asked:
     ----------
     X : ndarray (n_samples, n_inputs)
     y : ndarray, optional
-        What the data says that the network should answer: numbers of classes (n_samples,) for softmax; bits or numbers
-        (n_samples, n_outputs). -1 is a class that the network does not know. None: the data does not say.
+        The right answers: class numbers (n_samples,) for softmax; bits or numbers (n_samples,
+        n_outputs). -1 is a class that the network does not know. None if the data has no answers.
     notes : tuple of str
-        What was left out, or filled.
+        Remarks about rows left out and gaps filled.
     lines : ndarray of int, optional
         The line of a text file that each row begins in.
     """
@@ -73,7 +74,7 @@ class Asked:
     lines: Array | None = None
 
     def row(self, number: int) -> str:
-        """Where a row is, in words."""
+        """The place of a row, in words."""
         return f"row {number + 1} of {len(self.X)}" if self.lines is None else f"line {self.lines[number]}"
 
 
@@ -92,7 +93,7 @@ def head(net: Network) -> Head:
 
 
 def named(net: Network) -> list[tuple[str, tuple[Label, ...] | None]]:
-    """Name and classes of each thing that a network tells; "" where the name is not known."""
+    """Name and classes of each target of a network; "" if the name is not known."""
     preparation, kind = net.origin.preparation, head(net)
     if preparation is not None:
         return [(target.name, target.classes) for target in preparation.targets]
@@ -104,7 +105,7 @@ def named(net: Network) -> list[tuple[str, tuple[Label, ...] | None]]:
 
 
 def samples(net: Network, command: str, arguments: argparse.Namespace, *, answers: bool, training: bool = False) -> Asked:
-    """The samples of a file, or of a set that has a name, and their answers where they are wanted and there.
+    """The samples of a file or a named data set, and their answers if wanted and available.
 
     Raises
     ------
@@ -160,7 +161,7 @@ def _named_set(name: str, training: bool) -> tuple[Array, Array]:
 
 
 def _arrays(name: str, training: bool) -> tuple[Array, Array | None]:
-    """X, and y where it is there: those for training, or those for a test where there are both."""
+    """X, and y if available: those for training, or those for a test if there are both."""
     if os.path.splitext(name)[1].lower() == ".npy":
         return read_npy(name), None
     parts = ("", "_train", "_test") if training else ("", "_test", "_train")
@@ -201,7 +202,7 @@ def _of_table(net: Network, frame: Any, answers: bool) -> Asked:
 
 
 def _numbers(frame: Any, column: int) -> Array:
-    """A column that is to have a number in each row."""
+    """A column that must have a number in each row."""
     place = Place(frame, frame.columns[column])
     numbers = read_numbers(frame.iloc[:, column], place)
     gaps = np.flatnonzero(np.isnan(numbers))
@@ -247,7 +248,10 @@ def outputs(net: Network, asked: Asked, name: str, **settings: Any) -> Array:
 
 
 def labels(net: Network, found: Array) -> Array:
-    """What a network answers by its outputs: labels (n_samples,) or (n_samples, n_targets), or numbers as they are."""
+    """The answers that outputs stand for.
+
+    They are labels (n_samples,) or (n_samples, n_targets), or the numbers themselves.
+    """
     kind = head(net)
     if not kind.decides:
         return found

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Features and targets brought to mean 0 and standard deviation 1, and networks that take and give them as they were.
+"""Standardises features and targets, and folds the scales into a network.
 
-Not here: how the data comes (data.py).
+Standardised columns have mean 0 and standard deviation 1. The network then takes and gives the
+original values. Elsewhere: the data themselves (data.py).
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from svdfast.model.network import Layer, Network
 __all__ = ["Scale", "scale_of", "standardise", "take_in", "take_out", "unit_of", "with_scales"]
 
 Array = NDArray[Any]
-Scale: TypeAlias = tuple[Array, Array]  # mean and standard deviation of each column; or, of no dimension, of all of them
+Scale: TypeAlias = tuple[Array, Array]  # mean and standard deviation of each column; without dimensions, of all columns
 
 _MOST_DEVIATIONS = 1000
 
 
 def scale_of(values: Array, name: str) -> Scale:
-    """Mean and standard deviation of each column; the value itself and 1 where a column does not vary, so that it becomes 0."""
+    """Mean and standard deviation of each column.
+
+    A column that does not vary gets its value and 1, so that it becomes 0.
+    """
     with np.errstate(all="ignore"):
         mean = values.mean(axis=0, dtype=np.float64)
         deviation = values.std(axis=0, dtype=np.float64)
@@ -36,7 +40,7 @@ def scale_of(values: Array, name: str) -> Scale:
 
 
 def unit_of(values: Array, name: str) -> Scale:
-    """0 and the root mean square of all numbers; 1 where they are 0."""
+    """0 and the root mean square of all numbers; 1 if they are all 0."""
     with np.errstate(all="ignore"):
         square = np.square(values, dtype=np.float64).mean()
     if not np.isfinite(square):
@@ -52,11 +56,13 @@ def standardise(values: Array, scale: Scale) -> Array:
 def with_scales(net: Network, X_scale: Scale | None, y_scale: Scale | None, untrained: NDArray[np.bool_]) -> Network:
     """A network that takes the file's own features and, in a regression, gives its own targets.
 
-    Standardising is linear, so the first layer and the last one can take it in. Where that would cost digits the network becomes float64.
-    Untrained inputs, which were 0 in all training rows, get weights of 0, where each input has weights of its own.
+    Standardising is linear, so the first layer and the last one can absorb it. If that would cost
+    digits, the network becomes float64. Untrained inputs, which were 0 in all training rows, get
+    weights of 0 if each input has weights of its own.
     """
     by_column = net.layout.by_rows
-    # Of a float32 x, the rounding weighs |mean|/deviation times as much in (x - mean)/deviation.
+    # A float32 x has a rounding error that weighs |mean|/deviation times as much in (x -
+    # mean)/deviation.
     blurred = [abs(mean) > _MOST_DEVIATIONS * deviation for mean, deviation in filter(None, (X_scale, y_scale))]
     if X_scale is not None and by_column:
         blurred[0] &= ~untrained
@@ -75,17 +81,20 @@ def with_scales(net: Network, X_scale: Scale | None, y_scale: Scale | None, untr
 
 @single_threaded_blas.held()
 def take_in(net: Network, scale: Scale) -> None:
-    """Changes a network of standardised inputs to one of the inputs as they were, x: W·(x - mean)/deviation + b."""
+    """Changes a network of standardised inputs to one of the original inputs x.
+
+    W·(x - mean)/deviation + b.
+    """
     mean, deviation = scale
     layer = net.layers[0]
-    right = next(iter(layer.products.values()))  # what the inputs meet first
+    right = next(iter(layer.products.values()))  # the first weight that inputs meet
     right[...] = right / deviation
-    layer.b[...] = layer.b - _times(layer, mean)  # by the weights as they are rounded
+    layer.b[...] = layer.b - _times(layer, mean)  # by the rounded weights
 
 
 @single_threaded_blas.held()
 def take_out(net: Network, scale: Scale) -> None:
-    """The way back: u = (x - mean)/deviation are the inputs, W·(deviation·u + mean) + b."""
+    """Reverses `take_in`: u = (x - mean)/deviation are the inputs, W·(deviation·u + mean) + b."""
     mean, deviation = scale
     layer = net.layers[0]
     right = next(iter(layer.products.values()))

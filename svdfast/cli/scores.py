@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How good a network is: accuracy, R², or bits a character; and the best answer that does not look at the inputs.
+"""The quality of a network: accuracy, R², or bits a character; and the best constant answer.
 
-Not here: what `svdfast evaluate` prints (evaluate.py).
+Elsewhere: the output of `svdfast evaluate` (evaluate.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def score_name(data: Data) -> str:
 
 
 def score(data: Data, evaluation: Evaluation, y: Array) -> str:
-    """Bits a character, accuracy, or R² as 1 - loss/variance, the mean variance of several targets."""
+    """Bits a character, accuracy, or R² as 1 - loss/variance.
+
+    Several targets count by their mean variance.
+    """
     if data.is_text:
         return f"{evaluation.loss / math.log(2):.4f}"
     if evaluation.accuracy is not None:
@@ -40,7 +43,7 @@ def score(data: Data, evaluation: Evaluation, y: Array) -> str:
 
 
 def constant(data: Data) -> Network:
-    """The best network that does not look at its inputs: shares of classes and bits, means of numbers."""
+    """The best network that ignores its inputs: shares of classes and bits, means of numbers."""
     if data.is_text:
         steps = data.X.shape[1]
         net = Network(Input(steps), [Embedding(data.n_out, 1), Linear(data.n_out, data.head.output)], dtype="float64", seed=0)
@@ -59,14 +62,14 @@ def constant(data: Data) -> Network:
 
 
 def worse(data: Data, here: Evaluation, constant: Evaluation) -> bool:
-    """Whether a network is worse on the test samples than the constant answer."""
+    """True if a network is worse on the test samples than the constant answer."""
     if data.is_text or here.accuracy is None or constant.accuracy is None:
         return here.loss > constant.loss and bool(np.ptp(data.y_test))
     return here.accuracy < constant.accuracy and here.loss > constant.loss
 
 
 def balanced_accuracy(net: Network, data: Data) -> float:
-    """The mean over classes of the share of their test samples that are told right."""
+    """The mean over classes of the share of their test samples that are predicted right."""
     decided = data.head.decide(net.predict(data.X_test)).reshape(-1)
     y = data.y_test.reshape(-1)
     return float(np.mean([np.mean(decided[y == number] == number) for number in np.unique(y)]))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tables from files: text with delimiters, Parquet, Feather and Excel, as a pandas.DataFrame that has every row of the file.
+"""Tables from files (delimited text, Parquet, Feather, Excel) as a pandas.DataFrame of every row.
 
-Python's csv module splits text, for pandas pads short lines and skips blank ones without a word. Cells of text files stay text.
-Not here: what the columns mean (columns.py), and NPZ and NPY files (arrays.py).
+Python's csv module splits text, because pandas pads short lines and skips blank ones silently.
+Cells of text files stay text. Elsewhere: the meaning of columns (columns.py), and NPZ and NPY files
+(arrays.py).
 """
 
 from __future__ import annotations
@@ -45,18 +46,18 @@ _UNNAMED = ("", "Unnamed: 0", "__index_level_0__")
 
 @dataclass(frozen=True)
 class Reading:
-    """What is known of text files beforehand. None: found by looking.
+    """The format of text files. None: found by looking at the file.
 
     Attributes
     ----------
     delimiter : str, optional
         A character.
     encoding : str, optional
-        By default UTF-8, or UTF-16 where a byte order mark says so.
+        By default UTF-8, or UTF-16 if a byte order mark says so.
     header : bool, optional
-        Whether the first line has the names of the columns.
+        True if the first line has the names of the columns.
     decimal : {".", ","}
-        What is before the decimals of a number.
+        The character before the decimals of a number.
     """
 
     delimiter: str | None = None
@@ -66,20 +67,21 @@ class Reading:
 
 
 def reading_of(arguments: argparse.Namespace) -> Reading:
-    """What the arguments of a command say (arguments.add_reading)."""
+    """The format that the arguments of a command give (arguments.add_reading)."""
     return Reading(arguments.delimiter, arguments.encoding, arguments.header, arguments.decimal)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it came.
+    """A table as it was read.
 
     Attributes
     ----------
     frame : pandas.DataFrame
-        Column names are text and differ. Of a text file the index has the line that each row begins in.
+        Column names are text and differ. With a text file, the index has the line that each row
+        begins in.
     notes, warnings : list of str
-        What was found by looking; what was left out.
+        Remarks about what was found by looking, and what was left out.
     """
 
     frame: Any
@@ -88,7 +90,7 @@ class Table:
 
 
 def is_table(name: str) -> bool:
-    """Whether a file of this name is taken for a table: by its ending, or as it is there or is standard input."""
+    """True if this names a table: by its ending, as an existing file, or as standard input."""
     stem, suffix = os.path.splitext(name.lower())
     if suffix in _PACKED_SUFFIXES:
         suffix = os.path.splitext(stem)[1]
@@ -96,7 +98,10 @@ def is_table(name: str) -> bool:
 
 
 def read_table(name: str, reading: Reading = Reading(), known: Collection[str] = ()) -> Table:
-    """Every row of a file; `known` are names that columns may have, by which a header is told from a row. Raises Failure."""
+    """Reads every row of a file. Raises Failure.
+
+    `known` are names that columns may have. They help to tell a header from a row.
+    """
     try:
         import pandas
     except ImportError:
@@ -171,7 +176,7 @@ def _columnar(pandas: Any, read: Any, data: bytes, kind: str) -> Table:
         frame = read(io.BytesIO(data), dtype_backend="numpy_nullable")
     except ImportError:
         raise
-    except Exception as error:  # pyarrow has errors of many kinds for a damaged file, one of them of memory that it claims to need
+    except Exception as error:  # pyarrow has many kinds of errors for a damaged file, also for memory that it claims to need
         raise Failure(f"not a {kind} file: {' '.join(str(error).split())[:200]}") from None
     if frame.index.names != [None]:
         frame = frame.reset_index()
@@ -184,7 +189,7 @@ def _spreadsheet(pandas: Any, data: bytes, reading: Reading, known: Collection[s
         frame = pandas.read_excel(io.BytesIO(data), header=None, dtype=object, na_filter=False)
     except ImportError as error:
         raise Failure(f"Excel files need an engine of pandas: {error}") from None
-    except Exception as error:  # of any engine
+    except Exception as error:  # any engine's
         raise Failure(f"not an Excel file: {' '.join(str(error).split())[:200]}") from None
     rows = [list(row) for row in frame.itertuples(index=False, name=None)]
     return _with_header(pandas, rows, range(1, len(rows) + 1), reading.header, known)
@@ -207,7 +212,10 @@ def _decode(data: bytes, encoding: str | None) -> str:
 
 
 def _split(text: str, delimiter: str) -> tuple[list[list[Any]], list[int]]:
-    """Rows of as many cells each, and the lines that they begin in. A blank line is a row only in a table of one column."""
+    """Rows of equally many cells, and the lines that they begin in.
+
+    A blank line is a row only in a table of one column.
+    """
     rows, lines = [], []
     for row, line in _records(text, delimiter):
         rows.append(row)
@@ -242,7 +250,10 @@ def _records(text: str, delimiter: str) -> Any:
 
 
 def _guess_delimiter(text: str) -> str:
-    """The one by which the first rows have the same number of cells, more of them numbers, and many; spaces only if no other does."""
+    """Guesses the delimiter from the first rows.
+
+    It gives most rows the same number of cells; then more numbers count, then more cells. Spaces are taken only if no other delimiter fits.
+    """
     found: list[tuple[bool, float, float, int, str]] = []
     for delimiter in _DELIMITERS + " ":
         try:
@@ -274,12 +285,16 @@ def _with_header(pandas: Any, rows: Sequence[list[Any]], lines: Sequence[int], h
 
 
 def _is_header(first: list[Any], rest: Sequence[list[Any]], known: Collection[str]) -> bool:
-    """Whether a row has names: words that do not come again below, above a column of numbers or all different, or words and 0, 1, 2, ..."""
+    """True if a row has names.
+
+    Names are words that do not come again below and are above a column of numbers or all different.
+    Words and 0, 1, 2, ... are names, too.
+    """
     cells = [str(cell).strip() for cell in first]
     if known and (set(known) <= set(cells) or len(set(known) & set(cells)) * 2 > len(cells)):
         return True
     numbers = [cell for cell in cells if _is_number(cell) or DECIMAL_COMMA.fullmatch(cell)]
-    # pandas numbers the columns of an array, which may have got a target with a name.
+    # pandas numbers the columns of an array; a target with a name may have been added.
     counted = len(numbers) > 2 and numbers in ([str(i) for i in range(start, start + len(numbers))] for start in (0, 1))
     if (numbers and not counted) or len(numbers) == len(cells) or any(cell and cell in GAPS for cell in cells) or not any(cells):
         return False
@@ -298,7 +313,10 @@ def _is_number(text: str) -> bool:
 
 
 def _named(frame: Any, names: list[str], place: str) -> Table:
-    """Names the columns, and leaves out an index: a first column without a name that has a different integer in each row."""
+    """Names the columns, and leaves out an index.
+
+    An index is a first column without a name that has a different integer in each row.
+    """
     warnings = []
     if len(names) > 1 and names[0] in _UNNAMED and len(frame):
         numbers = [read_integer(str(value)) for value in frame.iloc[:, 0]]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Text for networks of characters: the windows of `svdfast train text FILE`, what a network makes, and how well it foretells a file.
+"""Text for networks of characters: the windows of `svdfast train text FILE`, new text, and scores.
 
-Not here: how text becomes tokens (data/text.py), and the network (networks.py).
+Elsewhere: the tokens of a text (data/text.py), and the network (networks.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEPS = 100
 SAMPLE = 300
 TEST_SHARE = 0.1
 
-# Options of other data, and what they are where they are not given.
+# Options of other data, and their values if they are not given.
 _OTHERS = {
     "test": None, "task": "auto", "no_standardise": False, "target": None, "drop": None, "categorical": None, "header": None,
     "delimiter": None, "decimal": ".",
@@ -42,14 +42,17 @@ _OTHERS = {
 
 
 def take_file(arguments: argparse.Namespace, unknown: list[str]) -> list[str]:
-    """Takes the FILE of "text --epochs 1 FILE" from what is left, for argparse may end positional arguments at an option."""
+    """Takes the FILE of "text --epochs 1 FILE" from the remaining arguments.
+
+    argparse may end positional arguments at an option.
+    """
     if arguments.data == "text" and arguments.file is None and unknown and (unknown[0] == "-" or not unknown[0].startswith("-")):
         arguments.file, *unknown = unknown
     return unknown
 
 
 def check_text(arguments: argparse.Namespace) -> None:
-    """Refuses options that do not go with text, or that go with it alone."""
+    """Refuses options that do not go with text, or only go with it."""
     if arguments.data != "text":
         if arguments.file is not None:
             raise UsageError(
@@ -71,7 +74,7 @@ def _refuse_others(arguments: argparse.Namespace) -> None:
 
 
 def load_text(arguments: argparse.Namespace) -> Data:
-    """The windows of a file, its last tenth as test samples."""
+    """Loads the windows of a file, its last tenth as test samples."""
     name = arguments.file
     text = _read(name, arguments)
     with named_errors(name):
@@ -108,7 +111,7 @@ def _read(name: str, arguments: argparse.Namespace) -> str:
 
 
 def characters_of(net: Network) -> tuple[str, ...] | None:
-    """The characters of a network that takes and foretells them; None of any other one."""
+    """The characters of a network that takes and predicts them; None for any other network."""
     layout, classes = net.layout, net.classes or ()
     texts = tuple(label for label in classes if isinstance(label, str) and len(label) == 1)
     of_text = len(texts) == len(classes) == layout.n_tokens > 0 and len(layout.output_shape) == 2
@@ -116,12 +119,12 @@ def characters_of(net: Network) -> tuple[str, ...] | None:
 
 
 def _steps(net: Network) -> int:
-    """Of a window."""
+    """Steps of a window."""
     return STEPS if net.layout.any_steps else net.layout.input_shape[0]
 
 
 def _tokens(text: str, characters: Sequence[str]) -> tuple[NDArray[Any], int]:
-    """A text as a network's tokens, without the characters that it does not know, and how many these are."""
+    """A text as a network's tokens, without unknown characters, and the number of these."""
     numbered = {character: i for i, character in enumerate(characters)}
     own, different = number(text)
     tokens = np.array([numbered.get(character, -1) for character in different], dtype=np.int32)[own]
@@ -130,7 +133,10 @@ def _tokens(text: str, characters: Sequence[str]) -> tuple[NDArray[Any], int]:
 
 
 def foretold(net: Network, characters: Sequence[str], arguments: argparse.Namespace) -> list[str]:
-    """Lines about how well a network foretells each character of a file from those before it in its window."""
+    """Lines about how well a network predicts each character of a file.
+
+    It sees the characters before it in its window.
+    """
     _refuse_others(arguments)
     text, steps = _read(arguments.data, arguments), _steps(net)
     if len(text) < 2:
@@ -151,7 +157,7 @@ def foretold(net: Network, characters: Sequence[str], arguments: argparse.Namesp
 
 
 def continued(net: Network, characters: Sequence[str], arguments: argparse.Namespace) -> tuple[str, int]:
-    """What a network makes of a file's end, and how many characters there it does not know."""
+    """A network's continuation of a file, and the number of unknown characters at its end."""
     _refuse_others(arguments)
     text = _read(arguments.data, arguments)[-_steps(net) :]
     tokens, unknown = _tokens(text, characters)
@@ -160,7 +166,10 @@ def continued(net: Network, characters: Sequence[str], arguments: argparse.Names
 
 
 def made_by(net: Network, characters: Sequence[Label], n: int, seed: int, start: Sequence[int] = ()) -> str:
-    """Text that a network makes, drawn by its probabilities, after these tokens; else after a line break if it knows one.
+    """Text that a network writes after these tokens, drawn by its probabilities.
+
+    Without tokens it begins after a line break, if the network knows one.
+
 
     Each character follows from those before it, at most as many as the network has steps.
     """
@@ -170,12 +179,12 @@ def made_by(net: Network, characters: Sequence[Label], n: int, seed: int, start:
     window = np.zeros((1, steps), dtype=np.int32)
     for _ in range(n):
         last = tokens[-steps:]
-        window[0, : len(last)] = last  # what is after them changes nothing before
+        window[0, : len(last)] = last  # later tokens do not affect earlier ones
         total = np.cumsum(net.predict(window)[0, len(last) - 1], dtype=np.float64)
         tokens.append(min(int(np.searchsorted(total, rng.random() * total[-1], side="right")), len(characters) - 1))
     return "".join(str(characters[token]) for token in tokens[n_given:])
 
 
 def shown(text: str) -> str:
-    """Text as a terminal may show it: line breaks as they are, escapes for all else that can't be printed."""
+    """Text for a terminal: line breaks stay, everything else that can't be printed is escaped."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text.replace("\r\n", "\n"))

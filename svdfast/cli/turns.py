@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Two trainings that take turns, so that what else the machine does slows both of them alike. Not here: what they train (comparison.py)."""
+"""Two trainings that alternate, so that other work on the machine slows both of them alike.
+
+Elsewhere: the trainings themselves (comparison.py).
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,17 @@ HandOver: TypeAlias = Callable[[], None]
 
 
 class _OtherFailed(Exception):
-    """Ends one because the other one failed. It is no StopTraining, which a checkpoint would keep as the end of the training."""
+    """Ends one training because the other one failed.
+
+    It is no StopTraining, which a checkpoint would keep as the end of the training.
+    """
 
 
 def in_turns(first: Callable[[HandOver], T], second: Callable[[HandOver], T]) -> tuple[T, T]:
-    """Runs both, the first one in a thread, never at the same time. Each calls what it is given to let the other one go on.
+    """Runs both functions alternately, the first one in a thread, never at the same time.
 
-    If one fails, that call raises an exception in the other one, and the error is raised here. Ctrl-C does not wait for the thread.
+    Each gets a function to call when the other one may continue. If one fails, that call raises an
+    exception in the other one, and the error is raised here. Ctrl-C does not wait for the thread.
     """
     gates = [threading.Semaphore(1), threading.Semaphore(0)]
     ended = [False, False]
@@ -39,7 +46,7 @@ def in_turns(first: Callable[[HandOver], T], second: Callable[[HandOver], T]) ->
             gates[me].acquire()
             if not errors:
                 results[me] = task(hand_over)
-        except BaseException as error:  # of the thread, too
+        except BaseException as error:  # also one of the thread
             errors.append(error)
         finally:
             ended[me] = True

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Estimators that stand in for scikit-learn's MLPClassifier and MLPRegressor, trained by the four steps of the method.
+"""Estimators that replace scikit-learn's MLPClassifier and MLPRegressor, trained by the four steps.
 
-Names, defaults, first weights and stopping rules are scikit-learn's. Additions have names of their own. Not here: the training itself
-(svdfast/training), and scikit-learn's own models as networks (interop/sklearn_networks.py).
+Names, defaults, first weights and stopping rules are scikit-learn's. Additions have names of their
+own. Elsewhere: the training itself (svdfast/training), and the conversion of scikit-learn's own
+models (interop/sklearn_networks.py).
 """
 
 try:

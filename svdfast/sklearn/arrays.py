@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The lists behind `coefs_` and `intercepts_`: assigning to an item changes the network. Not here: the network (svdfast/model)."""
+"""The lists behind `coefs_` and `intercepts_`: assigning to an item changes the network.
+
+The network itself is elsewhere (svdfast/model).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ __all__ = ["Arrays", "write"]
 
 
 def write(name: str, arrays: Sequence[NDArray[Any]], values: Iterable[ArrayLike], first: int = 0) -> None:
-    """Writes values to arrays of a network, which are layer `first` and those after it. All are checked before one is written.
+    """Writes values to arrays of a network: those of layer `first` and the layers after it.
+
+    All values are checked before one is written.
 
     Raises
     ------
@@ -33,7 +38,7 @@ def write(name: str, arrays: Sequence[NDArray[Any]], values: Iterable[ArrayLike]
         if not array.flags.writeable:
             raise ValueError(f"{name}[{i}]: expected a dense layer to write to, got a factored one: network_.recompose() makes it dense")
         checked.append(new)
-    # Copies first, as a value may be a view of another layer.
+    # Copy first, as a value may be a view of another layer.
     for array, new in zip(arrays, [np.array(new) for new in checked], strict=True):
         array[...] = new
 

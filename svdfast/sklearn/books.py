@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The checkpoint of an estimator's `fit`: which fit a file belongs to, and what the estimator keeps beside the training's own state.
+"""The checkpoint of an estimator's `fit`: whose fit it is, and the estimator's own state.
 
-Not here: what is noted of each epoch (descent.py), and the file (training/checkpoint.py).
+Elsewhere: the records of each epoch (descent.py), and the file (training/checkpoint.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "continuing"]
 
-# Parameters that decide about a fit. Others, such as the layers, are in the network, in the method or in the weights of the samples.
+# Parameters that decide about a fit. Others, such as the layers, show in the network, in the method
+# or in the weights of the samples.
 _SETTINGS = (
     "solver", "alpha", "batch_size", "learning_rate", "learning_rate_init", "power_t", "max_iter", "shuffle", "random_state", "tol",
     "momentum", "nesterovs_momentum", "early_stopping", "validation_fraction", "beta_1", "beta_2", "epsilon", "n_iter_no_change",
@@ -38,7 +39,7 @@ _CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
 
 
 def check(model: SVDMLP, goes_on: bool) -> None:
-    """Refuses a checkpoint where the same call in another process could not begin as this one does."""
+    """Refuses a checkpoint if the same call in another process could not begin as this one does."""
     if model.solver == "lbfgs":
         raise ValueError('checkpoint: expected None with solver="lbfgs", whose state SciPy keeps, got a file')
     if model.warm_start or goes_on:
@@ -49,7 +50,7 @@ def check(model: SVDMLP, goes_on: bool) -> None:
 
 
 def continuing(model: SVDMLP, data: Data, wait: Wait, *, looks: bool) -> Continuing | None:
-    """Where the model's fit is written, and continued from; None if it has no checkpoint."""
+    """The file that the model's fit is written to and continues from; None without a checkpoint."""
     if model.checkpoint is None:
         return None
     known = {"X_val, y_val, sample_weight_val": fingerprint(_arrays(data.held_out)) if data.held_out else None}
@@ -68,7 +69,7 @@ def _arrays(given: tuple[Any, ...]) -> Iterator[NDArray[Any]]:
 
 
 def _state(model: SVDMLP, wait: Wait) -> dict[str, Any]:
-    """The model's books as plain values."""
+    """The model's records as plain values."""
     rate, best = model._rate, model._best
     return {
         **{name: getattr(model, name) for name in (*_COUNTS, *_NUMBERS, *_CURVES)},
@@ -81,7 +82,7 @@ def _state(model: SVDMLP, wait: Wait) -> dict[str, Any]:
 
 
 def _restore(model: SVDMLP, wait: Wait, values: dict[str, Any], loop: Loop) -> None:
-    """Takes what `_state` gave."""
+    """Takes the values that `_state` returned."""
     for name in _COUNTS:
         setattr(model, name, int(values[name]))
     for name in _NUMBERS:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""SVDMLPClassifier: classes, bits and several labels as targets. Not here: what both estimators do (estimator.py)."""
+"""SVDMLPClassifier: classes, bits and several labels as targets.
+
+Elsewhere: the parts that both estimators share (estimator.py).
+"""
 
 from __future__ import annotations
 
@@ -23,123 +26,138 @@ __all__ = ["SVDMLPClassifier"]
 
 @dataclass(repr=False, eq=False)
 class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
-    """A classifier with hidden layers that are factored while it trains; it stands in for scikit-learn's MLPClassifier.
+    """A classifier whose hidden layers are factored while it trains.
 
-    A share φ of the epochs trains dense weights; each hidden weight is then cut by truncated SVD, W ≈ W1·W2, the factors are
-    trained, and at the end multiplied together again. Layers where factors would save no multiplications stay dense.
+    It replaces scikit-learn's MLPClassifier. A share φ of the epochs trains dense weights. Then
+    each hidden weight is truncated by SVD, W ≈ W1·W2, and the factors are trained. At the end the
+    network is recomposed. Layers whose factors would save no multiplications stay dense.
 
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int
         Neurons of the hidden layers.
     activation : {"identity", "logistic", "tanh", "relu"}, or another name or Activation of svdfast.activations
-        Of the hidden layers.
+        Activation of the hidden layers.
     solver : {"adam", "sgd", "lbfgs"}
     alpha : float
-        The L2 penalty, (alpha/2)·Σw²/p, p the sum of the sample weights of a mini-batch; of the factors' elements while there are
-        factors. (The α of the report is `rank_fraction`.)
+        The L2 penalty, (alpha/2)·Σw²/p, p the sum of the sample weights of a mini-batch; for
+        factored layers over the factors' elements. (The α of the paper is `rank_fraction`.)
     batch_size : int or "auto"
         "auto": min(200, n_samples). With "lbfgs" all samples are taken at once.
     learning_rate : {"constant", "invscaling", "adaptive"}
-        How the rate of "sgd" changes after epochs: not; η = η₀/(t + 1)^power_t, t the samples seen; or divided by 5 where else the
-        training would end for want of progress.
+        How the rate of "sgd" changes after epochs. "constant" does not change it. "invscaling" is η
+        = η₀/(t + 1)^power_t, t the samples seen. "adaptive" divides it by 5 when the training would
+        otherwise end for lack of progress.
     learning_rate_init : float
-        η₀, of "adam" and "sgd".
+        η₀, for "adam" and "sgd".
     power_t : float
     max_iter : int
-        Epochs, at most; with "lbfgs" iterations.
+        The most epochs; with "lbfgs" the most iterations.
     shuffle : bool
-        Whether samples are taken in a new order each epoch.
+        Take samples in a new order each epoch.
     random_state : int, RandomState or None
-        For first weights, the split of validation data, and the order of samples.
+        Seed for first weights, the split of validation data, and the order of samples.
     tol : float
-        The progress that counts: an epoch's loss below the best one by this, or with `early_stopping` a score above it.
+        The progress that counts: an epoch's loss below the best one by this, or with
+        `early_stopping` a score above the best one.
     verbose : bool
         Print loss (and score) after each epoch.
     warm_start : bool
-        Whether `fit` goes on from the weights that an earlier one left.
+        Make `fit` continue from the weights that an earlier one left.
     momentum : float
-        Of "sgd", from 0 to below 1.
+        Momentum for "sgd", 0 ≤ momentum < 1.
     nesterovs_momentum : bool
     early_stopping : bool or EarlyStopping
-        End the training where the validation score makes no progress, and take the weights of the best epoch. The validation data are
-        X_val and y_val of `fit`, else a `validation_fraction` of the samples. An `svdfast.EarlyStopping` says what is watched, for how
-        long and by how much it has to improve, in the place of `tol` and `n_iter_no_change`; with `monitor="loss"` nothing is split off.
+        End the training when the validation score makes no progress, and take the weights of the
+        best epoch. The validation data are X_val and y_val of `fit`, else a `validation_fraction`
+        of the samples. An `svdfast.EarlyStopping` replaces `tol` and `n_iter_no_change`: it says
+        what is watched, for how long and by how much it has to improve. With `monitor="loss"`
+        nothing is split off.
     validation_fraction : float
     beta_1, beta_2, epsilon : float
-        Of "adam".
+        Settings of "adam".
     n_iter_no_change : int or numpy.inf
-        Training ends after more epochs without progress than these; the switch to factors begins the count again. Before `fit` ends
-        a training of factors, the learning rate falls for some epochs, a tenth of those before; `max_iter` counts them, too.
+        Training ends after more epochs without progress than these; the count starts again at the
+        switch to factors. Before `fit` ends a training of factors, the learning rate falls for some
+        epochs, a tenth of those before; `max_iter` counts them, too.
     max_fun : int
-        Evaluations of the loss, at most, with "lbfgs".
+        The most evaluations of the loss, with "lbfgs".
     rank_fraction : float, "auto" or None
-        α of the report: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋). A layer of at most 100 inputs stays dense where l
-        is less than them: that costs accuracy and saves little. "auto" decides about each layer by looking at what a cut does to the
-        loss, see `svdfast.train`; with "lbfgs" it factors nothing. With None (and no `rank`) nothing is factored.
+        α of the paper: a layer's rank is l = max(1, ⌊α·min(n_in, n_out)⌋). A layer of at most 100
+        inputs stays dense if l is less than their number: that costs accuracy and saves little.
+        "auto" decides about each layer by trying a truncation and computing the loss, see
+        `svdfast.train`; with "lbfgs" it factors nothing. With None (and no `rank`) nothing is
+        factored.
     rank : int, sequence of int or None, or str, optional
-        Instead, and so without a number as `rank_fraction`: the rank of all hidden layers, or of each; or a rule, see `ranks` of
-        `svdfast.train`.
+        Replaces a number as `rank_fraction`: the rank of all hidden layers, or of each; or a rule,
+        see `ranks` of `svdfast.Factoring`.
     pretrain_fraction : float, optional
-        φ: the switch comes after this share of `max_iter`, by default 0.05. With "auto" the first look comes then, by default after 100
-        steps or a tenth of `max_iter`, whichever is earlier.
+        φ: the switch comes after this share of `max_iter`, by default 0.05. With "auto" the first
+        look comes then, by default after 100 steps or a tenth of `max_iter`, whichever is earlier.
     dtype : {"float32", "float64"}, optional
-        Of weights and arithmetic; by default that of X where it is one of these, else float64. float32 takes half the time.
+        Precision of weights and arithmetic; by default that of X if it is one of these, else
+        float64. float32 takes half the time.
     precision : {"float32", "float64", "bfloat16"}, optional
-        Of the products, see `svdfast.train`.
+        Precision of the matrix products, see `svdfast.train`.
     n_threads : int, optional
     communicator : svdfast.distributed.Communicator, optional
-        The processes that fit together, each with all samples. All make the same calls, and get the same model. Not with "lbfgs". Only
-        process 0 calls callbacks, which must not change the network.
+        The processes that fit together, each with all samples. All make the same calls, and get the
+        same model. "lbfgs" takes no communicator. Only process 0 calls callbacks, which must not
+        change the network.
     checkpoint : path, optional
-        Of a file to which `fit` writes its state after each epoch. If the file is there, `fit` continues from it: a fit that was killed,
-        and is called again with the same parameters and data, ends as it would have without the break, bit for bit. One that had ended
-        gives its model again. A file of other parameters or other data is refused. It takes an integer `random_state`, and neither
-        "lbfgs", `warm_start` nor `partial_fit`.
+        File to which `fit` writes its state after each epoch. If the file exists, `fit` continues
+        from it. A fit that was killed, and is called again with the same parameters and data, ends
+        as it would have without the break, bit-identical. A fit that had ended gives its model
+        again. A file of other parameters or other data is refused. It needs an integer
+        `random_state`, and takes neither "lbfgs", `warm_start` nor `partial_fit`.
     class_weight : dict, "balanced" or None
-        What sample weights are multiplied with, by class; those of validation data, too.
+        Multiplier of sample weights, by class; also for validation data.
 
     Attributes
     ----------
     classes_ : ndarray (n_classes,)
     network_ : Network
-        The trained network; its outputs are in the order of `classes_`. It keeps them, and the names of the features, where there are some.
+        The trained network; its outputs are in the order of `classes_`. It keeps the classes, and
+        the names of the features, if there are any.
     result_ : TrainingResult or None
-        Of the last call: history, events, `explain()`. None with "lbfgs", after Ctrl-C, and where a training has diverged.
+        The result of the last call: history, events, `explain()`. None with "lbfgs", after Ctrl-C,
+        and if a training has diverged.
     coefs_, intercepts_ : list of ndarray
-        Of each layer, (n_in, n_out) and (n_out,). Assignment to an item or to the whole list changes the model.
+        Weights (n_in, n_out) and biases (n_out,) of each layer. Assignment to an item or to the
+        whole list changes the model.
     n_features_in_ : int
         Columns of X.
     n_outputs_, n_layers_ : int
-        Outputs of the network, and its layers, that of the inputs among them.
+        Outputs of the network, and its layers, including that of the inputs.
     n_iter_ : int
         Epochs of the last call; with "lbfgs" iterations.
     t_ : int
         Samples seen.
     feature_names_in_ : ndarray of str
-        Where X had names.
+        Names of the columns, if X had names.
     out_activation_ : str
     loss_ : float
         Loss of the last epoch, penalty included.
     best_loss_ : float or None
-        The smallest loss of an epoch. None where `early_stopping` watches validation data. "lbfgs" has no epochs, and so neither this
-        attribute nor the four that follow.
+        The smallest loss of an epoch. None if `early_stopping` watches validation data. "lbfgs" has
+        no epochs, and so neither this attribute nor the four that follow.
     loss_curve_ : list of float
         Loss of each epoch.
     validation_scores_, validation_loss_curve_ : list of float or None
-        Accuracy and loss after each epoch, where there are validation data.
+        Accuracy and loss after each epoch, if there are validation data.
     best_validation_score_ : float or None
     stopped_ : bool
-        Whether `early_stopping` has ended a training: further calls of `partial_fit` change nothing.
+        True if `early_stopping` has ended a training: further calls of `partial_fit` change
+        nothing.
 
     Raises
     ------
     TypeError, ValueError
-        In `fit`, where a parameter or the data do not fit, or weights are no longer finite.
+        In `fit`, if a parameter or the data do not fit, or weights are no longer finite.
 
     References
     ----------
-    The report, sections 3.3.2 and 3.3.3.
+    The paper, sections 3.3.2 and 3.3.3.
 
     Examples
     --------
@@ -166,10 +184,12 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
         y_val: ArrayLike | None = None, sample_weight_val: ArrayLike | None = None,
         callbacks: Iterable[Callback] = (),
     ) -> Self:  # fmt: skip
-        """Trains for one epoch more. The call after the first φ·max_iter cuts to factors, which stay (`coefs_` are their products).
+        """Trains for one more epoch.
 
-        With "auto" that call and those after it each look, as `fit` does, until one of them has cut a layer. A look may take two
-        hundredths of a call's time: where calls have few samples, none is worth it, and all layers stay dense.
+        The call after the first φ·max_iter truncates to factors, which stay (`coefs_` are their
+        products). With "auto" that call and those after it each look, as `fit` does, until one of
+        them has truncated a layer. A look may take two hundredths of a call's time. If calls have
+        few samples, no look is worth it, and all layers stay dense.
 
         Parameters
         ----------
@@ -178,8 +198,8 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
         classes : array_like (n_classes,)
             All classes that will come, in the first call; y need not have them all.
         X_val, y_val, sample_weight_val, callbacks
-            As for `fit`. With `early_stopping` validation data are needed: the call that ends the training (`stopped_`) puts the best
-            weights back, and further ones change nothing.
+            As for `fit`. `early_stopping` needs validation data. The call that ends the training
+            (`stopped_`) restores the best weights, and further calls change nothing.
 
         Returns
         -------
@@ -224,7 +244,7 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
 
     @property
     def _multilabel(self) -> bool:
-        """Whether targets are rows of 0 and 1."""
+        """True if targets are rows of 0 and 1."""
         return bool(self._binarizer.y_type_.startswith("multilabel"))
 
     def _weigh(self, y: Any, targets: NDArray[Any]) -> Weigh | None:
@@ -235,12 +255,14 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
             if isinstance(weights, str):
                 weights = [_of_column(weights, column) for column in targets.T]
             return lambda _, targets: compute_sample_weight(weights, targets)
-        # Of all classes: a call of partial_fit need not have each of them.
+        # All classes count: a call of partial_fit need not have each of them.
         by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
         return lambda y, _: by_class[np.searchsorted(self.classes_, y)]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The most likely class of each sample; rows of 0 and 1 for multi-label, sparse where those of `fit` were.
+        """The most likely class of each sample.
+
+        For multi-label they are rows of 0 and 1, sparse if those of `fit` were.
 
         Parameters
         ----------
@@ -264,7 +286,7 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
         Returns
         -------
         ndarray (n_samples, n_classes)
-            Of the network's dtype. Rows sum to 1, but for multi-label.
+            The network's dtype. Rows sum to 1, except for multi-label.
         """
         out = self._outputs(X)
         if self._binarizer.y_type_ != "binary":

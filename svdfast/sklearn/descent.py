@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The solvers "adam" and "sgd": epochs until the loss, or the validation score, no longer improves.
+"""The solvers "adam" and "sgd": epochs until the loss, or the validation score, stops improving.
 
-`svdfast.train` does the training; a callback keeps scikit-learn's books. Not here: what counts as progress (stopping.py), the learning
-rate (rate.py), and what the samples and the network are (estimator.py).
+`svdfast.train` does the training; a callback records what scikit-learn records. Elsewhere: the rule
+of progress (stopping.py), the learning rate (rate.py), and the samples and the network
+(estimator.py).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Evaluate = Callable[[], tuple[float, float]]  # loss and score on validation dat
 
 @dataclass
 class Data:
-    """What one call of `fit` or `partial_fit` trains on. `evaluate` is None without validation data."""
+    """The data of one call of `fit` or `partial_fit`; `evaluate` is None without validation."""
 
     X: Any
     targets: NDArray[Any]
@@ -64,7 +65,7 @@ def optimizer_of(model: SVDMLP) -> Optimizer:
 
 
 def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on: bool, team: Team) -> None:
-    """Trains the model's network: by `max_iter` epochs at most, or, if it `goes_on` (partial_fit), by one more."""
+    """Trains the model's network by at most `max_iter` epochs, or by one more (partial_fit)."""
     if goes_on and model.early_stopping and model.stopped_:
         return
     stopping = stopping_of(model)
@@ -117,7 +118,7 @@ def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on:
             seed=np.random.default_rng(model._rng.randint(2**31 - 1)),
             shuffle=model.shuffle,
             factoring=factoring,
-            # Else the clock has a say in what "auto" does, and the same random_state may give another model.
+            # Else "auto" depends on the clock, and the same random_state may give another model.
             reproducible=ranks == "auto" and model.random_state is not None,
             callbacks=[tell],
             checkpoint=checkpoint,
@@ -150,7 +151,7 @@ def descend(model: SVDMLP, data: Data, callbacks: tuple[Callback, ...], goes_on:
 
 
 class Epochs:
-    """What a model notes of each epoch, and when it stops.
+    """Records each epoch of a model, and decides when the model stops.
 
     Parameters
     ----------
@@ -159,9 +160,9 @@ class Epochs:
     evaluate : callable or None
     n_samples : int
     ends : bool
-        Whether the training ends in this call: a training of factors then has a cooldown.
+        True if the training ends in this call: a training of factors then has a cooldown.
     speaks : bool
-        Whether to print, in scikit-learn's words.
+        True if messages are printed, in scikit-learn's words.
     """
 
     def __init__(self, model: SVDMLP, stopping: Stopping, evaluate: Evaluate | None, n_samples: int, *, ends: bool, speaks: bool):
@@ -183,7 +184,7 @@ class Epochs:
             model.best_validation_score_ = -math.inf
 
     def note(self, event: Event) -> bool:
-        """Notes an event. Returns whether the training ends with it."""
+        """Records an event. Returns True if the training ends with it."""
         model = self.model
         if event.kind in ("switch", "recompose"):
             model._scales = event.info.get("learning_rate_scales")
@@ -207,7 +208,7 @@ class Epochs:
         return self._stops(net, stuck)
 
     def diverged(self, error: NotFinite) -> None:
-        """Notes the epoch that has ended in NaN or infinity."""
+        """Records the epoch that has ended in NaN or infinity."""
         if error.epoch > self.model.n_iter_:
             self._losses(math.nan)
             if self.evaluate is not None:
@@ -215,7 +216,7 @@ class Epochs:
         self.model.stopped_ = True
 
     def _losses(self, loss: float) -> None:
-        """Notes the loss of an epoch."""
+        """Records the loss of an epoch."""
         model = self.model
         model.n_iter_ += 1
         model.t_ += self.n_samples
@@ -227,7 +228,7 @@ class Epochs:
             model.best_loss_ = loss
 
     def _scores(self, loss: float, score: float) -> None:
-        """Notes loss and score of the validation data."""
+        """Records loss and score of the validation data."""
         model = self.model
         assert model.validation_loss_curve_ is not None and model.validation_scores_ is not None
         assert model.best_validation_score_ is not None
@@ -239,7 +240,10 @@ class Epochs:
             print(f"Validation score: {score:f}")
 
     def _stops(self, net: Network, stuck: bool) -> bool:
-        """Changes the rate. Returns whether the training ends: by want of progress, after a cooldown where there is one."""
+        """Changes the rate. Returns True if the training ends for lack of progress.
+
+        A cooldown, if there is one, comes first.
+        """
         model, rate = self.model, self.model._rate
         before = rate.rate
         rate.epoch_ends(model.t_)
@@ -260,7 +264,8 @@ class Epochs:
         elif cooldown == left:
             rate.cool(cooldown)
         if rate.rate != before:
-            # scikit-learn's velocity has the rates of its steps in it; here gradients are summed, and the rate is of this step.
+            # scikit-learn's velocity contains the rates of its steps. Here gradients are summed,
+            # and the rate is that of the present step.
             for velocity in model._optimizer.moments:
                 velocity *= before / rate.rate
         model._optimizer.learning_rate = rate.rate

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What both estimators do: parameters, `fit` and `partial_fit`, and the checks of what they are given.
+"""The base of both estimators: parameters, `fit` and `partial_fit`, and the checks of arguments.
 
-Not here: training by epochs (descent.py) and by L-BFGS (lbfgs.py), and targets (classifier.py, regressor.py).
+Elsewhere: training by epochs (descent.py) and by L-BFGS (lbfgs.py), and targets (classifier.py,
+regressor.py).
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ from svdfast.training.team import Team
 
 __all__ = ["SVDMLP", "Callback", "Weigh", "takes_steps"]
 
-# Read as they lie; everything else becomes float64, as in scikit-learn.
+# Read in place; everything else becomes float64, as in scikit-learn.
 _TYPES = (np.float64, np.float32, np.uint8)
 
-# The words of scikit-learn.
+# scikit-learn's words.
 _NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
 )
@@ -57,20 +58,21 @@ _NOT_FINITE = (
 _OF_EPOCHS = ("loss_curve_", "best_loss_", "validation_scores_", "validation_loss_curve_", "best_validation_score_")
 
 Validation = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None]  # X, y, weights
-Weigh = Callable[[Any, NDArray[Any]], NDArray[Any]]  # from classes, and targets as a network takes them, to weights
+Weigh = Callable[[Any, NDArray[Any]], NDArray[Any]]  # from classes and encoded targets to weights
 
 
 def takes_steps(model: Any) -> bool:
-    """Whether the solver can go on with other data: else there is no partial_fit."""
+    """True if the solver can continue with other data; else there is no partial_fit."""
     if model.solver == "lbfgs":
         raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
     return True
 
 
-# The parameters stand here once: scikit-learn reads them off the `__init__` that a dataclass makes, which stores them as they are given.
+# The parameters are listed once, here. scikit-learn reads them off the `__init__` that a dataclass
+# makes, which stores them unchanged.
 @dataclass(repr=False, eq=False)
 class SVDMLP(BaseEstimator):  # type: ignore[misc]
-    """What both estimators do."""
+    """The base of both estimators."""
 
     hidden_layer_sizes: int | Sequence[int] = (100,)
     activation: str | Activation = "relu"
@@ -108,11 +110,14 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
     def _encode(
         self, y: Any, first: bool, goes_on: bool, classes: ArrayLike | None
     ) -> tuple[NDArray[Any], int, Head]:
-        """Targets as a network takes them, how many outputs it has, and what they mean."""
+        """Targets as a network takes them, the number of its outputs, and their meaning."""
         raise NotImplementedError
 
     def _weigh(self, y: Any, targets: NDArray[Any]) -> Weigh | None:
-        """How class weights, of these samples if they are to be balanced, become weights of samples."""
+        """Returns the function from targets to weights of samples, by class weights.
+
+        Balanced weights are those of these samples.
+        """
         return None
 
     def fit(
@@ -125,20 +130,23 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like or sparse matrix (n_samples, n_features)
-            A sparse matrix gives the model of its dense rows, but for rounding, and is multiplied by its stored numbers; see `train`.
+            A sparse matrix gives the model of its dense rows, up to rounding. Products use its
+            stored numbers; see `train`.
         y : array_like (n_samples,) or (n_samples, n_outputs), or sparse matrix (n_samples, n_classes)
-            Of a classifier: classes, two or more of any kind; or rows of 0 and 1, several of which may be 1 (multi-label). Those may be
-            sparse, and `predict` then gives sparse rows.
+            For a classifier: classes, two or more of any kind; or rows of 0 and 1, several of which
+            may be 1 (multi-label). Those may be sparse, and `predict` then gives sparse rows.
         sample_weight : array_like (n_samples,) or float, optional
             A single number is the weight of each sample.
         X_val, y_val : array_like, optional
-            Validation data. `validation_scores_` gets their score after each epoch, and `early_stopping` uses it. "lbfgs" has no epochs
-            and ignores them.
+            Validation data. `validation_scores_` gets their score after each epoch, and
+            `early_stopping` uses it. "lbfgs" has no epochs and ignores them.
         sample_weight_val : array_like (n_val,) or float, optional
-            Weights of the validation score and loss. Class weights multiply them, as they multiply `sample_weight`. Where a
-            `validation_fraction` is split off, those samples keep the weights that they have.
+            Weights of the validation score and loss. Class weights multiply them, as they multiply
+            `sample_weight`. If a `validation_fraction` is split off, those samples keep their
+            weights.
         callbacks : iterable of callable
-            Called with an `svdfast.Event` after each epoch, at the switch and after recomposition; not with "lbfgs".
+            Called with an `svdfast.Event` after each epoch, at the switch and after recomposition;
+            not with "lbfgs".
 
         Returns
         -------
@@ -153,7 +161,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         X_val: ArrayLike | None = None, y_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None, callbacks: Iterable[Callback] = (),
     ) -> Self:  # fmt: skip
-        """Trains for one epoch more, as `SVDMLPClassifier.partial_fit` does.
+        """Trains for one more epoch, as `SVDMLPClassifier.partial_fit` does.
 
         Parameters
         ----------
@@ -167,14 +175,15 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), callbacks, goes_on=True)
         return self
 
-    # What is there as in scikit-learn
+    # Attributes of scikit-learn
 
     @property
     def coefs_(self) -> list[NDArray[Any]]:
-        """Weights (n_in, n_out) of each layer. Of dense layers these are views; of factored ones products, which are read-only.
+        """Weights (n_in, n_out) of each layer.
 
-        Assignment, to an item or of a whole list, changes the model. Before training it gives the weights that `partial_fit`, or `fit`
-        with `warm_start`, begins with.
+        Dense layers give views; factored layers give products, which are read-only. Assignment, to
+        an item or of a whole list, changes the model. Before training it sets the weights that
+        `partial_fit`, or `fit` with `warm_start`, begins with.
         """
         if not hasattr(self, "network_"):
             return self._first("coefs_")
@@ -196,7 +205,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         self._set("intercepts_", values)
 
     def _first(self, name: str) -> list[Any]:
-        """What a model that is not trained was given as its first arrays."""
+        """The first arrays that a model was given before training."""
         try:
             given: list[Any] = vars(self)["_given"][name]
         except KeyError:
@@ -238,7 +247,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
                 raise TypeError(f"{name}: expected True or False{also}, got {value!r}")
 
     def _ranks(self) -> list[int | None] | float | str | None:
-        """How hidden layers are factored, as for `svdfast.train`; None where they are not."""
+        """How hidden layers are factored, as for `svdfast.train`; None if they are not."""
         if self.rank is None:
             alpha = self.rank_fraction
             if isinstance(alpha, str) and alpha != "auto":
@@ -248,7 +257,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
             return self.rank
         if not isinstance(self.rank, Iterable):
             rank = count("rank", self.rank)
-            # Where it is above the smaller side factors would save nothing, whatever the side.
+            # With a rank above the smaller side, factors would save nothing, whatever the side.
             hidden = self.network_.layout.factorable
             return [rank if rank <= min(layer.n_in, layer.n_out) else None for layer in hidden]
         return list(self.rank)
@@ -269,7 +278,10 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         return activations.resolve("sigmoid" if self.activation == "logistic" else self.activation, "activation")
 
     def _first_network(self, n_in: int, n_out: int, output: str, dtype: Any) -> Network:
-        """The first weights and biases of scikit-learn: uniform, from the same numbers in the same order."""
+        """Makes the first weights and biases of scikit-learn.
+
+        They are uniform, from the same numbers in the same order.
+        """
         activation = self._hidden_activation()
         dtype, sizes = dtype if self.dtype is None else self.dtype, [n_in, *self._hidden(), n_out]
         net = Network(sizes, activation, output, dtype=dtype, seed=0, uint8_scale=1.0)
@@ -290,7 +302,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         self.t_, self.stopped_ = 0, False
         self._best: Any = None
         self._wait: Wait | None = None
-        self._watches = ""  # what it counts
+        self._watches = ""  # the quantity that it counts
         self._no_improvement_count = 0
         self._may_switch = True
         self._scales: tuple[float, ...] | None = None
@@ -300,7 +312,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
             self._begin_curves()
 
     def _begin_curves(self) -> None:
-        """Begins what only the solvers with epochs note."""
+        """Resets the records that only the solvers with epochs have."""
         self.loss_curve_: list[float] = []
         self.best_loss_: float | None = math.inf
         self.validation_scores_: list[float] | None = None
@@ -308,7 +320,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         self.best_validation_score_: float | None = None
 
     def _begin(self) -> None:
-        """Begins what each call says of itself."""
+        """Resets the records of a single call."""
         self.n_iter_, self.stopped_ = 0, False
         self.result_: TrainingResult | None = None
 
@@ -322,13 +334,17 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         self, X: Any, y: Any, sample_weight: ArrayLike | None, validation: Validation,
         callbacks: Iterable[Callback], *, goes_on: bool = False, classes: ArrayLike | None = None,
     ) -> None:  # fmt: skip
-        """Trains again from the beginning, or, if it `goes_on` (partial_fit), by one more epoch. If the first fails, nothing changes."""
+        """Trains again from the beginning, or by one more epoch (partial_fit).
+
+        If the first epoch fails, nothing changes.
+        """
         first = not hasattr(self, "network_") or not (self.warm_start or goes_on)
         before = vars(self).copy()
         try:
             with Team(self.communicator) as team:
                 called = team.together(lambda: self._checked(callbacks, goes_on))
-                # Of several processes all have the first weights, and the validation samples, of process 0.
+                # Several processes all get the first weights, and the validation samples, of
+                # process 0.
                 rng = team.of_first(team.together(lambda: check_random_state(self.random_state)))
                 data = team.together(lambda: self._prepare(X, y, sample_weight, validation, first, goes_on, classes, rng))
                 try:
@@ -338,7 +354,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
                             lbfgs.minimise(self, data)
                         else:
                             descent.descend(self, data, called, goes_on, team)
-                except FloatingPointError as error:  # of all processes
+                except FloatingPointError as error:  # it is raised in all processes
                     raise team.known(ValueError(_NOT_FINITE)) from error
                 if not np.isfinite(self.network_.parameters).all():
                     raise team.known(ValueError(_NOT_FINITE))
@@ -348,7 +364,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
             raise
 
     def _checked(self, callbacks: Iterable[Callback], goes_on: bool) -> tuple[Callback, ...]:
-        """The callbacks, once they and the parameters were seen to be right."""
+        """Checks the parameters and the callbacks, and returns the callbacks."""
         self._check()
         if self.checkpoint is not None:
             books.check(self, goes_on)
@@ -358,7 +374,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         return called
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
-        """Samples and their targets or classes; a column of these as a vector."""
+        """Checks samples and their targets or classes; a column of these becomes a vector."""
         numeric = isinstance(self, RegressorMixin)
         X, y = validate_data(
             self, X, y, accept_sparse="csr", multi_output=True, y_numeric=numeric, dtype=_TYPES,
@@ -371,7 +387,10 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         self, X: Any, y: Any, sample_weight: ArrayLike | None, validation: Validation,
         first: bool, goes_on: bool, classes: ArrayLike | None, rng: np.random.RandomState,
     ) -> Data:  # fmt: skip
-        """What to train on and to validate with. Makes the network, or checks that the data fit the one that goes on."""
+        """Prepares the data for training and validation.
+
+        Makes the network, or checks that the data fit the network that continues.
+        """
         hidden = self._hidden()
         X_val, y_val, weight_val = validation
         if (X_val is None) != (y_val is None):
@@ -411,7 +430,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
                 *([X, targets] if weight is None else [X, targets, weight]),
                 random_state=self._rng,
                 test_size=self.validation_fraction,
-                # As in scikit-learn, where there are two classes only.
+                # As in scikit-learn, only if there are two classes.
                 stratify=targets.astype(bool) if head is BITS and n_out == 1 else None,
             )
             X, X_val, targets, targets_val = parts[:4]
@@ -427,7 +446,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         return Data(X, targets, weight, self._evaluation(*held_out), held_out)
 
     def _check_fit(self, hidden: tuple[int, ...], n_out: int, head: Head) -> None:
-        """Refuses parameters, or targets, that are not those of the network."""
+        """Refuses parameters, or targets, that do not fit the network."""
         net = self.network_
         if (*hidden, n_out) != net.sizes[1:]:
             raise ValueError(
@@ -456,7 +475,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
     # Prediction
 
     def __getstate__(self) -> dict[str, Any]:
-        # A communicator is of running processes: a model that is saved in one job is loaded in another.
+        # A communicator belongs to running processes; a saved model may be loaded in another job.
         state: dict[str, Any] = super().__getstate__()
         return state | {"communicator": None}
 
@@ -492,7 +511,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
 
 
 def _weight(layer: Layer) -> NDArray[Any]:
-    """A layer's weight (n_in, n_out): a view, or a product that cannot be written to."""
+    """A layer's weight (n_in, n_out): a view, or a read-only product."""
     if layer.rank is None:
         return layer.structure.matrix(layer.weight_tensors).T
     W = layer.weight().T

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The solver "lbfgs": L-BFGS over all samples at once, a share φ of the iterations dense, then the factors.
+"""The solver "lbfgs": L-BFGS over all samples at once, dense for a share φ, then factored.
 
-Not here: training by epochs (descent.py), and L-BFGS itself, which is SciPy's.
+Elsewhere: training by epochs (descent.py), and L-BFGS itself, which is SciPy's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["minimise"]
 
 
 def minimise(model: SVDMLP, data: Data) -> None:
-    """Trains the model's network, and notes `n_iter_` and `loss_`."""
+    """Trains the model's network, and records `n_iter_` and `loss_`."""
     net = model.network_
     c = loss_scale(net)
     X = data.X
@@ -56,7 +56,7 @@ def minimise(model: SVDMLP, data: Data) -> None:
     elif isinstance(ranks, float):
         ranks = without_bottlenecks(Fraction(ranks)(hidden, ()), hidden)
     model._begin()
-    # With nothing to factor there is no reason to begin again, without the curvature found so far.
+    # With nothing to factor, a second start would only lose the curvature found so far.
     whole = ranks in (None, [None] * len(hidden))
     dense = model.max_iter if whole else round(model._share() * model.max_iter)
     found = run(dense, model.max_fun) if dense > 0 else None

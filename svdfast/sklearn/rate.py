@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The learning rate of an estimator: scikit-learn's three kinds, and a cooldown at the end of a training of factors.
 
-Not here: when a training makes no progress (descent.py), and the schedules of `svdfast.train` (training/schedules.py).
+Elsewhere: when a training makes no progress (descent.py), and the schedules of `svdfast.train`
+(training/schedules.py).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ _SMALLEST = 1e-6  # an adaptive rate at or below it ends the training
 class Rate:
     """A learning rate that changes after epochs. Optimizers call it as a schedule.
 
-    Before a training of factors ends the rate cools down: it falls to 0 over some more epochs, so that the noise of large
-    steps leaves the weights.
+    Before a training of factors ends, the rate cools down: it falls to 0 over some more epochs, so
+    that the noise of large steps leaves the weights.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ class Rate:
         self.cooling = self.left = n_epochs
 
     def fall(self) -> bool:
-        """Divides an adaptive rate by 5. Returns False where the rate is of another kind, or small already."""
+        """Divides an adaptive rate by 5. Returns False for another kind and for a small rate."""
         if self.kind != "adaptive" or self.rate <= _SMALLEST:
             return False
         self.rate /= 5

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""SVDMLPRegressor: numbers or counts as targets. Not here: what both estimators do (estimator.py)."""
+"""SVDMLPRegressor: numbers or counts as targets.
+
+Elsewhere: the parts that both estimators share (estimator.py).
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,17 @@ _HEADS = {"squared_error": NUMBERS, "poisson": COUNTS}
 
 @dataclass(repr=False, eq=False)
 class SVDMLPRegressor(RegressorMixin, SVDMLP):  # type: ignore[misc]
-    """A regressor with hidden layers that are factored while it trains; it stands in for scikit-learn's MLPRegressor.
+    """A regressor whose hidden layers are factored while it trains.
 
-    The validation score is R². Parameters, attributes and errors are those of `SVDMLPClassifier`, with `loss` and without `class_weight`
-    and `classes_`.
+    It replaces scikit-learn's MLPRegressor. The validation score is R². Parameters, attributes and
+    errors are those of `SVDMLPClassifier`, with `loss` and without `class_weight` and `classes_`.
 
     Parameters
     ----------
     loss : {"squared_error", "poisson"}
-        Half the squared error, or half the Poisson deviance, summed over outputs. "poisson" takes targets ≥ 0, and the output's
-        activation is then exp. scikit-learn has this parameter since 1.7, as its first; here it is given by name.
+        Half the squared error, or half the Poisson deviance, summed over outputs. "poisson" takes
+        targets ≥ 0, and the output's activation is then exp. scikit-learn has this parameter since
+        1.7, as its first; here it is a keyword.
 
     Examples
     --------
@@ -56,7 +60,7 @@ class SVDMLPRegressor(RegressorMixin, SVDMLP):  # type: ignore[misc]
         return y, 1 if y.ndim == 1 else y.shape[1], _HEADS[self.loss]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Predictions.
+        """Predicts the targets.
 
         Parameters
         ----------
@@ -65,7 +69,7 @@ class SVDMLPRegressor(RegressorMixin, SVDMLP):  # type: ignore[misc]
         Returns
         -------
         ndarray (n_samples,) or (n_samples, n_outputs)
-            Of the network's dtype.
+            The network's dtype.
         """
         out = self._outputs(X)
         return out if out.shape[1] > 1 else out[:, 0]

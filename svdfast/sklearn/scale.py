@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The factor between scikit-learn's losses and the library's. Not here: the losses (model/losses.py)."""
+"""The factor between scikit-learn's losses and the library's (model/losses.py)."""
 
 from __future__ import annotations
 

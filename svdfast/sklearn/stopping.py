@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What counts as progress: scikit-learn's rule, or an `svdfast.EarlyStopping` given as `early_stopping`.
+"""The rule of progress: scikit-learn's, or an `svdfast.EarlyStopping` given as `early_stopping`.
 
-Both count with the same `Wait`. scikit-learn's progress differs in two ways: equality is enough, and every gain, however small, moves what
-the next epoch has to beat. Not here: what happens at the end of a training (descent.py).
+Both count with the same `Wait`. scikit-learn's progress differs in two ways: equality is enough,
+and every gain, however small, raises what the next epoch has to beat. Elsewhere: the end of a
+training (descent.py).
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ class _Tolerance(Wait):
 
 @dataclass(frozen=True)
 class Stopping:
-    """When a training ends for want of progress.
+    """When a training ends for lack of progress.
 
     Attributes
     ----------
     watches : {"loss", "val_loss", "val_score"}
     restores : bool
-        Whether the weights of the best epoch are put back.
+        True if the weights of the best epoch are restored.
     patience : int or infinity
-        Epochs in a row without progress that end it.
+        Epochs in a row without progress that end the training.
     epochs : int or infinity
         The number that messages name.
     min_delta : float
         The smallest gain that is progress.
     rule : type
-        How progress is told.
+        The class that counts progress.
     """
 
     watches: str
@@ -58,11 +59,11 @@ class Stopping:
 
     @property
     def words(self) -> str:
-        """What is watched, in messages."""
+        """The watched quantity, in messages."""
         return _WORDS[self.watches]
 
     def continued(self, wait: Wait | None) -> Wait:
-        """The count of an earlier call, where it followed the same rule; else a new one."""
+        """The count of an earlier call if it followed the same rule; else a new one."""
         made = self.rule(self.patience, self.min_delta)
         if type(wait) is self.rule:
             made.to_beat, made.epochs, made.form = wait.to_beat, wait.epochs, wait.form
@@ -70,7 +71,7 @@ class Stopping:
 
 
 def stopping_of(model: SVDMLP) -> Stopping:
-    """What the parameters of a model say."""
+    """The stopping rule of a model's parameters."""
     given = model.early_stopping
     if isinstance(given, EarlyStopping):
         watches = "val_score" if given.monitor == "val_accuracy" else given.monitor

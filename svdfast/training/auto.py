@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""factoring="auto": which layers to factor, and to which ranks, found by looking at what a cut does.
+"""factoring="auto": the layers to factor and their ranks, found by trying truncations.
 
-- What may be cut: a layer whose factors would take clearly less time, by counted multiplications. Where that would make no step
-  faster, the network stays dense and nothing is looked at.
-- When: after FIRST_LOOK steps, then after LATER times as many each time, as long as a layer may still be cut.
-- To which rank: each layer is cut alone, to the ranks of FRACTIONS, smallest first. It gets the first at which the loss over a
-  sample rises by at most LOST of what the network has learned, or of a convolution LOST_OF_KERNEL; then all cuts are looked at
-  together.
-- And back: some steps after a cut the loss must not be much higher than before it, and steps must be faster than dense ones by the
-  clock. Where they do not seem so, both forms are timed by turns, for other programs may have slowed the machine meanwhile. Where two
-  checks in a row find the loss higher, the layer that lost most becomes dense again, and may be cut to a higher rank later, or to the
-  same when much more has been learned; where they find steps no faster, all layers do, for good.
+- Candidates: layers whose factors would take clearly less time, by counted multiplications. If no
+  step would become faster, the network stays dense and nothing is tried.
+- When: after FIRST_LOOK steps, then after LATER times as many each time, as long as a layer may
+  still be truncated.
+- To which rank: each layer is truncated alone, to the ranks of FRACTIONS, smallest first. It gets
+  the first rank at which the loss over a sample rises by at most LOST of what the network has
+  learned (LOST_OF_KERNEL for a convolution). Then all truncations are tried together.
+- And back: some steps after a truncation, the loss must not be much higher than before it, and
+  steps must be faster than dense ones by the clock. If they do not seem faster, both forms are
+  timed in alternating rounds, because other programs may have slowed the machine meanwhile. If two
+  checks in a row find the loss higher, the layer that lost most is recomposed. It may be truncated
+  again later: to a higher rank, or to the same rank when much more has been learned. If two checks
+  in a row find steps no faster, all layers are recomposed for good.
 
-Nothing but the clock's check depends on the machine, and it is left out where a training is to be reproducible. Not here: the cut
-itself (switch.py), the rules that look at nothing (svdfast/model/ranks.py).
+Only the clock's check depends on the machine, and a reproducible training leaves it out. Elsewhere:
+the truncation itself (switch.py), and the rules that try nothing (svdfast/model/ranks.py).
 """
 
 from __future__ import annotations
@@ -40,53 +43,59 @@ from svdfast.training.turns import by_turns
 __all__ = ["Auto", "Look"]
 
 FRACTIONS = (1 / 8, 1 / 4)
-# The first look comes after so many steps, and each next one after so many times more, up to this share of the steps: later there
-# is little to save, and little time to recover.
+# The first look comes after FIRST_LOOK steps. Each next one comes after LATER times as many, up to
+# the share LATEST of all steps. Later there is little to save, and little time to recover.
 FIRST_LOOK = 100
 LATER, LATEST = 3, 0.5
-# What a cut of one layer may cost at once, as a share of what has been learned: how far the loss is below that of the best answer
-# that is the same for all samples. All cuts of a look together may cost so many times that.
+# The loss that the truncation of one layer may cost at once, as a share of what has been learned.
+# That is the loss of the best constant answer minus the loss of the network. All truncations of a
+# look together may cost TOGETHER times as much.
 LOST = 0.015
-# Of a convolution it may cost more: its weight, which all positions of an image share, makes up for a cut within few steps
-# (docs/reproduction.md, convolutional layers).
+# The truncation of a convolution may cost more. All positions of an image share its weight, so it
+# recovers within few steps (docs/reproduction.md, convolutional layers).
 LOST_OF_KERNEL = 0.04
 TOGETHER = 2
-# Looks may take so many dense steps in all, as a share of the training's, by counted multiplications: each half of what is left of it,
-# or all where that is not enough. To find directions and to cut by them takes about WORK times the products with them.
+# The budget of all looks, as a share of the training's dense steps, by counted multiplications.
+# Each look may take half of what is left, or all of it if half is not enough. Finding directions
+# and truncating with them takes about WORK times the products with them.
 LOOKING = 0.02
 WORK = 16
-# Rows that a loss is looked at on, as many as the look may take. Directions are taken from others, a few times the rank. Where half of
-# the samples are fewer than LEAST, they do not tell what a cut costs, and there is little time to save.
+# The numbers of rows that a loss is computed on; a look takes the largest that it may. Directions
+# are taken from other rows, a few times the rank. If half of the samples are fewer than LEAST, they
+# do not show what a truncation costs, and there is little time to save.
 SAMPLES = (2048, 1024, 512, 256, 128)
 LEAST = 250
 ROWS_PER_RANK = 4
 # A product with sides a and b takes as long as (a + THIN)·(b + THIN) multiplications at full speed (bench/crossover.py).
 THIN = 40
-# A layer's factors must take at most this share of its time, and save that share of a whole step; all together more of it.
+# A layer's factors must take at most the share WORTH of its time, and save the share SHARE of a
+# whole step. All layers together must save SHARES.
 WORTH, SHARE, SHARES = 0.8, 0.02, 0.1
-# Steps from a cut to its check, and to the next: a share of all, and at least so many. The loss may be higher than before by so many
-# times what one cut may cost. It goes up and down from step to step, and so do times on a shared machine, so that it takes two checks.
+# The steps from a truncation to its check, and from that to the next: a share of all, and at least
+# SHORTEST. The loss may be higher than before by STILL_LOST times what one truncation may cost.
+# Losses vary from step to step, and so do times on a shared machine. So it takes two checks.
 RECOVERY, SHORTEST = 0.02, 20
 STILL_LOST = 10 / 3
-# A cut that was taken back may be tried again when so many times as much has been learned: at the start of a training, while the loss
-# has hardly begun to fall, its ups and downs from step to step are about as large as all that has been learned.
+# A truncation that was undone may be tried again when AGAIN times as much has been learned. At the
+# start of a training the loss has hardly begun to fall. Then its changes from step to step are
+# about as large as all that has been learned.
 AGAIN = 2
-# By the clock a form counts as faster where it takes at most this share of the time.
+# By the clock a form counts as faster if it takes at most this share of the time.
 FASTER = 0.97
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a look found.
+    """The result of a look.
 
     Attributes
     ----------
     ranks : list of int or None
-        Of each hidden layer that is to be cut now.
+        The rank of each hidden layer that is to be truncated now.
     info : dict
-        What an event tells of it.
+        The details that an event reports.
     directions : dict of int to ndarray
-        Of the weights that are to be cut, at least as many as their ranks.
+        Directions for each weight that is to be truncated, at least as many as its rank.
     """
 
     ranks: list[int | None]
@@ -101,35 +110,36 @@ class Auto:
     ----------
     layout : Layout
     n_steps : int
-        Of the whole training.
+        Steps of the whole training.
     first : int
         The step before which the first look comes.
     end : int
-        The step before which there are factors no more.
+        The step before which all layers are recomposed.
     """
 
     def __init__(self, layout: Layout, n_steps: int, first: int, end: int):
         self.n_steps, self.end = n_steps, end
         self.next_step, self.check_step = first, n_steps
         self.looked = 0.0  # in dense steps
-        # Of each hidden layer: the rank that has been taken back (its smaller side: for good), what the cut did to the loss, and its
-        # rank, 0 while it is dense.
+        # For each hidden layer: the rank that has been undone (its smaller side means for good),
+        # what the truncation did to the loss, and its rank (0 while it is dense).
         self.refused = [0] * len(layout.factorable)
         self.lost = [0.0] * len(layout.factorable)
         self.ranks = [0] * len(layout.factorable)
-        # Of the last cut: how many rows it was looked at on, their loss before it, what had been learned, the most that the loss may be
-        # at a check, and whether it was more at the last one.
+        # For the last truncation: the number of rows it was tried on, their loss before it, what
+        # had been learned, the highest loss that a check accepts, and whether the last check found
+        # more.
         self.n_rows, self.before, self.learned, self.limit, self.failed = 0, 0.0, 0.0, 0.0, False
 
     def state(self) -> AutoState:
-        """What a checkpoint has of it."""
+        """Returns the record that a checkpoint stores."""
         return AutoState(
             self.next_step, self.check_step, self.looked, list(self.refused), list(self.lost), list(self.ranks),
             self.n_rows, self.before, self.learned, self.limit, self.failed,
         )  # fmt: skip
 
     def restore(self, state: AutoState) -> None:
-        """Takes what `state` gave."""
+        """Takes a record that `state` returned."""
         if not len(state.refused) == len(state.lost) == len(state.ranks) == len(self.refused):
             raise ValueError(f"it has ranks for {len(state.refused)} hidden layers, not {len(self.refused)}")
         self.next_step, self.check_step, self.looked = state.next_step, state.check_step, state.looked
@@ -139,15 +149,15 @@ class Auto:
         self.limit, self.failed = state.limit, state.failed
 
     def owns(self, layout: Layout) -> bool:
-        """Whether the layers are as they were left, and no callback has given them other forms."""
+        """True if the layers are as they were left, and no callback has changed their form."""
         return [layer.rank or 0 for layer in layout.factorable] == self.ranks
 
     def note(self, layout: Layout) -> None:
-        """Takes the layers as they are for its own doing."""
+        """Records the layers' present form as its own doing."""
         self.ranks = [layer.rank or 0 for layer in layout.factorable]
 
     def look(self, run: Run, step: int, factoring: Factoring) -> Look:
-        """Which layers to cut before this step, and to which ranks.
+        """Finds the layers to truncate before this step, and their ranks.
 
         Raises
         ------
@@ -188,9 +198,9 @@ class Auto:
         return found
 
     def _rows(self, run: Run, options: Sequence[_Layer]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
-        """Rows for directions, and others for losses, as many as the look may take; or why there is none.
+        """Rows for directions and other rows for losses, as many as the look may take; or a reason.
 
-        On rows that its directions were made for a cut loses too little.
+        A truncation loses too little on the rows that its directions were made for.
         """
         program, rows = run.net.layout.program, run.sample_rows()
         less = 1 - run.share_of_first
@@ -245,9 +255,9 @@ class Auto:
             return run.loss(cut, rows) - loss
 
         def choose(layer: _Layer, above: int = 0) -> None:
-            """The first rank above that one whose cut alone is good, or none."""
+            """Finds the first rank above `above` whose truncation alone is good, or none."""
             layer.rank = None
-            # Largest first: where that is no good, no other is.
+            # Largest first: if it is no good, no other is.
             for rank in reversed([rank for rank in layer.options if rank > above]):
                 if rank not in layer.tried:
                     layer.tried[rank] = rise({layer.index: rank}) / learned
@@ -268,27 +278,30 @@ class Auto:
             worst = max(cut_layers, key=lambda layer: layer.lost)
             worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
             choose(worst, above=worst.rank or 0)
-        if chosen:  # else what the last cut is to be checked by stays
+        if chosen:  # else the last truncation's check stays as it is
             self.n_rows, self.before, self.learned = len(rows), loss, learned
             allowed = max(layer.allowed for layer in options if layer.rank)
             self.limit, self.failed = loss + STILL_LOST * allowed * learned, False
             found.directions.update({i: directions[i] for i in chosen})
 
     def sample_loss(self, run: Run) -> float:
-        """The loss of the network on the rows that the last cut was looked at on."""
+        """The loss of the network on the rows that the last truncation was tried on."""
         return run.loss(run.net, run.sample_rows()[-self.n_rows :])
 
     def check(
         self, run: Run, step: int, loss: float, times: Sequence[float], *, for_good: bool
     ) -> tuple[list[int], dict[str, Any]]:
-        """The layers that are to be dense again before this step, with this loss now, a step having taken so many seconds while all
-        layers were dense and as they are now, or as they are now alone."""
+        """Finds the layers that are to be recomposed before this step.
+
+        `loss` is the loss now. `times` are the seconds of a step: while all layers were dense and
+        as they are now, or as they are now alone.
+        """
         info: dict[str, Any] = {"loss_before": self.before, "loss_recovered": loss, "action": "kept"}
         back: list[int] = []
         layout = run.net.layout
         factors = [i for i in layout.factored if i < len(self.refused)]
         bad, slow = not loss <= self.limit, not run.reproducible and len(times) == 2 and times[1] > FASTER * times[0]
-        if slow:  # or the machine has other work than it had when all layers were dense
+        if slow:  # or the machine has other work than when all layers were dense
             dense = run.net.copy()
             dense.recompose()
             times = by_turns(run, [dense, run.net])
@@ -321,7 +334,7 @@ class Auto:
 
 
 class _Layer:
-    """A hidden layer, the ranks that it may be cut to, and what is decided of it."""
+    """A hidden layer, the ranks that it may be truncated to, and the decision about it."""
 
     def __init__(self, index: int, layout: Layout, kind: type[Structure], refused: int, share_of_first: float):
         placed = layout.placed[index]
@@ -330,10 +343,10 @@ class _Layer:
         self.dense = Dense(structure.n_out, structure.n_in)
         share = share_of_first if placed.first else 1.0
         self.work = share * _work(placed)
-        # A weight that meets several rows of a sample, none after the other, is a convolution's.
+        # A weight that meets several rows of a sample, not one after the other, is a convolution's.
         self.allowed = LOST_OF_KERNEL if placed.rows > 1 and not layout.by_steps[index] else LOST
         self.rank: int | None = None
-        # What a cut to a rank loses, as a share of what has been learned.
+        # The loss of a truncation to each rank, as a share of what has been learned.
         self.tried: dict[int, float] = {}
         self.why = "factors would save too little time"
         self.options: list[int] = []
@@ -351,7 +364,7 @@ class _Layer:
                 self.works.append(work)
 
     def keep(self, least: float) -> None:
-        """Leaves the ranks that save at least so much."""
+        """Keeps only the ranks that save at least so much."""
         kept = [(rank, work) for rank, work in zip(self.options, self.works, strict=True) if self.work - work >= least]
         self.options, self.works = [rank for rank, _ in kept], [work for _, work in kept]
 
@@ -375,7 +388,7 @@ class _Layer:
         return self.work - min(self.works, default=self.work)
 
     def told(self, whole: float) -> dict[str, Any]:
-        """What an event tells of it."""
+        """The details that an event reports."""
         info: dict[str, Any] = {"layer": self.index, "rank": self.rank, "tried": self.tried}
         if self.rank:
             return info | {"saved": self.saved / whole, "why": f"the cut loses {max(self.lost, 0):.1%} of what has been learned"}

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Checkpoint files: what a training needs to go on, plain values and arrays, written whole or not at all, checked as they are read.
+"""Checkpoint files: the state that a training continues from, as plain values and arrays.
+
+Files are written completely or not at all, and are checked when they are read.
 
     svdfast checkpoint 4\\n       what it is, and the format's version
     length                       of the next part in bytes, in 8 bytes, lowest first
@@ -7,8 +9,9 @@
     arrays                       their bytes, one after the other, in the order in which the values name them
     SHA-256                      of all before it, 32 bytes
 
-Reading makes numbers, texts, lists, tuples, dicts, arrays and the few classes of `_RECORDS`; nothing else, and it runs nothing. Not here:
-what the values are (state.py), and the files of networks (files.py).
+Reading makes numbers, texts, lists, tuples, dicts, arrays and the few classes of `_RECORDS`,
+nothing else, and runs nothing. Elsewhere: the meaning of the values (state.py), and the files of
+networks (files.py).
 """
 
 from __future__ import annotations
@@ -61,39 +64,40 @@ _RECORDS: dict[str, Any] = {
         *_RULES, *_STATES, Constant, Cooldown, Cosine, EarlyStopping, Factoring, Guard, ReduceOnPlateau, StepDecay, Truncation, Warmup,
     )
 }
-# What a random generator of a file can be.
+# The random generators that a file can have.
 GENERATORS: dict[str, Callable[[], Any]] = {
     kind.__name__: kind
     for kind in (np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM, np.random.Philox, np.random.SFC64)
 }
-_OWN = "of the user's own"  # in place of what a file does not have
+_OWN = "of the user's own"  # in place of values that a file does not have
 _KINDS = "biuf"  # of arrays: real numbers
 _CHUNK = 1 << 24  # bytes hashed together
 
 
 class Checkpoint:
-    """Where and when a training is written.
+    """The place and the times of a training's checkpoints.
 
     Parameters
     ----------
     path : path
-        Of a file that is not there yet, unless the training goes on from it.
+        Path of a file that does not exist yet, unless the training continues from it.
     every : int, optional
-        Steps from one to the next; by default it is written at the end of each epoch.
+        Steps from one checkpoint to the next; by default it is written at the end of each epoch.
     resumed : bool
-        Whether the file is the training's own.
+        True if the file is the training's own.
     looks : bool
-        Whether to look at the file's place now; of several processes only the one that writes does.
+        True if the file's place is checked now. With several processes only the one that writes
+        checks it.
 
     Attributes
     ----------
     next_step : int
-        Before which step it is to be written; none that ever comes where epochs decide.
+        The step before which the file is to be written next. If epochs decide, no step reaches it.
 
     Raises
     ------
     FileExistsError, IsADirectoryError
-        It would replace what is not its own.
+        The file would replace one that is not its own.
     TypeError, ValueError
         An argument is of the wrong kind.
     """
@@ -104,7 +108,7 @@ class Checkpoint:
         except TypeError:
             raise TypeError(f"checkpoint: expected a path, got {type(path).__name__}") from None
         self.every = None if every is None else count("checkpoint_every", every)
-        self.path = self.path.absolute()  # as a callback may change the folder
+        self.path = self.path.absolute()  # because a callback may change the folder
         self.next_step = sys.maxsize
         if not looks:
             return
@@ -122,20 +126,20 @@ class Checkpoint:
         self.plan(step)
 
     def plan(self, step: int) -> None:
-        """Sets next_step to the next after this one."""
+        """Sets next_step to the next one after this step."""
         if self.every is not None:
             self.next_step = step - step % self.every + self.every
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a file whole; what had its name before stays until then.
+    """Writes a file completely; an older file of that name stays until then.
 
     Raises
     ------
     TypeError
-        Something in them is no plain value.
+        A value is not plain.
     OSError
-        It can't be written.
+        The file can't be written.
     """
     arrays: list[NDArray[Any]] = []
     text = json.dumps(_plain(values, arrays)).encode()
@@ -149,14 +153,14 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `write` wrote.
+    """Reads the values that `write` wrote.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        It is no checkpoint, of another version, or damaged.
+        The file is no checkpoint, is of another version, or is damaged.
     """
     try:
         path = Path(path)
@@ -189,7 +193,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def optimizer_header(optimizer: Optimizer) -> dict[str, Any] | None:
-    """An optimizer as a file has it, its state apart; None where it, or its schedule, is of a class or function of the user's own."""
+    """An optimizer in the form of a file, without its state.
+
+    None if the optimizer, or its schedule, is of a user's own class or function.
+    """
     name = type(optimizer).__name__
     if BY_NAME.get(name) is not type(optimizer) or not is_known(optimizer.schedule):
         return None
@@ -197,18 +204,18 @@ def optimizer_header(optimizer: Optimizer) -> dict[str, Any] | None:
 
 
 def parse_optimizer(values: Mapping[str, Any]) -> Optimizer:
-    """What `optimizer_header` gave."""
+    """Makes the optimizer of a header that `optimizer_header` returned."""
     return BY_NAME[values["name"]](**values["settings"])
 
 
 def factoring_header(factoring: Factoring) -> Factoring | str:
-    """A training's method as a file has it; something else where its rule of ranks is of the user's own."""
+    """A training's method in the form of a file; a marker if its rank rule is the user's own."""
     known = type(factoring) is Factoring and type(factoring.ranks) in (float, tuple, str, *_RULES)
     return factoring if known else _OWN
 
 
 def parse_factoring(value: Any) -> Factoring | None:
-    """What `factoring_header` was given; None where the file does not have it."""
+    """Checks the method that `factoring_header` stored; None if the file does not have it."""
     if value == _OWN:
         return None
     if not isinstance(value, Factoring):
@@ -233,7 +240,7 @@ def _bytes(array: NDArray[Any]) -> memoryview:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it, to compare it with one of a file. Only types and shapes of arrays are in it."""
+    """A value as JSON has it, to compare it with a file's. Arrays show types and shapes only."""
     return _plain(value, [])
 
 
@@ -248,7 +255,7 @@ class _NotPlain(TypeError):
 
 
 def _plain(value: Any, arrays: list[NDArray[Any]]) -> Any:
-    """A value as JSON has it; arrays in it are put aside."""
+    """A value as JSON has it; its arrays are appended to `arrays`."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.bool_ | np.integer | np.floating) and value.dtype.itemsize <= 8:
@@ -271,7 +278,7 @@ def _plain(value: Any, arrays: list[NDArray[Any]]) -> Any:
 
 
 def _item(key: Any, item: Any, arrays: list[NDArray[Any]]) -> Any:
-    """What is plain of an item of a dict; an error says its key."""
+    """The plain form of an item of a dict; an error names its key."""
     try:
         return _plain(item, arrays)
     except _NotPlain as error:
@@ -280,7 +287,7 @@ def _item(key: Any, item: Any, arrays: list[NDArray[Any]]) -> Any:
 
 
 def _value(plain: Any, content: memoryview) -> Any:
-    """What `_plain` was given; its arrays are in `content`, and are all of it."""
+    """The value that `_plain` was given. `content` consists of its arrays."""
     place = 0
 
     def made(plain: Any) -> Any:

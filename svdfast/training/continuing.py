@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A checkpoint for callers that give all arguments of `train` each time: the training continues from the file, or begins if there is none.
+"""A checkpoint that a training continues from if its file exists, and writes if it does not.
 
-The command line and the estimators use it, as `train`'s `checkpoint`. Not here: `svdfast.resume`, which takes the arguments from the
+It is for callers that give all arguments of `train` each time. The command line and the estimators
+use it, as `train`'s `checkpoint`. Elsewhere: `svdfast.resume`, which takes the arguments from the
 file (resume.py).
 """
 
@@ -21,21 +22,22 @@ __all__ = ["Continuing"]
 
 
 class Continuing(Checkpoint):
-    """Where a training is written, and continued from.
+    """The file that a training is written to and continues from.
 
     Parameters
     ----------
     path : path
     settings : mapping
-        Plain values by the caller's names. A file of a training with others is refused.
+        Plain values by the caller's names. A file with other values is refused.
     known : mapping
-        Fingerprints of the caller's own data, by the names of its arguments. A file of others is refused.
+        Fingerprints of the caller's own data, by argument name. A file with others is refused.
     state : callable, optional
-        Gives plain values that the caller keeps beside the training. They are written with each state.
+        Returns plain values that the caller keeps beside the training. They are written with each
+        state.
     restore : callable, optional
         Called with these values and the restored training.
     looks : bool
-        Whether this process looks at the file and writes it.
+        True if this process reads and writes the file.
     """
 
     def __init__(
@@ -55,12 +57,12 @@ class Continuing(Checkpoint):
         super().write(step, {**values, "caller": caller})
 
     def read(self) -> dict[str, Any] | None:
-        """What the file has; None without one, and in processes that do not look.
+        """Reads the file; None if there is none, and in processes that do not read it.
 
         Raises
         ------
         ValueError
-            It is no checkpoint, of another version, or damaged.
+            The file is no checkpoint, is of another version, or is damaged.
         """
         if not self._looks or not self.path.exists():
             return None
@@ -70,12 +72,12 @@ class Continuing(Checkpoint):
             raise ValueError(str(error).replace("path: ", "checkpoint: ", 1)) from None
 
     def restore(self, loop: Loop, values: Mapping[str, Any]) -> None:
-        """Brings a training to where the file's values say.
+        """Restores a training to the state that the file's values describe.
 
         Raises
         ------
         ValueError
-            They are not those of such a training.
+            The values are not those of such a training.
         """
         with refusing(self, "checkpoint"):
             caller, state = values.get("caller"), values["state"]
@@ -102,7 +104,7 @@ class Continuing(Checkpoint):
 
 
 def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training was asked for, by the names of `train`'s arguments. The number of threads may change."""
+    """The settings of a training, by argument of `train`. The number of threads may change."""
     arguments = {name: value for name, value in about["arguments"].items() if name != "n_threads"}
     return {"network": about["network"], "factoring": about["factoring"], **arguments}
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Numbers that are no longer finite in a training: the last good state kept, and what is told of step, layer and likely cause.
+"""Numbers of a training that are no longer finite: the last good state, and a message.
 
-A step whose loss is not finite updates nothing (the engine sees to that), so if the weights are finite then, nothing is lost. But an
-update may make weights infinite, or as good as that, though its loss was finite. That shows in the next loss, or when `Watch.look` looks;
-a copy that `look` has taken is put back then.
+The message names the step, the layer and the likely cause. A step whose loss is not finite updates
+nothing (the engine sees to that), so finite weights are not lost. But an update may make weights
+infinite, or nearly so, though its loss was finite. That shows in the next loss, or when
+`Watch.look` looks. Then a copy that `look` has taken is restored.
 
-Not here: the checks of data before a training (svdfast/data), and the loop that asks (loop.py).
+Elsewhere: the checks of data before a training (svdfast/data), and the loop that asks (loop.py).
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from svdfast.training.team import Team
 
 __all__ = ["NotFinite", "Watch"]
 
-# Steps between two copies at least, so that they cost next to nothing.
+# The fewest steps between two copies, so that they cost next to nothing.
 EVERY = 100
 # Inputs or targets are called large from this size on.
 LARGE = 1e4
-# Weights that overflow have blown up if the largest is more than so many times what it was when they were good; else it is the inputs.
+# Weights that overflow have blown up if the largest is more than GROWN times what it was when they
+# were good; else the inputs are to blame.
 GROWN = 10.0
 # Rows of a batch that are looked at together.
 ROWS = 256
@@ -42,13 +44,14 @@ class NotFinite(FloatingPointError):
     Attributes
     ----------
     step : int
-        The step, from 1, whose loss it showed in; else the steps that had been done.
+        The step, counted from 1, whose loss showed it; else the number of steps done.
     epoch : int
-        From 1.
+        Counted from 1.
     layer : int or None
-        The first, from 0, whose parameters or outputs are not finite; None where that is the data or the optimizer's moments.
+        The first layer, counted from 0, whose parameters or outputs are not finite. None if the
+        data or the optimizer's moments are to blame.
     restored : int
-        The network is as it was after so many steps.
+        The network is as it was after this many steps.
     """
 
     def __init__(self, message: str, step: int = 0, epoch: int = 0, layer: int | None = None, restored: int = 0):
@@ -57,7 +60,7 @@ class NotFinite(FloatingPointError):
 
 
 class Watch:
-    """The last good parameters of a training, and what is to be said when they go bad.
+    """The last good parameters of a training, and the error to raise when they go bad.
 
     Parameters
     ----------
@@ -68,22 +71,24 @@ class Watch:
     Attributes
     ----------
     due : int
-        Steps after which a copy is old, while the parameters are the same array.
+        The number of steps after which a copy is old, if the parameters are still the same array.
     """
 
     def __init__(self, run: Run, team: Team | None = None):
         self.run, self.team = run, Team() if team is None else team
         self._good: tuple[Layout, NDArray[Any]] | None = None
-        self._source: NDArray[Any] | None = None  # what the copy is of
+        self._source: NDArray[Any] | None = None  # the array that was copied
         self._step = self.due = 0
 
     def look(self, step: int, epoch: int, *, always: bool = False) -> None:
-        """Copies the network's parameters, `step` steps having been done, if they are others or the last copy is old.
+        """Copies the network's parameters if they have changed or the last copy is old.
+
+        `step` is the number of steps done.
 
         Raises
         ------
         NotFinite
-            They, or the optimizer's moments, are not finite.
+            The parameters, or the optimizer's moments, are not finite.
         """
         run = self.run
         layout, parameters = run.net.state
@@ -100,14 +105,17 @@ class Watch:
         self._step, self.due = step, step + EVERY
 
     def loss(self, value: float, start: int, stop: int, step: int, epoch: int) -> NotFinite:
-        """What to raise where the loss, or the gradient's norm, of this step is not finite, of rows start .. stop of the run's data."""
-        # It was no update: the engine has left it out.
+        """Returns the error to raise if the loss or the gradient's norm of this step is not finite.
+
+        Its rows are start .. stop of the run's data.
+        """
+        # The step counts as no update: the engine has left it out.
         self.run.optimizer.n_updates -= 1
         what = "the loss" if math.isfinite(self.run.norm) else "the gradient's norm"
         return self._error(f"{what} became {value} at step {step}", step, epoch, (start, stop))
 
     def diverged(self, what: str, step: int, epoch: int) -> NotFinite:
-        """What to raise where something else, `what`, is nothing to go on with after this step."""
+        """Returns the error to raise if `what` makes it impossible to continue after this step."""
         return self._error(f"{what} after step {step}", step, epoch)
 
     def _error(self, what: str, step: int, epoch: int, batch: tuple[int, int] | None = None) -> NotFinite:
@@ -117,7 +125,7 @@ class Watch:
         if lost and self._good is not None:
             layout, good = self._good
             if run.net.layout == layout:
-                run.net.parameters[...] = good  # views of them, as users may hold, show them
+                run.net.parameters[...] = good  # users' views of them show the change
             else:
                 run.net.set_state(layout, good)
             done = self._step
@@ -128,7 +136,7 @@ class Watch:
         return NotFinite(f"{what} (epoch {epoch}): {found}; {cause}; {state}", step, epoch, layer, done)
 
     def _found(self, batch: tuple[int, int] | None) -> tuple[int | None, str, str, bool]:
-        """What `_find` says, of a batch in a process whose rows are to blame."""
+        """The result of `_find` for a batch, in a process whose rows are to blame."""
         if batch is None or self.team.size == 1:
             return self._find(batch)
         failed = self.team.flags(getattr(self.run, "failed", False))
@@ -136,10 +144,10 @@ class Watch:
         return self.team.of(rank, self._find(batch) if self.team.rank == rank else (None, "", "", False))
 
     def _find(self, batch: tuple[int, int] | None) -> tuple[int | None, str, str, bool]:
-        """The layer, what is wrong, why, and whether the parameters are good for nothing."""
+        """The layer, what is wrong, why, and whether the parameters are unusable."""
         run = self.run
         net, data = run.net, run.data
-        rows: Any = slice(0, ROWS)  # to see what data are like
+        rows: Any = slice(0, ROWS)  # to see what the data are like
         if batch is not None:
             order = run.engine.order
             own = slice(*run.rows_of(*batch))
@@ -182,7 +190,7 @@ class Watch:
             return None, "the outputs and the loss are finite, the gradient is not", why, grown
         w = net.parameters[: net.layout.n_weights]
         if (run.l1 or run.l2) and not np.isfinite(w @ w):
-            # Penalties are known only as the update is done.
+            # Penalties are known only when the update is done.
             return of_largest, f"the penalties are beyond {net.dtype}", why, True
         if run.bfloat16:
             why = 'rounded to bfloat16, something is too large: precision="float32" may help'
@@ -198,7 +206,11 @@ def _largest(array: NDArray[Any]) -> float:
 
 
 def _overflowing(net: Network, X: Any) -> int | None:
-    """The first layer whose outputs are not finite, the last one's before its activation, unless that itself overflows."""
+    """The first layer whose outputs are not finite.
+
+    For the last layer, its outputs before the activation count, unless the activation itself
+    overflows.
+    """
     layout, parameters = net.state
     for i in range(len(layout.layers)):
         layers = layout.layers[: i + 1]

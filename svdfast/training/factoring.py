@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The method as one object: how the hidden weights of a training are factored, and the guard over that.
+"""The method as one object: how the hidden weights of a training are factored, and its guard.
 
-Checked here: everything that needs no network. Not here: the checks that need one (prepare.py), and what is done (switch.py).
+All checks that need no network are here. Elsewhere: the checks that need one (prepare.py), and the
+method's steps (switch.py).
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ Ranks: TypeAlias = float | Sequence[int | None] | str | RankRule
 
 # φ by default: docs/reproduction.md, "The study".
 PRETRAIN_FRACTION = 0.05
-# With ranks="auto": the share of the steps after which the first look comes at the latest.
+# With ranks="auto": the first look comes at the latest after this share of the steps.
 LATEST_LOOK = 0.1
 
 
 class Settings:
-    """Base of frozen dataclasses that check themselves; they print what differs from their defaults."""
+    """Base of frozen dataclasses that check themselves; they print non-default settings only."""
 
     def _set(self, **values: Any) -> None:
-        """Replaces what was given by what the checks made of it: plain numbers, tuples."""
+        """Replaces the given values by the checked ones: plain numbers, tuples."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -44,16 +45,20 @@ class Settings:
 
 @dataclass(frozen=True, repr=False)
 class Guard(Settings):
-    """Watches the loss after the switch, on validation data or else on a sample of the training data, and acts where it does not recover.
+    """Watches the loss after the switch, and acts if it does not recover.
+
+    The loss is that of the validation data, or else of a sample of the training data.
 
     Parameters
     ----------
     tolerance : float
-        Some steps after the switch (2 % of all) the loss may be at most 1 + this times its value before the switch. If it is
-        larger, network and optimizer go back to what they were at the switch, and the guard acts.
+        Some steps after the switch (2 % of all) the loss may be at most 1 + this times its value
+        before the switch. If it is larger, network and optimizer are restored to their state at the
+        switch, and the guard acts.
     action : {"raise", "delay", "undo"}
-        What the guard does: cut to twice the ranks at once; train dense for another share φ of the steps, then cut again; or train
-        dense to the end. It also trains dense to the end if twice the ranks would save nothing or no steps would be left for factors.
+        The guard's action: truncate to twice the ranks at once; train dense for another share φ of
+        the steps, then truncate again; or train dense to the end. It also trains dense to the end
+        if twice the ranks would save nothing or no steps would be left for factors.
 
     Raises
     ------
@@ -79,56 +84,67 @@ class Guard(Settings):
 class Factoring(Settings):
     """How the hidden weights of a training are factored: the settings of the four steps of the method.
 
-    An object checks itself, prints itself, compares and pickles, and serves any number of trainings.
+    An object checks itself, prints itself, compares and pickles. Any number of trainings can use
+    it.
 
     Parameters
     ----------
     ranks : float, sequence of int or None, str, or RankRule
-        "auto" decides about each hidden layer by itself. After some dense steps it looks at what a cut of that layer alone does to
-        the loss over a sample of the training data, and gives it the smallest rank that loses next to nothing, if factors save time.
-        Layers that are not ready are looked at again later, and a cut that proves bad is taken back; looks take at most 2 % of what
-        a dense training would. With `reproducible` nothing depends on the clock.
+        "auto" decides about each hidden layer by itself. After some dense steps it tries the
+        truncation of that layer alone and computes the loss over a sample of the training data. The
+        layer gets the smallest rank that loses next to nothing, if factors save time. Layers that
+        are not ready are tried again later, and a truncation that proves bad is undone. These looks
+        take at most 2 % of the time of a dense training. With `reproducible` nothing depends on the
+        clock.
 
-        A number is α: the rank of a layer is l = max(1, ⌊α·min(n_in, n_out)⌋). 1/4 cost no accuracy on MNIST and Fashion-MNIST;
-        layers of some hundred neurons bear 1/8 (docs/reproduction.md). A layer of at most 100 inputs stays dense where its rank
-        would be smaller than these, a bottleneck, unless `force`. A sequence has a rank for each hidden layer; None keeps it dense.
-        "energy:E" and "budget:B" are rules, and so is any `svdfast.ranks.RankRule` (see `Network.truncate`).
+        A number is α: the rank of a layer is l = max(1, ⌊α·min(n_in, n_out)⌋). 1/4 cost no accuracy
+        on MNIST and Fashion-MNIST; layers of some hundred neurons bear 1/8 (docs/reproduction.md).
+        A layer of at most 100 inputs stays dense if its rank would be smaller than their number, a
+        bottleneck, unless `force`. A sequence has a rank for each hidden layer; None keeps it
+        dense. "energy:E" and "budget:B" are rules, and so is any `svdfast.ranks.RankRule` (see
+        `Network.truncate`).
     pretrain_fraction : float, optional
-        φ: the switch, or with "auto" the first look, comes after round(φ·steps) steps, also within an epoch. By default 0.05; with
-        "auto" after 100 steps, or a tenth of all where that is earlier. With 1 the training is dense throughout.
+        φ: the switch, or with "auto" the first look, comes after round(φ·steps) steps, also within
+        an epoch. By default 0.05. With "auto" the default is 100 steps, or a tenth of all if that
+        is earlier. With 1 the training is dense throughout.
     recompose_fraction : float, optional
-        The share of the steps, the last, for which the network is trained dense again, its factors multiplied together. Together
+        The last share of the steps, for which the recomposed network is trained dense. Together
         with φ at most 1. By default 0, as in the paper.
     recompose : bool
-        Multiply the factors together at the end.
+        Recompose the network at the end.
     force : bool
-        Also factor layers where that saves no multiplications.
+        Also factor layers whose factors save no multiplications.
     activation_aware : bool
-        Cut so that the layers' outputs over a sample of the data change least, instead of the weights (`Network.truncate`, `inputs`).
-        False is the paper's truncation.
+        Truncate so that the layers' outputs over a sample of the data change least, instead of the
+        weights (`Network.truncate`, `inputs`). False is the paper's truncation.
     svd : {"exact", "randomized"}
-        How weights are decomposed, see `truncated_svd`.
+        Method of the decomposition; see `truncated_svd`.
     split : {"balanced", "left", "right"}
-        How the singular values are shared between the factors, see `factorize`.
+        Distribution of the singular values over the factors; see `factorize`.
     moments : {"carry", "restart"}
-        What becomes of the optimizer's moments where weights become factors or dense again: turned into those of the new weights
-        (`svdfast.training.moments`), or zero.
+        Treatment of the optimizer's moments when weights are factored or recomposed. "carry" turns
+        them into those of the new weights (`svdfast.training.moments`); "restart" sets them to
+        zero.
     learning_rate : "auto", float or sequence of float
-        What the learning rate is multiplied with for factors. "auto": with Adam, whose steps have the same size whatever the
-        gradient's, for each layer the size of the factors' elements over that of their product's at the switch, so that both change
-        by as much of their size in a step (`svdfast.model.structures.Structure.relative_scale`), but at most 1.5; with gradient
-        descent 1. Over the last 30 % of the steps these numbers go to 1, so that no noise of larger steps is left in the result. A
-        network that is factored from the start keeps the optimizer's rate, unless a sequence has a number for each layer: the
-        `learning_rate_scales` of the switch's event, where a training continues.
+        Multiplier of the learning rate for factors. "auto" depends on the optimizer. With gradient
+        descent it is 1. Adam's steps have the same size whatever the gradient's. So with Adam each
+        layer gets the size of its factors' elements over that of their product's at the switch, but
+        at most 1.5. Then both change by the same share of their size in a step
+        (`svdfast.model.structures.Structure.relative_scale`). Over the last 30 % of the steps these
+        numbers go to 1, so that no noise of larger steps is left in the result. A network that is
+        factored from the start keeps the optimizer's rate, unless a sequence has a number for each
+        layer: the `learning_rate_scales` of the switch's event, if a training continues.
     product_decay : float
-        λ of a penalty (λ/2)·‖W1·W2‖_F² on the product of each factored layer, apart from the gradient as in AdamW: every k steps the
-        factors take a step against it with k times the learning rate, k so large that it costs next to nothing
+        λ of a penalty (λ/2)·‖W1·W2‖_F² on the product of each factored layer. It is apart from the
+        gradient, as in AdamW: every k steps the factors take a step against it with k times the
+        learning rate. k is so large that this costs next to nothing
         (`svdfast.model.structures.Structure.decay`).
     guard : Guard, optional
-        Takes the switch back if the loss does not recover from it. With "auto" it replaces the tolerance of the checks, and the sample
-        where there are validation data; a layer is dense again by itself, for good with the action "undo".
+        Undoes the switch if the loss does not recover from it. With "auto" it replaces the
+        tolerance of the checks, and its validation data, if any, replace the sample. Each layer is
+        recomposed by itself, for good with the action "undo".
     structure : subclass of Structure
-        What hidden weights become, by default two factors (`svdfast.model.structures`).
+        Representation of the factored weights, by default two factors (`svdfast.model.structures`).
 
     Raises
     ------
@@ -137,7 +153,7 @@ class Factoring(Settings):
 
     References
     ----------
-    The report, sections 3.3.2 and 3.3.3.
+    The paper, sections 3.3.2 and 3.3.3.
 
     Examples
     --------
@@ -199,12 +215,12 @@ class Factoring(Settings):
 
     @property
     def automatic(self) -> bool:
-        """Whether layers are decided about by looking."""
+        """True if trial truncations decide about layers."""
         return isinstance(self.ranks, str) and self.ranks == "auto"
 
     @property
     def rule(self) -> RankRule:
-        """What gives the ranks, unless layers are decided about by looking."""
+        """The rule that gives the ranks, unless trial truncations decide."""
         return Fraction(self.ranks) if isinstance(self.ranks, float) else rule_of(self.ranks)
 
     @property
@@ -223,8 +239,8 @@ class Factoring(Settings):
     def as_reported(cls, ranks: Ranks = 1 / 2, *, pretrain_fraction: float = 0.1) -> Factoring:
         """The paper's own settings.
 
-        They differ from the defaults: all hidden weights are factored, whatever that saves, by a plain SVD; the optimizer starts again,
-        with the learning rate as it was.
+        They differ from the defaults. All hidden weights are factored, whatever that saves, by a
+        plain SVD. The optimizer starts again, with an unchanged learning rate.
 
         Parameters
         ----------
@@ -252,7 +268,7 @@ class Factoring(Settings):
 
 
 def factoring_of(factoring: Factoring | float | str | None) -> Factoring:
-    """What `train` was given, as an object; None is a training without a switch."""
+    """Converts the argument of `train` to an object; None is a training without a switch."""
     if isinstance(factoring, Factoring):
         return factoring
     if factoring is None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The history of a training: a row for each epoch, kept as columns, so that a row takes some 50 bytes.
+"""The history of a training: a row for each epoch, stored by columns, about 50 bytes a row.
 
-Not here: what is in a row (loop.py), and how a history is shown (result.py).
+Elsewhere: the contents of a row (loop.py), and how a history is shown (result.py).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ __all__ = ["History"]
 
 # Types that have compact columns, and their codes in `array`.
 _CODES = {int: "q", float: "d"}
-# In the place of a value that a row does not have.
+# Stands for a value that a row does not have.
 _ABSENT = object()
 
 
 class History(Sequence[dict[str, Any]]):
-    """Rows, most of which have the same names. Each access gives a new dict.
+    """Rows, most of which have the same names. Each access returns a new dict.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class History(Sequence[dict[str, Any]]):
         self._length += n_rows
 
     def replace_last(self, row: Mapping[str, Any]) -> None:
-        """Puts a row in the place of the last one."""
+        """Replaces the last row by another."""
         for column in self._columns.values():
             column.pop()
         self._length -= 1

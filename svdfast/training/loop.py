@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The loop over epochs and mini-batches, its history, and its whole state as a checkpoint has it.
 
-Not here: checks of what users give (prepare.py), what happens between steps (switch.py), what a step computes (the compiled engine).
+Elsewhere: checks of arguments (prepare.py), the work between steps (switch.py), and the computation
+of a step (the compiled engine).
 """
 
 from __future__ import annotations
@@ -41,35 +42,36 @@ from svdfast.training.team import Team
 
 __all__ = ["Loop"]
 
-# Epochs of one batch that are done by one call at most, and how often they may meet a parameter: Ctrl-C waits for them.
+# The most epochs of one batch that one call does, and how often they may meet a parameter: Ctrl-C
+# waits for them.
 AT_ONCE, AT_ONCE_WORK = 1000, 50_000_000
 
 
 class Loop:
-    """A training, from where it stands to its end.
+    """A training, from its present state to its end.
 
     Parameters
     ----------
     run : Run
     factoring : Factoring
     source : Source
-        What batches come from.
+        Gives the batches.
     rng : numpy.random.Generator
-        What the source draws from.
+        The random generator of the source.
     evaluator : Evaluator or None
     epochs : int
     callbacks : tuple of callable
     checkpoint : Checkpoint or None
     about : dict
-        The rest of a checkpoint: what the training was asked for, and of which data.
+        The rest of a checkpoint: the training's arguments and a description of its data.
     progress : bool
     origin : Origin
-        Of the network, from when it is trained.
+        Records for the network, from when it is trained.
     early_stopping : EarlyStopping or None
     team : Team
         The processes that train together; process 0 decides, prints and writes.
     pieces : Pieces or None
-        The validation data, of which each process looks at some.
+        The validation data; each process evaluates some of them.
     """
 
     def __init__(
@@ -99,16 +101,16 @@ class Loop:
         self.result = TrainingResult(run.net)
         self.watch = Watch(run, team)
         self.switch = Switch(run, factoring, self.n_steps, evaluator, self.watch)
-        # The epoch, from 1, what the generator was when it began, and the loss and seconds of its steps.
+        # The epoch, from 1; the generator's state when it began; the loss and seconds of its steps.
         self.epoch, self.generator = 1, rng.bit_generator.state
         self.total, self.seconds = 0.0, 0.0
-        # Steps when the network took the form that it has, and seconds since.
+        # The step at which the network took its present form, and the seconds since then.
         self.since, self.spent = 0, 0.0
         self.stopped = False
         self.stopper = None if early_stopping is None else Stopper(early_stopping, run)
-        # Whether there are callbacks in process 0.
+        # True if there are callbacks in process 0.
         self.called = bool(callbacks)
-        self.settings: Mapping[str, str] = {}  # what is the same in all processes
+        self.settings: Mapping[str, str] = {}  # all that is the same in every process
 
     def finish(self) -> TrainingResult:
         """Trains to the end.
@@ -124,7 +126,7 @@ class Loop:
                     return self._finish()
                 finally:
                     self.run.leave()
-        except NotFinite as error:  # of numbers that all processes have
+        except NotFinite as error:  # all processes have the same numbers
             self.team.known(error)
             raise
 
@@ -166,7 +168,7 @@ class Loop:
         return result
 
     def _take_best(self, epoch: int) -> None:
-        """Gives the network the parameters of the best epoch, where they are to be restored and that was not the last."""
+        """Restores the parameters of the best epoch, if asked for and if it was not the last."""
         stopper, result = self.stopper, self.result
         if stopper is None or stopper.best is None or stopper.best.step == result.n_steps:
             return
@@ -175,13 +177,13 @@ class Loop:
         self._tell_at_end("restore", epoch, stopper.told())
 
     def _tell_at_end(self, kind: str, epoch: int, info: dict[str, Any]) -> None:
-        """Notes what happened after the last step, which no callback can stop."""
+        """Records an event after the last step, which no callback can stop."""
         self.result.events.append(Event(kind, epoch, self.result.n_steps, self.run.net, info))
         with contextlib.suppress(StopTraining):
             self._tell_all(self.result.events[-1])
 
     def _check_settings(self) -> None:
-        """Refuses a training that processes were given different arguments for."""
+        """Refuses a training whose processes were given different arguments."""
         expected, error = self.team.of_first(self.settings), None
         for name, value in expected.items():
             own = self.settings.get(name, value)
@@ -191,7 +193,7 @@ class Loop:
         self.team.agree(error)
 
     def _begin(self) -> None:
-        """Makes the engine, brings the source to where the training was, and writes the first checkpoint."""
+        """Makes the engine, moves the source into place, and writes the first checkpoint."""
         run, source, n_steps = self.run, self.source, self.result.n_steps
         optimizer = vars(run.optimizer).copy()
         try:
@@ -223,14 +225,14 @@ class Loop:
             source.seconds = seconds
 
     def _train(self, bar: Any) -> None:
-        """What is left of the epochs: their batches, their rows of the history, and the callbacks."""
+        """Runs the remaining epochs: their batches, rows of the history, and callbacks."""
         run, result, source, checkpoint, watch = self.run, self.result, self.source, self.checkpoint, self.watch
         n_steps = result.n_steps
         done = n_steps - (self.epoch - 1) * source.steps_per_epoch  # of the first epoch's batches
         for epoch in range(self.epoch, self.epochs + 1):
-            if epoch > self.epochs:  # they have become fewer
+            if epoch > self.epochs:  # there are fewer epochs now
                 break
-            if epoch < self.epoch:  # done with the one before
+            if epoch < self.epoch:  # this epoch had ended before
                 continue
             whole, due = self.n_steps, self._due()
             if run.outdated:
@@ -266,12 +268,12 @@ class Loop:
                     if bar is not None:
                         bar.update()
             except StopTraining:
-                # Not of a callback, perhaps, but of what gives batches or rates.
+                # Perhaps not from a callback, but from the source of batches or rates.
                 result.n_steps, self.total = n_steps, total
                 raise
             self._count(n_steps, total, began)
             if isinstance(run, SharedRun):
-                run.compare()  # first: what one process alone has lost, it alone would tell of
+                run.compare()  # first: a fault in one process is raised in all
             if n_steps >= watch.due:
                 watch.look(n_steps, epoch)
             row: dict[str, Any] = {
@@ -295,7 +297,7 @@ class Loop:
                 try:
                     self._tell_all(Event("epoch", epoch, n_steps, run.net, row))
                 finally:
-                    result.history.replace_last(row)  # a callback may have noted something in it
+                    result.history.replace_last(row)  # a callback may have written to it
                 if self.team.size > 1:
                     watch.look(n_steps, epoch)
             if over:
@@ -305,7 +307,10 @@ class Loop:
                 self._save()
 
     def _constant_rate(self, step: int) -> float | None:
-        """The learning rate, where it stays as it is before this step: to ask for it would be a tenth of the smallest networks' step."""
+        """The learning rate, if it stays as it is before this step, else None.
+
+        Asking the schedule would be a tenth of the smallest networks' step.
+        """
         schedule = self.run.optimizer.schedule
         if type(schedule) is Constant or (
             type(schedule) is Cooldown and step <= schedule.falls_after(self.n_steps)
@@ -314,7 +319,7 @@ class Loop:
         return None
 
     def _at_once(self, n_steps: int, due: int) -> int:
-        """So many epochs of one batch each can be done by one call, as nothing happens between them."""
+        """The number of one-batch epochs that one call can do, as nothing happens between them."""
         run = self.run
         if (
             self.source.steps_per_epoch > 1
@@ -337,7 +342,7 @@ class Loop:
         )
 
     def _steps_at_once(self, n_steps: int, n_epochs: int) -> int:
-        """So many epochs of one batch each, and their rows. Returns the steps done by then."""
+        """Runs this many epochs of one batch each, and adds their rows. Returns the steps done."""
         run, result = self.run, self.result
         for _, stop in run.batches(self.source):
             constant = self._constant_rate(n_steps + n_epochs)
@@ -369,7 +374,7 @@ class Loop:
         return n_steps
 
     def _counts_on(self, row: Mapping[str, Any]) -> bool:
-        """Tells an epoch's row to what waits for progress. Whether the training is to end."""
+        """Reports an epoch's row to all that wait for progress. True if the training ends."""
         if self.run.plateau is not None:
             self.run.plateau.epoch(row, self.run.net)
         return self.stopper is not None and self.stopper.epoch(row)
@@ -393,12 +398,12 @@ class Loop:
         self._tell_all(event)
 
     def _due(self) -> int:
-        """Before which step there is something to do."""
+        """The step before which the next work between steps is due."""
         step = self.switch.next_step
         return step if self.checkpoint is None else min(step, self.checkpoint.next_step)
 
     def _count(self, n_steps: int, total: float, began: float) -> None:
-        """Notes the steps done, and their seconds since `began`."""
+        """Records the steps done, and the seconds since `began`."""
         elapsed = time.perf_counter() - began
         self.result.n_steps, self.total = n_steps, total
         self.seconds += elapsed
@@ -406,7 +411,7 @@ class Loop:
         self.result.seconds += elapsed
 
     def _act(self, bar: Any) -> None:
-        """What is to be done before the next step."""
+        """Does the work that is due before the next step."""
         step = self.result.n_steps
         if self.checkpoint is not None and step == self.checkpoint.next_step:
             self._save()
@@ -419,7 +424,7 @@ class Loop:
                 bar.set_postfix_str(self.run.phase)
 
     def _close_phase(self) -> None:
-        """Puts the steps since the network took its form down in the result."""
+        """Records the steps since the network took its present form in the result."""
         result, run = self.result, self.run
         if result.n_steps > self.since:
             multiplications = count_multiplications(run.net.layout.with_structures(run.structures)).total
@@ -431,7 +436,7 @@ class Loop:
             self.since, self.spent = result.n_steps, 0.0
 
     def _switch(self) -> None:
-        """What the switch does before the next step."""
+        """Lets the switch act before the next step."""
         for done in self.switch.act(self.result.n_steps, self.epoch, self.result.phases):
             if isinstance(done, Event):
                 self.result.seconds += done.info["seconds"]
@@ -441,22 +446,22 @@ class Loop:
                 self.result.seconds += done
 
     def _tell(self, event: Event, *, everywhere: bool = False) -> None:
-        """Tells the callbacks of process 0, or of several processes those that are called in each."""
+        """Calls the callbacks of process 0, or those that each process calls, if `everywhere`."""
         for callback in self.callbacks:
             if self.team.size == 1 or getattr(callback, "everywhere", False) == everywhere:
                 callback(event)
 
     def _tell_all(self, event: Event) -> None:
-        """Tells callbacks of what all processes have done."""
+        """Tells callbacks about something that all processes have done."""
         self._lead(lambda: self._tell(event), event)
 
     def _lead(self, deed: Callable[[], None], event: Event | None = None) -> None:
-        """Process 0 does something, or tells of an event; the others then have its network, and know of its events.
+        """Process 0 does something, or reports an event; then all get its network and events.
 
         Raises
         ------
         Exception
-            What process 0 met, in all processes.
+            The error of process 0, in all processes.
         """
         team, result, run = self.team, self.result, self.run
         if team.size == 1:
@@ -485,7 +490,7 @@ class Loop:
             except Exception as caught:
                 if error is None or isinstance(error, StopTraining):
                     error = caught
-        # An error in one process goes before a stop in another, or that one would go on alone.
+        # An error in one process goes before a stop in another, which would continue alone.
         team.agree(None if isinstance(error, StopTraining) else error)
         team.agree(error)
 
@@ -530,12 +535,12 @@ class Loop:
             self.checkpoint.plan(result.n_steps)
 
     def restore(self, state: LoopState) -> None:
-        """Goes back to a state that a checkpoint has.
+        """Restores a state of a checkpoint.
 
         Raises
         ------
         ArithmeticError, AttributeError, LookupError, TypeError, ValueError
-            It is not as such a state is.
+            The state is malformed.
         """
         result, per_epoch = self.result, self.source.steps_per_epoch
         self.epochs = count("epochs", state.epochs, maximum=self.epochs)

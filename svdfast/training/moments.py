@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """An optimizer's moments carried from one layout of a network to another.
 
-A gradient of a weight W is, of the tensors that represent W, what the structure pulls it back to: with W = W1·W2 a gradient G is
-G·W2ᵀ of W1 and W1ᵀ·G of W2. So the mean of gradients, which is linear in them, is carried exactly, here as
+The structure of a weight W pulls W's gradient back to the tensors that represent W. With W = W1·W2,
+a gradient G becomes G·W2ᵀ for W1 and W1ᵀ·G for W2. So the mean of gradients, which is linear in
+them, is carried exactly, here as
 
     M1 = M·W2ᵀ      M2 = W1ᵀ·M
 
-and the mean of their squares as if the elements of G were uncorrelated, by the squares of the tensors:
+and the mean of their squares as if the elements of G were uncorrelated, by the squares of the
+tensors:
 
     V1 = V·(W2∘W2)ᵀ      V2 = (W1∘W1)ᵀ·V
 
 The way back is the structure's own, `lift` (svdfast/model/structures).
 
-A mean is at most the root of the mean of squares, but of what is carried, V may be far too small for M where gradients are correlated, or
-zero where M is not, and Adam's step M/√V anything. So M is cut to ±√V: no step is larger than the learning rate.
+The absolute value of a mean is at most the root of the mean of squares. After carrying, V may be
+far too small for M if gradients are correlated, or zero where M is not. Adam's step M/√V could then
+be of any size. So M is clipped to ±√V: no step is larger than the learning rate.
 
-Not here: what the moments are for (optimizers.py), and when a layout changes (switch.py).
+Elsewhere: the use of the moments (optimizers.py), and when a layout changes (switch.py).
 """
 
 from __future__ import annotations
@@ -33,15 +36,15 @@ __all__ = ["carry"]
 
 
 def carry(kinds: Sequence[Moment], moments: Sequence[Array], old: State, new: State) -> tuple[Array, ...]:
-    """Moments laid out as `old` as moments laid out as `new`.
+    """Carries moments from the layout `old` to the layout `new`.
 
     Parameters
     ----------
     kinds : sequence of {"mean", "square"}
-        Of what each moment is a mean: of gradients, or of their squares.
+        For each moment, whether it is a mean of gradients or of their squares.
     moments : sequence of ndarray
     old, new : (Layout, ndarray)
-        Layouts, and the parameters that lie in them.
+        Layouts, and their parameters.
 
     Returns
     -------

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Optimizers: how a gradient g becomes an update of the parameters w. Their objects hold the settings and the moments.
+"""Optimizers: how a gradient g becomes an update of the parameters w, with settings and moments.
 
 A new optimizer is a class here, named in `__all__`, and a loop over the flat vectors in src/loops/updates.h.
-Not here: the rate η at each step (schedules.py); L1 and L2 penalties, which are arguments of `train`.
+Elsewhere: the rate η at each step (schedules.py), and L1 and L2 penalties, which are arguments of
+`train`.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ class Rule:
 
     @property
     def code(self) -> int:
-        """The number that the compiled loops know it by."""
+        """The number of the rule in the compiled loops."""
         return UPDATES[self.name]
 
 
 class Optimizer:
-    """Base of the optimizers: a rate, a rule, and the state that one training hands to the next.
+    """Base of the optimizers: a rate, a rule, and the state that one training leaves to the next.
 
     Attributes
     ----------
@@ -58,7 +59,7 @@ class Optimizer:
     n_updates : int
         Updates since the moments were zero (t in Adam's correction).
     moments : tuple of ndarray
-        Vectors laid out as the network's parameters are; none before the first training.
+        Vectors with the layout of the network's parameters; none before the first training.
     kinds : tuple of {"mean", "square"}
         For each moment, whether it is a running mean of gradients or of their squares.
     """
@@ -81,7 +82,7 @@ class Optimizer:
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.settings.items())})"
 
     def begin(self, key: Hashable, size: int, dtype: DTypeLike) -> None:
-        """Keeps the moments if they belong to parameters laid out as `key` says, else starts them at zero."""
+        """Keeps the moments if their parameters are laid out as `key` says, else zeroes them."""
         size = count("size", size, maximum=MAX_SIZE)
         dtype = float_dtype("dtype", dtype)
         if self._key != key:
@@ -134,7 +135,7 @@ class GradientDescent(Optimizer):
 
     References
     ----------
-    The report, section 3.1.5.
+    The paper, section 3.1.5.
 
     Examples
     --------
@@ -197,8 +198,9 @@ class Adam(Optimizer):
 
     References
     ----------
-    D. P. Kingma and J. Ba, Adam: a method for stochastic optimization, 2015. (The report, section 3.1.5, divides the stored
-    moments by 1 − βᵗ; here, as in the paper of Kingma and Ba, they are stored undivided.)
+    D. P. Kingma and J. Ba, Adam: a method for stochastic optimization, 2015. (The svdfast paper,
+    section 3.1.5, divides the stored moments by 1 − βᵗ. Here they are stored undivided, as Kingma
+    and Ba do.)
 
     Examples
     --------
@@ -225,7 +227,9 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with weight decay apart from the gradient: w ← (1 − η·λ)·w − η·m̂/(√v̂ + ε). Biases do not decay.
+    """Adam with weight decay apart from the gradient: w ← (1 − η·λ)·w − η·m̂/(√v̂ + ε).
+
+    Biases do not decay.
 
     Parameters
     ----------
@@ -271,12 +275,14 @@ class AdamW(Adam):
 
 
 _TAKEN: dict[str, Callable[[], Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": GradientDescent}
-# What else they are called.
+# Other names of the optimizers.
 _ELSEWHERE = {"gd": "sgd", "gradient_descent": "sgd", "gradientdescent": "sgd", "momentum": "sgd", "nesterov": "sgd"}
 
 
 def optimizer_of(given: Optimizer | str | None) -> Optimizer:
-    """What `train` was given, as an object. A name, or None for "adam", has the settings of its class, but a rate that falls at the end.
+    """Converts the argument of `train` to an object.
+
+    A name, or None for "adam", has the settings of its class, but a rate that falls at the end.
 
     Raises
     ------

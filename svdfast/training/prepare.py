@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From arguments to a training that has not begun: the checks that `train` and `resume` share, before anything changes.
+"""Turns arguments into a training that has not begun: the checks that `train` and `resume` share.
 
-Not here: the checks of one object by itself (factoring.py, optimizers.py), of samples (svdfast/data), and the loop (loop.py).
+They come before any change. Elsewhere: the checks of one object by itself (factoring.py,
+optimizers.py), the checks of samples (svdfast/data), and the loop (loop.py).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from svdfast.training.team import Team
 
 __all__ = ["prepare"]
 
-# Rows by which several processes find that they were given other samples.
+# Some rows, by which processes find that their samples differ.
 _KNOWN_ROWS = 16
 
 
@@ -75,9 +76,9 @@ def prepare(
     early_stopping: EarlyStopping | None,
     team: Team,
 ) -> Loop:
-    """A training that has not begun, of checked arguments. The network is as it was.
+    """A training with checked arguments that has not begun. The network is unchanged.
 
-    Of several processes each checks its own arguments; whether they are the same is looked at by `Loop.finish`.
+    Each process checks its own arguments; `Loop.finish` compares them between processes.
     """
     plain: dict[str, Any] = {
         "epochs": count("epochs", epochs),
@@ -143,7 +144,7 @@ def _settings(
     plain: dict[str, Any], factoring: Factoring, optimizer: Optimizer, source: Source, share: Share | None, pieces: Pieces | None,
     sample_weight: Any, checkpoint: Checkpoint | None, origin: Origin,
 ) -> dict[str, str]:  # fmt: skip
-    """What all processes of a training must have been given alike, as text; what is not known here is left out."""
+    """The settings that all processes must share, as text; unknown ones are left out."""
     given = {name: value for name, value in plain.items() if name != "n_threads"}
     given |= {
         "steps_per_epoch": source.steps_per_epoch,
@@ -158,7 +159,7 @@ def _settings(
         given["X, y, sample_weight"] = _known_rows(source)
     names = {"classes": origin.classes, "feature_names": origin.feature_names}
     given |= {name: tuple(values) for name, values in names.items() if values is not None}
-    # Functions print where they lie, which is elsewhere in each process.
+    # Functions print their address, which differs between processes.
     return {name: re.sub(r" at 0x[0-9a-fA-F]+", "", str(value)) for name, value in given.items()}
 
 
@@ -167,7 +168,7 @@ def _kind(n_samples: int | None) -> str:
 
 
 def _known_rows(source: ArraySource) -> str:
-    """Some samples as text, so that processes that were given other ones are found."""
+    """A checksum of some samples as text, by which processes with other samples are found."""
     rows = np.linspace(0, source.n_samples - 1, min(source.n_samples, _KNOWN_ROWS)).astype(int)
     return f"samples with the checksum {fingerprint(array[rows] for array in source.data.arrays)[:8]}"
 
@@ -182,7 +183,10 @@ def _check_fit(factoring: Factoring, net: Network) -> None:
 
 
 def _check_states(net: Network) -> None:
-    """Refuses a network without states that could go over to the next batch, or with some that could not."""
+    """Refuses a network with no recurrent layers, or with bidirectional ones.
+
+    Only states that go from the first step on can be carried to the next batch.
+    """
     halves = [layer.half for layer in net.layout.layers if isinstance(layer, Scan)]
     if not halves or any(halves):
         got = "one that is bidirectional" if halves else "none"
@@ -198,7 +202,7 @@ def _about(
     checkpoint: Checkpoint,
     source: Source,
 ) -> dict[str, Any]:
-    """What a checkpoint has beside the training's state."""
+    """The part of a checkpoint beside the training's state."""
     from svdfast._process.version import __version__
 
     generator = type(rng.bit_generator).__name__

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Epochs in a row without progress, counted, and the learning rate that falls after some of them.
+"""Counts epochs in a row without progress, and reduces a learning rate after some of them.
 
-Not here: the end of a training after some of them (stopping.py), and schedules of steps alone (schedules.py).
+Elsewhere: the end of a training after some of them (stopping.py), and schedules that depend on
+steps alone (schedules.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["Plateau", "Wait"]
 
 
 class Wait:
-    """Counts epochs in a row without progress, anew for each form of the network."""
+    """Counts epochs in a row without progress, again for each form of the network."""
 
     def __init__(self, patience: float, min_delta: float):
         self.patience, self.min_delta = patience, min_delta
@@ -26,7 +27,7 @@ class Wait:
         self.form: dict[str, Any] = {}
 
     def over(self, value: float, net: Network) -> bool:
-        """Whether the epoch that gave this value, the smaller the better, was one too many without progress."""
+        """Counts an epoch that gave this value (smaller is better). True if patience is over."""
         form = net.layout.header()
         if form != self.form:
             self.form, self.to_beat, self.epochs = form, math.inf, 0
@@ -34,18 +35,18 @@ class Wait:
         return self.epochs >= self.patience
 
     def is_progress(self, value: float) -> bool:
-        """Whether a value beats the last one that did, which it then replaces."""
+        """True if a value beats the last one that did. It then replaces that one."""
         progress = value < self.to_beat - self.min_delta
         if progress:
             self.to_beat = value
         return progress
 
     def state(self) -> WaitState:
-        """What a checkpoint has of it."""
+        """Returns the record that a checkpoint stores."""
         return WaitState(self.to_beat, self.epochs, self.form)
 
     def restore(self, state: WaitState) -> None:
-        """Takes what `state` gave."""
+        """Takes a record that `state` returned."""
         self.to_beat, self.epochs, self.form = state.to_beat, state.epochs, dict(state.form)
 
 
@@ -55,7 +56,7 @@ class Plateau:
     Attributes
     ----------
     rate : float
-        Of each step until the next epoch ends.
+        The rate of each step until the next epoch ends.
     """
 
     def __init__(self, schedule: ReduceOnPlateau):
@@ -67,16 +68,16 @@ class Plateau:
         return self.schedule.reduced(self.reductions)
 
     def epoch(self, row: Mapping[str, Any], net: Network) -> None:
-        """Lets the rate fall where this row of the history was one too many without progress."""
+        """Reduces the rate if patience is over with this row of the history."""
         if self.wait.over(row.get("val_loss", row["loss"]), net):
             self.reductions += 1
             self.wait.epochs = 0
 
     def state(self) -> PlateauState:
-        """What a checkpoint has of it."""
+        """Returns the record that a checkpoint stores."""
         return PlateauState(self.reductions, self.wait.state())
 
     def restore(self, state: PlateauState) -> None:
-        """Takes what `state` gave."""
+        """Takes a record that `state` returned."""
         self.reductions = state.reductions
         self.wait.restore(state.wait)

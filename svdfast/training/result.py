@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a training returns, and what is said of it in words. Not here: figures (plots.py)."""
+"""The result of a training, and its explanation in words. Figures are elsewhere (plots.py)."""
 
 from __future__ import annotations
 
@@ -23,26 +23,30 @@ _SHOWN = 5
 
 @dataclass(repr=False)
 class TrainingResult:
-    """What `train` returns.
+    """The result of `train`.
 
     It prints itself in one line, and as a table of its epochs in a notebook.
 
     Attributes
     ----------
     network : Network
-        The network that was trained: the same object that was given.
+        The trained network: the same object that was given.
     history : History
-        A sequence with a dict for each epoch: `epoch` (from 1), `step` (mini-batches done by its end), `phase` at its end ("dense" or
-        "factored"), `loss` (mean over the epoch's mini-batches by their samples, penalties included), `learning_rate` (of its last
-        step), `seconds` (its steps; not the switch, nor validation), and with validation data `val_loss` and `val_accuracy`.
+        A sequence with a dict for each epoch: `epoch` (from 1), `step` (mini-batches done by its
+        end), `phase` at its end ("dense" or "factored"), `loss` (mean over the epoch's mini-batches
+        by their samples, penalties included), `learning_rate` (of its last step), `seconds` (its
+        steps; not the switch, nor validation), and with validation data `val_loss` and
+        `val_accuracy`.
     events : list of Event
-        What happened between steps: the choice of ranks, the switch, the guard, recomposition, early stopping.
+        The events between steps: the choice of ranks, the switch, the guard, recomposition, early
+        stopping.
     seconds : float
         Training time: steps, switch, guard and recomposition; not validation after epochs, nor callbacks.
     n_steps : int
         Mini-batches done.
     phases : list of dict
-        The stretches of steps in one form: `phase`, `steps`, `seconds`, and `multiplications`, those of a step for one sample.
+        The stretches of steps in one form: `phase`, `steps`, `seconds`, and `multiplications` of a
+        step for one sample.
     """
 
     network: Network
@@ -59,7 +63,7 @@ class TrainingResult:
         return f"<TrainingResult {', '.join(shown)}>"
 
     def _repr_html_(self) -> str:
-        """A table of the history's rows, those in the middle of a long one left out."""
+        """A table of the history's rows; a long one leaves out those in the middle."""
         columns = list(self.history[0]) if self.history else []
         rows = [[_cell(row.get(name)) for name in columns] for row in self.history]
         if len(rows) > 2 * _SHOWN:
@@ -102,7 +106,7 @@ class TrainingResult:
         return pandas.DataFrame(self.history, columns=columns).set_index("epoch")
 
     def explain(self) -> str:
-        """What was decided, and what it saved by count and by the clock, in a few lines.
+        """Explains in a few lines what was decided, and what it saved by count and by the clock.
 
         Examples
         --------
@@ -182,7 +186,7 @@ def explain(result: TrainingResult) -> str:
 
 
 def _form(layer: dict[str, Any], net: Network) -> str:
-    """What became of a layer at a look."""
+    """Describes the result of a look for one layer."""
     index = layer["layer"]
     sizes = f"{net.layers[index].n_in}-{net.layers[index].n_out}"
     if not layer["rank"]:

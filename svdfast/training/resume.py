@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A training continued from its checkpoint. Not here: the form of the file (checkpoint.py), and what its state is (state.py)."""
+"""Continues a training from its checkpoint.
+
+Elsewhere: the form of the file (checkpoint.py), and the contents of its state (state.py).
+"""
 
 from __future__ import annotations
 
@@ -58,56 +61,63 @@ def resume(
     progress: bool = False,
     communicator: Communicator | None = None,
 ) -> TrainingResult:
-    """Goes on with a training from its checkpoint, to its end.
+    """Continues a training from its checkpoint, to its end.
 
-    Everything else is as `train` was told, and the training ends as it would have without a break, bit for bit: weights, ranks,
-    moments, the order of samples, the schedule, the history. The file is written on as the training goes on. One of a training that
-    had ended gives its result.
+    All other arguments are those that `train` was given. The training ends as it would have without
+    a break, bit-identical: weights, ranks, moments, the order of samples, the schedule, the
+    history. The file is updated as the training continues. The file of a training that had ended
+    gives its result.
 
     Parameters
     ----------
     path : path
-        What `train` was given as `checkpoint`.
+        The `checkpoint` of `train`.
     X, y, sample_weight, validation : as in `train`
-        The same data. Arrays in memory are told from others by all their numbers, row sources by some rows of them (of validation all), an
-        iterable by its first batch. An iterable of batches, or an iterator, is run through from its beginning up to where the training
-        was, and so has to give the same batches as then.
+        The same data. They are compared with those of the checkpoint: arrays in memory by all their
+        numbers, row sources by some of their rows (validation by all), an iterable by its first
+        batch. An iterable of batches, or an iterator, is run through from its beginning up to the
+        training's place. So it has to give the same batches again.
     optimizer : Optimizer, optional
-        In place of the one that the training had, moments apart, which have to be of the same kinds. Only needed where it, or its learning
-        rate, is of a class or a function of the user's own, which the file does not have.
+        Replaces the optimizer that the training had, except for its moments, which must be of the
+        same kinds. It is only needed if the optimizer, or its learning rate, is of a user's own
+        class or function, which the file does not have.
     factoring : Factoring, optional
-        In place of the one that the training had. Only needed where its rule of ranks is of the user's own, which the file does not
-        have.
+        Replaces the method that the training had. It is only needed if its rank rule is the user's
+        own, which the file does not have.
     n_threads : int, optional
         By default as many as before.
     callbacks : iterable of callable
-        As in `train`; they are not in the file, nor is what they remember. Of a training that had ended they are told the recomposition.
+        As in `train`. The file has neither the callbacks nor their state. If the training had
+        ended, they only get the recomposition.
     progress : bool
         Show a bar on stderr (needs tqdm: the extra `progress`).
     communicator : svdfast.distributed.Communicator, optional
-        The processes that train together, as in `train`; not necessarily as many as before. Only process 0 reads the file.
+        The processes that train together, as in `train`; their number may differ. Only process 0
+        reads the file.
 
     Returns
     -------
     TrainingResult
-        Of the whole training; its network is a new one.
+        The result of the whole training; its network is a new one.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        It is no checkpoint, is damaged or of another version of the format, or was made with other data.
+        The file is no checkpoint, is damaged or of another version of the format, or was made with
+        other data.
     TypeError, ValueError, FloatingPointError
         As in `train`.
 
     Notes
     -----
-    Bit for bit holds on the same kind of machine with the same versions of packages and, unless the training is `reproducible`, the same
-    number of threads. With "auto" a check by the clock may take a cut back in one and not in the other, unless it is `reproducible`.
+    Results are bit-identical on the same kind of machine with the same versions of packages. Unless
+    the training is `reproducible`, the number of threads must be the same, too. With "auto" a check
+    by the clock may undo a truncation in one run and not in the other, unless it is `reproducible`.
 
-    In the midst of an epoch over a shuffled row source, another number of processes may go on with the rows in another order, unless the
-    training is `reproducible`.
+    Within an epoch over a shuffled row source, another number of processes may continue with the
+    rows in another order, unless the training is `reproducible`.
 
     Reading a file runs nothing that is in it.
 
@@ -151,7 +161,7 @@ def _prepared(
     optimizer: Optimizer | None, factoring: Factoring | None, n_threads: int | None, callbacks: Iterable[Callable[[Event], None]],
     progress: bool, team: Team,
 ) -> Loop:  # fmt: skip
-    """The training that stands where the file's values say."""
+    """The training in the state that the file's values describe."""
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
     if factoring is not None and not isinstance(factoring, Factoring):
@@ -166,7 +176,7 @@ def _prepared(
         known = parse_factoring(values["factoring"])
         factoring = known if factoring is None else factoring
         threads = resolve_threads(*_threads(arguments["n_threads"], n_threads, team))
-        # Of an argument that is not one, or is missing, the file is to blame.
+        # If an argument is unknown or missing, the file is to blame.
         signature(prepare).bind(*[None] * 7, **arguments, **dict.fromkeys(_GIVEN))
         if not isinstance(arguments["early_stopping"], EarlyStopping | None):
             raise TypeError(f"it has a {type(arguments['early_stopping']).__name__} in place of an EarlyStopping")
@@ -194,7 +204,10 @@ def _prepared(
 
 
 def _threads(before: int, n_threads: int | None, team: Team) -> tuple[int | None, int | None]:
-    """What to resolve: by default as many threads as before, with a communicator as many as it says."""
+    """The arguments of `resolve_threads`.
+
+    By default there are as many threads as before; with a communicator, as many as it says.
+    """
     if n_threads is None and team.n_threads is not None:
         return None, team.n_threads
     return (before if n_threads is None else n_threads), None
@@ -205,7 +218,7 @@ def _own(path: str | os.PathLike[str], name: str, why: str) -> str:
 
 
 def _generator(state: Mapping[str, Any]) -> np.random.Generator:
-    """A generator in this state. NumPy does not look at the places in these two's buffers."""
+    """A generator in this state. NumPy does not check the buffer positions of these two kinds."""
     kind = state["bit_generator"]
     if kind == "MT19937":
         count("pos", state["state"]["pos"], minimum=0, maximum=624)
@@ -217,7 +230,7 @@ def _generator(state: Mapping[str, Any]) -> np.random.Generator:
 
 
 def _first_network(first: Mapping[str, Any], now: NetworkState) -> Network:
-    """The network that a training began with, of the same layers as it has now, all parameters zero."""
+    """The network that a training began with: the layers it has now, all parameters zero."""
     layout, of_now, parameters = Layout.parse(first), Layout.parse(now.layout), now.parameters
     one_of("dtype", first["dtype"], ("float32", "float64"))
     if parameters.shape != (of_now.size,) or parameters.dtype.name != first["dtype"] or of_now.recomposed() != layout.recomposed():
@@ -228,7 +241,10 @@ def _first_network(first: Mapping[str, Any], now: NetworkState) -> Network:
 
 @contextlib.contextmanager
 def refusing(path: str | os.PathLike[str], name: str = "path") -> Iterator[None]:
-    """Says of which file it is that something in it is not as it should be; `name` is the argument that the file was given as."""
+    """Turns errors in a file's contents into a ValueError that names the file.
+
+    `name` is the argument that the file was given as.
+    """
     try:
         yield
     except DAMAGED as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The engine of a training, with what it is rebuilt from when the network's layout changes.
+"""The engine of a training, and everything to rebuild it when the network's layout changes.
 
-Not here: when that happens (switch.py), and where batches come from (svdfast/data).
+Elsewhere: when that happens (switch.py), and the source of batches (svdfast/data).
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from svdfast.training.state import NetworkState, RunState
 
 __all__ = ["Kept", "Run"]
 
-# A multiplication with an entry of sparse samples, and the update of a weight, take as long as so many multiplications of dense samples
-# (bench/sparse.py).
+# The time of a multiplication with an entry of sparse samples, and of the update of a weight, in
+# multiplications of dense samples (bench/sparse.py).
 OF_ENTRY, OF_UPDATE = 8, 40
 
-# Samples that the layers' outputs, and a loss, are looked at over.
+# The number of samples over which the layers' outputs, and a loss, are computed.
 SAMPLE = 4096
 
 
 @dataclass
 class Kept:
-    """A network's parameters and its optimizer's moments, to go back to: nothing writes to these arrays."""
+    """A network's parameters and its optimizer's moments, kept unchanged to be restored."""
 
     layout: Layout
     parameters: NDArray[Any]
@@ -51,33 +51,34 @@ class Kept:
     n_updates: int
 
     def state(self) -> NetworkState:
-        """What a checkpoint has of it."""
+        """Returns the record that a checkpoint stores."""
         return NetworkState(self.layout.header(), self.parameters, self.moments, self.n_updates)
 
 
 class Run:
-    """The engine of a training and what it is rebuilt from when the network's layout changes.
+    """The engine of a training, and everything to rebuild it when the network's layout changes.
 
     Attributes
     ----------
     data : Samples
-        What batches are taken from at present: all data, where they are in memory, else some of them.
+        The present source of batches: all data, if they are in memory, else some of them.
     sampled : Sampled or None
-        What to take a sample from, where `data` are too few.
+        The source of samples, if `data` are too few.
     fade : float
-        The share of `scales` that is left of them, from 1 to 0 at the end of a training.
+        The share of `scales` that still applies, from 1 to 0 at the end of a training.
     plateau : Plateau or None
-        Has the learning rate, where that follows the loss.
+        Gives the learning rate, if it follows the loss.
     norm : float
-        Of the last gradient, where it is clipped and the loss was finite; else 0.
+        Norm of the last gradient, if it is clipped and the loss was finite; else 0.
     carry_state : bool
-        Whether recurrent layers begin a batch of an epoch as they ended the one before.
+        True if recurrent layers begin each batch of an epoch with the states that ended the one
+        before.
     carried : ndarray or None
-        Their states while there is no engine.
+        These states while there is no engine.
     key : int
-        Of the training, for what is random in its steps.
+        Random key of the training, for the random parts of its steps.
     n_rows : int
-        Of the last batch in all processes, where others bring rows of their own; else 0.
+        Rows of the last batch in all processes, if others bring rows of their own; else 0.
     """
 
     def __init__(
@@ -110,11 +111,11 @@ class Run:
 
     @property
     def outdated(self) -> bool:
-        """Whether a callback has truncated or recomposed."""
+        """True if a callback has truncated or recomposed."""
         return self.net.parameters is not self.parameters
 
     def follow(self) -> None:
-        """Rebuilds where a callback has truncated or recomposed."""
+        """Rebuilds the engine if a callback has truncated or recomposed."""
         if self.outdated:
             if self.net.layout.structures != self.structures:
                 self.scales = [1.0] * len(self.net.layers)
@@ -123,7 +124,7 @@ class Run:
     def rebuild(self) -> None:
         layout, parameters = self.net.state
         if (of_data := layout.of_columns(self.data.inputs.n_columns)) is not layout:
-            layout = of_data  # while it is trained, so that products are counted for so many steps
+            layout = of_data  # during training, so that products are counted for that many steps
             self.net.set_state(layout, parameters)
         self.parameters = parameters
         self.structures = layout.structures
@@ -142,7 +143,7 @@ class Run:
             by_entries=self.data.inputs.by_entries,
         )
         if self.carried is not None:
-            self._states[:] = self.carried  # how they lie does not depend on structures
+            self._states[:] = self.carried  # their layout does not depend on structures
             self.carried = None
         if self.clip_norm is not None:
             self.gradient = aligned_zeros(layout.size, parameters.dtype)
@@ -158,8 +159,11 @@ class Run:
 
     @property
     def share_of_first(self) -> float:
-        """What the first weight takes in a step, next to its products with dense samples: sparse ones are multiplied by entries, and the
-        update, which else hardly counts, goes over all of it."""
+        """The time of the first weight in a step, relative to its products with dense samples.
+
+        Sparse samples are multiplied entry by entry. The update hardly counts otherwise, but it
+        goes over the whole weight.
+        """
         inputs = self.data.inputs
         if not (hasattr(self, "engine") and self.engine.by_entries):
             return 1.0
@@ -168,27 +172,27 @@ class Run:
 
     @property
     def drops(self) -> bool:
-        """Whether steps drop numbers."""
+        """True if steps drop numbers."""
         return any(isinstance(step, Dropout) for layer in self.net.layout.layers for step in layer.steps)
 
     def rate(self, step: int, n_steps: int) -> float:
-        """The optimizer's learning rate at this step of so many."""
+        """The optimizer's learning rate at this step of `n_steps`."""
         schedule, plateau = self.optimizer.schedule, self.plateau
         return plateau.rate if plateau is not None and plateau.schedule is schedule else schedule(step, n_steps)
 
     def set_fade(self, fade: float) -> None:
-        """Lets this share of the difference between the layers' learning rates and the optimizer's be."""
+        """Scales the difference between the layers' learning rates and the optimizer's."""
         self.fade = fade
         self.engine.set_rate_scales([1 + (scale - 1) * fade for scale in self.scales])
 
     def release(self) -> None:
-        """Gives the engine's scratch memory back, until `rebuild`."""
+        """Frees the engine's scratch memory, until `rebuild`."""
         if hasattr(self, "engine"):
             self.order, self.carried = self.engine.order, self.engine.carried
             del self.engine
 
     def leave(self) -> None:
-        """Lets the network be as it was, whatever the number of steps that it was trained with."""
+        """Restores the network's own layout, whatever the number of steps it was trained with."""
         layout, parameters = self.net.state
         if layout.any_steps:
             self.net.set_state(layout.of_steps(1), parameters)
@@ -204,11 +208,17 @@ class Run:
         return self.engine.carried
 
     def batches(self, source: Source) -> Iterator[tuple[int, int]]:
-        """The rows, start and stop, of each batch of an epoch, its samples bound to the engine when it is asked for."""
+        """The rows, start and stop, of each batch of an epoch.
+
+        A batch's samples are bound to the engine when the batch is asked for.
+        """
         return chain.from_iterable(map(partial(self._bind, source), source.batches()))
 
     def _bind(self, source: Source, stretch: Stretch) -> Iterable[tuple[int, int]]:
-        """Goes on with a stretch of batches, of up to as many rows as the source knows of by now. Returns their bounds."""
+        """Continues with a stretch of batches, of up to as many rows as the source knows by now.
+
+        Returns their bounds.
+        """
         before, (self.data, order, bounds) = self.data, stretch
         self.sampled = source.sampled
         if source.batch_size > self.batch_size:
@@ -221,7 +231,10 @@ class Run:
         return bounds
 
     def step(self, start: int, stop: int, learning_rate: float) -> float:
-        """An update from these rows. Returns the loss before it; if that, or `norm`, is not finite, nothing was updated."""
+        """Updates from these rows. Returns the loss before the update.
+
+        If the loss, or `norm`, is not finite, nothing was updated.
+        """
         optimizer = self.optimizer
         t = optimizer.n_updates + 1
         value: float
@@ -243,8 +256,10 @@ class Run:
         return value
 
     def steps(self, stop: int, rates: array[float]) -> array[float]:
-        """An update from rows 0 .. stop for each of these learning rates. Returns the losses before them, of which the last may be not
-        finite: then there are no more, and it updated nothing."""
+        """Updates from rows 0 .. stop at each of these learning rates. Returns the losses before.
+
+        If a loss is not finite, it is the last one returned, and its step updated nothing.
+        """
         optimizer = self.optimizer
         losses = array("d", bytes(8 * len(rates)))
         n_done = self.engine.steps(stop, rates, optimizer.n_updates + 1, losses, self.l1, self.l2)
@@ -252,21 +267,24 @@ class Run:
         return losses[:n_done]
 
     def rows_of(self, start: int, stop: int) -> tuple[int, int]:
-        """Which of a batch's rows, start and stop, this process has in `data`."""
+        """The rows of a batch, start and stop, that this process has in `data`."""
         return start, stop
 
     def n_samples(self, source: Source) -> int:
-        """Of an epoch that has ended, of all processes."""
+        """Samples of an epoch that has ended, in all processes."""
         return source.n_samples
 
     @property
     def at_hand(self) -> Sampled:
-        """What samples of the data are taken from."""
+        """The data that samples are taken from."""
         return self.data if self.sampled is None else self.sampled
 
     def sample_rows(self) -> NDArray[np.int64]:
-        """Rows of a sample of the data at hand, the same ones each time: in random order, as data may come sorted or by turns; of
-        those that have a weight, if there are any."""
+        """Rows of a sample of the data at hand, the same ones each time.
+
+        They are in random order, as data may come sorted or alternating. If any rows have a weight,
+        only those are taken.
+        """
         rows: int | NDArray[np.int64] = self.at_hand.n_samples
         weights = self.at_hand.weights
         if weights is not None and weights.any() and not weights.all():
@@ -291,7 +309,10 @@ class Run:
         return engine.evaluate(len(rows))
 
     def constant_loss(self, rows: NDArray[np.int64]) -> float:
-        """The loss on these rows of the best answer that is the same for all; 0, as any loss is, where their weights are all 0."""
+        """The loss on these rows of the best constant answer.
+
+        It is 0, as any loss is, if their weights are all 0.
+        """
         data = self.at_hand
         assert data.loss is not None
         weights = None if data.weights is None else data.weights[rows]
@@ -306,11 +327,11 @@ class Run:
         return output_directions(self.net, *self.sample(rows), ranks, method, self.n_threads)
 
     def kept(self) -> Kept:
-        """The network and its optimizer's moments as they are."""
+        """A record of the network and its optimizer's moments as they are."""
         return Kept(*self.net.state, self.optimizer.moments, self.optimizer.n_updates)
 
     def back(self, kept: Kept) -> None:
-        """Goes back to what was kept."""
+        """Restores a record of `kept`."""
         self._adopt(kept)
         self.scales = [1.0] * len(self.net.layers)
         self.rebuild()
@@ -321,12 +342,12 @@ class Run:
         self.optimizer.n_updates = kept.n_updates
 
     def state(self) -> RunState:
-        """What a checkpoint has of it."""
+        """Returns the record that a checkpoint stores."""
         carried = self.engine.carried if hasattr(self, "engine") else self.carried
         return RunState(self.kept().state(), self.scales, self.fade, self.key, carried)
 
     def restore(self, state: RunState) -> None:
-        """Takes what `state` gave; `rebuild` is to follow."""
+        """Takes a record that `state` returned; call `rebuild` next."""
         kept = self.checked(state.network)
         scales = [positive_number("scales", scale) for scale in state.scales]
         if len(scales) != len(kept.layout.layers):
@@ -341,7 +362,7 @@ class Run:
         self.key, self.carried = state.key, carried
 
     def checked(self, state: NetworkState) -> Kept:
-        """Parameters and moments of a network of these sizes, in memory of their own."""
+        """Checks parameters and moments for a network of these sizes, and copies them."""
         layout, parameters = self.checked_network(state.layout, state.parameters)
         moments = tuple(self._vector(layout.size, array) for array in state.moments)
         if len(moments) != len(self.optimizer.kinds):
@@ -349,14 +370,14 @@ class Run:
         return Kept(layout, parameters, moments, state.n_updates)
 
     def checked_network(self, header: dict[str, Any], parameters: NDArray[Any]) -> tuple[Layout, NDArray[Any]]:
-        """A layout of a network of these sizes, and its parameters in memory of their own."""
+        """Checks layout and parameters for a network of these sizes; copies the parameters."""
         layout = Layout.parse(header)
         if layout.recomposed() != self.net.layout.recomposed():
             raise ValueError(f"it has layers of sizes {layout.sizes}, not {self.net.sizes}, or other activations")
         return layout, self._vector(layout.size, parameters)
 
     def _vector(self, size: int, array: NDArray[Any]) -> NDArray[Any]:
-        """A copy of a vector of so many numbers."""
+        """A copy of a vector, which must have `size` numbers."""
         dtype = self.net.dtype
         if array.shape != (size,) or array.dtype != dtype:
             raise ValueError(f"it has {array.dtype} numbers of shape {array.shape} for {size} of {dtype}")

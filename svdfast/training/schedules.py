@@ -2,7 +2,8 @@
 """Learning-rate schedules: the rate η at each step of a training.
 
 A schedule is called with (step, n_steps), steps counted from 0, and returns the rate. An optimizer's
-`learning_rate` can be any such callable; a number means a constant rate. Not here: the update (optimizers.py).
+`learning_rate` can be any such callable; a number means a constant rate. Elsewhere: the update
+(optimizers.py).
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class Constant:
 
 @dataclass(frozen=True)
 class Cooldown:
-    """The same rate at first, then down to 0 along a line over the last share of the steps.
+    """The same rate at first, then linearly down to 0 over the last share of the steps.
 
-    The noise of large steps leaves the weights by the end: a constant rate would keep it in the result.
+    The noise of large steps leaves the weights by the end. A constant rate would keep it in the
+    result.
 
     References
     ----------
@@ -71,7 +73,7 @@ class Cooldown:
         return self.learning_rate if left >= length else self.learning_rate * left / length
 
     def falls_after(self, n_steps: int) -> float:
-        """Up to which step the rate is constant."""
+        """The step up to which the rate is constant."""
         return (1 - self.cooldown_fraction) * n_steps
 
 
@@ -129,10 +131,11 @@ class Cosine:
 
 @dataclass(frozen=True)
 class ReduceOnPlateau:
-    """The rate, multiplied by `factor` each time the loss has not fallen for some epochs.
+    """A rate that is multiplied by `factor` each time the loss has not fallen for some epochs.
 
-    The loss is that of the validation data, or else the training loss. `train` counts the epochs; a new training starts with the full
-    rate. Whenever layers change their form, the count starts again.
+    The loss is that of the validation data, or else the training loss. `train` counts the epochs; a
+    new training starts with the full rate. Whenever layers change their form, the count starts
+    again.
 
     Parameters
     ----------
@@ -174,11 +177,11 @@ class ReduceOnPlateau:
         _set(self, factor=factor, patience=count("patience", self.patience), **numbers)
 
     def __call__(self, step: int, n_steps: int) -> float:
-        """The first rate: what follows depends on the losses."""
+        """The first rate; later ones depend on the losses."""
         return self.learning_rate
 
     def reduced(self, times: int) -> float:
-        """The rate once it has fallen so many times."""
+        """The rate after this many reductions."""
         return max(self.learning_rate * self.factor**times, min(self.minimum, self.learning_rate))
 
 
@@ -205,7 +208,7 @@ class Warmup:
 
     def __call__(self, step: int, n_steps: int) -> float:
         step, n_steps = operator.index(step), operator.index(n_steps)
-        length = max(1, round(self.warmup_fraction * n_steps))  # of one step: it has the full rate
+        length = max(1, round(self.warmup_fraction * n_steps))  # one step has the full rate
         rate = resolve(self.schedule)(step, n_steps)
         return rate * (step + 1) / length if step < length else rate
 
@@ -230,7 +233,7 @@ def resolve(learning_rate: float | Schedule) -> Schedule:
 
 
 def is_known(schedule: float | Schedule) -> bool:
-    """Whether this is a number or one of the schedules here, and so is the schedule in a `Warmup`."""
+    """True for a number or a schedule of this module; inside a `Warmup`, too."""
     if type(schedule) is Warmup:
         return is_known(schedule.schedule)
     return type(schedule) in (Constant, Cooldown, Cosine, ReduceOnPlateau, StepDecay) or not callable(schedule)

@@ -3,14 +3,15 @@
 
     gradient of the own rows → [loss, weight, "not finite" at its end] → one sum over processes → update
 
-All processes hold the same parameters and do the same update. The sum is of the parameters as they
-are, factored or dense: 4·n + 12 bytes of float32.
+All processes hold the same parameters and do the same update. The sum is of the parameters in their
+present form, factored or dense: 4·n + 12 bytes of float32.
 
 Reproducible training must not depend on the number of processes either. A batch has a fixed number of
 parts there. Their gradients are summed as a binary tree in the order of the parts: first within a
 process, then over processes. A sum of two numbers has no order, so one message does the first level;
 with P > 2 processes each pair has a place of its own in a vector P/2 times as long.
-Not here: who has which rows (data/shared.py), and what processes tell each other beside (team.py).
+Elsewhere: the rows of each process (data/shared.py), and other messages between processes
+(team.py).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from svdfast.training.team import Team
 
 __all__ = ["SharedEvaluator", "SharedRun"]
 
-# Rows of the batches that processes bring themselves are unknown to the others, so each numbers its own
-# from so many times its rank on: what `layers.Dropout` drops follows from the number.
+# Processes may bring rows of batches that the others do not know. So each process numbers its own
+# rows from OWN_ROWS times its rank on. The number decides what `layers.Dropout` drops.
 OWN_ROWS = 2**32
 
 
@@ -49,18 +50,18 @@ class SharedRun(Run):
     ----------
     team : Team
     share : Share or None
-        This process's rows of a batch; None where each process brings batches of its own.
+        This process's rows of a batch; None if each process brings batches of its own.
     failed : bool
-        Whether the loss of this process's rows of the last batch was not finite.
+        True if the loss of this process's rows of the last batch was not finite.
     """
 
     def __init__(self, *args: Any, team: Team, share: Share | None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.team, self.share, self.failed = team, share, False
-        # What losses and gradients are divided by before they are summed.
+        # The divisor of losses and gradients before they are summed.
         self.unit = 0
-        # Of the batch at hand: the place of its first own row in the order, and of that row in the batch; and its rows in all
-        # processes, or own ones where there is no share.
+        # For the batch at hand: the place of its first own row in the order, and in the batch; and
+        # its rows in all processes (own rows if there is no share).
         self._first = self._place = self._n = 0
         self._schedule = self.optimizer.schedule
 
@@ -78,7 +79,7 @@ class SharedRun(Run):
         if self.share is not None and self.share.n_parts:
             of_process = self.share.n_parts // self.share.active
             n_pairs = max(1, self.share.active // 2)
-            # A sum of each height of the tree, and one more.
+            # One sum for each height of the tree, and one more.
             self._vectors = [aligned_zeros(length, parameters.dtype) for _ in range(of_process.bit_length())]
         self._sums = aligned_zeros(n_pairs * length, parameters.dtype)
         self._length = length
@@ -91,7 +92,7 @@ class SharedRun(Run):
         return self._shared(source, super()._bind(source, stretch))
 
     def _shared(self, source: Source, bounds: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Notes this process's rows of each batch; start and stop are those of all processes."""
+        """Records this process's rows of each batch; start and stop are those of all processes."""
         for start, stop in bounds:
             if self.share is None:
                 self._first, self._place, self._n = start, 0, stop - start
@@ -159,9 +160,9 @@ class SharedRun(Run):
         return value
 
     def _form(self, out: NDArray[Any], first: int, n: int, place: int, unit: float, *, penalised: bool) -> None:
-        """The gradient of n rows, then their loss, their weight, and whether the loss is not finite.
+        """Computes the gradient of n rows, their loss, their weight, and a flag: loss not finite.
 
-        The penalties are in one process's sum alone, which the first row of a batch is in.
+        Only one process's sum has the penalties: the process of the first row of a batch.
         """
         size, l1, l2 = self._size, self.l1 if penalised else 0.0, self.l2 if penalised else 0.0
         loss = self.engine.gradient(first, first + n, out[:size], l1, l2, unit, place)
@@ -175,7 +176,7 @@ class SharedRun(Run):
         out[size : size + 3] = loss, weight, self.failed
 
     def _sum_parts(self, share: Share, begin: int, unit: float) -> None:
-        """The gradients of all parts of the batch, summed as a binary tree in the order of the parts."""
+        """Sums the gradients of all parts of the batch as a binary tree in the parts' order."""
         n, n_parts, length, sums = self._n, share.n_parts, self._length, self._sums
         failed = False
         if share.rank < share.active:
@@ -207,10 +208,10 @@ class SharedRun(Run):
             for left, right in zip(pairs[::2], pairs[1::2], strict=True):
                 left += right
             pairs = pairs[::2]
-        # A sum with the zeros of others has made +0 of −0.
+        # A sum with the zeros of others has turned −0 into +0.
         pairs[0] += 0.0
 
-    # What process 0 has done
+    # Work that process 0 has done
 
     def begin(self) -> None:
         """Gives all processes the network, the optimizer's state and the random numbers of process 0.
@@ -230,12 +231,15 @@ class SharedRun(Run):
         self.follow_first(changed=True)
 
     def mark(self) -> Any:
-        """What `follow_first` knows a change by."""
+        """A value by which `follow_first` sees a change."""
         layout, parameters = self.net.state
         return layout, [zlib.crc32(array.data) for array in (parameters, *self.optimizer.moments)]
 
     def follow_first(self, *, changed: bool) -> None:
-        """Brings all processes to where process 0 is; the network and the moments only where they have changed there."""
+        """Brings all processes to the state of process 0.
+
+        The network and the moments are sent only if they have changed there.
+        """
         net, optimizer, team = self.net, self.optimizer, self.team
         has_rate = team.first and optimizer.schedule is not self._schedule
         told: dict[str, Any] = team.of_first(
@@ -260,7 +264,7 @@ class SharedRun(Run):
             self.set_fade(self.fade)
 
     def _take_numbers(self, header: dict[str, Any], n_moments: int) -> None:
-        """Takes process 0's parameters and moments, which lie as this layout says."""
+        """Takes process 0's parameters and moments, which have the layout of this header."""
         net, optimizer, team = self.net, self.optimizer, self.team
         if team.first:
             team.broadcast(net.parameters, *optimizer.moments)
@@ -270,7 +274,7 @@ class SharedRun(Run):
         team.broadcast(*vectors)
         parameters, moments = vectors[0], tuple(vectors[1:])
         if layout is net.layout:
-            net.parameters[...] = parameters  # views of them, as users may hold, show them
+            net.parameters[...] = parameters  # users' views of them show the change
         else:
             net.set_state(layout, parameters)
         if moments:
@@ -299,7 +303,7 @@ class SharedRun(Run):
             )
 
     def state(self) -> RunState:
-        """What a checkpoint has of it: the states of all processes' rows together."""
+        """Returns the record that a checkpoint stores, with the states of all processes' rows."""
         state = super().state()
         if state.carried is None or self.share is None:
             return state
@@ -314,14 +318,14 @@ class SharedRun(Run):
 
 
 class SharedEvaluator:
-    """Loss and accuracy on validation data, of which each process looks at some pieces."""
+    """Loss and accuracy on validation data; each process evaluates some pieces of them."""
 
     def __init__(self, evaluator: Evaluator, pieces: Pieces, team: Team):
         self._evaluator, self._pieces, self._team = evaluator, pieces, team
 
     def __call__(self, net: Network) -> Evaluation:
         table = np.zeros((self._pieces.n, 3))
-        numbers: list[int] = []  # of the piece that each block belongs to
+        numbers: list[int] = []  # the piece that each block belongs to
 
         def blocks() -> Iterator[Samples]:
             for i, of_piece in self._pieces.own():

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The whole state of a training between two steps, as plain records, which a checkpoint stores.
 
-Each object of a training has `state`, which gives its record, and `restore`, which takes one. Files are not trusted: a record checks
-its own numbers, and `restore` everything that only the network can tell. Not here: the form of a file (checkpoint.py).
+Each object of a training has `state`, which returns its record, and `restore`, which takes one.
+Files are not trusted. A record checks its own numbers; `restore` checks everything that only the
+network can tell. Elsewhere: the form of a file (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ __all__ = [
     "SwitchState", "WaitState",
 ]  # fmt: skip
 
-# Of steps: as far as floats count.
+# The largest number of steps, as far as floats count.
 LARGEST_COUNT = 2**53
 _PLAIN = {"float": float, "str": str, "bool": bool}
 
 
 class _Record:
-    """Base of the records: whatever is declared as a plain value is one."""
+    """Base of the records; it converts fields that are declared as plain values."""
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
@@ -50,8 +51,12 @@ class NetworkState(_Record):
 
 @dataclass(frozen=True)
 class RunState(_Record):
-    """What steps change, the scales of the layers' learning rates and what is left of these; the key of what is random in steps, and the
-    states that recurrent layers begin the next batch with, where they do not begin with zeros."""
+    """The state that steps change.
+
+    It has the scales of the layers' learning rates and the share of them that still applies, the
+    key of the random parts of steps, and the states that recurrent layers begin the next batch
+    with, unless these are zeros.
+    """
 
     network: NetworkState
     scales: list[float]
@@ -62,7 +67,7 @@ class RunState(_Record):
 
 @dataclass(frozen=True)
 class AutoState(_Record):
-    """What is known of layers that are decided about by looking."""
+    """The state of layers that trial truncations decide about."""
 
     next_step: int
     check_step: int
@@ -79,7 +84,7 @@ class AutoState(_Record):
 
 @dataclass(frozen=True)
 class BeforeState(_Record):
-    """What a guard may go back to."""
+    """The state that a guard may restore."""
 
     network: NetworkState
     loss: float
@@ -88,7 +93,7 @@ class BeforeState(_Record):
 
 @dataclass(frozen=True)
 class SwitchState(_Record):
-    """When what comes next, and what that needs."""
+    """When the next actions are due, and the values that they need."""
 
     next_step: int
     switch_step: int
@@ -103,7 +108,7 @@ class SwitchState(_Record):
 
 @dataclass(frozen=True)
 class WaitState(_Record):
-    """Epochs in a row without progress, in which form of the network."""
+    """Epochs in a row without progress, and the form of the network that they count for."""
 
     to_beat: float
     epochs: int
@@ -112,7 +117,7 @@ class WaitState(_Record):
 
 @dataclass(frozen=True)
 class PlateauState(_Record):
-    """How often a rate that follows the loss has fallen."""
+    """The number of reductions of a rate that follows the loss."""
 
     reductions: int
     wait: WaitState
@@ -131,7 +136,7 @@ class BestState(_Record):
 
 @dataclass(frozen=True)
 class StopperState(_Record):
-    """What early stopping knows."""
+    """The state of early stopping."""
 
     ended: bool
     wait: WaitState
@@ -140,7 +145,7 @@ class StopperState(_Record):
 
 @dataclass(frozen=True)
 class EventState(_Record):
-    """An event, its network apart."""
+    """An event without its network."""
 
     kind: str
     epoch: int
@@ -150,7 +155,7 @@ class EventState(_Record):
 
 @dataclass(frozen=True)
 class LoopState(_Record):
-    """Where a training stands, and its history."""
+    """The present state of a training, and its history."""
 
     n_steps: int
     epoch: int

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Early stopping: when a training ends before its last epoch, and which epoch's network it keeps.
 
-Not here: how epochs without progress are counted (progress.py), and what an early end changes in the steps that are left (loop.py,
-switch.py).
+Elsewhere: the count of epochs without progress (progress.py), and how an early end changes the
+remaining steps (loop.py, switch.py).
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ __all__ = ["EarlyStopping", "Stopper", "early_stopping_of"]
 
 @dataclass(frozen=True, repr=False)
 class EarlyStopping(Settings):
-    """Ends a training where its loss no longer falls.
+    """Ends a training when its loss no longer falls.
 
-    The count of epochs without progress starts again whenever layers change their form, as the loss may rise then. A training whose
-    learning rate is a `schedules.Cooldown`, as by default, ends with its cooldown: the rate starts to fall where the patience is over,
-    and the cooldown has the same share of the shorter training. Under any other schedule the training ends at once.
+    The count of epochs without progress starts again whenever layers change their form, as the loss
+    may rise then. A training whose learning rate is a `schedules.Cooldown`, as by default, ends
+    with its cooldown: the rate starts to fall when the patience is over, and the cooldown has the
+    same share of the shorter training. Under any other schedule the training ends at once.
 
     Parameters
     ----------
@@ -37,8 +38,9 @@ class EarlyStopping(Settings):
     min_delta : float
         Progress is a loss that is lower, or an accuracy that is higher, by more than this, ≥ 0.
     restore_best : bool
-        Give the network the parameters, and the form, of its best epoch at the end. This takes one more vector of the parameters' size.
-        If that epoch was not the last, the optimizer starts again.
+        Give the network the parameters, and the form, of its best epoch at the end. This takes one
+        more vector of the parameters' size. If that epoch was not the last, the optimizer starts
+        again.
     monitor : {"val_loss", "val_accuracy", "loss"}
         Column of the history. The first two need validation data.
 
@@ -79,7 +81,7 @@ class EarlyStopping(Settings):
         )
 
     def check(self, *, validated: bool, decides: bool) -> None:
-        """Refuses, with ValueError, what a training would not record."""
+        """Refuses, with ValueError, settings that need what a training does not record."""
         if self.monitor != "loss" and not validated:
             raise ValueError(f'early_stopping: expected validation data, or monitor="loss", got neither ({self.monitor} is watched)')
         if self.monitor == "val_accuracy" and not decides:
@@ -87,7 +89,7 @@ class EarlyStopping(Settings):
 
 
 def early_stopping_of(given: EarlyStopping | bool | None) -> EarlyStopping | None:
-    """What `train` was given, as an object or None."""
+    """Converts the argument of `train` to an object or None."""
     if given is None or isinstance(given, EarlyStopping):
         return given
     if isinstance(given, bool):
@@ -97,7 +99,7 @@ def early_stopping_of(given: EarlyStopping | bool | None) -> EarlyStopping | Non
 
 @dataclass
 class _Best:
-    """The network of the best epoch: its state and when that was."""
+    """The network of the best epoch: its state and its epoch."""
 
     value: float
     epoch: int
@@ -110,14 +112,14 @@ class _Best:
 
 
 class Stopper:
-    """Early stopping in a training.
+    """The early stopping of a training.
 
     Attributes
     ----------
     best : _Best or None
-        With `restore_best`, once an epoch gave a number.
+        The best epoch, with `restore_best`, once an epoch gave a number.
     ended : bool
-        Whether the end has been decided on.
+        True if the end has been decided on.
     """
 
     def __init__(self, settings: EarlyStopping, run: Run):
@@ -127,7 +129,7 @@ class Stopper:
         self.ended = False
 
     def epoch(self, row: Mapping[str, Any]) -> bool:
-        """Notes a row of the history. Whether the training is to end."""
+        """Records a row of the history. Returns True if the training ends."""
         net = self.run.net
         value = float(row[self.settings.monitor])
         value = -value if self.settings.monitor == "val_accuracy" else value
@@ -139,16 +141,16 @@ class Stopper:
         return over
 
     def told(self) -> dict[str, Any]:
-        """What events tell of it."""
+        """The details that events report."""
         of_best = {} if self.best is None else {"best": abs(self.best.value), "best_epoch": self.best.epoch}
         return {"monitor": self.settings.monitor, "patience": self.settings.patience, **of_best, "seconds": 0.0}
 
     def state(self) -> StopperState:
-        """What a checkpoint has of it."""
+        """Returns the record that a checkpoint stores."""
         return StopperState(self.ended, self.wait.state(), None if self.best is None else self.best.state())
 
     def restore(self, state: StopperState) -> None:
-        """Takes what `state` gave."""
+        """Takes a record that `state` returned."""
         self.ended = state.ended
         self.wait.restore(state.wait)
         best = state.best

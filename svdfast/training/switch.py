@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What happens between steps of a training: the switch to factors, the guard that looks at it, and recomposition.
+"""The work between steps of a training: the switch to factors, its guard, and recomposition.
 
-`Switch` knows before which step it wants to act next; the loop (loop.py) asks it then, and tells callbacks of the events that come of it.
-Not here: the loop, and how ranks are chosen (ranks.py, auto.py), how moments are carried (moments.py).
+`Switch` knows the step before which it wants to act next. Then the loop (loop.py) calls it, and
+passes its events to the callbacks. Elsewhere: the loop, the choice of ranks (ranks.py, auto.py),
+and carried moments (moments.py).
 """
 
 from __future__ import annotations
@@ -32,17 +33,20 @@ from svdfast.training.state import BeforeState, SwitchState
 
 __all__ = ["Switch"]
 
-# Of all steps: the share after the switch, until the guard looks again.
+# The share of all steps from the switch until the guard checks the loss again.
 RECOVERY = 0.02
-# Samples over which a cut changes the layers' outputs least.
+# The number of samples whose layers' outputs a truncation changes least.
 DIRECTED = 2048
-# Over the last share of the steps what the factors' learning rates differ by from the optimizer's goes to 0, by so many steps down.
+# Over the last share FADE of the steps, the difference between the factors' learning rates and the
+# optimizer's goes to 0 in FADES steps.
 FADE, FADES = 0.3, 30
-# A decay of the weights may cost this share of the multiplications of the steps between two; and so many steps are between two at most.
+# A decay of the weights may cost this share of the multiplications of the steps between two. At
+# most DECAY_LONGEST steps are between two.
 DECAY_SHARE = 0.02
 DECAY_LONGEST = 100
-# The factors' learning rate is at most so many times the optimizer's, and at least its inverse: twice and more made regressions with
-# far outliers among their inputs diverge that a dense training bears (bench/suite.py, california in layers of 1024).
+# The factors' learning rate is at most LARGEST_SCALE times the optimizer's, and at least its
+# inverse. Twice and more made regressions with far outliers among their inputs diverge that a dense
+# training bears (bench/suite.py, california in layers of 1024).
 LARGEST_SCALE = 1.5
 
 Done: TypeAlias = Iterator[Event | float]
@@ -50,7 +54,7 @@ Done: TypeAlias = Iterator[Event | float]
 
 @dataclass
 class _Before:
-    """The network before it was cut, and its loss then and right after."""
+    """The network before it was truncated, and its loss then and right after."""
 
     kept: Kept
     loss: float
@@ -58,22 +62,22 @@ class _Before:
 
 
 class Switch:
-    """The four steps of a training, as far as they are not steps of an optimizer.
+    """The four steps of a training, except for the optimizer's own steps.
 
     Parameters
     ----------
     run : Run
     factoring : Factoring
     n_steps : int
-        Of the whole training.
+        Steps of the whole training.
     evaluator : Evaluator or None
     watch : Watch
-        Says what to raise where numbers are not finite.
+        Gives the error to raise if numbers are not finite.
 
     Attributes
     ----------
     next_step : int
-        Before which step `act` wants to be called; never where it is n_steps.
+        The step before which `act` wants to be called; never if it is n_steps.
     """
 
     def __init__(self, run: Run, factoring: Factoring, n_steps: int, evaluator: Evaluator | None, watch: Watch):
@@ -102,7 +106,7 @@ class Switch:
         self._plan(-1)
 
     def state(self) -> SwitchState:
-        """What a checkpoint has of it."""
+        """Returns the record that a checkpoint stores."""
         before = self.before
         return SwitchState(
             self.next_step,
@@ -117,7 +121,7 @@ class Switch:
         )
 
     def restore(self, state: SwitchState) -> None:
-        """Takes what `state` gave."""
+        """Takes a record that `state` returned."""
         self.next_step, self.switch_step, self.guard_step = state.next_step, state.switch_step, state.guard_step
         self.recompose_step, self.decay_step, self.decay_every = state.recompose_step, state.decay_step, state.decay_every
         ranks, n_hidden = state.ranks, len(self.run.net.layout.factorable)
@@ -134,7 +138,10 @@ class Switch:
             self.before = _Before(self.run.checked(before.network), before.loss, before.loss_after)
 
     def shorten(self, step: int, n_steps: int) -> None:
-        """Lets the training, which is before this step, end after so many; the dense steps at the end keep their share of it."""
+        """Ends the training, which is before `step`, after `n_steps` steps instead.
+
+        The dense steps at the end keep their share of it.
+        """
         if step < self.recompose_step < self.n_steps:
             self.recompose_step = max(step, n_steps - round(self.factoring.dense_tail * n_steps))
             if self.auto is not None:
@@ -143,7 +150,7 @@ class Switch:
         self._plan(step - 1)
 
     def _plan(self, step: int) -> None:
-        """Sets next_step to the nearest of what is still to come after `step`."""
+        """Sets next_step to the nearest action that is due after `step`."""
         coming = [self.switch_step, self.guard_step, self.recompose_step, self.decay_step]
         if self.auto is not None:
             coming += [self.auto.next_step, self.auto.check_step]
@@ -153,13 +160,13 @@ class Switch:
         self.next_step = min([s for s in coming if s > step], default=self.n_steps)
 
     def act(self, step: int, epoch: int, phases: Sequence[Mapping[str, Any]]) -> Done:
-        """Does what is to be done before this step, after steps in these forms.
+        """Does the work that is due before this step, after steps in these forms.
 
-        Yields each event as soon as it has happened, and seconds that no event tells of.
+        Yields each event as soon as it has happened, and the seconds that no event reports.
         """
         run = self.run
         if self.auto is not None and not self.auto.owns(run.net.layout):
-            self.auto = None  # A callback has changed what layers are: the choice was made there.
+            self.auto = None  # A callback has changed the form of layers: it makes the choice from here on.
         if self.auto is not None and step == self.auto.check_step:
             yield from self._check(step, epoch, phases)
         if self.auto is not None and step == self.auto.next_step:
@@ -181,7 +188,7 @@ class Switch:
         return Event(kind, epoch, step, self.run.net, info)
 
     def _look(self, step: int, epoch: int) -> Done:
-        """Which layers to cut, by looking, and their cut."""
+        """Finds the layers to truncate by trying, and truncates them."""
         assert self.auto is not None
         net, began = self.run.net, time.perf_counter()
         self.run.follow()
@@ -204,7 +211,7 @@ class Switch:
             self._plan_decay(step)
 
     def _check(self, step: int, epoch: int, phases: Sequence[Mapping[str, Any]]) -> Done:
-        """Whether the last cut has proved good; else a layer becomes dense again."""
+        """Checks the last truncation; if it has not proved good, a layer is recomposed."""
         assert self.auto is not None
         run, began = self.run, time.perf_counter()
         dense = [phase for phase in phases if phase["phase"] == "dense"]
@@ -218,7 +225,7 @@ class Switch:
         yield self._event("guard", step, epoch, info | {"seconds": time.perf_counter() - began})
 
     def _finite(self, step: int, epoch: int) -> None:
-        """Raises where the parameters have blown up."""
+        """Raises if the parameters have blown up."""
         net = self.run.net
         with np.errstate(over="ignore", invalid="ignore"):
             norm = np.linalg.norm(net.parameters.astype(np.float64))
@@ -226,7 +233,7 @@ class Switch:
             raise self.watch.diverged(f"the norm of the parameters became {norm}", step, epoch)
 
     def _choose(self, step: int, epoch: int) -> Done:
-        """Ranks by the rule, and the switch where there is something to factor."""
+        """Chooses ranks by the rule, and switches if there is something to factor."""
         net, rule = self.run.net, self.factoring.rule
         began = time.perf_counter()
         self._finite(step, epoch)
@@ -276,7 +283,7 @@ class Switch:
             self.decay_step = step + self.decay_every
 
     def _decay(self, step: int, epoch: int) -> float:
-        """For the steps since the last one, at the rate of this one. Returns the seconds."""
+        """Decays for the steps since the last decay, at this step's rate. Returns the seconds."""
         began = time.perf_counter()
         rate = self.run.rate(step, self.n_steps)
         net, amount = self.run.net, self.decay_every * rate * self.factoring.product_decay
@@ -292,7 +299,7 @@ class Switch:
     def _cut(
         self, ranks: Sequence[int | None], directions: dict[int, NDArray[Any]]
     ) -> tuple[tuple[Truncation, ...], tuple[float, ...]]:
-        """Truncation, with the optimizer's state and the factors' learning rates."""
+        """Truncates the network, with the optimizer's state and the factors' learning rates."""
         run, factoring = self.run, self.factoring
         net, optimizer = run.net, run.optimizer
         old = net.state
@@ -310,13 +317,13 @@ class Switch:
             structure=factoring.structure,
         )
         new = net.state
-        # Where a training diverges moments overflow before the loss does, which then tells.
+        # If a training diverges, moments overflow before the loss does; the loss then reports it.
         with np.errstate(all="ignore"):
             carried = carry(optimizer.kinds, moments, old, new)
             scales = self._scales()
         if factoring.moments == "carry":
             optimizer.adopt((new[0], net.dtype), carried)
-        # A layer that was cut before keeps its own.
+        # A layer that was truncated before keeps its own.
         pairs = zip(scales, run.scales, old[0].structures, new[0].structures, strict=True)
         scales = [before if a == b else scale for scale, before, a, b in pairs]
         run.scales = scales
@@ -324,7 +331,7 @@ class Switch:
         return truncations, tuple(scales)
 
     def _scales(self) -> list[float]:
-        """What the learning rate of each layer is multiplied with, now that some are factored."""
+        """The multiplier of the learning rate of each layer, now that some are factored."""
         factor = self.factoring.learning_rate
         net = self.run.net
         scales = [1.0] * len(net.layers)
@@ -345,7 +352,7 @@ class Switch:
         return run.loss(run.net, run.sample_rows()) if self.evaluator is None else self.evaluator(run.net).loss
 
     def _guard(self, step: int, epoch: int) -> Done:
-        """Whether the loss has recovered from the cut; else more rank, a later cut, or none."""
+        """Checks that the loss has recovered; else more rank, a later truncation, or none."""
         factoring, run, guard = self.factoring, self.run, self.factoring.guard
         assert self.before is not None and self.ranks is not None and guard is not None
         began = time.perf_counter()
@@ -383,17 +390,17 @@ class Switch:
         yield event("undone")
 
     def recompose(self) -> float:
-        """Dense weights again, with the optimizer's state. Returns the seconds."""
+        """Recomposes the network, with the optimizer's state. Returns the seconds."""
         began = time.perf_counter()
         self.run.follow()
         self._recompose(self.run.net.layout.recomposed().structures)
         return time.perf_counter() - began
 
     def _recompose(self, structures: Sequence[Structure]) -> None:
-        """Brings layers into these structures, where they are others."""
+        """Changes layers to these structures, if they have others."""
         run = self.run
         old, moments = run.net.state, run.optimizer.moments
-        with np.errstate(over="ignore", invalid="ignore"):  # the loop looks at it next
+        with np.errstate(over="ignore", invalid="ignore"):  # the loop checks it next
             run.net.set_state(*rebuilt(old, structures, {}))
         if self.factoring.moments == "carry":
             layout, parameters = run.net.state
@@ -406,7 +413,7 @@ class Switch:
 
 
 def _decay_interval(layout: Layout, batch_size: int) -> int:
-    """Steps between two decays of the factored weights, so that they cost next to nothing."""
+    """Steps between two decays of the factored weights, so that decays cost next to nothing."""
     cost = sum(layout.structures[i].decay_multiplications for i in layout.factored)
     step = layout.program.multiplications("step") * batch_size
     return max(1, min(DECAY_LONGEST, round(cost / (DECAY_SHARE * step))))

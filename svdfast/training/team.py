@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the processes of a training tell each other, beside the gradients of its steps.
+"""The messages between the processes of a training, beside the gradients of its steps.
 
-Everything is built on two calls of a communicator, a sum and a broadcast, and so is in the same order
-everywhere. An error that all processes know of is raised by all of them. An error that only one
-process has ends them all, as the others would wait for it for ever.
-Not here: the sums of gradients (shared.py), and the communicator of MPI (svdfast/distributed.py).
+Everything is built on two calls of a communicator, a sum and a broadcast, and so is in the same
+order everywhere. An error that all processes know of is raised by all of them. An error that only
+one process has ends them all, as the others would wait for it for ever. Elsewhere: the sums of
+gradients (shared.py), and the communicator of MPI (svdfast/distributed.py).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Team:
     ----------
     rank, size : int
     first : bool
-        Whether this is process 0, which decides, prints and writes.
+        True in process 0, which decides, prints and writes.
 
     Raises
     ------
     TypeError, ValueError
-        `communicator` is not one.
+        `communicator` is not a communicator.
     """
 
     def __init__(self, communicator: Communicator | None = None):
@@ -68,7 +68,7 @@ class Team:
         return None if found is None else count("communicator.n_threads", found)
 
     def __bool__(self) -> bool:
-        """Whether there is a communicator."""
+        """True if there is a communicator."""
         return self._communicator is not None
 
     def sum(self, buffer: NDArray[Any]) -> None:
@@ -104,7 +104,7 @@ class Team:
         return [int(rank) for rank in np.flatnonzero(found)]
 
     def of(self, rank: int, value: T) -> T:
-        """The value of one process in all of them. For what is rare, as it is a sum."""
+        """The value of one process in all of them. Use it rarely, as it is a sum."""
         if self.size == 1:
             return value
         own = np.frombuffer(pickle.dumps(value) if self.rank == rank else b"", np.uint8)
@@ -117,7 +117,7 @@ class Team:
         return found
 
     def agree(self, error: BaseException | None) -> None:
-        """Raises in all processes where there is an error in some: their own, or that of the first of these."""
+        """Raises in all processes if some have an error: their own, or the first one's."""
         if self.size > 1:
             failed = self.flags(error is not None)
             if not failed:
@@ -130,7 +130,7 @@ class Team:
             raise self.known(error)
 
     def together(self, work: Callable[[], T]) -> T:
-        """Does something that may fail in all processes; if it does in some, it fails in all."""
+        """Does work that may fail, in all processes; if it fails in some, it fails in all."""
         result: T
         if self.size == 1:
             return work()
@@ -143,15 +143,15 @@ class Team:
         return result
 
     def known(self, error: E) -> E:
-        """Notes an error that all processes are about to raise. Returns it."""
+        """Marks an error that all processes are about to raise. Returns it."""
         error.__dict__[_KNOWN] = True
         return error
 
     def fail(self, error: BaseException) -> None:
-        """Ends all processes, if they do not know of this error, which one is about to raise."""
+        """Ends all processes before an error is raised in this one, unless all know of it."""
         abort = getattr(self._communicator, "abort", None)
         if self.size > 1 and _KNOWN not in error.__dict__ and abort is not None:
-            self.known(error)  # now they do, and it is said once
+            self.known(error)  # now they do, and it is reported once
             abort(error)
 
 
@@ -160,7 +160,7 @@ def _checked(communicator: Any) -> tuple[int, int]:
     rank, size = getattr(communicator, "rank", None), getattr(communicator, "size", None)
     calls = (getattr(communicator, name, None) for name in ("sum", "broadcast"))
     numbers = all(isinstance(value, Integral) and not isinstance(value, bool) for value in (rank, size))
-    # A class has the methods of its objects, and cannot call them.
+    # A class has its objects' methods but cannot call them.
     if isinstance(communicator, type) or not (numbers and all(map(callable, calls))):
         raise TypeError(
             "communicator: expected svdfast.distributed.mpi(), or an object with rank, size, sum and broadcast, "
@@ -174,7 +174,7 @@ def _checked(communicator: Any) -> tuple[int, int]:
 
 
 def _as_bytes(error: BaseException | None, rank: int) -> bytes:
-    """An error that can be raised elsewhere."""
+    """A pickled error that can be raised in another process."""
     try:
         text = pickle.dumps(error)
         pickle.loads(text)

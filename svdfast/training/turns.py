@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How long gradients of networks take, by turns: what else the machine does then slows all of them alike.
+"""Times gradients of networks in alternating rounds, so that other work slows all of them alike.
 
-Not here: the seconds of a training's own steps (loop.py), and what follows from either (auto.py).
+Elsewhere: the seconds of a training's own steps (loop.py), and the decisions from either (auto.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from svdfast.training.run import Run
 
 __all__ = ["by_turns"]
 
-# Turns that count, after one that wakes everything.
+# Rounds that count, after one that warms everything up.
 ROUNDS = 5
 
 
 def by_turns(run: Run, networks: Sequence[Network]) -> list[float]:
-    """For each network the median of the seconds that it takes for the gradient of a batch of a training."""
+    """The median seconds of the gradient of a batch of a training, for each network."""
     rows = run.sample_rows()[: run.batch_size]
     engines = []
     for net in networks:
