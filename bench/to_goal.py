@@ -8,7 +8,7 @@ batch size, with a rate of its own, a system gets the fewest epochs with which i
 that of the batch size that takes the least. A training is timed as a whole, looks and cuts too, from data in memory on; evaluation is
 not. Each training has a process of its own, and systems take turns. Needs the data sets.
 
-Not here: time to the accuracy that another one reaches (to_accuracy.py), and the time of a step (compare.py).
+Elsewhere: time to the accuracy that another one reaches (to_accuracy.py), and the time of a step (compare.py).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Settings of a training side by side, as tables of cases have them. Not here: any case."""
+"""Settings of a training side by side, as tables of cases have them. Elsewhere: any case."""
 
 import dataclasses
 

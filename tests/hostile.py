@@ -10,7 +10,7 @@ seconds of CPU time, and a refusal that changed an array or a network among the 
 Calls are made in processes of their own with MEMORY bytes of address space beyond what they begin with.
 After a call that is accepted the network and the optimizer are used once more.
 
-Not here: damaged files (mutants.py).
+Elsewhere: damaged files (mutants.py).
 """
 
 import contextlib

@@ -5,7 +5,7 @@
     python tests/kills.py --kills 200 --disk F   F on a small file system, which is then filled up to the last bytes
 
 A training is a process. It ends by SIGKILL or Ctrl-C (SIGINT) at a random moment, from the start of Python on, or, now and then, because
-its disk is full or its folder can't be written to. Then the same command goes on with it, until it has ended. Not here: states that are
+its disk is full or its folder can't be written to. Then the same command goes on with it, until it has ended. Elsewhere: states that are
 damaged, and each state that a training can be in (test_checkpoint.py).
 """
 

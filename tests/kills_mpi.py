@@ -4,7 +4,7 @@
     python tests/kills_mpi.py --kills 100        what is recorded in recorded/kills_mpi.json (--record)
 
 A training is a job of two to four processes. One of them gets SIGKILL, from the start of Python on. All others have to be gone within
-10 seconds. Then a job of another number of processes goes on, until the training has ended. Not here: kills of one process's training
+10 seconds. Then a job of another number of processes goes on, until the training has ended. Elsewhere: kills of one process's training
 (kills.py).
 """
 

@@ -8,7 +8,7 @@ Allowed is a file that is read, to the same content where a checksum guards it, 
 other error or warning, a crash, a read that takes longer than LIMIT seconds of CPU time or asks for more than MEMORY bytes (files here
 are small), and a pickle that is executed: each hostile pickle would make a file. A kind of file more is an entry in `CASES`.
 
-Not here: hostile arguments (hostile.py).
+Elsewhere: hostile arguments (hostile.py).
 """
 
 import contextlib

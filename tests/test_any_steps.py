@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks that take any number of steps are, for each number, the networks that take this number alone: to the bit.
 
-Not here: what layers compute (test_layers.py), and padding (test_sequences.py).
+Elsewhere: what layers compute (test_layers.py), and padding (test_sequences.py).
 """
 
 import copy

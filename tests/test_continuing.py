@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Trainings of the command line and fits of the estimators that end too soon, are called again, and end as others do.
 
-Not here: `svdfast.resume` and the form of checkpoints (test_checkpoint.py), and experiments (test_reproduce.py).
+Elsewhere: `svdfast.resume` and the form of checkpoints (test_checkpoint.py), and experiments (test_reproduce.py).
 """
 
 import contextlib

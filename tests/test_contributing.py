@@ -3,7 +3,7 @@
 scripts run with it.
 
 A page shows edits as blocks of `diff`, new files and scripts as blocks after a comment `<!-- file: PATH -->`. Needs the sources
-beside tests/, Cython and a compiler. Not here: the pages' examples, which need no edits (test_docs.py).
+beside tests/, Cython and a compiler. Elsewhere: the pages' examples, which need no edits (test_docs.py).
 """
 
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Trainings over several processes, with threads in place of processes (team.py). Not here: MPI itself (test_mpi.py)."""
+"""Trainings over several processes, with threads in place of processes (team.py). Elsewhere: MPI itself (test_mpi.py)."""
 
 import copy
 import importlib

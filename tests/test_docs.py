@@ -8,7 +8,7 @@ A page is run from top to bottom in a namespace and a folder of its own. Two com
 
 Pages of docs/contributing have edits of the library, too, which tests/test_contributing.py applies.
 
-What else stands in an HTML comment is not looked at. Not here: whether Sphinx builds the pages without warnings (.ci/run).
+What else stands in an HTML comment is not looked at. Elsewhere: whether Sphinx builds the pages without warnings (.ci/run).
 """
 
 import contextlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The method as one object: what it checks, prints, and is equal to. Not here: what a training does with it (test_method.py)."""
+"""The method as one object: what it checks, prints, and is equal to. Elsewhere: what a training does with it (test_method.py)."""
 
 import copy
 import dataclasses

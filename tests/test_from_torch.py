@@ -2,7 +2,7 @@
 """Networks from PyTorch modules: batch normalisation and scales are folded in, modules of one's own are taken where nothing else is
 computed, and every other module is refused by its name.
 
-Not here: round trips, and what has no counterpart among the parts (test_convert.py).
+Elsewhere: round trips, and what has no counterpart among the parts (test_convert.py).
 """
 
 import copy

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Data for networks of layers: of every kind and shape, tokens, targets and weights of each step, and what is refused.
 
-Not here: data for fully connected networks (test_losses_and_data.py, test_sources.py), what layers compute (test_layers.py).
+Elsewhere: data for fully connected networks (test_losses_and_data.py, test_sources.py), what layers compute (test_layers.py).
 """
 
 import copy

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Files of networks of layers, and descriptions of them, that ask for what can't be: refused by name, before anything is allocated.
 
-Not here: files of fully connected networks (test_io.py), files changed at random (mutants.py).
+Elsewhere: files of fully connected networks (test_io.py), files changed at random (mutants.py).
 """
 
 import copy

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Recurrent and convolutional networks as ONNX models: onnxruntime computes what they do, and factored layers stay factored.
 
-Not here: fully connected networks, and the file (test_onnx.py).
+Elsewhere: fully connected networks, and the file (test_onnx.py).
 """
 
 import numpy as np

@@ -2,7 +2,7 @@
 """Recurrent and convolutional networks from and to PyTorch: the same outputs and gradients there, the same layers after a round trip,
 and an error that names what has no counterpart.
 
-Not here: fully connected networks (test_convert.py, test_from_torch.py).
+Elsewhere: fully connected networks (test_convert.py, test_from_torch.py).
 """
 
 import copy

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Trainings over processes that mpiexec starts. Not here: everything that threads in place of processes show (test_distributed.py)."""
+"""Trainings over processes that mpiexec starts. Elsewhere: everything that threads in place of processes show (test_distributed.py)."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The notebooks of docs/notebooks run from top to bottom, as plain cells and, where nbclient is installed, in Jupyter.
 
-Not here: whether their outputs are still those that are stored; times and the last digits differ between machines.
+Elsewhere: whether their outputs are still those that are stored; times and the last digits differ between machines.
 """
 
 import json

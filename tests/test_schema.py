@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Files that are written against the schemas that the documentation gives (docs/schema). A change of either is another version.
 
-Not here: what reading refuses (test_io.py, test_checkpoint.py).
+Elsewhere: what reading refuses (test_io.py, test_checkpoint.py).
 """
 
 import json

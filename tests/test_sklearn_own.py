@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""scikit-learn's own tests of its MLPs, run on our estimators without factors. Not here: tests of our own (test_sklearn.py).
+"""scikit-learn's own tests of its MLPs, run on our estimators without factors. Elsewhere: tests of our own (test_sklearn.py).
 
 The installed file is read and run with our estimators in the place of MLPClassifier and MLPRegressor; nothing of it is copied.
 """

@@ -3,7 +3,7 @@
 
 As rows that the engine makes dense they give the same bits; multiplied by their entries, the same but for rounding.
 
-Not here: the estimators on sparse samples (test_sklearn.py).
+Elsewhere: the estimators on sparse samples (test_sklearn.py).
 """
 
 import copy

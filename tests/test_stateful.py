@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A network in any order of truncation, training, recomposition, files, copies and refusals, against a plain NumPy float64 model.
 
-SVDFAST_EXAMPLES=N tries N sequences of steps instead of a few. Not here: each operation on its own, in all its options.
+SVDFAST_EXAMPLES=N tries N sequences of steps instead of a few. Elsewhere: each operation on its own, in all its options.
 """
 
 import copy

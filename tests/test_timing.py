@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tests of the clocks in products and loops: all operations counted, all kinds of work seen, nothing left on.
 
-Not here: how long anything takes (bench/roofline.py).
+Elsewhere: how long anything takes (bench/roofline.py).
 """
 
 import time

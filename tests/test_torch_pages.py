@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The scripts of docs/how-to/pytorch.md, as a user runs them, on a few samples: they end well, and layers are factored.
 
-Not here: the page's examples (test_docs.py), and how fast or good the trained models are.
+Elsewhere: the page's examples (test_docs.py), and how fast or good the trained models are.
 """
 
 import os

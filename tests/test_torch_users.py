@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What users' models and loops do around a schedule: groups, modes, copies, precision, compiled parts.
 
-Not here: when the four steps come (test_torch_schedule.py), and hooks (test_torch_hooks.py).
+Elsewhere: when the four steps come (test_torch_schedule.py), and hooks (test_torch_hooks.py).
 """
 
 import copy

@@ -14,7 +14,7 @@ An operation is one file: forward, backward and gradient beside each other, and 
 
     KIND = capsule(kinds)
 
-Not here: where values lie, threads and updates (src/engine/_engine.pyx).
+Elsewhere: where values lie, threads and updates (src/engine/_engine.pyx).
 """
 
 from cpython.pycapsule cimport PyCapsule_New
