@@ -144,6 +144,7 @@ class World:
         if issubclass(kind, sf.Network):
             return self.net
         arguments = {
+            sf.Input: lambda: (5,),
             sf.Event: lambda: ("epoch", 1, 1, self.net, {"loss": 1.0, "seconds": 1.0}),
             sf.TrainingResult: lambda: (self.net,),
             sf.activations.Activation: lambda: ("relu", 0.0),
