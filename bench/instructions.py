@@ -76,7 +76,7 @@ def step_symbol():
     """The name of Engine.step in Cython's code."""
     from svdfast import _engine
 
-    found = re.search(rb"__pyx_pw_7svdfast_7_engine_6Engine_[0-9]+step", Path(_engine.__file__).read_bytes())
+    found = re.search(rb"__pyx_pw_7svdfast_7_engine_6Engine_[0-9]+step(?![a-z])", Path(_engine.__file__).read_bytes())
     if found is None:
         sys.exit("svdfast's _engine has no symbols: was it stripped?")
     return found[0].decode()
