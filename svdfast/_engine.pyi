@@ -21,6 +21,8 @@ SUM_ROWS: int
 TILE_BYTES: int
 BATCH_BYTES: int
 LOOP_BYTES: int
+ENTRY_BYTES: int
+ENTRY_ROWS: int
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]: ...
 def max_threads() -> int: ...
