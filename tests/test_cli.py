@@ -667,10 +667,10 @@ def test_a_folder_without_permission(folder, capsys, monkeypatch):
 
 
 def test_a_disk_that_fills_up(folder, capsys, monkeypatch):
-    def savez(file, **arrays):
+    def write_array(file, array, **settings):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", savez)
+    monkeypatch.setattr(np.lib.format, "write_array", write_array)
     message = complaint(capsys, "train", "xor", *QUICK, "--save", "net.npz", status=1)
     assert message == "--save: net.npz: No space left on device\n"
     assert os.listdir() == []

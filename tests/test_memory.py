@@ -271,7 +271,7 @@ def test_more_than_there_is_is_refused_with_its_size(monkeypatch):
     net = sf.Network(sf.Input(1024, 1024, 3), [L.Conv2d(8, 3, "relu"), L.GlobalAvgPool(), L.Linear(3, "softmax")], seed=0)
     X, y = np.zeros((1, 1024, 1024, 3), "uint8"), [0]
     for call in (lambda: net.loss_and_gradient(X, y), lambda: sf.train(net, X, y, epochs=1)):
-        with pytest.raises(MemoryError, match=r"(layers|n_threads): expected to need at most the 73,400,320 bytes that can"):
+        with pytest.raises(MemoryError, match=r"(layers|n_threads): expected to need at most the 73,400,320 available bytes"):
             call()
 
 

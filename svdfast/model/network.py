@@ -327,7 +327,7 @@ class Network:
         ready = self._ready
         if ready is None or ready.state is not self._state:
             ready = self._ready = Ready(self._state)
-        if precision in ready.precisions and not reproducible and ready.takes(X, out):
+        if ready.is_own(precision) and not reproducible and ready.takes(X, out):
             return ready.predict(X, out, n_threads)
         return evaluation.predict(self, X, out, precision, n_threads, reproducible)
 

@@ -43,11 +43,15 @@ class Ready:
         self.state = state
         layout, parameters = state
         self.dtype, self.n_in, self.shape = parameters.dtype, layout.sizes[0], layout.output_shape
-        self.precisions = None, self.dtype.name
+        self.precision = self.dtype.name
         n_numbers = sum(value.size for value in layout.program.values)
         self.rows = 0 if layout.n_tokens or layout.any_steps else min(ROWS, NUMBERS // n_numbers)
         self.alone = ONE_THREAD // max(1, count_multiplications(layout, "forward").total)
         self._engines: list[tuple[int, Engine]] = []
+
+    def is_own(self, precision: Any) -> bool:
+        """Whether this, None or a name, is the precision of the parameters."""
+        return precision is None or (type(precision) is str and precision == self.precision)
 
     def takes(self, X: Any, out: Any) -> TypeGuard[NDArray[Any]]:
         """True if `predict` can take these samples and this array for the outputs."""
