@@ -5,8 +5,8 @@
 
 New processes alternate: one imports the parts of the three packages that svdfast uses, the other
 imports svdfast. The median of the rounds' differences is svdfast's own time: for its modules, its
-compiled modules, and its check of the process's BLAS. The exit status is 1 if that is 0.3 s or
-more. `python -X importtime -c "import svdfast"` shows the time of each module.
+compiled modules, and its check of the process's BLAS. The exit status is 1 if that is
+longer than the other imports of the same rounds take: a ratio, so that a slow machine passes, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import sys
 
 import machine
 
-LIMIT = 0.3
+# Of svdfast's own time, as a share of the time of what it needs.
+LIMIT = 1.0
 NEEDED = "import numpy, scipy.linalg, scipy.linalg.cython_blas, threadpoolctl"
 TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
 
@@ -39,8 +40,9 @@ def main() -> None:
     needed, whole = (statistics.median(times) for times in zip(*both, strict=True))
     own = statistics.median(b - a for a, b in both)
     print(f"\n{n_rounds} rounds, medians: {NEEDED} {needed:.3f} s; import svdfast {whole:.3f} s")
-    print(f"svdfast's own part: {own:.3f} s, of at most {LIMIT} s")
-    if own >= LIMIT:
+    share = statistics.median((b - a) / a for a, b in both)
+    print(f"svdfast's own part: {own:.3f} s, {share:.2f} of what it needs, of at most {LIMIT}")
+    if share >= LIMIT:
         print(f"! importing svdfast takes {own:.3f} s beyond what it needs")
         sys.exit(1)
 
