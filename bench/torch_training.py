@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--factoring", nargs="+", default=["auto", "0.25"], metavar="WAY", help='"auto" or α')
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every run, written as it ends")
     parser.add_argument("--quick", action="store_true", help="one case, four steps, one thread: only a check")
     arguments = parser.parse_args()
     threads = 1 if arguments.quick else arguments.threads
@@ -154,6 +155,9 @@ def main() -> None:
                 run = train(case, data, seed, factoring)
                 found.setdefault(way, []).append(run)
                 runs.append({"case": name, "way": way, "seed": seed} | run)
+                print(f"{name}, seed {seed}, {way}: {shown(case, run):.3f} in {run['seconds']:.0f} s", file=sys.stderr, flush=True)
+                if arguments.json:
+                    write(arguments.json, runs)
         for way, of in found.items():
             values = [shown(case, run) for run in of]
             lost = [value - shown(case, dense) for value, dense in zip(values, found["dense"], strict=True)]
@@ -165,8 +169,13 @@ def main() -> None:
         for way, of in found.items():
             if of[-1]["told"]:
                 print(f"\n{name}, {way}, the last seed:\n{of[-1]['told']}\n", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine.describe(["torch"]), "runs": runs}, indent=1) + "\n")
+
+
+def write(path: Path, runs: list[dict[str, Any]]) -> None:
+    """The runs so far, written aside and renamed: hours of training are not lost with the last run."""
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps({"machine": machine.describe(["torch"]), "runs": runs}, indent=1) + "\n")
+    aside.replace(path)
 
 
 def spread(values: list[float]) -> str:
