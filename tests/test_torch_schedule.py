@@ -387,6 +387,7 @@ def test_auto_keeps_a_good_cut(monkeypatch):
 def test_auto_takes_all_back_for_good_where_steps_are_no_faster(monkeypatch):
     measured(monkeypatch, limits(first=40, second=40))
     monkeypatch.setattr(Clock, "both", lambda self: (1.0, 1.0))
+    monkeypatch.setattr(looks, "dense_step_now", lambda step, *_: step)
     training = Training(n_steps=500, factoring="auto")
     training.steps(50)
     for _ in range(400):
@@ -396,6 +397,20 @@ def test_auto_takes_all_back_for_good_where_steps_are_no_faster(monkeypatch):
     assert not any(
         e.kind == "switch" for e in training.schedule.events[1:]
     )  # looked at again, and left
+
+
+@pytest.mark.parametrize("now", [3.0, None])
+def test_auto_takes_nothing_back_where_other_work_slows_the_machine(monkeypatch, now):
+    """Factored steps take longer than the dense ones once did, but dense ones would, too."""
+    measured(monkeypatch, limits(first=40, second=40))
+    monkeypatch.setattr(Clock, "both", lambda self: (1.0, 2.0))
+    monkeypatch.setattr(looks, "dense_step_now", lambda step, *_: now)
+    training = Training(n_steps=500, factoring="auto")
+    training.steps(50)
+    for _ in range(400):
+        training.schedule.step(0.0)
+    assert {e.info["action"] for e in training.schedule.events if e.kind == "guard"} == {"kept"}
+    assert any(e.kind == "switch" for e in training.schedule.events)
 
 
 def test_auto_looks_again_and_goes_on_from_a_saved_state(monkeypatch):

@@ -10,7 +10,7 @@ from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_sequence  # noqa: E402
 from torch_training import Alone  # noqa: E402
 
-from svdfast.torch import factorize, timing  # noqa: E402
+from svdfast.torch import FactoredLinear, factorize, timing, turns  # noqa: E402
 from svdfast.torch.observe import Inputs, observe  # noqa: E402
 from svdfast.torch.places import sides  # noqa: E402
 from svdfast.torch.timing import ladder, measured_break_even  # noqa: E402
@@ -22,6 +22,11 @@ def fresh():
     timing.forget()
     yield
     timing.forget()
+
+
+def factored_linear(n_in, n_out, rank):
+    W1, W2 = nn.Parameter(torch.randn(n_out, rank)), nn.Parameter(torch.randn(rank, n_in))
+    return FactoredLinear(W1, W2, nn.Parameter(torch.zeros(n_out)))
 
 
 def seen_by(layer, *args):
@@ -39,7 +44,7 @@ def clock(monkeypatch):
             return layer
 
         monkeypatch.setattr(timing, "_random", made)
-        monkeypatch.setattr(timing, "_ratio", lambda *_: ratio(asked[-1]))
+        monkeypatch.setattr(timing, "_medians", lambda *_: (ratio(asked[-1]), 1.0))
         return asked
 
     return install
@@ -91,6 +96,29 @@ def test_what_the_clock_says_is_a_rung():
     layer = nn.Linear(256, 256)
     found = measured_break_even(layer, seen_by(layer, torch.rand(64, 256)))
     assert found in [0, *ladder(256, 256, "cpu")]
+
+
+def test_both_forms_are_timed_as_the_whole_batch_and_nothing_changes(monkeypatch):
+    layer = factored_linear(1024, 1024, 128)
+    look = seen_by(layer, torch.rand(256, 1024))
+    before, drawn = copy.deepcopy(layer.state_dict()), torch.get_rng_state()
+    dense, factored = timing.both_forms(layer, look, seconds=0.0)
+    assert 0 < factored and 0 < dense
+    assert torch.equal(torch.get_rng_state(), drawn) and all(p.grad is None for p in layer.parameters())
+    assert all(torch.equal(now, then) for now, then in zip(layer.state_dict().values(), before.values(), strict=True))
+    # A pass of 64 of 256 rows is scaled.
+    monkeypatch.setattr(timing, "_medians", lambda *_: (1.0, 2.0))
+    assert timing.both_forms(layer, look) == (8.0, 4.0)
+
+
+def test_the_dense_step_of_now(monkeypatch):
+    layer = factored_linear(64, 64, 4)
+    look = seen_by(layer, torch.rand(8, 64))
+    assert turns.dense_step_now(1.0, {}, {"a": look}, 1, 0.1) is None
+    assert turns.dense_step_now(1.0, {"a": layer}, {}, 1, 0.1) is None
+    monkeypatch.setattr(turns, "both_forms", lambda layer, seen, seconds: (0.5, 0.2))
+    # Two layers, each called three times in a step.
+    assert turns.dense_step_now(4.0, {"a": layer, "b": layer}, {"a": look, "b": look}, 3, 0.1) == pytest.approx(4 + 6 * 0.3)
 
 
 @pytest.mark.parametrize("make, args", [

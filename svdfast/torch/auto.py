@@ -188,6 +188,10 @@ class Auto:
             choice.rank = rank
             choice.why = f"the cut loses {max(lost, 0):.1%} of what has been learned"
 
+    def is_slow(self, seconds: tuple[float, float]) -> bool:
+        """True if a factored step is no faster: its seconds are the second of the two."""
+        return seconds[1] > FASTER * seconds[0]
+
     def check(
         self,
         step: int,
@@ -213,7 +217,7 @@ class Auto:
         }
         back: list[str] = []
         bad = loss is not None and not loss <= self.limit
-        slow = seconds is not None and seconds[1] > FASTER * seconds[0]
+        slow = seconds is not None and self.is_slow(seconds)
         again, self.failed, self.check_step = self.failed, bad or slow, None
         if slow and seconds is not None:
             info |= {"seconds_dense": seconds[0], "seconds_factored": seconds[1]}

@@ -26,6 +26,7 @@ from svdfast.torch.places import replace, sides
 from svdfast.torch.sample import Sample
 from svdfast.torch.switch import Cut, Switch, grams_of
 from svdfast.torch.timing import least_work, measured_break_even
+from svdfast.torch.turns import dense_step_now
 from svdfast.torch.watch import Watched, watch
 from svdfast.training.auto import FRACTIONS, LOST, LOST_OF_KERNEL, ROWS_PER_RANK, SAMPLES
 
@@ -123,6 +124,18 @@ class Looks:
             return None
         with self.budget.looking():
             return self._losses(self.n_pieces)
+
+    def dense_step_now(self, step: float) -> float | None:
+        """Seconds that a dense step would take now, where a current one takes `step` seconds.
+
+        None if a factored layer's inputs were not observed, or there is no time left for it.
+        """
+        budget, own = self.budget, self._switch.own
+        seconds = min(SECONDS * len(own), budget.seconds(budget.left))
+        if not seconds > 0:
+            return None
+        with budget.looking():
+            return dense_step_now(step, own, self.watched.layers, budget.calls, seconds)
 
     def _losses(self, n_pieces: int) -> float | None:
         assert self._sample is not None

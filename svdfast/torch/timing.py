@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The measured break-even rank: up to it, a factored layer saves time on its device.
+"""The time of a layer's dense and factored form, and the rank up to which factors save time.
 
 Elsewhere: the shapes of a layer's inputs (observe.py); which layers are factored (factorize.py).
 """
@@ -11,7 +11,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from svdfast.torch.layers import Factored
 from svdfast.torch.observe import Inputs, Seen
 from svdfast.torch.places import is_trained, sides, tensors
 
-__all__ = ["WORTH", "forget", "ladder", "least_work", "measured_break_even"]
+__all__ = ["WORTH", "both_forms", "forget", "ladder", "least_work", "measured_break_even"]
 
 WORTH = 0.8  # of the dense layer's time, at most: a smaller gain does not pay for a truncation
 _STEP = {"cuda": 64}  # ranks that a GPU's tiles fit; elsewhere:
@@ -120,6 +120,33 @@ def least_work(layer: nn.Module, seen: Seen) -> float:
     return passes * min(work, most)
 
 
+def both_forms(layer: Factored, seen: Seen, *, seconds: float = 0.05) -> tuple[float, float]:
+    """Seconds of a pass, forward and backward, of a layer's dense and of its factored form.
+
+    Passes alternate. If the batch is large, a part of it is timed, and the seconds are scaled.
+
+    Parameters
+    ----------
+    layer : Factored
+        It is not changed.
+    seen : Seen
+        Result of `observe` for this layer, with inputs.
+    seconds : float
+        Approximate time limit. At least three passes of each form are timed.
+    """
+    kind, dense = kind_of(layer), layer.dense()
+    assert kind is not None
+    device = tensors(layer)[0].device
+    with _alone, _as_seen(seen, device):
+        inputs = _inputs(kind, dense, seen.inputs, device)
+        whole, part = (kind.count(dense, [x.shape for x in of]) for of in (seen.inputs, inputs))
+        fast, slow = _pass(kind, layer, inputs), _pass(kind, dense, inputs)
+        slow()  # the first pass of all takes longer
+        of_fast, of_slow = _medians(fast, slow, _time(slow, 1, device), device, seconds)
+    scale = whole / max(1, part)
+    return of_slow * scale, of_fast * scale
+
+
 def _rows(kind: Kind, layer: nn.Module, seen: Seen) -> int:
     dense = layer.dense() if isinstance(layer, Factored) else layer
     return kind.count(dense, [x.shape for x in seen.inputs])
@@ -143,15 +170,8 @@ def _search(layer: nn.Module, kind: Kind, seen: Seen, rungs: list[int], device: 
     """The last rung that is worth it, by bisection. It assumes that all rungs below are, too."""
     every = -(-len(rungs) // _RUNGS)
     rungs = rungs[every - 1 :: every]
-    gpus = [device.index or 0] if device.type == "cuda" else []
     dense = layer.dense() if isinstance(layer, Factored) else layer
-    with contextlib.ExitStack() as stack:
-        # Dropout within a layer draws numbers.
-        stack.enter_context(torch.random.fork_rng(gpus))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        if seen.autocast is not None:
-            stack.enter_context(torch.autocast(device.type, seen.autocast))
+    with _as_seen(seen, device):
         inputs = _inputs(kind, dense, seen.inputs, device)
         slow = _pass(kind, dense, inputs)
         slow()  # the first pass of all takes longer
@@ -161,11 +181,25 @@ def _search(layer: nn.Module, kind: Kind, seen: Seen, rungs: list[int], device: 
         while low < high:
             middle = (low + high) // 2
             fast = _pass(kind, _random(kind, dense, rungs[middle], device), inputs)
-            if _ratio(fast, slow, once, device, share) <= WORTH:
+            of_fast, of_slow = _medians(fast, slow, once, device, share)
+            if of_fast <= WORTH * of_slow:
                 low = middle + 1
             else:
                 high = middle
     return rungs[low - 1] if low else 0
+
+
+@contextlib.contextmanager
+def _as_seen(seen: Seen, device: torch.device) -> Iterator[None]:
+    """Gradients and autocast as in the training; random numbers, which dropout draws, are restored."""
+    gpus = [device.index or 0] if device.type == "cuda" else []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(gpus))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if seen.autocast is not None:
+            stack.enter_context(torch.autocast(device.type, seen.autocast))
+        yield
 
 
 def _random(kind: Kind, layer: nn.Module, rank: int, device: torch.device) -> Factored:
@@ -207,8 +241,10 @@ def _pass(kind: Kind, layer: nn.Module, inputs: list[Tensor]) -> Callable[[], No
     return run
 
 
-def _ratio(fast: Callable[[], None], slow: Callable[[], None], once: float, device: torch.device, seconds: float) -> float:
-    """The median time of one over that of the other.
+def _medians(
+    fast: Callable[[], None], slow: Callable[[], None], once: float, device: torch.device, seconds: float
+) -> tuple[float, float]:
+    """The median times of both.
 
     Their passes alternate, so both meet the same disturbances. `once` is the approximate time of
     one pass of the slow one.
@@ -222,7 +258,7 @@ def _ratio(fast: Callable[[], None], slow: Callable[[], None], once: float, devi
     for _ in range(pairs):
         for run, into in zip((fast, slow), taken, strict=True):
             into.append(_time(run, times, device))
-    return statistics.median(taken[0]) / statistics.median(taken[1])
+    return statistics.median(taken[0]), statistics.median(taken[1])
 
 
 def _time(run: Callable[[], None], times: int, device: torch.device) -> float:
