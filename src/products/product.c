@@ -17,7 +17,8 @@
  * - Rows of A and C go in blocks of HEIGHT, so that the block of A stays in the second-level cache while panels pass.
  * - For bfloat16 both operands are copied, A into strips and B into panels, and rounded then. A word of 32 bits is two elements that follow
  *   each other along k, whichever way the operand lies; else all is as for floats.
- * - For very few rows of A (one sample to predict, say) copying B would be most of the work: then rows of B are read once, as they lie.
+ * - For few rows of A (samples to predict, say) copying B would be most of the work, and few samples do not fill the vectors. Then sums of
+ *   products of rows are formed, DOT_BLOCK rows of A with four of B, as both lie.
  * - Sizes that are not multiples are met by kernels of fewer rows, panels filled with zeros, and partial stores.
  * - Products with the patches of images read these where they lie: convolution_kernels.h says how. Images that need a border are copied, as
  *   many at a time as stay in the second-level cache.
@@ -158,7 +159,8 @@ static inline void fetch(int transpose_B, ptrdiff_t columns, ptrdiff_t first, pt
 #define HEIGHT 264  /* rows of A at a time: strips of at most 404 KiB */
 #define STRIPS(form, n, lda) ((n) >= 64) /* whether A is copied into strips */
 #define FEW_ROWS 30 /* up to here a panel is used too seldom to be worth copying, if B's rows are contiguous and do not alias */
-#define DOT_ROWS 2  /* rows of A up to here times a long Bᵀ are dot products */
+#define DOT_ROWS 7  /* rows of A up to here times a long Bᵀ are dot products */
+#define DOT_BLOCK 3 /* of so many rows at a time, with four of B: 12 sums in registers */
 #define FOR_EACH_ROWS(X, vectors) X(1, vectors) X(2, vectors) X(3, vectors) X(4, vectors) X(5, vectors) X(6, vectors)
 
 INLINE __m256 NAME(zero)(void) { return _mm256_setzero_ps(); }
@@ -172,11 +174,12 @@ INLINE __m256 NAME(broadcast)(const float *x)
 INLINE __m256 NAME(multiply_add)(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE __m256 NAME(add)(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
 
-INLINE float NAME(sum)(__m256 x)
+INLINE __m128 NAME(four_sums)(const __m256 x[4])
 {
-    __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+    const __m256 low = _mm256_add_ps(_mm256_unpacklo_ps(x[0], x[1]), _mm256_unpackhi_ps(x[0], x[1]));
+    const __m256 high = _mm256_add_ps(_mm256_unpacklo_ps(x[2], x[3]), _mm256_unpackhi_ps(x[2], x[3]));
+    const __m256 sums = _mm256_add_ps(_mm256_shuffle_ps(low, high, 0x44), _mm256_shuffle_ps(low, high, 0xee));
+    return _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
 }
 
 /* The first `count` floats, zeros beyond. */
@@ -251,6 +254,7 @@ INLINE void NAME(transpose)(__m256 x[8])
 #undef HEIGHT
 #undef FEW_ROWS
 #undef DOT_ROWS
+#undef DOT_BLOCK
 #undef STRIPS
 #undef FOR_EACH_ROWS
 
@@ -265,7 +269,8 @@ INLINE void NAME(transpose)(__m256 x[8])
 #define DEPTH 512   /* a panel of 64 KiB */
 #define HEIGHT 350  /* strips of at most 700 KiB */
 #define FEW_ROWS 70
-#define DOT_ROWS 4
+#define DOT_ROWS 14
+#define DOT_BLOCK 6
 #define STRIPS(form, n, lda) ((lda) % ALIASING == 0 && (n) >= ((form) == COLUMNS_CONTIGUOUS ? 256 : 64))
 #define FOR_EACH_ROWS(X, vectors)                                                                                       \
     X(1, vectors) X(2, vectors) X(3, vectors) X(4, vectors) X(5, vectors) X(6, vectors) X(7, vectors) X(8, vectors)     \
@@ -277,7 +282,15 @@ INLINE void NAME(store)(float *to, __m512 x) { _mm512_storeu_ps(to, x); }
 INLINE __m512 NAME(broadcast)(const float *x) { return _mm512_set1_ps(*x); }
 INLINE __m512 NAME(multiply_add)(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE __m512 NAME(add)(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
-INLINE float NAME(sum)(__m512 x) { return _mm512_reduce_add_ps(x); }
+
+INLINE __m128 NAME(four_sums)(const __m512 x[4])
+{
+    const __m512 low = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+    const __m512 high = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+    const __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xee));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
 
 INLINE __m512 NAME(load_part)(int count, const float *x)
 {

@@ -6,7 +6,7 @@
  *
  * The includer defines VECTOR, WIDTH, PER_WORD; ROWS, DEPTH, HEIGHT, FEW_ROWS, STRIPS;
  * load, store, load_part, store_part, add, zero of floats;
- * where PER_WORD is 1 DOT_ROWS, and sum of a vector's floats;
+ * where PER_WORD is 1 DOT_ROWS, DOT_BLOCK, and four_sums, each of a vector's floats;
  * where PER_WORD is 2 load_along, load_along_part, load_across, load_across_part, which make words; broadcast, multiply_add, transpose
  * of words;
  * FOR_EACH_ROWS; TARGET, INLINE.
@@ -314,74 +314,91 @@ static void NAME(pack_B)(int transpose_B, ptrdiff_t n, ptrdiff_t k, const float 
 #endif
 
 #if PER_WORD == 1
-enum { NAME(AT_ONCE) = 4 };
-
-/* C (rows×n) (+)= A (rows×k) Bᵀ, B (n×k): an element of C is the sum of a vector, so B is read once, as it lies. */
-INLINE void NAME(dots)(const int rows, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
+/* C (rows×columns) (+)= A (rows×k) Bᵀ, B (columns×k), columns ≤ 4: an element of C is the sum of a vector, so B is read as it lies. */
+INLINE void NAME(dots)(const int rows, int columns, ptrdiff_t k, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
                        int accumulate, float *C, ptrdiff_t ldc)
 {
     const int rest = (int)(k % WIDTH);
     const ptrdiff_t whole = k - rest;
-    for (ptrdiff_t j = 0; j < n; j += NAME(AT_ONCE)) {
-        const int columns = n - j < NAME(AT_ONCE) ? (int)(n - j) : NAME(AT_ONCE);
-        const float *b[NAME(AT_ONCE)];
-        VECTOR c[DOT_ROWS][NAME(AT_ONCE)];
+    const float *b[4];
+    VECTOR a[DOT_BLOCK], c[DOT_BLOCK][4];
 #pragma GCC unroll 4
-        for (int v = 0; v < NAME(AT_ONCE); v++) {
-            b[v] = B + (j + (v < columns ? v : 0)) * ldb;
+    for (int v = 0; v < 4; v++) {
+        b[v] = B + (v < columns ? v : 0) * ldb;
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            c[i][v] = NAME(zero)();
+    }
+    for (ptrdiff_t p = 0; p < whole; p += WIDTH) {
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            a[i] = NAME(load)(A + i * lda + p);
 #pragma GCC unroll 4
+        for (int v = 0; v < 4; v++) {
+            const VECTOR x = NAME(load)(b[v] + p);
+#pragma GCC unroll 8
             for (int i = 0; i < rows; i++)
-                c[i][v] = NAME(zero)();
+                c[i][v] = NAME(multiply_add)(a[i], x, c[i][v]);
         }
-        for (ptrdiff_t p = 0; p < whole; p += WIDTH) {
+    }
+    if (rest > 0) {
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            a[i] = NAME(load_part)(rest, A + i * lda + whole);
 #pragma GCC unroll 4
-            for (int v = 0; v < NAME(AT_ONCE); v++) {
-                const VECTOR x = NAME(load)(b[v] + p);
-#pragma GCC unroll 4
-                for (int i = 0; i < rows; i++)
-                    c[i][v] = NAME(multiply_add)(NAME(load)(A + i * lda + p), x, c[i][v]);
-            }
+        for (int v = 0; v < 4; v++) {
+            const VECTOR x = NAME(load_part)(rest, b[v] + whole);
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; i++)
+                c[i][v] = NAME(multiply_add)(a[i], x, c[i][v]);
         }
-        if (rest > 0)
-#pragma GCC unroll 4
-            for (int v = 0; v < NAME(AT_ONCE); v++) {
-                const VECTOR x = NAME(load_part)(rest, b[v] + whole);
-#pragma GCC unroll 4
-                for (int i = 0; i < rows; i++)
-                    c[i][v] = NAME(multiply_add)(NAME(load_part)(rest, A + i * lda + whole), x, c[i][v]);
-            }
-#pragma GCC unroll 4
-        for (int v = 0; v < NAME(AT_ONCE); v++)
-            if (v < columns)
-#pragma GCC unroll 4
-                for (int i = 0; i < rows; i++) {
-                    float *to = C + i * ldc + j + v;
-                    *to = NAME(sum)(c[i][v]) + (accumulate ? *to : 0);
-                }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++) {
+        float *to = C + i * ldc;
+        __m128 sums = NAME(four_sums)(c[i]);
+        if (columns == 4) {
+            if (accumulate)
+                sums = _mm_add_ps(sums, _mm_loadu_ps(to));
+            _mm_storeu_ps(to, sums);
+        } else {
+            float each[4];
+            _mm_storeu_ps(each, sums);
+            for (int v = 0; v < columns; v++)
+                to[v] = each[v] + (accumulate ? to[v] : 0);
+        }
     }
 }
 
 /* Returns true if A (m×k) Bᵀ was done in this way: if A has few rows, and these are long enough for
- * the sums to cost little. */
+ * the sums to cost little. Each block of A's rows meets four of B's while these are near. */
 TARGET static int NAME(by_dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
                                 int accumulate, float *C, ptrdiff_t ldc)
 {
     if (m > DOT_ROWS || k < 4 * WIDTH)
         return 0;
-    switch (m) {
-#define CASE(rows)                                                      \
-    case rows:                                                          \
-        NAME(dots)(rows, n, k, A, lda, B, ldb, accumulate, C, ldc);     \
-        return 1;
-        CASE(1)
-        CASE(2)
-#if DOT_ROWS > 2
-        CASE(3)
-        CASE(4)
+    const ptrdiff_t n_blocks = (m + DOT_BLOCK - 1) / DOT_BLOCK;
+    for (ptrdiff_t j = 0; j < n; j += 4)
+        for (ptrdiff_t d = 0; d < n_blocks; d++) {
+            const ptrdiff_t i = part(d, m, n_blocks);
+            const int columns = n - j < 4 ? (int)(n - j) : 4;
+            switch (part(d + 1, m, n_blocks) - i) {
+#define CASE(rows)                                                                                             \
+    case rows:                                                                                                 \
+        NAME(dots)(rows, columns, k, A + i * lda, lda, B + j * ldb, ldb, accumulate, C + i * ldc + j, ldc);      \
+        break;
+                CASE(1)
+                CASE(2)
+                CASE(3)
+#if DOT_BLOCK > 3
+                CASE(4)
+                CASE(5)
+                CASE(6)
 #endif
 #undef CASE
-    }
-    return 0;
+            }
+        }
+    return 1;
 }
 #endif
 
@@ -390,9 +407,16 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
                           const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc)
 {
 #if PER_WORD == 1
-    if (form == TURNED ? NAME(by_dots)(n, m, k, B, ldb, A, lda, accumulate, C, ldc)
-                       : form == ROWS_CONTIGUOUS && transpose_B && NAME(by_dots)(m, n, k, A, lda, B, ldb, accumulate, C, ldc))
+    if (form == TURNED) {
+        /* Rows of C that would fill too little of the kernels' vectors. */
+        const ptrdiff_t rest = n > DOT_ROWS ? n % 16 : n;
+        if (rest > 0 && NAME(by_dots)(rest, m, k, B + (n - rest) * ldb, ldb, A, lda, accumulate, C + (n - rest) * ldc, ldc))
+            n -= rest;
+        if (n == 0)
+            return;
+    } else if (form == ROWS_CONTIGUOUS && transpose_B && NAME(by_dots)(m, n, k, A, lda, B, ldb, accumulate, C, ldc)) {
         return;
+    }
 #endif
     float space[DEPTH * COLUMNS] __attribute__((aligned(64)));
     const ptrdiff_t words = (k + PER_WORD - 1) / PER_WORD;
