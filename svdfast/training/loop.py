@@ -229,11 +229,7 @@ class Loop:
         run, result, source, checkpoint, watch = self.run, self.result, self.source, self.checkpoint, self.watch
         n_steps = result.n_steps
         done = n_steps - (self.epoch - 1) * source.steps_per_epoch  # of the first epoch's batches
-        for epoch in range(self.epoch, self.epochs + 1):
-            if epoch > self.epochs:  # there are fewer epochs now
-                break
-            if epoch < self.epoch:  # this epoch had ended before
-                continue
+        while (epoch := self.epoch) <= self.epochs:
             whole, due = self.n_steps, self._due()
             if run.outdated:
                 self._close_phase()
@@ -358,10 +354,10 @@ class Loop:
             self.seconds, self.epoch = 0.0, first + done
             finite = done if math.isfinite(losses[-1]) else done - 1
             columns: dict[str, Sequence[Any]] = {
-                "epoch": range(first, first + finite),
-                "step": range(n_steps + 1, n_steps + 1 + finite),
+                "epoch": array("q", range(first, first + finite)),
+                "step": array("q", range(n_steps + 1, n_steps + 1 + finite)),
                 "phase": [run.phase] * finite,
-                "loss": array("d", [loss * stop / stop for loss in losses[:finite]]),
+                "loss": array("d", (np.frombuffer(losses)[:finite] * stop / stop).tobytes()),
                 "learning_rate": rates[:finite],
                 "seconds": seconds[:finite],
             }
