@@ -6,13 +6,12 @@ Elsewhere: the scaling, which the engine does.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from svdfast._process.warning import warn
 from svdfast.data.frames import as_array, is_frame
 from svdfast.data.sparse import is_sparse
 from svdfast.data.spec import Spec
@@ -46,19 +45,10 @@ def warn_of_pixels(X: Any, validation: Any, spec: Spec) -> None:
         elif _exceeds(array, 1):
             why = f"{name} has {array.dtype} numbers above 1"
     if why:
-        warnings.warn(
+        warn(
             f"{' and '.join(pixels)}: uint8 is taken for pixels and multiplied by 1/255, but {why}. If these are no pixels, use "
-            'Network(..., uint8_scale=1.0) or .astype("float32")',
-            stacklevel=_level_of_user(),
+            'Network(..., uint8_scale=1.0) or .astype("float32")'
         )
-
-
-def _level_of_user() -> int:
-    """The stack level of the line that calls svdfast, for a warning of the caller."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "svdfast":
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _numbers(name: str, part: Any) -> NDArray[Any]:

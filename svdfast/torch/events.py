@@ -6,8 +6,6 @@ Elsewhere: when something happens (schedule.py).
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +15,10 @@ from torch import nn
 from svdfast.torch.layers import Factored
 from svdfast.torch.places import is_layer, sides
 
-__all__ = ["Event", "factored_in", "table", "warn"]
+__all__ = ["THROUGH", "Event", "factored_in", "table"]
+
+# Packages that call svdfast for the user: by decorators, by context managers.
+THROUGH = ("contextlib", "torch")
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,3 @@ def table(module: nn.Module, why: Callable[[str, nn.Module], str]) -> list[str]:
         rows.append((name, type(part).__name__, f"{n_out}×{n_in}", rank, why(name, part)))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return ["  ".join([*map(str.ljust, row, widths), row[4]]).rstrip() for row in rows]
-
-
-def warn(message: str) -> None:
-    """A warning at the line that called svdfast."""
-    frame, level = sys._getframe(1), 2
-    inner = ("svdfast.", "contextlib", "torch.")  # the last two: context managers and decorators
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(inner):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)

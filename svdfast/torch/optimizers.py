@@ -19,7 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from svdfast.torch.events import warn
+from svdfast._process.warning import warn
+from svdfast.torch.events import THROUGH
 from svdfast.torch.kinds import Kind, kind_of
 from svdfast.torch.layers import Factored
 from svdfast.torch.products import computed_in, without_autocast
@@ -188,7 +189,8 @@ def move_state(
     if unknown:
         warn(
             f"the state of {type(optimizer).__name__} can't be carried over a switch: "
-            "for the layers that change it starts again"
+            "for the layers that change it starts again",
+            THROUGH,
         )
     return moved
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from svdfast._process.warning import warn
 from svdfast.torch.cut import cut
 from svdfast.torch.distributed import Team
-from svdfast.torch.events import warn
+from svdfast.torch.events import THROUGH
 from svdfast.torch.exchange import exchange
 from svdfast.torch.form import blank, form
 from svdfast.torch.kinds import kind_of
@@ -126,7 +127,7 @@ class Switch:
         bound = self.team.decide(self.bound)
         for name in bound.keys() & set(names):
             self.notes[name] = f"it stays factored: {bound[name]}"
-            warn(f"{name!r} stays factored: {bound[name]}")
+            warn(f"{name!r} stays factored: {bound[name]}", THROUGH)
         names = [name for name in names if name not in bound]
         with torch.no_grad():
             changes = [Change(self.own[name].dense(), self.own[name], False) for name in names]
