@@ -35,7 +35,7 @@ SIZES = (784, 512, 256, 10)
 BATCHES = {128: 2e-3, 256: 3e-3, 512: 4e-3}
 EPOCHS = (3, 4, 5, 6, 8, 10, 12, 15)
 WARMUP = 0.05
-SYSTEMS = ("svdfast auto", "svdfast 1/16", "svdfast dense", "torch", "svdfast auto bfloat16")
+SYSTEMS = ("svdfast auto", "svdfast 1/16", "svdfast dense", "torch", "svdfast auto bfloat16", "svdfast 1/16 bfloat16")
 
 Row = dict[str, Any]
 
