@@ -925,13 +925,13 @@ def test_layers_that_are_kept_and_layers_that_are_left(folder, call, complaint):
     assert sf.load("half.npz").layout.ranks == (10, 12, None)
     assert "is left" not in out
     left = (
-        "layer 1 (20 to 30) is left as it is: a rank of 10 would be a bottleneck for its 20 inputs (--force cuts it)",
-        "layer 2 (30 to 24) is left as it is: a rank of 12 would be a bottleneck for its 30 inputs (--force cuts it)",
+        "layer 1 (20 to 30) is left as it is: a rank of 10 would be a bottleneck for its 20 inputs (--force truncates it)",
+        "layer 2 (30 to 24) is left as it is: a rank of 12 would be a bottleneck for its 30 inputs (--force truncates it)",
     )
     message = complaint("compress", "net.npz", "--rank-fraction", "0.5", "--output", "none.npz", status=1)
     assert message == f"net.npz: no layer was truncated: {'; '.join(left)}"
     message = complaint("compress", "net.npz", "--ranks", "energy:0.99", "--output", "none.npz", status=1)
-    assert re.search(r"; layer 2 .* rank \d+ would save no multiplications, the break-even rank is 13 \(--force cuts it\)$", message)
+    assert re.search(r"; layer 2 .* rank \d+ would save no multiplications, the break-even rank is 13 \(--force truncates it\)$", message)
     message = complaint("compress", "net.npz", "--rank-fraction", "0.1", "--keep-dense", "1,2", "--output", "none.npz", status=1)
     assert message == "net.npz: no layer was truncated: --keep-dense leaves all out"
     assert not Path("none.npz").exists()
@@ -999,7 +999,7 @@ def test_the_features_scales_do_not_matter(known, folder, call):
         io.save(net, "net.npz")
         call("compress", "net.npz", "--rank-fraction", "1/8", "--force", *(["--data", "data.npz"] if known == "data" else []))
         outputs.append(sf.load("net-compressed.npz").predict(X))
-        assert abs(outputs[-1] - net.predict(X)).max() > 0.01  # it is cut
+        assert abs(outputs[-1] - net.predict(X)).max() > 0.01  # it is truncated
     np.testing.assert_allclose(outputs[1], outputs[0], atol=2e-3)
 
 
@@ -1131,7 +1131,7 @@ def test_a_fraction_makes_no_bottleneck(thirteen, call):
     out, _ = call("compress", "net.npz", "--rank-fraction", "1/8")
     again = sf.load("net-compressed.npz")
     assert again.layout.ranks == (None, 16, None)
-    assert "layer 1 (13 to 128) is left as it is: a rank of 1 would be a bottleneck for its 13 inputs (--force cuts it)\n" in out
+    assert "layer 1 (13 to 128) is left as it is: a rank of 1 would be a bottleneck for its 13 inputs (--force truncates it)\n" in out
     np.testing.assert_array_equal(again.layers[0].W, thirteen[0].layers[0].W)
 
 
@@ -1140,8 +1140,8 @@ def test_a_cut_that_ruins_the_network_needs_force(data, thirteen, call, complain
     net, X, y = thirteen
     ruin = ["compress", "net.npz", "--ranks", "budget:0.001", "--data", data]
     message = complaint(*ruin, status=1)
-    assert re.match(r"net.npz: the cut loses \d\d+% of what the network has learned: loss \S+ before and \S+ after, R\^2 ", message) or (
-        data == "alone.npz" and re.match(r"net.npz: the cut loses \d\d+% of what the network has learned: loss ", message)
+    assert re.match(r"net.npz: the truncation loses \d\d+% of what the network has learned: loss \S+ before and \S+ after, R\^2 ", message) or (
+        data == "alone.npz" and re.match(r"net.npz: the truncation loses \d\d+% of what the network has learned: loss ", message)
     )
     assert not Path("net-compressed.npz").exists()
     out, _ = call(*ruin, "--force")

@@ -177,7 +177,7 @@ def test_no_guard_where_nothing_was_cut():
 
 
 class Worse:
-    """Spoils the network after each cut, so that its loss cannot be what it was."""
+    """Spoils the network after each truncation, so that its loss cannot be what it was."""
 
     def __call__(self, event):
         if event.kind == "switch":
@@ -233,7 +233,7 @@ def test_auto_takes_the_smallest_rank_that_keeps_what_was_learned(losses, eighth
     assert [layer["rank"] for layer in first.info["layers"]] == [None, rank]
     assert first.info["layers"][0]["why"] == "factors would save too little time"
     if rank is None:
-        assert "a cut to rank 64 loses 1.6% of what has been learned" in result.explain()
+        assert "truncation to rank 64 loses 1.6% of what has been learned" in result.explain()
         assert kinds(result) == [("ranks", 10), ("ranks", 30)]
     else:
         assert first.info["layers"][1]["tried"][rank] == pytest.approx(losses[None, rank] - 1)
@@ -268,7 +268,7 @@ def test_auto_looks_at_all_cuts_together(losses):
     settings = {"epochs": 10, "batch_size": 12}
     result = sf.train(net, X, y, factoring=sf.Factoring(pretrain_fraction=0.2), **settings)
     assert result.events[0].info["ranks"] == [None, 64]
-    assert "all cuts together lose 50.0% of what has been learned" in result.explain()
+    assert "all truncations together lose 50.0% of what has been learned" in result.explain()
     losses[32, 64] = 1.02
     result = sf.train(sf.Network([WIDE, WIDE, WIDE, 3], seed=0), X, y, factoring=sf.Factoring(pretrain_fraction=0.2), **settings)
     assert result.events[0].info["ranks"] == [32, 64]
@@ -289,7 +289,7 @@ def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
     )  # fmt: skip
     actions = [(e.step, e.info["action"], e.info["layers"]) for e in result.events if e.kind == "guard"]
     assert actions[:2] == [(15, "watched", []), (20, "undone", [1])]
-    assert "step 20: loss 1 before the cut, 1.2 now: undone for layer 1" in result.explain()
+    assert "step 20: loss 1 before the truncation, 1.2 now: undone for layer 1" in result.explain()
     switch = [e for e in result.events if e.kind == "switch"][1]
     assert (switch.step, [(t.layer, t.rank) for t in switch.info["truncations"]]) == (60, [(1, 64)])
     # The layer that was kept goes on with its learning rate.
@@ -299,7 +299,7 @@ def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
 
 @pytest.mark.parametrize(("later", "rank"), [(0.2, 32), (1.1, None)])
 def test_auto_tries_a_cut_again_when_much_more_has_been_learned(losses, later, rank):
-    """The loss has hardly begun to fall, and its ups and downs take the largest cut back. Learned is 0.5 then, and 1.8 or 0.9 later."""
+    """The loss has hardly begun to fall, and its ups and downs undo the largest truncation. Learned is 0.5 then, and 1.8 or 0.9 later."""
     losses |= {(None, None): 1.5, (None, 64): 1.5, (None, 32): 1.6}
 
     def goes_on(event):
@@ -313,7 +313,7 @@ def test_auto_tries_a_cut_again_when_much_more_has_been_learned(losses, later, r
     assert actions[:2] == [(15, "watched"), (20, "undone")]
     cuts = [[t.rank for t in e.info["truncations"]] for e in result.events if e.kind == "switch"]
     assert cuts == [[64], *([[rank]] if rank else [])]
-    assert ("a cut to rank 64 was taken back" in result.explain()) == (rank is None)
+    assert ("truncation to rank 64 was undone" in result.explain()) == (rank is None)
 
 
 def test_auto_with_a_guard(losses):
@@ -363,11 +363,11 @@ def chosen_reproducibly():
 
 def test_a_few_samples_do_not_tell(losses, monkeypatch):
     monkeypatch.setattr(auto, "LEAST", 31)
-    assert "layer 1 (256-256) stays dense, as 60 samples are too few to tell what a cut costs" in chosen().explain()
+    assert "layer 1 (256-256) stays dense, as 60 samples are too few to tell what truncation costs" in chosen().explain()
 
 
 def test_the_clock_compares_with_dense_steps(losses, monkeypatch):
-    """Also where a part of the layers has been cut, or taken back, since."""
+    """Also where a part of the layers has been truncated, or undone, since."""
     losses |= {(32, None): 1.0, (None, 32): 1.01, (32, 32): 1.0, (64, None): 1.0, (None, 64): 1.0, (32, 64): 1.0}
     asked, check = [], auto.Auto.check
 
@@ -390,7 +390,7 @@ def test_the_clock_compares_with_dense_steps(losses, monkeypatch):
 
 
 def test_a_cut_is_checked_by_what_was_before_it(losses, monkeypatch):
-    """Whatever a look that finds no other cut has seen since."""
+    """Whatever a look that finds no other truncation has seen since."""
     monkeypatch.setattr(auto, "SHORTEST", 30)
     losses |= {(None, 32): 1.0, (None, 64): 1.0, (32, None): 1.5, (32, 32): 2.0}
 
@@ -431,7 +431,7 @@ def test_auto_leaves_the_choice_to_a_callback_that_truncates(losses):
 
 @pytest.mark.parametrize("activation_aware", [False, True])
 def test_auto_decomposes_once(losses, monkeypatch, activation_aware):
-    """The cut takes what the look has computed, unless a callback has changed the weights in between."""
+    """The truncation takes what the look has computed, unless a callback has changed the weights in between."""
     losses |= {(None, 32): 1.0, (None, 64): 1.0}
     calls = []
 
@@ -544,7 +544,7 @@ def test_a_training_in_two_parts_is_that_in_one():
 
 
 def test_whole_sample_weights_are_repeated_samples_over_the_whole_training():
-    """Loss, penalties, the cut by the layers' outputs, and the carried moments."""
+    """Loss, penalties, the truncation by the layers' outputs, and the carried moments."""
     X, y = samples(n=60)
     times = np.arange(60) % 3
 
@@ -564,7 +564,7 @@ def test_whole_sample_weights_are_repeated_samples_over_the_whole_training():
 
 
 def test_auto_disturbs_nothing(losses):
-    """Until a cut the training is the dense one, to the bit: what is looked at are copies."""
+    """Until a truncation the training is the dense one, to the bit: what is looked at are copies."""
     losses |= {(None, 32): 1.5, (None, 64): 1.5}
     seen = []
     net = chosen(callbacks=[lambda event: seen.append(event.kind)]).network

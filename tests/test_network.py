@@ -230,9 +230,9 @@ def test_an_activation_aware_cut_changes_the_outputs_less(dtype, sizes):
     W, b = net.layers[0].W, net.layers[0].b
     outputs = X @ W.T + b
     errors = [np.linalg.norm(X @ cut.layers[0].weight().T + b - outputs) for cut in (plain, aware)]
-    # Rank 5 of 6 that the inputs have: little is lost, where the plain cut knows nothing of them.
+    # Rank 5 of 6 that the inputs have: little is lost, where the plain truncation knows nothing of them.
     assert errors[1] < 0.5 * errors[0]
-    # By the best cut of the outputs themselves: least for rank 5.
+    # By the best truncation of the outputs themselves: least for rank 5.
     s = np.linalg.svd(X @ W.T, compute_uv=False)
     assert s[5] <= errors[1] * 1.001 and errors[1] <= 1.1 * s[5]
     # Balanced: both factors have the same singular values.
@@ -354,7 +354,7 @@ def test_whole_weights_of_a_cuts_sample_are_repeated_samples():
 
 
 def test_activation_aware_cuts_of_odd_samples():
-    """uint8, one sample, zeros, huge values: no worse than a plain cut is possible."""
+    """uint8, one sample, zeros, huge values: no worse than a plain truncation is possible."""
     net = sf.Network([30, 24, 20, 3], seed=0)
     rng = np.random.default_rng(0)
     for X in (
@@ -665,7 +665,7 @@ def test_break_even_decides_unless_forced():
 def test_layers_that_stay_as_they_are_say_why():
     net = sf.Network([784, 512, 256, 10], seed=0)
     first, second = net.truncate(ranks=[300, 20])
-    assert first.reason == "rank 300 would save no multiplications, the break-even rank is 258 (force=True cuts it)"
+    assert first.reason == "rank 300 would save no multiplications, the break-even rank is 258 (force=True truncates it)"
     assert second.reason is None and not second.skipped
 
 
@@ -678,7 +678,7 @@ def test_a_fraction_makes_no_bottleneck_unless_forced(how, n_in, cut):
     first, second = net.copy().truncate(**how)
     assert (first.skipped, first.rank, first.requested_rank) == ((False, rank, rank) if cut else (True, None, rank))
     if not cut:
-        assert first.reason == f"a rank of {rank} would be a bottleneck for its {n_in} inputs (force=True cuts it)"
+        assert first.reason == f"a rank of {rank} would be a bottleneck for its {n_in} inputs (force=True truncates it)"
         assert first.singular_values.size == first.dropped_norm == 0
     assert second.rank == 37
     assert [t.rank for t in net.copy().truncate(**how, force=True)] == [rank, 37]

@@ -222,7 +222,7 @@ def test_hidden_layers_are_factored(solver):
     )  # fmt: skip
     model.fit(X, y)
     assert model.score(X_test, y_test) > 0.95
-    # Recomposed: dense again, of the rank that was trained.
+    # Recomposed: dense, of the rank that was trained.
     assert not model.network_.is_factored
     assert np.linalg.matrix_rank(model.coefs_[1], tol=1e-4) == 16
     assert np.linalg.matrix_rank(model.coefs_[0], tol=1e-4) > 50
@@ -245,7 +245,7 @@ def test_layers_of_few_inputs_stay_dense_unless_a_rank_is_given():
 
 
 def test_progress_is_counted_anew_after_the_switch():
-    """The loss rises with a hard cut: that is no want of progress."""
+    """The loss rises with a hard truncation: that is no want of progress."""
     X, _, y, _ = digits()
     settings = {"pretrain_fraction": 0.5, "max_iter": 60, "n_iter_no_change": 3, "tol": 1e-3, "random_state": 0}
     model = SVDMLPClassifier((128, 128), rank=3, **settings)
@@ -262,7 +262,7 @@ LOOKS = {"hidden_layer_sizes": (256, 256), "batch_size": 50, "random_state": 0}
 
 
 def cuts(model):
-    """The layers that were cut at each switch, and their ranks."""
+    """The layers that were truncated at each switch, and their ranks."""
     switches = (e for e in model.result_.events if e.kind == "switch")
     return [{t.layer: t.rank for t in e.info["truncations"] if not t.skipped} for e in switches]
 
@@ -617,7 +617,7 @@ def test_callbacks_see_epochs_and_may_end_the_training():
     model.fit(X, y, callbacks=[stop])
     assert kinds == ["epoch", "epoch", "switch", "epoch", "epoch", "recompose"]
     assert model.n_iter_ == len(model.loss_curve_) == 4
-    assert "dense again" in model.result_.explain()
+    assert "recomposed" in model.result_.explain()
 
 
 def test_an_interrupted_fit_is_usable():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The method on PyTorch models: what is cut is the best cut, what is left is left and says why, and an error changes nothing."""
+"""The method on PyTorch models: what is truncated is truncated best, what is left is left and says why, and an error changes nothing."""
 
 import copy
 import io
@@ -49,7 +49,7 @@ def unchanged(module, before):
     assert all(torch.equal(numbers[name], before[1][name]) for name in numbers)
 
 
-# ---- the cut
+# ---- the truncation
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The look at a model's inputs: it sees what the weights multiply, the cut by it is the best for them, and it leaves no trace."""
+"""The look at a model's inputs: it sees what the weights multiply, the truncation by it is the best for them, and it leaves no trace."""
 
 import copy
 import threading
@@ -13,9 +13,9 @@ from torch_training import Alone  # noqa: E402
 
 from svdfast.model.svd import RIDGE  # noqa: E402
 from svdfast.torch import factorize, recompose  # noqa: E402
-from svdfast.torch.cut import factors  # noqa: E402
 from svdfast.torch.kinds import kind_of  # noqa: E402
 from svdfast.torch.observe import observe  # noqa: E402
+from svdfast.torch.truncate import factors  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -284,4 +284,4 @@ def without_bottlenecks(ranks: Ranks, layers: Sequence[Weight]) -> Ranks:
 
 def why_bottleneck(rank: int, layer: Weight) -> str:
     """The reason for None from `without_bottlenecks`, in words."""
-    return f"a rank of {rank} would be a bottleneck for its {layer.n_in} inputs (force=True cuts it)"
+    return f"a rank of {rank} would be a bottleneck for its {layer.n_in} inputs (force=True truncates it)"

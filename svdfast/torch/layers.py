@@ -2,7 +2,7 @@
 """Layers of PyTorch whose weights are two factors: linear, convolutional and recurrent layers.
 
 Elsewhere: attention (attention.py); which factored layer replaces which type, and how it is made
-(kinds.py); how a layer is truncated (cut.py); modules that svdfast's networks need in PyTorch
+(kinds.py); how a layer is truncated (truncate.py); modules that svdfast's networks need in PyTorch
 (modules.py).
 """
 
