@@ -909,7 +909,7 @@ def test_a_model_that_goes_on_is_of_one_kind():
         model = SVDMLPClassifier((8,), max_iter=2).fit(X, first)
         with pytest.raises(ValueError, match="y: expected multi"):
             model.partial_fit(X, other)
-    with pytest.raises(ValueError, match="activation: expected relu, as the model that goes on has"):
+    with pytest.raises(ValueError, match="activation: expected relu, as the model that continues has"):
         model.set_params(activation="tanh", warm_start=True).fit(X, codes)
 
 
@@ -1000,7 +1000,7 @@ def test_the_poisson_loss_with_factors_and_what_it_refuses():
         SVDMLPRegressor(loss="poisson").fit(X, y - 5)
     with pytest.raises(ValueError, match="loss: expected squared_error or poisson, got 'gamma'"):
         SVDMLPRegressor(loss="gamma").fit(X, y)
-    with pytest.raises(ValueError, match="loss: expected one of exp outputs, as the model that goes on has"):
+    with pytest.raises(ValueError, match="loss: expected one of exp outputs, as the model that continues has"):
         model.set_params(loss="squared_error").partial_fit(X, y)
 
 

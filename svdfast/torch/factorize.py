@@ -168,7 +168,7 @@ def factorize(
       (activation): ReLU()
       (output): Linear(in_features=512, out_features=10, bias=True)
     )
-    >>> optimizer = torch.optim.Adam(model.parameters())  # and the training goes on, then
+    >>> optimizer = torch.optim.Adam(model.parameters())  # then the training continues
     >>> recompose(model)
     """
     _check_model(module, dense=True)
