@@ -33,6 +33,7 @@ templates_path = ["_templates"]
 # `name` in a docstring is a link where there is such a name, else code.
 default_role = "py:obj"
 autodoc_typehints = "none"  # numpydoc's sections have the types, in words
+autodoc_preserve_defaults = True  # 1 / 255, not its digits
 autodoc_member_order = "bysource"
 # Modules that need an extra can be documented without it.
 _EXTRA = ("lightning", "onnx", "sklearn", "torch", "transformers")

@@ -227,7 +227,7 @@ def test_it_learns():
 
 
 def test_auto_times_the_form_that_is_trained(monkeypatch):
-    """Its check compares the training's own steps before the truncation and after it, and then gradients by turns: all round, and what looks
+    """Its check compares the training's own steps before and after the truncation, and then gradients by turns: all round, and what looks
     does not."""
     seen, by_turns = [], []
     engine = run.Engine

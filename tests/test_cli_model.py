@@ -1136,12 +1136,13 @@ def test_a_fraction_makes_no_bottleneck(thirteen, call):
 
 
 @pytest.mark.parametrize("data", ["data.npz", "alone.npz"])
-def test_a_cut_that_ruins_the_network_needs_force(data, thirteen, call, complaint):
+def test_a_truncation_that_ruins_the_network_needs_force(data, thirteen, call, complaint):
     net, X, y = thirteen
     ruin = ["compress", "net.npz", "--ranks", "budget:0.001", "--data", data]
     message = complaint(*ruin, status=1)
-    assert re.match(r"net.npz: the truncation loses \d\d+% of what the network has learned: loss \S+ before and \S+ after, R\^2 ", message) or (
-        data == "alone.npz" and re.match(r"net.npz: the truncation loses \d\d+% of what the network has learned: loss ", message)
+    start = r"net.npz: the truncation loses \d\d+% of what the network has learned: loss "
+    assert re.match(rf"{start}\S+ before and \S+ after, R\^2 ", message) or (
+        data == "alone.npz" and re.match(start, message)
     )
     assert not Path("net-compressed.npz").exists()
     out, _ = call(*ruin, "--force")
@@ -1155,13 +1156,13 @@ def test_a_cut_that_ruins_the_network_needs_force(data, thirteen, call, complain
     assert float(re.search(r"^lost (\S+)% of what", out, re.M)[1]) == pytest.approx(100 * lost, abs=0.2)
 
 
-def test_a_cut_that_loses_little_is_written(thirteen, call):
+def test_a_truncation_that_loses_little_is_written(thirteen, call):
     out, _ = call("compress", "net.npz", "--rank-fraction", "1/4", "--data", "data.npz")
     assert float(re.search(r"^lost (\S+)% of what", out, re.M)[1]) < 20
     assert sf.load("net-compressed.npz").layout.ranks == (None, 32, None)
 
 
-def test_a_cut_that_gives_numbers_out_of_range_is_ruin(thirteen, complaint, monkeypatch):
+def test_a_truncation_that_gives_numbers_out_of_range_is_ruin(thirteen, complaint, monkeypatch):
     """NaN is no loss that is small."""
     evaluate = sf.Network.evaluate
     monkeypatch.setattr(

@@ -103,7 +103,7 @@ def test_the_guard_keeps_what_recovers():
     assert "kept" in result.explain()
 
 
-def test_the_guard_raises_the_rank_and_then_undoes_the_cut():
+def test_the_guard_raises_the_rank_and_then_undoes_the_truncation():
     """A tolerance that nothing meets: 2, 4, 8, then break-even, so dense, with the weights and moments of the switch."""
     net, optimizer, seen = network(), sf.Adam(sf.schedules.Constant(3e-3)), []
 
@@ -128,7 +128,7 @@ def test_the_guard_raises_the_rank_and_then_undoes_the_cut():
     assert "undone" in result.explain()
 
 
-def test_the_guard_delays_the_cut():
+def test_the_guard_delays_the_truncation():
     """Each time by another share φ of dense steps, until no steps are left for factors."""
     result = train(
         network(), ranks=[2, 2], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(0.0, "delay"),
@@ -160,7 +160,7 @@ def test_a_delayed_cut_that_recovers_is_kept():
     assert result.phases[-1]["phase"] == "factored"
 
 
-def test_the_guard_undoes_the_cut_where_it_is_told_to():
+def test_the_guard_undoes_the_truncation_where_it_is_told_to():
     result = train(
         network(), ranks=[2, 2], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(0.0, "undo"),
         callbacks=[Worse()],
@@ -169,7 +169,7 @@ def test_the_guard_undoes_the_cut_where_it_is_told_to():
     assert result.events[-1].info["action"] == "undone"
 
 
-def test_no_guard_where_nothing_was_cut():
+def test_no_guard_where_nothing_was_truncated():
     """Ranks above break-even: the network stays as it is, and there is nothing to go back to."""
     result = train(network(), ranks=[19, 19], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(0.0), force=False)
     assert kinds(result) == [("switch", 10)]
