@@ -881,7 +881,7 @@ def rows(out):
 
 
 @pytest.mark.parametrize("argv", [["--rank-fraction", "1/8", "--force"], ["--ranks", "energy:0.5"], ["--ranks", "budget:1/4"]])
-def test_the_cut_is_the_networks(argv, folder, call):
+def test_the_truncation_is_the_networks(argv, folder, call):
     net = wide()
     sf.save(net, "net.npz")
     content = Path("net.npz").read_bytes()
@@ -940,7 +940,7 @@ def test_layers_that_are_kept_and_layers_that_are_left(folder, call, complaint):
     assert message == "flat.npz: the network has no hidden layer, and others are not truncated"
 
 
-def test_a_factored_network_is_cut_again(folder, call):
+def test_a_factored_network_is_truncated_again(folder, call):
     net = wide()
     net.truncate(0.25, force=True)
     sf.save(net, "net.npz")
@@ -1017,7 +1017,7 @@ def test_data_lets_the_outputs_change_less(folder, call):
     assert "\non 300 samples of data.npz; its own outputs before stand for targets" in out
 
 
-def test_a_first_layer_that_is_not_cut_stays_to_the_last_digit(folder, call):
+def test_a_first_layer_that_is_not_truncated_stays_to_the_last_digit(folder, call):
     net, X = scaled(3.0 ** np.arange(-10, 10), np.full(20, 3.0))
     for rank in (None, 4):
         net.truncate(ranks=[rank, None])
@@ -1042,7 +1042,7 @@ def test_scores_before_and_after(folder, call):
         assert accuracy[1 + 2 * i] == measure(call("evaluate", name, "data.csv")[0], "accuracy")
 
 
-def test_pixels_are_cut_as_in_training(folder, call):
+def test_pixels_are_truncated_as_in_training(folder, call):
     net = wide()
     sf.save(net, "net.npz")
     X = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
@@ -1064,7 +1064,7 @@ def test_no_more_rows_than_needed(folder, call, monkeypatch):
     np.testing.assert_array_equal(sf.load("net-compressed.npz").parameters, net.parameters)
 
 
-def test_a_named_set_is_cut_by_its_training_samples(folder, call):
+def test_a_named_set_is_truncated_by_its_training_samples(folder, call):
     pytest.importorskip("sklearn", reason="digits are scikit-learn's")
     sf.save(network(64, 40, 40, 10), "net.npz")
     out, _ = call("compress", "net.npz", "--rank-fraction", "1/8", "--force", "--data", "digits")
@@ -1078,7 +1078,7 @@ def test_a_named_set_is_cut_by_its_training_samples(folder, call):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_cannot_be_cut(value, folder, complaint):
+def test_weights_that_cannot_be_truncated(value, folder, complaint):
     net = wide()
     net.layers[1].W[0, 0] = value
     sf.save(net, "net.npz")

@@ -146,7 +146,7 @@ def test_the_guard_delays_the_truncation():
     assert result.phases[-1]["phase"] == "dense"
 
 
-def test_a_delayed_cut_that_recovers_is_kept():
+def test_a_delayed_truncation_that_recovers_is_kept():
     def spoil(event):
         if event.kind == "switch" and event.step == 10:
             event.network.parameters[:] *= 30
@@ -242,7 +242,7 @@ def test_auto_takes_the_smallest_rank_that_keeps_what_was_learned(losses, eighth
         assert kinds(result) == [("ranks", 10), ("switch", 10), ("guard", 15), ("recompose", 50)]
 
 
-def test_auto_cuts_later_what_is_not_ready(losses):
+def test_auto_truncates_later_what_is_not_ready(losses):
     losses |= {(None, 32): 1.5, (None, 64): 1.5}
 
     def ready(event):
@@ -260,7 +260,7 @@ def test_auto_waits_until_something_has_been_learned(losses, monkeypatch):
     assert "layer 1 (256-256) stays dense, as nothing has been learned yet" in chosen().explain()
 
 
-def test_auto_looks_at_all_cuts_together(losses):
+def test_auto_looks_at_all_truncations_together(losses):
     """Each alone is good, both together are not: the layer that loses more gets a higher rank, then none."""
     net = sf.Network([WIDE, WIDE, WIDE, 3], seed=0)
     losses |= {(32, None): 1.01, (None, 32): 1.012, (32, 32): 1.5, (None, 64): 1.005, (32, 64): 1.5, (64, 64): 1.5, (64, None): 1.0}
@@ -274,7 +274,7 @@ def test_auto_looks_at_all_cuts_together(losses):
     assert result.events[0].info["ranks"] == [32, 64]
 
 
-def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
+def test_auto_undoes_a_bad_truncation_for_that_layer_alone(losses):
     """After two checks in a row; a higher rank may come later."""
     net = sf.Network([WIDE, WIDE, WIDE, 3], seed=0)
     losses |= {(32, None): 1.0, (None, 32): 1.01, (32, 32): 1.0, (None, 64): 1.0, (32, 64): 1.0}
@@ -298,7 +298,7 @@ def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
 
 
 @pytest.mark.parametrize(("later", "rank"), [(0.2, 32), (1.1, None)])
-def test_auto_tries_a_cut_again_when_much_more_has_been_learned(losses, later, rank):
+def test_auto_tries_a_truncation_again_when_much_more_has_been_learned(losses, later, rank):
     """The loss has hardly begun to fall, and its ups and downs undo the largest truncation. Learned is 0.5 then, and 1.8 or 0.9 later."""
     losses |= {(None, None): 1.5, (None, 64): 1.5, (None, 32): 1.6}
 
@@ -389,7 +389,7 @@ def test_the_clock_compares_with_dense_steps(losses, monkeypatch):
     assert all(before == result.phases[0]["seconds"] / 10 for before, _ in asked)
 
 
-def test_a_cut_is_checked_by_what_was_before_it(losses, monkeypatch):
+def test_a_truncation_is_checked_by_what_was_before_it(losses, monkeypatch):
     """Whatever a look that finds no other truncation has seen since."""
     monkeypatch.setattr(auto, "SHORTEST", 30)
     losses |= {(None, 32): 1.0, (None, 64): 1.0, (32, None): 1.5, (32, 32): 2.0}
@@ -408,7 +408,7 @@ def test_a_cut_is_checked_by_what_was_before_it(losses, monkeypatch):
     assert (info["loss_before"], info["loss_recovered"], info["action"]) == (1.0, 1.2, "watched")
 
 
-def test_auto_leaves_a_layer_dense_whose_cut_has_no_loss(losses):
+def test_auto_leaves_a_layer_dense_whose_truncation_has_no_loss(losses):
     losses |= {(None, 32): np.nan, (None, 64): np.nan}
     assert kinds(chosen()) == [("ranks", 10), ("ranks", 30)]
 

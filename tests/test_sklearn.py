@@ -282,7 +282,7 @@ def test_layers_are_looked_at_by_default():
     assert next(e for e in later.result_.events if e.kind == "ranks").step == round(0.05 * 200 * -(-len(X) // 50))
 
 
-def test_each_call_of_partial_fit_looks_by_itself_until_one_cuts(monkeypatch):
+def test_each_call_of_partial_fit_looks_by_itself_until_one_truncates(monkeypatch):
     """A call has few steps: they allow a look of many multiplications only where looks may take more of them."""
     X, X_test, y, y_test = digits()
     model = SVDMLPClassifier(**LOOKS, pretrain_fraction=0.02, max_iter=100)
@@ -491,7 +491,7 @@ def test_names_of_features_are_kept_with_early_stopping():
 
 
 @pytest.mark.parametrize("settings", [{}, {"rank_fraction": 0.5}, {"rank": "auto"}])
-def test_lbfgs_with_nothing_to_cut_is_not_begun_anew(settings):
+def test_lbfgs_with_nothing_to_truncate_is_not_begun_anew(settings):
     """It takes no steps after which "auto" could look, and 64 inputs are few."""
     X, _, y, _ = digits()
     model = SVDMLPClassifier((16,), solver="lbfgs", max_iter=40, random_state=0, **settings).fit(X, y)
@@ -503,7 +503,7 @@ def test_lbfgs_with_nothing_to_cut_is_not_begun_anew(settings):
     assert model.set_params(solver="lbfgs").fit(X, y).result_ is None and dense.result_ is None
 
 
-def test_progress_goes_on_over_a_switch_that_cuts_nothing():
+def test_progress_goes_on_over_a_switch_that_truncates_nothing():
     X, _, y, _ = digits()
     settings = {"hidden_layer_sizes": (16,), "max_iter": 60, "tol": 10.0, "n_iter_no_change": 5, "pretrain_fraction": 0.05}
     model = SVDMLPClassifier(**settings, random_state=0).fit(X, y)

@@ -172,7 +172,7 @@ def test_a_tuple_is_given_by_one_rule_to_schedule_and_factorize():
 
 @pytest.mark.parametrize("method", ["exact", "randomized"])
 @pytest.mark.parametrize("aware", [False, True])
-def test_one_decomposition_gives_the_cuts_to_all_smaller_ranks(method, aware):
+def test_one_decomposition_gives_the_truncations_to_all_smaller_ranks(method, aware):
     torch.manual_seed(0)
     layer = nn.Linear(200, 160)
     with torch.no_grad():

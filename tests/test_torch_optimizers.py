@@ -268,7 +268,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_an_optimizer_made_after_a_cut_holds_parameters_in_the_order_of_one_made_before(name):
+def test_an_optimizer_made_after_a_truncation_holds_parameters_in_the_order_of_one_made_before(name):
     """As trainers make it, when they resume."""
     layer = LAYERS[name]()
     kind = kind_of(layer)

@@ -142,7 +142,7 @@ def test_a_sequence_of_ranks_is_that_of_the_layers_at_the_start(change, why):
     assert "dense" in lines[2] and (why or "no rank was given") in lines[2]
 
 
-def test_a_sample_gives_the_cut_that_keeps_outputs_best():
+def test_a_sample_gives_the_truncation_that_keeps_outputs_best():
     x, _ = data()
     x = x * torch.logspace(0, -3, 40)  # few inputs count
     rises = []
@@ -297,7 +297,7 @@ def mse(output, batch):
     return (output - batch[1]).square().mean()
 
 
-def test_auto_cuts_where_little_is_lost_and_tells_what(monkeypatch):
+def test_auto_truncates_where_little_is_lost_and_tells_what(monkeypatch):
     x, y = data()
     training = automatic(monkeypatch, sample=[(x[:256], y[:256]), (x[256:], y[256:])], loss=mse)
     (event,) = training.schedule.events

@@ -273,7 +273,7 @@ def test_a_gradient_without_a_norm_updates_nothing():
 
 
 @pytest.mark.parametrize("ranks", [[8, 8], "energy:0.9"])
-def test_inputs_too_large_for_a_cut_are_told_with_the_step(ranks):
+def test_inputs_too_large_for_a_truncation_are_told_with_the_step(ranks):
     """A sample that no step has met yet."""
     X, y = np.full((400, 8), 3e38, "float32"), samples()[1]
     error = stopped(network(), X, y, pretrain_fraction=0, ranks=ranks)
@@ -412,7 +412,7 @@ def test_where_nothing_converges_the_layer_is_named(ranks, monkeypatch):
 @pytest.mark.parametrize("ranks", [[4, 4], "energy:0.9", "budget:0.5"])
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "a finite weight"), (np.inf, "a finite weight"), (3e38, "too large")])
 @pytest.mark.parametrize("inputs", [None, np.ones((5, 8))])
-def test_weights_that_can_not_be_cut_are_refused_with_the_layer(ranks, value, message, inputs):
+def test_weights_that_can_not_be_truncated_are_refused_with_the_layer(ranks, value, message, inputs):
     """LAPACK never comes back from some of them."""
     net = network(hidden=["tanh", "tanh"])
     net.layers[1].W[...] = value
