@@ -129,7 +129,7 @@ def write_checkpoint(path):
 
 
 def write_auto(path):
-    """With ranks="auto", a cut whose check is still to come, by a guard without validation data, and a rate that falls at the end."""
+    """With ranks="auto", a truncation still to be checked, by a guard without validation data, and a rate that falls at the end."""
     path.unlink(missing_ok=True)
     X, y = np.arange(40.0, dtype=np.float32).reshape(10, 4) / 40, np.arange(10) % 3
     method = sf.Factoring(pretrain_fraction=0.1, guard=sf.Guard(1.0), product_decay=0.1)
@@ -149,7 +149,7 @@ def data_of(net):
 
 
 def writes_layers(make):
-    """Writes a checkpoint in the midst of the training of such a network, some of whose layers have been cut."""
+    """Writes a checkpoint in the midst of the training of such a network, some of whose layers have been truncated."""
 
     def write(path):
         path.unlink(missing_ok=True)

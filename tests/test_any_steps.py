@@ -292,7 +292,7 @@ def test_a_training_that_is_resumed(make, factoring, tmp_path):
         sf.resume(path, *data(make, 5), validation=settings["validation"])
 
 
-def test_callbacks_may_look_and_cut():
+def test_callbacks_may_look_and_truncate():
     X, y = data(tokens, 5)
     other = data(tokens, 9)[0]
     net = tokens()

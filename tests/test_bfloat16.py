@@ -227,11 +227,11 @@ def test_it_learns():
 
 
 def test_auto_times_the_form_that_is_trained(monkeypatch):
-    """Its check compares the training's own steps before the cut and after it, and then gradients by turns: all round, and what looks
+    """Its check compares the training's own steps before and after the truncation, and then gradients by turns: all round, and what looks
     does not."""
     seen, by_turns = [], []
     engine = run.Engine
-    for name in ("LOOKING", "LOST", "STILL_LOST"):  # whatever the cut does to the loss, and whatever time the look takes
+    for name in ("LOOKING", "LOST", "STILL_LOST"):  # whatever the truncation does to the loss, and whatever time the look takes
         monkeypatch.setattr(auto, name, np.inf)
     for name, value in (("FASTER", 0.0), ("LEAST", 1), ("SHORTEST", 3)):
         monkeypatch.setattr(auto, name, value)

@@ -263,7 +263,7 @@ def test_a_network_that_was_factored_before(monkeypatch, tmp_path):
 
 
 def test_ranks_that_are_chosen(monkeypatch, tmp_path):
-    """With a clock that is not asked, as what is chosen depends on it; a layer is cut, dense again, and cut once more."""
+    """With a clock that is not asked, as what is chosen depends on it; a layer is truncated, recomposed, and truncated once more."""
     monkeypatch.setattr(auto, "LOOKING", np.inf)
     monkeypatch.setattr(auto, "LEAST", 1)
     monkeypatch.setattr(auto, "FASTER", np.inf)

@@ -235,7 +235,7 @@ LOOKS = ["digits", "--hidden", "256,256", "--batch-size", "32", "--threads", "1"
 
 
 def test_layers_are_looked_at_unless_ranks_are_given(capsys, monkeypatch):
-    monkeypatch.setattr(auto, "FASTER", np.inf)  # another's work must not take the cut back
+    monkeypatch.setattr(auto, "FASTER", np.inf)  # another's work must not take the truncation back
     out = train(capsys, *LOOKS, "--epochs", "60")
     assert out.count("layer 1 (64 to 256) stays dense, as factors would save too little time") == 1
     (told,) = re.findall(r"step \d+: layer 2 \(256 to 256\) gets rank \d+, which saves \d+% of a step, as .*\n", out)
@@ -349,8 +349,8 @@ def test_a_layer_that_goes_back(capsys, monkeypatch):
 
     monkeypatch.setattr(cli_comparison, "train", tell_of_it)
     out = train(capsys, "xor", *QUICK, "--rank-fraction", "1/2", "--force")
-    assert "step 7: layer 2 (16 to 16) is dense again, as the loss is 0.5 and was 0.25 before the cut\n" in out
-    assert "dense again, as a step takes 2 ms with its factors and took 1 ms without\n" in out
+    assert "step 7: layer 2 (16 to 16) is recomposed, as the loss is 0.5 and was 0.25 before the truncation\n" in out
+    assert "recomposed, as a step takes 2 ms with its factors and took 1 ms without\n" in out
     assert cells(out, "multiplications a sample, step")[2] == "1.00"
     assert "No layer stayed factored." in out
 

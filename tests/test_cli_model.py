@@ -881,7 +881,7 @@ def rows(out):
 
 
 @pytest.mark.parametrize("argv", [["--rank-fraction", "1/8", "--force"], ["--ranks", "energy:0.5"], ["--ranks", "budget:1/4"]])
-def test_the_cut_is_the_networks(argv, folder, call):
+def test_the_truncation_is_the_networks(argv, folder, call):
     net = wide()
     sf.save(net, "net.npz")
     content = Path("net.npz").read_bytes()
@@ -925,13 +925,13 @@ def test_layers_that_are_kept_and_layers_that_are_left(folder, call, complaint):
     assert sf.load("half.npz").layout.ranks == (10, 12, None)
     assert "is left" not in out
     left = (
-        "layer 1 (20 to 30) is left as it is: a rank of 10 would be a bottleneck for its 20 inputs (--force cuts it)",
-        "layer 2 (30 to 24) is left as it is: a rank of 12 would be a bottleneck for its 30 inputs (--force cuts it)",
+        "layer 1 (20 to 30) is left as it is: a rank of 10 would be a bottleneck for its 20 inputs (--force truncates it)",
+        "layer 2 (30 to 24) is left as it is: a rank of 12 would be a bottleneck for its 30 inputs (--force truncates it)",
     )
     message = complaint("compress", "net.npz", "--rank-fraction", "0.5", "--output", "none.npz", status=1)
     assert message == f"net.npz: no layer was truncated: {'; '.join(left)}"
     message = complaint("compress", "net.npz", "--ranks", "energy:0.99", "--output", "none.npz", status=1)
-    assert re.search(r"; layer 2 .* rank \d+ would save no multiplications, the break-even rank is 13 \(--force cuts it\)$", message)
+    assert re.search(r"; layer 2 .* rank \d+ would save no multiplications, the break-even rank is 13 \(--force truncates it\)$", message)
     message = complaint("compress", "net.npz", "--rank-fraction", "0.1", "--keep-dense", "1,2", "--output", "none.npz", status=1)
     assert message == "net.npz: no layer was truncated: --keep-dense leaves all out"
     assert not Path("none.npz").exists()
@@ -940,7 +940,7 @@ def test_layers_that_are_kept_and_layers_that_are_left(folder, call, complaint):
     assert message == "flat.npz: the network has no hidden layer, and others are not truncated"
 
 
-def test_a_factored_network_is_cut_again(folder, call):
+def test_a_factored_network_is_truncated_again(folder, call):
     net = wide()
     net.truncate(0.25, force=True)
     sf.save(net, "net.npz")
@@ -999,7 +999,7 @@ def test_the_features_scales_do_not_matter(known, folder, call):
         io.save(net, "net.npz")
         call("compress", "net.npz", "--rank-fraction", "1/8", "--force", *(["--data", "data.npz"] if known == "data" else []))
         outputs.append(sf.load("net-compressed.npz").predict(X))
-        assert abs(outputs[-1] - net.predict(X)).max() > 0.01  # it is cut
+        assert abs(outputs[-1] - net.predict(X)).max() > 0.01  # it is truncated
     np.testing.assert_allclose(outputs[1], outputs[0], atol=2e-3)
 
 
@@ -1017,7 +1017,7 @@ def test_data_lets_the_outputs_change_less(folder, call):
     assert "\non 300 samples of data.npz; its own outputs before stand for targets" in out
 
 
-def test_a_first_layer_that_is_not_cut_stays_to_the_last_digit(folder, call):
+def test_a_first_layer_that_is_not_truncated_stays_to_the_last_digit(folder, call):
     net, X = scaled(3.0 ** np.arange(-10, 10), np.full(20, 3.0))
     for rank in (None, 4):
         net.truncate(ranks=[rank, None])
@@ -1042,7 +1042,7 @@ def test_scores_before_and_after(folder, call):
         assert accuracy[1 + 2 * i] == measure(call("evaluate", name, "data.csv")[0], "accuracy")
 
 
-def test_pixels_are_cut_as_in_training(folder, call):
+def test_pixels_are_truncated_as_in_training(folder, call):
     net = wide()
     sf.save(net, "net.npz")
     X = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
@@ -1064,7 +1064,7 @@ def test_no_more_rows_than_needed(folder, call, monkeypatch):
     np.testing.assert_array_equal(sf.load("net-compressed.npz").parameters, net.parameters)
 
 
-def test_a_named_set_is_cut_by_its_training_samples(folder, call):
+def test_a_named_set_is_truncated_by_its_training_samples(folder, call):
     pytest.importorskip("sklearn", reason="digits are scikit-learn's")
     sf.save(network(64, 40, 40, 10), "net.npz")
     out, _ = call("compress", "net.npz", "--rank-fraction", "1/8", "--force", "--data", "digits")
@@ -1078,7 +1078,7 @@ def test_a_named_set_is_cut_by_its_training_samples(folder, call):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_cannot_be_cut(value, folder, complaint):
+def test_weights_that_cannot_be_truncated(value, folder, complaint):
     net = wide()
     net.layers[1].W[0, 0] = value
     sf.save(net, "net.npz")
@@ -1131,17 +1131,18 @@ def test_a_fraction_makes_no_bottleneck(thirteen, call):
     out, _ = call("compress", "net.npz", "--rank-fraction", "1/8")
     again = sf.load("net-compressed.npz")
     assert again.layout.ranks == (None, 16, None)
-    assert "layer 1 (13 to 128) is left as it is: a rank of 1 would be a bottleneck for its 13 inputs (--force cuts it)\n" in out
+    assert "layer 1 (13 to 128) is left as it is: a rank of 1 would be a bottleneck for its 13 inputs (--force truncates it)\n" in out
     np.testing.assert_array_equal(again.layers[0].W, thirteen[0].layers[0].W)
 
 
 @pytest.mark.parametrize("data", ["data.npz", "alone.npz"])
-def test_a_cut_that_ruins_the_network_needs_force(data, thirteen, call, complaint):
+def test_a_truncation_that_ruins_the_network_needs_force(data, thirteen, call, complaint):
     net, X, y = thirteen
     ruin = ["compress", "net.npz", "--ranks", "budget:0.001", "--data", data]
     message = complaint(*ruin, status=1)
-    assert re.match(r"net.npz: the cut loses \d\d+% of what the network has learned: loss \S+ before and \S+ after, R\^2 ", message) or (
-        data == "alone.npz" and re.match(r"net.npz: the cut loses \d\d+% of what the network has learned: loss ", message)
+    start = r"net.npz: the truncation loses \d\d+% of what the network has learned: loss "
+    assert re.match(rf"{start}\S+ before and \S+ after, R\^2 ", message) or (
+        data == "alone.npz" and re.match(start, message)
     )
     assert not Path("net-compressed.npz").exists()
     out, _ = call(*ruin, "--force")
@@ -1155,13 +1156,13 @@ def test_a_cut_that_ruins_the_network_needs_force(data, thirteen, call, complain
     assert float(re.search(r"^lost (\S+)% of what", out, re.M)[1]) == pytest.approx(100 * lost, abs=0.2)
 
 
-def test_a_cut_that_loses_little_is_written(thirteen, call):
+def test_a_truncation_that_loses_little_is_written(thirteen, call):
     out, _ = call("compress", "net.npz", "--rank-fraction", "1/4", "--data", "data.npz")
     assert float(re.search(r"^lost (\S+)% of what", out, re.M)[1]) < 20
     assert sf.load("net-compressed.npz").layout.ranks == (None, 32, None)
 
 
-def test_a_cut_that_gives_numbers_out_of_range_is_ruin(thirteen, complaint, monkeypatch):
+def test_a_truncation_that_gives_numbers_out_of_range_is_ruin(thirteen, complaint, monkeypatch):
     """NaN is no loss that is small."""
     evaluate = sf.Network.evaluate
     monkeypatch.setattr(

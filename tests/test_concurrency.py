@@ -416,7 +416,7 @@ def trained(dtype, **settings):
 
 
 def chosen(dtype):
-    """What ranks="auto" finds by looking, and what it cuts by that."""
+    """What ranks="auto" finds by looking, and what it truncates by that."""
     found = []
 
     def look(event):

@@ -488,7 +488,7 @@ def test_counts_go_by_steps_and_positions():
     assert [layer.multiplications for layer in sf.count_multiplications(net, "forward").layers] == [16 * 16 * 27, 2 * 256]
 
 
-def test_cuts_go_by_what_weights_meet():
+def test_truncations_go_by_what_weights_meet():
     net, X, y = training_of("sequences")
     sf.train(net, X, y, epochs=3, batch_size=50, factoring=None)
     lost = []

@@ -103,7 +103,7 @@ def test_the_guard_keeps_what_recovers():
     assert "kept" in result.explain()
 
 
-def test_the_guard_raises_the_rank_and_then_undoes_the_cut():
+def test_the_guard_raises_the_rank_and_then_undoes_the_truncation():
     """A tolerance that nothing meets: 2, 4, 8, then break-even, so dense, with the weights and moments of the switch."""
     net, optimizer, seen = network(), sf.Adam(sf.schedules.Constant(3e-3)), []
 
@@ -128,7 +128,7 @@ def test_the_guard_raises_the_rank_and_then_undoes_the_cut():
     assert "undone" in result.explain()
 
 
-def test_the_guard_delays_the_cut():
+def test_the_guard_delays_the_truncation():
     """Each time by another share φ of dense steps, until no steps are left for factors."""
     result = train(
         network(), ranks=[2, 2], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(0.0, "delay"),
@@ -146,7 +146,7 @@ def test_the_guard_delays_the_cut():
     assert result.phases[-1]["phase"] == "dense"
 
 
-def test_a_delayed_cut_that_recovers_is_kept():
+def test_a_delayed_truncation_that_recovers_is_kept():
     def spoil(event):
         if event.kind == "switch" and event.step == 10:
             event.network.parameters[:] *= 30
@@ -160,7 +160,7 @@ def test_a_delayed_cut_that_recovers_is_kept():
     assert result.phases[-1]["phase"] == "factored"
 
 
-def test_the_guard_undoes_the_cut_where_it_is_told_to():
+def test_the_guard_undoes_the_truncation_where_it_is_told_to():
     result = train(
         network(), ranks=[2, 2], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(0.0, "undo"),
         callbacks=[Worse()],
@@ -169,7 +169,7 @@ def test_the_guard_undoes_the_cut_where_it_is_told_to():
     assert result.events[-1].info["action"] == "undone"
 
 
-def test_no_guard_where_nothing_was_cut():
+def test_no_guard_where_nothing_was_truncated():
     """Ranks above break-even: the network stays as it is, and there is nothing to go back to."""
     result = train(network(), ranks=[19, 19], pretrain_fraction=0.2, validation=samples(seed=1), guard=sf.Guard(0.0), force=False)
     assert kinds(result) == [("switch", 10)]
@@ -177,7 +177,7 @@ def test_no_guard_where_nothing_was_cut():
 
 
 class Worse:
-    """Spoils the network after each cut, so that its loss cannot be what it was."""
+    """Spoils the network after each truncation, so that its loss cannot be what it was."""
 
     def __call__(self, event):
         if event.kind == "switch":
@@ -233,7 +233,7 @@ def test_auto_takes_the_smallest_rank_that_keeps_what_was_learned(losses, eighth
     assert [layer["rank"] for layer in first.info["layers"]] == [None, rank]
     assert first.info["layers"][0]["why"] == "factors would save too little time"
     if rank is None:
-        assert "a cut to rank 64 loses 1.6% of what has been learned" in result.explain()
+        assert "truncation to rank 64 loses 1.6% of what has been learned" in result.explain()
         assert kinds(result) == [("ranks", 10), ("ranks", 30)]
     else:
         assert first.info["layers"][1]["tried"][rank] == pytest.approx(losses[None, rank] - 1)
@@ -242,7 +242,7 @@ def test_auto_takes_the_smallest_rank_that_keeps_what_was_learned(losses, eighth
         assert kinds(result) == [("ranks", 10), ("switch", 10), ("guard", 15), ("recompose", 50)]
 
 
-def test_auto_cuts_later_what_is_not_ready(losses):
+def test_auto_truncates_later_what_is_not_ready(losses):
     losses |= {(None, 32): 1.5, (None, 64): 1.5}
 
     def ready(event):
@@ -260,7 +260,7 @@ def test_auto_waits_until_something_has_been_learned(losses, monkeypatch):
     assert "layer 1 (256-256) stays dense, as nothing has been learned yet" in chosen().explain()
 
 
-def test_auto_looks_at_all_cuts_together(losses):
+def test_auto_looks_at_all_truncations_together(losses):
     """Each alone is good, both together are not: the layer that loses more gets a higher rank, then none."""
     net = sf.Network([WIDE, WIDE, WIDE, 3], seed=0)
     losses |= {(32, None): 1.01, (None, 32): 1.012, (32, 32): 1.5, (None, 64): 1.005, (32, 64): 1.5, (64, 64): 1.5, (64, None): 1.0}
@@ -268,13 +268,13 @@ def test_auto_looks_at_all_cuts_together(losses):
     settings = {"epochs": 10, "batch_size": 12}
     result = sf.train(net, X, y, factoring=sf.Factoring(pretrain_fraction=0.2), **settings)
     assert result.events[0].info["ranks"] == [None, 64]
-    assert "all cuts together lose 50.0% of what has been learned" in result.explain()
+    assert "all truncations together lose 50.0% of what has been learned" in result.explain()
     losses[32, 64] = 1.02
     result = sf.train(sf.Network([WIDE, WIDE, WIDE, 3], seed=0), X, y, factoring=sf.Factoring(pretrain_fraction=0.2), **settings)
     assert result.events[0].info["ranks"] == [32, 64]
 
 
-def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
+def test_auto_undoes_a_bad_truncation_for_that_layer_alone(losses):
     """After two checks in a row; a higher rank may come later."""
     net = sf.Network([WIDE, WIDE, WIDE, 3], seed=0)
     losses |= {(32, None): 1.0, (None, 32): 1.01, (32, 32): 1.0, (None, 64): 1.0, (32, 64): 1.0}
@@ -289,7 +289,7 @@ def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
     )  # fmt: skip
     actions = [(e.step, e.info["action"], e.info["layers"]) for e in result.events if e.kind == "guard"]
     assert actions[:2] == [(15, "watched", []), (20, "undone", [1])]
-    assert "step 20: loss 1 before the cut, 1.2 now: undone for layer 1" in result.explain()
+    assert "step 20: loss 1 before the truncation, 1.2 now: undone for layer 1" in result.explain()
     switch = [e for e in result.events if e.kind == "switch"][1]
     assert (switch.step, [(t.layer, t.rank) for t in switch.info["truncations"]]) == (60, [(1, 64)])
     # The layer that was kept goes on with its learning rate.
@@ -298,8 +298,8 @@ def test_auto_takes_a_bad_cut_back_for_that_layer_alone(losses):
 
 
 @pytest.mark.parametrize(("later", "rank"), [(0.2, 32), (1.1, None)])
-def test_auto_tries_a_cut_again_when_much_more_has_been_learned(losses, later, rank):
-    """The loss has hardly begun to fall, and its ups and downs take the largest cut back. Learned is 0.5 then, and 1.8 or 0.9 later."""
+def test_auto_tries_a_truncation_again_when_much_more_has_been_learned(losses, later, rank):
+    """The loss has hardly begun to fall, and its ups and downs undo the largest truncation. Learned is 0.5 then, and 1.8 or 0.9 later."""
     losses |= {(None, None): 1.5, (None, 64): 1.5, (None, 32): 1.6}
 
     def goes_on(event):
@@ -313,7 +313,7 @@ def test_auto_tries_a_cut_again_when_much_more_has_been_learned(losses, later, r
     assert actions[:2] == [(15, "watched"), (20, "undone")]
     cuts = [[t.rank for t in e.info["truncations"]] for e in result.events if e.kind == "switch"]
     assert cuts == [[64], *([[rank]] if rank else [])]
-    assert ("a cut to rank 64 was taken back" in result.explain()) == (rank is None)
+    assert ("truncation to rank 64 was undone" in result.explain()) == (rank is None)
 
 
 def test_auto_with_a_guard(losses):
@@ -363,11 +363,11 @@ def chosen_reproducibly():
 
 def test_a_few_samples_do_not_tell(losses, monkeypatch):
     monkeypatch.setattr(auto, "LEAST", 31)
-    assert "layer 1 (256-256) stays dense, as 60 samples are too few to tell what a cut costs" in chosen().explain()
+    assert "layer 1 (256-256) stays dense, as 60 samples are too few to tell what truncation costs" in chosen().explain()
 
 
 def test_the_clock_compares_with_dense_steps(losses, monkeypatch):
-    """Also where a part of the layers has been cut, or taken back, since."""
+    """Also where a part of the layers has been truncated, or undone, since."""
     losses |= {(32, None): 1.0, (None, 32): 1.01, (32, 32): 1.0, (64, None): 1.0, (None, 64): 1.0, (32, 64): 1.0}
     asked, check = [], auto.Auto.check
 
@@ -389,8 +389,8 @@ def test_the_clock_compares_with_dense_steps(losses, monkeypatch):
     assert all(before == result.phases[0]["seconds"] / 10 for before, _ in asked)
 
 
-def test_a_cut_is_checked_by_what_was_before_it(losses, monkeypatch):
-    """Whatever a look that finds no other cut has seen since."""
+def test_a_truncation_is_checked_by_what_was_before_it(losses, monkeypatch):
+    """Whatever a look that finds no other truncation has seen since."""
     monkeypatch.setattr(auto, "SHORTEST", 30)
     losses |= {(None, 32): 1.0, (None, 64): 1.0, (32, None): 1.5, (32, 32): 2.0}
 
@@ -408,7 +408,7 @@ def test_a_cut_is_checked_by_what_was_before_it(losses, monkeypatch):
     assert (info["loss_before"], info["loss_recovered"], info["action"]) == (1.0, 1.2, "watched")
 
 
-def test_auto_leaves_a_layer_dense_whose_cut_has_no_loss(losses):
+def test_auto_leaves_a_layer_dense_whose_truncation_has_no_loss(losses):
     losses |= {(None, 32): np.nan, (None, 64): np.nan}
     assert kinds(chosen()) == [("ranks", 10), ("ranks", 30)]
 
@@ -431,7 +431,7 @@ def test_auto_leaves_the_choice_to_a_callback_that_truncates(losses):
 
 @pytest.mark.parametrize("activation_aware", [False, True])
 def test_auto_decomposes_once(losses, monkeypatch, activation_aware):
-    """The cut takes what the look has computed, unless a callback has changed the weights in between."""
+    """The truncation takes what the look has computed, unless a callback has changed the weights in between."""
     losses |= {(None, 32): 1.0, (None, 64): 1.0}
     calls = []
 
@@ -544,7 +544,7 @@ def test_a_training_in_two_parts_is_that_in_one():
 
 
 def test_whole_sample_weights_are_repeated_samples_over_the_whole_training():
-    """Loss, penalties, the cut by the layers' outputs, and the carried moments."""
+    """Loss, penalties, the truncation by the layers' outputs, and the carried moments."""
     X, y = samples(n=60)
     times = np.arange(60) % 3
 
@@ -564,7 +564,7 @@ def test_whole_sample_weights_are_repeated_samples_over_the_whole_training():
 
 
 def test_auto_disturbs_nothing(losses):
-    """Until a cut the training is the dense one, to the bit: what is looked at are copies."""
+    """Until a truncation the training is the dense one, to the bit: what is looked at are copies."""
     losses |= {(None, 32): 1.5, (None, 64): 1.5}
     seen = []
     net = chosen(callbacks=[lambda event: seen.append(event.kind)]).network

@@ -30,7 +30,7 @@ def relative_scale(W1, W2):
 
 
 def networks(rank=3, dtype="float64"):
-    """A network as it is dense, and cut; the dense one has the cut one's weights."""
+    """A network as it is dense, and truncated; the dense one has the weights of the truncated one."""
     cut = sf.Network([7, 5, 6, 3], hidden="tanh", dtype=dtype, seed=0)
     cut.truncate(ranks=[rank, rank], force=True)
     dense = cut.copy()

@@ -221,7 +221,7 @@ def inputs_of_low_rank(n=200, n_in=30, dtype="float32"):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("sizes", [[30, 24, 20, 3], [30, 80, 90, 3]])
-def test_an_activation_aware_cut_changes_the_outputs_less(dtype, sizes):
+def test_an_activation_aware_truncation_changes_the_outputs_less(dtype, sizes):
     X = inputs_of_low_rank(dtype=dtype)
     net = sf.Network(sizes, dtype=dtype, seed=0)
     plain, aware = net.copy(), net.copy()
@@ -230,9 +230,9 @@ def test_an_activation_aware_cut_changes_the_outputs_less(dtype, sizes):
     W, b = net.layers[0].W, net.layers[0].b
     outputs = X @ W.T + b
     errors = [np.linalg.norm(X @ cut.layers[0].weight().T + b - outputs) for cut in (plain, aware)]
-    # Rank 5 of 6 that the inputs have: little is lost, where the plain cut knows nothing of them.
+    # Rank 5 of 6 that the inputs have: little is lost, where the plain truncation knows nothing of them.
     assert errors[1] < 0.5 * errors[0]
-    # By the best cut of the outputs themselves: least for rank 5.
+    # By the best truncation of the outputs themselves: least for rank 5.
     s = np.linalg.svd(X @ W.T, compute_uv=False)
     assert s[5] <= errors[1] * 1.001 and errors[1] <= 1.1 * s[5]
     # Balanced: both factors have the same singular values.
@@ -246,7 +246,7 @@ def same_span(U, V, atol):
     np.testing.assert_allclose(abs((U * V).sum(axis=0)), 1, atol=atol)
 
 
-def test_an_activation_aware_cut_looks_at_each_layers_own_outputs():
+def test_an_activation_aware_truncation_looks_at_each_layers_own_outputs():
     X = inputs_of_low_rank(dtype="float64")
     net = sf.Network([30, 24, 20, 3], hidden="tanh", dtype="float64", seed=0)
     net.layers[0].b[:] = np.linspace(-1, 1, 24)
@@ -334,7 +334,7 @@ def test_a_weight_of_zeros_is_trained_when_factored(way, rank, dtype):
     assert net.evaluate(X, Y).loss < 1e-3
 
 
-def test_whole_weights_of_a_cuts_sample_are_repeated_samples():
+def test_whole_weights_of_a_truncations_sample_are_repeated_samples():
     X = np.random.default_rng(0).standard_normal((50, 30))
     times = np.arange(50) % 3
     net = sf.Network([30, 24, 20, 3], dtype="float64", seed=0)
@@ -353,8 +353,8 @@ def test_whole_weights_of_a_cuts_sample_are_repeated_samples():
     assert not net.is_factored
 
 
-def test_activation_aware_cuts_of_odd_samples():
-    """uint8, one sample, zeros, huge values: no worse than a plain cut is possible."""
+def test_activation_aware_truncations_of_odd_samples():
+    """uint8, one sample, zeros, huge values: no worse than a plain truncation is possible."""
     net = sf.Network([30, 24, 20, 3], seed=0)
     rng = np.random.default_rng(0)
     for X in (
@@ -381,7 +381,7 @@ def test_activation_aware_cuts_of_odd_samples():
         (np.full((5, 30), 3e38, "float32"), FloatingPointError, "the inputs of layer 1 are too large for float32"),
     ],
 )
-def test_bad_samples_for_a_cut_are_refused(inputs, error, message):
+def test_bad_samples_for_a_truncation_are_refused(inputs, error, message):
     net = sf.Network([30, 24, 20, 3], seed=0)
     before = net.parameters.copy()
     with pytest.raises(error, match=message):
@@ -665,7 +665,7 @@ def test_break_even_decides_unless_forced():
 def test_layers_that_stay_as_they_are_say_why():
     net = sf.Network([784, 512, 256, 10], seed=0)
     first, second = net.truncate(ranks=[300, 20])
-    assert first.reason == "rank 300 would save no multiplications, the break-even rank is 258 (force=True cuts it)"
+    assert first.reason == "rank 300 would save no multiplications, the break-even rank is 258 (force=True truncates it)"
     assert second.reason is None and not second.skipped
 
 
@@ -678,7 +678,7 @@ def test_a_fraction_makes_no_bottleneck_unless_forced(how, n_in, cut):
     first, second = net.copy().truncate(**how)
     assert (first.skipped, first.rank, first.requested_rank) == ((False, rank, rank) if cut else (True, None, rank))
     if not cut:
-        assert first.reason == f"a rank of {rank} would be a bottleneck for its {n_in} inputs (force=True cuts it)"
+        assert first.reason == f"a rank of {rank} would be a bottleneck for its {n_in} inputs (force=True truncates it)"
         assert first.singular_values.size == first.dropped_norm == 0
     assert second.rank == 37
     assert [t.rank for t in net.copy().truncate(**how, force=True)] == [rank, 37]
@@ -722,7 +722,7 @@ def test_none_in_ranks_leaves_the_layer():
     assert net.layout.ranks == (4, None, None)
 
 
-def test_truncating_again_cuts_the_product():
+def test_truncating_again_truncates_the_product():
     net = network()
     net.truncate(ranks=[10, 9], force=True)
     product = net.layers[0].weight()

@@ -99,8 +99,8 @@ def test_guard_and_a_dense_end_are_marked():
     assert seconds == sorted(seconds)
 
 
-def test_cuts_that_auto_takes_back_are_marked(monkeypatch):
-    """All layers may be cut, and no check is good enough: dense, factored, partly dense and dense again, by turns."""
+def test_truncations_that_auto_undoes_are_marked(monkeypatch):
+    """All layers may be truncated, and no check is good enough: dense, factored, partly dense and recomposed, by turns."""
     bounds = {"LEAST": 1, "THIN": 0, "WORTH": 1, "SHARE": 0, "SHARES": 0, "LOOKING": 1e9, "LOST": 1e9, "STILL_LOST": -1e9, "SHORTEST": 5}
     bounds |= {"LATEST": 1}
     for name, value in bounds.items():

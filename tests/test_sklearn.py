@@ -222,7 +222,7 @@ def test_hidden_layers_are_factored(solver):
     )  # fmt: skip
     model.fit(X, y)
     assert model.score(X_test, y_test) > 0.95
-    # Recomposed: dense again, of the rank that was trained.
+    # Recomposed: dense, of the rank that was trained.
     assert not model.network_.is_factored
     assert np.linalg.matrix_rank(model.coefs_[1], tol=1e-4) == 16
     assert np.linalg.matrix_rank(model.coefs_[0], tol=1e-4) > 50
@@ -245,7 +245,7 @@ def test_layers_of_few_inputs_stay_dense_unless_a_rank_is_given():
 
 
 def test_progress_is_counted_anew_after_the_switch():
-    """The loss rises with a hard cut: that is no want of progress."""
+    """The loss rises with a hard truncation: that is no want of progress."""
     X, _, y, _ = digits()
     settings = {"pretrain_fraction": 0.5, "max_iter": 60, "n_iter_no_change": 3, "tol": 1e-3, "random_state": 0}
     model = SVDMLPClassifier((128, 128), rank=3, **settings)
@@ -262,7 +262,7 @@ LOOKS = {"hidden_layer_sizes": (256, 256), "batch_size": 50, "random_state": 0}
 
 
 def cuts(model):
-    """The layers that were cut at each switch, and their ranks."""
+    """The layers that were truncated at each switch, and their ranks."""
     switches = (e for e in model.result_.events if e.kind == "switch")
     return [{t.layer: t.rank for t in e.info["truncations"] if not t.skipped} for e in switches]
 
@@ -282,7 +282,7 @@ def test_layers_are_looked_at_by_default():
     assert next(e for e in later.result_.events if e.kind == "ranks").step == round(0.05 * 200 * -(-len(X) // 50))
 
 
-def test_each_call_of_partial_fit_looks_by_itself_until_one_cuts(monkeypatch):
+def test_each_call_of_partial_fit_looks_by_itself_until_one_truncates(monkeypatch):
     """A call has few steps: they allow a look of many multiplications only where looks may take more of them."""
     X, X_test, y, y_test = digits()
     model = SVDMLPClassifier(**LOOKS, pretrain_fraction=0.02, max_iter=100)
@@ -491,7 +491,7 @@ def test_names_of_features_are_kept_with_early_stopping():
 
 
 @pytest.mark.parametrize("settings", [{}, {"rank_fraction": 0.5}, {"rank": "auto"}])
-def test_lbfgs_with_nothing_to_cut_is_not_begun_anew(settings):
+def test_lbfgs_with_nothing_to_truncate_is_not_begun_anew(settings):
     """It takes no steps after which "auto" could look, and 64 inputs are few."""
     X, _, y, _ = digits()
     model = SVDMLPClassifier((16,), solver="lbfgs", max_iter=40, random_state=0, **settings).fit(X, y)
@@ -503,7 +503,7 @@ def test_lbfgs_with_nothing_to_cut_is_not_begun_anew(settings):
     assert model.set_params(solver="lbfgs").fit(X, y).result_ is None and dense.result_ is None
 
 
-def test_progress_goes_on_over_a_switch_that_cuts_nothing():
+def test_progress_goes_on_over_a_switch_that_truncates_nothing():
     X, _, y, _ = digits()
     settings = {"hidden_layer_sizes": (16,), "max_iter": 60, "tol": 10.0, "n_iter_no_change": 5, "pretrain_fraction": 0.05}
     model = SVDMLPClassifier(**settings, random_state=0).fit(X, y)
@@ -617,7 +617,7 @@ def test_callbacks_see_epochs_and_may_end_the_training():
     model.fit(X, y, callbacks=[stop])
     assert kinds == ["epoch", "epoch", "switch", "epoch", "epoch", "recompose"]
     assert model.n_iter_ == len(model.loss_curve_) == 4
-    assert "dense again" in model.result_.explain()
+    assert "recomposed" in model.result_.explain()
 
 
 def test_an_interrupted_fit_is_usable():
@@ -909,7 +909,7 @@ def test_a_model_that_goes_on_is_of_one_kind():
         model = SVDMLPClassifier((8,), max_iter=2).fit(X, first)
         with pytest.raises(ValueError, match="y: expected multi"):
             model.partial_fit(X, other)
-    with pytest.raises(ValueError, match="activation: expected relu, as the model that goes on has"):
+    with pytest.raises(ValueError, match="activation: expected relu, as the model that continues has"):
         model.set_params(activation="tanh", warm_start=True).fit(X, codes)
 
 
@@ -1000,7 +1000,7 @@ def test_the_poisson_loss_with_factors_and_what_it_refuses():
         SVDMLPRegressor(loss="poisson").fit(X, y - 5)
     with pytest.raises(ValueError, match="loss: expected squared_error or poisson, got 'gamma'"):
         SVDMLPRegressor(loss="gamma").fit(X, y)
-    with pytest.raises(ValueError, match="loss: expected one of exp outputs, as the model that goes on has"):
+    with pytest.raises(ValueError, match="loss: expected one of exp outputs, as the model that continues has"):
         model.set_params(loss="squared_error").partial_fit(X, y)
 
 

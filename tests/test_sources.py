@@ -265,7 +265,7 @@ def test_the_switch_takes_its_sample_from_the_pool(small_pool):
 
 @pytest.fixture
 def cutting(monkeypatch):
-    """With ranks="auto" a layer of 256 neurons is cut, whatever that does to the loss and however long it takes."""
+    """With ranks="auto" a layer of 256 neurons is truncated, whatever that does to the loss and however long it takes."""
     for name in ("LOOKING", "LOST", "FASTER", "STILL_LOST"):
         monkeypatch.setattr(auto, name, np.inf)
     monkeypatch.setattr(auto, "SHORTEST", 1)
@@ -274,7 +274,7 @@ def cutting(monkeypatch):
 
 
 def spoil(event):
-    """Makes the loss after a cut one that no guard bears."""
+    """Makes the loss after a truncation one that no guard bears."""
     if event.kind == "switch":
         event.network.layers[-1].W[...] *= -30
 
@@ -814,7 +814,7 @@ def test_the_switch_takes_its_sample_from_the_first_batches(monkeypatch, phi, ki
 
 @pytest.mark.parametrize(("action", "rank"), [("raise", 64), ("undo", None)])
 def test_other_guards_over_ranks_auto(cutting, action, rank):
-    """A layer that the guard takes back may get a higher rank later, but for "undo"."""
+    """A layer whose truncation the guard undoes may get a higher rank later, but for "undo"."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((N, 64))
     net, spoiled = network(sizes=[64, 256, 256, 3]), []

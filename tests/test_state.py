@@ -189,9 +189,9 @@ def test_threads_and_tiles(layer):
             np.testing.assert_array_equal(found[reproducible, threads], found[True, 1])
 
 
-def test_a_cut_keeps_the_states():
+def test_a_truncation_keeps_the_states():
     X, y = stream()
-    # Of full rank, a cut changes no output; plain descent with a rate too small to change anything shows the states alone.
+    # Of full rank, a truncation changes no output; plain descent with a rate too small to change anything shows the states alone.
     still = PLAIN | {"optimizer": sf.GradientDescent(1e-30)}
     cut = sf.Factoring(1.0, pretrain_fraction=0.3, force=True, product_decay=0)
     dense, factored = (sf.train(stacked(L.LSTM), X, y, factoring=factoring, **still) for factoring in (None, cut))

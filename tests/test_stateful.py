@@ -118,7 +118,7 @@ def machine(reference, folder):
             return max(rank for rank in range(min(m, n) + 1) if rank == 0 or rank * each < dense)
 
         def compare_cut(self, asked, done, force, left, narrow=False):
-            """Against Eckart and Young: no better cut, and the factors share the singular values as asked."""
+            """Against Eckart and Young: no better truncation, and the factors share the singular values as asked."""
             weights, ranks = self.weights(), list(self.model.layout.ranks)
             biases = reference.unpack(self.model.parameters, self.model.sizes, ranks)[1]
             told = {t.layer: t for t in done}

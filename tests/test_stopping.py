@@ -140,7 +140,7 @@ def test_other_schedules_end_at_once(schedule):
 
 
 def test_the_count_starts_again_with_another_form():
-    """No epoch after the cut is as good as those before it, but the training goes on, as the loss falls again."""
+    """No epoch after the truncation is as good as those before it, but the training goes on, as the loss falls again."""
     method = sf.Factoring([1, 1], force=True, pretrain_fraction=10 / 60, activation_aware=False)
     net = network()
     result = train(net, early_stopping=sf.EarlyStopping(3, monitor="loss"), factoring=method)
@@ -181,7 +181,7 @@ def test_the_dense_steps_at_the_end_keep_their_share():
 
 
 def test_auto():
-    """A cut by looking, then the end: the count started again with the factors."""
+    """A truncation by looking, then the end: the count started again with the factors."""
     X, y = samples(4000)
     V, v = samples(500, seed=1)
     net = sf.Network([24, 256, 256, 3], seed=0)

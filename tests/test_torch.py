@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The method on PyTorch models: what is cut is the best cut, what is left is left and says why, and an error changes nothing."""
+"""The method on PyTorch models: what is truncated is truncated best, what is left is left and says why, and an error changes nothing."""
 
 import copy
 import io
@@ -49,12 +49,12 @@ def unchanged(module, before):
     assert all(torch.equal(numbers[name], before[1][name]) for name in numbers)
 
 
-# ---- the cut
+# ---- the truncation
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("method", ["exact", "randomized"])
-def test_the_cut_is_that_of_truncated_svd(method, dtype):
+def test_the_truncation_is_that_of_truncated_svd(method, dtype):
     model = perceptron(dtype=dtype)
     weights = {name: getattr(model, name).weight.detach().double() for name in ("first", "second")}
     done = factorize(model, rank_fraction=0.25, method=method, skip=["output"])
@@ -76,7 +76,7 @@ def test_the_cut_is_that_of_truncated_svd(method, dtype):
         assert left == pytest.approx(right, rel=TOLERANCE[dtype])  # balanced
 
 
-def test_the_cut_is_that_of_a_network():
+def test_the_truncation_is_that_of_a_network():
     net = sf.Network([30, 40, 20, 3], dtype="float64", seed=0)
     module = sf.to_torch(net)
     done = factorize(module, rank_fraction=0.25, skip=["4"], force=True)
@@ -119,7 +119,7 @@ def test_at_full_rank_there_and_back_is_nothing(dtype):
         torch.testing.assert_close(p.detach().double(), before[name], rtol=0, atol=TOLERANCE[dtype])
 
 
-def test_a_layer_that_is_factored_already_is_cut_anew():
+def test_a_layer_that_is_factored_already_is_truncated_anew():
     model = perceptron(dtype=torch.float64)
     factorize(model, ranks={"first": 12})
     product = model.first.weight.detach()

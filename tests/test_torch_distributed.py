@@ -140,13 +140,13 @@ def test_rank_0_decides_where_layers_are_looked_at(tmp_path):
 
 
 def failing(rank):
-    """A cut that fails on rank 0, where alone it is made."""
+    """A truncation that fails on rank 0, where alone it is made."""
     from svdfast.torch import switch
 
-    def cut(*args):
+    def truncate(*args):
         raise ArithmeticError("no convergence")
 
-    switch.cut = cut
+    switch.truncate = truncate
     torch.distributed.init_process_group("gloo")
     try:
         trained(rank, 2)

@@ -224,7 +224,7 @@ def test_weights_that_are_not_contiguous():
         same(model(x), before)
 
 
-def test_the_cut_of_a_convolution_is_the_best_of_its_matrix():
+def test_the_truncation_of_a_convolution_is_the_best_of_its_matrix():
     model = Alone(nn.Conv2d(8, 10, 3))
     W = model.layer.weight.detach().reshape(10, 72)
     (t,) = factorize(model, ranks={"layer": 4})

@@ -9,8 +9,8 @@ from torch_training import model, one_thread  # noqa: E402, F401
 
 from svdfast.torch import Schedule, budget, factorize, looks, schedule, timing, watch  # noqa: E402
 from svdfast.torch.batches import given, halves  # noqa: E402
-from svdfast.torch.cut import Decomposed, cut  # noqa: E402
 from svdfast.torch.sample import Sample  # noqa: E402
+from svdfast.torch.truncate import Decomposed, truncate  # noqa: E402
 from svdfast.training.auto import LOOKING  # noqa: E402
 
 ROWS = 32
@@ -172,7 +172,7 @@ def test_a_tuple_is_given_by_one_rule_to_schedule_and_factorize():
 
 @pytest.mark.parametrize("method", ["exact", "randomized"])
 @pytest.mark.parametrize("aware", [False, True])
-def test_one_decomposition_gives_the_cuts_to_all_smaller_ranks(method, aware):
+def test_one_decomposition_gives_the_truncations_to_all_smaller_ranks(method, aware):
     torch.manual_seed(0)
     layer = nn.Linear(200, 160)
     with torch.no_grad():
@@ -181,8 +181,8 @@ def test_one_decomposition_gives_the_cuts_to_all_smaller_ranks(method, aware):
     gram = X.T @ X if aware else None
     whole = Decomposed(layer, "layer", 40, method, gram)
     for rank in (40, 20, 5):
-        made, dropped = whole.cut(rank)
-        alone, alone_dropped = cut(layer, "layer", rank, method, gram)
+        made, dropped = whole.truncate(rank)
+        alone, alone_dropped = truncate(layer, "layer", rank, method, gram)
         assert made.rank == rank and dropped == pytest.approx(alone_dropped, rel=0.01)
         products = [one.W1.detach() @ one.W2.detach() for one in (made, alone)]
         errors = [((layer.weight.detach() - P) @ X.T).norm() for P in products]
@@ -191,7 +191,7 @@ def test_one_decomposition_gives_the_cuts_to_all_smaller_ranks(method, aware):
 
 def test_exact_is_exact_by_the_gram_matrix_too():
     W = torch.randn(300, 200, generator=torch.Generator().manual_seed(0))
-    from svdfast.torch.cut import factors
+    from svdfast.torch.truncate import factors
 
     W1, W2 = factors(W, 30, "exact")
     U, s, V = torch.linalg.svd(W.double(), full_matrices=False)

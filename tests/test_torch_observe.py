@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The look at a model's inputs: it sees what the weights multiply, the cut by it is the best for them, and it leaves no trace."""
+"""The look at a model's inputs: it sees what the weights multiply, the truncation by it is the best for them, and it leaves no trace."""
 
 import copy
 import threading
@@ -13,9 +13,9 @@ from torch_training import Alone  # noqa: E402
 
 from svdfast.model.svd import RIDGE  # noqa: E402
 from svdfast.torch import factorize, recompose  # noqa: E402
-from svdfast.torch.cut import factors  # noqa: E402
 from svdfast.torch.kinds import kind_of  # noqa: E402
 from svdfast.torch.observe import observe  # noqa: E402
+from svdfast.torch.truncate import factors  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_batches_add_up_and_many_rows_are_chosen_of():
 
 @pytest.mark.parametrize("method", ["exact", "randomized"])
 @pytest.mark.parametrize("shape", [(20, 30), (30, 20), (40, 40)], ids=str)
-def test_the_cut_is_the_best_for_the_inputs(shape, method):
+def test_the_truncation_is_the_best_for_the_inputs(shape, method):
     n, m = shape
     W = torch.randn(n, m, dtype=torch.float64)
     X = torch.randn(500, m, dtype=torch.float64) @ torch.diag(torch.logspace(0, -4, m, dtype=torch.float64))
@@ -228,7 +228,7 @@ def test_an_error_in_factorize_changes_nothing():
         assert equal(trace(model), before) and list(model.modules()) == parts
 
 
-def test_layers_that_are_not_reached_are_cut_plainly():
+def test_layers_that_are_not_reached_are_truncated_plainly():
     model = Everything()
     model.unused = nn.Linear(20, 30)
     plain = copy.deepcopy(model)

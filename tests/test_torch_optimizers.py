@@ -100,9 +100,9 @@ def test_moments_of_factors_are_those_of_their_gradients():
     optimizer = torch.optim.Adam(net.parameters(), amsgrad=True)
     net(torch.randn(9, 40)).sum().backward()
     optimizer.step()
-    from svdfast.torch.cut import cut
+    from svdfast.torch.truncate import truncate
 
-    factored, _ = cut(net.second, "second", 7, "exact")
+    factored, _ = truncate(net.second, "second", 7, "exact")
     change = Change(net.second, factored, True)
     W1, W2 = factored.W1.detach(), factored.W2.detach()
     old = optimizer.state[net.second.weight]
@@ -268,7 +268,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_an_optimizer_made_after_a_cut_holds_parameters_in_the_order_of_one_made_before(name):
+def test_an_optimizer_made_after_a_truncation_holds_parameters_in_the_order_of_one_made_before(name):
     """As trainers make it, when they resume."""
     layer = LAYERS[name]()
     kind = kind_of(layer)

@@ -142,7 +142,7 @@ def test_a_sequence_of_ranks_is_that_of_the_layers_at_the_start(change, why):
     assert "dense" in lines[2] and (why or "no rank was given") in lines[2]
 
 
-def test_a_sample_gives_the_cut_that_keeps_outputs_best():
+def test_a_sample_gives_the_truncation_that_keeps_outputs_best():
     x, _ = data()
     x = x * torch.logspace(0, -3, 40)  # few inputs count
     rises = []
@@ -228,7 +228,7 @@ def test_explain_tells_afterwards_what_was_done():
     undone = Training(factoring=quarter(guard=sf.Guard(0.1, "undo")), n_steps=50).steps(5)
     undone.schedule._recent.clear()
     undone.schedule.step(10.0)
-    assert "rank 10 in steps 6–6, taken back" in undone.schedule.explain()
+    assert "rank 10 in steps 6–6, undone" in undone.schedule.explain()
 
 
 def test_explain_before_a_look_does_not_take_its_own_hooks_for_someone_elses():
@@ -297,14 +297,14 @@ def mse(output, batch):
     return (output - batch[1]).square().mean()
 
 
-def test_auto_cuts_where_little_is_lost_and_tells_what(monkeypatch):
+def test_auto_truncates_where_little_is_lost_and_tells_what(monkeypatch):
     x, y = data()
     training = automatic(monkeypatch, sample=[(x[:256], y[:256]), (x[256:], y[256:])], loss=mse)
     (event,) = training.schedule.events
     assert event.step == 50  # a tenth of all
     for name in ("first", "second"):
         why = event.info["layers"][name]
-        assert ("the cut loses" in why) == (name in event.info.get("ranks", {})), why
+        assert ("the truncation loses" in why) == (name in event.info.get("ranks", {})), why
         assert "learned" in why
 
 
@@ -327,16 +327,16 @@ def test_a_convolution_may_lose_more_than_a_linear_layer(monkeypatch):
     net(torch.rand(4, 8, 6, 6))
     found = schedule._looks._choices({net[0]: "0", net[2]: "2"}, True)
     assert [choice.allowed for choice in found] == [LOST_OF_KERNEL, LOST]
-    # One whose cut was taken back says so, not that it would be no faster.
+    # One whose truncation was undone says so, not that it would be no faster.
     schedule._looks.auto.refused["0"], schedule._looks.auto.learned = 1000, 1.0
     schedule._looks.auto.look(100, found, None, None)
-    assert [choice.why for choice in found] == ["a cut was taken back", "its factors are faster"]
+    assert [choice.why for choice in found] == ["a truncation was undone", "its factors are faster"]
 
 
 def test_auto_gives_the_smallest_rank_that_loses_little(monkeypatch):
     x, y = data()
     training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
-    # Weights of rank 5: a cut to 5 loses nothing, one to 10 neither.
+    # Weights of rank 5: truncation to 5 loses nothing, one to 10 neither.
     with torch.no_grad():
         for part in (training.net.first, training.net.second):
             U, s, V = torch.linalg.svd(part.weight, full_matrices=False)
@@ -359,12 +359,12 @@ def test_auto_leaves_layers_whose_factors_are_no_faster(monkeypatch):
 def test_auto_without_a_sample_takes_a_quarter_and_is_guarded_by_the_losses(monkeypatch):
     training = automatic(monkeypatch, second=9, steps=50)
     assert training.schedule.events[0].info["ranks"] == {"first": 10}
-    # From here on the loss is bad: watched, then taken back.
+    # From here on the loss is bad: watched, then undone.
     for _ in range(40):
         training.schedule.step(10.0)
     kinds = [(e.kind, e.step, e.info.get("action")) for e in training.schedule.events]
     assert kinds == [("switch", 50, None), ("guard", 70, "watched"), ("guard", 90, "undone")]
-    assert training.schedule.phase == "dense" and "taken back" in training.schedule.explain()
+    assert training.schedule.phase == "dense" and "undone" in training.schedule.explain()
 
 
 def test_auto_without_losses_says_that_nothing_guards_it(monkeypatch):
@@ -374,7 +374,7 @@ def test_auto_without_losses_says_that_nothing_guards_it(monkeypatch):
     assert "no losses are known" in training.schedule.explain()
 
 
-def test_auto_keeps_a_good_cut(monkeypatch):
+def test_auto_keeps_a_good_truncation(monkeypatch):
     training = automatic(monkeypatch, second=9, steps=69, clock=(1.0, 0.5))
     training.schedule._recent.clear()
     training.schedule.step(0.0)
@@ -444,19 +444,19 @@ def test_looks_leave_the_model_as_it_was(monkeypatch):
     assert all(part.training for part in training.net.modules())
 
     training = automatic(monkeypatch, steps=49, sample=[(x, y)], loss=mse)
-    parts, n, cut = list(training.net.modules()), [], []
+    parts, n, factored = list(training.net.modules()), [], []
 
     def broken(output, batch):
         n.append(1)
-        if len(n) == 8:  # the sample is in six pieces, so a layer is cut
-            cut.extend(p for p in training.net.modules() if type(p) is FactoredLinear)
+        if len(n) == 8:  # the sample is in six pieces, so a layer is truncated
+            factored.extend(p for p in training.net.modules() if type(p) is FactoredLinear)
             raise ArithmeticError
         return mse(output, batch)
 
     training.schedule._sample._loss = broken
     with pytest.raises(ArithmeticError):
         training.schedule.step(1.0)
-    assert len(cut) == 1 and list(training.net.modules()) == parts
+    assert len(factored) == 1 and list(training.net.modules()) == parts
 
 
 def test_the_guard_of_given_ranks_goes_back_or_waits():
@@ -509,7 +509,7 @@ def test_a_loss_of_the_outputs_own():
 # ---- what it leaves alone
 
 
-@pytest.mark.parametrize("fails", ["cut", "move_state"])
+@pytest.mark.parametrize("fails", ["truncate", "move_state"])
 def test_an_interrupted_switch_leaves_model_and_optimizer(fails, monkeypatch):
     training = trained().steps(1)
     before = copy.deepcopy([training.net.state_dict(), training.optimizer.state_dict()])
@@ -517,12 +517,12 @@ def test_an_interrupted_switch_leaves_model_and_optimizer(fails, monkeypatch):
         list(training.net.modules()),
         [id(p) for g in training.optimizer.param_groups for p in g["params"]],
     )
-    module = switch if fails == "cut" else exchange
+    module = switch if fails == "truncate" else exchange
     real, calls = getattr(module, fails), []
 
     def failing(*args, **kwargs):
         calls.append(args)
-        if len(calls) == (2 if fails == "cut" else 1):
+        if len(calls) == (2 if fails == "truncate" else 1):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 

@@ -273,7 +273,7 @@ def test_a_gradient_without_a_norm_updates_nothing():
 
 
 @pytest.mark.parametrize("ranks", [[8, 8], "energy:0.9"])
-def test_inputs_too_large_for_a_cut_are_told_with_the_step(ranks):
+def test_inputs_too_large_for_a_truncation_are_told_with_the_step(ranks):
     """A sample that no step has met yet."""
     X, y = np.full((400, 8), 3e38, "float32"), samples()[1]
     error = stopped(network(), X, y, pretrain_fraction=0, ranks=ranks)
@@ -282,7 +282,7 @@ def test_inputs_too_large_for_a_cut_are_told_with_the_step(ranks):
 
 @pytest.fixture
 def looking(monkeypatch):
-    """With ranks="auto" all layers are looked at that may be cut at all, however small they are."""
+    """With ranks="auto" all layers are looked at that may be truncated at all, however small they are."""
     bounds = {"LEAST": 1, "WORTH": 1e9, "SHARE": -1e9, "SHARES": -1e9, "LOOKING": np.inf, "SHORTEST": 1, "LATEST": 1.0}
     for name, value in bounds.items():
         monkeypatch.setattr(auto, name, value)
@@ -300,7 +300,7 @@ def test_inputs_too_large_for_a_look_are_told_with_the_step(looking):
     X[late[0]] = 3e38
     error = stopped(network(), X, y, **settings)
     assert late and (error.step, error.epoch, error.layer) == (40, 1, 1)
-    # Where losses are not finite nothing is cut; the step that meets the row tells.
+    # Where losses are not finite nothing is truncated; the step that meets the row tells.
     X, told = samples()[0], []
     row = next(row for row in order[::-1] if row >= met)
     X[row] = 3e38
@@ -412,7 +412,7 @@ def test_where_nothing_converges_the_layer_is_named(ranks, monkeypatch):
 @pytest.mark.parametrize("ranks", [[4, 4], "energy:0.9", "budget:0.5"])
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "a finite weight"), (np.inf, "a finite weight"), (3e38, "too large")])
 @pytest.mark.parametrize("inputs", [None, np.ones((5, 8))])
-def test_weights_that_can_not_be_cut_are_refused_with_the_layer(ranks, value, message, inputs):
+def test_weights_that_can_not_be_truncated_are_refused_with_the_layer(ranks, value, message, inputs):
     """LAPACK never comes back from some of them."""
     net = network(hidden=["tanh", "tanh"])
     net.layers[1].W[...] = value
@@ -511,7 +511,7 @@ def test_trainings_at_the_extremes(one_blas_thread, looking):
     """One class or one value only, inputs without variance, dead or zero layers, full rank: finite, and better than before."""
     rng = np.random.default_rng(len(SETTINGS))
     base, looked_and_cut = rng.standard_normal((50, 12)), 0
-    # Where the best answer is the same for all nothing can have been learned, and nothing would be cut.
+    # Where the best answer is the same for all nothing can have been learned, and nothing would be truncated.
     looking.setattr(Run, "constant_loss", lambda run, rows: 1e9)
     for _ in range(N_EXTREME):
         case = {name: values[rng.integers(len(values))] for name, values in SETTINGS.items()}
@@ -545,7 +545,7 @@ def test_trainings_at_the_extremes(one_blas_thread, looking):
         assert np.isfinite(net.parameters).all(), case
         after = net.evaluate(X, y).loss
         assert np.isfinite(after), case
-        if case["ranks"] in ("full", "energy:1"):  # nothing was cut away
+        if case["ranks"] in ("full", "energy:1"):  # nothing was truncated away
             assert after < before, case
         assert np.isfinite(net.score(X, y)), case
         if case["data"] in ("constant", "zero"):

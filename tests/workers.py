@@ -33,7 +33,7 @@ def limit_time(seconds):
 
 
 def eager():
-    """In this process ranks="auto" looks at layers of any size, and cuts them by nearly any loss: else none of small networks."""
+    """In this process ranks="auto" looks at layers of any size, and truncates them by nearly any loss: else none of small networks."""
     from svdfast.training import auto
     from svdfast.training.run import Run
 

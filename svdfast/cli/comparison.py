@@ -248,7 +248,7 @@ class Comparison:
             self.told = {layer["layer"]: layer["why"] for layer in looked_at}
             return lines
         if event.kind == "guard" and info["action"] == "undone":
-            return [f"{when}: {sizes(i)} is dense again, as {_why_back(info)}" for i in info["layers"]]
+            return [f"{when}: {sizes(i)} is recomposed, as {_why_back(info)}" for i in info["layers"]]
         if event.kind == "stop":
             return [f"{when}: no progress of the validation loss for {info['patience']} epochs: ends with epoch {info['last_epoch']}"]
         if event.kind == "restore":
@@ -378,7 +378,7 @@ def _why_back(info: dict[str, Any]) -> str:
     if "seconds_factored" in info:
         factored, dense = 1e3 * info["seconds_factored"], 1e3 * info["seconds_dense"]
         return f"a step takes {factored:.3g} ms with its factors and took {dense:.3g} ms without"
-    return f"the loss is {info['loss_recovered']:.4g} and was {info['loss_before']:.4g} before the cut"
+    return f"the loss is {info['loss_recovered']:.4g} and was {info['loss_before']:.4g} before the truncation"
 
 
 def _bar_class() -> Any:

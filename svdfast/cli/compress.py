@@ -232,7 +232,7 @@ def _compare(before: Network, net: Network, asked: saved.Asked, arguments: argpa
     if not lost <= _RUINED and not arguments.force:  # or NaN
         detail = ", ".join(f"{row[0]} {row[1]} before and {row[2]} after" for row in rows[1:])
         raise Failure(
-            f"{arguments.model}: the cut loses {lost:.0%} of what the network has learned: {detail}, on {name} "
+            f"{arguments.model}: the truncation loses {lost:.0%} of what the network has learned: {detail}, on {name} "
             "(a larger rank loses less; --force writes it all the same)"
         )
     return [*lines, f"lost {max(lost, 0):.1%} of what had been learned"]

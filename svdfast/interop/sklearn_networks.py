@@ -74,7 +74,8 @@ def from_sklearn(estimator: Any, *, uint8_scale: float = 1.0) -> Network:
 
     >>> [t.rank for t in net.truncate(ranks=[16, 16], inputs=X[:1500])]
     [16, 16]
-    >>> result = sf.train(net, X[:1500], classes[:1500], epochs=5, factoring=sf.Factoring(recompose=False))
+    >>> method = sf.Factoring(recompose=False)
+    >>> result = sf.train(net, X[:1500], classes[:1500], epochs=5, factoring=method)
     >>> abs(net.score(X[1500:], classes[1500:]) - dense) < 0.02
     True
     >>> print(sf.count_multiplications(net, mode="forward"))

@@ -109,7 +109,8 @@ def from_torch(
     >>> import torch
     >>> import svdfast as sf
     >>> model = torch.nn.Sequential(
-    ...     torch.nn.Flatten(), torch.nn.Linear(784, 300), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(300, 10)
+    ...     torch.nn.Flatten(), torch.nn.Linear(784, 300), torch.nn.ReLU(),
+    ...     torch.nn.Dropout(0.2), torch.nn.Linear(300, 10)
     ... )
     >>> net = sf.from_torch(model, output="softmax")
     >>> net.layers
@@ -122,7 +123,10 @@ def from_torch(
 
     A network of images:
 
-    >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 5), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(6 * 24 * 24, 10))
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(1, 6, 5), torch.nn.ReLU(),
+    ...     torch.nn.Flatten(), torch.nn.Linear(6 * 24 * 24, 10)
+    ... )
     >>> net = sf.from_torch(model, input=sf.Input(28, 28, 1), output="softmax")
     >>> x = torch.rand(5, 1, 28, 28)
     >>> with torch.no_grad():

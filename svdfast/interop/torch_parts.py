@@ -153,7 +153,7 @@ def refuse(place: str, part: torch.nn.Module, instead: str = "") -> NoReturn:
         name = f"{kind.__module__}.{name}"
     names = (facts.torch.name for facts in activations.FACTS.values() if facts.torch is not None)
     taken = dict.fromkeys(["Linear", "BatchNorm1d", *names, "ReLU6", "SELU", "Dropout", "AlphaDropout"])
-    known = instead or _INSTEAD.get(name, "svdfast.torch.factorize cuts weights of any module")
+    known = instead or _INSTEAD.get(name, "svdfast.torch.factorize truncates weights of any module")
     raise ValueError(f"{place}: expected {', '.join(taken)}, Flatten, Identity or Sequential, got {name}; {known}")
 
 

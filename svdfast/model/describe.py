@@ -56,7 +56,8 @@ class Input:
 
     Texts of any length:
 
-    >>> layers = [L.Embedding(65, 64), L.LSTM(256, return_sequences=True), L.Linear(65, "softmax")]
+    >>> lstm = L.LSTM(256, return_sequences=True)
+    >>> layers = [L.Embedding(65, 64), lstm, L.Linear(65, "softmax")]
     >>> net = sf.Network(sf.Input(None, dtype="int32"), layers, seed=0)
     >>> net.predict(np.zeros((2, 5))).shape, net.predict(np.zeros((1, 9))).shape
     ((2, 5, 65), (1, 9, 65))

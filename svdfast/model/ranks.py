@@ -5,11 +5,11 @@ A rule is made from a caller's argument and applied to the present weights. ::
 
     α                      l = max(1, ⌊α·min(m, n)⌋), section 3.3.5 of the paper
     a rank for each layer  as given
-    "energy:E"             the least l whose singular values hold a share E of the weight's energy,
-                           Σᵢ σᵢ² over i ≤ l
-    "budget:B"             the singular directions that are worth most, σᵢ² per multiplication that
-                           they cost, over all layers together, until a share B of the dense hidden
-                           layers' multiplications is spent
+    "energy:E"             the least l whose singular values hold a share E of the weight's
+                           energy, Σᵢ σᵢ² over i ≤ l
+    "budget:B"             the singular directions that are worth most, σᵢ² for each
+                           multiplication that they cost, over all layers together, until
+                           a share B of the dense hidden layers' multiplications is spent
     a rule                 any callable of the form of `RankRule`
 
 A new rule with a name takes only a class in `NAMED`. The choice by measuring ("auto") is in
@@ -284,4 +284,4 @@ def without_bottlenecks(ranks: Ranks, layers: Sequence[Weight]) -> Ranks:
 
 def why_bottleneck(rank: int, layer: Weight) -> str:
     """The reason for None from `without_bottlenecks`, in words."""
-    return f"a rank of {rank} would be a bottleneck for its {layer.n_in} inputs (force=True cuts it)"
+    return f"a rank of {rank} would be a bottleneck for its {layer.n_in} inputs (force=True truncates it)"

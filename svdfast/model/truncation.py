@@ -180,7 +180,7 @@ def truncate(
             if through[i] is None:
                 reason = why_bottleneck(rank, layer)
             else:
-                reason = f"rank {rank} would save no multiplications, the break-even rank is {limit} (force=True cuts it)"
+                reason = f"rank {rank} would save no multiplications, the break-even rank is {limit} (force=True truncates it)"
             logger.info("layer %d stays as it is: %s", i, reason)
             done.append(Truncation(i, layer.rank, rank, limit, np.empty(0, parameters.dtype), 0.0, reason))
             continue

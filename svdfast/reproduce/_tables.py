@@ -70,7 +70,7 @@ def results_table(runs: Runs, report: Report, dense: Callable[[str], str], cost_
     `report` has the paper's cost, train and test values by form.
     """
     columns: dict[str, list[str]] = {"": [], "cost": [], "train, %": [], "test, %": [], "test − DNN, 95 %": [], "seeds": []}
-    theirs: dict[str, list[str]] = {"report: cost": [], "report: train, %": [], "report: test, %": []}
+    theirs: dict[str, list[str]] = {"paper: cost": [], "paper: train, %": [], "paper: test, %": []}
     for form in forms(runs):
         of = of_form(runs, form)
         columns[""].append(form)
@@ -80,15 +80,15 @@ def results_table(runs: Runs, report: Report, dense: Callable[[str], str], cost_
             ("test", "test, %", "test_accuracy", 2),
         ):
             columns[ours].append(spread([run[figure] for run in of], digits))
-            theirs[f"report: {ours}"].append(given(report.get(form, {}).get(key), 5 if key == "cost" else 2))
+            theirs[f"paper: {ours}"].append(given(report.get(form, {}).get(key), 5 if key == "cost" else 2))
         same = form == dense(form)
         columns["test − DNN, 95 %"].append(NONE if same else interval(paired(runs, form, dense(form), "test_accuracy"), 2))
         columns["seeds"].append(str(len(of)))
     # The paper's columns, if it has them, come before ours.
     header = []
     for name in columns:
-        if any(cell != NONE for cell in theirs.get(f"report: {name}", [])):
-            header.append(f"report: {name}")
+        if any(cell != NONE for cell in theirs.get(f"paper: {name}", [])):
+            header.append(f"paper: {name}")
         header.append(name)
     return table(header, list(zip(*((columns | theirs)[name] for name in header), strict=True)))
 
@@ -126,7 +126,7 @@ def speed_table(runs: Runs, report: Report, dense: Callable[[str], str]) -> str:
             given(None if same else median(1e3 * run["switch_seconds"] for run in of), 1),
         ])  # fmt: skip
     header = [
-        "", "ranks", "report: ×", "an epoch ×", "whole run ×", "counted: forward ×", "counted: step ×", "ms a step", "SVD, ms",
+        "", "ranks", "paper: ×", "an epoch ×", "whole run ×", "counted: forward ×", "counted: step ×", "ms a step", "SVD, ms",
     ]  # fmt: skip
     if not report:
         rows, header = [[*row[:2], *row[3:]] for row in rows], [*header[:2], *header[3:]]

@@ -71,7 +71,7 @@ def disagreement(first: str, second: str) -> tuple[int, int, float]:
 def chance_table(runs: Runs) -> str:
     """Two sources of chance: the images in the test set, and the networks' first weights."""
     # The images on which the paper's networks disagreed are unknown.
-    rows = [["report, one training each", "72.0", of_images(36), "78.0", of_images(39), "+6.0", NONE, NONE, NONE]]
+    rows = [["paper, one training each", "72.0", of_images(36), "78.0", of_images(39), "+6.0", NONE, NONE, NONE]]
     for reading in READINGS:
         means = []
         for form in METHODS:

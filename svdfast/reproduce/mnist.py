@@ -70,7 +70,7 @@ def curves(runs: Runs, key: str, what: str, **axis: Any) -> Figure:
         ofs = {"DNN": of_form(runs, DENSE)} | {f"α = {name}": of_form(runs, f"α {name}, φ 10 %{suffix}") for name in FRACTIONS}
         for index, (label, of) in enumerate(ofs.items()):
             line(axes, index, [run[key] for run in of], label, 4)
-        axes.set(title="as svdfast" if suffix else "as in the report", xlabel="epoch", **axis)
+        axes.set(title="as svdfast" if suffix else "as in the paper", xlabel="epoch", **axis)
         axes.set_xticks(range(0, len(of[0][key]) + 1, 5))
         axes.legend(title="median; band: all seeds")
     figure.axes[0].set_ylabel(what)

@@ -226,7 +226,7 @@ class SVDMLPClassifier(ClassifierMixin, SVDMLP):  # type: ignore[misc]
             raise ValueError(f"classes: expected {self.classes_} as in the first call, got {classes!r}")
         if (y.ndim == 2) != self._multilabel:
             raise ValueError(
-                f"y: expected {self._binarizer.y_type_} targets, as the model that goes on has, got {type_of_target(y)}"
+                f"y: expected {self._binarizer.y_type_} targets, as the model that continues has, got {type_of_target(y)}"
             )
         given = unique_labels(y)
         if not first and not goes_on and set(given) != set(self.classes_):

@@ -450,16 +450,16 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         net = self.network_
         if (*hidden, n_out) != net.sizes[1:]:
             raise ValueError(
-                f"hidden_layer_sizes, y: expected {net.sizes[1:-1]} and {net.sizes[-1]} outputs, as the model that goes on has, "
+                f"hidden_layer_sizes, y: expected {net.sizes[1:-1]} and {net.sizes[-1]} outputs, as the model that continues has, "
                 f"got {hidden} and {n_out}"
             )
         if hidden and self._hidden_activation() != net.layers[0].activation:
             raise ValueError(
-                f"activation: expected {net.layers[0].activation.name}, as the model that goes on has, got {self.activation!r}"
+                f"activation: expected {net.layers[0].activation.name}, as the model that continues has, got {self.activation!r}"
             )
         if head is not head_of(net.layers[-1].activation):
             raise ValueError(
-                f"loss: expected one of {net.layers[-1].activation.name} outputs, as the model that goes on has, got {head.loss}"
+                f"loss: expected one of {net.layers[-1].activation.name} outputs, as the model that continues has, got {head.loss}"
             )
 
     def _evaluation(self, X: Any, targets: NDArray[Any], weight: NDArray[Any] | None) -> descent.Evaluate:

@@ -41,7 +41,8 @@ class SVDMLPRegressor(RegressorMixin, SVDMLP):  # type: ignore[misc]
     >>> from svdfast.sklearn import SVDMLPRegressor
     >>> X, y = make_regression(n_samples=500, n_features=40, random_state=0)
     >>> y = (y - y.mean()) / y.std()
-    >>> model = SVDMLPRegressor((200, 200), rank_fraction=0.25, random_state=0).fit(X[:400], y[:400])
+    >>> model = SVDMLPRegressor((200, 200), rank_fraction=0.25, random_state=0)
+    >>> model = model.fit(X[:400], y[:400])
     >>> model.score(X[400:], y[400:]) > 0.9
     True
     """

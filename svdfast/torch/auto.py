@@ -147,7 +147,7 @@ class Auto:
             if together <= TOGETHER * max(choice.allowed for choice in chosen.values()) * learned:
                 break
             worst = max(chosen.values(), key=lambda choice: choice.lost)
-            worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
+            worst.why = f"all truncations together lose {together / learned:.1%} of what has been learned"
             self._choose(worst, worst.rank or 0, rise, learned)
         chosen = {name: choice for name, choice in chosen.items() if choice.rank}
         if chosen:
@@ -168,7 +168,7 @@ class Auto:
         choice.rank = None
         options = sorted(rank for rank in choice.options if rank > above and above != FOR_GOOD)
         if above == FOR_GOOD or (above and not options):
-            choice.why = choice.why or "a cut was taken back"
+            choice.why = choice.why or "a truncation was undone"
         if rise is None:
             if options:
                 choice.rank, choice.why = options[-1], "its factors are faster"
@@ -183,10 +183,10 @@ class Auto:
             lost = choice.tried[rank]
             if not lost <= choice.allowed:  # or NaN
                 if choice.rank is None:
-                    choice.why = f"a cut to rank {rank} loses {lost:.1%} of what has been learned"
+                    choice.why = f"truncation to rank {rank} loses {lost:.1%} of what has been learned"
                 return
             choice.rank = rank
-            choice.why = f"the cut loses {max(lost, 0):.1%} of what has been learned"
+            choice.why = f"the truncation loses {max(lost, 0):.1%} of what has been learned"
 
     def is_slow(self, seconds: tuple[float, float]) -> bool:
         """True if a factored step is no faster: its seconds are the second of the two."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from svdfast.torch.factorize import dense_again
+from svdfast.torch.factorize import recomposed
 from svdfast.torch.places import replace
 from svdfast.torch.schedule import Schedule
 
@@ -58,4 +58,4 @@ class ScheduleCallback:
             return
         schedule.finish()
         if schedule.factoring.recompose:
-            replace(model, dense_again(model)[0])
+            replace(model, recomposed(model)[0])

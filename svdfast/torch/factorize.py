@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Truncates all layers of a model that can be factored, and recomposes them.
 
-Elsewhere: layers (layers.py), the truncation of one (cut.py), which can be replaced (places.py).
+Elsewhere: layers (layers.py), the truncation of one (truncate.py), which can be replaced (places.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from svdfast._process.checks import count, one_of
 from svdfast.model import ranks as rules
 from svdfast.model.counting import break_even_rank
 from svdfast.model.svd import resolve_rank
-from svdfast.torch.cut import check_weight, cut, ranks_by_rule
 from svdfast.torch.kinds import kind_of
 from svdfast.torch.layers import Factored
 from svdfast.torch.observe import observe
@@ -32,8 +31,9 @@ from svdfast.torch.places import (
     under,
     why_rather_not,
 )
+from svdfast.torch.truncate import check_weight, ranks_by_rule, truncate
 
-__all__ = ["Truncation", "dense_again", "factorize", "recompose"]
+__all__ = ["Truncation", "factorize", "recompose", "recomposed"]
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def factorize(
       (activation): ReLU()
       (output): Linear(in_features=512, out_features=10, bias=True)
     )
-    >>> optimizer = torch.optim.Adam(model.parameters())  # and the training goes on, then
+    >>> optimizer = torch.optim.Adam(model.parameters())  # then the training continues
     >>> recompose(model)
     """
     _check_model(module, dense=True)
@@ -231,7 +231,7 @@ def factorize(
             reason = f"rank {requested} is above its break-even rank {limit}"
         elif requested is not None:
             rank = requested
-            new[part], dropped = cut(part, name, rank, method, seen[part].gram if part in seen else None)
+            new[part], dropped = truncate(part, name, rank, method, seen[part].gram if part in seen else None)
         done.append(Truncation(name, n_in, n_out, requested, rank, limit, dropped, reason))
     replace(module, new)
     return tuple(done)
@@ -268,14 +268,14 @@ def recompose(module: nn.Module) -> None:
     )
     """
     _check_model(module, dense=False)
-    new, bound = dense_again(module)
+    new, bound = recomposed(module)
     for name, reason in bound.items():
         raise ValueError(f"module: {name!r} can't be replaced: {reason}")
     replace(module, new)
 
 
 @torch.no_grad()
-def dense_again(module: nn.Module) -> tuple[dict[nn.Module, nn.Module], dict[str, str]]:
+def recomposed(module: nn.Module) -> tuple[dict[nn.Module, nn.Module], dict[str, str]]:
     """Dense layers for the factored ones that can be replaced, and why others can't, by name."""
     parts = {part: name for name, part in module.named_modules() if isinstance(part, Factored)}
     reasons = {part: own_reason(part) for part in parts}

@@ -2,7 +2,7 @@
 """Layers of PyTorch whose weights are two factors: linear, convolutional and recurrent layers.
 
 Elsewhere: attention (attention.py); which factored layer replaces which type, and how it is made
-(kinds.py); how a layer is truncated (cut.py); modules that svdfast's networks need in PyTorch
+(kinds.py); how a layer is truncated (truncate.py); modules that svdfast's networks need in PyTorch
 (modules.py).
 """
 
@@ -133,7 +133,8 @@ class FactoredLinear(Factored):
     --------
     >>> import torch
     >>> from svdfast.torch import FactoredLinear
-    >>> W1, W2 = torch.nn.Parameter(torch.rand(512, 64)), torch.nn.Parameter(torch.rand(64, 784))
+    >>> W1 = torch.nn.Parameter(torch.rand(512, 64))
+    >>> W2 = torch.nn.Parameter(torch.rand(64, 784))
     >>> layer = FactoredLinear(W1, W2)
     >>> layer
     FactoredLinear(in_features=784, out_features=512, rank=64, bias=False)
@@ -326,7 +327,8 @@ class FactoredConv1d(_FactoredConv):
     --------
     >>> import torch
     >>> from svdfast.torch import FactoredConv1d
-    >>> W1, W2 = torch.nn.Parameter(torch.rand(64, 16)), torch.nn.Parameter(torch.rand(16, 32, 5))
+    >>> W1 = torch.nn.Parameter(torch.rand(64, 16))
+    >>> W2 = torch.nn.Parameter(torch.rand(16, 32, 5))
     >>> layer = FactoredConv1d(W1, W2, padding="same")
     >>> layer(torch.rand(10, 32, 100)).shape
     torch.Size([10, 64, 100])
@@ -360,7 +362,8 @@ class FactoredConv2d(_FactoredConv):
     --------
     >>> import torch
     >>> from svdfast.torch import FactoredConv2d
-    >>> W1, W2 = torch.nn.Parameter(torch.rand(64, 16)), torch.nn.Parameter(torch.rand(16, 32, 3, 3))
+    >>> W1 = torch.nn.Parameter(torch.rand(64, 16))
+    >>> W2 = torch.nn.Parameter(torch.rand(16, 32, 3, 3))
     >>> layer = FactoredConv2d(W1, W2, stride=2, padding=1)
     >>> layer
     FactoredConv2d(32, 64, kernel_size=(3, 3), rank=16, stride=(2, 2), padding=(1, 1), bias=False)

@@ -19,13 +19,13 @@ from svdfast.model.counting import break_even_rank
 from svdfast.model.svd import resolve_rank
 from svdfast.torch.auto import Auto, Choice
 from svdfast.torch.budget import TOO_LONG, Budget, svd_work
-from svdfast.torch.cut import Decomposed
 from svdfast.torch.kinds import Convolution, kind_of
 from svdfast.torch.observe import Seen, observe
 from svdfast.torch.places import replace, sides
 from svdfast.torch.sample import Sample
-from svdfast.torch.switch import Cut, Switch, grams_of
+from svdfast.torch.switch import Switch, Truncated, grams_of
 from svdfast.torch.timing import least_work, measured_break_even
+from svdfast.torch.truncate import Decomposed
 from svdfast.torch.turns import dense_step_now
 from svdfast.torch.watch import Watched, watch
 from svdfast.training.auto import FRACTIONS, LOST, LOST_OF_KERNEL, ROWS_PER_RANK, SAMPLES
@@ -167,7 +167,7 @@ class Looks:
 
     def look(
         self, step: int, layers: Mapping[nn.Module, str], recent: float | None, first: float | None
-    ) -> tuple[dict[str, int], dict[str, str], Callable[[], dict[str, Cut]]]:
+    ) -> tuple[dict[str, int], dict[str, str], Callable[[], dict[str, Truncated]]]:
         """The ranks to truncate to by name, the reasons, and a function that truncates.
 
         Parameters
@@ -184,7 +184,7 @@ class Looks:
                 if self.auto.start is None:
                     self.auto.start = first
                 ranks = self.auto.look(step, choices, recent, None)
-                make = self._switch.cuts(ranks, self._batches(0, ranks))
+                make = self._switch.truncated(ranks, self._batches(0, ranks))
             else:
                 ranks, make = self._by_losses(step, layers, choices, options)
             return ranks, {choice.name: choice.why for choice in choices}, make
@@ -195,13 +195,13 @@ class Looks:
         layers: Mapping[nn.Module, str],
         choices: Sequence[Choice],
         options: Collection[Choice],
-    ) -> tuple[dict[str, int], Callable[[], dict[str, Cut]]]:
+    ) -> tuple[dict[str, int], Callable[[], dict[str, Truncated]]]:
         """The decision by losses on the sample."""
         assert self._sample is not None and self.starts is not None
         module, budget, method = self._switch.module, self.budget, self._switch.factoring.svd
         parts = {name: part for part, name in layers.items()}
         found: dict[str, Decomposed] = {}
-        made: dict[tuple[str, int], Cut] = {}
+        made: dict[tuple[str, int], Truncated] = {}
         grams: dict[nn.Module, Tensor] = {}
 
         def decomposed(choice: Choice) -> Decomposed:
@@ -245,7 +245,7 @@ class Looks:
                 return None
             for name, rank in ranks.items():
                 if (name, rank) not in made:
-                    made[name, rank] = decomposed(of[name]).cut(rank)
+                    made[name, rank] = decomposed(of[name]).truncate(rank)
             new = {parts[name]: made[name, rank][0] for name, rank in ranks.items()}
             replace(module, new)
             try:
@@ -257,11 +257,11 @@ class Looks:
 
         ranks = self.auto.look(step, choices, loss, rise)
 
-        def make() -> dict[str, Cut]:
+        def make() -> dict[str, Truncated]:
             if method == "randomized":
                 return {name: made[name, rank] for name, rank in ranks.items()}
             return {
-                name: Decomposed(parts[name], name, rank, method, grams.get(parts[name])).cut(rank)
+                name: Decomposed(parts[name], name, rank, method, grams.get(parts[name])).truncate(rank)
                 for name, rank in ranks.items()
             }
 

@@ -2,7 +2,7 @@
 """Observes the inputs of layers over a sample: for activation-aware truncation, ranks and timing.
 
 The model is left as it was: its hooks, modes, buffers and random numbers are restored, even after
-an error. Elsewhere: the truncation (cut.py), and the timing (timing.py).
+an error. Elsewhere: the truncation (truncate.py), and the timing (timing.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The places of layers in a model: which layers can be replaced, and why others are left.
 
-Elsewhere: the knowledge about a type of layer (kinds.py), and how a layer is truncated (cut.py).
+Elsewhere: the knowledge about a type of layer (kinds.py), and how a layer is truncated (truncate.py).
 """
 
 from __future__ import annotations

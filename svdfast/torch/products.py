@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The product of two factors, in a precision that does not depend on the caller's training.
 
-Elsewhere: how the factors are found (cut.py).
+Elsewhere: how the factors are found (truncate.py).
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from torch import nn
 from svdfast.model.counting import break_even_rank
 from svdfast.model.ranks import NARROW
 from svdfast.model.svd import resolve_rank
-from svdfast.torch.cut import check_weight, ranks_by_rule
 from svdfast.torch.places import sides
+from svdfast.torch.truncate import check_weight, ranks_by_rule
 from svdfast.training.factoring import Factoring
 
 __all__ = ["paired", "ranks_by", "supported"]
@@ -96,7 +96,7 @@ def ranks_by(
             notes[name] = f"rank {rank} is above its break-even rank {limit}, counted"
         elif isinstance(rule, float) and rank < n_in <= NARROW and not force:
             notes[name] = (
-                f"a rank of {rank} would be a bottleneck for its {n_in} inputs (force=True cuts it)"
+                f"a rank of {rank} would be a bottleneck for its {n_in} inputs (force=True truncates it)"
             )
         else:
             ranks[name] = rank

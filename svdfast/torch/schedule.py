@@ -32,7 +32,7 @@ from svdfast.torch.places import own_reason, under
 from svdfast.torch.rules import paired, ranks_by, supported
 from svdfast.torch.sample import Loss, Sample
 from svdfast.torch.saved import Plan, Saved
-from svdfast.torch.switch import Cut, Switch, weights
+from svdfast.torch.switch import Switch, Truncated, weights
 from svdfast.torch.watch import unwatch
 from svdfast.training.auto import FIRST_LOOK, RECOVERY
 from svdfast.training.factoring import Factoring, factoring_of
@@ -334,12 +334,12 @@ class Schedule:
 
     # ---- the switch and its guard
 
-    def _cut(self, ranks: Mapping[str, int], make: Callable[[], dict[str, Cut]], began: float) -> None:
+    def _truncate(self, ranks: Mapping[str, int], make: Callable[[], dict[str, Truncated]], began: float) -> None:
         """Truncates layers, and notes the event."""
         if not ranks:
             self._tell("ranks", began, layers=self._switch.reasons)
             return
-        info = self._switch.cut(ranks, make)
+        info = self._switch.truncate(ranks, make)
         self._clock.factored.clear()
         self._tell("switch", began, **info, layers=self._switch.reasons)
 
@@ -370,7 +370,7 @@ class Schedule:
             plan.before = before
             plan.guard_step = self.n_done + max(1, round(RECOVERY * self.n_steps))
         try:
-            self._cut(ranks, self._switch.cuts(ranks, batches), began)
+            self._truncate(ranks, self._switch.truncated(ranks, batches), began)
         except BaseException:
             if not self._switch.own:  # it is tried again
                 self._plan = planned
@@ -402,7 +402,7 @@ class Schedule:
                 later = None
             else:
                 action = "delayed"
-            names = self._recompose(list(self._switch.own), ", taken back")
+            names = self._recompose(list(self._switch.own), ", undone")
         plan.guard_step, plan.switch_step = None, later
         info = {"loss_before": plan.before, "loss_recovered": loss}
         self._tell("guard", began, **info, action=action, layers=names)
@@ -432,7 +432,7 @@ class Schedule:
             back, info, state = self._team.decide(check)
             looks.restore(state)
             if back:
-                self._recompose(back, ", taken back")
+                self._recompose(back, ", undone")
         except BaseException:
             if self._switch.own.keys() == own:
                 looks.restore(before)
@@ -444,7 +444,7 @@ class Schedule:
         began, before, own = time.perf_counter(), looks.state(), set(self._switch.own)
         unwatch(self._switch.module)
         layers = self._switch.usable()
-        make: Callable[[], dict[str, Cut]] = dict
+        make: Callable[[], dict[str, Truncated]] = dict
 
         def look() -> Any:
             nonlocal make
@@ -456,7 +456,7 @@ class Schedule:
             ranks, notes, state = self._team.decide(look)
             looks.restore(state)
             self._switch.notes |= notes
-            self._cut(ranks, make, began)
+            self._truncate(ranks, make, began)
         except BaseException:
             if self._switch.own.keys() == own:
                 looks.restore(before)
@@ -489,7 +489,7 @@ class Schedule:
         looks = self._looks
         if looks is not None and not looks.starts and looks.auto.start is None and not self._first:
             return [
-                "no losses are known, so no cut is guarded: give sample and loss, or step(loss)"
+                "no losses are known, so no truncation is guarded: give sample and loss, or step(loss)"
             ]
         return []
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Truncates and recomposes the layers of a model in training, and adapts its optimizer.
 
-Elsewhere: when (schedule.py), which layers (rules.py, looks.py), the truncation itself (cut.py).
+Elsewhere: when (schedule.py), which layers (rules.py, looks.py), the truncation itself (truncate.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from svdfast._process.warning import warn
-from svdfast.torch.cut import cut
 from svdfast.torch.distributed import Team
 from svdfast.torch.events import THROUGH
 from svdfast.torch.exchange import exchange
@@ -24,11 +23,12 @@ from svdfast.torch.observe import observe
 from svdfast.torch.optimizers import Change, known_kind
 from svdfast.torch.places import is_trained, own_reason, reasons_to_leave, why_rather_not
 from svdfast.torch.rates import ADAMS, Rates, relative_scale
+from svdfast.torch.truncate import truncate
 from svdfast.training.factoring import Factoring
 
-__all__ = ["Cut", "Switch", "grams_of", "weights"]
+__all__ = ["Switch", "Truncated", "grams_of", "weights"]
 
-Cut = tuple[Factored, float]
+Truncated = tuple[Factored, float]
 
 
 class Switch:
@@ -93,7 +93,7 @@ class Switch:
             self.own = {name: made for name, made in self.own.items() if there.get(name) is made}
             self.rates.follow(self.own)
 
-    def cut(self, ranks: Mapping[str, int], make: Callable[[], dict[str, Cut]]) -> dict[str, Any]:
+    def truncate(self, ranks: Mapping[str, int], make: Callable[[], dict[str, Truncated]]) -> dict[str, Any]:
         """Truncates layers. Returns the info of the event.
 
         Parameters
@@ -102,7 +102,7 @@ class Switch:
             Returns the truncated layers by name. Only rank 0 calls it.
         """
         there = dict(self.module.named_modules())
-        made: dict[str, Cut] = {}
+        made: dict[str, Truncated] = {}
 
         def dropped() -> dict[str, float]:
             made.update(make())
@@ -173,19 +173,19 @@ class Switch:
             return given
         return relative_scale(made) if isinstance(self.optimizer, ADAMS) else 1.0
 
-    def cuts(
+    def truncated(
         self, ranks: Mapping[str, int], batches: Iterable[Any] | None
-    ) -> Callable[[], dict[str, Cut]]:
+    ) -> Callable[[], dict[str, Truncated]]:
         """Truncates each layer by a decomposition, with its inputs over these batches."""
         there = dict(self.module.named_modules())
 
-        def make() -> dict[str, Cut]:
+        def make() -> dict[str, Truncated]:
             layers = {there[name]: name for name in ranks}
             grams = {} if batches is None else grams_of(self.module, batches, layers)
             method = self.factoring.svd
             with torch.no_grad():
                 return {
-                    name: cut(there[name], name, rank, method, grams.get(there[name]))
+                    name: truncate(there[name], name, rank, method, grams.get(there[name]))
                     for name, rank in ranks.items()
                 }
 

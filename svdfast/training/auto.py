@@ -62,7 +62,7 @@ LOOKING = 0.02
 WORK = 16
 # The numbers of rows that a loss is computed on; a look takes the largest that it may. Directions
 # are taken from other rows, a few times the rank. If half of the samples are fewer than LEAST, they
-# do not show what a truncation costs, and there is little time to save.
+# do not show what truncation costs, and there is little time to save.
 SAMPLES = (2048, 1024, 512, 256, 128)
 LEAST = 250
 ROWS_PER_RANK = 4
@@ -207,7 +207,7 @@ class Auto:
         forward, step = (program.multiplications(mode) - less * program.multiplications(mode, 0) for mode in ("forward", "step"))
         most, left = len(rows) // 2, LOOKING * self.n_steps - self.looked
         if most < LEAST:
-            return f"{run.at_hand.n_samples} samples are too few to tell what a cut costs"
+            return f"{run.at_hand.n_samples} samples are too few to tell what truncation costs"
         while True:
             n_directed = min(most, ROWS_PER_RANK * max(layer.options[-1] for layer in options))
             cost = n_directed * forward + sum(
@@ -249,10 +249,10 @@ class Auto:
 
         def rise(chosen: dict[int, int]) -> float:
             ranks = [chosen.get(i) for i in range(len(net.layout.factorable))]
-            cut = net.copy()
+            trial = net.copy()
             with threads(run.n_threads):
-                cut.truncate(ranks=ranks, directions=directions, structure=kind, force=True)
-            return run.loss(cut, rows) - loss
+                trial.truncate(ranks=ranks, directions=directions, structure=kind, force=True)
+            return run.loss(trial, rows) - loss
 
         def choose(layer: _Layer, above: int = 0) -> None:
             """Finds the first rank above `above` whose truncation alone is good, or none."""
@@ -262,21 +262,21 @@ class Auto:
                 if rank not in layer.tried:
                     layer.tried[rank] = rise({layer.index: rank}) / learned
                 if not layer.tried[rank] <= layer.allowed:  # or NaN
-                    layer.why = f"a cut to rank {rank} loses {layer.tried[rank]:.1%} of what has been learned"
+                    layer.why = f"truncation to rank {rank} loses {layer.tried[rank]:.1%} of what has been learned"
                     return
                 layer.rank = rank
 
         for layer in options:
             if layer.refused:
-                layer.why = f"a cut to rank {layer.refused} was taken back"
+                layer.why = f"truncation to rank {layer.refused} was undone"
             choose(layer, above=layer.refused if learned < AGAIN * self.learned else 0)
         while chosen := {layer.index: layer.rank for layer in options if layer.rank}:
             together = rise(chosen) if len(chosen) > 1 else 0.0
-            cut_layers = [layer for layer in options if layer.rank]
-            if together <= TOGETHER * max(layer.allowed for layer in cut_layers) * learned:
+            truncated = [layer for layer in options if layer.rank]
+            if together <= TOGETHER * max(layer.allowed for layer in truncated) * learned:
                 break
-            worst = max(cut_layers, key=lambda layer: layer.lost)
-            worst.why = f"all cuts together lose {together / learned:.1%} of what has been learned"
+            worst = max(truncated, key=lambda layer: layer.lost)
+            worst.why = f"all truncations together lose {together / learned:.1%} of what has been learned"
             choose(worst, above=worst.rank or 0)
         if chosen:  # else the last truncation's check stays as it is
             self.n_rows, self.before, self.learned = len(rows), loss, learned
@@ -391,7 +391,7 @@ class _Layer:
         """The details that an event reports."""
         info: dict[str, Any] = {"layer": self.index, "rank": self.rank, "tried": self.tried}
         if self.rank:
-            return info | {"saved": self.saved / whole, "why": f"the cut loses {max(self.lost, 0):.1%} of what has been learned"}
+            return info | {"saved": self.saved / whole, "why": f"the truncation loses {max(self.lost, 0):.1%} of what has been learned"}
         return info | {"saved": 0.0, "why": self.why}
 
 

@@ -160,7 +160,8 @@ class Factoring(Settings):
     >>> import svdfast as sf
     >>> sf.Factoring([None, 64], pretrain_fraction=0.1)
     Factoring((None, 64), pretrain_fraction=0.1)
-    >>> sf.Factoring(1/4, guard=sf.Guard(0.1)) == sf.Factoring(1/4, guard=sf.Guard(0.1, "raise"))
+    >>> method = sf.Factoring(1/4, guard=sf.Guard(0.1))
+    >>> method == sf.Factoring(1/4, guard=sf.Guard(0.1, "raise"))
     True
     """
 

@@ -133,11 +133,11 @@ def explain(result: TrainingResult) -> str:
         if event.kind == "ranks":
             lines += [f"step {event.step}: {_form(layer, net)}, as {layer['why']}" for layer in info["layers"]]
         elif event.kind == "switch":
-            cut = {t.layer: t.rank for t in info["truncations"] if not t.skipped}
-            ranks = [cut.get(i) for i in range(len(net.layout.factorable))]
+            made = {t.layer: t.rank for t in info["truncations"] if not t.skipped}
+            ranks = [made.get(i) for i in range(len(net.layout.factorable))]
             scales = ", ".join(f"{scale:.2g}" for scale in info["learning_rate_scales"])
             lines.append(
-                f"step {event.step}: weights cut to ranks {_listed(ranks)} in {info['seconds']:.2g} s; "
+                f"step {event.step}: weights truncated to ranks {_listed(ranks)} in {info['seconds']:.2g} s; "
                 f"learning rates × {scales}"
             )
             lines += [f"step {event.step}: {_form(layer, net)}, as {layer['why']}" for layer in info["kept_dense"]]
@@ -148,11 +148,11 @@ def explain(result: TrainingResult) -> str:
                 clock = f"; a step takes {info['seconds_factored']:.2g} s, and took {info['seconds_dense']:.2g} s"
             layers = f" for layer {_listed(info['layers'])}" if info.get("layers") else ""
             lines.append(
-                f"step {event.step}: loss {info['loss_before']:.4g} before the cut{after}, {info['loss_recovered']:.4g} now"
+                f"step {event.step}: loss {info['loss_before']:.4g} before the truncation{after}, {info['loss_recovered']:.4g} now"
                 f"{clock}: {info['action']}{layers}"
             )
         elif event.kind == "recompose":
-            lines.append(f"step {event.step}: dense again")
+            lines.append(f"step {event.step}: recomposed")
         elif event.kind == "stop":
             best = f"; the best is {info['best']:.4g}, of epoch {info['best_epoch']}" if "best" in info else ""
             lines.append(

@@ -132,7 +132,8 @@ def resume(
     ...     if event.step == 300:
     ...         raise RuntimeError("power cut")
     >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
-    >>> sf.train(net, *data.train, epochs=400, checkpoint=path, checkpoint_every=100, callbacks=[power_cut])
+    >>> settings = {"checkpoint": path, "checkpoint_every": 100, "callbacks": [power_cut]}
+    >>> sf.train(net, *data.train, epochs=400, **settings)
     Traceback (most recent call last):
     RuntimeError: power cut
     >>> result = sf.resume(path, *data.train)

@@ -156,7 +156,8 @@ class ReduceOnPlateau:
     >>> data = sf.datasets.load("xor")
     >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
     >>> rate = sf.schedules.ReduceOnPlateau(0.05, factor=0.5, patience=3)
-    >>> result = sf.train(net, *data.train, epochs=200, optimizer=sf.GradientDescent(rate, momentum=0.9), factoring=None)
+    >>> descent = sf.GradientDescent(rate, momentum=0.9)
+    >>> result = sf.train(net, *data.train, epochs=200, optimizer=descent, factoring=None)
     >>> result.history[0]["learning_rate"]
     0.05
     """

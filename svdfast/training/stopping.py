@@ -57,7 +57,9 @@ class EarlyStopping(Settings):
     >>> X, y = rng.standard_normal((60, 5)), rng.integers(0, 2, 60)  # nothing to learn
     >>> net = sf.Network([5, 20, 2], seed=0)
     >>> stopping = sf.EarlyStopping(patience=2)
-    >>> result = sf.train(net, X[:40], y[:40], epochs=100, validation=(X[40:], y[40:]), early_stopping=stopping)
+    >>> later = X[40:], y[40:]
+    >>> result = sf.train(
+    ...     net, X[:40], y[:40], epochs=100, validation=later, early_stopping=stopping)
     >>> len(result.history) < 100
     True
     >>> best = min(row["val_loss"] for row in result.history)

@@ -266,7 +266,7 @@ class Switch:
             before = _Before(run.kept(), self._validate())
         try:
             with threads(run.n_threads):
-                truncations, scales = self._cut(ranks, directions)
+                truncations, scales = self._truncate(ranks, directions)
         except FloatingPointError as error:
             raise self.watch.diverged(str(error), step, epoch) from error
         if before is not None and run.net.is_factored:
@@ -296,7 +296,7 @@ class Switch:
         self._plan_decay(step)
         return time.perf_counter() - began
 
-    def _cut(
+    def _truncate(
         self, ranks: Sequence[int | None], directions: dict[int, NDArray[Any]]
     ) -> tuple[tuple[Truncation, ...], tuple[float, ...]]:
         """Truncates the network, with the optimizer's state and the factors' learning rates."""

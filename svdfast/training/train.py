@@ -278,7 +278,8 @@ def train(
     >>> X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype="float32")
     >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=1)
     >>> method = sf.Factoring(1 / 4, force=True)
-    >>> result = sf.train(net, X, [0, 1, 1, 0], epochs=800, optimizer=sf.Adam(0.01), factoring=method)
+    >>> adam = sf.Adam(0.01)
+    >>> result = sf.train(net, X, [0, 1, 1, 0], epochs=800, optimizer=adam, factoring=method)
     >>> result.history[-1]["phase"], result.history[-1]["loss"] < 0.05
     ('factored', True)
     >>> [round(float(p)) for p in net.predict(X)[:, 0]]
@@ -287,7 +288,8 @@ def train(
     Labels may be text:
 
     >>> net = sf.Network([2, 20, 2], seed=1)
-    >>> result = sf.train(net, X, ["same", "other", "other", "same"], epochs=300, optimizer=sf.Adam(0.01))
+    >>> y = ["same", "other", "other", "same"]
+    >>> result = sf.train(net, X, y, epochs=300, optimizer=sf.Adam(0.01))
     >>> net.classes
     ('other', 'same')
     >>> [net.classes[i] for i in net.predict(X).argmax(axis=1)]

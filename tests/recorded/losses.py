@@ -20,7 +20,7 @@ ALLOWED = {"float32": 256, "float64": 256, "bfloat16": 8}
 
 
 def train(number, instruction_set):
-    """Losses of the epochs: dense, factored, and dense again."""
+    """Losses of the epochs: dense, factored, and recomposed."""
     import numpy as np
 
     import svdfast as sf

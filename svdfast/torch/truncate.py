@@ -24,7 +24,7 @@ from svdfast.torch.layers import Factored
 from svdfast.torch.places import sides, tensors
 from svdfast.torch.products import computed_in, product, without_autocast
 
-__all__ = ["Decomposed", "check_weight", "cut", "factors", "product", "ranks_by_rule", "weight_matrix"]
+__all__ = ["Decomposed", "check_weight", "factors", "product", "ranks_by_rule", "truncate", "weight_matrix"]
 
 logger = logging.getLogger("svdfast")
 
@@ -69,12 +69,12 @@ def ranks_by_rule(ranks: str, parts: Collection[nn.Module], rows: Mapping[nn.Mod
     return rule.of_squares(squares, costs, whole)
 
 
-def cut(part: nn.Module, name: str, rank: int, method: str, gram: Tensor | None = None) -> tuple[Factored, float]:
+def truncate(part: nn.Module, name: str, rank: int, method: str, gram: Tensor | None = None) -> tuple[Factored, float]:
     """The factored layer and ‖W − W1·W2‖_F.
 
     With the Gram matrix of its inputs, the truncation preserves the outputs.
     """
-    return Decomposed(part, name, rank, method, gram).cut(rank)
+    return Decomposed(part, name, rank, method, gram).truncate(rank)
 
 
 class Decomposed:
@@ -101,7 +101,7 @@ class Decomposed:
             self._sides = _decomposed(self.W, rank, method, gram)
 
     @torch.no_grad()
-    def cut(self, rank: int) -> tuple[Factored, float]:
+    def truncate(self, rank: int) -> tuple[Factored, float]:
         """The factored layer of this rank and ‖W − W1·W2‖_F."""
         part, W = self.part, self.W
         with self._named():
