@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Seconds of training by svdfast and by other systems: the same networks, batches and threads, dense and factored.
 
-    python bench/compare.py [mnist | mnist-small-batch | wide | cat | xor ...] [--peers torch,jax | none] [--threads 1 2]
-                            [--rounds N] [--json FILE] [--quick]
+    python bench/compare.py [mnist | mnist-small-batch | wide | many-inputs | many-outputs | large | cat | xor ...]
+                            [--peers torch,jax | none] [--threads 1 2] [--rounds N] [--json FILE] [--quick]
 
 Each system runs in a process of its own. Its threads and CPUs are set before it starts. It trains
 for one round when asked; the others sleep in the meantime. Rounds alternate (A B C A B C), so that
@@ -79,6 +79,9 @@ CASES = {
     "mnist": Case((784, 512, 256, 10), 2048, 61_440),
     "mnist-small-batch": Case((784, 512, 256, 10), 128, 15_360),
     "wide": Case((784, 2048, 2048, 10), 1024, 10_240),
+    "many-inputs": Case((5000, 2048, 1024, 10), 512, 4096),
+    "many-outputs": Case((1000, 1024, 1024, 2000), 256, 2048),
+    "large": Case((2000, 4096, 2048, 100), 2048, 6144),
     "cat": Case((12_288, 100, 1), 209, 209, epochs=50),
     "xor": Case((2, 20, 20, 1), 4, 4, epochs=2000),
 }
