@@ -15,7 +15,7 @@ from pathlib import Path
 
 from svdfast._process.checks import count
 from svdfast._process.files import written_whole
-from svdfast.plots import require_matplotlib
+from svdfast.plots.figures import require_matplotlib
 from svdfast.reproduce import cat, convolution, images, mnist, recurrent, small, study, xor
 from svdfast.reproduce._experiment import Experiment, Plan, Record
 from svdfast.reproduce._figures import save

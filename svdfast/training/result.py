@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The result of a training, and its explanation in words. Figures are elsewhere (plots.py)."""
+"""The result of a training, and its explanation in words. Figures are elsewhere (plots/)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svdfast.training.history import History
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["TrainingResult", "explain"]
+__all__ = ["Savings", "TrainingResult", "explain", "savings"]
 
 # Rows of a table in a notebook, from either end.
 _SHOWN = 5
@@ -161,7 +161,6 @@ def explain(result: TrainingResult) -> str:
             )
         elif event.kind == "restore":
             lines.append(f"step {event.step}: the network is that of epoch {info['best_epoch']}, {info['monitor']} {info['best']:.4g}")
-    dense = [p for p in result.phases if p["phase"] == "dense" and p["steps"]]
     factored = [p for p in result.phases if p["phase"] == "factored" and p["steps"]]
     if not factored:
         steps = sum(p["steps"] for p in result.phases)
@@ -172,17 +171,41 @@ def explain(result: TrainingResult) -> str:
             f"{p['steps']} steps {p['phase']}: {p['multiplications']:,} multiplications for a sample, "
             f"{1e3 * p['seconds'] / max(p['steps'], 1):.3g} ms a step"
         )
-    if dense:
-        steps = sum(p["steps"] for p in dense)
-        whole = sum(p["steps"] for p in result.phases)
-        done = sum(p["steps"] * p["multiplications"] for p in result.phases)
-        counted = whole * max(p["multiplications"] for p in dense) / done
-        measured = whole * sum(p["seconds"] for p in dense) / steps / result.seconds
+    saved = savings(result)
+    if saved is not None:
         lines.append(
-            f"the whole training, against dense steps throughout: {counted:.2f} times fewer multiplications, "
-            f"{measured:.2f} times faster"
+            f"the whole training, against dense steps throughout: {saved.counted:.2f} times fewer multiplications, "
+            f"{saved.measured:.2f} times faster"
         )
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Savings:
+    """The work of dense steps throughout, as a multiple of the work that was done.
+
+    Attributes
+    ----------
+    counted : float
+        Multiplications.
+    measured : float
+        Seconds.
+    """
+
+    counted: float
+    measured: float
+
+
+def savings(result: TrainingResult) -> Savings | None:
+    """The savings of a training that has dense and factored steps; None for any other."""
+    dense = [p for p in result.phases if p["phase"] == "dense" and p["steps"]]
+    done = sum(p["steps"] * p["multiplications"] for p in result.phases)
+    steps = sum(p["steps"] for p in dense)
+    whole = sum(p["steps"] for p in result.phases)
+    if not (0 < steps < whole and result.seconds > 0):
+        return None
+    counted = whole * max(p["multiplications"] for p in dense) / done
+    return Savings(counted, whole * sum(p["seconds"] for p in dense) / steps / result.seconds)
 
 
 def _form(layer: dict[str, Any], net: Network) -> str:
