@@ -51,8 +51,8 @@ SKIPPED = {
 
 # What imports another library, seconds of it: left out with --light.
 HEAVY = {
-    "from_sklearn", "from_torch", "onnx.save", "onnx.to_onnx", "plots.spectrum", "plots.training", "to_torch",
-    "callbacks.TensorBoard",
+    "from_sklearn", "from_torch", "onnx.save", "onnx.to_onnx", "plots.compare", "plots.confusion", "plots.residuals", "plots.spectrum",
+    "plots.training", "to_torch", "callbacks.TensorBoard",
 }  # fmt: skip
 
 

@@ -208,16 +208,17 @@ def test_without_a_guard_the_gap_is_that_of_the_epochs_around_it():
 
 @pytest.mark.parametrize("settings", [{"factoring": None}, {"pretrain_fraction": 0.05}, {"epochs": 1}, {"pretrain_fraction": 0}])
 def test_no_gap_where_there_is_no_epoch_on_both_sides(settings):
-    for axes in drawn(sf.plots.training(trained(**settings))).axes:
-        assert axes.get_title() == "" and not any("gap" in one.get_label() for one in axes.lines)
+    result = trained(**settings)
+    for axes, name in zip(drawn(sf.plots.training(result)).axes, ("loss", "accuracy"), strict=True):
+        expected = f"gap of the {name} at the SVD: not measured" if any(e.kind == "switch" for e in result.events) else ""
+        assert axes.get_title() == expected and not any("gap" in one.get_label() for one in axes.lines)
 
 
 def test_a_gap_of_a_loss_that_is_not_finite_is_left_out():
     result = trained()
-    result.history.replace_last(result.history[-1] | {"val_loss": np.nan})
     broken = sf.TrainingResult(result.network, [row | {"val_loss": np.nan} for row in result.history], result.events)
     broken.phases, broken.seconds, broken.n_steps = result.phases, result.seconds, result.n_steps
-    assert drawn(sf.plots.training(broken)).axes[0].get_title() == ""
+    assert drawn(sf.plots.training(broken)).axes[0].get_title() == "gap of the loss at the SVD: not measured"
 
 
 def test_many_gaps_are_all_marked_and_two_are_named():
@@ -241,26 +242,24 @@ def phases(*given, seconds):
 @pytest.mark.parametrize(
     "factored, seconds, title",
     [
-        ((90, 100, 1.0), 4.0, "4.00 times fewer multiplications, 5.00 times faster\nagainst dense steps throughout"),
-        ((90, 100, 1.0), 40.0, "4.00 times fewer multiplications, 2.00 times slower\nagainst dense steps throughout"),
-        ((90, 400, 18.0), 20.0, "nothing was saved: as many multiplications, as fast\nagainst dense steps throughout"),
-        ((90, 800, 38.0), 40.0, "nothing was saved: 1.90 times more multiplications, 2.00 times slower\nagainst dense steps throughout"),
+        ((90, 100, 1.0), 4.0, "3.08 times fewer multiplications, 5.00 times faster, against dense steps throughout"),
+        ((90, 100, 1.0), 40.0, "3.08 times fewer multiplications, 2.00 times slower, against dense steps throughout"),
+        ((90, 400, 18.0), 20.0, "nothing was saved, as many multiplications, as fast, against dense steps throughout"),
+        ((90, 800, 38.0), 40.0, "nothing was saved, 1.90 times more multiplications, 2.00 times slower, against dense steps throughout"),
     ],
 )
 def test_the_title_counts_what_was_saved(factored, seconds, title):
     """100 dense steps would take 20 seconds, and 40,000 multiplications a sample."""
     steps, multiplications, time = factored
-    counted = {100: 100 * 400 / (4000 + 90 * 100)}.get(multiplications)
     figure = phases(("dense", 10, 400, 2.0), ("factored", steps, multiplications, time), seconds=seconds)
-    expected = title.replace("4.00 times fewer", f"{counted:.2f} times fewer") if counted else title
-    assert figure.get_suptitle() == expected
+    assert figure.get_suptitle().replace("\n", " ") == title
 
 
 def test_titles_where_nothing_can_be_compared():
-    assert sf.plots.training(trained(factoring=None)).get_suptitle() == "dense throughout: nothing was saved"
+    assert sf.plots.training(trained(factoring=None)).get_suptitle() == "dense throughout, nothing was saved"
     net = trained(recompose=False).network
     title = sf.plots.training(sf.train(net, *samples(), epochs=2)).get_suptitle()
-    assert title == "factored throughout: no dense steps to compare with"
+    assert title.replace("\n", " ") == "factored throughout, no dense steps to compare with"
     assert phases(("dense", 1, 2, 0.0), ("factored", 1, 1, 0.0), seconds=0.0).get_suptitle().startswith("factored throughout")
 
 

@@ -63,7 +63,7 @@ def test_losses_where_there_is_no_accuracy(settings, column, label):
 @pytest.mark.parametrize("other", [{"validation": False}, {"output": "identity"}, {"output": "sigmoid", "validation": False}])
 def test_different_measures_are_refused(other):
     first = run(validation=other.get("output") != "sigmoid")
-    with pytest.raises(ValueError, match="results: expected trainings with the same measure, got different ones: a has .*, b has "):
+    with pytest.raises(ValueError, match=r"results: expected trainings with the same measure, got different ones: a has .*, b has "):
         sf.plots.compare({"a": first, "b": run(**other)})
 
 

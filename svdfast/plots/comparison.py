@@ -84,12 +84,13 @@ def compare(
         place = Place(result, rows, against)
         known = [(place(row["step"]), row[column]) for row in rows if row.get(column) is not None]
         x, y = ([pair[i] for pair in known] for i in (0, 1))
-        style = {"marker": MARKERS[index % len(MARKERS)], "markersize": 4, "markevery": max(1, len(x) // _MARKED) if len(x) > FEW else 1}
-        (line,) = axes.plot(x, y, label=shown(name), **style, **STYLES[index % len(STYLES)])
+        every = max(1, len(x) // _MARKED) if len(x) > FEW else 1
+        style = STYLES[index % len(STYLES)] | {"marker": MARKERS[index % len(MARKERS)], "markersize": 4, "markevery": every}
+        (line,) = axes.plot(x, y, label=shown(name), **style)
         _mark_switches(axes, result, place, line)
     axes.set(xlabel="seconds of training" if against == "seconds" else "epochs", ylabel=measure)
     axes.set_xlim(0, None)
-    add_legend(figure, [axes], 3)
+    add_legend(figure, [axes])
     return figure
 
 

@@ -7,25 +7,27 @@ Elsewhere: several trainings in one figure (comparison.py), and places on the ax
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from svdfast._process.checks import one_of
-from svdfast.plots.figures import FEW, STYLES, add_legend, to_draw_in
+from svdfast.plots.figures import FEW, STYLES, add_legend, size_of, to_draw_in
 from svdfast.plots.places import Place, phase_ends
-from svdfast.training.result import TrainingResult, savings
+from svdfast.training.result import TrainingResult, saved_in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 __all__ = ["training"]
 
-# Hatches tell the phases apart in a grey print.
+# Hatches tell the phases apart in a grey print. The colours are opaque, as an SVG would give hatches
+# the opacity of their patch.
 _PHASES: dict[str, dict[str, Any]] = {
-    "dense": {"facecolor": (0, 0, 0, 0.07)},
-    "factored": {"facecolor": (0, 0.45, 0.7, 0.16), "edgecolor": (0, 0.45, 0.7, 0.3), "hatch": "//"},
-    "recomposed": {"facecolor": (0.9, 0.62, 0, 0.2), "edgecolor": (0.6, 0.4, 0, 0.3), "hatch": ".."},
+    "dense": {"facecolor": "#ededed"},
+    "factored": {"facecolor": "#d7e8f3", "edgecolor": "#b3d1e6", "hatch": "//"},
+    "recomposed": {"facecolor": "#f9e8c4", "edgecolor": "#dcb968", "hatch": ".."},
 }
 _EVENTS: dict[str, dict[str, Any]] = {
     "switch": {"color": "#0072B2", "linestyle": "-", "zorder": 1.8},
@@ -34,7 +36,7 @@ _EVENTS: dict[str, dict[str, Any]] = {
 }
 _GAP: dict[str, Any] = {"color": "#0072B2", "marker": "_", "markersize": 11, "markeredgewidth": 2.2, "linewidth": 3, "zorder": 2.6}
 _MOST_GAPS = 2  # named above a panel; all are marked
-_NOTABLE = 1.005  # ratios nearer to 1 are shown as 1.00
+_LETTERS = 10.8  # of the title that an inch has room for
 
 
 def training(
@@ -60,8 +62,9 @@ def training(
         The horizontal axis. Seconds are those of training, as `result.seconds` has them.
     figure : matplotlib.figure.Figure or SubFigure, optional
         Figure to draw in, such as `plt.figure(layout="constrained")` for a window. With that layout
-        the legend lies below the panels, else within one. By default a new figure that pyplot does
-        not know: notebooks show it, `savefig` writes it.
+        the legend lies below the panels, else within one. The panels of a figure that is higher
+        than wide lie one below the other. By default a new figure that pyplot does not know:
+        notebooks show it, `savefig` writes it.
 
     Returns
     -------
@@ -95,7 +98,9 @@ def training(
     place = Place(result, rows, against)
     marker = "o" if len(rows) <= FEW else None
 
-    panels = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
+    width, height = size_of(figure)
+    n_panels = 2 if scored else 1
+    panels = figure.subplots(*((n_panels, 1) if height > width else (1, n_panels)), squeeze=False).ravel().tolist()
     for axes, name in zip(panels, ("loss", "accuracy"), strict=False):
         for start, stop, phase in _spans(result, place):
             axes.axvspan(start, stop, label=phase, linewidth=0, **_PHASES[phase])
@@ -117,31 +122,14 @@ def training(
             moment = place(result.events[gap.index].step, result.events[: gap.index])
             axes.plot([moment, moment], [gap.before, gap.after], label="gap at the SVD", **_GAP)
         lines = [str(gap) for gap in gaps[:_MOST_GAPS]] + [f"and {len(gaps) - _MOST_GAPS} more"] * (len(gaps) > _MOST_GAPS)
+        if not lines and any(map(_cuts, result.events)):
+            lines = [f"gap of the {name} at the SVD: not measured"]
         axes.set_title("\n".join(lines), fontsize="small")
         axes.set(xlabel=f"{against} of training" if against == "seconds" else "epochs", ylabel=name)
         axes.set_xlim(0, None)
-    figure.suptitle(_title(result), fontsize="medium")
-    add_legend(figure, panels, 4 if scored else 3)
+    figure.suptitle(textwrap.fill(saved_in_words(result), max(20, int(_LETTERS * width))), fontsize="medium")
+    add_legend(figure, panels)
     return figure
-
-
-def _title(result: TrainingResult) -> str:
-    """What factoring saved in this training."""
-    if not any(phase["phase"] == "factored" for phase in result.phases):
-        return "dense throughout: nothing was saved"
-    saved = savings(result)
-    if saved is None:
-        return "factored throughout: no dense steps to compare with"
-    work, time = _times(saved.counted, "fewer", "more") or "as many", _times(saved.measured, "faster", "slower") or "as fast"
-    nothing = "nothing was saved: " if max(saved.counted, saved.measured) < _NOTABLE else ""
-    return f"{nothing}{work} multiplications, {time}\nagainst dense steps throughout"
-
-
-def _times(ratio: float, above: str, below: str) -> str:
-    """A ratio in words; empty if it is about 1."""
-    if 1 / _NOTABLE < ratio < _NOTABLE:
-        return ""
-    return f"{ratio:.2f} times {above}" if ratio > 1 else f"{1 / ratio:.2f} times {below}"
 
 
 @dataclass(frozen=True)
@@ -169,11 +157,16 @@ class _Gap:
         return f"gap at the SVD: {self.name} {before} → {after}, {self.where}"
 
 
+def _cuts(event: Any) -> bool:
+    """True for a switch that has truncated a layer."""
+    return event.kind == "switch" and any(not t.skipped for t in event.info["truncations"])
+
+
 def _gaps(result: TrainingResult, name: str) -> Iterator[_Gap]:
     """The gaps of a training whose numbers are known."""
     events, rows = result.events, result.history
     for index, event in enumerate(events):
-        if event.kind != "switch" or all(t.skipped for t in event.info["truncations"]):
+        if not _cuts(event):
             continue
         info = next((later.info for later in events[index + 1 :] if later.kind in ("switch", "guard")), {})
         if name == "loss" and "loss_after" in info:

@@ -13,7 +13,7 @@ from svdfast._process.text import one_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["FEW", "MARKERS", "STYLES", "add_legend", "new_figure", "require_matplotlib", "shown", "to_draw_in"]
+__all__ = ["FEW", "MARKERS", "STYLES", "add_legend", "grid", "new_figure", "require_matplotlib", "shown", "size_of", "to_draw_in"]
 
 # Alternating styles, so that lines differ in a grey print. The colours are Okabe and Ito's, which
 # differ in lightness, too.
@@ -31,6 +31,9 @@ MARKERS = "osD^vPX"
 FEW = 30
 
 _LONGEST = 28  # characters of a shown name
+_COLUMNS = 3  # of panels, at most
+_NARROWEST = 0.75  # share of the usual width of a panel that is enough for it
+_LABEL = 2.2  # inches of a column of the legend
 
 
 def require_matplotlib() -> None:
@@ -65,13 +68,30 @@ def to_draw_in(figure: Figure | SubFigure | None, width: float, height: float) -
     return figure
 
 
+def grid(figure: Figure | SubFigure | None, n: int, width: float, height: float) -> tuple[Figure | SubFigure, int, int]:
+    """A figure for n panels of this size in inches, and how many columns and rows they take."""
+    columns = min(n, _COLUMNS)
+    if figure is None:
+        figure = to_draw_in(None, width * columns + 0.6, height * -(-n // columns) + 0.5)
+    else:
+        figure = to_draw_in(figure, width, height)
+        columns = max(1, min(columns, int(size_of(figure)[0] / (_NARROWEST * width))))
+    return figure, columns, -(-n // columns)
+
+
 def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
 
 
-def add_legend(figure: Figure | SubFigure, panels: Sequence[Any], columns: int = 4) -> None:
+def size_of(figure: Figure | SubFigure) -> tuple[float, float]:
+    """Width and height in inches."""
+    box, dpi = figure.bbox, figure.dpi
+    return float(box.width) / dpi, float(box.height) / dpi
+
+
+def add_legend(figure: Figure | SubFigure, panels: Sequence[Any]) -> None:
     """Adds one legend for all panels, below them if the layout makes room for it.
 
     Labels are shown as they are: no mathematics, and no underscore hides one.
@@ -86,7 +106,7 @@ def add_legend(figure: Figure | SubFigure, panels: Sequence[Any], columns: int =
                 handles.setdefault(label, artist)
     settings: dict[str, Any] = {"handles": list(handles.values()), "labels": ["-"] * len(handles), "fontsize": "small"}
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
-        legend = figure.legend(loc="outside lower center", ncols=columns, **settings)
+        legend = figure.legend(loc="outside lower center", ncols=max(1, min(4, int(size_of(figure)[0] / _LABEL))), **settings)
     else:
         legend = panels[0].legend(**settings)
     for text, label in zip(legend.get_texts(), handles, strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svdfast._process.checks import real_array
-from svdfast.plots.figures import STYLES, shown, to_draw_in
+from svdfast.plots.figures import STYLES, grid, shown, size_of, to_draw_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -22,7 +22,6 @@ Array = NDArray[Any]
 _MOST_NUMBERS = 20  # classes with a number in each cell
 _MOST_NAMES = 40  # classes that all have their names beside the matrix
 _MOST_CLASSES = 2000
-_COLUMNS = 3
 _MANY = 2000  # points that an SVG holds as a picture, not one by one
 
 
@@ -89,7 +88,7 @@ def confusion(
     labels = [shown(names[i]) for i in ticks]
     longest, few = max(map(len, labels)), n <= _MOST_NUMBERS
     upright = longest > 3 or not few
-    side = min(max(3.0, (0.55 if few else 0.22) * n), 13.0)
+    side = min(max(3.0, (0.45 if few else 0.22) * n), 13.0)
     room = 1.0 + 0.09 * longest  # for the names and the titles
     figure = to_draw_in(figure, side + room + 1.1, side + (room if upright else 1.0))
     from matplotlib.colors import PowerNorm
@@ -104,16 +103,17 @@ def confusion(
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(f"{right:,} of {counts.sum():,} right, {100 * right / counts.sum():.2f} %", fontsize="medium")
     if few:
-        _write_numbers(axes, counts, parts, shares)
+        width, height = size_of(figure)
+        _write_numbers(axes, counts, parts, shares, min(width - room - 1.1, height - room) / n)
     return figure
 
 
-def _write_numbers(axes: Any, counts: Array, parts: Array, shares: bool) -> None:
-    """Writes counts, or shares in per cent, into the cells."""
+def _write_numbers(axes: Any, counts: Array, parts: Array, shares: bool, cell_size: float) -> None:
+    """Writes counts, or shares in per cent, into the cells, which are of this size in inches."""
     cells = [[f"{100 * share:.1f}" if shares else f"{count:,}" for count, share in zip(*row, strict=True)]
              for row in zip(counts, parts, strict=True)]  # fmt: skip
     longest = max(len(cell) for row in cells for cell in row)
-    size = min(10.0, 40 / longest)
+    size = max(4.0, min(10.0, 72 * cell_size / (0.65 * longest + 0.6)))
     for i, row in enumerate(cells):
         for j, cell in enumerate(row):
             color = "white" if parts[i, j] > 0.3 else "black" if counts[i, j] else "#808080"
@@ -205,7 +205,7 @@ def residuals(
     names : sequence of str, optional
         Names of the targets.
     figure : matplotlib.figure.Figure or SubFigure, optional
-        Figure to draw in; see `training`.
+        Figure to draw in; see `training`. Its width decides about the columns of panels.
 
     Returns
     -------
@@ -247,9 +247,7 @@ def residuals(
         raise ValueError("y_true, y_predicted: expected differences that are finite, got an infinite one")
     # Scaled, so that no square overflows or vanishes.
     roots = largest * np.sqrt(np.square(error / np.where(largest > 0, largest, 1)).mean(axis=0))
-    columns = min(n_targets, _COLUMNS)
-    n_rows = -(-n_targets // columns)
-    figure = to_draw_in(figure, max(6.5, 4 * columns), max(4.2, 3.2 * n_rows))
+    figure, columns, n_rows = grid(figure, n_targets, 4.6, 3.4)
     panels = list(figure.subplots(n_rows, columns, squeeze=False).flat)
     for unused in panels[n_targets:]:
         unused.remove()

@@ -15,7 +15,7 @@ from svdfast._process.runtime import single_threaded_blas
 from svdfast.model.counting import break_even_rank
 from svdfast.model.network import Layer, Network
 from svdfast.model.ranks import RankRule, ranks_by, resolve_rule
-from svdfast.plots.figures import FEW, STYLES, add_legend, to_draw_in
+from svdfast.plots.figures import FEW, STYLES, add_legend, grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["spectrum"]
 
-_COLUMNS = 3
 _LEAST_RANGE = 4
 
 
@@ -51,7 +50,7 @@ def spectrum(
         Ranks to mark, as for `Network.truncate`; by default those of factored layers. A rank above
         the break-even rank is marked, too.
     figure : matplotlib.figure.Figure or SubFigure, optional
-        Figure to draw in; see `training`.
+        Figure to draw in; see `training`. Its width decides about the columns of panels.
 
     Returns
     -------
@@ -89,9 +88,7 @@ def spectrum(
             chosen = [*ranks_by(rule, factorable, weights), None]
         spectra = [_spectrum(index, layer) for index, layer in enumerate(layers)]
 
-    columns = min(len(layers), _COLUMNS)
-    n_rows = -(-len(layers) // columns)
-    figure = to_draw_in(figure, 4.2 * columns + 0.6, 3.4 * n_rows + 0.5)
+    figure, columns, n_rows = grid(figure, len(layers), 4.2, 3.4)
     panels = list(figure.subplots(n_rows, columns, squeeze=False).flat)
     for unused in panels[len(layers) :]:
         unused.remove()
@@ -108,7 +105,7 @@ def spectrum(
             about = f"rank {rank}{kept}\n{about}"
         axes.set_title(f"layers[{index}], {layer.n_in} → {layer.n_out}\n{about}", fontsize="medium")
         axes.set_xlim(0, min(layer.n_in, layer.n_out) + 0.5)
-    add_legend(figure, [*panels, *shares], 4 if columns > 1 else 2)
+    add_legend(figure, [*panels, *shares])
     return figure
 
 
@@ -121,7 +118,7 @@ def _draw(axes: Axes, s: NDArray[np.float64], rank: int | None, limit: int | Non
     positive = s > 0  # a logarithmic axis has no zero
     axes.plot(places[positive], s[positive], label="singular value", marker=marker, markersize=3, **STYLES[0])
     axes.set(xlabel="i", ylabel="i-th singular value", yscale="log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     low, high = axes.get_ylim()
     if high < _LEAST_RANGE * low:  # else the ticks of equal values would have equal labels
         axes.set_ylim(low / _LEAST_RANGE**0.5, high * _LEAST_RANGE**0.5)

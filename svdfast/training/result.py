@@ -15,10 +15,12 @@ from svdfast.training.history import History
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Savings", "TrainingResult", "explain", "savings"]
+__all__ = ["Savings", "TrainingResult", "explain", "saved_in_words", "savings"]
 
 # Rows of a table in a notebook, from either end.
 _SHOWN = 5
+# Ratios that are nearer to 1 are none.
+_NOTABLE = 1.005
 
 
 @dataclass(repr=False)
@@ -206,6 +208,25 @@ def savings(result: TrainingResult) -> Savings | None:
         return None
     counted = whole * max(p["multiplications"] for p in dense) / done
     return Savings(counted, whole * sum(p["seconds"] for p in dense) / steps / result.seconds)
+
+
+def saved_in_words(result: TrainingResult) -> str:
+    """What factoring saved in a training, by count and by the clock."""
+    if not any(phase["phase"] == "factored" for phase in result.phases):
+        return "dense throughout, nothing was saved"
+    saved = savings(result)
+    if saved is None:
+        return "factored throughout, no dense steps to compare with"
+    work, time = _times(saved.counted, "fewer", "more") or "as many", _times(saved.measured, "faster", "slower") or "as fast"
+    nothing = "nothing was saved, " if max(saved.counted, saved.measured) < _NOTABLE else ""
+    return f"{nothing}{work} multiplications, {time}, against dense steps throughout"
+
+
+def _times(ratio: float, above: str, below: str) -> str:
+    """A ratio in words; empty if it is about 1."""
+    if 1 / _NOTABLE < ratio < _NOTABLE:
+        return ""
+    return f"{ratio:.2f} times {above}" if ratio > 1 else f"{1 / ratio:.2f} times {below}"
 
 
 def _form(layer: dict[str, Any], net: Network) -> str:
