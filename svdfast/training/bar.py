@@ -10,7 +10,7 @@ import time
 
 __all__ = ["Bar"]
 
-_EVERY = 0.2  # seconds between two losses that are shown
+_EVERY = 0.2  # seconds between two states that are shown
 _SHARE = 0.1  # of the newest step in the loss that is shown
 
 
@@ -23,8 +23,6 @@ class Bar:
         Steps of the whole training, and those of it that a checkpoint has done.
     name : str
         Shown before the bar; empty for none.
-    phase : str
-        The network's form.
 
     Raises
     ------
@@ -32,14 +30,13 @@ class Bar:
         tqdm is not installed.
     """
 
-    def __init__(self, n_steps: int, done: int, name: str, phase: str):
+    def __init__(self, n_steps: int, done: int, name: str):
         try:
             from tqdm.auto import tqdm  # a widget in a notebook, text where there are no widgets
         except ImportError:
             raise ImportError('progress=True needs tqdm: pip install "svdfast[progress]"') from None
-        self._bar = tqdm(total=n_steps, initial=done, unit="step", desc=name or None, leave=False)
-        self._phase, self._loss, self._due = phase, 0.0, 0.0
-        self._bar.set_postfix_str(phase, refresh=False)
+        self._bar = tqdm(total=n_steps, initial=done, unit="step", desc=name or None, mininterval=_EVERY, leave=False)
+        self._phase, self._loss, self._due = "", 0.0, 0.0
 
     def step(self, loss: float) -> None:
         """Counts a step; its loss enters a moving mean."""
@@ -55,8 +52,8 @@ class Bar:
         self._phase = phase
         self._bar.set_postfix_str(f"{phase}, loss {loss:.4g}")
 
-    def switch(self, phase: str) -> None:
-        """Shows a new phase; the loss begins again."""
+    def begin(self, phase: str) -> None:
+        """Shows a new phase. The mean of the losses begins again."""
         self._phase, self._due = phase, 0.0
         self._bar.set_postfix_str(phase)
 

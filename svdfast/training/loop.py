@@ -134,7 +134,7 @@ class Loop:
     def _finish(self) -> TrainingResult:
         result, run = self.result, self.run
         name = self.progress if isinstance(self.progress, str) else ""
-        bar = Bar(self.n_steps, result.n_steps, name, run.phase) if self.progress and self.team.first else None
+        bar = Bar(self.n_steps, result.n_steps, name) if self.progress and self.team.first else None
         try:
             with single_threaded_blas.held():
                 self._begin()
@@ -230,6 +230,8 @@ class Loop:
         """Runs the remaining epochs: their batches, rows of the history, and callbacks."""
         run, result, source, checkpoint, watch = self.run, self.result, self.source, self.checkpoint, self.watch
         n_steps = result.n_steps
+        if bar is not None:
+            bar.begin(run.phase)
         done = n_steps - (self.epoch - 1) * source.steps_per_epoch  # of the first epoch's batches
         for epoch in range(self.epoch, self.epochs + 1):
             if epoch > self.epochs:  # there are fewer epochs now
@@ -423,7 +425,7 @@ class Loop:
             self.run.follow()
             self.watch.look(step, self.epoch)
             if bar is not None:
-                bar.switch(self.run.phase)
+                bar.begin(self.run.phase)
 
     def _close_phase(self) -> None:
         """Records the steps since the network took its present form in the result."""
