@@ -64,11 +64,11 @@ def confusion(
     Examples
     --------
     >>> import svdfast as sf
-    >>> data = sf.datasets.load("digits")
-    >>> net = sf.Network([64, 30, 10], seed=0)
-    >>> result = sf.train(net, *data.train, epochs=2)
-    >>> X, y = data.test
-    >>> figure = sf.plots.confusion(y, net.predict(X).argmax(axis=1))  # doctest: +SKIP
+    >>> X, y = sf.datasets.load("xor").train
+    >>> net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
+    >>> result = sf.train(net, X, y, epochs=50)
+    >>> decided = (net.predict(X) > 0.5).astype(int)
+    >>> figure = sf.plots.confusion(y, decided, classes=["equal", "different"])  # doctest: +SKIP
     >>> figure.savefig("confusion.png")  # doctest: +SKIP
     """
     true, predicted = _labels("y_true", y_true), _labels("y_predicted", y_predicted)
