@@ -75,6 +75,12 @@ def test_labels_of_other_types(true, predicted):
     np.testing.assert_array_equal(true, given)
 
 
+def test_one_long_label_takes_no_room_in_the_others():
+    """As an array of str all labels would have its length: 40 GB."""
+    labels = np.array(["a"] * 10_000 + ["b" * 1_000_000], dtype=object)
+    assert matrix(sf.plots.confusion(labels, labels))[1] == [["10,000", "0"], ["0", "1"]]
+
+
 def test_truth_values_and_series():
     assert matrix(sf.plots.confusion([True, False], [True, True])) == (["0", "1"], [["0", "1"], ["0", "1"]])
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
@@ -124,6 +130,8 @@ class Raises:
         (3, [0], {}, ValueError, r"y_true: expected labels of shape \(n_samples,\), got shape \(\)"),
         ([0.5], [0], {}, ValueError, "y_true: expected integers or strings, got 0.5"),
         ([np.nan], [0], {}, ValueError, "y_true: expected integers or strings, got nan"),
+        (np.array([0.5], dtype="float16"), [0], {}, ValueError, "y_true: expected integers or strings, got 0.5"),
+        (np.array([1], dtype=np.longdouble), [0], {}, TypeError, "y_true: expected integers or strings, got dtype"),
         ([np.inf], [0], {}, ValueError, "y_true: expected integers or strings, got inf"),
         (["a"], [0], {}, TypeError, "y_true, y_predicted: expected labels of one kind, got strings and integers"),
         ([None], [0], {}, TypeError, "y_true: expected integers or strings, got NoneType"),

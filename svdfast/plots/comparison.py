@@ -63,7 +63,7 @@ def compare(
     >>> import svdfast as sf
     >>> X, y = sf.datasets.load("xor").train
     >>> runs = {}
-    >>> for name, method in {"dense": None, "rank 4": [None, 4]}.items():
+    >>> for name, method in {"dense": None, "rank 4": sf.Factoring([None, 4])}.items():
     ...     net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
     ...     runs[name] = sf.train(net, X, y, epochs=50, factoring=method, validation=(X, y))
     >>> figure = sf.plots.compare(runs)  # doctest: +SKIP

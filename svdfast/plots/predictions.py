@@ -121,7 +121,7 @@ def _write_numbers(axes: Any, counts: Array, parts: Array, shares: bool, cell_si
 
 
 def _labels(name: str, given: Any) -> Array:
-    """Labels as an array of integers or of strings."""
+    """Labels as an array of integers or of strings, these of dtype str or object."""
     try:
         labels = np.asarray(given)
     except (TypeError, ValueError) as error:
@@ -135,7 +135,8 @@ def _labels(name: str, given: Any) -> Array:
         if labels.size and int(labels.max()) >= 2**63:
             raise ValueError(f"{name}: expected integers below 2**63, got {labels.max()}")
         return labels.astype(np.int64)
-    if labels.dtype.kind == "f":
+    if labels.dtype.kind == "f" and labels.itemsize <= 8:
+        labels = labels.astype(np.float64)
         whole = np.isfinite(labels) & (labels == np.rint(labels)) & (np.abs(labels) < 2.0**53)
         if not whole.all():
             raise ValueError(f"{name}: expected integers or strings, got {labels[np.argmin(whole)]}")
@@ -143,7 +144,7 @@ def _labels(name: str, given: Any) -> Array:
     if labels.dtype.kind == "O":
         items = labels.tolist()
         if all(isinstance(item, str) for item in items):
-            return np.array(items, dtype=str)
+            return labels
         kinds = sorted({type(item).__name__ for item in items})
         raise TypeError(f"{name}: expected integers or strings, got {', '.join(kinds[:5])}")
     if labels.dtype.kind != "U":
@@ -153,15 +154,15 @@ def _labels(name: str, given: Any) -> Array:
 
 def _numbered(true: Array, predicted: Array, classes: Any) -> tuple[list[Any], tuple[Array, Array]]:
     """The classes, and the number of each label's class."""
-    if (true.dtype.kind == "U") != (predicted.dtype.kind == "U"):
-        kinds = ["strings" if labels.dtype.kind == "U" else "integers" for labels in (true, predicted)]
+    kinds = ["integers" if labels.dtype.kind == "i" else "strings" for labels in (true, predicted)]
+    if kinds[0] != kinds[1]:
         raise TypeError(f"y_true, y_predicted: expected labels of one kind, got {' and '.join(kinds)}")
     both = np.concatenate([true, predicted])
     different, numbers = np.unique(both, return_inverse=True)
     names = different.tolist()
     if classes is not None:
         names = _checked("classes", classes)
-        counted = true.dtype.kind != "U" and all(isinstance(name, str) for name in names)
+        counted = kinds[0] == "integers" and all(isinstance(name, str) for name in names)
         known = {i if counted else name: i for i, name in enumerate(names)}
         unknown = [label for label in different.tolist() if label not in known]
         if unknown:
