@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Callbacks for `train(callbacks=[...])` that are too long for a lambda.
 
-Elsewhere: figures of a finished training (plots.py).
+Elsewhere: figures of a finished training (plots/).
 """
 
 from __future__ import annotations

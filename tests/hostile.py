@@ -51,8 +51,8 @@ SKIPPED = {
 
 # What imports another library, seconds of it: left out with --light.
 HEAVY = {
-    "from_sklearn", "from_torch", "onnx.save", "onnx.to_onnx", "plots.spectrum", "plots.training", "to_torch",
-    "callbacks.TensorBoard",
+    "from_sklearn", "from_torch", "onnx.save", "onnx.to_onnx", "plots.compare", "plots.confusion", "plots.residuals", "plots.spectrum",
+    "plots.training", "to_torch", "callbacks.TensorBoard",
 }  # fmt: skip
 
 
@@ -187,6 +187,7 @@ class World:
             "n_processes": 4, "flops": 1e9, "bandwidth": 1e9, "latency": 1e-6, "communicator": self.rng.choice([None, Alone()]),
             "carry_state": False, "sequence": np.arange(30), "sequences": [[1, 2], [3]],
             "figure": None, "train": (self.X, self.y), "test": (self.X, self.y), "name": "relu", "n_classes": 3, "parameter": 0.0,
+            "y_true": [0, 1, 1], "y_predicted": [0, 1, 0], "classes": ["a", "b"], "shares": False, "against": "epochs",
             "estimator": None, "module": None, "progress": False, "exc_type": None, "kind": None, "error": None, "trace": None,
         }  # fmt: skip
         return values.get(name)

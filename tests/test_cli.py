@@ -456,6 +456,25 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
     assert epoch_phases(out) and "/2 [" not in out
 
 
+def test_two_bars_have_the_names_of_their_networks(capsys, monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    status, _, err = run(["train", "xor", "--compare", *QUICK], capsys)
+    assert status == 0
+    assert "dense: " in err and "SVD: " in err and "loss" in err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("compare", ["--compare", "--no-compare"])
+def test_quiet(terminal, compare, capsys, monkeypatch):
+    """Neither a bar nor lines of epochs: the settings before the training, and the results after it."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    status, out, err = run(["train", "xor", *QUICK, compare, "--quiet"], capsys)
+    assert status in (0, 1) and "/2 [" not in err
+    assert not epoch_phases(out) and "val loss" not in out
+    assert "2 epochs, batches of 4" in out and "test accuracy" in out
+
+
 def test_no_bar_without_tqdm(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setitem(sys.modules, "tqdm", None)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Figures of trainings and of spectra: what is drawn where, odd trainings and networks, and that matplotlib is left as it was."""
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from flat import flat
 
 import svdfast as sf
+from svdfast.layers import GRU, LSTM, Conv2d, Embedding, Flatten, Linear
 from svdfast.training import auto
 from svdfast.training.run import Run
 
@@ -168,23 +170,130 @@ def test_losses_that_overflow_in_validation_are_drawn():
     drawn(sf.plots.training(result))
 
 
+# ---- the gap at the SVD, and what was saved
+
+
+def gap(axes):
+    """Place and both values of what is marked."""
+    marked = line(axes, "gap at the SVD")
+    (x, also), values = marked.get_xdata(), marked.get_ydata()
+    assert x == also
+    return x, tuple(values)
+
+
+def test_the_gap_is_the_guards_where_there_is_one():
+    result = trained(epochs=50, recompose_fraction=0.2, guard=sf.Guard(1e9))
+    (event,) = [event for event in result.events if event.kind == "guard"]
+    loss, accuracy = sf.plots.training(result, "epochs").axes
+    before, after = event.info["loss_before"], event.info["loss_after"]
+    assert gap(loss) == (result.events[0].step / 4, (before, after))
+    assert loss.get_title() == f"gap at the SVD: loss {before:.3g} → {after:.3g}, right before and after"
+    rows = result.history
+    assert gap(accuracy)[1] == (rows[14]["val_accuracy"], rows[15]["val_accuracy"])
+    assert accuracy.get_title().endswith(", epochs 15 and 16")
+
+
+def test_without_a_guard_the_gap_is_that_of_the_epochs_around_it():
+    result = trained()
+    before, after = (row["val_loss"] for row in result.history[:2])
+    loss, accuracy = drawn(sf.plots.training(result, "epochs")).axes
+    assert gap(loss) == (1.5, (before, after))
+    assert loss.get_title() == f"gap at the SVD: loss {before:.3g} → {after:.3g}, epochs 1 and 2"
+    before, after = (row["val_accuracy"] for row in result.history[:2])
+    assert accuracy.get_title() == f"gap at the SVD: accuracy {100 * before:.2f} % → {100 * after:.2f} %, epochs 1 and 2"
+    without = trained(validation=None)
+    (axes,) = sf.plots.training(without, "epochs").axes
+    assert gap(axes)[1] == (without.history[0]["loss"], without.history[1]["loss"])
+
+
+@pytest.mark.parametrize("settings", [{"factoring": None}, {"pretrain_fraction": 0.05}, {"epochs": 1}, {"pretrain_fraction": 0}])
+def test_no_gap_where_there_is_no_epoch_on_both_sides(settings):
+    result = trained(**settings)
+    for axes, name in zip(drawn(sf.plots.training(result)).axes, ("loss", "accuracy"), strict=True):
+        expected = f"gap of the {name} at the SVD: not measured" if any(e.kind == "switch" for e in result.events) else ""
+        assert axes.get_title() == expected and not any("gap" in one.get_label() for one in axes.lines)
+
+
+def test_a_gap_of_a_loss_that_is_not_finite_is_left_out():
+    result = trained()
+    broken = sf.TrainingResult(result.network, [row | {"val_loss": np.nan} for row in result.history], result.events)
+    broken.phases, broken.seconds, broken.n_steps = result.phases, result.seconds, result.n_steps
+    assert drawn(sf.plots.training(broken)).axes[0].get_title() == "gap of the loss at the SVD: not measured"
+
+
+def test_many_gaps_are_all_marked_and_two_are_named():
+    result = trained()
+    switch = result.events[0]
+    result.events[:1] = [dataclasses.replace(switch, step=step) for step in (5, 6, 7, 9)]
+    axes = drawn(sf.plots.training(result, "epochs")).axes[0]
+    assert sum(one.get_label() == "gap at the SVD" for one in axes.lines) == 4
+    assert axes.get_title().count("gap at the SVD") == 2 and axes.get_title().endswith("\nand 2 more")
+
+
+def phases(*given, seconds):
+    """A result with such phases: name, steps, multiplications, seconds."""
+    result = trained(epochs=1, recompose=False)
+    result.events.clear()
+    result.seconds = seconds
+    result.phases = [dict(zip(("phase", "steps", "multiplications", "seconds"), one, strict=True)) for one in given]
+    return sf.plots.training(result)
+
+
+@pytest.mark.parametrize(
+    "factored, seconds, title",
+    [
+        ((90, 100, 1.0), 4.0, "3.08 times fewer multiplications, 5.00 times faster, against dense steps throughout"),
+        ((90, 100, 1.0), 40.0, "3.08 times fewer multiplications, 2.00 times slower, against dense steps throughout"),
+        ((90, 400, 18.0), 20.0, "nothing was saved, as many multiplications, as fast, against dense steps throughout"),
+        ((90, 800, 38.0), 40.0, "nothing was saved, 1.90 times more multiplications, 2.00 times slower, against dense steps throughout"),
+    ],
+)
+def test_the_title_counts_what_was_saved(factored, seconds, title):
+    """100 dense steps would take 20 seconds, and 40,000 multiplications a sample."""
+    steps, multiplications, time = factored
+    figure = phases(("dense", 10, 400, 2.0), ("factored", steps, multiplications, time), seconds=seconds)
+    assert figure.get_suptitle().replace("\n", " ") == title
+
+
+def test_titles_where_nothing_can_be_compared():
+    assert sf.plots.training(trained(factoring=None)).get_suptitle() == "dense throughout, nothing was saved"
+    net = trained(recompose=False).network
+    title = sf.plots.training(sf.train(net, *samples(), epochs=2)).get_suptitle()
+    assert title.replace("\n", " ") == "factored throughout, no dense steps to compare with"
+    assert phases(("dense", 1, 2, 0.0), ("factored", 1, 1, 0.0), seconds=0.0).get_suptitle().startswith("factored throughout")
+
+
+def test_a_training_that_ends_early_is_drawn_in_seconds():
+    X, y = samples()
+    result = sf.train(
+        sf.Network(SIZES, seed=0), X, y, epochs=60, batch_size=10, validation=(X, -y % 3), optimizer=sf.Adam(sf.schedules.Cooldown(0.01)),
+        early_stopping=sf.EarlyStopping(patience=2),
+    )  # fmt: skip
+    assert any(event.kind == "stop" and event.step < result.n_steps for event in result.events)
+    x = line(drawn(sf.plots.training(result)).axes[0], "training").get_xdata()
+    assert list(x) == sorted(x)
+
+
 # ---- spectra
 
 
 def test_spectra_are_the_weights():
     net = sf.Network(SIZES, dtype="float64", seed=0)
     figure = drawn(sf.plots.spectrum(net, ranks=[4, None]))
-    for index, layer in enumerate(net.layers[:-1]):
-        axes, energy = figure.axes[index], figure.axes[2 + index]
+    for index, layer in enumerate(net.layers):
+        axes, energy = figure.axes[index], figure.axes[3 + index]
         s = np.linalg.svd(layer.W, compute_uv=False)
         np.testing.assert_array_equal(line(axes, "singular value").get_xdata(), np.arange(1, len(s) + 1))
         np.testing.assert_allclose(line(axes, "singular value").get_ydata(), s)
         np.testing.assert_allclose(line(energy, "energy of the first i").get_ydata(), (s**2).cumsum() / (s**2).sum())
         assert axes.get_yscale() == "log"
-        limit = sf.break_even_rank(layer.n_in, layer.n_out, first_layer=index == 0)
-        assert set(line(axes, "break-even rank").get_xdata()) == {limit}
+        if index < 2:
+            limit = sf.break_even_rank(layer.n_in, layer.n_out, first_layer=index == 0)
+            assert set(line(axes, "break-even rank").get_xdata()) == {limit}
     assert set(line(figure.axes[0], "rank").get_xdata()) == {4}
-    assert not any(one.get_label() == "rank" for one in figure.axes[1].lines)
+    assert not any(one.get_label() == "rank" for axes in figure.axes[1:] for one in axes.lines)
+    assert not any("break-even" in one.get_label() for one in figure.axes[2].lines)
+    assert "output layer, never truncated" in figure.axes[2].get_title()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -214,14 +323,32 @@ def test_odd_layers_have_panels():
     net.layers[2].W[:] *= 1e200
     net.layers[3].W[:] *= 1e-200
     figure = drawn(sf.plots.spectrum(net, rank_fraction=0.5))
-    assert len(figure.axes) == 8
-    for energy in figure.axes[4:]:
+    assert len(figure.axes) == 10
+    for energy in figure.axes[5:]:
         assert line(energy, "energy of the first i").get_ydata()[-1] == pytest.approx(1)
 
 
-def test_spectra_that_are_not_there():
-    with pytest.raises(ValueError, match="no hidden layer"):
-        sf.plots.spectrum(sf.Network([3, 2]))
+@pytest.mark.parametrize(
+    "shape, layers",
+    [
+        ([8], [Embedding(30, 6), LSTM(5, return_sequences=True), Linear(30, "softmax")]),
+        ([6, 6, 2], [Conv2d(4, 3, "relu"), Flatten(), Linear(9, "relu"), Linear(3, "softmax")]),
+        ([None, 3], [GRU(4), Linear(2, "softmax")]),
+        ([3], [Linear(2, "softmax")]),
+    ],
+)
+def test_each_weight_of_any_kind_of_layer_has_a_panel(shape, layers):
+    net = sf.Network(sf.Input(*shape), layers, dtype="float64", seed=0)
+    figure = drawn(sf.plots.spectrum(net))
+    assert len(figure.axes) == 2 * len(net.layers)
+    for layer, axes in zip(net.layers, figure.axes, strict=False):
+        assert f"{layer.n_in} → {layer.n_out}" in axes.get_title()
+        np.testing.assert_allclose(line(axes, "singular value").get_ydata(), np.linalg.svd(layer.weight(), compute_uv=False))
+        low, high = axes.get_ylim()
+        assert high > 3 * low  # so that equal values have ticks of different labels
+
+
+def test_spectra_that_are_not_finite():
     for value in (np.nan, np.inf):
         for factored in (False, True):
             net = sf.Network(SIZES, seed=0)
@@ -268,7 +395,7 @@ def test_a_figure_that_is_given(layout):
         assert len(legends) == 1
         drawn(figure)
     if layout == "constrained":
-        figure = Figure(layout=layout)
+        figure = Figure(figsize=(16, 5), layout=layout)
         left, right = figure.subfigures(1, 2)
         assert sf.plots.training(result, figure=left) is left and sf.plots.spectrum(result.network, figure=right) is right
         drawn(figure)
@@ -292,7 +419,11 @@ before = settings()
 data = sf.datasets.load("xor")
 net = sf.Network([2, 20, 20, 1], output="sigmoid", seed=0)
 sf.plots.training(sf.train(net, *data.train, epochs=2))
+result = sf.train(net, *data.train, epochs=2)
 sf.plots.spectrum(net)
+sf.plots.compare([result])
+sf.plots.confusion([0, 1], [1, 1])
+sf.plots.residuals([0, 1], [1, 1])
 assert settings() == before
 assert "matplotlib.pyplot" not in sys.modules
 """
@@ -305,6 +436,7 @@ def test_without_matplotlib(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for draw in (partial(sf.plots.training, trained()), partial(sf.plots.spectrum, sf.Network(SIZES))):
+    calls = [partial(sf.plots.training, trained()), partial(sf.plots.spectrum, sf.Network(SIZES)), partial(sf.plots.compare, [trained()])]
+    for draw in [*calls, partial(sf.plots.confusion, [0], [0]), partial(sf.plots.residuals, [0], [0])]:
         with pytest.raises(ImportError, match=r"svdfast\[plot\]"):
             draw()

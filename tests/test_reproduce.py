@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ from svdfast.reproduce import (
 )
 from svdfast.reproduce._experiment import Plan
 from svdfast.reproduce._tables import spread, table
+from svdfast.reproduce._time import TimeLeft, duration
 
 
 def made_up(name):
@@ -100,6 +102,31 @@ def quick(names, out, **settings):
     said, told = [], []
     left_out = reproduce(names, out, quick=True, say=said.append, tell=told.append, **settings)
     return "\n".join(said), told, left_out
+
+
+def test_time_left_is_counted_by_forms():
+    """After a slow form's run a fast form's runs are no longer expected to be slow."""
+    left = TimeLeft(["slow"] * 3 + ["fast"] * 3)
+    assert left.after("slow", 100) == 500
+    assert left.after("fast", 1) == 2 * 100 + 2 * 1
+    assert left.after("fast", 3) == 2 * 100 + 2
+    assert [left.after("slow", 100), left.after("slow", 100), left.after("fast", 2)] == [102, 2, 0]
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (5940, "99 min"), (6000, "1.7 h"), (36000, "10.0 h")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_progress_is_told(tmp_path, made_up_data):
+    _, told, _ = quick(["xor"], tmp_path)
+    n = len(told) - 1
+    assert told[0] == f"xor: {n} runs to do"
+    for i, line in enumerate(told[1:], 1):
+        assert re.fullmatch(rf"xor: {i} of {n}, .*, seed \d+, \d+ s; about \d+ s left", line), line
+    assert told[-1].endswith("about 0 s left")
+    _, told, _ = quick(["xor"], tmp_path, seeds=3)
+    assert told[0] == f"xor: {n} of {n * 3 // 2} runs are there already" and told[1] == f"xor: {n // 2} runs to do"
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -363,7 +363,6 @@ def test_a_reader_that_is_missing(capsys, monkeypatch):
     people().to_csv("t.csv", index=False)
     monkeypatch.setitem(sys.modules, "pandas", None)
     assert fails(capsys, "t.csv") == 't.csv: tables need pandas: pip install "svdfast[demo]"'
-    assert fails(capsys, "digits", "--report", "r.html") == 'pages need pandas: pip install "svdfast[demo]"'
 
 
 # Columns
@@ -766,22 +765,6 @@ def test_arrays_with_text_labels(capsys):
     np.savez("t.npz", X=X, y=np.where(X[:, 0] > 0, "right", "left"))
     train(capsys, "t.npz", *QUICK, "--save", "net.npz")
     assert sf.load("net.npz").classes == ("left", "right")
-
-
-def test_a_page_and_a_figure(capsys):
-    pytest.importorskip("matplotlib")
-    frame = people()
-    frame["job"] = frame["job"].replace("baker", "<b>&")
-    frame.to_csv("t.csv", index=False)
-    out, _ = train(capsys, "t.csv", *QUICK, "--report", "r.html", "--plot", "p.png")
-    assert "The report is in r.html.\n" in out and "The losses are drawn in p.png.\n" in out
-    page = Path("r.html").read_text(encoding="utf-8")
-    assert "&lt;b&gt;&amp;" in page and "<b>" not in page
-    assert "test accuracy" in page and "val_loss" in page and "income" in page
-    assert Path("p.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(os.listdir()) == ["p.png", "r.html", "t.csv"]
-    assert fails(capsys, "xor", "--plot", "p.bmp", status=2).startswith("--plot: expected a name that ends in .png or .svg")
-    assert fails(capsys, "xor", "--report", "none/r.html").startswith("--report: none: ")
 
 
 @pytest.mark.parametrize(

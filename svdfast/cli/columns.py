@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast.cli.errors import Failure, nearest, one_line, short
+from svdfast._process.text import one_line
+from svdfast.cli.errors import Failure, nearest, short
 from svdfast.cli.tables import DECIMAL_COMMA
 from svdfast.data.preparation import (
     GAP,

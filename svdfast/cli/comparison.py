@@ -137,12 +137,8 @@ class Comparison:
 
     def introduce(self) -> None:
         """Prints the network, the data and the settings of the training."""
-        data, net, arguments = self.data, self.first, self.arguments
-        what, each = ("windows", "step") if data.is_text else ("samples", "feature")
-        say(
-            f"{data.title}: {len(data.X):,} training and {len(data.X_test):,} test {what}, "
-            f"{data.X.shape[1]:,} {each}{'s' * (data.X.shape[1] > 1)}, {data.kind}"
-        )
+        data, arguments = self.data, self.arguments
+        say(self.samples())
         for note in data.notes:
             say(f"  {note}")
         if arguments.validation is not None:
@@ -152,18 +148,31 @@ class Comparison:
             for line in aligned([("column", "kind", "values"), *data.table], n_left=3):
                 say(f"  {line}")
             say()
-        say(
-            f"{describe(arguments, data, net)}, {net.dtype}"
-            f"{', products in bfloat16' if arguments.precision == 'bfloat16' else ''}, "
-            f"{len(net.parameters):,} parameters"
+        for line in self.settings():
+            say(line)
+
+    def samples(self) -> str:
+        """A line about the samples."""
+        data = self.data
+        what, each = ("windows", "step") if data.is_text else ("samples", "feature")
+        return (
+            f"{data.title}: {len(data.X):,} training and {len(data.X_test):,} test {what}, "
+            f"{data.X.shape[1]:,} {each}{'s' * (data.X.shape[1] > 1)}, {data.kind}"
         )
+
+    def settings(self) -> list[str]:
+        """Lines about the network and the training."""
+        data, net, arguments = self.data, self.first, self.arguments
         n_processes = 1 if self.communicator is None else self.communicator.size
         of_each = f" in each of {n_processes} processes" if n_processes > 1 else ""
-        say(
+        return [
+            f"{describe(arguments, data, net)}, {net.dtype}"
+            f"{', products in bfloat16' if arguments.precision == 'bfloat16' else ''}, "
+            f"{len(net.parameters):,} parameters",
             f"{'at most ' if arguments.early_stopping else ''}{self.epochs} epochs, batches of {self.batch_size}, {arguments.optimizer}, "
             f"learning rate {self.learning_rate:g}, {self.threads} "
-            f"{'thread' if self.threads == 1 else 'threads'}{of_each}, seed {arguments.seed}"
-        )
+            f"{'thread' if self.threads == 1 else 'threads'}{of_each}, seed {arguments.seed}",
+        ]
 
     def train_one(self) -> tuple[Network, TrainingResult]:
         """Trains a copy of the first network."""
@@ -180,16 +189,20 @@ class Comparison:
 
     def _head(self, name: str) -> None:
         column = f"val {score_name(self.data).removesuffix(' a character')}"
-        say()
-        say(f"epoch  phase          loss   val loss  {column:>12}   seconds  {name}".rstrip())
+        if not self.arguments.quiet:
+            say()
+            say(f"epoch  phase          loss   val loss  {column:>12}   seconds  {name}".rstrip())
 
     def _train(self, name: str, factoring: Factoring | None, hand_over: HandOver) -> tuple[Network, TrainingResult]:
         """Trains a copy of the first network.
 
-        Prints a line an epoch, or every few epochs, with the network's name if it has one.
+        Prints a line an epoch, or every few epochs, with the network's name if it has one. A bar
+        on standard error shows its steps. With --quiet there is neither.
         """
-        bar = _bar_class()
+        bar = None if self.arguments.quiet else _bar_class()
         write_line: Callable[[str], object] = say if bar is None else bar.write
+        if self.arguments.quiet:
+            write_line = _nothing
         every = -(-self.epochs // _MOST_LINES)
         shown = 0
 
@@ -217,7 +230,7 @@ class Comparison:
             write_line(f"       {name + ', ' if name else ''}{'continues from' if path.exists() else 'begins again, without'} {path}")
         result = self._fit(
             net, factoring, self.X, self.y, epochs=self.epochs, early_stopping=self.arguments.early_stopping,
-            validation=(self.X_val, self.y_val), callbacks=[tell], progress=bar is not None,
+            validation=(self.X_val, self.y_val), callbacks=[tell], progress=bar is not None and (name or True),
             checkpoint=continuing(self.arguments, name, self.resolved, self.communicator),
         )  # fmt: skip
         if result.history and result.history[-1]["epoch"] != shown:
@@ -275,8 +288,8 @@ class Comparison:
 
     def report(
         self, dense: Network, dense_result: TrainingResult, net: Network, result: TrainingResult
-    ) -> list[tuple[str, ...]]:
-        """Prints the table.
+    ) -> tuple[list[tuple[str, ...]], str]:
+        """Prints the table and what it means. Returns its rows, and that text.
 
         The factored network is evaluated, recomposed and evaluated again.
         """
@@ -313,17 +326,18 @@ class Comparison:
         if factored:
             done = sum(phase["steps"] * phase["multiplications"] for phase in phases)
             overall = result.n_steps * step.dense_total / done
-            say(
+            text = (
                 f"Counted: a dense step takes {step.ratio:.2f} times the multiplications of a "
                 f"factored one, dense training {overall:.2f}\n"
                 f"times those of all {result.n_steps:,} steps. Measured: {measured:.2f} times the "
                 "time, SVD and recomposition included,\nvalidation not."
             )
         elif any(phase["phase"] == "factored" for phase in phases):
-            say("No layer stayed factored.")
+            text = "No layer stayed factored."
         else:
-            say("No layer was factored, so both trainings did the same.")
-        return rows
+            text = "No layer was factored, so both trainings did the same."
+        say(text)
+        return rows, text
 
     def report_one(self, net: Network, result: TrainingResult) -> list[tuple[str, ...]]:
         """Prints the table of a single network and returns its rows.
@@ -371,6 +385,10 @@ class Comparison:
             net.evaluate(data.X, data.y, n_threads=self.threads),
             net.evaluate(data.X_test, data.y_test, n_threads=self.threads),
         )
+
+
+def _nothing(line: str) -> None:
+    """Shows no line."""
 
 
 def _why_back(info: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import svdfast.datasets as datasets
+from svdfast._process.text import one_line
 from svdfast.cli.arrays import check_samples, read_pairs
 from svdfast.cli.columns import (
     MOST_CLASSES,
@@ -31,7 +32,7 @@ from svdfast.cli.columns import (
     learn,
     typed,
 )
-from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, one_line, short
+from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, short
 from svdfast.cli.scales import Scale, scale_of, standardise, unit_of
 from svdfast.cli.tables import is_table, read_table, reading_of
 from svdfast.data.preparation import Place, Preparation, read_numbers, read_texts

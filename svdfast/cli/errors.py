@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from svdfast._process import checks
 
-__all__ = ["Failure", "UsageError", "named_errors", "nearest", "one_line", "short", "tell"]
+__all__ = ["Failure", "UsageError", "named_errors", "nearest", "short", "tell"]
 
 
 class UsageError(Exception):
@@ -35,14 +35,6 @@ def named_errors(name: str) -> Iterator[None]:
 def short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def one_line(text: str) -> str:
-    """Text of a file as it is shown within a line.
-
-    It has no line breaks, and characters that can't be printed are escaped.
-    """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

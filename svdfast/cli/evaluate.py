@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svdfast._process.text import aligned
+from svdfast._process.text import aligned, one_line
 from svdfast.cli import arguments as parse
 from svdfast.cli import saved, texts
 from svdfast.cli.comparison import say
-from svdfast.cli.errors import Failure, one_line, tell
+from svdfast.cli.errors import Failure, tell
 from svdfast.model.heads import CLASSES
 from svdfast.model.origin import Label
 

@@ -7,10 +7,11 @@ import argparse
 from pathlib import Path
 
 import svdfast.onnx as onnx
+from svdfast._process.text import one_line
 from svdfast.cli import arguments as parse
 from svdfast.cli import saved
 from svdfast.cli.comparison import say
-from svdfast.cli.errors import Failure, named_errors, one_line
+from svdfast.cli.errors import Failure, named_errors
 
 __all__ = ["add"]
 

@@ -27,7 +27,7 @@ from svdfast.cli.comparison import SGD_LEARNING_RATE, Comparison, say
 from svdfast.cli.data import DEFAULTS, LEAST_STEPS, TEST_SHARE, Data, load
 from svdfast.cli.distributed import one_voice
 from svdfast.cli.errors import Failure, UsageError, named_errors, nearest, short, tell
-from svdfast.cli.report import check_extras, draw, write_page
+from svdfast.cli.report import Trained, check_extras, draw, write_page
 from svdfast.cli.scales import with_scales
 from svdfast.interop import files as io
 from svdfast.model.network import Network
@@ -292,8 +292,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "compress, export and svdfast.load; it takes DATA's own numbers, not "
         "standardised ones")
 
-    add("--report", type=Path, metavar="FILE", help="write the columns, the scores and the epochs to FILE.html")
-    add("--plot", type=Path, metavar="FILE", help="draw the losses to FILE.png or FILE.svg; needs matplotlib")
+    add("--report", type=Path, metavar="FILE",
+        help="write data, network, decisions, figures and scores to FILE.html, a page that needs no other file; needs matplotlib")
+    add("--plot", type=Path, metavar="FILE", help="draw losses, accuracy and phases to FILE.png or FILE.svg; needs matplotlib")
+    add("--quiet", action="store_true", help="show neither the progress bar nor the lines of epochs, only the results")
 
     add = parser.add_argument_group("factoring").add_argument
     add("--compare", action=argparse.BooleanOptionalAction,
@@ -437,7 +439,8 @@ def _train_with(arguments: argparse.Namespace, communicator: Any) -> None:
         parse.check_writable("--plot", arguments.plot, (".png", ".svg"))
     texts.check_text(arguments)
     networks.check_model(arguments)
-    check_extras(page=arguments.report is not None, figure=arguments.plot is not None)
+    if arguments.plot is not None or arguments.report is not None:
+        check_extras()
     if arguments.compare is None:
         arguments.compare = arguments.data in (*DEFAULTS, "text")
     checkpoints.check_files(arguments, communicator)
@@ -451,23 +454,28 @@ def _train_with(arguments: argparse.Namespace, communicator: Any) -> None:
             (dense, dense_result), (net, result) = comparison.train_both()
         else:
             net, result = comparison.train_one()
-    if arguments.compare:
-        rows = comparison.report(dense, dense_result, net, result)
+            dense_result = None
+    if communicator is not None and communicator.rank > 0:
+        arguments.plot = arguments.report = arguments.save = None  # process 0 writes
+    as_trained = net if arguments.report is None else net.copy()  # tables are of the recomposed network, spectra of this one
+    conclusion = ""
+    if dense_result is not None:
+        rows, conclusion = comparison.report(dense, dense_result, net, result)
     else:
         rows = comparison.report_one(net, result)
     if data.is_text:
         _show_sample(net, data, texts.SAMPLE if arguments.sample is None else arguments.sample, arguments.seed)
     complaint = comparison.judge(net)
-    if communicator is not None and communicator.rank > 0:
-        arguments.plot = arguments.report = arguments.save = None  # process 0 writes
+    if arguments.save is not None:
+        _save(net, data, arguments.save)
     if arguments.plot is not None:
         draw(result, arguments.plot)
         say(f"The losses are drawn in {arguments.plot}.")
     if arguments.report is not None:
-        write_page(data, rows, result, arguments.report)
+        made = {"threads": comparison.threads, "seed": arguments.seed}
+        about = Trained(data, as_trained, result, dense_result, comparison.samples(), comparison.settings(), conclusion, rows, made)
+        write_page(about, arguments.report)
         say(f"The report is in {arguments.report}.")
-    if arguments.save is not None:
-        _save(net, data, arguments.save)
     if complaint is not None:
         raise Failure(complaint)
 

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from svdfast._process.checks import room
-from svdfast.cli.errors import Failure, named_errors, one_line, short
+from svdfast._process.text import one_line
+from svdfast.cli.errors import Failure, named_errors, short
 from svdfast.data.preparation import GAPS, read_integer
 
 __all__ = ["DECIMAL_COMMA", "Reading", "Table", "is_table", "read_table", "reading_of"]

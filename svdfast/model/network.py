@@ -2,7 +2,7 @@
 """Network: layers over one flat vector of parameters; truncation and recomposition.
 
 Predictions, losses and gradients are in evaluation.py, files and other libraries' models in
-interop/, figures in plots.py.
+interop/, figures in plots/.
 """
 
 from __future__ import annotations

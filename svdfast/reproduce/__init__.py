@@ -15,11 +15,12 @@ from pathlib import Path
 
 from svdfast._process.checks import count
 from svdfast._process.files import written_whole
-from svdfast.plots import require_matplotlib
+from svdfast.plots.figures import require_matplotlib
 from svdfast.reproduce import cat, convolution, images, mnist, recurrent, small, study, xor
 from svdfast.reproduce._experiment import Experiment, Plan, Record
 from svdfast.reproduce._figures import save
 from svdfast.reproduce._records import Records, write_csv
+from svdfast.reproduce._time import TimeLeft, duration
 
 __all__ = ["EXPERIMENTS", "reproduce"]
 
@@ -121,25 +122,25 @@ def _runs(experiment: Experiment, plan: Plan, records: Records, tell: Callable[[
     runs: list[Record] = []
     for number, stage in enumerate(experiment.stages, 1):
         jobs = stage(plan, runs)
-        missing = sum(records.find(job) is None for job in jobs)
+        missing = [job for job in jobs if records.find(job) is None]
         part = f", part {number} of {len(experiment.stages)}" if len(experiment.stages) > 1 else ""
-        if missing < len(jobs):
-            tell(f"{experiment.name}{part}: {len(jobs) - missing} of {len(jobs)} runs are there already")
-        done, began = 0, time.monotonic()
+        if len(missing) < len(jobs):
+            tell(f"{experiment.name}{part}: {len(jobs) - len(missing)} of {len(jobs)} runs are there already")
+        if missing:
+            tell(f"{experiment.name}{part}: {len(missing)} runs to do")
+        left, done = TimeLeft(job.form for job in missing), 0
         for job in jobs:
             record = records.find(job)
             if record is None:
+                began = time.monotonic()
                 try:
                     result = experiment.run(job.settings, job.seed)
                 except FloatingPointError as error:
                     raise FloatingPointError(f"{experiment.name}, {job.form}, seed {job.seed}: {error}") from None
                 record = records.add(job, result)
                 done += 1
-                left = (time.monotonic() - began) / done * (missing - done)
-                tell(f"{experiment.name}{part}: {done} of {missing}, {job.form}, seed {job.seed}; some {_duration(left)} left")
+                seconds = time.monotonic() - began
+                about = f"about {duration(left.after(job.form, seconds))} left{' of this part' if part else ''}"
+                tell(f"{experiment.name}{part}: {done} of {len(missing)}, {job.form}, seed {job.seed}, {duration(seconds)}; {about}")
             runs.append(record)
     return runs
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -2,7 +2,7 @@
 """Figures of experiments: curves over epochs, and saving to files.
 
 This needs matplotlib, the extra `plot`. The experiments draw the figures; styles of lines are in
-plots.py.
+plots/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svdfast._process.files import written_whole
-from svdfast.plots import STYLES
+from svdfast.plots.figures import STYLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

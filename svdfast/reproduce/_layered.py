@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from svdfast.model.network import Network
-from svdfast.plots import STYLES, new_figure
+from svdfast.plots.figures import STYLES, new_figure
 from svdfast.reproduce._experiment import Job, Plan, Record, Runs, of_form
 from svdfast.reproduce._samples import load
 from svdfast.reproduce._tables import NONE, interval, paired, spread, table

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from scipy import stats
 
-from svdfast.plots import new_figure
+from svdfast.plots.figures import new_figure
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
 from svdfast.reproduce._figures import line, mark_switch
 from svdfast.reproduce._readings import METHODS, dense, jobs_of, report_of

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast.model.svd import truncated_svd
-from svdfast.plots import STYLES, new_figure
+from svdfast.plots.figures import STYLES, new_figure
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
 from svdfast.reproduce._tables import spread, table
 

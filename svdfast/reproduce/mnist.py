@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from svdfast.plots import new_figure
+from svdfast.plots.figures import new_figure
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, of_form
 from svdfast.reproduce._figures import line
 from svdfast.reproduce._tables import beside_dense

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdfast.plots import STYLES, new_figure
+from svdfast.plots.figures import STYLES, new_figure
 from svdfast.reproduce import mnist
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Record, Runs, of_form
 from svdfast.reproduce._tables import NONE, given, interval, median, paired, speed, spread, table

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from svdfast.plots import new_figure
+from svdfast.plots.figures import new_figure
 from svdfast.reproduce._experiment import Experiment, Job, Plan, Runs, forms, of_form
 from svdfast.reproduce._figures import line, mark_switch
 from svdfast.reproduce._readings import METHODS, dense, jobs_of, report_of

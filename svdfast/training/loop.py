@@ -26,6 +26,7 @@ from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluation, Evaluator
 from svdfast.model.network import Network
 from svdfast.model.origin import Origin
+from svdfast.training.bar import Bar
 from svdfast.training.checkpoint import Checkpoint, optimizer_header
 from svdfast.training.diagnosis import NotFinite, Watch
 from svdfast.training.events import Event, StopTraining
@@ -64,7 +65,7 @@ class Loop:
     checkpoint : Checkpoint or None
     about : dict
         The rest of a checkpoint: the training's arguments and a description of its data.
-    progress : bool
+    progress : bool or str
     origin : Origin
         Records for the network, from when it is trained.
     early_stopping : EarlyStopping or None
@@ -85,7 +86,7 @@ class Loop:
         callbacks: tuple[Callable[[Event], None], ...],
         checkpoint: Checkpoint | None,
         about: Mapping[str, Any],
-        progress: bool,
+        progress: bool | str,
         origin: Origin,
         early_stopping: EarlyStopping | None,
         team: Team,
@@ -132,7 +133,8 @@ class Loop:
 
     def _finish(self) -> TrainingResult:
         result, run = self.result, self.run
-        bar = _progress_bar(self.n_steps, result.n_steps) if self.progress and self.team.first else None
+        name = self.progress if isinstance(self.progress, str) else ""
+        bar = Bar(self.n_steps, result.n_steps, name) if self.progress and self.team.first else None
         try:
             with single_threaded_blas.held():
                 self._begin()
@@ -224,10 +226,12 @@ class Loop:
                     pass
             source.seconds = seconds
 
-    def _train(self, bar: Any) -> None:
+    def _train(self, bar: Bar | None) -> None:
         """Runs the remaining epochs: their batches, rows of the history, and callbacks."""
         run, result, source, checkpoint, watch = self.run, self.result, self.source, self.checkpoint, self.watch
         n_steps = result.n_steps
+        if bar is not None:
+            bar.begin(run.phase)
         done = n_steps - (self.epoch - 1) * source.steps_per_epoch  # of the first epoch's batches
         while (epoch := self.epoch) <= self.epochs:
             whole, due = self.n_steps, self._due()
@@ -262,7 +266,7 @@ class Loop:
                     if not math.isfinite(value):
                         raise watch.loss(value, start, stop, n_steps, epoch)
                     if bar is not None:
-                        bar.update()
+                        bar.step(value)
             except StopTraining:
                 # Perhaps not from a callback, but from the source of batches or rates.
                 result.n_steps, self.total = n_steps, total
@@ -287,7 +291,7 @@ class Loop:
             self.epoch = epoch + 1
             self.total = self.seconds = 0.0
             if bar is not None:
-                bar.set_postfix_str(f"{run.phase}, loss {row['loss']:.4f}")
+                bar.epoch(run.phase, row["loss"])
             over = self._counts_on(row)
             if self.called:
                 try:
@@ -375,7 +379,7 @@ class Loop:
             self.run.plateau.epoch(row, self.run.net)
         return self.stopper is not None and self.stopper.epoch(row)
 
-    def _end_early(self, epoch: int, bar: Any) -> None:
+    def _end_early(self, epoch: int, bar: Bar | None) -> None:
         """Ends the training with this epoch, or as soon as a cooldown that begins now is over."""
         assert self.stopper is not None
         if epoch == self.epochs:
@@ -388,7 +392,7 @@ class Loop:
         self.switch.shorten(self.result.n_steps, self.n_steps)
         self.switch.next_step = self.team.of_first(self.switch.next_step)
         if bar is not None:
-            bar.total = self.n_steps
+            bar.shorten(self.n_steps)
         event = Event("stop", epoch, self.result.n_steps, self.run.net, {**self.stopper.told(), "last_epoch": last})
         self.result.events.append(event)
         self._tell_all(event)
@@ -406,7 +410,7 @@ class Loop:
         self.spent += elapsed
         self.result.seconds += elapsed
 
-    def _act(self, bar: Any) -> None:
+    def _act(self, bar: Bar | None) -> None:
         """Does the work that is due before the next step."""
         step = self.result.n_steps
         if self.checkpoint is not None and step == self.checkpoint.next_step:
@@ -417,7 +421,7 @@ class Loop:
             self.run.follow()
             self.watch.look(step, self.epoch)
             if bar is not None:
-                bar.set_postfix_str(self.run.phase)
+                bar.begin(self.run.phase)
 
     def _close_phase(self) -> None:
         """Records the steps since the network took its present form in the result."""
@@ -561,13 +565,3 @@ class Loop:
                 raise ValueError("it has no state of early stopping")
             self.stopper.restore(state.stopper)
         result.events = [Event(told.kind, told.epoch, told.step, self.run.net, dict(told.info)) for told in state.events]
-
-
-def _progress_bar(n_steps: int, done: int) -> Any:
-    try:
-        from tqdm.auto import tqdm  # a widget in a notebook, text where there are no widgets
-    except ImportError:
-        raise ImportError(
-            'progress=True needs tqdm: pip install "svdfast[progress]"'
-        ) from None
-    return tqdm(total=n_steps, initial=done, unit="step", leave=False)

@@ -72,7 +72,7 @@ def prepare(
     sample_weight: ArrayLike | Rows | None,
     validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None,
     callbacks: Iterable[Callable[[Event], None]],
-    progress: bool,
+    progress: bool | str,
     early_stopping: EarlyStopping | None,
     team: Team,
 ) -> Loop:

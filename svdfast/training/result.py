@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The result of a training, and its explanation in words. Figures are elsewhere (plots.py)."""
+"""The result of a training, and its explanation in words. Figures are elsewhere (plots/)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from svdfast.training.history import History
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["TrainingResult", "explain"]
+__all__ = ["Savings", "TrainingResult", "explain", "saved_in_words", "savings"]
 
 # Rows of a table in a notebook, from either end.
 _SHOWN = 5
+# Ratios that are nearer to 1 are none.
+_NOTABLE = 1.005
 
 
 @dataclass(repr=False)
@@ -161,7 +163,6 @@ def explain(result: TrainingResult) -> str:
             )
         elif event.kind == "restore":
             lines.append(f"step {event.step}: the network is that of epoch {info['best_epoch']}, {info['monitor']} {info['best']:.4g}")
-    dense = [p for p in result.phases if p["phase"] == "dense" and p["steps"]]
     factored = [p for p in result.phases if p["phase"] == "factored" and p["steps"]]
     if not factored:
         steps = sum(p["steps"] for p in result.phases)
@@ -172,17 +173,60 @@ def explain(result: TrainingResult) -> str:
             f"{p['steps']} steps {p['phase']}: {p['multiplications']:,} multiplications for a sample, "
             f"{1e3 * p['seconds'] / max(p['steps'], 1):.3g} ms a step"
         )
-    if dense:
-        steps = sum(p["steps"] for p in dense)
-        whole = sum(p["steps"] for p in result.phases)
-        done = sum(p["steps"] * p["multiplications"] for p in result.phases)
-        counted = whole * max(p["multiplications"] for p in dense) / done
-        measured = whole * sum(p["seconds"] for p in dense) / steps / result.seconds
+    saved = savings(result)
+    if saved is not None:
         lines.append(
-            f"the whole training, against dense steps throughout: {counted:.2f} times fewer multiplications, "
-            f"{measured:.2f} times faster"
+            f"the whole training, against dense steps throughout: {saved.counted:.2f} times fewer multiplications, "
+            f"{saved.measured:.2f} times faster"
         )
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Savings:
+    """The work of dense steps throughout, as a multiple of the work that was done.
+
+    Attributes
+    ----------
+    counted : float
+        Multiplications.
+    measured : float
+        Seconds.
+    """
+
+    counted: float
+    measured: float
+
+
+def savings(result: TrainingResult) -> Savings | None:
+    """The savings of a training that has dense and factored steps; None for any other."""
+    dense = [p for p in result.phases if p["phase"] == "dense" and p["steps"]]
+    done = sum(p["steps"] * p["multiplications"] for p in result.phases)
+    steps = sum(p["steps"] for p in dense)
+    whole = sum(p["steps"] for p in result.phases)
+    if not (0 < steps < whole and result.seconds > 0):
+        return None
+    counted = whole * max(p["multiplications"] for p in dense) / done
+    return Savings(counted, whole * sum(p["seconds"] for p in dense) / steps / result.seconds)
+
+
+def saved_in_words(result: TrainingResult) -> str:
+    """What factoring saved in a training, by count and by the clock."""
+    if not any(phase["phase"] == "factored" for phase in result.phases):
+        return "dense throughout, nothing was saved"
+    saved = savings(result)
+    if saved is None:
+        return "factored throughout, no dense steps to compare with"
+    work, time = _times(saved.counted, "fewer", "more") or "as many", _times(saved.measured, "faster", "slower") or "as fast"
+    nothing = "nothing was saved, " if max(saved.counted, saved.measured) < _NOTABLE else ""
+    return f"{nothing}{work} multiplications, {time}, against dense steps throughout"
+
+
+def _times(ratio: float, above: str, below: str) -> str:
+    """A ratio in words; empty if it is about 1."""
+    if 1 / _NOTABLE < ratio < _NOTABLE:
+        return ""
+    return f"{ratio:.2f} times {above}" if ratio > 1 else f"{1 / ratio:.2f} times {below}"
 
 
 def _form(layer: dict[str, Any], net: Network) -> str:

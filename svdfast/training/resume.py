@@ -58,7 +58,7 @@ def resume(
     factoring: Factoring | None = None,
     n_threads: int | None = None,
     callbacks: Iterable[Callable[[Event], None]] = (),
-    progress: bool = False,
+    progress: bool | str = False,
     communicator: Communicator | None = None,
 ) -> TrainingResult:
     """Continues a training from its checkpoint, to its end.
@@ -89,8 +89,8 @@ def resume(
     callbacks : iterable of callable
         As in `train`. The file has neither the callbacks nor their state. If the training had
         ended, they only get the recomposition.
-    progress : bool
-        Show a bar on stderr (needs tqdm: the extra `progress`).
+    progress : bool or str
+        Show a bar on stderr (needs tqdm: the extra `progress`). A str is shown before it.
     communicator : svdfast.distributed.Communicator, optional
         The processes that train together, as in `train`; their number may differ. Only process 0
         reads the file.
@@ -160,7 +160,7 @@ def _prepared(
     path: str | os.PathLike[str], values: Mapping[str, Any], X: ArrayLike | Rows | Iterable[Batch], y: ArrayLike | Rows | None,
     sample_weight: ArrayLike | Rows | None, validation: tuple[ArrayLike | Rows, ArrayLike | Rows] | Iterable[Batch] | None,
     optimizer: Optimizer | None, factoring: Factoring | None, n_threads: int | None, callbacks: Iterable[Callable[[Event], None]],
-    progress: bool, team: Team,
+    progress: bool | str, team: Team,
 ) -> Loop:  # fmt: skip
     """The training in the state that the file's values describe."""
     if optimizer is not None and not isinstance(optimizer, Optimizer):

@@ -57,7 +57,7 @@ def train(
     steps_per_epoch: int | None = None,
     carry_state: bool = False,
     callbacks: Iterable[Callable[[Event], None]] = (),
-    progress: bool = False,
+    progress: bool | str = False,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     communicator: Communicator | None = None,
@@ -176,8 +176,8 @@ def train(
         Called with each `Event`: after epochs, looks, switch, guard and recomposition, and by early
         stopping. A callback that raises `StopTraining` ends the training (the network is then
         recomposed if it would have been).
-    progress : bool
-        Show a bar on stderr (needs tqdm: the extra `progress`).
+    progress : bool or str
+        Show a bar on stderr (needs tqdm: the extra `progress`). A str is shown before it.
     checkpoint : path, optional
         File for the training's whole state, from which `resume` continues. It is replaced only when
         the next state is completely written. The file must not exist yet.
