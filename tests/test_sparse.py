@@ -359,3 +359,16 @@ def test_a_network_with_infinite_weights_says_so_on_sparse_samples():
     net = sf.Network([40, 8, 3], seed=0)
     with warnings.catch_warnings(), pytest.raises(FloatingPointError, match="epoch"):
         sf.train(net, sp.csr_array(X), y, optimizer=sf.GradientDescent(1e30))
+
+
+@pytest.mark.filterwarnings("ignore:Changing the sparsity")
+def test_indices_that_change_during_a_training(way):
+    X, y = data()
+    S = sp.csr_array(X)
+
+    def spoil(event):
+        S.indices[:] = 2**30
+        S.indptr[1:] = 2**30
+
+    assert_same_training(trained(S, y, callbacks=[spoil]), trained(X, y), way)
+    assert S.indices[0] == S.indptr[1] == 2**30

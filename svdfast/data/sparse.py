@@ -108,7 +108,7 @@ def is_sparse(value: Any) -> bool:
 
 
 def _check_matrix(X: Any, spec: Spec, name: str) -> Any:
-    """`X` as a csr_array in canonical form, which shares its memory if possible.
+    """`X` as a csr_array in canonical form, which shares the memory of its values if possible.
 
     Raises
     ------
@@ -124,7 +124,8 @@ def _check_matrix(X: Any, spec: Spec, name: str) -> Any:
     check_inputs_shape(X.shape, spec.n_inputs, name)
     own = csc_array(X) if X.format == "csc" else csr_array(X)
     try:
-        # SciPy's conversions and the compiled core trust the indices.
+        # SciPy's conversions and the compiled core trust the indices, which the caller may change later: they are copied.
+        own.indices, own.indptr = np.array(own.indices), np.array(own.indptr)
         own.check_format(full_check=True)
     except ValueError as error:
         raise ValueError(f"{name}: expected a valid sparse matrix: {error}") from None

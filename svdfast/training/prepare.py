@@ -208,6 +208,8 @@ def _about(
     generator = type(rng.bit_generator).__name__
     if GENERATORS.get(generator) is not type(rng.bit_generator):
         raise TypeError(f"seed: expected one of {', '.join(GENERATORS)} with a checkpoint, got a {generator}")
+    if type(rng) is not np.random.Generator:  # its order would not be that of a resumed training
+        raise TypeError(f"seed: expected a numpy.random.Generator and no subclass with a checkpoint, got a {type(rng).__name__}")
     return {
         "svdfast": __version__,
         "every": checkpoint.every,
