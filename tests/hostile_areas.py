@@ -19,7 +19,7 @@ import svdfast as sf
 
 LONGEST = 50  # epochs, and iterations
 # Warnings that are documented.
-WARNED = ["Stochastic Optimizer: Maximum iterations", "lbfgs failed to converge", "A column-vector y was passed", "Training interrupted", "Comparing a sparse matrix"]
+WARNED = ["Stochastic Optimizer: Maximum iterations", "lbfgs failed to converge", "A column-vector y was passed", "Training interrupted", "Comparing a sparse matrix", "Got `batch_size` less than 1"]
 COMMANDS = ("train", "predict", "evaluate", "compress", "export", "info")
 
 
@@ -88,7 +88,8 @@ def estimator(world, kind, method):
             data = {name: arguments.pop(name) for name in ("X", "y", "sample_weight", "X_val", "y_val") if name in arguments}
             given = {**few, **arguments}
             for name in ("max_iter", "n_iter_no_change", "max_fun"):
-                if isinstance(given.get(name), int | float | np.number) and given[name] > LONGEST:
+                value = getattr(given.get(name), "value", given.get(name))
+                if isinstance(value, int | float | np.number) and value > LONGEST:
                     given[name] = LONGEST
             model.set_params(**given)
             model.fit(**data)
@@ -111,7 +112,7 @@ def estimator(world, kind, method):
         return Call(assign, {"values": [np.array(a) for a in getattr(model, name)]}, lambda: before.parameters.tobytes(), used)
     if not hasattr(model, method):
         method = "predict"
-    return Call(getattr(model, method), samples | {"X_val": X, "y_val": y}, after=used, theirs=THEIRS, raised=(OverflowError,))
+    return Call(getattr(model, method), samples | {"X_val": X, "y_val": y}, after=used, theirs=THEIRS, raised=(ArithmeticError,))
 
 
 # --- The command line -------------------------------------------------------------------------------------------------------------------
