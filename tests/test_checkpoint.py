@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from flat import flat
 
 import svdfast as sf
@@ -230,6 +231,40 @@ def test_layers_go_on_from_each_step(monkeypatch, tmp_path, name, settings):
     ranks = [2] * (len(layered(name).layers) - 1)
     whole = check(monkeypatch, tmp_path, lambda: layered(name), samples, ranks=ranks, force=True, pretrain_fraction=0.35, **settings)
     assert "factored" in {phase["phase"] for phase in whole.phases}
+
+
+def any_steps():
+    layers = [L.Linear(5, "tanh"), L.GRU(5, return_sequences=True), L.LayerNorm(), L.LSTM(4), L.Dropout(0.2), L.Linear(3, "softmax")]
+    return sf.Network(sf.Input(None, 6), layers, seed=0)
+
+
+def any_tokens():
+    return sf.Network(sf.Input(None, dtype="int32"), [L.Embedding(5, 4), L.RNN(5, return_sequences=True), L.Linear(5, "softmax")], seed=0)
+
+
+def words():
+    tokens = np.random.default_rng(0).integers(0, 5, (60, 5))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+@pytest.mark.parametrize("settings", [{}, {"reproducible": True, "n_threads": 2}, {"carry_state": True, "clip_norm": 0.5}])
+@pytest.mark.parametrize(
+    ("make", "data"), [(any_steps, lambda: (samples()[0].reshape(60, 4, 6), samples()[1])), (any_tokens, words)]
+)
+def test_any_number_of_steps_goes_on_from_each(monkeypatch, tmp_path, make, data, settings):
+    ranks = [2] * (len(make().layers) - 1)
+    whole = check(monkeypatch, tmp_path, make, data, ranks=ranks, force=True, pretrain_fraction=0.35, recompose_fraction=0.2, **settings)
+    assert "factored" in {phase["phase"] for phase in whole.phases}
+
+
+@pytest.mark.parametrize("optimizer", [sf.Adam, lambda: sf.GradientDescent(0.05)])  # of which the second updates some columns
+@pytest.mark.parametrize("share", [0.1, 0.5])  # products by entries, and with dense rows
+def test_sparse_samples_go_on_from_each_step(monkeypatch, tmp_path, share, optimizer):
+    X, y = samples()
+    X = X * (np.random.default_rng(0).random(X.shape) < share)
+    settings = {"pretrain_fraction": 0.35, "recompose_fraction": 0.3, "product_decay": 0.0}
+    whole = check(monkeypatch, tmp_path, network, lambda: (csr_array(X), y), optimizer=optimizer, **settings)
+    assert [e.kind for e in whole.events] == ["switch", "recompose"]
 
 
 @pytest.mark.parametrize("change", [
