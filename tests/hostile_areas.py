@@ -19,7 +19,8 @@ import svdfast as sf
 
 LONGEST = 50  # epochs, and iterations
 # Warnings that are documented.
-WARNED = ["Stochastic Optimizer: Maximum iterations", "lbfgs failed to converge", "A column-vector y was passed", "Training interrupted", "Comparing a sparse matrix", "Got `batch_size` less than 1"]
+WARNED = ["Stochastic Optimizer: Maximum iterations", "lbfgs failed to converge", "A column-vector y was passed", "Training interrupted",
+          "Comparing a sparse matrix", "Got `batch_size` less than 1"]  # fmt: skip
 COMMANDS = ("train", "predict", "evaluate", "compress", "export", "info")
 
 
@@ -118,17 +119,18 @@ def estimator(world, kind, method):
 # --- The command line -------------------------------------------------------------------------------------------------------------------
 
 
-WORDS = ["", "0", "-1", "1", "2", "1.5", "1/0", "1/4", "nan", "inf", "-inf", "1e400", "1e-320", "9" * 400, "2147483648", "x", "x" * 2000, "-",
-         "--", "-x", "%s", "{}", "a\0b", "\ud800", "\u0663", "auto", "energy:0.9", "energy:nan", "budget:0", "1,2", "1,,2", ",", "6,5,4",
-         ".", "..", "/", "/dev/null", "/proc/self/mem", "no/such/file.npz", "y", "a", "a,b", "tab", "utf-16", "rot13", "idna", "cp037",
-         "none", "net.npz", "table.csv", "arrays.npz", "text", "out.csv", "out.onnx", "out.safetensors", "~", "*", "=", "'", '"']  # fmt: skip
+WORDS = ["", "0", "-1", "1", "2", "1.5", "1/0", "1/4", "nan", "inf", "-inf", "1e400", "1e-320", "9" * 400, "2147483648", "x", "x" * 2000,
+         "-", "--", "-x", "%s", "{}", "a\0b", "\ud800", "\u0663", "auto", "energy:0.9", "energy:nan", "budget:0", "1,2", "1,,2", ",",
+         "6,5,4", ".", "..", "/", "/dev/null", "/proc/self/mem", "no/such/file.npz", "y", "a", "a,b", "tab", "utf-16", "rot13", "idna",
+         "cp037", "none", "net.npz", "table.csv", "arrays.npz", "text", "out.csv", "out.onnx", "out.safetensors", "~", "*", "=", "'",
+         '"']  # fmt: skip
 GOOD = {"--hidden": "6,5", "--epochs": "2", "--batch-size": "8", "--threads": "1", "--ranks": "energy:0.9", "--rank-fraction": "1/2",
         "--learning-rate": "0.01", "--target": "y", "--drop": "a", "--categorical": "b", "--save": "saved.npz", "--output": "out.npz",
         "--checkpoint": "run.ckpt", "--resume": "run.ckpt", "--test": "table.csv", "--test-size": "0.3", "--validation": "0.3",
         "--data": "table.csv", "--width": "6", "--steps": "5", "--sample": "3", "--seed": "1", "--pretrain-fraction": "0.3",
         "--keep-dense": "1", "--delimiter": ",", "--encoding": "utf-8", "--report": "page.html", "--momentum": "0.5"}  # fmt: skip
-CELLS = ["", "a", "nan", "inf", "-inf", "1e400", "-1e400", "1_0", "0x1", "1j", "1,2", ";", "=1+1", "9" * 1000, '"', '"""', "\0", "\u0663", " 1 ",
-         "# 1", "NA", "?", "\ufeff", "True", "1/2", "2020-01-01", "x" * 2000, "-0", "1\r2"]  # fmt: skip
+CELLS = ["", "a", "nan", "inf", "-inf", "1e400", "-1e400", "1_0", "0x1", "1j", "1,2", ";", "=1+1", "9" * 1000, '"', '"""', "\0", "\u0663",
+         " 1 ", "# 1", "NA", "?", "\ufeff", "True", "1/2", "2020-01-01", "x" * 2000, "-0", "1\r2"]  # fmt: skip
 _DISABLED = ("--plot", "--distributed")  # matplotlib takes seconds; of one process it is MPI's
 
 
@@ -218,7 +220,8 @@ def write_files(world, folder):
             del row[rng.randrange(len(row) + 1) :]
     if rng.random() < 0.05:
         rows = rows[: rng.randrange(3)]
-    text = "\n".join(rng.choice([",", ",", ",", ";", "\t"]).join(row) for row in rows) if rng.random() < 0.1 else "\n".join(map(",".join, rows))
+    mixed = rng.random() < 0.1
+    text = "\n".join((rng.choice(",,,;\t") if mixed else ",").join(row) for row in rows)
     (folder / "table.csv").write_bytes(text.encode(rng.choice(["utf-8"] * 9 + ["utf-16"]), "surrogatepass"))
     (folder / "text.txt").write_bytes(rng.choice([b"abc abd " * 40, b"abc abd " * 40, b"", b"\xff" * 30, b"a", bytes(100)]))
     X = np.random.default_rng(0).standard_normal((25, 5)) if rng.random() < 0.7 else world.any_array()
@@ -355,7 +358,8 @@ def schedule_load_state_dict(world):
     for _ in range(world.rng.choice([0, 1, 1, 1, 2])):
         mutate(world, saved)
     model, optimizer, x, plan = begun(world, n=0)
-    call = Call(plan.load_state_dict, {"state": saved}, state_of_torch(model, optimizer, plan), lambda _: goes_on(model, optimizer, x, plan))
+    state = state_of_torch(model, optimizer, plan)
+    call = Call(plan.load_state_dict, {"state": saved}, state, lambda _: goes_on(model, optimizer, x, plan))
     call.rarely = True  # what is in the state is hostile
     return call
 
@@ -380,8 +384,9 @@ def mutate(world, value):
     elif what == 2 and isinstance(inside[key], int | float) and not isinstance(inside[key], bool):
         inside[key] = rng.choice([inside[key] + 1, inside[key] - 1, -inside[key], inside[key] * 1e6, float("nan"), 2**70])
     else:
-        inside[key] = copy.deepcopy(rng.choice([None, True, -1, 0, 1, 2**31, 2**70, 1e308, float("nan"), float("inf"), "", "x", "0", [], {},
-                                                [[]], [1, 2], ["a"], {"a": 1}, {"0": 2}, {"0": "x"}, b"", object, np.zeros(3)]))  # fmt: skip
+        inside[key] = copy.deepcopy(rng.choice([None, True, -1, 0, 1, 2**31, 2**70, 1e308, float("nan"), float("inf"), "", "x", "0", [],
+                                                {}, [[]], [1, 2], ["a"], {"a": 1}, {"0": 2}, {"0": "x"}, b"", object,
+                                                np.zeros(3)]))  # fmt: skip
 
 
 def factorize(world):
@@ -409,8 +414,8 @@ def module(world, name):
 
     kind = getattr(st, name)
     good = {
-        "in_features": 6, "out_features": 5, "rank": 2, "in_channels": 4, "out_channels": 5, "kernel_size": 3, "bias": True, "input_size": 6,
-        "hidden_size": 5, "W1": torch.nn.Parameter(torch.rand(5, 2)), "W2": torch.nn.Parameter(torch.rand(2, 6)),
+        "in_features": 6, "out_features": 5, "rank": 2, "in_channels": 4, "out_channels": 5, "kernel_size": 3, "bias": True,
+        "input_size": 6, "hidden_size": 5, "W1": torch.nn.Parameter(torch.rand(5, 2)), "W2": torch.nn.Parameter(torch.rand(2, 6)),
         "cell": "gru", "input": torch.nn.Linear(6, 15), "states": torch.nn.Linear(5, 15), "return_sequences": True,
         "module": torch.nn.GRU(6, 5, batch_first=True), "kind": "switch", "step": 1, "info": {}, "name": "0", "n_in": 6, "n_out": 5,
     }  # fmt: skip

@@ -222,7 +222,8 @@ def sparse_content(path):
 def estimator():
     from svdfast.sklearn import SVDMLPClassifier
 
-    return SVDMLPClassifier((6, 5), rank_fraction=0.5, pretrain_fraction=0.3, max_iter=6, batch_size=4, random_state=0, checkpoint="fit.ckpt")
+    settings = dict(rank_fraction=0.5, pretrain_fraction=0.3, max_iter=6, batch_size=4, random_state=0)
+    return SVDMLPClassifier((6, 5), checkpoint="fit.ckpt", **settings)
 
 
 def write_fit(path):

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_array
 from flat import flat
+from scipy.sparse import csr_array
 
 import svdfast as sf
 from svdfast import layers as L

@@ -1191,6 +1191,6 @@ def test_an_order_of_ones_own(kind):
 
 def test_an_order_of_ones_own_has_no_checkpoint(tmp_path):
     X, y = samples()
-    with pytest.raises(TypeError, match="seed: expected a numpy.random.Generator and no subclass with a checkpoint, got a Ordering"):
+    with pytest.raises(TypeError, match=r"seed: expected a numpy\.random\.Generator and no subclass with a checkpoint, got a Ordering"):
         sf.train(network(), X, y, seed=Ordering(np.arange), checkpoint=tmp_path / "run.ckpt")
     assert not (tmp_path / "run.ckpt").exists()

@@ -20,11 +20,12 @@ Check: TypeAlias = Callable[[Any], bool]
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and not (isinstance(value, Integral) and abs(value) >= 2**63)
+    # A larger int is no float.
+    return isinstance(value, Real) and not isinstance(value, bool) and not (isinstance(value, Integral) and abs(int(value)) >= 2**63)
 
 
 def _count(value: Any) -> bool:
-    return _number(value) and isinstance(value, Integral) and value >= 0
+    return _number(value) and isinstance(value, Integral) and int(value) >= 0
 
 
 def _or_none(check: Check) -> Check:
@@ -60,7 +61,8 @@ _STATE: dict[str, Check] = {
     "first": _listed(_number), "recent": _listed(_number),
 }  # fmt: skip
 _LOOKS: dict[str, Check] = {
-    "look_step": _or_none(_count), "check_step": _or_none(_count), "refused": _named(lambda rank: rank == FOR_GOOD or _count(rank)), "lost": _named(_number),
+    "look_step": _or_none(_count), "check_step": _or_none(_count), "lost": _named(_number),
+    "refused": _named(lambda rank: rank == FOR_GOOD or _count(rank)),
     "start": _or_none(_number), "before": _or_none(_number), "learned": _number, "limit": _number, "failed": _flag,
     "starts": _or_none(_listed(_number)), "n_pieces": _count, "begun": _flag, "seconds": _listed(_not_negative),
 }  # fmt: skip
