@@ -113,7 +113,7 @@ def estimator(world, kind, method):
         return Call(assign, {"values": [np.array(a) for a in getattr(model, name)]}, lambda: before.parameters.tobytes(), used)
     if not hasattr(model, method):
         method = "predict"
-    return Call(getattr(model, method), samples | {"X_val": X, "y_val": y}, after=used, theirs=THEIRS, raised=(ArithmeticError,))
+    return Call(getattr(model, method), samples | {"X_val": X, "y_val": y}, after=used, theirs=THEIRS, raised=(ArithmeticError, Warning))
 
 
 # --- The command line -------------------------------------------------------------------------------------------------------------------
