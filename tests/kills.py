@@ -140,14 +140,17 @@ class Ballast:
         self.path.unlink()
 
 
-def survive(kills, seed, disk=None, first=0):
-    """Kills until there were so many, and all trainings that were begun, from the `first` on, have ended. Returns what happened."""
+def survive(kills, seed, disk=None, first=0, ends=lambda: False):
+    """Kills until there were so many or `ends` says so, and all trainings that were begun, from the `first` on, have ended.
+
+    Returns what happened.
+    """
     chance = random.Random(seed)
     happened = Counter()
     expected, seconds = {}, {}
     with tempfile.TemporaryDirectory(dir=disk) as base:
         folder = Path(base) / "run"
-        while happened["killed"] < kills:
+        while happened["killed"] < kills and not ends():
             number = (first + happened["trainings"]) % len(TRAININGS)
             if number not in expected:
                 folder.mkdir()
@@ -180,7 +183,7 @@ def survive(kills, seed, disk=None, first=0):
                 begun = chance.random() < 0.9 and process.stdout.readline() == b"begun\n"
                 try:
                     longest = 0.4 * seconds[number] if begun else 0.5
-                    output, errors = process.communicate(timeout=chance.random() * longest if life < LIVES else 300)
+                    output, errors = process.communicate(timeout=chance.random() * longest if life < LIVES and not ends() else 300)
                 except subprocess.TimeoutExpired:
                     sent = chance.choice([signal.SIGKILL] * 4 + [signal.SIGINT])
                     process.send_signal(sent)
@@ -220,7 +223,9 @@ def main():
     parser.add_argument("--disk", type=Path, help="a folder on a small file system")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
-    happened = survive(arguments.kills, arguments.seed, arguments.disk)
+    told = []  # SIGTERM ends it with the present training
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    happened = survive(arguments.kills, arguments.seed, arguments.disk, ends=lambda: bool(told))
     print(json.dumps(happened))
     if arguments.record:
         command = f"python tests/kills.py --kills {arguments.kills} --seed {arguments.seed}" + " --disk F" * (arguments.disk is not None)
