@@ -82,18 +82,20 @@ def trainings():
         net.predict(X, n_threads=2)
         net.evaluate(X, y, n_threads=2)
 
-    for p, batch_size in ((150, 140), (1100, 1040)):  # weights' gradients by weights, and by tiles
+    # Weights' gradients by weights, and by tiles; each batch with work enough for two threads.
+    for p, batch_size, hidden in ((170, 160, (150, 90)), (1100, 1040, (40, 33))):
+        sizes = [19, *hidden, 3]
         X, y = rng.random((p, 19), "f4"), rng.integers(0, 3, p)
         for settings in ({}, {"reproducible": True}, {"clip_norm": 0.1, "precision": "bfloat16"}):
-            train(sf.Network([19, 40, 33, 3], seed=0), X, y, batch_size, l2=0.01, **settings)
-        train(sf.Network([19, 40, 33, 3], dtype="float64", seed=0), X, y, batch_size, sample_weight=rng.random(p))
+            train(sf.Network(sizes, seed=0), X, y, batch_size, l2=0.01, **settings)
+        train(sf.Network(sizes, dtype="float64", seed=0), X, y, batch_size, sample_weight=rng.random(p))
         S = csr_array(X * (X < 0.1))
-        train(sf.Network([19, 40, 33, 3], seed=0), S, y, batch_size)
-        train(sf.Network([19, 40, 33, 3], seed=0), S, y, batch_size, optimizer="sgd")
+        train(sf.Network(sizes, seed=0), S, y, batch_size)
+        train(sf.Network(sizes, seed=0), S, y, batch_size, optimizer="sgd")
     X, y = rng.random((300, 24), "f4"), rng.integers(0, 3, 300)
-    images = [L.Conv2d(4, 3, "relu"), L.Dropout(0.2), L.MaxPool2d(2), L.Flatten(), L.Linear(20, "tanh"), L.Linear(3, "softmax")]
+    images = [L.Conv2d(40, 3, "relu"), L.Dropout(0.2), L.MaxPool2d(2), L.Flatten(), L.Linear(60, "tanh"), L.Linear(3, "softmax")]
     train(sf.Network(sf.Input(6, 4, 1), images, seed=0), X, y, 290)
-    sequences = [L.Masking(), L.LSTM(8, bidirectional=True, return_sequences=True), L.LayerNorm(), L.GRU(8), L.Linear(3, "softmax")]
+    sequences = [L.Masking(), L.LSTM(12, bidirectional=True, return_sequences=True), L.LayerNorm(), L.GRU(12), L.Linear(3, "softmax")]
     train(sf.Network(sf.Input(4, 6), sequences, seed=0), X, y, 290)
 
 
