@@ -284,6 +284,20 @@ def test_layers_that_can_not_be_are_refused(tmp_path, change, place):
         sf.resume(path, *samples())
 
 
+@pytest.mark.parametrize("change", [
+    lambda phase: phase.pop("seconds"), lambda phase: phase.update(steps="9"), lambda phase: phase.update(more=1),
+    lambda phase: phase.update(phase="other"), lambda phase: phase.update(seconds=None), lambda phase: phase.update(multiplications=-1),
+])  # fmt: skip
+def test_phases_that_can_not_be_are_refused(tmp_path, change):
+    path = tmp_path / "training.ckpt"
+    sf.train(network(), *samples(), epochs=1, factoring=None, checkpoint=path)
+    rewritten(path, lambda v: v["state"].phases.append({"phase": "dense", "multiplications": 9, "steps": 1, "seconds": 0.1}))
+    sf.resume(path, *samples())
+    rewritten(path, lambda v: change(v["state"].phases[-1]))
+    with pytest.raises(ValueError, match="is not a checkpoint of a training"):
+        sf.resume(path, *samples())
+
+
 def test_many_rows_and_two_threads(monkeypatch, tmp_path):
     check(monkeypatch, tmp_path, network, lambda: samples(1300), batch_size=600, n_threads=2)
 
