@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Every public function and method, called with hostile arguments; what comes of it is counted.
 
-    python tests/hostile.py --calls 100000 --seed 0 --record tests/recorded/hostile.json
+    python tests/hostile.py --calls 200000 --seed 0 --record tests/recorded/hostile.json
     python tests/hostile.py --seed 0 --only 4711          one call again, in this process
 
 Allowed is a result, or an error of those in ALLOWED, and whatever a hostile argument itself raises (Hostile). A fault is any other error
@@ -10,7 +10,8 @@ seconds of CPU time, and a refusal that changed an array or a network among the 
 Calls are made in processes of their own with MEMORY bytes of address space beyond what they begin with.
 After a call that is accepted the network and the optimizer are used once more.
 
-Elsewhere: damaged files (mutants.py).
+What takes a network or samples is called with each kind of them (NETWORKS). Elsewhere: estimators, the command line and PyTorch
+(hostile_areas.py), damaged files (mutants.py).
 """
 
 import contextlib
@@ -27,10 +28,13 @@ import types
 import warnings
 from pathlib import Path
 
+import hostile_areas
 import numpy as np
+import scipy.sparse as sp
 import workers
 
 import svdfast as sf
+from svdfast import layers as L
 from svdfast.model.structures import Dense, Fit, LowRank, Structure
 from svdfast.training.optimizers import Optimizer
 
@@ -54,6 +58,11 @@ HEAVY = {
     "from_sklearn", "from_torch", "onnx.save", "onnx.to_onnx", "plots.compare", "plots.confusion", "plots.residuals", "plots.spectrum",
     "plots.training", "to_torch", "callbacks.TensorBoard",
 }  # fmt: skip
+
+
+# Kinds of networks and samples, for what takes them.
+NETWORKS = ("linear", "sparse", "images", "recurrent", "any steps", "tokens")
+OF_A_KIND = {"train", "resume", "load", "save", "Network", "to_torch", "onnx.save", "onnx.to_onnx", "count_multiplications"}
 
 
 class Hostile(Exception):
@@ -88,7 +97,16 @@ def targets(light=False):
 
     for name in sf.__all__:
         add(name, getattr(sf, name))
-    return found
+    for name in [name for name in found if name in OF_A_KIND or name.startswith("Network.")]:
+        make = found.pop(name)
+        found |= {f"{name} ({kind})": make for kind in NETWORKS}
+    return found | hostile_areas.found(light)
+
+
+def split(name):
+    """The name without its kind, and the kind."""
+    base, _, kind = name.partition(" (")
+    return base, kind.removesuffix(")") or "linear"
 
 
 def vars_of(kind):
@@ -120,25 +138,64 @@ class Alone:
 class World:
     """What calls are made with: good values, fresh for each call, so that nothing is left of the one before."""
 
-    def __init__(self, rng, folder):
-        self.rng, self.folder = rng, folder
+    def __init__(self, rng, folder, kind="linear"):
+        self.rng, self.folder, self.kind = rng, folder, kind
         numbers = np.random.default_rng(rng.randrange(1000))
         dtype = rng.choice(["float32", "float64"])
         output = rng.choice(["softmax", "sigmoid", "identity"])
-        self.net = sf.Network(
-            [5, 9, 7, 3], rng.choice(["relu", "tanh", "gelu"]), output, dtype=dtype, seed=0
-        )
+        self.described = self.description(kind, output)
+        self.net = sf.Network(*self.described, dtype=dtype, seed=0)
         if rng.random() < 0.4:
             self.net.truncate(0.5, force=True)
-        self.X = numbers.standard_normal((8, 5)).astype(dtype)
-        self.y = (
-            numbers.integers(0, 3, 8)
-            if output == "softmax"
-            else numbers.random((8, 3)).astype(dtype)
-        )
+        self.sizes = self.net.sizes
+        shape = {"images": (8, 5, 4, 2), "recurrent": (8, 4, 3), "any steps": (8, rng.choice([1, 4]), 3), "tokens": (8, rng.choice([1, 4]))}
+        self.X = numbers.standard_normal(shape.get(kind, (8, 5))).astype(dtype)
+        if kind == "sparse":
+            self.X = self.sparse(self.X * (numbers.random((8, 5)) < 0.3))
+        elif kind == "tokens":
+            self.X = numbers.integers(0, 6, self.X.shape)
+        out = (8, self.X.shape[1]) if kind in ("any steps", "tokens") else (8,)
+        self.y = numbers.integers(0, 3, out) if output == "softmax" else numbers.random((*out, 3)).astype(dtype)
         rate = rng.choice([0.01, sf.schedules.Cooldown(0.01)])
         self.optimizer = rng.choice([sf.Adam, sf.AdamW, sf.GradientDescent])(rate)
         self.W = numbers.standard_normal((7, 5))
+
+    def description(self, kind, output):
+        """What `Network` takes first."""
+        rng, hidden = self.rng, self.rng.choice(["relu", "tanh", "gelu"])
+        if kind in ("linear", "sparse"):
+            return [5, 9, 7, 3], hidden, output
+        end, cell = L.Linear(3, output), rng.choice([L.RNN, L.GRU, L.LSTM])
+        if kind == "images":
+            pool = rng.choice([L.MaxPool2d(2, padding=1), L.AvgPool2d(2), L.Dropout(0.2)])
+            return sf.Input(5, 4, 2), [L.Conv2d(4, 3, hidden, padding="same"), pool, L.Flatten(), L.Linear(6, hidden), end]
+        if kind == "recurrent":
+            return sf.Input(4, 3), [L.Masking(), cell(6, True, True), L.LayerNorm(), L.Dropout(0.2), cell(5), end]
+        if kind == "any steps":
+            return sf.Input(None, 3), [L.Linear(5, hidden), cell(6, True), L.LayerNorm(), cell(5, True), end]
+        return sf.Input(None, dtype="int32"), [L.Embedding(6, 5), cell(6, True), end]
+
+    def sparse(self, X):
+        """As a sparse matrix of one of SciPy's forms."""
+        others = [sp.csr_matrix, sp.csc_array, sp.coo_array, sp.bsr_array, sp.lil_array, sp.dia_array, sp.dok_array]
+        return self.rng.choice([sp.csr_array] * 4 + others)(X)
+
+    def any_array(self):
+        """Of few numbers, as it is written to a file."""
+        made = array(self.rng)
+        return made if made.size < 10_000 else made.dtype.str
+
+    def saved(self, path):
+        """A file of the network, or of its training."""
+        if str(path).endswith(".ckpt"):
+            Path(path).unlink(missing_ok=True)
+            sf.train(
+                self.net.copy(), self.X, self.y, epochs=2, batch_size=4, optimizer=self.optimizer, factoring=0.5, checkpoint=path,
+                n_threads=1,
+            )  # fmt: skip
+        else:
+            sf.save(self.net, path)
+        return path
 
     def instance(self, kind):
         if issubclass(kind, sf.Network):
@@ -171,14 +228,16 @@ class World:
         if where.startswith("kernels.") and name in kernels:
             return np.random.default_rng(1).standard_normal(kernels[name])
         wide = np.zeros(self.net.layout.size, self.net.dtype)
+        if where in ("load", "resume") and name == "path":
+            return self.saved(self.folder / ("a.npz" if where == "load" else "a.ckpt"))
         values = {
-            "X": self.X, "y": self.y, "net": self.net, "network": self.net, "sizes": [5, 9, 3], "W": self.W, "rank": 2, "epochs": 1,
+            "X": self.X, "y": self.y, "net": self.net, "network": self.net, "sizes": self.described[0], "W": self.W, "rank": 2, "epochs": 1,
             "optimizer": self.optimizer, "path": str(self.folder / self.rng.choice(["a.npz", "a.safetensors", "a.onnx"])),
             "batch_size": 4, "n_in": 5, "n_out": 4, "rank_fraction": 0.5, "ranks": [2, None], "learning_rate": 0.01, "seed": 0,
             "activation": "relu", "loss": None, "sample_weight": np.ones(8), "inputs": self.X, "n_threads": 1, "layers": None,
             "validation": (self.X, self.y), "callbacks": [], "structure": LowRank, "uint8_scale": 0.1, "out": None,
             "layout": self.net.layout, "parameters": wide, "key": (self.net.layout, self.net.dtype), "size": 10, "dtype": "float32",
-            "moments": "carry" if where == "train" else (wide, wide), "step": 1, "n_steps": 10, "schedule": sf.schedules.Constant(0.1),
+            "moments": "carry" if where == "train" else (wide, wide), "step": 1, "schedule": sf.schedules.Constant(0.1),
             "factoring": self.method(), "guard": sf.Guard(self.rng.choice([0.0, 1.0]), self.rng.choice(["raise", "delay", "undo"])),
             "clip_norm": 1.0, "share": 0.5, "tolerance": 0.1, "svd": "exact", "split": "left", "product_decay": 0.1,
             "pretrain_fraction": 0.5,
@@ -188,7 +247,8 @@ class World:
             "carry_state": False, "sequence": np.arange(30), "sequences": [[1, 2], [3]],
             "figure": None, "train": (self.X, self.y), "test": (self.X, self.y), "name": "relu", "n_classes": 3, "parameter": 0.0,
             "y_true": [0, 1, 1], "y_predicted": [0, 1, 0], "classes": ["a", "b"], "shares": False, "against": "epochs",
-            "estimator": None, "module": None, "progress": False, "exc_type": None, "kind": None, "error": None, "trace": None,
+            "hidden": self.described[1], "n_steps": 4, "activation_aware": True, "estimator": None, "module": None, "progress": False,
+            "exc_type": None, "kind": None, "error": None, "trace": None,
         }  # fmt: skip
         return values.get(name)
 
@@ -205,22 +265,21 @@ class World:
         elif self.rng.random() < 0.2:
             with contextlib.suppress(TypeError):  # of what is no structure
                 method = dataclasses.replace(method, structure=structure(self.rng))
+        elif self.rng.random() < 0.5:
+            field = self.rng.choice(dataclasses.fields(method)).name
+            with contextlib.suppress(TypeError, ValueError, Hostile):  # of what it refuses itself
+                method = dataclasses.replace(method, **{field: hostile(self.rng, getattr(method, field))})
         return self.rng.choice([method, method, None, 0.25, "auto"])
 
     def probe(self):
         """Uses what a call may have changed."""
-        self.net.predict(np.zeros((2, self.net.sizes[0])))
-        if self.net.sizes == (5, 9, 7, 3) and isinstance(self.optimizer, Optimizer):
-            with contextlib.suppress(FloatingPointError):  # of numbers that are not finite, which may be set
+        with contextlib.suppress(FloatingPointError):  # of numbers that are not finite, which may be set
+            if self.net.sizes == self.sizes and isinstance(self.optimizer, Optimizer):
+                self.net.predict(self.X)
                 sf.train(
-                    self.net,
-                    self.X,
-                    self.y,
-                    epochs=1,
-                    optimizer=self.optimizer,
+                    self.net, self.X, self.y, epochs=1, optimizer=self.optimizer, n_threads=1,
                     factoring=sf.Factoring(pretrain_fraction=1, recompose=False),
-                    n_threads=1,
-                )
+                )  # fmt: skip
 
 
 # --- Hostile values -----------------------------------------------------------------------------------------------------------------
@@ -429,6 +488,67 @@ def array(rng, like=None):
     return made
 
 
+INDICES = [-1, 0, 1, 4, 5, 8, 2**31 - 1, -(2**31)]
+
+
+def sparse_array(rng, like=None):
+    """A sparse matrix with something wrong in it, or of a form that has to be brought to order."""
+    if like is None or rng.random() < 0.2:
+        dense = array(rng)
+        like = np.zeros((8, 5))
+        if type(dense) is np.ndarray and dense.ndim == 2 and dense.dtype.kind in "fiub" and max(dense.shape) < 1000:
+            like = dense.astype("f8") if dense.dtype.kind == "f" else dense.astype(dense.dtype.newbyteorder("="))
+        like = sp.csr_array(like)
+    made = like.tocsr() if rng.random() < 0.7 else like
+    made = rng.choice([sp.csr_array, sp.csr_matrix, sp.csc_array])(made) if made.format == "csr" else made.copy()
+    made = made.copy()
+    if made.format not in ("csr", "csc"):
+        if made.format == "coo" and made.nnz:
+            coords = [c.copy() for c in made.coords]
+            coords[rng.randrange(2)][rng.randrange(made.nnz)] = rng.choice(INDICES)
+            made.coords = tuple(coords)
+        return made
+    what = rng.randrange(12)
+    if what == 0 and made.nnz:
+        made.indices[rng.randrange(made.nnz)] = rng.choice(INDICES)
+    elif what == 1:
+        made.indptr[rng.randrange(len(made.indptr))] = rng.choice(INDICES)
+    elif what == 2:  # unsorted
+        made.indices, made.data = made.indices[::-1].copy(), made.data[::-1].copy()
+        made.has_sorted_indices = rng.choice([True, False])
+    elif what == 3 and made.nnz:  # duplicates
+        made.indices[:] = made.indices[rng.randrange(made.nnz)]
+        made.has_canonical_format = rng.choice([True, False])
+    elif what == 4:
+        made.indices, made.indptr = made.indices.astype("i8"), made.indptr.astype("i8")
+        if made.nnz and rng.random() < 0.5:
+            made.indices[rng.randrange(made.nnz)] = rng.choice([*INDICES, 2**32, 2**62, -(2**63)])
+    elif what == 5 and made.nnz:
+        made.data = made.data.astype(rng.choice(["f4", "f8"]))
+        with np.errstate(over="ignore"):
+            made.data[rng.randrange(made.nnz)] = rng.choice(VALUES)
+    elif what == 6:
+        with np.errstate(all="ignore"):
+            made.data = made.data.astype(rng.choice(["i8", "u1", "?", "c8", "O", "f2", "g", ">f8", "i2"]))
+    elif what == 7:  # empty rows
+        made.data, made.indices = made.data[:0], made.indices[:0]
+        made.indptr = np.zeros_like(made.indptr)
+    elif what == 8:
+        part = rng.choice(["data", "indices", "indptr"])
+        old = getattr(made, part)
+        longer = np.append(old, old[:1])
+        setattr(made, part, rng.choice([old[:-1], longer, old[:0], old[:, np.newaxis], old.astype("f8"), None, [1, 2], old[::-1]]))
+    elif what == 9:
+        with contextlib.suppress(ValueError):
+            made.resize(rng.choice([(8, 4), (8, 6), (7, 5), (9, 5), (0, 5), (1, 1)]))
+    elif what == 10:
+        for part in (made.data, made.indices, made.indptr):
+            part.flags.writeable = False
+    else:
+        made._shape = rng.choice([(8, 4), (8, 6), (7, 5), (9, 5), (8,), (8, 5, 1), (2**40, 5), (-8, 5), ("a", 5)])
+    return made
+
+
 METHODS = [
     "tensors", "emit", "matrix", "fit", "pullback", "lift", "decay", "decay_multiplications", "relative_scale", "singular_values",
     "note", "header", "__post_init__",
@@ -464,6 +584,8 @@ def hostile(rng, like=None):
     """Any value; often one near to a good one."""
     if isinstance(like, np.ndarray) and rng.random() < 0.7:
         return array(rng, like)
+    if sp.issparse(like) and rng.random() < 0.8:
+        return sparse_array(rng, like)
     if isinstance(like, list | tuple) and like and rng.random() < 0.6:
         other = list(like)
         what = rng.randrange(3)
@@ -476,7 +598,7 @@ def hostile(rng, like=None):
         return type(like)(other)
     if isinstance(like, type) and rng.random() < 0.8:
         return structure(rng)
-    if isinstance(like, dict) and like and rng.random() < 0.8:
+    if isinstance(like, dict) and not sp.issparse(like) and like and rng.random() < 0.8:
         key = rng.choice(list(like))
         return rng.choice(
             [
@@ -492,6 +614,7 @@ def hostile(rng, like=None):
     makers = [
         lambda: array(rng),
         lambda: array(rng),
+        lambda: rng.choice([sp.csr_array(zeros), sp.coo_array(np.eye(3)), sp.csc_matrix(np.eye(8, 5)), sp.dok_array((2, 2))]),
         lambda: None,
         lambda: rng.choice([True, False, np.True_]),
         lambda: rng.choice([0, -1, 1, 7, 2**31 - 1, 2**31, 2**62, 2**63, 2**64, -(2**63) - 1, 10**400, -(10**400)]),
@@ -527,6 +650,8 @@ def state_of(value):
     """What a refused call must leave as it is."""
     if isinstance(value, sf.Network):
         return ("network", value.layout, value.parameters.tobytes(), repr(value.uint8_scale))
+    if sp.issparse(value) and value.format in ("csr", "csc"):
+        return ("sparse", *(np.asarray(a).tobytes() for a in (value.data, value.indices, value.indptr)))
     if (
         isinstance(value, np.ndarray)
         and value.dtype.kind != "O"
@@ -541,12 +666,13 @@ def turn(found, cache={}):  # noqa: B006
     """In what order they are called: one of many parameters more often."""
     if "names" not in cache:
         with tempfile.TemporaryDirectory() as folder:
-            world = World(random.Random(0), Path(folder))
             names = [
                 name
                 for name in sorted(found)
-                for _ in range(1 + min(12, len(parameters_of(found[name](world)))))
+                for _ in range(1 + min(12, len(parameters_of(found[name](World(random.Random(0), Path(folder), split(name)[1]))))))
             ]
+            # What is by commands has no parameters; and each state is another.
+            names += [name for name in found if name.startswith(("cli.", "torch.Schedule.load"))] * 12
         random.Random(0).shuffle(names)
         cache["names"] = names
     return cache["names"]
@@ -563,24 +689,34 @@ def parameters_of(function):
 def make_call(index, seed, folder, found):
     rng = random.Random(f"{seed} {index}")
     name = turn(found)[index % len(turn(found))]
-    world = World(rng, folder)
+    base, kind = split(name)
+    world = World(rng, folder, kind)
     function = found[name](world)
     parameters = parameters_of(function)
     needed = [p for p in parameters if p.default is p.empty]
     others = [p for p in parameters if p.default is not p.empty]
     # Data is optional where batches may come instead: without it hardly a training would begin.
-    likely = {"y": 0.95, "factoring": 0.5, "batch_size": 0.5} if name == "train" else {}
+    likely = {"y": 0.95, "factoring": 0.5, "batch_size": 0.5} if base in ("train", "resume") else {}
     chosen = needed + [p for p in others if rng.random() < likely.get(p.name, min(1.0, 2.5 / max(1, len(others))))]
-    arguments = {p.name: world.good(name, p.name) for p in chosen}
+    if isinstance(function, hostile_areas.Call):
+        arguments = {p.name: function.good.get(p.name) for p in chosen}
+    else:
+        arguments = {p.name: world.good(base, p.name) for p in chosen}
     for p in chosen:
         if arguments[p.name] is None and p.default is not p.empty:
             arguments[p.name] = p.default
     for p in rng.sample(chosen, min(len(chosen), rng.choice([1, 1, 1, 2, 3]))):
-        arguments[p.name] = hostile(rng, arguments[p.name])
-    if name == "train":
+        if not (getattr(function, "rarely", False) and rng.random() < 0.9):
+            # Where no samples are expected, SciPy itself may crash as such a matrix is iterated over.
+            samples = p.name in ("X", "inputs", "X_val") or (p.name == "y" and not name.startswith("sklearn"))
+            broken = samples and rng.random() < 0.15
+            arguments[p.name] = sparse_array(rng) if broken else hostile(rng, arguments[p.name])
+    if base == "train":
         # A long training is no hang.
         with contextlib.suppress(Hostile):
-            if isinstance(arguments.get("epochs"), int | np.integer | float) and arguments["epochs"] > 50:
+            epochs = arguments.get("epochs")
+            epochs = getattr(epochs, "value", epochs)  # of an IndexLies
+            if isinstance(epochs, int | np.integer | float) and epochs > 50:
                 arguments["epochs"] = rng.choice([2, -1, 10**400 * -1, 3.0])
         arguments.setdefault("epochs", 2)
     if len(needed) and rng.random() < 0.01:
@@ -591,24 +727,40 @@ def make_call(index, seed, folder, found):
 def outcome(name, function, arguments, world):
     """(kind, what) of a call; kind is "result", the name of an allowed error, or "FAULT"."""
     before = {key: state_of(value) for key, value in arguments.items()}
-    own = state_of(world.net)
+    area = function if isinstance(function, hostile_areas.Call) else None
+    untouched = state_of(world.net), area and area.state()
+    name = split(name)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # NumPy's, of how hostile classes are written.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", PendingDeprecationWarning)
+        for message in hostile_areas.WARNED:
+            warnings.filterwarnings("ignore", message)
         try:
-            function(**arguments)
+            result = function(**arguments)
+            if name == "Network.predict" and result.dtype != world.net.dtype:
+                return "FAULT", f"gave {result.dtype} of a network of {world.net.dtype}"
+            if area is not None:
+                try:
+                    area.after(result)
+                except Exception as error:
+                    return accepted(area, error, arguments)
             world.probe()
-            return "result", ""
+            return result if isinstance(result, hostile_areas.Ended) else "result", ""
         except Hostile:
             return "Hostile", ""
         except OverflowError as error:
-            # A schedule computes with the step as it comes.
-            if name.startswith("schedules.") and name.endswith(("__call__", "falls_after")):
+            if area is not None and is_theirs(area, error, arguments):
+                return "theirs", ""
+            # A schedule computes with the step as it comes, PyTorch's with the number of steps and the loss.
+            computes = name.startswith("schedules.") and name.endswith(("__call__", "falls_after", "reduced"))
+            if computes or name in ("torch.Schedule", "torch.Schedule.step"):
                 return "OverflowError", ""
             return "FAULT", f"OverflowError: {error}"
         except ALLOWED as error:
+            if area is not None and is_theirs(area, error, arguments):
+                return "theirs", ""
             kind = next(allowed.__name__ for allowed in ALLOWED if isinstance(error, allowed))
             try:
                 str(error)
@@ -625,17 +777,18 @@ def outcome(name, function, arguments, world):
                 or "validation" in arguments
             ):
                 return kind, ""
-            # A structure is asked at the switch, and after it.
-            kinds = getattr(arguments.get("factoring"), "structure", LowRank)
-            if name == "train" and (callable(arguments.get("optimizer")) or kinds is not LowRank):
+            # A structure and a rule of ranks are asked at the switch, and after it.
+            method = arguments.get("factoring")
+            own = getattr(method, "structure", LowRank) is not LowRank or callable(getattr(method, "ranks", None))
+            if name == "train" and (callable(arguments.get("optimizer")) or own):
                 return kind, ""
             changed = [
                 key
                 for key, value in arguments.items()
                 if before[key] is not None and state_of(value) != before[key]
             ]
-            if state_of(world.net) != own:
-                changed.append("the network")
+            if (state_of(world.net), area and area.state()) != untouched:
+                changed.append("the network, or the model")
             if changed:
                 return (
                     "FAULT",
@@ -645,11 +798,31 @@ def outcome(name, function, arguments, world):
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            place = error.__traceback__
-            while place.tb_next is not None:
-                place = place.tb_next
-            where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
-            return "FAULT", f"{type(error).__name__}: {str(error)[:200]} ({where})"
+            if area is not None and isinstance(error, Exception) and is_theirs(area, error, arguments):
+                return "theirs", ""
+            return "FAULT", f"{type(error).__name__}: {str(error)[:200]} ({Path(place_of(error)[0]).name}:{place_of(error)[1]})"
+
+
+def place_of(error):
+    """The file and the line where it was raised."""
+    place = error.__traceback__
+    while place.tb_next is not None:
+        place = place.tb_next
+    return place.tb_frame.f_code.co_filename, place.tb_lineno
+
+
+def is_theirs(area, error, arguments):
+    """Whether an error is raised by code or data that were given, outside of svdfast."""
+    given = any(name in arguments and arguments[name] is not area.good.get(name) for name in area.theirs)
+    return given and isinstance(error, area.raised) and str(Path(sf.__file__).parent) not in place_of(error)[0]
+
+
+def accepted(area, error, arguments):
+    """What was taken, and fails as it is used."""
+    if is_theirs(area, error, arguments) or isinstance(error, Hostile | FloatingPointError):
+        return "theirs", ""
+    file, line = place_of(error)
+    return "FAULT", f"accepted, then {type(error).__name__}: {str(error)[:200]} ({Path(file).name}:{line})"
 
 
 def work(start, stop, seed, show=False, light=False):

@@ -44,18 +44,26 @@ TRAININGS = [
     ("float32", {"epochs": 8, "batch_size": 50, "checkpoint_every": 2}, {"layers": "images", "ranks": [4, 8], "force": True}),
     ("float32", {"epochs": 8, "batch_size": 50, "checkpoint_every": 2, "reproducible": True, "n_threads": 2},
      {"layers": "sequences", "ranks": [4, 8, 8, 8, 8], "force": True}),
+    ("float32", {"epochs": 8, "batch_size": 50, "checkpoint_every": 3}, {"layers": "any steps", "ranks": [4, 8, 8, 8], "force": True}),
+    ("float64", {"epochs": 8, "batch_size": 50, "checkpoint_every": 3, "carry_state": True},
+     {"layers": "tokens", "ranks": [4, 8, 8, 8, 8], "force": True}),
+    ("float32", {"epochs": 12, "batch_size": 50, "checkpoint_every": 2}, {"sparse": True}),
 ]  # fmt: skip
-LAYERED = len(TRAININGS) - 2  # the first of those of layers
+LAYERED = [7, 8, 9, 10, 11]  # those of layers, and of sparse samples
 
 
 def layered(name):
-    """Input and layers of a network of 48 numbers."""
+    """Input and layers of a network of 48 numbers, or of 6 tokens and of 6 · 8 numbers as they come."""
     import svdfast as sf
     from svdfast import layers as L
 
     if name == "images":
         body = [L.Conv2d(8, 3, "relu", padding="same"), L.MaxPool2d(2), L.Flatten(), L.Linear(32, "relu"), L.Dropout(0.1)]
         return sf.Input(6, 8, 1), [*body, L.Linear(5, "softmax")]
+    if name == "any steps":
+        return sf.Input(None, 8), [L.GRU(16, return_sequences=True), L.LayerNorm(), L.LSTM(16), L.Linear(5, "softmax")]
+    if name == "tokens":
+        return sf.Input(None, dtype="int32"), [L.Embedding(5, 8), L.RNN(16, True), L.GRU(16, True), L.Linear(5, "softmax")]
     body = [L.Masking(), L.LSTM(16, return_sequences=True, bidirectional=True), L.Dropout(0.1), L.GRU(16)]
     return sf.Input(6, 8), [*body, L.Linear(5, "softmax")]
 
@@ -64,6 +72,7 @@ def train(folder, number, how):
     """In the training's process. Prints the SHA-256 of the parameters at the end."""
     import numpy as np
     import workers
+    from scipy.sparse import csr_array
 
     import svdfast as sf
 
@@ -75,6 +84,13 @@ def train(folder, number, how):
     given = {}
     method = dict(method)
     name = method.pop("layers", None)
+    if name == "any steps":
+        X = X.reshape(-1, 6, 8)
+    elif name == "tokens":
+        X = rng.integers(0, 5, (1500, 7))
+        X, y = X[:, :-1], X[:, 1:]
+    elif method.pop("sparse", False):
+        X = csr_array(X * (rng.random(X.shape) < 0.1))
     if "guard" in method:
         given = {} if method.get("without validation") else {"validation": (X[:200], y[:200])}
         method = {"guard": sf.Guard(*method["guard"])}
@@ -124,14 +140,17 @@ class Ballast:
         self.path.unlink()
 
 
-def survive(kills, seed, disk=None, first=0):
-    """Kills until there were so many, and all trainings that were begun, from the `first` on, have ended. Returns what happened."""
+def survive(kills, seed, disk=None, first=0, ends=lambda: False):
+    """Kills until there were so many or `ends` says so, and all trainings that were begun, from the `first` on, have ended.
+
+    Returns what happened.
+    """
     chance = random.Random(seed)
     happened = Counter()
     expected, seconds = {}, {}
     with tempfile.TemporaryDirectory(dir=disk) as base:
         folder = Path(base) / "run"
-        while happened["killed"] < kills:
+        while happened["killed"] < kills and not ends():
             number = (first + happened["trainings"]) % len(TRAININGS)
             if number not in expected:
                 folder.mkdir()
@@ -164,7 +183,7 @@ def survive(kills, seed, disk=None, first=0):
                 begun = chance.random() < 0.9 and process.stdout.readline() == b"begun\n"
                 try:
                     longest = 0.4 * seconds[number] if begun else 0.5
-                    output, errors = process.communicate(timeout=chance.random() * longest if life < LIVES else 300)
+                    output, errors = process.communicate(timeout=chance.random() * longest if life < LIVES and not ends() else 300)
                 except subprocess.TimeoutExpired:
                     sent = chance.choice([signal.SIGKILL] * 4 + [signal.SIGINT])
                     process.send_signal(sent)
@@ -204,7 +223,9 @@ def main():
     parser.add_argument("--disk", type=Path, help="a folder on a small file system")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
-    happened = survive(arguments.kills, arguments.seed, arguments.disk)
+    told = []  # SIGTERM ends it with the present training
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    happened = survive(arguments.kills, arguments.seed, arguments.disk, ends=lambda: bool(told))
     print(json.dumps(happened))
     if arguments.record:
         command = f"python tests/kills.py --kills {arguments.kills} --seed {arguments.seed}" + " --disk F" * (arguments.disk is not None)

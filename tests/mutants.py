@@ -21,18 +21,21 @@ import os
 import pickle
 import random
 import re
+import shutil
 import struct
 import sys
 import tempfile
 import warnings
 import zipfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import workers
+from scipy.sparse import csr_array
 
 import svdfast as sf
 from svdfast import datasets
@@ -53,6 +56,9 @@ except ImportError:
     HAS_SAFETENSORS = False
 else:
     HAS_SAFETENSORS = True
+
+
+HAS_SKLEARN = find_spec("sklearn") is not None
 
 
 @dataclass
@@ -97,6 +103,18 @@ def tokens():
     return sf.Network(sf.Input(5), [L.Embedding(6, 3), L.GRU(4, True), L.Linear(6, "softmax")], seed=0)
 
 
+def any_steps():
+    layers = [L.Linear(3, "tanh"), L.LSTM(3, True), L.LayerNorm(), L.GRU(3, True), L.Linear(3, "softmax")]
+    net = sf.Network(sf.Input(None, 2), layers, seed=0)
+    net.truncate(ranks=[2, 2, None, 1, None], force=True)
+    return net
+
+
+def any_tokens():
+    layers = [L.Embedding(6, 3), L.RNN(4, bidirectional=True), L.Linear(3, "softmax")]
+    return sf.Network(sf.Input(None, dtype="int32"), layers, seed=0)
+
+
 def network_content(path):
     net = sf.load(path)
     use(net)
@@ -108,10 +126,12 @@ def use(net):
     layout = net.layout
     if sum(value.size for value in layout.program.values) > LARGE:
         return
-    X = np.full((2, layout.sizes[0]), int(layout.n_tokens != 1))
-    net.predict(X)
-    with np.errstate(all="ignore"):
-        net.loss_and_gradient(X, np.full((2, *layout.output_shape), 1 / layout.output_shape[-1]))
+    for steps in (1, 3) if layout.any_steps else (1,):
+        X = np.full((2, steps * layout.sizes[0]), int(layout.n_tokens != 1))
+        net.predict(X)
+        *before, n_out = layout.output_shape
+        with np.errstate(all="ignore"):
+            net.loss_and_gradient(X, np.full((2, *(steps * n for n in before), n_out), 1 / n_out))
 
 
 def stop(event):
@@ -144,8 +164,10 @@ def write_auto(path):
 
 
 def data_of(net):
-    X = np.arange(10.0 * net.sizes[0], dtype=np.float32).reshape(10, -1) % 6
-    return X, np.arange(10 * prod(net.layout.output_shape[:-1])).reshape(10, *net.layout.output_shape[:-1]) % 3
+    steps = 3 if net.layout.any_steps else 1
+    X = np.arange(10.0 * steps * net.sizes[0], dtype=np.float32).reshape(10, -1) % 6
+    out = [n * steps for n in net.layout.output_shape[:-1]]
+    return X, np.arange(10 * prod(out)).reshape(10, *out) % 3
 
 
 def writes_layers(make):
@@ -173,6 +195,57 @@ def layers_content(make):
         return net.layout, net.parameters.tobytes()
 
     return content
+
+
+def sparse_data():
+    X, y = np.arange(40.0, dtype=np.float32).reshape(10, 4) % 3 / 40, np.arange(10) % 3
+    return csr_array(X), y
+
+
+def write_sparse(path):
+    """From sparse samples, and with an optimizer that updates only columns that a batch has."""
+    path.unlink(missing_ok=True)
+    method = sf.Factoring([2, None], force=True, pretrain_fraction=0.3)
+    with contextlib.suppress(KeyError):
+        sf.train(
+            sf.Network([4, 6, 5, 3], seed=0), *sparse_data(), factoring=method, optimizer="sgd", batch_size=4, epochs=5, checkpoint=path,
+            checkpoint_every=7, callbacks=[raises(3)],
+        )  # fmt: skip
+
+
+def sparse_content(path):
+    net = sf.resume(path, *sparse_data(), callbacks=[stop]).network
+    use(net)
+    return net.layout, net.parameters.tobytes()
+
+
+def estimator():
+    from svdfast.sklearn import SVDMLPClassifier
+
+    settings = dict(rank_fraction=0.5, pretrain_fraction=0.3, max_iter=6, batch_size=4, random_state=0)
+    return SVDMLPClassifier((6, 5), checkpoint="fit.ckpt", **settings)
+
+
+def write_fit(path):
+    """Of an estimator, which keeps its own values beside the training's."""
+    Path("fit.ckpt").unlink(missing_ok=True)
+    with contextlib.suppress(KeyError):
+        estimator().fit(*data_of_fit(), callbacks=[raises(3)])
+    os.replace("fit.ckpt", path)
+
+
+def data_of_fit():
+    return np.arange(40.0).reshape(10, 4) / 40, np.arange(10) % 3
+
+
+def fit_content(path):
+    X, y = data_of_fit()
+    shutil.copy(path, "fit.ckpt")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Stochastic Optimizer: Maximum iterations")
+        model = estimator().fit(X, y, callbacks=[stop])
+    model.predict(X)
+    return model.network_.layout, model.network_.parameters.tobytes()
 
 
 def raises(epoch):
@@ -256,6 +329,8 @@ CASES = {
     ),
     "checkpoint": Case(".ckpt", write_checkpoint, checkpoint_content, CHECKPOINT, True, "checkpoint", 4),
     "checkpoint of auto": Case(".ckpt", write_auto, auto_content, CHECKPOINT, True, "checkpoint", 4),
+    "checkpoint of sparse samples": Case(".ckpt", write_sparse, sparse_content, CHECKPOINT, True, "checkpoint", 2),
+    **({"checkpoint of an estimator": Case(".ckpt", write_fit, fit_content, CHECKPOINT, True, "checkpoint", 2)} if HAS_SKLEARN else {}),
     "samples .csv": Case(".csv", write_csv, samples_content, COMMAND, False, "text", 2),
     "training .csv": Case(".csv", write_csv, training_content, COMMAND, False, "text", 2),
     "samples .npz": Case(".npz", write_data, samples_content, COMMAND, False, "zip", 2),
@@ -264,7 +339,7 @@ CASES = {
     "idx .gz": Case(".gz", write_idx, idx_content, (ValueError,), True, "", 1),
     "hdf5": Case(".h5", write_hdf5, hdf5_content, (ValueError,), True, "", 1),
 }
-for _make in (images, sequences, tokens):
+for _make in (images, sequences, tokens, any_steps, any_tokens):
     _name = _make.__name__
     CASES[f"{_name} .npz"] = Case(".npz", lambda path, make=_make: sf.save(make(), path), network_content, MODEL, True, "zip", 4)
     CASES[f"checkpoint of {_name}"] = Case(".ckpt", writes_layers(_make), layers_content(_make), CHECKPOINT, True, "checkpoint", 2)

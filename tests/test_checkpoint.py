@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from flat import flat
+from scipy.sparse import csr_array
 
 import svdfast as sf
 from svdfast import layers as L
@@ -232,6 +233,40 @@ def test_layers_go_on_from_each_step(monkeypatch, tmp_path, name, settings):
     assert "factored" in {phase["phase"] for phase in whole.phases}
 
 
+def any_steps():
+    layers = [L.Linear(5, "tanh"), L.GRU(5, return_sequences=True), L.LayerNorm(), L.LSTM(4), L.Dropout(0.2), L.Linear(3, "softmax")]
+    return sf.Network(sf.Input(None, 6), layers, seed=0)
+
+
+def any_tokens():
+    return sf.Network(sf.Input(None, dtype="int32"), [L.Embedding(5, 4), L.RNN(5, return_sequences=True), L.Linear(5, "softmax")], seed=0)
+
+
+def words():
+    tokens = np.random.default_rng(0).integers(0, 5, (60, 5))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+@pytest.mark.parametrize("settings", [{}, {"reproducible": True, "n_threads": 2}, {"carry_state": True, "clip_norm": 0.5}])
+@pytest.mark.parametrize(
+    ("make", "data"), [(any_steps, lambda: (samples()[0].reshape(60, 4, 6), samples()[1])), (any_tokens, words)]
+)
+def test_any_number_of_steps_goes_on_from_each(monkeypatch, tmp_path, make, data, settings):
+    ranks = [2] * (len(make().layers) - 1)
+    whole = check(monkeypatch, tmp_path, make, data, ranks=ranks, force=True, pretrain_fraction=0.35, recompose_fraction=0.2, **settings)
+    assert "factored" in {phase["phase"] for phase in whole.phases}
+
+
+@pytest.mark.parametrize("optimizer", [sf.Adam, lambda: sf.GradientDescent(0.05)])  # of which the second updates some columns
+@pytest.mark.parametrize("share", [0.1, 0.5])  # products by entries, and with dense rows
+def test_sparse_samples_go_on_from_each_step(monkeypatch, tmp_path, share, optimizer):
+    X, y = samples()
+    X = X * (np.random.default_rng(0).random(X.shape) < share)
+    settings = {"pretrain_fraction": 0.35, "recompose_fraction": 0.3, "product_decay": 0.0}
+    whole = check(monkeypatch, tmp_path, network, lambda: (csr_array(X), y), optimizer=optimizer, **settings)
+    assert [e.kind for e in whole.events] == ["switch", "recompose"]
+
+
 @pytest.mark.parametrize("change", [
     lambda layers: layers[1].update(half=2),
     lambda layers: layers[0]["steps"].pop(0),
@@ -245,6 +280,20 @@ def test_layers_that_can_not_be_are_refused(tmp_path, change, place):
     path = tmp_path / "training.ckpt"
     sf.train(layered("sequences"), *samples(), epochs=1, factoring=None, checkpoint=path)
     rewritten(path, lambda v: change((v["network"] if place == "first" else v["state"].run.network.layout)["layers"]))
+    with pytest.raises(ValueError, match="is not a checkpoint of a training"):
+        sf.resume(path, *samples())
+
+
+@pytest.mark.parametrize("change", [
+    lambda phase: phase.pop("seconds"), lambda phase: phase.update(steps="9"), lambda phase: phase.update(more=1),
+    lambda phase: phase.update(phase="other"), lambda phase: phase.update(seconds=None), lambda phase: phase.update(multiplications=-1),
+])  # fmt: skip
+def test_phases_that_can_not_be_are_refused(tmp_path, change):
+    path = tmp_path / "training.ckpt"
+    sf.train(network(), *samples(), epochs=1, factoring=None, checkpoint=path)
+    rewritten(path, lambda v: v["state"].phases.append({"phase": "dense", "multiplications": 9, "steps": 1, "seconds": 0.1}))
+    sf.resume(path, *samples())
+    rewritten(path, lambda v: change(v["state"].phases[-1]))
     with pytest.raises(ValueError, match="is not a checkpoint of a training"):
         sf.resume(path, *samples())
 

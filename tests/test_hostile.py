@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import svdfast as sf
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limit
 def scripts():
     """hostile.py and mutants.py as modules."""
     modules = {}
-    for name in ("workers", "hostile", "mutants"):
+    for name in ("workers", "hostile_areas", "hostile", "mutants"):
         spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
         modules[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(modules[name])
@@ -53,8 +54,17 @@ def test_damaged_files():
 
 def test_all_that_is_public_is_called(scripts):
     found = scripts["hostile"].targets()
-    names = ("train", "load", "Network", "Network.truncate", "kernels.dense_forward", "activations.elu", "schedules.Cosine.__call__")
-    assert set(names) <= set(found) and len(found) >= 60
+    names = ("kernels.dense_forward", "activations.elu", "schedules.Cosine.__call__", "Factoring", "layers.LSTM", "cli.train")
+    of_kinds = [f"{name} ({kind})" for name in ("train", "load", "resume", "Network.truncate") for kind in scripts["hostile"].NETWORKS]
+    assert {*names, *of_kinds} <= set(found) and len(found) >= 150
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), [("sklearn", "sklearn.SVDMLPClassifier.fit checkpoint"), ("torch", "torch.Schedule.load_state_dict")]
+)
+def test_other_packages_are_called(scripts, package, name):
+    pytest.importorskip(package)
+    assert name in scripts["hostile"].targets()
 
 
 def test_faults_are_seen(scripts, tmp_path):
@@ -81,6 +91,25 @@ def test_faults_are_seen(scripts, tmp_path):
     def refuses(x):
         raise ValueError
 
+    S = csr_array(np.eye(3))
+
+    def changes_indices(x):
+        x.indices[0] = 2
+        raise ValueError
+
+    assert outcome(changes_indices, x=S) == "FAULT"
+    area = scripts["hostile_areas"].Call
+
+    def fails(result):
+        raise ValueError
+
+    def theirs(x):
+        raise RuntimeError
+
+    assert outcome(area(lambda x: None, {}, after=fails), x=1) == "FAULT"
+    assert outcome(area(refuses, {}, state=iter([1, 2]).__next__), x=1) == "FAULT"
+    assert outcome(area(theirs, {"x": 0}, theirs=("x",), raised=(RuntimeError,)), x=1) == "theirs"
+    assert outcome(area(theirs, {"x": 0}), x=1) == "FAULT"
     assert outcome(refuses, x=np.zeros(3)) == "ValueError"
     assert outcome(lambda x: None, x=1) == "result"
     for function in (index_error, warns, half_changed, changes_the_network):

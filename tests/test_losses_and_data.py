@@ -581,3 +581,13 @@ def test_names_are_those_of_the_compiled_lists():
     assert sorted(losses._LOSSES) == sorted(_elementwise.LOSSES)
     optimizer_rules = {kind().rule.name for kind in optimizers.BY_NAME.values()}
     assert optimizer_rules == set(_elementwise.UPDATES)
+
+
+@pytest.mark.parametrize("rows", [0, 4])
+def test_masked_targets_of_objects_are_refused(rows):
+    y = np.ma.masked_array(np.full((rows, 2), 0.5, dtype=object))
+    net = sf.Network([3, 2], output="sigmoid", seed=0)
+    with pytest.raises(TypeError, match="y: expected an array without a mask, got a masked array"):
+        net.evaluate(np.zeros((4, 3)), y)
+    with pytest.raises(TypeError, match="y: expected an array without a mask, got a masked array"):
+        sf.train(net, np.zeros((4, 3)), y)

@@ -2,6 +2,7 @@
 """The estimators: scikit-learn's own checks, equality with its MLPs where nothing is factored, and what is added to them."""
 
 import copy
+import itertools
 import pickle
 import sys
 import warnings
@@ -1253,3 +1254,10 @@ def test_the_network_of_an_estimator_knows_classes_and_features():
     several = SVDMLPClassifier((8,), max_iter=2).fit(table, np.column_stack([y > 0, y < 1]).astype(int)).network_
     assert several.classes is None and several.feature_names == names
     assert SVDMLPRegressor((8,), max_iter=2).fit(table, y).network_.classes is None
+
+
+def test_weights_without_an_end_are_refused():
+    X, y = targets(1)
+    model = SVDMLPRegressor((8,), max_iter=2).fit(X, y)
+    with pytest.raises(ValueError, match="coefs_: expected 2 arrays, one for each layer, got more"):
+        model.coefs_ = itertools.repeat(np.zeros((1, 8)))

@@ -1131,3 +1131,66 @@ def test_memory_does_not_grow_with_the_data(what, tmp_path):
         [sys.executable, "-P", "-c", SCRIPT, str(tmp_path), what], stdout=subprocess.PIPE, text=True, check=True
     )
     assert float(done.stdout) < 150
+
+
+class Ordering(np.random.Generator):
+    """A generator of a user's own, whose permutations are what `order` makes of n."""
+
+    def __init__(self, order):
+        super().__init__(np.random.PCG64(0))
+        self.order = order
+
+    def permutation(self, x, axis=0):
+        return self.order(x)
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, Rows])
+@pytest.mark.parametrize(
+    ("order", "error"),
+    [
+        (lambda n: np.arange(n) + 10**9, ValueError),
+        (lambda n: np.arange(n) - 1, ValueError),
+        (lambda n: np.arange(n, dtype=np.uint64) + 2**63, ValueError),
+        (lambda n: np.zeros(n, int), ValueError),
+        (lambda n: np.arange(n - 1), ValueError),
+        (lambda n: np.arange(n + 1), ValueError),
+        (lambda n: np.arange(n)[:, np.newaxis], ValueError),
+        (lambda n: np.arange(n) + 0.5, TypeError),
+        (lambda n: None, TypeError),
+        (lambda n: "rows", TypeError),
+    ],
+)
+def test_an_order_that_is_no_permutation_is_refused(order, error, wrap, small_pool):
+    small_pool()
+    X, y = samples()
+    net = network()
+    before = net.parameters.copy()
+    with pytest.raises(error, match=r"seed: expected .* from its permutation\(\d+\), got "):
+        sf.train(net, wrap(X), wrap(y), epochs=2, batch_size=10, factoring=None, seed=Ordering(order))
+    np.testing.assert_array_equal(net.parameters, before)
+
+
+@pytest.mark.parametrize("kind", ["i8", "i4", "u2"])
+def test_an_order_of_ones_own(kind):
+    X, y = samples()
+    given = []
+
+    def backwards(n):
+        given.append(np.arange(n, dtype=kind)[::-1])
+        return given[-1]
+
+    def spoil(event):
+        given[-1][:] = 99
+
+    settings = {"epochs": 3, "batch_size": 10, "factoring": None}
+    found = sf.train(network(), X, y, seed=Ordering(backwards), callbacks=[spoil], **settings)
+    expected = sf.train(network(), X[::-1].copy(), y[::-1].copy(), shuffle=False, **settings)
+    np.testing.assert_array_equal(found.network.parameters, expected.network.parameters)
+    assert len(given) == 3
+
+
+def test_an_order_of_ones_own_has_no_checkpoint(tmp_path):
+    X, y = samples()
+    with pytest.raises(TypeError, match=r"seed: expected a numpy\.random\.Generator and no subclass with a checkpoint, got a Ordering"):
+        sf.train(network(), X, y, seed=Ordering(np.arange), checkpoint=tmp_path / "run.ckpt")
+    assert not (tmp_path / "run.ckpt").exists()

@@ -328,6 +328,13 @@ def set_item(array, place, value):
         (broken(lambda S: set_item(S.indices, 1, -1)), ValueError, "X: expected a valid sparse matrix"),
         (broken(lambda S: set_item(S.indices, 1, 99), sp.csc_matrix), ValueError, "X: expected a valid sparse matrix"),
         (broken(lambda S: set_item(S.indptr, 2, 5)), ValueError, "X: expected a valid sparse matrix"),
+        (broken(lambda S: set_item(S.coords[1], 1, 99), sp.coo_array), ValueError, "X: expected a valid sparse matrix"),
+        (broken(lambda S: set_item(S.coords[0], 1, -1), sp.coo_matrix), ValueError, "X: expected a valid sparse matrix"),
+        (broken(lambda S: set_item(S.indices, 1, 99), sp.bsr_array), ValueError, "X: expected a valid sparse matrix"),
+        # SciPy's own check looks at no more where the last is 0.
+        (broken(lambda S: set_item(S.indptr, slice(1, None), [2**30, 0, 0, 0, 0])), ValueError, "X: expected a valid sparse matrix"),
+        (broken(lambda S: setattr(S, "data", None)), ValueError, "X: expected a valid sparse matrix"),
+        (broken(lambda S: setattr(S, "indices", S.indices.astype("f8"))), ValueError, "matrix: indices should be integers"),
     ],
 )
 def test_bad_samples_are_refused_before_the_first_step(X, error, message):
@@ -359,3 +366,46 @@ def test_a_network_with_infinite_weights_says_so_on_sparse_samples():
     net = sf.Network([40, 8, 3], seed=0)
     with warnings.catch_warnings(), pytest.raises(FloatingPointError, match="epoch"):
         sf.train(net, sp.csr_array(X), y, optimizer=sf.GradientDescent(1e30))
+
+
+@pytest.mark.filterwarnings("ignore:Changing the sparsity")
+def test_indices_that_change_during_a_training(way):
+    X, y = data()
+    S = sp.csr_array(X)
+
+    def spoil(event):
+        S.indices[:] = 2**30
+        S.indptr[1:] = 2**30
+
+    assert_same_training(trained(S, y, callbacks=[spoil]), trained(X, y), way)
+    assert S.indices[0] == S.indptr[1] == 2**30
+
+
+@pytest.mark.parametrize("form", [sp.csr_array, sp.csc_array, sp.coo_array])
+def test_estimators_refuse_indices_that_do_not_fit(form):
+    pytest.importorskip("sklearn")
+    from svdfast.sklearn import SVDMLPClassifier
+
+    X, y = data()
+    S = form(X)
+    model = SVDMLPClassifier((5,), max_iter=1, tol=0.0)
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        model.fit(S, y)
+    (S.coords[0] if form is sp.coo_array else S.indices)[1] = 2**30
+    for call in (lambda: model.fit(S, y), lambda: model.predict(S)):
+        with pytest.raises(ValueError, match="X: expected a valid sparse matrix"):
+            call()
+
+
+def test_several_processes_and_few_stored_numbers():
+    class Alone:
+        rank, size = 0, 1
+
+        def sum(self, buffer): ...
+        def broadcast(self, buffer): ...
+
+    X, y = np.zeros((20, 4), "float32"), np.arange(20) % 3
+    for stored in (0, 3):
+        X.flat[:stored] = 1
+        net = sf.Network([4, 5, 3], seed=0)
+        sf.train(net, sp.csr_array(X), y, epochs=1, factoring=None, communicator=Alone())

@@ -718,6 +718,15 @@ def test_factors_are_not_numbers_until_the_model_is_loaded():
         (lambda s: s["ranks"].update(third=3), "layers of this model, got 'third'"),
         (lambda s: s["ranks"].update(first=41), "first.*from 1 to 40"),
         (lambda s: s.update(auto={}), "given ranks"),
+        (lambda s: s["plan"].update(n_done="9"), "expected what state_dict gave, got .*n_done is '9'"),
+        (lambda s: s["plan"].update(guard_step=[3]), "expected what state_dict gave, got .*guard_step"),
+        (lambda s: s["plan"].update(recompose_step=float("nan")), "expected what state_dict gave, got .*recompose_step"),
+        (lambda s: s.update(recent=["a"]), "expected what state_dict gave, got .*recent"),
+        (lambda s: s.update(first=None), "expected what state_dict gave, got .*first"),
+        (lambda s: s["notes"].update(first=3), "expected what state_dict gave, got .*notes"),
+        (lambda s: s["scales"].update(first=None), "expected what state_dict gave, got .*scales"),
+        (lambda s: s["events"].append(["switch", "9", {}]), "expected what state_dict gave, got .*step"),
+        (lambda s: s["events"].append(["switch", 9]), "expected what state_dict gave"),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(change, message):
@@ -728,6 +737,38 @@ def test_a_state_that_does_not_fit_changes_nothing(change, message):
     with pytest.raises(ValueError, match=message):
         training.schedule.load_state_dict(state)
     assert list(training.net.modules()) == parts and training.schedule.n_done == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("look_step", "9"), ("refused", {"first": 0.5}), ("lost", {3: 0.5}), ("limit", None), ("failed", 2), ("starts", ["a"]),
+        ("n_pieces", -1), ("seconds", [-1.0]), ("budget", {}), ("budget", None),
+    ],
+)  # fmt: skip
+def test_looks_that_can_not_be_change_nothing(name, value):
+    first, again = (Schedule(net := model(), torch.optim.SGD(net.parameters(), lr=0.1), n_steps=20) for _ in range(2))
+    state = first.state_dict()
+    again.load_state_dict(state)
+    state["auto"][name] = value
+    state["plan"]["n_done"] = 5
+    with pytest.raises(ValueError, match="state: expected what state_dict gave, got "):
+        again.load_state_dict(state)
+    assert again.n_done == 0
+
+
+def test_a_state_of_given_ranks_is_none_of_auto():
+    state = trained().schedule.state_dict()
+    net = model()
+    other = Schedule(net, torch.optim.SGD(net.parameters(), lr=0.1), n_steps=20, factoring="auto")
+    with pytest.raises(ValueError, match='state: expected one of factoring="auto", got that of given ranks'):
+        other.load_state_dict(state)
+
+
+def test_a_loss_that_can_not_be_called_is_refused():
+    net = model()
+    with pytest.raises(TypeError, match="loss: expected a function of output and batch, got float"):
+        Schedule(net, torch.optim.SGD(net.parameters(), lr=0.1), n_steps=20, sample=[torch.zeros(2, 40)], loss=0.5)
 
 
 # ---- with what else trains

@@ -19,7 +19,7 @@ from svdfast.data.spec import Targets
 if TYPE_CHECKING:
     from svdfast._engine import Engine
 
-__all__ = ["ArraySource", "Sampled", "Source", "Stretch", "bounds"]
+__all__ = ["ArraySource", "Sampled", "Source", "Stretch", "bounds", "permutation"]
 
 # Samples in memory, the order in which batches take their rows (None: the stored order), and the
 # start and stop of each batch in that order.
@@ -89,6 +89,29 @@ def bounds(n: int, batch_size: int) -> Iterator[tuple[int, int]]:
     return zip(range(0, n, batch_size), stops, strict=False)  # no start if n is 0
 
 
+def permutation(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+    """The rows 0 .. n - 1 in a random order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The generator is of a subclass, and gave something else.
+    """
+    given = rng.permutation(n)
+    if type(rng) is np.random.Generator:
+        return given
+    # The compiled core trusts an order. The copy is out of the subclass's reach.
+    order = np.array(given)
+    if order.dtype.kind not in "iu":
+        raise TypeError(f"seed: expected whole numbers from its permutation({n}), got {order.dtype}")
+    met = np.zeros(n, np.bool_)
+    if order.shape == (n,) and (n == 0 or (order.min() >= 0 and order.max() < n)):
+        met[order] = True
+    if order.shape != (n,) or not met.all():
+        raise ValueError(f"seed: expected each of 0 .. {n - 1} once from its permutation({n}), got {order}")
+    return order.astype(np.int64, copy=False)
+
+
 class ArraySource:
     """Batches of samples in memory, shuffled or in stored order."""
 
@@ -108,7 +131,7 @@ class ArraySource:
         """See `Source`."""
         if self.steps_per_epoch == 1:
             return self._whole  # for the smallest networks, this is most of an epoch's time
-        order = self.rng.permutation(self.n_samples) if self.shuffle else None
+        order = permutation(self.rng, self.n_samples) if self.shuffle else None
         return ((self.data, order, bounds(self.n_samples, self.batch_size)),)
 
     def known_by(self) -> Iterable[NDArray[Any]]:

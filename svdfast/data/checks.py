@@ -376,7 +376,8 @@ def check_targets(
     """
     assert spec.targets is not None
     given = target_array(name, y)
-    if isinstance(given, np.ndarray) and given.dtype.kind == "O" and given.ndim > 0:
+    masked = isinstance(given, np.ma.MaskedArray)  # refused below
+    if isinstance(given, np.ndarray) and not masked and given.dtype.kind == "O" and given.ndim > 0:
         given = numbered(name, given, spec, first_row)
     elif isinstance(given, np.ndarray) and given.dtype == np.bool_ and given.ndim == 1 + len(spec.steps):
         refuse_bools(name, spec)

@@ -64,7 +64,7 @@ def classes_of(name: str, y: Any, spec: Spec) -> tuple[Any, ...] | None:
         Their number is not the network's number of classes.
     """
     array = target_array(name, y)
-    if not isinstance(array, np.ndarray) or array.ndim != 1:
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray) or array.ndim != 1:
         return None
     if array.dtype == np.bool_:
         found: list[Any] = [False, True]

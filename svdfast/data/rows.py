@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svdfast._process.checks import real_array, real_dtype, room
-from svdfast.data.arrays import Stretch, bounds
+from svdfast.data.arrays import Stretch, bounds, permutation
 from svdfast.data.checks import (
     CODES,
     NAMES,
@@ -319,7 +319,7 @@ class RowSource:
         """See `Source`."""
         starts = np.arange(0, self.n_samples, self.block_rows)
         if self.shuffle:
-            starts = self.rng.permutation(starts)
+            starts = starts[permutation(self.rng, len(starts))]
         filled, counted = 0, False
         for first in range(0, len(starts), self.n_blocks):
             began = time.perf_counter()
@@ -331,7 +331,7 @@ class RowSource:
                 counted = counted or samples.weights is None or bool(samples.weights.any())
                 filled = stop
                 del samples, part  # free them before the next block is read
-            order = self.rng.permutation(filled) if self.shuffle else None
+            order = permutation(self.rng, filled) if self.shuffle else None
             last = first + self.n_blocks >= len(starts)
             stop = filled if last else filled - filled % self.batch_size
             self.seconds += time.perf_counter() - began

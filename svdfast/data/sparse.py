@@ -27,7 +27,7 @@ from svdfast.data.checks import (
 )
 from svdfast.data.spec import Spec
 
-__all__ = ["SparseInputs", "is_sparse", "sparse_samples"]
+__all__ = ["SparseInputs", "is_sparse", "sparse_samples", "with_own_indices"]
 
 # If at most this share of the numbers is stored, products go entry by entry; above it, dense rows
 # are faster (bench/sparse.py).
@@ -107,8 +107,39 @@ def is_sparse(value: Any) -> bool:
     return sparse is not None and bool(sparse.issparse(value))
 
 
+def with_own_indices(name: str, X: Any) -> Any:
+    """The same matrix with a copy of its indices, which are valid. Its values are shared if possible.
+
+    SciPy's conversions and the compiled core trust indices, and the caller may change his own.
+
+    Raises
+    ------
+    ValueError
+        Its indices are out of bounds, or do not fit its values.
+    """
+    from scipy import sparse
+
+    try:
+        if X.format not in ("csr", "csc", "bsr", "coo"):
+            X = X.tocoo()
+        parts = [np.array(part) for part in (X.coords if X.format == "coo" else (X.indices, X.indptr))]
+        if any(part.dtype.kind not in "iu" for part in parts):
+            raise ValueError("indices should be integers")
+        given = (X.data, tuple(parts)) if X.format == "coo" else (X.data, *parts)
+        own = getattr(sparse, f"{X.format}_array")(given, shape=X.shape)
+        if own.format != "coo":  # SciPy has looked at the lengths
+            n = own.shape[0] if own.format == "csc" else own.shape[-1] // (own.blocksize[1] if own.format == "bsr" else 1)
+            if own.indices.size and not 0 <= own.indices.min() <= own.indices.max() < n:
+                raise ValueError(f"indices should be from 0 to {n - 1}")
+            if (np.diff(own.indptr) < 0).any():
+                raise ValueError("index pointers should not decrease")
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected a valid sparse matrix: {error}") from None
+    return own
+
+
 def _check_matrix(X: Any, spec: Spec, name: str) -> Any:
-    """`X` as a csr_array in canonical form, which shares its memory if possible.
+    """`X` as a csr_array in canonical form, which shares the memory of its values if possible.
 
     Raises
     ------
@@ -118,16 +149,9 @@ def _check_matrix(X: Any, spec: Spec, name: str) -> Any:
         Its columns are not as many as the inputs, its indices are out of bounds, or (if the spec
         says so) a number is not finite.
     """
-    from scipy.sparse import csc_array, csr_array
-
-    real_dtype(name, X.dtype)
     check_inputs_shape(X.shape, spec.n_inputs, name)
-    own = csc_array(X) if X.format == "csc" else csr_array(X)
-    try:
-        # SciPy's conversions and the compiled core trust the indices.
-        own.check_format(full_check=True)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected a valid sparse matrix: {error}") from None
+    own = with_own_indices(name, X)
+    real_dtype(name, own.dtype)
     matrix = own.tocsr()
     if not matrix.has_canonical_format:
         matrix = matrix.copy()

@@ -7,6 +7,7 @@ The network itself is elsewhere (svdfast/model).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,9 +28,10 @@ def write(name: str, arrays: Sequence[NDArray[Any]], values: Iterable[ArrayLike]
     TypeError, ValueError
         A value is no array of the same shape, or a layer is factored.
     """
-    given = list(values)
+    given = list(islice(values, len(arrays) + 1))
     if len(given) != len(arrays):
-        raise ValueError(f"{name}: expected {len(arrays)} arrays, one for each layer, got {len(given)}")
+        got = "more" if len(given) > len(arrays) else len(given)
+        raise ValueError(f"{name}: expected {len(arrays)} arrays, one for each layer, got {got}")
     checked = []
     for i, (array, value) in enumerate(zip(arrays, given, strict=True), first):
         new = real_array(f"{name}[{i}]", value)

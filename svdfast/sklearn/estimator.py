@@ -27,6 +27,7 @@ from svdfast._process import in_use
 from svdfast._process.checks import count, fraction, one_of, positive_number
 from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.checks import check_sample_weight
+from svdfast.data.sparse import is_sparse, with_own_indices
 from svdfast.interop.sklearn_networks import origin_of
 from svdfast.model import activations
 from svdfast.model.activations import FACTS, Activation
@@ -377,8 +378,8 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         """Checks samples and their targets or classes; a column of these becomes a vector."""
         numeric = isinstance(self, RegressorMixin)
         X, y = validate_data(
-            self, X, y, accept_sparse="csr", multi_output=True, y_numeric=numeric, dtype=_TYPES,
-            reset=reset,
+            self, _with_valid_indices("X", X), _with_valid_indices("y", y), accept_sparse="csr", multi_output=True,
+            y_numeric=numeric, dtype=_TYPES, reset=reset,
         )  # fmt: skip
         column = y.ndim == 2 and y.shape[1] == 1 and isinstance(y, np.ndarray)
         return X, column_or_1d(y, warn=True) if column else y
@@ -506,7 +507,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
 
     def _outputs(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "network_")
-        X = validate_data(self, X, accept_sparse="csr", dtype=_TYPES, reset=False)
+        X = validate_data(self, _with_valid_indices("X", X), accept_sparse="csr", dtype=_TYPES, reset=False)
         return self.network_.predict(X, precision=self.precision, n_threads=self.n_threads)
 
 
@@ -517,6 +518,11 @@ def _weight(layer: Layer) -> NDArray[Any]:
     W = layer.weight().T
     W.flags.writeable = False
     return W
+
+
+def _with_valid_indices(name: str, value: Any) -> Any:
+    """A sparse matrix of valid indices, which scikit-learn trusts; other values as they are."""
+    return with_own_indices(name, value) if is_sparse(value) else value
 
 
 def _weights(

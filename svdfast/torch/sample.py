@@ -43,6 +43,8 @@ class Sample:
             raise TypeError(
                 f"sample: expected an iterable of batches, got {type(batches).__name__}"
             )
+        if loss is not None and not callable(loss):
+            raise TypeError(f"loss: expected a function of output and batch, got {type(loss).__name__}")
         self.batches = list(batches)
         if not self.batches:
             raise ValueError("sample: expected at least one batch, got none")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from svdfast._process import in_use
-from svdfast._process.checks import count
+from svdfast._process.checks import count, one_of
 from svdfast._process.runtime import single_threaded_blas
 from svdfast.data.arrays import ArraySource, Source
 from svdfast.data.open import Pieces
@@ -554,7 +554,7 @@ class Loop:
         self.seconds, self.spent = state.seconds, state.seconds_of_form
         self.source.seconds, result.seconds = state.seconds_of_source, state.seconds_of_training
         result.history = History(state.history)
-        result.phases = [dict(phase) for phase in state.phases]
+        result.phases = [_phase(**phase) for phase in state.phases]
         self.run.restore(state.run)
         self.switch.restore(state.switch)
         self.switch.n_steps = self.n_steps
@@ -565,3 +565,20 @@ class Loop:
                 raise ValueError("it has no state of early stopping")
             self.stopper.restore(state.stopper)
         result.events = [Event(told.kind, told.epoch, told.step, self.run.net, dict(told.info)) for told in state.events]
+
+
+def _phase(phase: str, multiplications: int, steps: int, seconds: float) -> dict[str, Any]:
+    """A phase of a result, from a file.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A value is not what it should be.
+    """
+    one_of("phase", phase, ("dense", "factored"))
+    return {
+        "phase": phase,
+        "multiplications": count("multiplications", multiplications, minimum=0),
+        "steps": count("steps", steps, minimum=0),
+        "seconds": float(seconds),
+    }

@@ -169,8 +169,9 @@ def _kind(n_samples: int | None) -> str:
 
 def _known_rows(source: ArraySource) -> str:
     """A checksum of some samples as text, by which processes with other samples are found."""
-    rows = np.linspace(0, source.n_samples - 1, min(source.n_samples, _KNOWN_ROWS)).astype(int)
-    return f"samples with the checksum {fingerprint(array[rows] for array in source.data.arrays)[:8]}"
+    # The arrays of sparse samples have not a row for each.
+    some = [array[np.linspace(0, len(array) - 1, min(len(array), _KNOWN_ROWS)).astype(int)] for array in source.data.arrays]
+    return f"samples with the checksum {fingerprint(some)[:8]}"
 
 
 def _check_fit(factoring: Factoring, net: Network) -> None:
@@ -208,6 +209,8 @@ def _about(
     generator = type(rng.bit_generator).__name__
     if GENERATORS.get(generator) is not type(rng.bit_generator):
         raise TypeError(f"seed: expected one of {', '.join(GENERATORS)} with a checkpoint, got a {generator}")
+    if type(rng) is not np.random.Generator:  # its order would not be that of a resumed training
+        raise TypeError(f"seed: expected a numpy.random.Generator and no subclass with a checkpoint, got a {type(rng).__name__}")
     return {
         "svdfast": __version__,
         "every": checkpoint.every,
