@@ -753,9 +753,8 @@ def outcome(name, function, arguments, world):
         except OverflowError as error:
             if area is not None and is_theirs(area, error, arguments):
                 return "theirs", ""
-            # A schedule computes with the step as it comes, PyTorch's with the number of steps and the loss.
-            computes = name.startswith("schedules.") and name.endswith(("__call__", "falls_after", "reduced"))
-            if computes or name in ("torch.Schedule", "torch.Schedule.step"):
+            # A schedule computes with the step as it comes.
+            if name.startswith("schedules.") and name.endswith(("__call__", "falls_after", "reduced")):
                 return "OverflowError", ""
             return "FAULT", f"OverflowError: {error}"
         except ALLOWED as error:

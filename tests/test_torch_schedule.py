@@ -994,3 +994,14 @@ def test_a_layer_with_buffers_is_left():
     schedule = Schedule(net, optimizer, n_steps=20, factoring=QUARTER, skip=["4"])
     stepped(net, schedule, optimizer, 20)
     assert "mask" in net[0]._buffers and "it has buffers: mask" in schedule.explain()
+
+
+def test_numbers_beyond_floats_are_refused():
+    model = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match="n_steps: expected an integer from 0 to"):
+        Schedule(model, optimizer, n_steps=10**400)
+    schedule = Schedule(model, optimizer, n_steps=10, factoring=None)
+    with pytest.raises(ValueError, match="loss: expected a number"):
+        schedule.step(10**400)
+    assert schedule.n_done == 0

@@ -40,6 +40,8 @@ from svdfast.training.switch import FADE
 
 __all__ = ["Event", "Schedule"]
 
+# With more steps, shares of them are no whole numbers.
+MOST_STEPS = 2**53
 # Losses of so many steps are averaged, at the start and before and after a truncation.
 WINDOW = 20
 
@@ -167,7 +169,7 @@ class Schedule:
         module, ddp = unwrapped(model)
         self._team = Team(ddp)
         self.optimizer = checked(optimizer)
-        self.n_steps = n = count("n_steps", n_steps, minimum=0)
+        self.n_steps = n = count("n_steps", n_steps, minimum=0, maximum=MOST_STEPS)
         self.factoring = supported(factoring_of(factoring))
         if loss is not None and sample is None:
             raise ValueError("loss: expected a sample with it")
@@ -546,7 +548,10 @@ def _mean(losses: Collection[Any]) -> float | None:
 def _one_number(loss: Tensor | float | None) -> Tensor | float | None:
     """Copies a loss to keep, as a CUDA graph writes each step's loss to the same place."""
     if not isinstance(loss, Tensor):
-        return None if loss is None else float(loss)
+        try:
+            return None if loss is None else float(loss)
+        except OverflowError:
+            raise ValueError("loss: expected a number, got one that is beyond floats") from None
     if loss.numel() != 1:
         raise ValueError(f"loss: expected one number, got shape {tuple(loss.shape)}")
     return loss.detach().clone()
