@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Losses and times of PyTorch trainings that svdfast.torch.Schedule factors, beside dense ones.
 
-    python bench/torch_training.py [CASE ...] [--factoring auto 0.25] [--seeds N] [--threads N] [--json FILE] [--quick]
+    python bench/torch_training.py [CASE ...] [--factoring auto 0.25] [--pretrain φ] [--seeds N] [--threads N] [--json FILE] [--quick]
 
 Both have the same first weights, order of samples, optimizer and learning rate, which falls to 0
 over the last 30 % of the steps. A seed's trainings run one after the other, so their times are
@@ -78,7 +78,7 @@ def batches(X: Tensor, y: Tensor, size: int, seed: int) -> Iterator[tuple[Tensor
         yield X[rows], y[rows]
 
 
-def train(case: Case, data: Any, seed: int, factoring: float | str | None) -> dict[str, Any]:
+def train(case: Case, data: Any, seed: int, factoring: sf.Factoring | str | None) -> dict[str, Any]:
     """Seconds, loss and accuracy on the test samples, and the schedule's report on its layers."""
     (X, y), (X_test, y_test) = data
     torch.manual_seed(seed)
@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--factoring", nargs="+", default=["auto", "0.25"], metavar="WAY", help='"auto" or α')
+    parser.add_argument("--pretrain", type=float, metavar="φ", help="share of the steps before the switch, for α (default: svdfast's own)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="every run, written as it ends")
@@ -151,7 +152,9 @@ def main() -> None:
         found: dict[str, list[dict[str, Any]]] = {}
         for seed in range(seeds):
             for way in ("dense", *arguments.factoring):
-                factoring = None if way == "dense" else way if way == "auto" else float(way)
+                factoring: Any = None if way == "dense" else way
+                if way not in ("dense", "auto"):
+                    factoring = sf.Factoring(float(way), pretrain_fraction=arguments.pretrain)
                 run = train(case, data, seed, factoring)
                 found.setdefault(way, []).append(run)
                 runs.append({"case": name, "way": way, "seed": seed} | run)
