@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Seconds until a test accuracy: ours with its own choices, with α = 1/16, dense, and PyTorch's dense network, each at its best settings.
 
-    python bench/to_goal.py [CASE ...] [--systems NAME ...] [--batches N ...] [--seeds N] [--threads N] [--json FILE] [--quick]
+    python bench/to_goal.py [CASE ...] [--systems NAME ...] [--batches N ...] [--epochs N ...] [--seeds N] [--threads N] [--json FILE] [--quick]
 
 The network is 784-512-256-10. Adam's learning rate rises over the first 5 % of the steps and falls to 0 along half a cosine. For each
 batch size, with a rate of its own, a system gets the fewest epochs with which its mean accuracy over the seeds is the goal; its time is
@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), metavar="NAME", help=", ".join(SYSTEMS))
     known = ", ".join(map(str, BATCHES))
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES), choices=BATCHES, metavar="N", help=known)
+    parser.add_argument("--epochs", type=int, nargs="+", default=EPOCHS, metavar="N", help="those that are tried")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="every training")
@@ -161,7 +162,7 @@ def main() -> None:
     if sf.show_config()["bfloat16_products"] != "instructions":
         print("\nleft out: bfloat16, for which this CPU has no instruction")
         systems = [system for system in systems if "bfloat16" not in system]
-    common: Row = {"threads": arguments.threads, "limit": 0, "epochs": EPOCHS}
+    common: Row = {"threads": arguments.threads, "limit": 0, "epochs": tuple(arguments.epochs)}
     batches = {batch: BATCHES[batch] for batch in arguments.batches}
     seeds = arguments.seeds
     if arguments.quick:
