@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Seconds until a test accuracy: ours with its own choices, with α = 1/16, dense, and PyTorch's dense network, each at its best settings.
 
-    python bench/to_goal.py [CASE ...] [--systems NAME ...] [--batches N ...] [--epochs N ...] [--seeds N] [--threads N] [--json FILE] [--quick]
+    python bench/to_goal.py [CASE ...] [--systems NAME ...] [--batches N ...] [--epochs N ...] [--seeds N] [--threads N]
+                             [--json FILE] [--quick]
 
 The network is 784-512-256-10. Adam's learning rate rises over the first 5 % of the steps and falls to 0 along half a cosine. For each
 batch size, with a rate of its own, a system gets the fewest epochs with which its mean accuracy over the seeds is the goal; its time is
