@@ -65,8 +65,12 @@ def test_multiply(rounded, kind, transpose_A, transpose_B, accumulate):
 
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_few_rows_times_a_long_transpose(rounded, accumulate):
-    """As of a few samples to predict: by sums of vectors, whose ends and lengths are met here; rows of 1024 elements alias."""
-    for m, n, k in itertools.product([1, 2, 3, 4, 5], [1, 3, 4, 5, 30], [31, 32, 63, 64, 71, 79, 96, 1024]):
+    """As of a few samples to predict: by sums of vectors, whose ends and lengths are met here, also for the last rows of more.
+
+    Rows of 1024 elements alias.
+    """
+    rows = [*range(1, 18), 20, 23, 24, 29, 31, 33, 39, 62]
+    for m, n, k in itertools.product(rows, [1, 3, 4, 5, 30, 203], [31, 32, 63, 64, 71, 79, 96, 1024]):
         A, B, C = operands(m, n, k, False, True, "float32")
         expected, bound = expected_product(rounded, A, B, C, False, True, accumulate, "float32")
         multiply(A, B, C, False, True, accumulate, "float32")
