@@ -17,6 +17,8 @@ cdef void gemm(int bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, P
                const floating* A, Py_ssize_t lda, const floating* B, Py_ssize_t ldb,
                bint accumulate, floating* C, Py_ssize_t ldc) noexcept nogil
 
+cdef void few_rows_apart(bint apart) noexcept nogil
+
 cdef bint convolves(const svdfast_window* w, Py_ssize_t c) noexcept nogil
 
 cdef bint convolves_back(const svdfast_window* w, Py_ssize_t c, Py_ssize_t n) noexcept nogil

@@ -43,7 +43,8 @@ class Engine:
     def __init__(
         self, layout: _Layout, parameters: NDArray[Any], *, batch_size: int, n_threads: int,
         gradients: bool = True, bfloat16: bool = False, reproducible: bool = False, carries: bool = False,
-        carried_rows: int | None = None, by_entries: bool = False, tile_rows: int | None = None, sum_rows: int | None = None,
+        carried_rows: int | None = None, by_entries: bool = False, few_rows_apart: bool = False, tile_rows: int | None = None,
+        sum_rows: int | None = None,
     ) -> None: ...
     def bind(
         self, inputs: _Inputs, loss: _Loss | None = None,

@@ -63,8 +63,9 @@ def test_multiply(rounded, kind, transpose_A, transpose_B, accumulate):
         assert (abs(C - expected) <= bound).all(), (m, n, k)
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("accumulate", [False, True])
-def test_few_rows_times_a_long_transpose(rounded, accumulate):
+def test_few_rows_times_a_long_transpose(rounded, accumulate, apart):
     """As of a few samples to predict: by sums of vectors, whose ends and lengths are met here, also for the last rows of more.
 
     Rows of 1024 elements alias.
@@ -73,8 +74,20 @@ def test_few_rows_times_a_long_transpose(rounded, accumulate):
     for m, n, k in itertools.product(rows, [1, 3, 4, 5, 30, 203], [31, 32, 63, 64, 71, 79, 96, 1024]):
         A, B, C = operands(m, n, k, False, True, "float32")
         expected, bound = expected_product(rounded, A, B, C, False, True, accumulate, "float32")
-        multiply(A, B, C, False, True, accumulate, "float32")
+        _blas.multiply(A, B, C, False, True, accumulate, apart=apart)
         assert (abs(C - expected) <= bound).all(), (m, n, k)
+
+
+def test_a_row_is_the_same_whatever_others_there_are():
+    """But for the very few rows that no thread gets a share of: this is what `reproducible` relies on."""
+    A, B, _ = operands(65, 203, 96, False, True, "float32")
+    whole = np.empty((65, 203), np.float32)
+    _blas.multiply(A, B, whole, False, True)
+    for m in range(5, 65):
+        part = np.empty((m, 203), np.float32)
+        _blas.multiply(A[:m], B, part, False, True)
+        if _blas.float32_products() == "svdfast":
+            np.testing.assert_array_equal(part, whole[:m])
 
 
 @all_kinds

@@ -103,7 +103,7 @@ def test_the_page_of_two_trainings(capsys):
     assert "network 120-120-120-1" in page.sections["Network"] and "rank 30" in page.sections["Network"]
     assert "dense : SVD" in page.sections["Scores"] and "test accuracy" in page.sections["Scores"]
     assert "Counted: a dense step takes" in page.sections["Saved"] and "times fewer multiplications" in page.sections["Saved"]
-    assert "weights cut to ranks 30, 30" in page.sections["Decisions"]
+    assert "weights truncated to ranks 30, 30" in page.sections["Decisions"]
     assert "factored" in page.sections["Phases"] and "switch, after step" in page.sections["Phases"]
     assert "val_accuracy" in page.sections["Epochs"]
     environment = page.sections["Environment"]

@@ -153,6 +153,7 @@ cdef struct Group:              # of weights: a layer's, which lie one after the
 cdef struct Plan:
     int n_operations, n_groups
     bint bfloat16               # the products' operands are rounded to it
+    bint few_rows_apart         # few rows, in one thread, may go another way, in other bits
     Operation* operations
     Operation bare              # the last one without its activation, where the loss includes it
     const Operation* last
@@ -770,12 +771,14 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
         n = max(1, <int> min(n, chunk.n_sums // n_chunks * (count // chunk.n_sums) // min(FEW_ROWS + 1, plan.tile_rows)))
     # Where more than one tile takes the weights they are packed once for all.
     packed = plan.packed != NULL and _blas.packed_size(1, 1) > 0 and (n > 1 or count > plan.tile_rows)
+    _blas.few_rows_apart(plan.few_rows_apart and n == 1)
     for i in range(n_chunks):
         chunk.sum, chunk.stop = part(i, chunk.n_sums, n_chunks), part(i + 1, chunk.n_sums, n_chunks)
         begin = part(chunk.sum, count, chunk.n_sums)
         chunk.first = first + begin
         chunk.count = part(chunk.stop, count, chunk.n_sums) - begin
         loss = run_chunk[floating](plan, w, n, &chunk, loss, scale, packed, packed and i == 0)
+    _blas.few_rows_apart(False)
     loss *= scale
     if has_second_half(plan, loss) and (plan.rule.l1 != 0 or plan.rule.l2 != 0):
         for i in range(n if plan.by_tiles else plan.n_penalties):
@@ -907,6 +910,8 @@ cdef class Engine:
         Rows of a batch whose parts are asked for one by one; by default `batch_size`.
     by_entries : bool
         Whether the samples will be sparse with few entries each. The first product then goes by these where it can.
+    few_rows_apart : bool
+        Whether few rows may go a faster way. Then an output depends in its last bits on how many samples are predicted with it.
     tile_rows, sum_rows : int, optional
         Instead of those of TILE_ROWS and SUM_ROWS.
 
@@ -945,7 +950,7 @@ cdef class Engine:
         free(self.plan.groups)
 
     def __init__(self, layout, parameters, *, batch_size, n_threads, gradients=True, bfloat16=False, reproducible=False,
-                 carries=False, carried_rows=None, by_entries=False, tile_rows=None, sum_rows=None):
+                 carries=False, carried_rows=None, by_entries=False, few_rows_apart=False, tile_rows=None, sum_rows=None):
         cdef Plan* plan = &self.plan
         cdef Py_ssize_t rows, largest, most, call_rows, few = 2 * FEW_ROWS + 1
         cdef list gaps = []
@@ -954,6 +959,7 @@ cdef class Engine:
         self.keep["parameters"] = parameters
         plan.parameters = <void*> address(parameters)
         plan.bfloat16 = bfloat16
+        plan.few_rows_apart = few_rows_apart
         plan.size, plan.n_weights = layout.size, layout.n_weights
         by_entries = by_entries and layout.program.takes_entries and not bfloat16
         self._read(layout.program, by_entries)

@@ -21,6 +21,7 @@ from svdfast._elementwise cimport svdfast_window
 
 cdef extern from "product.h" nogil:
     int svdfast_product_select(const char* name)
+    void svdfast_few_rows_apart(int apart) nogil
     void svdfast_product(int transpose_A, int transpose_B, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
                          const float* A, Py_ssize_t lda, const float* B, Py_ssize_t ldb,
                          int accumulate, float* C, Py_ssize_t ldc)
@@ -154,6 +155,11 @@ cdef void gemm(int bfloat16, bint transpose_A, bint transpose_B, Py_ssize_t m, P
         svdfast_add_time(SVDFAST_PRODUCTS, start, 2.0 * m * n * k)
 
 
+cdef void few_rows_apart(bint apart) noexcept nogil:
+    """Whether products of this thread may go another, faster way for few rows, in other bits. Not at first."""
+    svdfast_few_rows_apart(apart)
+
+
 cdef bint convolves(const svdfast_window* w, Py_ssize_t c) noexcept nogil:
     """True if `convolution` and `convolution_gradient` may be called for images of c channels."""
     return own_products and svdfast_convolution_fits(w, c)
@@ -196,9 +202,9 @@ cdef inline double operations(const svdfast_window* w, Py_ssize_t p, Py_ssize_t 
 
 
 def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1] C, bint transpose_A=False,
-             bint transpose_B=False, bint accumulate=False, bint bfloat16=False, int n_parts=0):
+             bint transpose_B=False, bint accumulate=False, bint bfloat16=False, int n_parts=0, bint apart=False):
     """`gemm` on arrays: C := op(A) op(B), or +=. For tests; checks little. `n_parts`, with bfloat16: B is packed before, in so many
-    parts, where it can be."""
+    parts, where it can be. `apart`: see `few_rows_apart`."""
     cdef:
         Py_ssize_t m = A.shape[1] if transpose_A else A.shape[0]
         Py_ssize_t k = A.shape[0] if transpose_A else A.shape[1]
@@ -223,7 +229,9 @@ def multiply(const floating[:, ::1] A, const floating[:, ::1] B, floating[:, ::1
             gemm[float](2, transpose_A, transpose_B, m, n, k, a, A.shape[1], &packed[0], 0, accumulate, &C[0, 0], n)
             return
     with nogil:
+        few_rows_apart(apart)
         gemm[floating](bfloat16, transpose_A, transpose_B, m, n, k, a, A.shape[1], b, B.shape[1], accumulate, &C[0, 0], n)
+        few_rows_apart(False)
 
 
 def measure(bint on):

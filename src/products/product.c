@@ -64,6 +64,9 @@ static inline ptrdiff_t part(ptrdiff_t i, ptrdiff_t size, ptrdiff_t count)
     return count == 1 ? i * size : i * size / count;
 }
 
+/* See svdfast_few_rows_apart. */
+static __thread int few_rows_apart;
+
 /* Floats of images with a border that are there at a time, in the place of strips. */
 enum { BAND_SIZE = 65536 };
 
@@ -159,7 +162,8 @@ static inline void fetch(int transpose_B, ptrdiff_t columns, ptrdiff_t first, pt
 #define HEIGHT 264  /* rows of A at a time: strips of at most 404 KiB */
 #define STRIPS(form, n, lda) ((n) >= 64) /* whether A is copied into strips */
 #define FEW_ROWS 30 /* up to here a panel is used too seldom to be worth copying, if B's rows are contiguous and do not alias */
-#define DOT_ROWS 7  /* rows of A up to here times a long Bᵀ are dot products */
+#define DOT_ROWS 2  /* rows of A up to here times a long Bᵀ are dot products; at most the engine's FEW_ROWS */
+#define DOT_ROWS_APART 7 /* the same where bits may depend on the number of rows */
 #define DOT_BLOCK 3 /* of so many rows at a time, with four of B: 12 sums in registers */
 #define FOR_EACH_ROWS(X, vectors) X(1, vectors) X(2, vectors) X(3, vectors) X(4, vectors) X(5, vectors) X(6, vectors)
 
@@ -254,6 +258,7 @@ INLINE void NAME(transpose)(__m256 x[8])
 #undef HEIGHT
 #undef FEW_ROWS
 #undef DOT_ROWS
+#undef DOT_ROWS_APART
 #undef DOT_BLOCK
 #undef STRIPS
 #undef FOR_EACH_ROWS
@@ -269,7 +274,8 @@ INLINE void NAME(transpose)(__m256 x[8])
 #define DEPTH 512   /* a panel of 64 KiB */
 #define HEIGHT 350  /* strips of at most 700 KiB */
 #define FEW_ROWS 70
-#define DOT_ROWS 14
+#define DOT_ROWS 4
+#define DOT_ROWS_APART 14
 #define DOT_BLOCK 6
 #define STRIPS(form, n, lda) ((lda) % ALIASING == 0 && (n) >= ((form) == COLUMNS_CONTIGUOUS ? 256 : 64))
 #define FOR_EACH_ROWS(X, vectors)                                                                                       \
@@ -465,6 +471,14 @@ void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n,
         selected(TURNED, 1, n, m, k, B, ldb, A, lda, accumulate, C, ldc);
     else
         selected(transpose_A ? COLUMNS_CONTIGUOUS : ROWS_CONTIGUOUS, transpose_B, m, n, k, A, lda, B, ldb, accumulate, C, ldc);
+}
+
+void svdfast_few_rows_apart(int apart)
+{
+    (void)apart;
+#ifdef HAS_KERNELS
+    few_rows_apart = apart;
+#endif
 }
 
 /* Places of a row, and of an image, from which on patches are better read where they lie: products need rows and sums of some length. */

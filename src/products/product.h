@@ -19,6 +19,10 @@ int svdfast_product_select(const char *name);
 void svdfast_product(int transpose_A, int transpose_B, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda,
                      const float *B, ptrdiff_t ldb, int accumulate, float *C, ptrdiff_t ldc);
 
+/* Whether products that this thread makes from now on may go another way for few rows of op(A), and for the last rows of more, which
+ * is faster where B is transposed. Then a row of C depends in its last bits on how many there are. Not at first. */
+void svdfast_few_rows_apart(int apart);
+
 /* Products with the patches P (p·rows·columns, tall·wide·c) of images X (p·height·width, c), which are not formed. W is (n, tall·wide·c).
  *
  *     convolution:            Y (p·rows·columns, n) := P Wᵀ

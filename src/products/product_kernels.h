@@ -6,7 +6,7 @@
  *
  * The includer defines VECTOR, WIDTH, PER_WORD; ROWS, DEPTH, HEIGHT, FEW_ROWS, STRIPS;
  * load, store, load_part, store_part, add, zero of floats;
- * where PER_WORD is 1 DOT_ROWS, DOT_BLOCK, and four_sums, each of a vector's floats;
+ * where PER_WORD is 1 DOT_ROWS, DOT_ROWS_APART, DOT_BLOCK, and four_sums, each of a vector's floats;
  * where PER_WORD is 2 load_along, load_along_part, load_across, load_across_part, which make words; broadcast, multiply_add, transpose
  * of words;
  * FOR_EACH_ROWS; TARGET, INLINE.
@@ -375,7 +375,7 @@ INLINE void NAME(dots)(const int rows, int columns, ptrdiff_t k, const float *A,
 TARGET static int NAME(by_dots)(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *A, ptrdiff_t lda, const float *B, ptrdiff_t ldb,
                                 int accumulate, float *C, ptrdiff_t ldc)
 {
-    if (m > DOT_ROWS || k < 4 * WIDTH)
+    if (m > (few_rows_apart ? DOT_ROWS_APART : DOT_ROWS) || k < 4 * WIDTH)
         return 0;
     const ptrdiff_t n_blocks = (m + DOT_BLOCK - 1) / DOT_BLOCK;
     for (ptrdiff_t j = 0; j < n; j += 4)
@@ -409,7 +409,7 @@ static void NAME(product)(int form, int transpose_B, ptrdiff_t m, ptrdiff_t n, p
 #if PER_WORD == 1
     if (form == TURNED) {
         /* Rows of C that would fill too little of the kernels' vectors. */
-        const ptrdiff_t rest = n > DOT_ROWS ? n % 16 : n;
+        const ptrdiff_t rest = few_rows_apart && n > DOT_ROWS_APART ? n % 16 : n;
         if (rest > 0 && NAME(by_dots)(rest, m, k, B + (n - rest) * ldb, ldb, A, lda, accumulate, C + (n - rest) * ldc, ldc))
             n -= rest;
         if (n == 0)

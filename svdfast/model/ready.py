@@ -87,7 +87,9 @@ class Ready:
             made_for = 0
         if made_for != n_threads:
             layout, parameters = self.state
-            engine = Engine(layout, parameters, gradients=False, batch_size=self.rows, n_threads=n_threads)
+            engine = Engine(
+                layout, parameters, gradients=False, batch_size=self.rows, n_threads=n_threads, few_rows_apart=True
+            )
         try:
             engine.bind(Inputs(X, CODES[self.dtype], 1.0))
             if self.dtype.itemsize == 8 or float32_products() == "BLAS":
