@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Engines that a network keeps for predictions of few samples.
 
-Making an engine takes longer than such a prediction. evaluation.py predicts samples that are many,
-of other types, or not in one plain array.
+Making an engine takes longer than such a prediction. Outputs may differ in their last bits from
+those of the same samples among others. evaluation.py predicts samples that are many, of other
+types, or not in one plain array.
 """
 
 from __future__ import annotations
