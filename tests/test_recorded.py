@@ -116,13 +116,25 @@ def test_predictions():
 
 def test_seconds_to_an_accuracy():
     seen = 0
-    for name, accuracy, *cells in rows(HOW_FAST.split("Seconds until")[1].split("\n## ")[0])[2:]:
+    for name, accuracy, *cells in rows(HOW_FAST.split("Seconds until")[1].split("With a schedule")[0])[2:]:
         for form, cell in zip(("dense", "1/8", "torch"), cells, strict=True):
             place = rf"^{name.lower()} +{form} +rate \S+ +first of its rates at (\S+) %: median (\S+) s"
             at, recorded = re.search(place, RESULTS, re.M).groups()
             assert float(accuracy.removesuffix(" %")) == float(at)
             seconds = cell.removesuffix(" s")
             assert abs(float(seconds) - float(recorded)) <= 0.0501, (name, form)
+            seen += 1
+    assert seen == 6
+
+
+def test_seconds_with_the_fewest_epochs():
+    seen = 0
+    for name, accuracy, *cells in rows(HOW_FAST.split("With a schedule")[1].split("\n## ")[0])[2:]:
+        for system, cell in zip(("svdfast auto", "svdfast 1/16 bfloat16", "torch"), cells, strict=True):
+            place = rf"^{name.lower()} +{accuracy.replace(' ', '')} +{system} +([\d.]+) +[\d.]+% +(\d+) "
+            seconds, epochs = re.search(place, RESULTS, re.M).groups()
+            shown, shown_epochs = re.fullmatch(r"([\d.]+) s, (\d+) epochs", cell).groups()
+            assert abs(float(shown) - float(seconds)) <= 0.0501 and shown_epochs == epochs, (name, system)
             seen += 1
     assert seen == 6
 
