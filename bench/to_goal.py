@@ -6,8 +6,8 @@
 
 The network is 784-512-256-10. Adam's learning rate rises over the first 5 % of the steps and falls to 0 along half a cosine. For each
 batch size, with a rate of its own, a system gets the fewest epochs with which its mean accuracy over the seeds is the goal; its time is
-that of the batch size that takes the least. A training is timed as a whole, looks and cuts too, from data in memory on; evaluation is
-not. Each training has a process of its own, and systems take turns. Needs the data sets.
+that of the batch size that takes the least. A training is timed as a whole, looks and truncations too, from data in memory on;
+evaluation is not. Each training has a process of its own, and systems take turns. Needs the data sets.
 
 Elsewhere: time to the accuracy that another one reaches (to_accuracy.py), and the time of a step (compare.py).
 """

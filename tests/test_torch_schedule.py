@@ -384,15 +384,20 @@ def test_auto_keeps_a_good_truncation(monkeypatch):
     ]
 
 
-def test_auto_takes_all_back_for_good_where_steps_are_no_faster(monkeypatch):
+def timed(monkeypatch, dense, factored, now):
+    """A training of "auto" with seconds of a dense step once, of a factored one, and of a dense one now; its guard's actions."""
     measured(monkeypatch, limits(first=40, second=40))
-    monkeypatch.setattr(Clock, "both", lambda self: (1.0, 1.0))
-    monkeypatch.setattr(looks, "dense_step_now", lambda step, *_: step)
+    monkeypatch.setattr(Clock, "both", lambda self: (dense, factored))
+    monkeypatch.setattr(looks, "dense_step_now", lambda *_: now)
     training = Training(n_steps=500, factoring="auto")
     training.steps(50)
     for _ in range(400):
         training.schedule.step(0.0)
-    actions = [e.info["action"] for e in training.schedule.events if e.kind == "guard"]
+    return training, [e.info["action"] for e in training.schedule.events if e.kind == "guard"]
+
+
+def test_auto_undoes_all_for_good_where_steps_are_no_faster(monkeypatch):
+    training, actions = timed(monkeypatch, 1.0, 1.0, now=1.0)
     assert actions == ["watched", "undone"] and training.schedule.phase == "dense"
     assert not any(
         e.kind == "switch" for e in training.schedule.events[1:]
@@ -400,16 +405,10 @@ def test_auto_takes_all_back_for_good_where_steps_are_no_faster(monkeypatch):
 
 
 @pytest.mark.parametrize("now", [3.0, None])
-def test_auto_takes_nothing_back_where_other_work_slows_the_machine(monkeypatch, now):
+def test_auto_undoes_nothing_where_other_work_slows_the_machine(monkeypatch, now):
     """Factored steps take longer than the dense ones once did, but dense ones would, too."""
-    measured(monkeypatch, limits(first=40, second=40))
-    monkeypatch.setattr(Clock, "both", lambda self: (1.0, 2.0))
-    monkeypatch.setattr(looks, "dense_step_now", lambda step, *_: now)
-    training = Training(n_steps=500, factoring="auto")
-    training.steps(50)
-    for _ in range(400):
-        training.schedule.step(0.0)
-    assert {e.info["action"] for e in training.schedule.events if e.kind == "guard"} == {"kept"}
+    training, actions = timed(monkeypatch, 1.0, 2.0, now)
+    assert set(actions) == {"kept"}
     assert any(e.kind == "switch" for e in training.schedule.events)
 
 

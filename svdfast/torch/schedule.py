@@ -424,7 +424,7 @@ class Schedule:
             ranks = {n: made.rank for n, made in self._switch.own.items() if n not in bound}
             seconds = self._clock.both()
             if seconds is not None and looks.auto.is_slow(seconds):
-                # The dense steps were timed in the past. Only what is slower now, too, is taken back.
+                # The dense steps were timed in the past. Only what is slower now, too, is undone.
                 now = looks.dense_step_now(seconds[1])
                 seconds = None if now is None else (now, seconds[1])
             back, info = looks.auto.check(self.n_done, ranks, loss, seconds, for_good=for_good)
