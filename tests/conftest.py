@@ -2,6 +2,7 @@
 """Fixtures for several test modules."""
 
 import importlib.util
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,16 @@ def _load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """A job in a script's background ignores SIGINT, and so would every process that tests begin and interrupt."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
