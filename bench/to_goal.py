@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Seconds until a test accuracy: ours with its own choices, with α = 1/16, dense, and PyTorch's dense network, each at its best settings.
+"""Seconds until a test accuracy: ours with its own choices, α = 1/16 or dense, and dense networks of PyTorch and JAX, all at their best.
 
     python bench/to_goal.py [CASE ...] [--systems NAME ...] [--batches N ...] [--epochs N ...] [--seeds N] [--threads N]
-                             [--json FILE] [--quick]
+                             [--json FILE] [--plot FILE] [--quick]
 
 The network is 784-512-256-10. Adam's learning rate rises over the first 5 % of the steps and falls to 0 along half a cosine. For each
 batch size, with a rate of its own, a system gets the fewest epochs with which its mean accuracy over the seeds is the goal; its time is
 that of the batch size that takes the least. A training is timed as a whole, looks and truncations too, from data in memory on;
-evaluation is not. Each training has a process of its own, and systems take turns. Needs the data sets.
+evaluation is not, nor is compilation by torch.compile and jax.jit. Each training has a process of its own, and systems take turns. Needs
+the data sets.
 
 Elsewhere: time to the accuracy that another one reaches (to_accuracy.py), and the time of a step (compare.py).
 """
@@ -36,7 +37,8 @@ SIZES = (784, 512, 256, 10)
 BATCHES = {128: 2e-3, 256: 3e-3, 512: 4e-3}
 EPOCHS = (3, 4, 5, 6, 8, 10, 12, 15)
 WARMUP = 0.05
-SYSTEMS = ("svdfast auto", "svdfast 1/16", "svdfast dense", "torch", "svdfast auto bfloat16", "svdfast 1/16 bfloat16")
+OURS = ("svdfast auto", "svdfast 1/16", "svdfast dense", "svdfast auto bfloat16", "svdfast 1/16 bfloat16")
+SYSTEMS = (*OURS, "torch", "torch.compile", "jax")
 
 Row = dict[str, Any]
 
@@ -79,6 +81,15 @@ def theirs(job: Row) -> Row:
     for m, n in itertools.pairwise(SIZES):
         layers += [nn.Linear(m, n), nn.ReLU()]
     net = nn.Sequential(*layers[:-1])
+
+    def loss_of(x: Any, t: Any) -> Any:
+        return nn.functional.cross_entropy(net(x), t)
+
+    if job["system"] == "torch.compile":
+        loss_of = torch.compile(loss_of, dynamic=False)
+        for rows in {min(job["batch"], len(train[0])), len(train[0]) % job["batch"]} - {0}:
+            loss_of(torch.zeros(rows, SIZES[0]), torch.zeros(rows, dtype=torch.int64)).backward()
+        net.zero_grad()
     wake = torch.optim.Adam([nn.Parameter(torch.zeros(1))], foreach=True)
     wake.param_groups[0]["params"][0].grad = torch.zeros(1)
     wake.step()  # the first one loads a lot
@@ -91,12 +102,62 @@ def theirs(job: Row) -> Row:
     for _ in range(job["epochs"]):
         for rows in torch.randperm(len(X)).split(job["batch"]):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(net(X[rows]), y[rows]).backward()
+            loss_of(X[rows], y[rows]).backward()
             optimizer.step()
             schedule.step()
     seconds = time.perf_counter() - began
     with torch.no_grad():
         right = (net(torch.from_numpy(test[0].astype(np.float32) / 255)).argmax(1).numpy() == test[1]).mean()
+    return {"seconds": seconds, "accuracy": 100 * float(right)}
+
+
+def by_jax(job: Row) -> Row:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    train, test = data_of(job["case"], job["limit"])
+    keys = jax.random.split(jax.random.key(job["seed"]), len(SIZES))
+    start = jax.nn.initializers.he_normal()
+    parameters = [(start(key, (m, n)), jnp.zeros(n)) for key, (m, n) in zip(keys, itertools.pairwise(SIZES), strict=False)]
+
+    def scores(parameters: Any, X: Any) -> Any:
+        for W, b in parameters[:-1]:
+            X = jax.nn.relu(X @ W + b)
+        return X @ parameters[-1][0] + parameters[-1][1]
+
+    def loss_of(parameters: Any, X: Any, y: Any) -> Any:
+        return -jnp.take_along_axis(jax.nn.log_softmax(scores(parameters, X)), y[:, None], axis=1).mean()
+
+    def step(state: Any, X: Any, y: Any, rows: Any, rate: Any) -> Any:
+        parameters, means, squares, t = state
+        X, y = (a.at[rows].get(mode="promise_in_bounds") for a in (X, y))
+        gradient, each, t = jax.grad(loss_of)(parameters, X, y), jax.tree.map, t + 1
+        means = each(lambda m, g: 0.9 * m + 0.1 * g, means, gradient)
+        squares = each(lambda v, g: 0.999 * v + 0.001 * g * g, squares, gradient)
+        rate, root = rate / (1 - 0.9**t), jnp.sqrt(1 - 0.999**t)
+        return each(lambda w, m, v: w - rate * m / (jnp.sqrt(v) / root + 1e-8), parameters, means, squares), means, squares, t
+
+    compiled = jax.jit(step, donate_argnums=0)
+    zeros = [jax.tree.map(jnp.zeros_like, parameters) for _ in range(2)]
+    X, y = jnp.asarray(train[0].astype(np.float32) / 255), jnp.asarray(train[1].astype(np.int32))
+    n, batch = len(X), min(job["batch"], len(X))
+    for rows in {batch, n % batch} - {0}:
+        copied = jax.tree.map(jnp.array, (parameters, *zeros, jnp.zeros(())))
+        jax.block_until_ready(compiled(copied, X, y, np.arange(rows, dtype=np.int32), np.float32(0)))
+    rng = np.random.default_rng(job["seed"])
+    began = time.perf_counter()
+    X, y = jnp.asarray(train[0].astype(np.float32) / 255), jnp.asarray(train[1].astype(np.int32))
+    n_steps = job["epochs"] * math.ceil(n / batch)
+    warm, t, state = max(1, round(WARMUP * n_steps)), 0, (parameters, *zeros, jnp.zeros(()))
+    for _ in range(job["epochs"]):
+        order = rng.permutation(n).astype(np.int32)
+        for first in range(0, n, batch):
+            rate = job["rate"] * min(1, (t + 1) / warm) * (1 + math.cos(math.pi * t / n_steps)) / 2
+            state, t = compiled(state, X, y, order[first : first + batch], np.float32(rate)), t + 1
+    jax.block_until_ready(state)
+    seconds = time.perf_counter() - began
+    right = (np.asarray(scores(state[0], jnp.asarray(test[0].astype(np.float32) / 255))).argmax(1) == test[1]).mean()
     return {"seconds": seconds, "accuracy": 100 * float(right)}
 
 
@@ -137,6 +198,23 @@ def fewest_epochs(
     return best
 
 
+def draw(found: dict[str, dict[str, Row]], path: Path) -> None:
+    """Bars of the seconds, a panel a case; the library's own are dark."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for axes, (case, best) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+        rows = sorted(best.items(), key=lambda item: -item[1]["seconds"])
+        colours = ["#1f4e79" if name in OURS else "#b0b0b0" for name, _ in rows]
+        labels = [f"{row['seconds']:.1f} s, {row['epochs']} × {row['batch']}" for _, row in rows]
+        bars = axes.barh([name for name, _ in rows], [row["seconds"] for _, row in rows], color=colours)
+        axes.bar_label(bars, labels, padding=3, fontsize="small")
+        axes.set(title=f"{case}, {CASES[case]} %", xlabel="seconds (epochs × batch size)")
+        axes.set_xlim(0, 1.45 * max(row["seconds"] for _, row in rows))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
@@ -147,19 +225,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="every training")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="the table as bars; needs matplotlib")
     parser.add_argument("--quick", action="store_true", help="one epoch of few samples: only a check")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
         job = json.loads(arguments.work)
-        print(json.dumps(theirs(job) if job["system"] == "torch" else ours(job)))
+        work = {"torch": theirs, "torch.compile": theirs, "jax": by_jax}.get(job["system"], ours)
+        print(json.dumps(work(job)))
         return
+    if arguments.plot and not importlib.util.find_spec("matplotlib"):
+        parser.error('--plot needs matplotlib, which is in the extra "bench": pip install "svdfast[bench]"')
     import machine
 
     import svdfast as sf
 
-    print(machine.describe(["torch"]), flush=True)
-    systems = [system for system in arguments.systems if system != "torch" or importlib.util.find_spec("torch")]
+    print(machine.describe(["torch", "jax"]), flush=True)
+    packages = {system: system.split(".")[0] for system in arguments.systems if not system.startswith("svdfast")}
+    missing = {package for package in packages.values() if not importlib.util.find_spec(package)}
+    if missing:
+        print(f"\nleft out, not installed: {', '.join(sorted(missing))}")
+    systems = [system for system in arguments.systems if packages.get(system) not in missing]
     if sf.show_config()["bfloat16_products"] != "instructions":
         print("\nleft out: bfloat16, for which this CPU has no instruction")
         systems = [system for system in systems if "bfloat16" not in system]
@@ -167,8 +253,9 @@ def main() -> None:
     batches = {batch: BATCHES[batch] for batch in arguments.batches}
     seeds = arguments.seeds
     if arguments.quick:
-        common, seeds = {"threads": 1, "limit": 1000, "epochs": (1,)}, 1
+        common, batches, seeds = {"threads": 1, "limit": 1000, "epochs": (1,)}, {256: BATCHES[256]}, 1
     runs: list[Row] = []
+    found: dict[str, dict[str, Row]] = {}
     print(f"\n{common['threads']} threads, float32; medians of seconds, means of accuracies, seeds: {seeds}\n")
     print(f"{'case':<15}{'goal':>8}  {'system':<22}{'seconds':>8}{'accuracy':>10}{'epochs':>8}{'batch':>7}{'torch ÷ this':>14}")
     for case in arguments.cases or (["mnist"] if arguments.quick else CASES):
@@ -177,6 +264,7 @@ def main() -> None:
             best = fewest_epochs(case, goal, systems, batches, seeds, common, runs.append)
         except subprocess.CalledProcessError as error:
             raise SystemExit(f"{case}: a training failed: {error}") from None
+        found[case] = best
         for system in systems:
             row = best.get(system)
             told = f"{case:<15}{goal:>7.1f}%  {system:<22}"
@@ -187,6 +275,8 @@ def main() -> None:
             print(
                 f"{told}{row['seconds']:>8.2f}{row['accuracy']:>9.2f}%{row['epochs']:>8}{row['batch']:>7}{ratio:>14.2f}", flush=True
             )  # fmt: skip
+    if arguments.plot:
+        draw(found, arguments.plot)
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": machine.describe(["torch"]), "runs": runs}, indent=1) + "\n")
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Losses and times of PyTorch trainings that svdfast.torch.Schedule factors, beside dense ones.
 
-    python bench/torch_training.py [CASE ...] [--factoring auto 0.25] [--pretrain φ] [--seeds N] [--threads N] [--json FILE] [--quick]
+    python bench/torch_training.py [CASE ...] [--factoring auto 0.25] [--pretrain φ] [--seeds N] [--first-seed N]
+                                   [--threads N] [--json FILE] [--quick]
 
 Both have the same first weights, order of samples, optimizer and learning rate, which falls to 0
 over the last 30 % of the steps. A seed's trainings run one after the other, so their times are
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--factoring", nargs="+", default=["auto", "0.25"], metavar="WAY", help='"auto" or α')
     parser.add_argument("--pretrain", type=float, metavar="φ", help="share of the steps before the switch, for α (default: svdfast's own)")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="every run, written as it ends")
     parser.add_argument("--quick", action="store_true", help="one case, four steps, one thread: only a check")
@@ -150,7 +152,7 @@ def main() -> None:
             print(f"{name:<16}left out: {error}")
             continue
         found: dict[str, list[dict[str, Any]]] = {}
-        for seed in range(seeds):
+        for seed in range(arguments.first_seed, arguments.first_seed + seeds):
             for way in ("dense", *arguments.factoring):
                 factoring: Any = None if way == "dense" else way
                 if way not in ("dense", "auto"):

@@ -317,7 +317,11 @@ def test_a_convolution_may_lose_more_than_a_linear_layer(monkeypatch):
         Choice("bad kernel", [8], allowed=LOST_OF_KERNEL),
     ]
     loses = {"linear": 0.03, "kernel": 0.03, "bad kernel": 0.05}
-    assert auto.look(100, choices, 0.0, lambda ranks: max(map(loses.get, ranks))) == {"kernel": 8}
+
+    def rise(ranks):
+        return max(loses[name] if rank else 1.0 for name, rank in ranks.items())
+
+    assert auto.look(100, choices, 0.0, rise) == {"kernel": 8}
 
     # And the looks know which of a model's layers is one.
     monkeypatch.setattr("svdfast.torch.looks.measured_break_even", lambda *_, **__: 1000)
@@ -331,6 +335,39 @@ def test_a_convolution_may_lose_more_than_a_linear_layer(monkeypatch):
     schedule._looks.auto.refused["0"], schedule._looks.auto.learned = 1000, 1.0
     schedule._looks.auto.look(100, found, None, None)
     assert [choice.why for choice in found] == ["a truncation was undone", "its factors are faster"]
+
+
+class Around(nn.Module):
+    """A hidden layer with a way around it, which gives the output all that it needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.output = nn.Linear(200, 200), nn.Linear(200, 1)
+
+    def forward(self, x):
+        return self.output(x + self.share * self.inner(x))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 1.0])
+def test_a_layer_that_has_learned_little_stays_dense(monkeypatch, share):
+    monkeypatch.setattr("svdfast.torch.looks.measured_break_even", lambda *_, **__: 1000)
+    monkeypatch.setattr("svdfast.torch.budget.LOOKING", 1.0)
+    torch.manual_seed(0)
+    net = Around()
+    net.share = share
+    x = torch.randn(512, 200)
+    y = x[:, :1] @ torch.ones(1, 1)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    schedule = Schedule(net, optimizer, n_steps=1000, skip=["output"], sample=[(x, y)], loss=mse)
+    for _ in range(100):
+        optimizer.zero_grad()
+        mse(net(x), (x, y)).backward()
+        optimizer.step()
+        schedule.step()
+    (event,) = schedule.events
+    why = event.info["layers"]["inner"]
+    assert ("it has learned little yet: without it" in why) == (share < 1), why
+    assert isinstance(net.inner, nn.Linear) or share == 1
 
 
 def test_auto_gives_the_smallest_rank_that_loses_little(monkeypatch):

@@ -5,6 +5,9 @@ The rules and numbers are those of svdfast/training/auto.py. The ranks that save
 (timing.py), not counted. If losses can't be computed, a layer gets the largest rank of FRACTIONS
 that saves time, and the training's own losses show whether that was good.
 
+One rule is this package's own, for models with paths around a layer, as in a residual block. While
+the loss hardly rises without the layer, it has learned little, and any truncation seems good.
+
 Elsewhere: how a truncation is tried (looks.py), and the truncation itself (switch.py).
 """
 
@@ -28,7 +31,11 @@ from svdfast.training.auto import (
     TOGETHER,
 )
 
-__all__ = ["Auto", "Choice"]
+__all__ = ["NEEDED", "Auto", "Choice"]
+
+# Without a layer that may be truncated, the loss must rise by at least this share of what has been
+# learned (bench/RESULTS.md, "PyTorch models": the GPT).
+NEEDED = 0.1
 
 Rise: TypeAlias = Callable[[Mapping[str, int]], float | None]
 FOR_GOOD = -1
@@ -41,7 +48,8 @@ class Choice:
     Attributes
     ----------
     tried : dict of int to float
-        For each rank, the share of the learned decrease in loss that its truncation loses.
+        For each rank, the share of the learned decrease in loss that its truncation loses. Rank 0
+        is the layer without its weight.
     sides : tuple of int
         n_in and n_out.
     allowed : float
@@ -121,8 +129,8 @@ class Auto:
         loss : float or None
             The current loss.
         rise : callable or None
-            Maps ranks by name to the rise in loss when layers are truncated to them; it returns
-            None if there is no time.
+            Maps ranks by name to the rise in loss when layers are truncated to them, or lose their
+            weight with rank 0. It returns None if there is no time.
         """
         self.look_step = None
         options = [choice for choice in choices if choice.options]
@@ -173,7 +181,8 @@ class Auto:
             if options:
                 choice.rank, choice.why = options[-1], "its factors are faster"
             return
-        for rank in reversed(options):  # if the largest is no good, no other is
+        # If the largest is no good, no other is. A layer without its weight comes before them.
+        for rank in [0, *reversed(options)] if options else []:
             if rank not in choice.tried:
                 more = rise({choice.name: rank})
                 if more is None:
@@ -181,12 +190,16 @@ class Auto:
                     return
                 choice.tried[rank] = more / learned
             lost = choice.tried[rank]
-            if not lost <= choice.allowed:  # or NaN
+            if rank == 0 and lost < NEEDED:
+                choice.why = f"it has learned little yet: without it {max(lost, 0):.1%} would be lost"
+                return
+            if rank and not lost <= choice.allowed:  # or NaN
                 if choice.rank is None:
                     choice.why = f"truncation to rank {rank} loses {lost:.1%} of what has been learned"
                 return
-            choice.rank = rank
-            choice.why = f"the truncation loses {max(lost, 0):.1%} of what has been learned"
+            if rank:
+                choice.rank = rank
+                choice.why = f"the truncation loses {max(lost, 0):.1%} of what has been learned"
 
     def is_slow(self, seconds: tuple[float, float]) -> bool:
         """True if a factored step is no faster: its seconds are the second of the two."""

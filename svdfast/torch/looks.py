@@ -292,7 +292,7 @@ class Looks:
         allowed = [*((left / 2, n) for n in range(most, least - 1, -1)), (left, least)]
         while options and most:
             svds = sum(self._svd_work(choice) for choice in options if choice.name not in found)
-            n_passes = 2 + sum(1 + len(choice.options) for choice in options)
+            n_passes = 2 + sum(2 + len(choice.options) for choice in options)
             for limit, n_pieces in allowed:
                 cost = n_passes * self._cost(n_pieces)
                 cost += self.budget.slow * self.budget.products(svds)

@@ -102,10 +102,13 @@ class Decomposed:
 
     @torch.no_grad()
     def truncate(self, rank: int) -> tuple[Factored, float]:
-        """The factored layer of this rank and ‖W − W1·W2‖_F."""
+        """The factored layer of this rank and ‖W − W1·W2‖_F. With rank 0, its factors are zeros of rank 1."""
         part, W = self.part, self.W
-        with self._named():
-            W1, W2 = self._sides(rank)
+        if rank:
+            with self._named():
+                W1, W2 = self._sides(rank)
+        else:
+            W1, W2 = W.new_zeros(len(W), 1), W.new_zeros(1, W.shape[1])
         dtype = tensors(part)[0].dtype
         W1, W2 = W1.to(dtype), W2.to(dtype)
         # Scaled, so that no square overflows.
