@@ -20,7 +20,7 @@ import svdfast as sf
 LONGEST = 50  # epochs, and iterations
 # Warnings that are documented.
 WARNED = ["Stochastic Optimizer: Maximum iterations", "lbfgs failed to converge", "A column-vector y was passed", "Training interrupted",
-          "Comparing a sparse matrix", "Got `batch_size` less than 1"]  # fmt: skip
+          "Comparing a sparse matrix", "Got `batch_size` less than 1", ".*uint8 is taken for pixels"]  # fmt: skip
 COMMANDS = ("train", "predict", "evaluate", "compress", "export", "info")
 
 

@@ -151,6 +151,33 @@ def test_the_best_constant(name, weights):
     assert best <= found.fun * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy", "mean_squared_error", "huber"])
+def test_the_best_constant_of_sequences_is_that_of_all_their_steps(name, weighted):
+    """And the network that gives it at each step has that loss."""
+    rng = np.random.default_rng(5)
+    output = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid"}.get(name, "identity")
+    weights = rng.random((40, 6)) if weighted else None
+    if name == "cross_entropy":
+        targets, best = rng.integers(0, 3, (40, 6)), np.zeros(3)
+        np.add.at(best, targets, 1 if weights is None else weights)
+        best = np.log(best)
+    else:
+        targets = 0.0 + (rng.random((40, 6, 2)) < 0.3)
+        mean = np.average(targets.reshape(-1, 2), axis=0, weights=None if weights is None else weights.reshape(-1))
+        best = np.log(mean / (1 - mean)) if output == "sigmoid" else mean
+    n_outputs = len(best)
+    net = sf.Network(sf.Input(6, 1), [sf.layers.Linear(n_outputs, output)], dtype="float64", seed=0)
+    net.layers[0].W[...] = 0
+    net.layers[0].b[:] = best
+    expected = net.evaluate(np.zeros((40, 6, 1)), targets, name, sample_weight=weights).loss
+    found = losses.of_constant(name, targets, n_outputs, weights)
+    assert found == pytest.approx(expected, rel=1e-12)
+    flat = None if weights is None else weights.reshape(-1)
+    rows = targets.reshape(-1) if name == "cross_entropy" else targets.reshape(-1, n_outputs)
+    assert found == losses.of_constant(name, rows, n_outputs, flat)
+
+
 @pytest.mark.parametrize("name", ["mean_squared_error", "mean_absolute_error", "huber", "poisson"])
 def test_a_constant_meets_equal_targets(name):
     assert losses.of_constant(name, np.full((7, 2), 3.0), 2) == 0

@@ -6,6 +6,7 @@ import itertools
 import pickle
 import sys
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -849,6 +850,9 @@ def test_it_is_quiet_unless_verbose(capsys):
         ({"validation_fraction": 1.0}, ValueError, "validation_fraction: expected"),
         ({"validation_fraction": 0.0001, "early_stopping": True}, ValueError, "expected at least 2 .* The validation set is too small"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change: expected"),
+        ({"n_iter_no_change": Decimal("sNaN")}, TypeError, "n_iter_no_change: expected an integer"),
+        ({"epsilon": 0.0}, ValueError, "epsilon: expected a finite number > 0"),
+        ({"epsilon": 10**400, "solver": "sgd"}, ValueError, "epsilon: expected a finite number > 0"),
         ({"shuffle": "no"}, TypeError, "shuffle: expected True or False"),
         ({"early_stopping": "no"}, TypeError, "early_stopping: expected True or False"),
         ({"dtype": "float16"}, ValueError, "dtype: expected"),

@@ -228,6 +228,17 @@ def test_an_error_in_factorize_changes_nothing():
         assert equal(trace(model), before) and list(model.modules()) == parts
 
 
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(12, 8), nn.LSTM(12, 8, batch_first=True), nn.MultiheadAttention(12, 2)], ids=lambda part: type(part).__name__
+)
+def test_inputs_that_are_no_tensors_are_named(layer):
+    model = nn.Sequential(layer)
+    for batch in ([1, 2], (1,)):
+        with pytest.raises((TypeError, KeyError), match="expected a tensor as a layer's input, got int|key"):
+            factorize(model, rank_fraction=0.25, sample=[batch], force=True)
+    assert model[0] is layer
+
+
 def test_layers_that_are_not_reached_are_truncated_plainly():
     model = Everything()
     model.unused = nn.Linear(20, 30)

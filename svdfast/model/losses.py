@@ -122,7 +122,7 @@ def resolve(name: str | None, output: Activation) -> Loss:
 
 
 def of_constant(name: str, targets: NDArray[Any], n_outputs: int, weights: NDArray[Any] | None = None) -> float:
-    """The loss of the best constant answer, the same for all samples.
+    """The loss of the best constant answer, the same for all samples and steps.
 
     A network that has learned something has a smaller loss.
 
@@ -130,10 +130,10 @@ def of_constant(name: str, targets: NDArray[Any], n_outputs: int, weights: NDArr
     ----------
     name : str
         Name of the loss.
-    targets : ndarray (n_samples,) or (n_samples, n_outputs)
-        Targets in the loss's own form.
+    targets : ndarray (n_samples, [steps,] [n_outputs])
+        Targets in the loss's own form: classes as integers, or an array of numbers.
     n_outputs : int
-    weights : ndarray (n_samples,), optional
+    weights : ndarray (n_samples, [steps]), optional
 
     Returns
     -------
@@ -146,11 +146,12 @@ def of_constant(name: str, targets: NDArray[Any], n_outputs: int, weights: NDArr
     >>> of_constant("mean_squared_error", np.array([[0.0], [2.0]]), 1)
     1.0
     """
-    if targets.ndim == 1 and _LOSSES[name].classes:
-        counts = np.bincount(targets, weights, n_outputs)
+    weights = None if weights is None else weights.reshape(-1)
+    if _LOSSES[name].classes and targets.dtype.kind in "iu":
+        counts = np.bincount(targets.reshape(-1), weights, n_outputs)
         mean = counts / counts.sum()
     else:
-        rows = np.asarray(targets, dtype=np.float64).reshape(len(targets), -1)
+        rows = np.asarray(targets, dtype=np.float64).reshape(-1, n_outputs)
         mean = np.average(rows, axis=0, weights=weights)
     if name == "cross_entropy":
         total = float(mean.sum())

@@ -227,8 +227,8 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         one_of("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
         if self.solver == "lbfgs" and self.communicator is not None:
             raise ValueError("communicator: expected None with lbfgs, which has no mini-batches to share out, got one")
-        for name in ("alpha", "learning_rate_init", "power_t", "tol"):
-            positive_number(name, getattr(self, name), or_zero=name != "learning_rate_init")
+        for name in ("alpha", "learning_rate_init", "power_t", "tol", "epsilon"):
+            positive_number(name, getattr(self, name), or_zero=name not in ("learning_rate_init", "epsilon"))
         fraction("validation_fraction", self.validation_fraction, below_one=True)
         if self.rank is not None and isinstance(self.rank_fraction, Number):
             raise ValueError(f"rank, rank_fraction: expected one of the two, got both ({self.rank!r} and {self.rank_fraction!r})")
@@ -237,7 +237,7 @@ class SVDMLP(BaseEstimator):  # type: ignore[misc]
         count("max_fun", self.max_fun)
         if self.batch_size != "auto":
             count("batch_size", self.batch_size)
-        if self.n_iter_no_change != math.inf:
+        if not (isinstance(self.n_iter_no_change, float) and self.n_iter_no_change == math.inf):
             count("n_iter_no_change", self.n_iter_no_change)
         for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping"):
             value = getattr(self, name)

@@ -85,10 +85,7 @@ class Kind:
 
     def inputs(self, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """The arguments of a call that the weight is multiplied with. The layer may be factored."""
-        x = args[0] if args else kwargs.get("input", kwargs.get("x"))
-        if not isinstance(x, Tensor):
-            raise TypeError(f"expected a tensor as a layer's input, got {type(x).__name__}")
-        return (x,)
+        return _tensors(args[0] if args else kwargs.get("input", kwargs.get("x")))
 
     def rows(self, layer: Any, inputs: Sequence[Tensor], limit: int, generator: torch.Generator) -> tuple[Tensor, int]:
         """A random choice of at most `limit` vectors that the weight is multiplied with.
@@ -129,6 +126,13 @@ class Kind:
     def left(self, layer: Any) -> Mapping[str, str]:
         """Other matrices of the layer, by their parameters' names, and why they are left."""
         return {}
+
+
+def _tensors(*inputs: Any) -> tuple[Tensor, ...]:
+    for x in inputs:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"expected a tensor as a layer's input, got {type(x).__name__}")
+    return inputs
 
 
 def _order(made: Factored, layer: nn.Module, weights: Sequence[str]) -> None:
@@ -271,7 +275,7 @@ class Recurrent(Kind):
             steps, (rows, n_in) = len(x.batch_sizes), x.data.shape
             n = rows // steps
             x = x.data[: n * steps].reshape((n, steps, n_in) if layer.batch_first else (steps, n, n_in))
-        return (x,)
+        return _tensors(x)
 
     def batch_axis(self, layer: Any, ndim: int) -> int | None:
         return 1 if ndim == 3 and not layer.batch_first else 0
@@ -301,7 +305,7 @@ class Attention(Kind):
         given = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs)
         query, key, value = given["query"], given["key"], given["value"]
         # Self-attention multiplies one input; an input that is given twice counts twice.
-        return (query,) if query is key and key is value else (query, key, value)
+        return _tensors(query) if query is key and key is value else _tensors(query, key, value)
 
     def batch_axis(self, layer: Any, ndim: int) -> int | None:
         return 1 if ndim == 3 and not layer.batch_first else 0

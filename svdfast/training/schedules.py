@@ -183,7 +183,7 @@ class ReduceOnPlateau:
 
     def reduced(self, times: int) -> float:
         """The rate after this many reductions."""
-        return max(self.learning_rate * self.factor**times, min(self.minimum, self.learning_rate))
+        return max(self.learning_rate * self.factor ** count("times", times, minimum=0), min(self.minimum, self.learning_rate))
 
 
 @dataclass(frozen=True)
