@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast.training.schedules import Constant, Cooldown, Cosine, ReduceOnPlateau, StepDecay, Warmup, resolve
+from svdfast.training.schedules import (
+    Constant,
+    Cooldown,
+    Cosine,
+    ReduceOnPlateau,
+    StepDecay,
+    Warmup,
+    resolve,
+)
 
 
 def test_constant():

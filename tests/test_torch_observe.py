@@ -234,7 +234,7 @@ def test_an_error_in_factorize_changes_nothing():
 def test_inputs_that_are_no_tensors_are_named(layer):
     model = nn.Sequential(layer)
     for batch in ([1, 2], (1,)):
-        with pytest.raises((TypeError, KeyError), match="expected a tensor as a layer's input, got int|key"):
+        with pytest.raises((TypeError, KeyError), match=r"expected a tensor as a layer's input, got int|key"):
             factorize(model, rank_fraction=0.25, sample=[batch], force=True)
     assert model[0] is layer
 
