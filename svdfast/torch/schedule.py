@@ -69,12 +69,13 @@ class Schedule:
     factoring : "auto", float, Factoring or None
         "auto" decides about each layer by the rules of `svdfast.Factoring`, but measures on the
         device which ranks save time. With `sample` and a loss, it truncates each layer alone and
-        computes the loss. Without them, layers get a quarter of their rank if that is faster; the
-        losses given to `step`, if any, decide whether a layer is recomposed. A number is α. A
-        Factoring's sequence of ranks has one for each layer that can be factored, in the model's
-        order. Its `product_decay`, `structure`, `split`, a sequence of learning rates, and the
-        guard's action "raise" with given ranks are not supported. The switch comes after the first
-        step at the earliest. With None, steps are only counted.
+        computes the loss. A layer that the model hardly needs yet stays dense. Without sample and
+        loss, layers get a quarter of their rank if that is faster; the losses given to `step`, if
+        any, decide whether a layer is recomposed. A number is α. A Factoring's sequence of ranks
+        has one for each layer that can be factored, in the model's order. Its `product_decay`,
+        `structure`, `split`, a sequence of learning rates, and the guard's action "raise" with
+        given ranks are not supported. The switch comes after the first step at the earliest. With
+        None, steps are only counted.
     skip : collection of str
         Names of layers to leave, or of modules in which all are left. The output layer should be
         one of them.
