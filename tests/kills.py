@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Training processes that are killed at random moments, and go on from their checkpoints: each ends as it would have without.
 
-    python tests/kills.py --kills 200            what is recorded in recorded/kills.json (--record)
-    python tests/kills.py --kills 200 --disk F   F on a small file system, which is then filled up to the last bytes
+    python tests/kills.py --kills 300            what is recorded in recorded/kills.json (--record)
+    python tests/kills.py --kills 300 --disk F   F on a small file system, which is then filled up to the last bytes
 
 A training is a process. It ends by SIGKILL or Ctrl-C (SIGINT) at a random moment, from the start of Python on, or, now and then, because
 its disk is full or its folder can't be written to. Then the same command goes on with it, until it has ended. Elsewhere: states that are

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Damaged and hostile files, read as svdfast reads them; what comes of it is counted.
 
-    python tests/mutants.py --mutants 50000 --seed 0 --record tests/recorded/mutants.json
+    python tests/mutants.py --mutants 100000 --seed 0 --record tests/recorded/mutants.json
     python tests/mutants.py --seed 0 --only 4711          one again, in this process
 
 Allowed is a file that is read, to the same content where a checksum guards it, or the error that the reader promises. A fault is any
