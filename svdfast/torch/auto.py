@@ -192,7 +192,7 @@ class Auto:
                 choice.tried[rank] = more / learned
             lost = choice.tried[rank]
             if rank == 0 and lost < NEEDED:
-                choice.why = f"it has learned little yet: without it {max(lost, 0):.1%} would be lost"
+                choice.why = f"too early: without it only {max(lost, 0):.1%} of what has been learned is lost"
                 return
             if rank and not lost <= choice.allowed:  # or NaN
                 if choice.rank is None:
