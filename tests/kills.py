@@ -225,6 +225,8 @@ def main():
     arguments = parser.parse_args()
     told = []  # SIGTERM ends it with the present training
     signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background; its processes would inherit that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     happened = survive(arguments.kills, arguments.seed, arguments.disk, ends=lambda: bool(told))
     print(json.dumps(happened))
     if arguments.record:
