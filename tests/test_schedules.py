@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 
 import svdfast as sf
-from svdfast.training.schedules import (
-    Constant,
-    Cooldown,
-    Cosine,
-    ReduceOnPlateau,
-    StepDecay,
-    Warmup,
-    resolve,
-)
+from svdfast.training.schedules import Constant, Cooldown, Cosine, StepDecay, Warmup, resolve
 
 
 def test_constant():
@@ -72,8 +64,8 @@ def test_warmup():
         (lambda: Warmup(-1.0), ValueError),
         (lambda: Warmup("fast"), TypeError),
         (lambda: Warmup(1.0, warmup_fraction=2), ValueError),
-        (lambda: ReduceOnPlateau(1.0).reduced(-1), ValueError),
-        (lambda: ReduceOnPlateau(1.0).reduced(0.5), TypeError),
+        (lambda: sf.schedules.ReduceOnPlateau(1.0).reduced(-1), ValueError),
+        (lambda: sf.schedules.ReduceOnPlateau(1.0).reduced(0.5), TypeError),
         (lambda: resolve(-0.5), ValueError),
         (lambda: resolve(None), TypeError),
         (lambda: sf.Adam(-1.0), ValueError),

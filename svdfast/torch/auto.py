@@ -31,7 +31,7 @@ from svdfast.training.auto import (
     TOGETHER,
 )
 
-__all__ = ["NEEDED", "Auto", "Choice"]
+__all__ = ["Auto", "Choice"]
 
 # Without a layer that may be truncated, the loss must rise by at least this share of what has been
 # learned. Without one layer, models without paths around layers lose all, and a small residual
@@ -191,16 +191,17 @@ class Auto:
                     return
                 choice.tried[rank] = more / learned
             lost = choice.tried[rank]
-            if rank == 0 and lost < NEEDED:
-                choice.why = f"too early: without it only {max(lost, 0):.1%} of what has been learned is lost"
-                return
-            if rank and not lost <= choice.allowed:  # or NaN
+            if rank == 0:
+                if lost < NEEDED:
+                    choice.why = f"too early: without it only {max(lost, 0):.1%} of what has been learned is lost"
+                    return
+                continue
+            if not lost <= choice.allowed:  # or NaN
                 if choice.rank is None:
                     choice.why = f"truncation to rank {rank} loses {lost:.1%} of what has been learned"
                 return
-            if rank:
-                choice.rank = rank
-                choice.why = f"the truncation loses {max(lost, 0):.1%} of what has been learned"
+            choice.rank = rank
+            choice.why = f"the truncation loses {max(lost, 0):.1%} of what has been learned"
 
     def is_slow(self, seconds: tuple[float, float]) -> bool:
         """True if a factored step is no faster: its seconds are the second of the two."""
