@@ -8,6 +8,7 @@ cdef extern from "elementwise.h" nogil:
     # The codes that Cython code names. All of them stand in the lists of src/loops.
     enum:
         SVDFAST_IDENTITY
+        SVDFAST_SOFTMAX
 
     enum:
         SVDFAST_UINT8

@@ -3,6 +3,7 @@
 
 import copy
 import gc
+import itertools
 import pickle
 import threading
 import weakref
@@ -40,6 +41,28 @@ def test_same_numbers(dtype, n, n_threads):
             plainly(net, X),
             rtol=1e-5 if dtype == "float32" else 1e-13,
         )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes, hidden, output", [
+    ([700, 500, 300, 10], "relu", "softmax"),
+    ([1001, 257, 33], "gelu", "identity"),
+    ([300, 1, 2000, 17], ["tanh", "elu"], "sigmoid"),
+    ([520, 1500], "relu", "identity"),
+])  # fmt: skip
+@pytest.mark.parametrize("rank", [None, 7])
+def test_outputs_shared_by_threads(dtype, sizes, hidden, output, rank):
+    """Enough work for several threads: each computes some outputs of all samples."""
+    net = sf.Network(sizes, hidden, output, seed=0, dtype=dtype)
+    if rank is not None:
+        net.truncate(ranks=[min(rank, *pair) for pair in itertools.pairwise(sizes[:-1])], force=True)
+    for n in (1, 2, 9, 13, 23, 24, 40):
+        X = samples(n, sizes[0], dtype)
+        expected = plainly(net, X)
+        for n_threads in (None, 1, 2, 3, 7):
+            outputs = net.predict(X, n_threads=n_threads)
+            np.testing.assert_allclose(outputs, expected, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-6)
+            np.testing.assert_array_equal(net.predict(X, n_threads=n_threads), outputs)
 
 
 def test_what_is_taken(net, monkeypatch):

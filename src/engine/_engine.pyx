@@ -16,6 +16,8 @@ Design
   updated (`by_tiles`).
 - A `reproducible` large batch goes through both halves of a small one in chunks of rows, whose gradients are added to one vector, each
   thread to its own part; what the last chunk adds is updated at once. On two threads and small ranks that is up to a tenth slower.
+- Of few samples to predict (`few_rows_apart`), threads share the outputs of each operation rather than the rows, as the weights then take
+  longer than the rows do; a barrier follows each operation.
 - Sparse samples (CSR) have their rows made dense in the scratch, tile by tile. Where they have few entries, and a product is all
   that reads them (`by_entries`), no row ever is dense: the rows of a chunk are brought to column order, threads share that product's
   outputs before the first half, and its gradient is formed and updated in blocks of a few rows and columns of the weight
@@ -70,6 +72,8 @@ cdef extern from "denormals.h" nogil:
 cdef extern from "threads.h" nogil:
     int SVDFAST_HAS_OPENMP
     int svdfast_max_threads()
+    int svdfast_thread()
+    int svdfast_team_size()
     void svdfast_barrier()
 
 cdef extern from "sanitize.h" nogil:
@@ -135,6 +139,11 @@ cdef Py_ssize_t BLOCK_COLUMNS = 4096
 # Elements of a weight whose update takes as long as a multiplication of a product, about.
 cdef double UPDATE_WORK = 4
 
+# Of few samples to predict, threads share the outputs of each operation: the multiplications that must be there for each thread then,
+# and the samples for each thread from which on sharing the samples is faster.
+cdef double WORK_PER_PART = 3e5
+cdef Py_ssize_t PART_ROWS = 12
+
 # Elements of 64 bytes at least: parts of vectors begin on cache lines, so threads do not write to the same one.
 cdef Py_ssize_t GRAIN = 16
 
@@ -154,6 +163,7 @@ cdef struct Plan:
     int n_operations, n_groups
     bint bfloat16               # the products' operands are rounded to it
     bint few_rows_apart         # few rows, in one thread, may go another way, in other bits
+    bint in_parts               # threads can share the outputs of every operation
     Operation* operations
     Operation bare              # the last one without its activation, where the loss includes it
     const Operation* last
@@ -403,6 +413,36 @@ cdef void run_tile(const Plan* plan, const floating* w, floating* gradient, Py_s
                 run_pass[floating](plan, op, &tile, w, True, packed)
             if plan.by_tiles and op.place >= 0:
                 op.kind.gradient(op, &tile, 0, op.n, accumulate, gradient + op.place)
+
+
+cdef void run_part(const Plan* plan, const floating* w, int t, int n_threads, int i, Py_ssize_t first, Py_ssize_t p) noexcept nogil:
+    """Thread t's columns of the i-th operation's output for p rows, which begin at row `first` of the data."""
+    cdef:
+        const Operation* op = operation(plan, i)
+        Py_ssize_t n_grains = (op.n + GRAIN - 1) // GRAIN
+        Py_ssize_t begin = part(t, n_grains, n_threads) * GRAIN, stop = min(op.n, part(t + 1, n_grains, n_threads) * GRAIN)
+        unsigned int denormals
+        Tile tile
+    if begin >= stop:
+        return
+    denormals = svdfast_flush_denormals()
+    _blas.few_rows_apart(True)
+    set_tile(&tile, plan, op, 0, p, plan.source + first * plan.X_stride * plan.X_itemsize, first)
+    op.kind.part(op, &tile, w + op.place, begin, stop)
+    _blas.few_rows_apart(False)
+    svdfast_restore_denormals(denormals)
+
+
+cdef void run_parts(const Plan* plan, const floating* w, int n, Py_ssize_t first, Py_ssize_t p) noexcept nogil:
+    """The calling thread's share of `n` parts of each operation, one after the other."""
+    cdef int i, t
+    for i in range(plan.n_operations):
+        t = svdfast_thread()
+        while t < n:  # more than once in a team smaller than n
+            run_part[floating](plan, w, t, n, i, first, p)
+            t += svdfast_team_size()
+        # The next operation reads all columns.
+        svdfast_barrier()
 
 
 cdef inline Py_ssize_t sum_begin(const Chunk* chunk, Py_ssize_t i) noexcept nogil:
@@ -749,6 +789,13 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
         bint packed
         Chunk chunk
         double loss = 0, penalty = 0, work = count * plan.work
+    if plan.mode == PREDICT and plan.in_parts and plan.in_place and count < n * PART_ROWS and work >= 2 * WORK_PER_PART:
+        n = <int> min(<double> n, work / WORK_PER_PART)
+        with parallel(num_threads=1 if forked else n):
+            run_parts[floating](plan, w, n, first, count)
+        memcpy(<floating*> plan.outputs + first * plan.n_out, operation(plan, plan.n_operations - 1).Y.start,
+               count * plan.n_out * sizeof(floating))
+        return 0
     chunk.batch_rows = count
     chunk.n_sums = (count + plan.sum_rows - 1) // plan.sum_rows
     if plan.by_entries:
@@ -1051,6 +1098,7 @@ cdef class Engine:
         cdef Plan* plan = &self.plan
         cdef Operation* op
         plan.n_operations = len(program.operations)
+        plan.in_parts = plan.few_rows_apart and plan.n_operations > 0 and not by_entries
         for i, operation in enumerate(program.operations):
             op = &plan.operations[i]
             op.kind = <const Kind*> PyCapsule_GetPointer(operation.kind, "svdfast.ops.kinds") + self.is_double
@@ -1069,6 +1117,7 @@ cdef class Engine:
                 if i == 0 or program.operations[i - 1].loop is not operation.loop:
                     begin = i
                 plan.operations[begin].loop_stop = i + 1
+            plan.in_parts = plan.in_parts and op.kind.part != NULL and op.steps == 0 and op.rows_per_sample == 1
             if tensor is not None:
                 op.place, op.decays, op.group = tensor.place, tensor.decays, tensor.layer
                 op.n, op.m = tensor.shape if tensor.decays else (tensor.shape[0], 1)

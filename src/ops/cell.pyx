@@ -57,6 +57,6 @@ cdef void backward(const Operation* op, const Tile* tile, const floating* W) noe
     elementwise(sizeof(floating)).cell_backward(op.code, &step)
 
 
-kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL)
-kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL)
+kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL, NULL)
+kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL, NULL)
 KIND = capsule(kinds)

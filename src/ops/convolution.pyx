@@ -114,6 +114,6 @@ cdef void gradient(const Operation* op, const Tile* tile, Py_ssize_t begin, Py_s
                        <const floating*> tile.dY + first * op.n + begin, op.n, P, op.m, accumulate or i > 0, g, op.m)
 
 
-kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], <Gradient> gradient[float], packed_size, pack)
-kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], <Gradient> gradient[double], NULL, NULL)
+kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], <Gradient> gradient[float], packed_size, pack, NULL)
+kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], <Gradient> gradient[double], NULL, NULL, NULL)
 KIND = capsule(kinds)

@@ -48,6 +48,6 @@ cdef void backward(const Operation* op, const Tile* tile, const floating* W) noe
         drop[floating](op, tile, <const floating*> tile.dY, <floating*> tile.dX)
 
 
-kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL)
-kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL)
+kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL, NULL)
+kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL, NULL)
 KIND = capsule(kinds)

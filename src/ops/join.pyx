@@ -24,6 +24,6 @@ cdef void backward(const Operation* op, const Tile* tile, const floating* W) noe
         memcpy(<floating*> tile.dX + i * b, <const floating*> tile.dY + i * op.n + a, b * sizeof(floating))
 
 
-kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL)
-kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL)
+kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL, NULL)
+kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL, NULL)
 KIND = capsule(kinds)

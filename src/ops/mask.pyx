@@ -31,6 +31,6 @@ cdef void backward(const Operation* op, const Tile* tile, const floating* W) noe
         memcpy(tile.dX, tile.dY, tile.rows * op.m * sizeof(floating))
 
 
-kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL)
-kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL)
+kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL, NULL)
+kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL, NULL)
 KIND = capsule(kinds)

@@ -4,7 +4,7 @@
 from cython cimport floating
 
 from svdfast._blas cimport gemm
-from svdfast.ops.operation cimport Gradient, Kind, Operation, Pass, Tile, capsule
+from svdfast.ops.operation cimport Gradient, Kind, Operation, Part, Pass, Tile, capsule
 from svdfast.ops.packing cimport pack, packed_size
 
 cdef Kind[2] kinds
@@ -14,6 +14,11 @@ cdef void forward(const Operation* op, const Tile* tile, const floating* W) noex
     # Y (p·r×n) = X (p·r×m) · W (n×m)ᵀ
     gemm[floating](tile.bfloat16, False, True, tile.rows, op.n, op.m,
                    <const floating*> tile.X, op.m, W, op.m, False, <floating*> tile.Y, op.n)
+
+
+cdef void part(const Operation* op, const Tile* tile, const floating* W, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+    gemm[floating](tile.bfloat16, False, True, tile.rows, stop - first, op.m,
+                   <const floating*> tile.X, op.m, W + first * op.m, op.m, False, <floating*> tile.Y + first, op.n)
 
 
 cdef void backward(const Operation* op, const Tile* tile, const floating* W) noexcept nogil:
@@ -30,6 +35,6 @@ cdef void gradient(const Operation* op, const Tile* tile, Py_ssize_t first, Py_s
                    <const floating*> tile.dY + first, op.n, <const floating*> tile.X, op.m, accumulate, g, op.m)
 
 
-kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], <Gradient> gradient[float], packed_size, pack)
-kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], <Gradient> gradient[double], NULL, NULL)
+kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], <Gradient> gradient[float], packed_size, pack, <Part> part[float])
+kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], <Gradient> gradient[double], NULL, NULL, <Part> part[double])
 KIND = capsule(kinds)

@@ -31,6 +31,6 @@ cdef void backward(const Operation* op, const Tile* tile, const floating* W) noe
                           tile.p if by_steps else op.rows_per_sample, op.m)
 
 
-kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL)
-kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL)
+kinds[0] = Kind(<Pass> forward[float], <Pass> backward[float], NULL, NULL, NULL, NULL)
+kinds[1] = Kind(<Pass> forward[double], <Pass> backward[double], NULL, NULL, NULL, NULL)
 KIND = capsule(kinds)

@@ -9,6 +9,9 @@
 #include <omp.h>
 #define SVDFAST_HAS_OPENMP 1
 static inline int svdfast_max_threads(void) { return omp_get_max_threads(); }
+/* The calling thread's place in its team, and the size of that. */
+static inline int svdfast_thread(void) { return omp_get_thread_num(); }
+static inline int svdfast_team_size(void) { return omp_get_num_threads(); }
 /* All threads of the parallel region wait for each other: Cython's loops over threads do not end in a barrier. */
 static inline void svdfast_barrier(void)
 {
@@ -21,6 +24,8 @@ static inline void svdfast_barrier(void)
 #else
 #define SVDFAST_HAS_OPENMP 0
 static inline int svdfast_max_threads(void) { return 1; }
+static inline int svdfast_thread(void) { return 0; }
+static inline int svdfast_team_size(void) { return 1; }
 static inline void svdfast_barrier(void) {}
 #endif
 

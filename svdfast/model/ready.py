@@ -27,7 +27,7 @@ ROWS, NUMBERS = 64, 1 << 18
 # The most engines that are kept; each thread that predicts at the same time uses its own.
 MOST = 8
 # Multiplications, as an engine counts them, up to which it uses only one of its threads.
-ONE_THREAD = 666_666
+ONE_THREAD = 200_000
 
 
 class Ready:

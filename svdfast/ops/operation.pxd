@@ -70,6 +70,9 @@ cdef struct Operation:
 # W is as `pack` made it where tile.bfloat16 is 2.
 ctypedef void (*Pass)(const Operation* op, const Tile* tile, const void* W) noexcept nogil
 
+# Columns first .. stop of Y.
+ctypedef void (*Part)(const Operation* op, const Tile* tile, const void* W, Py_ssize_t first, Py_ssize_t stop) noexcept nogil
+
 # Rows first .. stop of dW over the tile to g, or added to it; g begins with row `first`.
 ctypedef void (*Gradient)(const Operation* op, const Tile* tile, Py_ssize_t first, Py_ssize_t stop, bint accumulate,
                           void* g) noexcept nogil
@@ -81,6 +84,7 @@ cdef struct Kind:
     # Floats of W packed for `backward` or else for `forward`, and the i-th of `count` parts of that. NULL: W is never packed.
     Py_ssize_t (*packed_size)(const Operation* op, bint backward) noexcept nogil
     void (*pack)(const Operation* op, bint backward, const float* W, int i, int count, float* packed) noexcept nogil
+    Part part           # NULL: Y is only made whole
 
 
 cdef inline object capsule(Kind* kinds):

@@ -26,6 +26,7 @@ from svdfast.model.counting import count_multiplications
 from svdfast.model.evaluation import Evaluation, Evaluator
 from svdfast.model.network import Network
 from svdfast.model.origin import Origin
+from svdfast.model.structures import Structure
 from svdfast.training.bar import Bar
 from svdfast.training.checkpoint import Checkpoint, optimizer_header
 from svdfast.training.diagnosis import NotFinite, Watch
@@ -107,6 +108,8 @@ class Loop:
         self.total, self.seconds = 0.0, 0.0
         # The step at which the network took its present form, and the seconds since then.
         self.since, self.spent = 0, 0.0
+        # Structures, and the multiplications of a step with them.
+        self.counted: tuple[tuple[Structure, ...], int] = ((), 0)
         self.stopped = False
         self.stopper = None if early_stopping is None else Stopper(early_stopping, run)
         # True if there are callbacks in process 0.
@@ -427,8 +430,9 @@ class Loop:
         """Records the steps since the network took its present form in the result."""
         result, run = self.result, self.run
         if result.n_steps > self.since:
-            multiplications = count_multiplications(run.net.layout.with_structures(run.structures)).total
-            form = {"phase": run.phase, "multiplications": multiplications}
+            if self.counted[0] != run.structures:  # counting takes as long as a few steps
+                self.counted = run.structures, count_multiplications(run.net.layout.with_structures(run.structures)).total
+            form = {"phase": run.phase, "multiplications": self.counted[1]}
             if not result.phases or not form.items() <= result.phases[-1].items():
                 result.phases.append(form | {"steps": 0, "seconds": 0.0})
             result.phases[-1]["steps"] += result.n_steps - self.since
