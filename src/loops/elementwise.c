@@ -22,6 +22,19 @@
 #define HAVE_X86_SETS 0
 #endif
 
+/* Rows that are fetched before they are copied, and bytes of each: beyond, the CPU fetches by itself. */
+enum { AHEAD = 4, FETCHED = 4096 };
+
+static inline void fetch_row(const void *row, ptrdiff_t size)
+{
+#if defined(__GNUC__) || defined(__clang__)
+    for (ptrdiff_t i = 0; i < size && i < FETCHED; i += 64)
+        __builtin_prefetch((const char *)row + i, 0, 3);
+#else
+    (void)row, (void)size;
+#endif
+}
+
 #define SET baseline
 #include "elementwise_types.h"
 #undef SET

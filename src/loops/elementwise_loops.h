@@ -260,11 +260,14 @@ static void NAME(add_rows)(ptrdiff_t p, ptrdiff_t n, const void *X_, ptrdiff_t s
     }
 }
 
-/* One loop for each type of the source; a row's elements lie together. */
+/* One loop for each type of the source; a row's elements lie together. Rows in random order are far from each other, so a row is fetched
+ * while those before it are copied. */
 #define GATHER(SOURCE)                                                                              \
     for (ptrdiff_t i = 0; i < p; i++) {                                                             \
         const SOURCE *restrict x = (const SOURCE *)X + (rows == NULL ? i : (ptrdiff_t)rows[i]) * stride; \
         REAL *restrict o = (REAL *)out + i * m;                                                     \
+        if (rows != NULL && i + AHEAD < p)                                                          \
+            fetch_row((const SOURCE *)X + (ptrdiff_t)rows[i + AHEAD] * stride, m * (ptrdiff_t)sizeof(SOURCE)); \
         for (ptrdiff_t j = 0; j < m; j++)                                                           \
             o[j] = (REAL)x[j] * factor;                                                             \
     }                                                                                               \
