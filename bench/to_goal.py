@@ -2,7 +2,7 @@
 """Seconds until a test accuracy: ours with its own choices, α = 1/8, 1/16 or dense, and dense networks of PyTorch and JAX at their best.
 
     python bench/to_goal.py [CASE ...] [--systems NAME ...] [--batches N ...] [--epochs N ...] [--seeds N] [--rounds N] [--threads N]
-                             [--json FILE] [--plot FILE] [--quick]
+                             [--json FILE] [--quick]
 
 The network is 784-512-256-10, with He's initial weights. Adam's learning rate rises over the first 2 % of the steps and falls to 0 along
 half a cosine. For each batch size, with a rate of its own, a system gets the fewest epochs with which its mean accuracy over the seeds is
@@ -10,7 +10,7 @@ the goal; its best way is the batch size that takes the least time. All best way
 seconds and of quotients. A training is timed as a whole, looks and truncations too, from data in memory on; evaluation is not, nor is
 compilation by torch.compile and jax.jit. Each training has a process of its own. Needs the data sets.
 
-Elsewhere: time to the accuracy that another one reaches (to_accuracy.py), and the time of a step (compare.py).
+Elsewhere: time to the accuracy that another one reaches (to_accuracy.py), the time of a step (compare.py), and a chart (chart.py).
 """
 
 from __future__ import annotations
@@ -219,23 +219,6 @@ def in_turns(case: str, best: dict[str, Row], rounds: int, common: Row, note: Ca
         way["quotient"] = statistics.median(quotients) if quotients else math.nan
 
 
-def draw(found: dict[str, dict[str, Row]], path: Path) -> None:
-    """Bars of the seconds, a panel a case; the library's own are dark."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, (case, best) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
-        rows = sorted(best.items(), key=lambda item: -item[1]["seconds"])
-        colours = ["#1f4e79" if name in OURS else "#b0b0b0" for name, _ in rows]
-        labels = [f"{row['seconds']:.1f} s, {row['epochs']} × {row['batch']}" for _, row in rows]
-        bars = axes.barh([name for name, _ in rows], [row["seconds"] for _, row in rows], color=colours)
-        axes.bar_label(bars, labels, padding=3, fontsize="small")
-        axes.set(title=f"{case}, {CASES[case]} %", xlabel="seconds (epochs × batch size)")
-        axes.set_xlim(0, 1.45 * max(row["seconds"] for _, row in rows))
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
@@ -246,8 +229,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5, help="of the best ways")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every training")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="the table as bars; needs matplotlib")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every training, and the best ways; chart.py draws them")
     parser.add_argument("--quick", action="store_true", help="one epoch of few samples: only a check")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -256,8 +238,6 @@ def main() -> None:
         work = {"torch": theirs, "torch.compile": theirs, "jax": by_jax}.get(job["system"], ours)
         print(json.dumps(work(job)))
         return
-    if arguments.plot and not importlib.util.find_spec("matplotlib"):
-        parser.error('--plot needs matplotlib, which is in the extra "bench": pip install "svdfast[bench]"')
     import machine
 
     import svdfast as sf
@@ -277,7 +257,7 @@ def main() -> None:
     if arguments.quick:
         common, batches, seeds, rounds = {"threads": 1, "limit": 1000, "epochs": (1,)}, {256: BATCHES[256]}, 1, 1
     runs: list[Row] = []
-    found: dict[str, dict[str, Row]] = {}
+    found: dict[str, Row] = {}
     print(f"\n{common['threads']} threads, float32; means of accuracies over {seeds} seeds, medians of seconds over {rounds} rounds\n")
     print(f"{'case':<15}{'goal':>8}  {'system':<22}{'seconds':>8}{'accuracy':>10}{'epochs':>8}{'batch':>7}{'torch ÷ this':>14}")
     for case in arguments.cases or (["mnist"] if arguments.quick else CASES):
@@ -287,7 +267,7 @@ def main() -> None:
             in_turns(case, best, rounds, common, runs.append)
         except subprocess.CalledProcessError as error:
             raise SystemExit(f"{case}: a training failed: {error}") from None
-        found[case] = best
+        found[case] = {"accuracy": goal, "best": best}
         for system in systems:
             row = best.get(system)
             told = f"{case:<15}{goal:>7.1f}%  {system:<22}"
@@ -296,10 +276,8 @@ def main() -> None:
                 continue
             numbers = f"{row['seconds']:>8.2f}{row['accuracy']:>9.2f}%{row['epochs']:>8}{row['batch']:>7}{row['quotient']:>14.2f}"
             print(told + numbers, flush=True)
-    if arguments.plot:
-        draw(found, arguments.plot)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine.describe(["torch"]), "runs": runs}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"machine": machine.describe(["torch"]), "goals": found, "runs": runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ __all__ = ["Ready"]
 ROWS, NUMBERS = 64, 1 << 18
 # The most engines that are kept; each thread that predicts at the same time uses its own.
 MOST = 8
-# Multiplications, as an engine counts them, up to which it uses only one of its threads.
-ONE_THREAD = 200_000
+# By default up to so many multiplications, and fewer than so many samples, use one thread: who
+# predicts few samples at a time often does so in several threads, which would wait for each other.
+ONE_THREAD, SEVERAL = 666_666, 10
 
 
 class Ready:
@@ -47,7 +48,7 @@ class Ready:
         self.precision = self.dtype.name
         n_numbers = sum(value.size for value in layout.program.values)
         self.rows = 0 if layout.n_tokens or layout.any_steps else min(ROWS, NUMBERS // n_numbers)
-        self.alone = ONE_THREAD // max(1, count_multiplications(layout, "forward").total)
+        self.alone = max(SEVERAL - 1, ONE_THREAD // max(1, count_multiplications(layout, "forward").total))
         self._engines: list[tuple[int, Engine]] = []
 
     def is_own(self, precision: Any) -> bool:
