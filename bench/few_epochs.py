@@ -4,9 +4,11 @@
     python bench/few_epochs.py [mnist | fashion-mnist ...] [--epochs N] [--seeds N] [--quick]
 
 The base is to_goal.py's: 784-512-256-10 with He's initial weights, α = 1/8 after φ = 5 % of the steps, batches of 128, Adam at 0.003, a
-warm-up of 2 % and half a cosine. Rows with "then" are two trainings in a row, each over half of the epochs; the rate goes on, moments
-start again, and "1/8, then 1/8" shows what that alone costs. Work is multiplications of all steps, those of dense steps throughout being
-100. Needs the data sets. Elsewhere: times (to_goal.py), and what the method's ingredients are worth in 20 epochs (accuracy.py).
+warm-up of 2 % and half a cosine. Rows with "then" are two trainings in a row, the first over half of the epochs, rounded up; the rate
+goes on, moments start again, and "1/8, then 1/8" shows what that alone costs. Work is multiplications of all steps, those of dense steps
+throughout being 100. Needs the data sets.
+
+Elsewhere: times (to_goal.py), and what the method's ingredients are worth in 20 epochs (accuracy.py).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ import svdfast as sf
 SIZES = (784, 512, 256, 10)
 EPOCHS = {"mnist": 3, "fashion-mnist": 7}
 BASE: dict[str, Any] = {
-    "factoring": 1 / 8, "phi": 0.05, "batch": 128, "rate": 3e-3, "warmup": 0.02, "fall": "cosine", "beta1": 0.9, "beta2": 0.999, "init": "he",
+    "factoring": 1 / 8, "phi": 0.05, "batch": 128, "rate": 3e-3, "warmup": 0.02, "fall": "cosine", "beta1": 0.9, "beta2": 0.999,
+    "init": "he",
 }  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {
     "as to_goal.py": {},
@@ -75,7 +78,8 @@ def trained(choice: dict[str, Any], epochs: int, seed: int, X: Any, y: Any) -> t
     net = sf.Network(SIZES, init=choice["init"], seed=seed)
     second = choice.get("second")
     dense = sf.count_multiplications(net).dense_total
-    parts = [(choice, 0.0, 1.0)] if second is None else [(choice, 0.0, 0.5), (choice | second, 0.5, 1.0)]
+    half = (epochs + 1) // 2 / epochs
+    parts = [(choice, 0.0, 1.0)] if second is None else [(choice, 0.0, half), (choice | second, half, 1.0)]
     work = 0.0
     for part, begin, end in parts:
         fraction = part["factoring"]
@@ -85,9 +89,8 @@ def trained(choice: dict[str, Any], epochs: int, seed: int, X: Any, y: Any) -> t
             if begin > 0:
                 net.truncate(fraction, inputs=X[:2048])
         result = sf.train(
-            net, X, y, epochs=round(2 * epochs * (end - begin)) // 2 if second is None else (epochs + (begin == 0)) // 2,
-            batch_size=part["batch"], seed=seed + int(2 * begin), n_threads=1, factoring=factoring,
-            optimizer=sf.Adam(Stretch(part, begin, end), beta1=part["beta1"], beta2=part["beta2"]),
+            net, X, y, epochs=round(epochs * (end - begin)), batch_size=part["batch"], seed=seed + (begin > 0), n_threads=1,
+            optimizer=sf.Adam(Stretch(part, begin, end), beta1=part["beta1"], beta2=part["beta2"]), factoring=factoring,
         )  # fmt: skip
         work += sum(phase["steps"] * part["batch"] * phase["multiplications"] for phase in result.phases)
     return net, work / (dense * len(X) * epochs)

@@ -141,7 +141,7 @@ cdef double UPDATE_WORK = 4
 
 # Of few samples to predict, threads share the outputs of each operation: the multiplications that must be there for each thread then,
 # and the samples for each thread from which on sharing the samples is faster.
-cdef double WORK_PER_PART = 3e5
+cdef double WORK_PER_PART = 8e5
 cdef Py_ssize_t PART_ROWS = 12
 
 # Elements of 64 bytes at least: parts of vectors begin on cache lines, so threads do not write to the same one.
