@@ -92,6 +92,11 @@ def trainings():
         S = csr_array(X * (X < 0.1))
         train(sf.Network(sizes, seed=0), S, y, batch_size)
         train(sf.Network(sizes, seed=0), S, y, batch_size, optimizer="sgd")
+    # Few samples: threads share the outputs of each operation.
+    for dtype in ("float32", "float64"):
+        net = sf.Network([300, 900, 700, 5], dtype=dtype, seed=0)
+        for n in (1, 9):
+            net.predict(rng.random((n, 300)).astype(dtype), n_threads=2)
     X, y = rng.random((300, 24), "f4"), rng.integers(0, 3, 300)
     images = [L.Conv2d(40, 3, "relu"), L.Dropout(0.2), L.MaxPool2d(2), L.Flatten(), L.Linear(60, "tanh"), L.Linear(3, "softmax")]
     train(sf.Network(sf.Input(6, 4, 1), images, seed=0), X, y, 290)
