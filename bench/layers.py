@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Training steps of recurrent and convolutional networks: dense, factored, and PyTorch's dense.
+"""Training steps of recurrent and convolutional networks: dense, factored, in bfloat16, and PyTorch's dense.
 
     python bench/layers.py [CASE ...] [--threads N] [--rounds N] [--json FILE] [--quick]
 
 Each system runs in a process of its own, with its threads set before it starts. Systems alternate;
 the others sleep in the meantime. A round is some steps of Adam in float32 on the same random
 samples, after one that is not counted. PyTorch's convolutions run in both of its memory formats;
-the table has the better one. The share of the peak compares the counted operations of the products
+the table has the better one. Steps in bfloat16 take part where the CPU has the instruction; their
+columns are float32's time divided by theirs, dense and at 1/4. The share of the peak compares the counted operations of the products
 with the speed of a register-only loop.
 
 Networks of fully connected layers are in compare.py, and time to an accuracy in to_accuracy.py.
@@ -83,7 +84,7 @@ def our_network(case: Case, seed: int = 0) -> Any:
     return sf.Network(sf.Input(*case.shape), [*made, L.Linear(10, "softmax")], seed=seed)
 
 
-def our_rounds(case: Case, rank_fraction: float | None, n_threads: int) -> tuple[Callable[[], float], int]:
+def our_rounds(case: Case, rank_fraction: float | None, precision: str | None, n_threads: int) -> tuple[Callable[[], float], int]:
     """Seconds of our step, and its operations."""
     import numpy as np
 
@@ -98,7 +99,7 @@ def our_rounds(case: Case, rank_fraction: float | None, n_threads: int) -> tuple
 
     def run() -> float:
         result = sf.train(
-            net, X, y, epochs=1, batch_size=case.batch, optimizer=optimizer, n_threads=n_threads, shuffle=False,
+            net, X, y, epochs=1, batch_size=case.batch, optimizer=optimizer, n_threads=n_threads, shuffle=False, precision=precision,
             factoring=sf.Factoring(recompose=False) if net.is_factored else None,
         )  # fmt: skip
         return result.history[0]["seconds"] / case.steps
@@ -168,9 +169,14 @@ def work(system: str, case_name: str, n_threads: int) -> None:
     case, operations = CASES[case_name], {}
     rounds: dict[str, Callable[[], float]] = {}
     if system == "svdfast":
+        import svdfast as sf
+
+        precisions = (None, "bfloat16") if sf.show_config()["bfloat16_products"] == "instructions" else (None,)
         for rank_fraction in RANK_FRACTIONS:
-            name = "dense" if rank_fraction is None else f"1/{round(1 / rank_fraction)}"
-            rounds[name], operations[name] = our_rounds(case, rank_fraction, n_threads)
+            for precision in precisions:
+                name = "dense" if rank_fraction is None else f"1/{round(1 / rank_fraction)}"
+                name = name if precision is None else f"{name} {precision}"
+                rounds[name], operations[name] = our_rounds(case, rank_fraction, precision, n_threads)
     else:
         formats = ("contiguous", "channels_last") if case.kind in ("lenet", "vgg") else ("contiguous",)
         rounds = {name: their_rounds(case, name, n_threads) for name in formats}
@@ -206,6 +212,9 @@ def measure(case_name: str, n_threads: int, n_rounds: int) -> dict[str, Any]:
     theirs = min((name for name in medians if name.startswith("torch")), key=medians.__getitem__, default=None)
     ratio = {name: statistics.median(row[theirs] / row[name] for row in found) if theirs else math.nan for name in medians}
     gain = {name: statistics.median(row["svdfast dense"] / row[name] for row in found) for name in found[0]}
+    for form in ("dense", "1/4"):
+        name = f"svdfast {form} bfloat16"
+        gain[f"bfloat16 {form}"] = statistics.median(row[f"svdfast {form}"] / row.get(name, math.nan) for row in found)
     return {
         "case": case_name, "threads": n_threads, "rounds": n_rounds, "theirs": theirs, "ratio": ratio, "gain": gain,
         "seconds": medians, "operations": operations,
@@ -229,7 +238,8 @@ def main() -> None:
     peak = machine.fma_peak(arguments.threads) or float("nan")
     print(machine.describe(["torch"]))
     print(f"\n{arguments.threads} threads, float32, FMA peak {peak:.0f} Gflop/s; medians of {arguments.rounds} rounds by turns\n")
-    print(f"{'case':<12} {'ms':>8} {'PyTorch ms':>11} {'× PyTorch':>10} {'of peak':>8} {'÷ 1/4':>7} {'÷ 1/8':>7}  PyTorch's format")
+    heads = f"{'case':<12} {'ms':>8} {'PyTorch ms':>11} {'× PyTorch':>10} {'of peak':>8}"
+    print(f"{heads} {'÷ 1/4':>7} {'÷ 1/8':>7} {'bf16':>6} {'1/4':>6}  PyTorch's format")
     records = []
     for name in arguments.cases or CASES:
         record = measure(name, arguments.threads, 1 if arguments.quick else arguments.rounds)
@@ -239,7 +249,8 @@ def main() -> None:
         print(
             f"{name:<12} {1e3 * dense:>8.2f} {1e3 * seconds.get(record['theirs'], math.nan):>11.2f} "
             f"{record['ratio']['svdfast dense']:>10.2f} {share:>8.2f} {record['gain']['svdfast 1/4']:>7.2f} "
-            f"{record['gain']['svdfast 1/8']:>7.2f}  {(record['theirs'] or '').removeprefix('torch ')}",
+            f"{record['gain']['svdfast 1/8']:>7.2f} {record['gain']['bfloat16 dense']:>6.2f} {record['gain']['bfloat16 1/4']:>6.2f}"
+            f"  {(record['theirs'] or '').removeprefix('torch ')}",
             flush=True,
         )
     if arguments.json is not None:
