@@ -17,7 +17,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 
 # Nothing else is imported here: a process reads the variables when it loads OpenMP.
 
@@ -39,11 +38,8 @@ def work(batch: int, n_threads: int | None, n_samples: int) -> None:
     X, y = rng.random((n_samples, 784), dtype=np.float32), rng.integers(0, 10, n_samples)
     net = sf.Network([784, 512, 256, 10], seed=0)
     net.truncate(1 / 8)
-    for _ in range(2):
-        began = time.perf_counter()
-        sf.train(net, X, y, epochs=1, batch_size=batch, factoring=sf.Factoring(1 / 8, recompose=False), n_threads=n_threads)
-        seconds = time.perf_counter() - began
-    print(1000 * seconds * batch / n_samples)
+    result = sf.train(net, X, y, epochs=2, batch_size=batch, factoring=sf.Factoring(recompose=False), n_threads=n_threads)
+    print(1000 * result.history[-1]["seconds"] * batch / n_samples)
 
 
 def main() -> None:
@@ -64,8 +60,9 @@ def main() -> None:
     rounds, samples = (1, 2048) if arguments.quick else (arguments.rounds, SAMPLES)
     print(f"{'busy':>4}{'batch':>7}  {'way':<22}{'ms a step':>10}{'min':>9}{'max':>9}")
     for busy, batch in itertools.product(arguments.busy, arguments.batches):
-        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+        others: list[subprocess.Popen[bytes]] = []
         try:
+            others += [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
             found: dict[str, list[float]] = {way: [] for way in WAYS}
             for _ in range(rounds):
                 for way, (variables, n_threads) in WAYS.items():
@@ -75,6 +72,7 @@ def main() -> None:
         finally:
             for other in others:
                 other.kill()
+                other.wait()
         for way, times in found.items():
             print(f"{busy:>4}{batch:>7}  {way:<22}{statistics.median(times):>10.3g}{min(times):>9.3g}{max(times):>9.3g}", flush=True)
 

@@ -68,7 +68,9 @@ def main() -> None:
     from matplotlib.figure import Figure
 
     compared = json.loads(arguments.compared.read_text())
-    goals = [goal for path in arguments.goals for goal in json.loads(path.read_text())["goals"].items()]
+    goals = [goal for path in arguments.goals for goal in json.loads(path.read_text())["goals"].items() if goal[1]["best"]]
+    if not goals:
+        parser.error("GOAL.json: expected a goal that was reached")
     cases = list(dict.fromkeys(r["case"] for r in compared["records"] if r["threads"] == arguments.threads))
     figure = Figure(figsize=(3.6 * max(len(cases), len(goals)), 6), layout="constrained")
     above, below = figure.subfigures(2, 1)

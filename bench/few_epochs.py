@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(EPOCHS))
     parser.add_argument("--epochs", type=int, help="default: 3 of mnist, 7 of fashion-mnist")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one epoch of few samples: only a check")
+    parser.add_argument("--quick", action="store_true", help="two epochs of few samples: only a check")
     arguments = parser.parse_args()
     for case in arguments.cases or (["mnist"] if arguments.quick else EPOCHS):
         data = sf.datasets.load(case)

@@ -162,7 +162,7 @@ cdef struct Group:              # of weights: a layer's, which lie one after the
 cdef struct Plan:
     int n_operations, n_groups
     bint bfloat16               # the products' operands are rounded to it
-    bint few_rows_apart         # few rows, in one thread, may go another way, in other bits
+    bint few_rows_apart         # few rows, in one thread or by parts, may go another way, in other bits
     bint in_parts               # threads can share the outputs of every operation
     Operation* operations
     Operation bare              # the last one without its activation, where the loss includes it
@@ -428,7 +428,7 @@ cdef void run_part(const Plan* plan, const floating* w, int t, int n_threads, in
     denormals = svdfast_flush_denormals()
     _blas.few_rows_apart(True)
     set_tile(&tile, plan, op, 0, p, plan.source + first * plan.X_stride * plan.X_itemsize, first)
-    op.kind.part(op, &tile, w + op.place, begin, stop)
+    op.kind.part(op, &tile, w + op.place if op.place >= 0 else NULL, begin, stop)
     _blas.few_rows_apart(False)
     svdfast_restore_denormals(denormals)
 
@@ -789,7 +789,7 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
         bint packed
         Chunk chunk
         double loss = 0, penalty = 0, work = count * plan.work
-    if plan.mode == PREDICT and n > 1 and plan.in_parts and plan.in_place and count < n * PART_ROWS and work >= 2 * WORK_PER_PART:
+    if plan.mode == PREDICT and n > 1 and plan.in_parts and plan.in_place and count < n * min(PART_ROWS, plan.tile_rows) and work >= 2 * WORK_PER_PART:
         n = <int> min(<double> n, work / WORK_PER_PART)
         with parallel(num_threads=1 if forked else n):
             run_parts[floating](plan, w, n, first, count)
@@ -958,7 +958,8 @@ cdef class Engine:
     by_entries : bool
         Whether the samples will be sparse with few entries each. The first product then goes by these where it can.
     few_rows_apart : bool
-        Whether few rows may go a faster way. Then an output depends in its last bits on how many samples are predicted with it.
+        Whether few rows may go a faster way. Then an output depends in its last bits on how many samples are predicted with it, and by
+        how many threads.
     tile_rows, sum_rows : int, optional
         Instead of those of TILE_ROWS and SUM_ROWS.
 

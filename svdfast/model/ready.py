@@ -26,7 +26,7 @@ __all__ = ["Ready"]
 ROWS, NUMBERS = 64, 1 << 18
 # The most engines that are kept; each thread that predicts at the same time uses its own.
 MOST = 8
-# By default up to so many multiplications, and fewer than so many samples, use one thread: who
+# By default up to so many multiplications, or fewer than so many samples, use one thread: who
 # predicts few samples at a time often does so in several threads, which would wait for each other.
 ONE_THREAD, SEVERAL = 666_666, 10
 
@@ -49,7 +49,7 @@ class Ready:
         n_numbers = sum(value.size for value in layout.program.values)
         self.rows = 0 if layout.n_tokens or layout.any_steps else min(ROWS, NUMBERS // n_numbers)
         self.alone = max(SEVERAL - 1, ONE_THREAD // max(1, count_multiplications(layout, "forward").total))
-        self._engines: list[tuple[int, Engine]] = []
+        self._engines: dict[int, list[Engine]] = {}  # by their number of threads
 
     def is_own(self, precision: Any) -> bool:
         """Whether this, None or a name, is the precision of the parameters."""
@@ -83,11 +83,10 @@ class Ready:
             out = np.empty((len(X), *self.shape), self.dtype)
         n_threads = 1 if n_threads is None and len(X) <= self.alone else resolve_threads(n_threads)
         # A thread that comes in the meantime finds another engine, or makes its own.
+        kept = self._engines.setdefault(n_threads, [])
         try:
-            made_for, engine = self._engines.pop()
+            engine = kept.pop()
         except IndexError:
-            made_for = 0
-        if made_for != n_threads:
             layout, parameters = self.state
             engine = Engine(
                 layout, parameters, gradients=False, batch_size=self.rows, n_threads=n_threads, few_rows_apart=True
@@ -101,6 +100,6 @@ class Ready:
                 engine.predict(out)
         finally:
             engine.release()
-        if len(self._engines) < MOST:
-            self._engines.append((n_threads, engine))
+        if sum(map(len, list(self._engines.values()))) < MOST:
+            kept.append(engine)
         return out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What an operation is to the engine: three functions, and what these are given.
+"""What an operation is to the engine: its functions, and what these are given.
 
     p   samples of a tile            X (p·r, m)   input        dX   its delta, ∂ loss / ∂X
     r   rows per sample of X         Y            output       dY   its delta
@@ -8,7 +8,8 @@
 A value with r rows per sample is a matrix of p·r rows: steps of sequences, positions in images. In a loop an
 operation is called once for each step, with p rows of each such value: rows of a tile go step by step there. All
 arrays are C-contiguous, of float or double: a Kind has functions of one type. They need no GIL,
-allocate nothing and keep nothing. Any number of threads calls them, each with rows of its own.
+allocate nothing and keep nothing. Any number of threads calls them, each with rows
+of its own; `part` with columns of its own.
 
 An operation is one file: forward, backward and gradient beside each other, and at its end
 
@@ -70,7 +71,7 @@ cdef struct Operation:
 # W is as `pack` made it where tile.bfloat16 is 2.
 ctypedef void (*Pass)(const Operation* op, const Tile* tile, const void* W) noexcept nogil
 
-# Columns first .. stop of Y.
+# Columns first .. stop of Y, of op.n. What needs whole rows is done by the caller whose `first` is 0; there is one.
 ctypedef void (*Part)(const Operation* op, const Tile* tile, const void* W, Py_ssize_t first, Py_ssize_t stop) noexcept nogil
 
 # Rows first .. stop of dW over the tile to g, or added to it; g begins with row `first`.
