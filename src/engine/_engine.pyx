@@ -789,7 +789,8 @@ cdef double run_batch(const Plan* plan, const floating* w, Py_ssize_t first, Py_
         bint packed
         Chunk chunk
         double loss = 0, penalty = 0, work = count * plan.work
-    if plan.mode == PREDICT and n > 1 and plan.in_parts and plan.in_place and count < n * min(PART_ROWS, plan.tile_rows) and work >= 2 * WORK_PER_PART:
+    if (plan.mode == PREDICT and n > 1 and plan.in_parts and plan.in_place and count < n * min(PART_ROWS, plan.tile_rows)
+            and work >= 2 * WORK_PER_PART):
         n = <int> min(<double> n, work / WORK_PER_PART)
         with parallel(num_threads=1 if forked else n):
             run_parts[floating](plan, w, n, first, count)
