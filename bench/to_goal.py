@@ -173,19 +173,22 @@ def run(job: Row) -> Row:
     return job | json.loads(done.stdout.splitlines()[-1])
 
 
+def job_of(case: str, system: str, seed: int, batch: int, epochs: int, common: Row) -> Row:
+    return {"case": case, "system": system, "seed": seed, "batch": batch, "rate": BATCHES[batch]} | common | {"epochs": epochs}
+
+
 def fewest_epochs(
-    case: str, goal: float, systems: list[str], batches: dict[int, float], seeds: int, common: Row, note: Callable[[Row], None]
+    case: str, goal: float, systems: list[str], batches: list[int], seeds: int, common: Row, note: Callable[[Row], None]
 ) -> dict[str, Row]:
     """Of each system the best way to the goal: epochs, batch, and the means of its seconds and accuracies."""
     best: dict[str, Row] = {}
-    for batch, rate in batches.items():
+    for batch in batches:
         left = list(systems)
         for epochs in common["epochs"]:
             runs: dict[str, list[Row]] = {system: [] for system in left}
             for seed in range(seeds):
                 for system in left:
-                    job = {"case": case, "system": system, "seed": seed, "batch": batch, "rate": rate} | common | {"epochs": epochs}
-                    row = run(job)
+                    row = run(job_of(case, system, seed, batch, epochs, common))
                     runs[system].append(row)
                     note(row)
                     told = f"{case}, {system}, batch {batch}, {epochs} epochs, seed {seed}"
@@ -207,9 +210,7 @@ def in_turns(case: str, best: dict[str, Row], rounds: int, common: Row, note: Ca
     seconds: dict[str, list[float]] = {system: [] for system in best}
     for i in range(rounds):
         for system, way in best.items():
-            batch = way["batch"]
-            job = {"case": case, "system": system, "seed": i, "batch": batch, "rate": BATCHES[batch]} | common | {"epochs": way["epochs"]}
-            row = run(job)
+            row = run(job_of(case, system, i, way["batch"], way["epochs"], common))
             note(row)
             seconds[system].append(row["seconds"])
         print(f"{case}: round {i + 1} of {rounds}", file=sys.stderr, flush=True)
@@ -252,10 +253,9 @@ def main() -> None:
         print("\nleft out: bfloat16, for which this CPU has no instruction")
         systems = [system for system in systems if "bfloat16" not in system]
     common: Row = {"threads": arguments.threads, "limit": 0, "epochs": tuple(arguments.epochs)}
-    batches = {batch: BATCHES[batch] for batch in arguments.batches}
-    seeds, rounds = arguments.seeds, arguments.rounds
+    batches, seeds, rounds = arguments.batches, arguments.seeds, arguments.rounds
     if arguments.quick:
-        common, batches, seeds, rounds = {"threads": 1, "limit": 1000, "epochs": (1,)}, {256: BATCHES[256]}, 1, 1
+        common, batches, seeds, rounds = {"threads": 1, "limit": 1000, "epochs": (1,)}, [256], 1, 1
     runs: list[Row] = []
     found: dict[str, Row] = {}
     print(f"\n{common['threads']} threads, float32; means of accuracies over {seeds} seeds, medians of seconds over {rounds} rounds\n")

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import svdfast as sf
+from svdfast import layers as L
+from svdfast._engine import Engine
 from svdfast.model.ready import ROWS, Ready
 
 
@@ -63,6 +65,28 @@ def test_outputs_shared_by_threads(dtype, sizes, hidden, output, rank):
             outputs = net.predict(X, n_threads=n_threads)
             np.testing.assert_allclose(outputs, expected, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-6)
             np.testing.assert_array_equal(net.predict(X, n_threads=n_threads), outputs)
+
+
+def test_which_networks_have_parts():
+    """Those of products and biases alone."""
+    def engine(net, **how):
+        return Engine(*net.state, gradients=False, batch_size=8, n_threads=2, **how)
+
+    net = sf.Network([30, 20, 10], seed=0)
+    assert engine(net, few_rows_apart=True).in_parts and not engine(net).in_parts
+    net.truncate(ranks=[5], force=True)
+    assert engine(net, few_rows_apart=True).in_parts
+    layers = [L.Conv2d(4, 3, "relu"), L.Flatten(), L.Linear(3, "softmax")]
+    assert not engine(sf.Network(sf.Input(6, 6, 1), layers, seed=0), few_rows_apart=True).in_parts
+
+
+def test_an_engine_for_each_number_of_threads(net, monkeypatch):
+    made = []
+    monkeypatch.setattr("svdfast.model.ready.Engine", lambda *a, **how: made.append(how["n_threads"]) or Engine(*a, **how))
+    for _ in range(3):
+        for n_threads in (1, 2):
+            net.predict(samples(), n_threads=n_threads)
+    assert made == [1, 2]
 
 
 def test_what_is_taken(net, monkeypatch):

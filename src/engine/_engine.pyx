@@ -968,6 +968,8 @@ cdef class Engine:
     ----------
     tile_rows : int
         Rows of a tile at most.
+    in_parts : bool
+        Whether threads share the outputs of each operation where the rows are few.
     by_tiles : bool
         Whether each tile forms its part of the gradients.
     by_entries : bool
@@ -1234,6 +1236,10 @@ cdef class Engine:
     @property
     def tile_rows(self):
         return self.plan.tile_rows
+
+    @property
+    def in_parts(self):
+        return self.plan.in_parts
 
     @property
     def by_tiles(self):

@@ -299,9 +299,9 @@ class Network:
         precision : {"float32", "float64", "bfloat16"}, optional
             Precision of the matrix products; see `train`.
         n_threads : int, optional
-            By default fewer than 10 samples use one thread. If you ask for more, a sample takes
-            less time from about 500,000 multiplications on, but several callers at once would wait
-            for each other.
+            By default fewer than 10 samples use one thread. More threads take less time if all
+            samples together need more than about 500,000 multiplications. But several callers at
+            once would wait for each other.
         reproducible : bool
             Give bit-identical outputs with any number of threads; see `train`.
 
